@@ -1,0 +1,6 @@
+"""The one table of tolerances: relative to the float64 oracle, by dtype."""
+
+# A few ulp: values are O(1) sums computed in the dtype itself (or in float32 for half precision).
+VALUE = {"float64": 1e-13, "float32": 1e-6, "bfloat16": 1e-6, "float16": 1e-6}
+# Gradients have the input's dtype, so half precision is limited by its own rounding.
+GRADIENT = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 1e-2, "float16": 2e-3}
