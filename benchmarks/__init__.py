@@ -1,0 +1,1 @@
+"""Measurements of xentjax against its rivals: `python -m benchmarks [NAME]`."""

@@ -1,0 +1,289 @@
+"""A benchmark's result, and the table, figure and JSON made from it."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import timing
+from benchmarks.machine import Machine
+
+NOT_INSTALLED = "not installed"
+# Okabe and Ito's colours, told apart by colour-blind readers, and a marker each for print in grey.
+STYLES = (
+    ("#999999", "s"),
+    ("#56B4E9", "^"),
+    ("#009E73", "v"),
+    ("#0072B2", "o"),
+    ("#D55E00", "D"),
+    ("#CC79A7", "P"),
+    ("#E69F00", "X"),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One case in one mode: the samples of every rival that ran.
+
+    Attributes:
+        case: what was measured, "(8192, 1000)".
+        mode: in which way, "value_and_grad".
+        seconds: by rival, seconds per call, one sample a round.
+        work: what one call gets done: gigabytes where `unit` is "GB/s", images for "images/s".
+        unit: the unit of work per second.
+        limit_seconds: by round, the least time the machine's limits allow; None if unknown.
+        temp_bytes: by rival, XLA's scratch memory; a rival that XLA did not compile is absent.
+        compile_seconds: by rival, the time of its compilation.
+    """
+
+    case: str
+    mode: str
+    seconds: timing.Samples
+    work: float
+    unit: str
+    limit_seconds: list[float] | None = None
+    temp_bytes: dict[str, int | None] = field(default_factory=dict)
+    compile_seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """All cells of a benchmark.
+
+    Attributes:
+        name: the benchmark, "losses".
+        subject: the name everything is compared with, "xentjax".
+        rivals: the names it is compared with, also of those that could not run here.
+        cells: the measurements.
+        machine: where they were made.
+        notes: what a reader must know to read the table.
+    """
+
+    name: str
+    subject: str
+    rivals: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    machine: Machine
+    notes: tuple[str, ...] = ()
+
+    def ratio(self, cell: Cell, rival: str) -> float | None:
+        """How many times as long as the subject the rival takes; None if it did not run."""
+        if rival not in cell.seconds:
+            return None
+        return timing.ratio(cell.seconds[rival], cell.seconds[self.subject])
+
+    def fastest_rival(self, cell: Cell) -> tuple[str, float] | None:
+        """The rival with the smallest ratio, and that ratio."""
+        ratios = [
+            (rival, ratio)
+            for rival in self.rivals
+            if (ratio := self.ratio(cell, rival)) is not None
+        ]
+        return min(ratios, key=lambda pair: pair[1], default=None)
+
+    def mean_ratio(self, rival: str) -> float | None:
+        """Geometric mean of the rival's ratios over the cells it ran in."""
+        ratios = [r for cell in self.cells if (r := self.ratio(cell, rival)) is not None]
+        return timing.geometric_mean(ratios) if ratios else None
+
+
+Rows = tuple[list[str], list[list[str]]]
+
+
+def speed_rows(result: Result) -> Rows:
+    """Header and rows of the main table: the subject's time, and each rival's as a multiple."""
+    header = ["case", "mode", f"{result.subject}, ms (quartiles)", "rate", "of limit"]
+    header += [*result.rivals, "fastest rival"]
+    rows = []
+    for cell in result.cells:
+        samples = cell.seconds[result.subject]
+        lower, median, upper = (_milliseconds(value) for value in timing.quartiles(samples))
+        rate = f"{cell.work / timing.quartiles(samples).median:.3g} {cell.unit}"
+        share = "-"
+        if cell.limit_seconds is not None:
+            share = f"{timing.ratio(cell.limit_seconds, samples):.0%}"
+        fastest = result.fastest_rival(cell)
+        rows.append(
+            [cell.case, cell.mode, f"{median} ({lower}–{upper})", rate, share]
+            + [_times(result.ratio(cell, rival)) for rival in result.rivals]
+            + [_times(fastest[1]) if fastest else "-"]
+        )
+    means = [_times(result.mean_ratio(rival)) for rival in result.rivals]
+    rows.append(["geometric mean", "", "", "", "", *means, ""])
+    return header, rows
+
+
+def memory_rows(result: Result) -> Rows:
+    """Header and rows of the second table: XLA's scratch memory and compile time, by rival."""
+    names = [
+        name
+        for name in (result.subject, *result.rivals)
+        if any(name in cell.compile_seconds for cell in result.cells)
+    ]
+
+    def entry(cell: Cell, name: str) -> str:
+        if name not in cell.compile_seconds:
+            return "-"
+        temp = cell.temp_bytes.get(name)
+        return f"{'?' if temp is None else f'{temp / 1e6:.3g}'} / {cell.compile_seconds[name]:.2f}"
+
+    rows = [[cell.case, cell.mode, *(entry(cell, name) for name in names)] for cell in result.cells]
+    return ["case", "mode", *names], rows
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g}"
+
+
+def _times(ratio: float | None) -> str:
+    return NOT_INSTALLED if ratio is None else f"{ratio:.2f}×"
+
+
+SPEED_TITLE = "Time, and each rival's as a multiple of it (above 1×: {subject} is faster)"
+MEMORY_TITLE = "XLA temporary memory, MB / compile time, s"
+
+
+def print_terminal(result: Result, console: Console) -> None:
+    """Print the two tables, the machine and the notes."""
+    for title, (header, rows) in (
+        (SPEED_TITLE.format(subject=result.subject), speed_rows(result)),
+        (MEMORY_TITLE, memory_rows(result)),
+    ):
+        table = Table(title=title, title_justify="left")
+        for index, name in enumerate(header):
+            table.add_column(name, justify="left" if index < 2 else "right", no_wrap=index == 0)
+        previous = None
+        for row in rows:
+            if previous is not None and row[0] != previous:
+                table.add_section()
+            table.add_row(*row)
+            previous = row[0]
+        console.print(table)
+    for line in (*result.machine.describe(), *result.notes):
+        console.print(line, highlight=False)
+
+
+def markdown(result: Result) -> str:
+    """The same tables for a README."""
+    parts = []
+    for title, (header, rows) in (
+        (SPEED_TITLE.format(subject=result.subject), speed_rows(result)),
+        (MEMORY_TITLE, memory_rows(result)),
+    ):
+        rule = ["---" if index < 2 else "---:" for index in range(len(header))]
+        lines = ["| " + " | ".join(row) + " |" for row in (header, rule, *rows)]
+        parts.append("\n".join([f"**{title}**", "", *lines]))
+    parts.append("\n".join(f"- {line}" for line in (*result.machine.describe(), *result.notes)))
+    return "\n\n".join(parts) + "\n"
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    """Everything measured, with the statistics beside the samples they come from."""
+
+    def entry(cell: Cell, name: str) -> dict[str, Any]:
+        samples = cell.seconds[name]
+        middle = timing.quartiles(samples)
+        limit = cell.limit_seconds
+        return {
+            "seconds": middle._asdict(),
+            "ratio": timing.ratio(samples, cell.seconds[result.subject]),
+            "rate": cell.work / middle.median,
+            "share_of_limit": None if limit is None else timing.ratio(limit, samples),
+            "temp_bytes": cell.temp_bytes.get(name),
+            "compile_seconds": cell.compile_seconds.get(name),
+            "samples": samples,
+        }
+
+    return {
+        "name": result.name,
+        "subject": result.subject,
+        "machine": result.machine.as_dict(),
+        "notes": list(result.notes),
+        "geometric_mean_ratio": {rival: result.mean_ratio(rival) for rival in result.rivals},
+        "cells": [
+            {
+                "case": cell.case,
+                "mode": cell.mode,
+                "unit": cell.unit,
+                "limit_seconds": cell.limit_seconds,
+                "rivals": {
+                    name: entry(cell, name) if name in cell.seconds else NOT_INSTALLED
+                    for name in (result.subject, *result.rivals)
+                },
+            }
+            for cell in result.cells
+        ],
+    }
+
+
+def figure(result: Result) -> Figure:
+    """One row per cell: each rival's time over the subject's, on a logarithmic axis."""
+    count = len(result.cells)
+    drawing = Figure(figsize=(8.3, 1.6 + 0.34 * count), layout="constrained")
+    axes = drawing.subplots()
+    for index, rival in enumerate(result.rivals):
+        color, marker = STYLES[index % len(STYLES)]
+        points = [
+            (ratio, row)
+            for row, cell in enumerate(result.cells)
+            if (ratio := result.ratio(cell, rival)) is not None
+        ]
+        axes.scatter(
+            [ratio for ratio, _ in points],
+            [row for _, row in points],
+            s=48,
+            color=color,
+            marker=marker,
+            label=rival if points else f"{rival} ({NOT_INSTALLED})",
+            zorder=3,
+        )
+    axes.axvline(1.0, color="black", linewidth=1.5)
+    groups = [cell.case for cell in result.cells]
+    for row in range(1, count):
+        if groups[row] != groups[row - 1]:
+            axes.axhline(row - 0.5, color="0.75", linewidth=0.8)
+    axes.set_yticks(range(count), [f"{cell.case}  {cell.mode}" for cell in result.cells])
+    axes.set_ylim(count - 0.5, -0.5)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
+    axes.set_xlabel(
+        f"time / {result.subject}'s time, log scale (right of 1×: {result.subject} is faster)"
+    )
+    machine = result.machine
+    drawing.suptitle(
+        f"{result.name}: rivals against {result.subject}. "
+        f"{machine.processor}, {machine.cores} cores, {machine.date[:10]}",
+        fontsize=10,
+    )
+    drawing.legend(loc="outside lower center", ncols=min(3, len(result.rivals)), frameon=False)
+    return drawing
+
+
+def save(result: Result, parent: Path) -> Path:
+    """Write the JSON and the PNG into a new folder `<name>-<date>` under `parent` and return it."""
+    folder = parent / f"{result.name}-{result.machine.date[:19].replace(':', '-')}"
+    folder.mkdir(parents=True, exist_ok=False)
+    text = json.dumps(as_json(result), indent=1)
+    _write(folder / f"{result.name}.json", lambda path: path.write_text(text + "\n"))
+    drawing = figure(result)
+    FigureCanvasAgg(drawing)
+    _write(folder / f"{result.name}.png", lambda path: drawing.savefig(path, format="png", dpi=150))
+    return folder
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write beside `path`, then rename, so that no half-written file ever carries its name."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    write(unfinished)
+    os.replace(unfinished, path)

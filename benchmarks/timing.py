@@ -1,0 +1,139 @@
+"""The timing core of every benchmark: rivals interleaved in one process, compared round by round.
+
+Shared machines drift: the same call can take three times as long an hour later. So nothing is
+compared across time. Every rival runs once in every round, and a ratio is the median of the ratios
+*within* the rounds, which a slow minute cannot move.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+Thunk = Callable[[], Any]
+Samples = dict[str, list[float]]  # seconds per call, one entry a round
+
+
+class Quartiles(NamedTuple):
+    """Median of the samples with the quarter below and the quarter above."""
+
+    lower: float
+    median: float
+    upper: float
+
+
+def interleave(
+    thunks: Mapping[str, Thunk],
+    *,
+    rounds: int = 15,
+    min_seconds: float = 0.01,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Samples:
+    """Time every thunk once per round and return its seconds per call, round by round.
+
+    A call ends when its result is ready. Calls shorter than `min_seconds` are repeated within one
+    sample until they fill it. Every turn begins with a call that is not timed: it finds caches and
+    thread pools as the previous rival left them, the timed ones find their own. Two calls of each
+    thunk at the very start, also not kept, warm up and choose the number of repeats.
+
+    Args:
+        thunks: what to time, by name; each returns arrays (or nothing) and may keep state.
+        rounds: number of samples of each thunk.
+        min_seconds: the shortest sample, in seconds.
+        clock: the time in seconds.
+    """
+    if not thunks or rounds < 1:
+        raise ValueError(
+            f"interleave: expected a thunk and a round, got {len(thunks)} and {rounds}"
+        )
+    repeats = {}
+    for name, thunk in thunks.items():
+        _seconds_per_call(thunk, 1, clock)
+        one_call = _seconds_per_call(thunk, 1, clock)
+        repeats[name] = max(1, math.ceil(min_seconds / one_call)) if one_call > 0 else 1
+    samples: Samples = {name: [] for name in thunks}
+    for order in _orders(list(thunks), rounds):
+        for name in order:
+            jax.block_until_ready(thunks[name]())
+            samples[name].append(_seconds_per_call(thunks[name], repeats[name], clock))
+    return samples
+
+
+def _orders(names: Sequence[str], rounds: int) -> Iterator[Sequence[str]]:
+    """Every other round is the mirror of the one before it, then the first name moves on.
+
+    A steady drift within a round cancels between an order and its mirror, and after 2 * len(names)
+    rounds every rival has stood equally often in every place.
+    """
+    for index in range(rounds):
+        start = (index // 2) % len(names)
+        order = [*names[start:], *names[:start]]
+        yield order[::-1] if index % 2 else order
+
+
+def _seconds_per_call(thunk: Thunk, repeats: int, clock: Callable[[], float]) -> float:
+    """Mean time of `repeats` calls; releasing the result belongs to the call."""
+    begin = clock()
+    for _ in range(repeats):
+        jax.block_until_ready(thunk())
+    return (clock() - begin) / repeats
+
+
+def thread_state(step: Callable[[Any], Any], state: Any) -> Thunk:
+    """A thunk that feeds `step` its own last output, as a step that donates its input needs."""
+
+    def thunk() -> Any:
+        nonlocal state
+        state = step(state)
+        return state
+
+    return thunk
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled function with what its compilation cost and what it allocates.
+
+    `temp_bytes` is XLA's scratch memory, outputs aside; None where the backend does not tell.
+    """
+
+    call: Callable[..., Any]
+    compile_seconds: float
+    temp_bytes: int | None
+
+
+def compile_apart(
+    function: Callable[..., Any],
+    *args: Any,
+    donate: tuple[int, ...] = (),
+    clock: Callable[[], float] = time.perf_counter,
+) -> Compiled:
+    """Trace, lower and compile `function` for these arguments, timed apart from its runs."""
+    begin = clock()
+    call = jax.jit(function, donate_argnums=donate).lower(*args).compile()
+    seconds = clock() - begin
+    memory = call.memory_analysis()
+    return Compiled(call, seconds, None if memory is None else memory.temp_size_in_bytes)
+
+
+def quartiles(samples: Sequence[float]) -> Quartiles:
+    """Lower quartile, median and upper quartile."""
+    return Quartiles(*(float(value) for value in np.quantile(samples, (0.25, 0.5, 0.75))))
+
+
+def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:
+    """Median over rounds of numerator / denominator within the round."""
+    if len(numerator) != len(denominator):
+        raise ValueError(
+            f"ratio: expected as many rounds of both, got {len(numerator)} and {len(denominator)}"
+        )
+    return float(np.median(np.asarray(numerator) / np.asarray(denominator)))
+
+
+def geometric_mean(ratios: Sequence[float]) -> float:
+    """The mean that treats twice as fast and twice as slow as opposites."""
+    return math.exp(math.fsum(map(math.log, ratios)) / len(ratios))
