@@ -1,15 +1,17 @@
 """A benchmark's result, and the table, figure and JSON made from it."""
 
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -37,8 +39,7 @@ class Cell:
         case: what was measured, "(8192, 1000)".
         mode: in which way, "value_and_grad".
         seconds: by rival, seconds per call, one sample a round.
-        work: what one call gets done: gigabytes where `unit` is "GB/s", images for "images/s".
-        unit: the unit of work per second.
+        work: what one call gets done: gigabytes where the unit is "GB/s", images for "images/s".
         limit_seconds: by round, the least time the machine's limits allow; None if unknown.
         temp_bytes: by rival, XLA's scratch memory; a rival that XLA did not compile is absent.
         compile_seconds: by rival, the time of its compilation.
@@ -48,7 +49,6 @@ class Cell:
     mode: str
     seconds: timing.Samples
     work: float
-    unit: str
     limit_seconds: list[float] | None = None
     temp_bytes: dict[str, int | None] = field(default_factory=dict)
     compile_seconds: dict[str, float] = field(default_factory=dict)
@@ -62,6 +62,7 @@ class Result:
         name: the benchmark, "losses".
         subject: the name everything is compared with, "xentjax".
         rivals: the names it is compared with, also of those that could not run here.
+        unit: the unit of work per second.
         cells: the measurements.
         machine: where they were made.
         notes: what a reader must know to read the table.
@@ -70,6 +71,7 @@ class Result:
     name: str
     subject: str
     rivals: tuple[str, ...]
+    unit: str
     cells: tuple[Cell, ...]
     machine: Machine
     notes: tuple[str, ...] = ()
@@ -95,93 +97,124 @@ class Result:
         return timing.geometric_mean(ratios) if ratios else None
 
 
-Rows = tuple[list[str], list[list[str]]]
+class Sheet(NamedTuple):
+    """A table as text; the first two columns name the case and the mode."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
 
 
-def speed_rows(result: Result) -> Rows:
-    """Header and rows of the main table: the subject's time, and each rival's as a multiple."""
-    header = ["case", "mode", f"{result.subject}, ms (quartiles)", "rate", "of limit"]
-    header += [*result.rivals, "fastest rival"]
+def sheets(result: Result) -> tuple[Sheet, Sheet]:
+    """The tables of a report: speed, then memory."""
+    return _speed(result), _memory(result)
+
+
+def _speed(result: Result) -> Sheet:
+    """The subject's time, and each rival's as a multiple of it."""
     rows = []
     for cell in result.cells:
         samples = cell.seconds[result.subject]
-        lower, median, upper = (_milliseconds(value) for value in timing.quartiles(samples))
-        rate = f"{cell.work / timing.quartiles(samples).median:.3g} {cell.unit}"
+        lower, median, upper = timing.quartiles(samples)
         share = "-"
         if cell.limit_seconds is not None:
             share = f"{timing.ratio(cell.limit_seconds, samples):.0%}"
         fastest = result.fastest_rival(cell)
         rows.append(
-            [cell.case, cell.mode, f"{median} ({lower}–{upper})", rate, share]
-            + [_times(result.ratio(cell, rival)) for rival in result.rivals]
-            + [_times(fastest[1]) if fastest else "-"]
+            [
+                cell.case,
+                cell.mode,
+                f"{_digits(median * 1e3)} ±{(upper - lower) / 2 / median:.0%}",
+                _digits(cell.work / median),
+                share,
+                *(_times(result.ratio(cell, rival)) for rival in result.rivals),
+                _times(fastest[1]) if fastest else "-",
+            ]
         )
     means = [_times(result.mean_ratio(rival)) for rival in result.rivals]
-    rows.append(["geometric mean", "", "", "", "", *means, ""])
-    return header, rows
+    rows.append(["all", "geometric mean", "", "", "", *means, ""])
+    return Sheet(
+        f"Time of {result.subject}; rivals as multiples of it "
+        f"(above 1×: {result.subject} is faster)",
+        ["case", "mode", "ms", result.unit, "limit", *result.rivals, "best"],
+        rows,
+    )
 
 
-def memory_rows(result: Result) -> Rows:
-    """Header and rows of the second table: XLA's scratch memory and compile time, by rival."""
-    names = [
+def _memory(result: Result) -> Sheet:
+    """XLA's scratch memory, of the rivals that XLA compiled."""
+    names = _compiled(result)
+    rows = []
+    for cell in result.cells:
+        temps = [cell.temp_bytes.get(name) for name in names]
+        rows.append(
+            [cell.case, cell.mode]
+            + ["unknown" if temp is None else _digits(temp / 1e6) for temp in temps]
+        )
+    return Sheet("Temporary memory that XLA allocates, MB", ["case", "mode", *names], rows)
+
+
+def _compiled(result: Result) -> list[str]:
+    """The names that XLA compiled."""
+    return [
         name
         for name in (result.subject, *result.rivals)
         if any(name in cell.compile_seconds for cell in result.cells)
     ]
 
-    def entry(cell: Cell, name: str) -> str:
-        if name not in cell.compile_seconds:
-            return "-"
-        temp = cell.temp_bytes.get(name)
-        return f"{'?' if temp is None else f'{temp / 1e6:.3g}'} / {cell.compile_seconds[name]:.2f}"
 
-    rows = [[cell.case, cell.mode, *(entry(cell, name) for name in names)] for cell in result.cells]
-    return ["case", "mode", *names], rows
+def _lines(result: Result) -> list[str]:
+    """What is said below the tables."""
+    totals = {
+        name: math.fsum(cell.compile_seconds.get(name, 0.0) for cell in result.cells)
+        for name in _compiled(result)
+    }
+    return [
+        *result.machine.describe(),
+        "compilation of all cells: "
+        + ", ".join(f"{name} {total:.1f} s" for name, total in totals.items()),
+        "ms: median, ± half the distance between the quartiles; multiples: medians over the "
+        "rounds; best: the fastest rival",
+        *result.notes,
+    ]
 
 
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g}"
+def _digits(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}" if value >= 0.001 else "0"
 
 
 def _times(ratio: float | None) -> str:
     return NOT_INSTALLED if ratio is None else f"{ratio:.2f}×"
 
 
-SPEED_TITLE = "Time, and each rival's as a multiple of it (above 1×: {subject} is faster)"
-MEMORY_TITLE = "XLA temporary memory, MB / compile time, s"
-
-
 def print_terminal(result: Result, console: Console) -> None:
-    """Print the two tables, the machine and the notes."""
-    for title, (header, rows) in (
-        (SPEED_TITLE.format(subject=result.subject), speed_rows(result)),
-        (MEMORY_TITLE, memory_rows(result)),
-    ):
-        table = Table(title=title, title_justify="left")
-        for index, name in enumerate(header):
-            table.add_column(name, justify="left" if index < 2 else "right", no_wrap=index == 0)
+    """Print the tables, the machine and the notes; 80 columns are enough."""
+    for sheet in sheets(result):
+        table = Table(
+            title=sheet.title, title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False
+        )
+        for index, name in enumerate(sheet.header[1:]):
+            table.add_column(name, justify="right" if index else "left", no_wrap=index < 2)
         previous = None
-        for row in rows:
-            if previous is not None and row[0] != previous:
-                table.add_section()
+        for case, *row in sheet.rows:
+            if case != previous:
+                table.add_row(f"[bold]{case}")
             table.add_row(*row)
-            previous = row[0]
+            previous = case
         console.print(table)
-    for line in (*result.machine.describe(), *result.notes):
-        console.print(line, highlight=False)
+    for line in _lines(result):
+        console.print(f"- {line}", highlight=False)
 
 
 def markdown(result: Result) -> str:
     """The same tables for a README."""
     parts = []
-    for title, (header, rows) in (
-        (SPEED_TITLE.format(subject=result.subject), speed_rows(result)),
-        (MEMORY_TITLE, memory_rows(result)),
-    ):
+    for title, header, rows in sheets(result):
         rule = ["---" if index < 2 else "---:" for index in range(len(header))]
         lines = ["| " + " | ".join(row) + " |" for row in (header, rule, *rows)]
         parts.append("\n".join([f"**{title}**", "", *lines]))
-    parts.append("\n".join(f"- {line}" for line in (*result.machine.describe(), *result.notes)))
+    parts.append("\n".join(f"- {line}" for line in _lines(result)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -205,6 +238,7 @@ def as_json(result: Result) -> dict[str, Any]:
     return {
         "name": result.name,
         "subject": result.subject,
+        "unit": result.unit,
         "machine": result.machine.as_dict(),
         "notes": list(result.notes),
         "geometric_mean_ratio": {rival: result.mean_ratio(rival) for rival in result.rivals},
@@ -212,7 +246,6 @@ def as_json(result: Result) -> dict[str, Any]:
             {
                 "case": cell.case,
                 "mode": cell.mode,
-                "unit": cell.unit,
                 "limit_seconds": cell.limit_seconds,
                 "rivals": {
                     name: entry(cell, name) if name in cell.seconds else NOT_INSTALLED
