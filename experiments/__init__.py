@@ -1,0 +1,1 @@
+"""Experiments on cross-entropy; `python -m experiments` runs the tour."""

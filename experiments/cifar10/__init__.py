@@ -1,0 +1,1 @@
+"""A convolutional network trained on CIFAR-10 through xentjax.losses."""

@@ -1,0 +1,259 @@
+"""The images a classifier is trained on: CIFAR-10, or scikit-learn's digits where it is absent.
+
+CIFAR-10 is looked for in --data-dir, in $XENTJAX_DATA_DIR and in the user's cache, and downloaded
+to the cache if it is in none. Every batch is checked by its SHA-256, wherever it came from.
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pooch
+
+from experiments.cifar10.download import fetch
+from experiments.cifar10.formats import (
+    BATCH_FILES,
+    BATCHES,
+    PIXEL_BYTES,
+    RECORD_BYTES,
+    TEST_BATCH,
+    TRAIN_BATCHES,
+    DataError as DataError,
+    read_batches,
+)
+
+ENVIRONMENT_VARIABLE = "XENTJAX_DATA_DIR"
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+URL_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+
+# where a data folder may keep the data, "." being the folder itself
+LAYOUTS = (
+    ".",
+    "cifar-10-batches-bin",
+    "cifar-10-batches-py",
+    "cifar-10-binary.tar.gz",
+    "cifar-10-binary.tar.xz",
+    "cifar-10-python.tar.gz",
+    "cifar-10-python.tar.xz",
+)
+CLASS_NAMES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled images, split once and for all.
+
+    Attributes:
+        name: "CIFAR-10" or "digits".
+        train_images: uint8 [N, H, W, C]; pixels stay bytes, the jitted step normalises them.
+        train_labels: int32 [N], each in 0..K-1.
+        test_images: uint8 [M, H, W, C].
+        test_labels: int32 [M].
+        class_names: K names.
+        source: where the data was read from, for the run's record.
+        sha256: batch -> hash of its records as read; empty for digits.
+    """
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    class_names: tuple[str, ...]
+    source: str
+    sha256: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Release:
+    """What the batches of a release must hold, as records of the binary form."""
+
+    records_per_batch: int
+    sha256: Mapping[str, str]
+
+
+OFFICIAL = Release(
+    records_per_batch=10_000,
+    sha256={
+        "data_batch_1": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+        "data_batch_2": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+        "data_batch_3": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+        "data_batch_4": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+        "data_batch_5": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+        "test_batch": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+    },
+)
+
+
+def find_cifar10(data_dir: Path | None = None) -> Path | None:
+    """The folder or archive that CIFAR-10 would be read from; looks only, never downloads.
+
+    Args:
+        data_dir: a folder or the archive itself. None looks in $XENTJAX_DATA_DIR, then the cache.
+
+    Returns:
+        The first place that holds batches or an archive, or None.
+
+    Raises:
+        DataError: `data_dir` was given and holds nothing; no other place is tried then.
+    """
+    if data_dir is None:
+        return next(filter(None, map(_look_in, _default_places())), None)
+    found = _look_in(data_dir)
+    if found is None:
+        got = "nothing of the kind" if data_dir.expanduser().exists() else "no such path"
+        raise _explained(f"{data_dir}: expected CIFAR-10 (a folder or an archive), got {got}")
+    return found
+
+
+def load_cifar10(data_dir: Path | None = None, *, download: bool = True) -> Dataset:
+    """CIFAR-10, every batch checked by its SHA-256; 50,000 and 10,000 images of 32 x 32 x 3.
+
+    Args:
+        data_dir: where it is, see `find_cifar10`.
+        download: fetch the official archive to the cache if no place holds the data.
+
+    Raises:
+        DataError: missing, truncated, corrupt or not to be downloaded.
+    """
+    source = find_cifar10(data_dir)
+    try:
+        if source is None:
+            places = ", ".join(map(str, _default_places()))
+            if not download:
+                raise DataError(f"CIFAR-10: expected in {places}, got nothing")
+            # said because it may be news: $XENTJAX_DATA_DIR may name the wrong folder
+            print(f"No CIFAR-10 in {places}: downloading it to {cache_folder()}", file=sys.stderr)
+            source = fetch(URL, URL_SHA256, cache_folder())
+        return _read(source, OFFICIAL)
+    except DataError as error:
+        raise _explained(str(error)) from error
+
+
+def load_digits() -> Dataset:
+    """scikit-learn's 1797 handwritten digits in CIFAR-10's shape: real images, no download.
+
+    The 8 x 8 grey images become 32 x 32 x 3 by bilinear interpolation (pixel centres aligned,
+    edges extended). Of each class every fifth image, in the file's order, is for testing: 360
+    images, and 1437 for training; no random numbers. A writer's digits may be in both parts.
+
+    Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998.
+    """
+    # imported here: it takes longer to import than CIFAR-10 takes to load
+    import sklearn
+    from sklearn import datasets
+
+    digits = datasets.load_digits()
+    labels = digits.target.astype(np.int32)
+    # row i of `weights`: how much of each of the 8 pixels output pixel i holds. They are multiples
+    # of 1/8, so all products are exact and the rounding is the same on every machine.
+    centres = (np.arange(32) + 0.5) / 4 - 0.5
+    weights = np.stack([np.interp(centres, np.arange(8), unit) for unit in np.eye(8)], axis=1)
+    grey = np.rint(weights @ digits.images @ weights.T * (255 / 16)).astype(np.uint8)
+    images = np.repeat(grey[..., None], 3, axis=-1)
+
+    is_test = np.zeros(len(labels), bool)
+    is_test[np.argsort(labels, kind="stable")[::5]] = True
+    return Dataset(
+        name="digits",
+        train_images=images[~is_test],
+        train_labels=labels[~is_test],
+        test_images=images[is_test],
+        test_labels=labels[is_test],
+        class_names=tuple(map(str, digits.target_names)),
+        source=f"scikit-learn {sklearn.__version__}, load_digits",
+        sha256={},
+    )
+
+
+def cache_folder() -> Path:
+    """The user's cache, where downloads go."""
+    return pooch.os_cache("xentjax")
+
+
+def _default_places() -> list[Path]:
+    named = os.environ.get(ENVIRONMENT_VARIABLE)
+    return [Path(named), cache_folder()] if named else [cache_folder()]
+
+
+def _look_in(place: Path) -> Path | None:
+    candidates = (place.expanduser() / layout for layout in LAYOUTS)
+    return next(filter(_holds_data, candidates), None)
+
+
+def _holds_data(candidate: Path) -> bool:
+    # os.path.isfile: where Path.is_file raises PermissionError, there is nothing for us
+    return os.path.isfile(candidate) or any(
+        os.path.isfile(candidate / name) for name in BATCH_FILES
+    )
+
+
+def _explained(problem: str) -> DataError:
+    """The problem, and the three ways to supply the data."""
+    return DataError(
+        f"{problem}. Give CIFAR-10 by --data-dir PATH or by {ENVIRONMENT_VARIABLE}=PATH, "
+        f"or by neither and with the network on: it is then downloaded to {cache_folder()}"
+    )
+
+
+def _read(source: Path, release: Release) -> Dataset:
+    """The batches at `source`, each checked against `release`."""
+    batches: dict[str, np.ndarray] = {}
+    sha256: dict[str, str] = {}
+    for batch, file, records in read_batches(source):
+        sha256[batch] = _check(file, records, release.records_per_batch, release.sha256[batch])
+        batches[batch] = records.reshape(-1, RECORD_BYTES)
+    missing = [batch for batch in BATCHES if batch not in batches]
+    if missing:
+        raise DataError(f"{source}: expected 6 batch files, got none for {', '.join(missing)}")
+
+    train_images, train_labels = _decode(np.concatenate([batches[name] for name in TRAIN_BATCHES]))
+    test_images, test_labels = _decode(batches[TEST_BATCH])
+    return Dataset(
+        name="CIFAR-10",
+        train_images=train_images,
+        train_labels=train_labels,
+        test_images=test_images,
+        test_labels=test_labels,
+        class_names=CLASS_NAMES,
+        source=str(source),
+        sha256=sha256,
+    )
+
+
+def _check(file: str, records: np.ndarray, number: int, sha256: str) -> str:
+    """The records' SHA-256, once they are known to be the right ones."""
+    if records.size != number * RECORD_BYTES:
+        raise DataError(
+            f"{file}: expected {number} records of {RECORD_BYTES} bytes "
+            f"({number * RECORD_BYTES} bytes), got {records.size} bytes"
+        )
+    # the hash covers the labels too, but "label 200" says more than two hashes
+    highest = records[::RECORD_BYTES].max()
+    if highest >= len(CLASS_NAMES):
+        raise DataError(f"{file}: expected labels 0 to {len(CLASS_NAMES) - 1}, got {highest}")
+    got = hashlib.sha256(records.data).hexdigest()
+    if got != sha256:
+        raise DataError(f"{file}: expected SHA-256 {sha256}, got {got}")
+    return got
+
+
+def _decode(records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [N, 32, 32, 3] and labels int32 [N] of records uint8 [N, 3073]."""
+    planes = records[:, -PIXEL_BYTES:].reshape(-1, 3, 32, 32)
+    return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), records[:, 0].astype(np.int32)
