@@ -1,0 +1,210 @@
+"""A run's folder: what was asked, what was measured, and the figures drawn from it.
+
+    runs/<experiment>/<date>_<time>/
+        config.json     the configuration, and what is needed to repeat the run
+        metrics.jsonl   one line for each call of `log`
+        summary.json    the numbers the run ends with
+        <name>.png      figures
+
+A folder is never reused, and a file appears under its name only once it is whole.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+PACKAGES = ("xentjax", "jax", "jaxlib", "numpy")
+RUNS = Path("runs")
+
+
+class RunError(Exception):
+    """A run folder that cannot be made, read or written; its text is one line for the user."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run.
+
+    Attributes:
+        path: where it is.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, experiment: str, config: Any, root: Path = RUNS) -> Self:
+        """Make a new folder `root/experiment/<date>_<time>` and record `config` in it.
+
+        Args:
+            experiment: name of the experiment.
+            config: the run's configuration, a dataclass.
+            root: the folder of all runs.
+
+        Raises:
+            RunError: the folder or its first file cannot be written.
+        """
+        started = datetime.now().astimezone()
+        parent = Path(root) / experiment
+        with _writing(parent):
+            parent.mkdir(parents=True, exist_ok=True)
+            folder = cls(_new_folder(parent, started.strftime("%Y-%m-%d_%H-%M-%S")))
+        folder._write_json("config.json", {"config": config, **_circumstances(started)})
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The folder of an earlier run.
+
+        Raises:
+            RunError: there is no run in `path`.
+        """
+        folder = cls(Path(path))
+        folder.config()
+        return folder
+
+    def config(self) -> dict[str, Any]:
+        """The configuration the run was started with, as plain JSON values."""
+        path = self.path / "config.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))["config"]
+        except OSError as error:
+            raise RunError(
+                f"{self.path}: expected a run folder holding config.json, got {error.strerror}"
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{path}: expected JSON with an entry 'config', got something else"
+            ) from error
+
+    def log(self, **metrics: Any) -> None:
+        """Append one line to metrics.jsonl."""
+        path = self.path / "metrics.jsonl"
+        line = (json.dumps(plain(metrics)) + "\n").encode()
+        with _writing(path), path.open("ab", buffering=0) as file:
+            start = file.seek(0, os.SEEK_END)
+            if file.write(line) != len(line):  # a full disk took part of the line: take it back
+                file.truncate(start)
+                raise RunError(f"{path}: cannot write, no room for the whole line")
+
+    def summary(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json, in place of an earlier one."""
+        self._write_json("summary.json", summary)
+
+    def figure(self, name: str, figure: Figure) -> Path:
+        """Save `figure` as `<name>.png`, close it, and return the file's path."""
+        path = self.path / f"{name}.png"
+        _replace(path, lambda unfinished: figure.savefig(unfinished, format="png"))
+        plt.close(figure)
+        return path
+
+    def _write_json(self, name: str, value: Any) -> None:
+        text = json.dumps(plain(value), indent=2) + "\n"
+        _replace(self.path / name, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+
+
+def plain(value: Any) -> Any:
+    """`value` in JSON's own types.
+
+    JSON has no infinities and no NaN: they become the strings "inf", "-inf" and "nan", which
+    `float` reads back.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        return plain(np.asarray(value).tolist())
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    """Make `parent/name`, or `parent/name-2`, `name-3`, ... where runs start in the same second."""
+    count = 1
+    while True:
+        path = parent / (name if count == 1 else f"{name}-{count}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            count += 1
+        else:
+            return path
+
+
+def _circumstances(started: datetime) -> dict[str, Any]:
+    """What besides the configuration a run's numbers depend on."""
+    devices = jax.devices()
+    return {
+        "command": shlex.join(sys.orig_argv),
+        "started": started.isoformat(timespec="seconds"),
+        "revision": _revision(),
+        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
+        "device": {
+            "platform": devices[0].platform,
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+        },
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # xentjax run from its source tree
+        return "not installed"
+
+
+def _revision() -> str | None:
+    """The commit of this source tree, "-dirty" where it was edited; None outside of git."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write beside `path`, then rename, so that a half-written file never carries its name."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    with _writing(path):
+        try:
+            write(unfinished)
+            os.replace(unfinished, path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write into one line that says what cannot be written and why."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path}: cannot write, {error.strerror or error}") from error
