@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -22,7 +23,7 @@ def concrete(x: ArrayLike) -> np.ndarray | None:
     return None if isinstance(x, jax.core.Tracer) else np.asarray(x)
 
 
-def check_array(name: str, x: ArrayLike) -> jax.Array:
+def check_array(name: str, x: ArrayLike | None) -> jax.Array:
     """`x` as a jax array; a list, None or a string is a TypeError."""
     if not isinstance(x, jax.Array | np.ndarray | np.generic | bool | int | float):
         raise TypeError(f"{name}: expected an array, got {type(x).__name__}")
@@ -59,7 +60,7 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
         fail(name, "one of " + ", ".join(map(repr, choices)), repr(value))
 
 
-def check_scalar(name: str, value: ArrayLike, expected: str, holds: Any) -> None:
+def check_scalar(name: str, value: ArrayLike | None, expected: str, holds: Any) -> None:
     """A real scalar for which `holds` is true; the value is checked where it is concrete."""
     if isinstance(value, bool) or not isinstance(
         value, jax.Array | np.ndarray | np.generic | int | float

@@ -1,0 +1,154 @@
+"""From the arguments of a public loss to rows: checks, class axes, masks, scalars."""
+
+import operator
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
+
+from xentjax._checks import check_array, check_bool, check_floating, check_scalar, fail
+from xentjax.ops.statistics import compute_dtype
+
+Axis = int | Sequence[int]
+
+
+def class_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
+    """`axis` as a tuple of distinct axes in 0..ndim-1."""
+    try:
+        axes = (operator.index(axis),)  # pyright: ignore[reportArgumentType]: tested by trying
+    except TypeError:
+        axes = tuple(map(operator.index, axis))  # pyright: ignore[reportArgumentType]: the same
+    if not axes:
+        fail("axis", "an integer or a tuple of integers", axis)
+    for a in axes:
+        if not -ndim <= a < ndim:
+            fail("axis", f"axes of an array of {ndim} dimensions", axis)
+    axes = tuple(a % ndim for a in axes)
+    if len(set(axes)) != len(axes):
+        fail("axis", "distinct axes", axis)
+    return axes
+
+
+def classes_last(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The class axes moved to the end, in the order given, and joined into one."""
+    x = jnp.moveaxis(x, axes, range(-len(axes), 0))
+    return x.reshape(*x.shape[: x.ndim - len(axes)], int(np.prod(x.shape[-len(axes) :])))
+
+
+def logits_as_rows(logits: ArrayLike, axis: Axis) -> tuple[jax.Array, tuple[int, ...]]:
+    """The logits with the classes on one last axis, and the axes on which the classes lay."""
+    logits = check_floating("logits", logits)
+    if logits.ndim == 0:
+        fail("logits", "at least one axis, that of the classes", "shape ()")
+    axes = class_axes(axis, logits.ndim)
+    rows = classes_last(logits, axes)
+    if rows.shape[-1] == 0:
+        fail("logits", f"at least one class along axis {axis}", f"shape {logits.shape}")
+    return rows, axes
+
+
+def masks(
+    where: ArrayLike | None, logits: ArrayLike, rows: Array, axes: tuple[int, ...]
+) -> tuple[Bool[Array, "..."] | None, Bool[Array, "..."] | None]:
+    """`where` as a mask of classes or of rows, told apart by its number of dimensions.
+
+    A row that is left without a class is masked as a whole.
+    """
+    if where is None:
+        return None, None
+    where = check_bool("where", where)
+    shape = np.shape(logits)
+    row_shape = rows.shape[:-1]
+    if where.ndim == len(shape):
+        if any(w not in (1, n) for w, n in zip(where.shape, shape, strict=True)):
+            fail("where", f"a shape that broadcasts to the logits' {shape}", where.shape)
+        # Only an axis that joins others has to have its full size.
+        full = [n if i in axes and len(axes) > 1 else where.shape[i] for i, n in enumerate(shape)]
+        mask = classes_last(jnp.broadcast_to(where, full), axes)
+        return mask, jnp.broadcast_to(jnp.any(mask, -1), row_shape)
+    if where.ndim == len(row_shape):
+        if any(w not in (1, n) for w, n in zip(where.shape, row_shape, strict=True)):
+            fail("where", f"a shape that broadcasts to the rows' {row_shape}", where.shape)
+        return None, jnp.broadcast_to(where, row_shape)
+    fail("where", f"{len(shape)} (classes) or {len(row_shape)} (rows) dimensions", where.ndim)
+
+
+def integer_labels(
+    labels: ArrayLike, rows: Array, row_mask: Array | None, ignore_index: int | None
+) -> tuple[Int[Array, "..."], Bool[Array, "..."] | None]:
+    """The labels and the mask of kept rows; a row that is not kept gets the valid label 0."""
+    labels = check_array("labels", labels)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(
+            f"labels: expected an integer dtype (class indices), got {labels.dtype}; "
+            "softmax_cross_entropy takes probabilities"
+        )
+    if labels.shape != rows.shape[:-1]:
+        fail("labels", f"the logits' shape without the classes, {rows.shape[:-1]}", labels.shape)
+    if ignore_index is not None:
+        try:
+            ignored = operator.index(ignore_index)
+        except TypeError:
+            raise TypeError(f"ignore_index: expected an int, got {ignore_index!r}") from None
+        limits = jnp.iinfo(labels.dtype)
+        if limits.min <= ignored <= limits.max:  # outside, it matches no label
+            kept = labels != jnp.asarray(ignored, labels.dtype)
+            row_mask = kept if row_mask is None else row_mask & kept
+    if labels.dtype.itemsize < 4:  # a narrow dtype may be too small to count the classes
+        labels = labels.astype(jnp.int32)
+    if row_mask is not None:
+        labels = jnp.where(row_mask, labels, 0)
+    return labels, row_mask
+
+
+def soft_labels(labels: ArrayLike, logits: ArrayLike, axes: tuple[int, ...]) -> Float[Array, "..."]:
+    """Targets with the classes last. They may broadcast over rows, never over classes."""
+    labels = check_array("labels", labels)
+    shape = np.shape(logits)
+    if jnp.issubdtype(labels.dtype, jnp.complexfloating):
+        raise TypeError(f"labels: expected probabilities of a real dtype, got {labels.dtype}")
+    if not jnp.issubdtype(labels.dtype, jnp.floating):  # one-hot rows of integers or booleans
+        labels = labels.astype(compute_dtype(jnp.result_type(logits)))
+    full = (1,) * (len(shape) - labels.ndim) + labels.shape
+    fits = len(full) == len(shape) and all(
+        f == n or (f == 1 and i not in axes)
+        for i, (f, n) in enumerate(zip(full, shape, strict=True))
+    )
+    if not fits:
+        expected = f"one target a class, the logits' shape {shape}"
+        fail("labels", expected, f"shape {labels.shape}")
+    return classes_last(jnp.broadcast_to(labels.reshape(full), shape), axes)
+
+
+def class_weight_vector(weights: ArrayLike | None, rows: Array) -> Float[Array, " K"] | None:
+    """The weights of the classes, one for each."""
+    if weights is None:
+        return None
+    weights = check_floating("class_weights", weights)
+    if weights.shape != rows.shape[-1:]:
+        fail("class_weights", f"one weight a class, shape {rows.shape[-1:]}", weights.shape)
+    return weights
+
+
+def optional_scalar(
+    name: str, value: ArrayLike | None, neutral: float | None, rows: Array
+) -> Float[Array, ""] | None:
+    """A checked keyword as an array of the compute dtype; None where it is known to do nothing."""
+    if value is None and neutral is None:
+        return None
+    expected, holds = _SCALARS[name]
+    check_scalar(name, value, expected, holds)  # None where a number belongs is its TypeError
+    if isinstance(value, int | float) and value == neutral:
+        return None
+    return jnp.asarray(value, compute_dtype(rows.dtype))
+
+
+_SCALARS = {
+    "label_smoothing": ("a number in [0, 1]", lambda x: 0 <= x <= 1),
+    "z_loss": ("a number >= 0", lambda x: 0 <= x < np.inf),
+    "logit_soft_cap": ("a number > 0 or None", lambda x: 0 < x < np.inf),
+    "temperature": ("a number > 0", lambda x: 0 < x < np.inf),
+}

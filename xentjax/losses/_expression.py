@@ -1,0 +1,121 @@
+"""Cross-entropy as an expression over row statistics; the same for every way to compute them."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from xentjax._special import scale_tangent
+from xentjax.ops.statistics import InnerProduct, Rows, RowStatistics
+
+REDUCTIONS = ("none", "sum", "mean")
+
+
+class SoftmaxStats(NamedTuple):
+    """What a forward pass knows about each row beside its loss; 0 in rows that do not count.
+
+    All are those of the logits after soft cap, temperature and class mask. All but `predicted`
+    are float32 (float64 for float64 logits) and differentiable.
+    """
+
+    log_normalizer: Float[Array, "..."]
+    """log sum_k exp(a_k), in nats."""
+    label_log_prob: Float[Array, "..."]
+    """log p_y, or sum_k t_k log p_k for soft labels, in nats."""
+    entropy: Float[Array, "..."]
+    """-sum_k p_k log p_k, in nats."""
+    predicted: Int[Array, "..."]
+    """argmax_k a_k, int32."""
+
+
+def row_losses(
+    stats: RowStatistics,
+    rows: Rows,
+    label_smoothing: Float[Array, ""] | None,
+    z_loss: Float[Array, ""] | None,
+) -> Float[Array, "..."]:
+    """(1-e) sum_k w_k t_k (-log p_k) + (e/K) sum_k w_k (-log p_k) + z lse^2; 0 in masked rows."""
+    if stats.label_logit is not None:
+        loss = stats.log_sum - stats.label_logit
+        if rows.class_weights is not None:
+            loss = scale_tangent(loss, label_weights(rows))
+    else:
+        loss = _cross_entropy(stats.target, stats)
+    if label_smoothing is not None:
+        # scale_tangent is the product with 0 * inf = 0: mass 0 on an impossible class costs 0.
+        uniform = _cross_entropy(stats.uniform, stats)
+        share = jnp.broadcast_to(label_smoothing, loss.shape) / num_classes(rows)
+        keep = jnp.broadcast_to(1 - label_smoothing, loss.shape)
+        loss = scale_tangent(loss, keep) + scale_tangent(uniform, share)
+    if z_loss is not None:
+        loss += z_loss * jnp.square(stats.shift + stats.log_sum)
+    return loss if rows.row_mask is None else jnp.where(rows.row_mask, loss, 0)
+
+
+def _cross_entropy(t: InnerProduct | None, stats: RowStatistics) -> Float[Array, "..."]:
+    """-sum_k t_k log p_k = T log s - <t, a - m>."""
+    assert t is not None
+    return t.total * stats.log_sum - t.dot
+
+
+def label_weights(rows: Rows) -> Float[Array, "..."]:
+    """w_y of each row; 1 for a label outside 0..K-1, whose loss is NaN at any weight."""
+    assert rows.class_weights is not None
+    assert rows.labels is not None
+    weights = rows.class_weights.astype(jnp.promote_types(rows.logits.dtype, jnp.float32))
+    # Negative indices would wrap around; -1 turned into K is out of range as it should be.
+    index = jnp.where(rows.labels < 0, weights.shape[0], rows.labels)
+    return weights.at[index].get(mode="fill", fill_value=1)
+
+
+def num_classes(rows: Rows) -> Float[Array, "..."]:
+    """How many classes each row's mask keeps, at least 1."""
+    dtype = jnp.promote_types(rows.logits.dtype, jnp.float32)
+    row_shape, k = rows.logits.shape[:-1], rows.logits.shape[-1]
+    if rows.class_mask is None:
+        return jnp.full(row_shape, k, dtype)
+    mask = jnp.broadcast_to(rows.class_mask, (*rows.class_mask.shape[:-1], k))
+    kept = jnp.maximum(jnp.sum(mask, -1, dtype=dtype), 1)
+    return jnp.broadcast_to(kept, row_shape)
+
+
+def reduce_losses(loss: Float[Array, "..."], rows: Rows, reduction: str) -> Float[Array, "..."]:
+    """The losses themselves, their sum, or their weighted mean over the rows that count.
+
+    The mean divides by the kept rows' sum of w_y, or by their number for soft labels.
+    """
+    if reduction == "none":
+        return loss
+    total = jnp.sum(loss)
+    if reduction == "sum":
+        return total
+    if rows.labels is not None and rows.class_weights is not None:
+        weights = label_weights(rows)
+        if rows.row_mask is not None:
+            weights = jnp.where(rows.row_mask, weights, 0)
+        weight = jnp.sum(weights)
+    elif rows.row_mask is not None:
+        weight = jnp.sum(rows.row_mask, dtype=total.dtype)
+    else:
+        weight = jnp.asarray(loss.size, total.dtype)
+    empty = weight == 0
+    return jnp.where(empty, 0, total / jnp.where(empty, 1, weight))
+
+
+def softmax_stats(stats: RowStatistics, rows: Rows) -> SoftmaxStats:
+    """The public statistics, from those of the rows without class weights."""
+    assert stats.mean_logit is not None
+    assert stats.predicted is not None
+    if stats.label_logit is not None:
+        label_log_prob = stats.label_logit - stats.log_sum
+    else:
+        label_log_prob = -_cross_entropy(stats.target, stats)
+    result = SoftmaxStats(
+        log_normalizer=stats.shift + stats.log_sum,
+        label_log_prob=label_log_prob,
+        entropy=stats.log_sum - stats.mean_logit,
+        predicted=stats.predicted.astype(jnp.int32),
+    )
+    if rows.row_mask is None:
+        return result
+    return SoftmaxStats(*(jnp.where(rows.row_mask, x, 0).astype(x.dtype) for x in result))

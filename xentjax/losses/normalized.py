@@ -1,0 +1,159 @@
+"""log_softmax, softmax and logsumexp: the normalised forms of logits, over row statistics."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from xentjax.losses._arguments import Axis, logits_as_rows, masks
+from xentjax.ops import Rows, row_statistics
+from xentjax.ops.statistics import adjusted_logits
+
+
+def logsumexp(
+    logits: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    implementation: str | None = None,
+) -> Float[Array, "..."]:
+    """log sum_k exp(a_k): the log normaliser of the softmax.
+
+    Args:
+        logits: a, real array, K classes along `axis`.
+        axis: the class axis, or a tuple of axes that together hold the classes.
+        where: bool, masks classes or whole rows (by its number of dimensions).
+        implementation: "xla" or "reference"; None takes the best one for the backend.
+
+    Returns:
+        The logits' shape without `axis`, in their dtype; computed in float32 or better. -inf where
+        every logit is -inf or masked.
+
+    Raises:
+        TypeError, ValueError: a wrong dtype, shape or name.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(logsumexp(jnp.array([1000.0, 1000.0])) - 1000)
+        0.6931...
+
+    Source: Blanchard, Higham and Higham (2021), IMA J. Numer. Anal. 41, 2311.
+    """
+    rows, _ = _as_rows(logits, axis, where)
+    return _logsumexp(rows, implementation=implementation)
+
+
+def log_softmax(
+    logits: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    implementation: str | None = None,
+) -> Float[Array, "..."]:
+    """log softmax(a)_k = (a_k - m) - log sum_j exp(a_j - m), m = max_j a_j.
+
+    Args:
+        logits: a, real array, K classes along `axis`.
+        axis: the class axis, or a tuple of axes that together hold the classes.
+        where: bool, masks classes or whole rows (by its number of dimensions).
+        implementation: "xla" or "reference"; None takes the best one for the backend.
+
+    Returns:
+        The logits' shape and dtype; computed in float32 or better. -inf at masked classes.
+
+    Raises:
+        TypeError, ValueError: a wrong dtype, shape or name.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(log_softmax(jnp.array([1e5, 1e5])))
+        [-0.6931... -0.6931...]
+
+    Source: Blanchard, Higham and Higham (2021), IMA J. Numer. Anal. 41, 2311.
+    """
+    rows, axes = _as_rows(logits, axis, where)
+    return _log_softmax(rows, axes, jnp.shape(logits), implementation=implementation)
+
+
+def softmax(
+    logits: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    implementation: str | None = None,
+) -> Float[Array, "..."]:
+    """softmax(a)_k = exp(a_k - m) / sum_j exp(a_j - m), m = max_j a_j.
+
+    Args:
+        logits: a, real array, K classes along `axis`.
+        axis: the class axis, or a tuple of axes that together hold the classes.
+        where: bool, masks classes or whole rows (by its number of dimensions).
+        implementation: "xla" or "reference"; None takes the best one for the backend.
+
+    Returns:
+        The logits' shape and dtype; computed in float32 or better. 0 at masked classes.
+
+    Raises:
+        TypeError, ValueError: a wrong dtype, shape or name.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(softmax(jnp.log(jnp.array([1.0, 3.0]))))
+        [0.25 0.75]
+
+    Source: Blanchard, Higham and Higham (2021), IMA J. Numer. Anal. 41, 2311.
+    """
+    rows, axes = _as_rows(logits, axis, where)
+    return _softmax(rows, axes, jnp.shape(logits), implementation=implementation)
+
+
+def _as_rows(
+    logits: ArrayLike, axis: Axis, where: ArrayLike | None
+) -> tuple[Rows, tuple[int, ...]]:
+    row_logits, axes = logits_as_rows(logits, axis)
+    class_mask, row_mask = masks(where, logits, row_logits, axes)
+    return Rows(row_logits, class_mask=class_mask, row_mask=row_mask), axes
+
+
+@partial(jax.jit, static_argnames="implementation")
+def _logsumexp(rows: Rows, *, implementation: str | None) -> Float[Array, "..."]:
+    stats = row_statistics(rows, implementation=implementation)
+    result = stats.shift + stats.log_sum
+    if rows.row_mask is not None:  # a sum without terms
+        result = jnp.where(rows.row_mask, result, -jnp.inf)
+    return result.astype(rows.logits.dtype)
+
+
+def _log_probabilities(rows: Rows, implementation: str | None) -> Float[Array, "*rows K"]:
+    """log softmax of each row in the compute dtype; -inf at what is masked."""
+    stats = row_statistics(rows, implementation=implementation)
+    # Subtracting the shift first keeps what lse - a_k loses at a large common offset.
+    result = (adjusted_logits(rows) - stats.shift[..., None]) - stats.log_sum[..., None]
+    for mask in (rows.class_mask, None if rows.row_mask is None else rows.row_mask[..., None]):
+        if mask is not None:
+            result = jnp.where(mask, result, -jnp.inf)
+    return result
+
+
+def _classes_back(x: Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> Array:
+    """The class axes of `shape` back in their places."""
+    x = x.reshape(*x.shape[:-1], *(shape[a] for a in axes))
+    return jnp.moveaxis(x, range(-len(axes), 0), axes)
+
+
+@partial(jax.jit, static_argnums=(1, 2), static_argnames="implementation")
+def _log_softmax(
+    rows: Rows, axes: tuple[int, ...], shape: tuple[int, ...], *, implementation: str | None
+) -> Float[Array, "..."]:
+    log_p = _log_probabilities(rows, implementation)
+    return _classes_back(log_p.astype(rows.logits.dtype), axes, shape)
+
+
+@partial(jax.jit, static_argnums=(1, 2), static_argnames="implementation")
+def _softmax(
+    rows: Rows, axes: tuple[int, ...], shape: tuple[int, ...], *, implementation: str | None
+) -> Float[Array, "..."]:
+    p = jnp.exp(_log_probabilities(rows, implementation))
+    return _classes_back(p.astype(rows.logits.dtype), axes, shape)

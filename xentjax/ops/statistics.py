@@ -1,0 +1,255 @@
+"""Row statistics: their types, their one derivative rule, and the choice of an implementation.
+
+For a row of logits a, with m = max_k a_k and s = sum_k exp(a_k - m), every softmax loss is a short
+expression in m, log s and inner products <t, a - m>. An implementation computes these numbers and
+nothing else. The derivative rule is written once, here, and rebuilds softmax from (a, m, log s), so
+reverse mode keeps the inputs and a few numbers a row, never another array of the logits' size.
+"""
+
+import importlib
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, Bool, Float, Int
+
+from xentjax._checks import check_choice
+from xentjax._special import scale_tangent
+
+IMPLEMENTATIONS = ("xla", "reference")
+
+
+class Rows(NamedTuple):
+    """What the statistics are computed from. Classes lie on the last axis."""
+
+    logits: Float[Array, "*rows K"]
+    labels: Int[Array, "*rows"] | None = None
+    targets: Float[Array, "*rows K"] | None = None
+    class_weights: Float[Array, " K"] | None = None
+    class_mask: Bool[Array, "*#rows K"] | None = None
+    """False takes a class out of the row's softmax and out of its targets."""
+    row_mask: Bool[Array, "*rows"] | None = None
+    """False makes every logit of the row 0, so that nothing in it can reach a result."""
+    soft_cap: Float[Array, ""] | None = None
+    temperature: Float[Array, ""] | None = None
+
+
+class InnerProduct(NamedTuple):
+    """Targets t against the logits; their cross-entropy is `total * log_sum - dot`."""
+
+    dot: Float[Array, "*rows"]
+    """<t, a - m> = sum_k t_k (a_k - m), over the classes of the mask."""
+    total: Float[Array, "*rows"]
+    """T = sum_k t_k, over the classes of the mask."""
+
+
+class RowStatistics(NamedTuple):
+    """Numbers of one row, where a are the logits after soft cap, temperature and mask.
+
+    `shift` has a zero derivative by definition. That is exact for every expression that does not
+    change when all logits move together, which holds for each of the others and for
+    `shift + log_sum`.
+    """
+
+    shift: Float[Array, "*rows"]
+    """m = max_k a_k; 0 where that is not finite."""
+    log_sum: Float[Array, "*rows"]
+    """log s = log sum_k exp(a_k - m)."""
+    label_logit: Float[Array, "*rows"] | None
+    """a_y - m; NaN for a label outside 0..K-1."""
+    target: InnerProduct | None
+    """Of the weighted targets w_k t_k."""
+    uniform: InnerProduct | None
+    """Of the class weights w_k alone (1 without them)."""
+    mean_logit: Float[Array, "*rows"] | None
+    """sum_k p_k (a_k - m) with p = softmax(a); the entropy of p is log s minus this."""
+    predicted: Int[Array, "*rows"] | None
+    """argmax_k a_k."""
+
+
+class Wanted(NamedTuple):
+    """Statistics beyond those that the inputs ask for by being there, and who computes them."""
+
+    uniform: bool = False
+    mean: bool = False
+    predicted: bool = False
+    implementation: str = "xla"
+
+
+def row_statistics(
+    rows: Rows,
+    *,
+    uniform: bool = False,
+    mean: bool = False,
+    predicted: bool = False,
+    implementation: str | None = None,
+) -> RowStatistics:
+    """The statistics of each row, differentiable in every floating input, in all modes and orders.
+
+    Label and target statistics are computed where `rows` has labels or targets; `uniform`, `mean`
+    and `predicted` ask for the others. What is not asked for is None.
+    """
+    if implementation is None:
+        implementation = "xla"
+    check_choice("implementation", implementation, IMPLEMENTATIONS)
+    return _jitted_statistics(rows, Wanted(uniform, mean, predicted, implementation))
+
+
+def adjusted_logits(rows: Rows) -> Float[Array, "*rows K"]:
+    """The logits that the softmax sees: after masks, soft cap and temperature, in float32 or 64."""
+    mask = rows.class_mask
+    row_mask = None if rows.row_mask is None else rows.row_mask[..., None]
+    a = rows.logits.astype(compute_dtype(rows.logits.dtype))
+    # Masked entries are replaced first, so that their NaN or inf cannot reach a derivative.
+    if mask is not None:
+        a = jnp.where(mask, a, 0)
+    if row_mask is not None:
+        a = jnp.where(row_mask, a, 0)
+    if rows.soft_cap is not None:
+        a = rows.soft_cap * jnp.tanh(a / rows.soft_cap)
+    if rows.temperature is not None:
+        a = a / rows.temperature
+    if mask is not None:
+        a = jnp.where(mask if row_mask is None else mask | ~row_mask, a, -jnp.inf)
+    return a
+
+
+def compute_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """float64 for float64, float32 for everything narrower."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def label_in_range(rows: Rows) -> Bool[Array, "*rows"]:
+    """Whether each label names a class."""
+    assert rows.labels is not None
+    return (rows.labels >= 0) & (rows.labels < rows.logits.shape[-1])
+
+
+def weighted_targets(rows: Rows) -> Float[Array, "*rows K"]:
+    """w_k t_k, without the mass on masked classes."""
+    assert rows.targets is not None
+    t = rows.targets.astype(compute_dtype(rows.logits.dtype))
+    if rows.class_weights is not None:
+        t = t * uniform_targets(rows)
+    return t if rows.class_mask is None else jnp.where(rows.class_mask, t, 0)
+
+
+def uniform_targets(rows: Rows) -> Float[Array, "*#rows K"]:
+    """w_k (1 without class weights), without the mass on masked classes."""
+    dtype = compute_dtype(rows.logits.dtype)
+    shape = (1,) * (rows.logits.ndim - 1) + rows.logits.shape[-1:]
+    weights = jnp.ones(shape, dtype)
+    if rows.class_weights is not None:
+        weights = rows.class_weights.astype(dtype).reshape(shape)
+    return weights if rows.class_mask is None else jnp.where(rows.class_mask, weights, 0)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
+    implementation = importlib.import_module(f"xentjax.ops.{wanted.implementation}")
+    return implementation.row_statistics(rows, wanted)
+
+
+_jitted_statistics = jax.jit(_statistics, static_argnums=1)
+
+
+@partial(_statistics.defjvp, symbolic_zeros=True)
+def _statistics_jvp(
+    wanted: Wanted, primals: tuple[Rows], tangents: tuple[Rows]
+) -> tuple[RowStatistics, RowStatistics]:
+    (rows,), (d_rows,) = primals, tangents
+    stats = _jitted_statistics(rows, wanted)
+    # Inputs that do not move are left out of the rule; the logits always belong to it.
+    moving = Rows(*(None if isinstance(d, SymbolicZero) else d for d in d_rows))  # pyright: ignore[reportArgumentType]: logits follow
+    if isinstance(d_rows.logits, SymbolicZero):
+        moving = moving._replace(logits=jnp.zeros_like(rows.logits))
+    d_stats = _jitted_tangents(rows, stats, moving)
+    if stats.predicted is not None:
+        d_stats = d_stats._replace(predicted=np.zeros(stats.predicted.shape, jax.dtypes.float0))
+    return stats, d_stats
+
+
+@jax.jit
+@partial(jax.checkpoint, prevent_cse=False)  # softmax is rebuilt in the backward pass, not kept
+def _jitted_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowStatistics:
+    """The derivative of each statistic along `d_rows`, linear in it."""
+    a, da = _adjusted_tangent(rows, d_rows)
+    z = a - stats.shift[..., None]
+    log_sum = stats.log_sum
+    if rows.labels is not None:
+        # A bad label makes the whole row's derivative NaN: one operation a row, none an element.
+        log_sum = jnp.where(label_in_range(rows), log_sum, jnp.nan)
+    p = jnp.exp(z - log_sum[..., None])
+
+    d_label = d_target = d_uniform = d_mean = None
+    if rows.labels is not None:
+        classes = jax.lax.broadcasted_iota(rows.labels.dtype, z.shape, z.ndim - 1)
+        d_label = jnp.sum(jnp.where(classes == rows.labels[..., None], da, 0), -1)
+        if rows.class_mask is not None:
+            # The mask stops `da`; the NaN of a bad label has to reach masked classes as well.
+            nan = jnp.where(label_in_range(rows), 0, jnp.nan).astype(da.dtype)
+            d_label += nan * jnp.sum(d_rows.logits.astype(da.dtype), -1)
+    if stats.target is not None:
+        d_target = _inner_product_tangent(weighted_targets, rows, d_rows, z, da)
+    if stats.uniform is not None:
+        d_uniform = _inner_product_tangent(uniform_targets, rows, d_rows, z, da)
+    if stats.mean_logit is not None:
+        # 0 log 0 = 0: a class without probability has no slope, whatever its logit.
+        slope = jnp.where(p > 0, 1 + z - stats.mean_logit[..., None], 0)
+        d_mean = jnp.sum(p * slope * da, -1)
+    return RowStatistics(
+        shift=jnp.zeros_like(stats.shift),
+        log_sum=jnp.sum(p * da, -1),
+        label_logit=d_label,
+        target=d_target,
+        uniform=d_uniform,
+        mean_logit=d_mean,
+        predicted=None,
+    )
+
+
+def _adjusted_tangent(
+    rows: Rows, d_rows: Rows
+) -> tuple[Float[Array, "*rows K"], Float[Array, "*rows K"]]:
+    """The adjusted logits and their derivative along `d_rows`."""
+    d_cap = d_rows.soft_cap
+    if d_cap is None and rows.soft_cap is not None:
+        d_cap = jnp.zeros_like(rows.soft_cap)
+    a, da = jax.jvp(
+        lambda logits, soft_cap: adjusted_logits(rows._replace(logits=logits, soft_cap=soft_cap)),
+        (rows.logits, rows.soft_cap),
+        (d_rows.logits, d_cap),
+    )
+    if rows.temperature is not None and d_rows.temperature is not None:
+        # -inf stays -inf at every temperature: it must not turn a zero probability into NaN.
+        da -= jnp.where(a == -jnp.inf, 0, a) * (d_rows.temperature / rows.temperature)
+    return a, da
+
+
+def _inner_product_tangent(
+    targets: Callable[[Rows], Float[Array, "*#rows K"]],
+    rows: Rows,
+    d_rows: Rows,
+    z: Float[Array, "*rows K"],
+    da: Float[Array, "*rows K"],
+) -> InnerProduct:
+    """The derivative of the inner product of z with the targets that `targets` makes of rows."""
+    moving = {
+        name: d_rows._asdict()[name]
+        for name in ("targets", "class_weights")
+        if d_rows._asdict()[name] is not None
+    }
+    if not moving:
+        return InnerProduct(jnp.sum(targets(rows) * da, -1), jnp.zeros(z.shape[:-1], z.dtype))
+    t, dt = jax.jvp(
+        lambda floats: targets(rows._replace(**floats)),
+        ({name: rows._asdict()[name] for name in moving},),
+        (moving,),
+    )
+    # A class of logit -inf has an infinite slope; a target that stays 0 there adds nothing.
+    product = t * da + scale_tangent(z, jnp.broadcast_to(dt, z.shape))
+    return InnerProduct(jnp.sum(product, -1), jnp.broadcast_to(jnp.sum(dt, -1), z.shape[:-1]))
