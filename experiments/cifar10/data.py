@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pooch
@@ -158,7 +159,7 @@ def load_digits() -> Dataset:
     import sklearn
     from sklearn import datasets
 
-    digits = datasets.load_digits()
+    digits = cast(Any, datasets.load_digits())  # not the tuple that its annotation allows
     labels = digits.target.astype(np.int32)
     # row i of `weights`: how much of each of the 8 pixels output pixel i holds. They are multiples
     # of 1/8, so all products are exact and the rounding is the same on every machine.

@@ -1,6 +1,7 @@
 """A file fetched whole or not at all, with a progress bar."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import pooch
 from rich.console import Console
@@ -37,9 +38,9 @@ def fetch(url: str, sha256: str, folder: Path) -> Path:
     )
     try:
         with Progress(*columns, console=Console(stderr=True)) as progress:
-            bar = _Bar(progress, progress.add_task(name, total=None))
-            downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=2**18)
-            path = pooch.retrieve(url, f"sha256:{sha256}", name, folder, downloader=downloader)
+            # pooch documents such bars; its annotation says bool
+            bar = cast(Any, _Bar(progress, progress.add_task(name, total=None)))
+            path = pooch.retrieve(url, f"sha256:{sha256}", name, folder, progressbar=bar)
     except (OSError, ValueError) as error:  # requests raises OSErrors; a wrong hash is a ValueError
         # the innermost error says what happened ("Connection refused"), the outer ones repeat it
         cause: BaseException = error
