@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -258,31 +259,26 @@ def as_json(result: Result) -> dict[str, Any]:
 
 
 def figure(result: Result) -> Figure:
-    """One row per cell: each rival's time over the subject's, on a logarithmic axis."""
+    """One group of lines per cell: each rival's time over the subject's, on a logarithmic axis."""
     count = len(result.cells)
-    drawing = Figure(figsize=(8.3, 1.6 + 0.34 * count), layout="constrained")
+    drawing = Figure(figsize=(8.3, 1.6 + 0.46 * count), layout="constrained")
     axes = drawing.subplots()
+    step = 0.8 / len(result.rivals)
     for index, rival in enumerate(result.rivals):
         color, marker = STYLES[index % len(STYLES)]
         points = [
-            (ratio, row)
+            (ratio, row - 0.4 + (index + 0.5) * step)
             for row, cell in enumerate(result.cells)
             if (ratio := result.ratio(cell, rival)) is not None
         ]
-        axes.scatter(
-            [ratio for ratio, _ in points],
-            [row for _, row in points],
-            s=48,
-            color=color,
-            marker=marker,
-            label=rival if points else f"{rival} ({NOT_INSTALLED})",
-            zorder=3,
-        )
+        ratios, rows = [ratio for ratio, _ in points], [row for _, row in points]
+        axes.hlines(rows, 1.0, ratios, color=color, linewidth=1.5)
+        label = rival if points else f"{rival} ({NOT_INSTALLED})"
+        axes.scatter(ratios, rows, s=24, color=color, marker=marker, label=label, zorder=3)
     axes.axvline(1.0, color="black", linewidth=1.5)
-    groups = [cell.case for cell in result.cells]
-    for row in range(1, count):
-        if groups[row] != groups[row - 1]:
-            axes.axhline(row - 0.5, color="0.75", linewidth=0.8)
+    for row, (above, below) in enumerate(pairwise(result.cells)):
+        same = above.case == below.case
+        axes.axhline(row + 0.5, color="0.9" if same else "0.6", linewidth=0.8)
     axes.set_yticks(range(count), [f"{cell.case}  {cell.mode}" for cell in result.cells])
     axes.set_ylim(count - 0.5, -0.5)
     axes.set_xscale("log", base=2)
