@@ -1,0 +1,379 @@
+"""Entropy, cross-entropy and divergences of pmfs, right in value and in slope on the boundary too.
+
+Arguments are probability mass functions along `axis`, and they are taken as they are: nothing is
+normalised, `check_pmf` says whether an array is one. Half precision is computed and returned in
+float32, float64 stays float64. Results are in the unit of `base`: None or "nats", 2 or "bits", 10
+or "hartleys", or any other positive real but 1.
+
+A slope at p = 0 is the limit from inside the simplex, so it may be infinite: d entropy / dp is
++inf. A tangent or cotangent of 0 (a probability held fixed, a masked outcome) gives 0 there.
+
+Source: T. M. Cover and J. A. Thomas, Elements of Information Theory, 2nd ed. (2006), chapter 2.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+from numpy.lib.array_utils import normalize_axis_tuple
+
+from xentjax import _special
+from xentjax._checks import check_array, check_bool, check_floating, concrete, fail
+from xentjax._units import Base, in_units, nats_per_unit
+
+
+def entropy(
+    p: ArrayLike,
+    *,
+    axis: int | Sequence[int] = -1,
+    base: Base = None,
+    where: ArrayLike | None = None,
+) -> Float[Array, "..."]:
+    """Shannon entropy, the mean surprise of an outcome.
+
+        H(p) = -sum_k p_k log p_k,    0 log 0 = 0
+
+    The slope is -(1 + log p_k).
+
+    Args:
+        p: pmf along `axis`, [..., K].
+        axis: axis or axes of the outcomes.
+        base: unit of the result.
+        where: outcomes to keep, bool, broadcast to `p`; the others count as probability 0.
+
+    Returns:
+        [...], in units of `base`.
+
+    Raises:
+        ValueError: for an axis, a shape or a base that does not fit.
+        TypeError: for a dtype that is not floating.
+
+    Example:
+        >>> print(entropy(jnp.array([0.5, 0.25, 0.25]), base="bits"))
+        1.5
+    """
+    return in_units((-_special.x_log_x(*_outcomes_last(axis, where, p=p))).sum(-1), base)
+
+
+def cross_entropy(
+    p: ArrayLike,
+    q: ArrayLike,
+    *,
+    axis: int | Sequence[int] = -1,
+    base: Base = None,
+    where: ArrayLike | None = None,
+) -> Float[Array, "..."]:
+    """Cross-entropy, the mean surprise at outcomes of `p` of someone who believes `q`.
+
+        H(p, q) = -sum_k p_k log q_k = H(p) + KL(p || q)
+
+    It is +inf where p_k > 0 = q_k. The slopes are -log q_k in p and -p_k / q_k in q.
+
+    Args:
+        p: pmf along `axis`, [..., K].
+        q: pmf of the same shape, or one that broadcasts with it.
+        axis: axis or axes of the outcomes.
+        base: unit of the result.
+        where: outcomes to keep, bool, broadcast; the others count as probability 0 in both.
+
+    Returns:
+        [...], in units of `base`.
+
+    Raises:
+        ValueError: for an axis, a shape or a base that does not fit.
+        TypeError: for a dtype that is not floating.
+
+    Example:
+        >>> p, q = jnp.array([0.5, 0.25, 0.25]), jnp.array([0.25, 0.25, 0.5])
+        >>> print(cross_entropy(p, q, base=2))
+        1.75
+    """
+    return in_units((-_special.x_log_y(*_outcomes_last(axis, where, p=p, q=q))).sum(-1), base)
+
+
+def kl_divergence(
+    p: ArrayLike,
+    q: ArrayLike,
+    *,
+    axis: int | Sequence[int] = -1,
+    base: Base = None,
+    where: ArrayLike | None = None,
+) -> Float[Array, "..."]:
+    """Kullback-Leibler divergence, the surprise that believing `q` adds to that of `p` itself.
+
+        KL(p || q) = sum_k p_k log(p_k / q_k) = H(p, q) - H(p)
+
+    Computed as sum_k (p_k log(p_k / q_k) - p_k + q_k), whose terms are all >= 0, plus
+    sum_k (p_k - q_k) where that is more than rounding. So KL(p || p) is exactly 0, no pair of pmfs
+    gives a negative number, and a small divergence keeps its relative precision.
+
+    It is +inf where p_k > 0 = q_k. The slopes are log(p_k / q_k) + 1 in p, -inf at p_k = 0 < q_k,
+    and -p_k / q_k in q.
+
+    Args:
+        p: pmf along `axis`, [..., K].
+        q: pmf of the same shape, or one that broadcasts with it.
+        axis: axis or axes of the outcomes.
+        base: unit of the result.
+        where: outcomes to keep, bool, broadcast; the others count as probability 0 in both.
+
+    Returns:
+        [...], in units of `base`.
+
+    Raises:
+        ValueError: for an axis, a shape or a base that does not fit.
+        TypeError: for a dtype that is not floating.
+
+    Example:
+        >>> p, q = jnp.array([0.5, 0.25, 0.25]), jnp.array([0.25, 0.25, 0.5])
+        >>> print(kl_divergence(p, q, base="bits"), kl_divergence(p, p))
+        0.25 0.0
+    """
+    pmfs = _outcomes_last(axis, where, p=p, q=q)
+    return in_units(_special.kl_divergence(*pmfs, _rounding(p, q)), base)
+
+
+def js_divergence(
+    p: ArrayLike,
+    q: ArrayLike,
+    *,
+    axis: int | Sequence[int] = -1,
+    base: Base = None,
+    where: ArrayLike | None = None,
+) -> Float[Array, "..."]:
+    """Jensen-Shannon divergence, the mean divergence of two pmfs from their midpoint.
+
+        JS(p, q) = KL(p || m) / 2 + KL(q || m) / 2,    m = (p + q) / 2
+
+    Symmetric, 0 exactly where p = q, and at most log 2 (1 bit), reached by disjoint supports. The
+    slope in p is log(p_k / m_k) / 2, and in q the same with p and q exchanged.
+
+    Args:
+        p: pmf along `axis`, [..., K].
+        q: pmf of the same shape, or one that broadcasts with it.
+        axis: axis or axes of the outcomes.
+        base: unit of the result.
+        where: outcomes to keep, bool, broadcast; the others count as probability 0 in both.
+
+    Returns:
+        [...], in units of `base`.
+
+    Raises:
+        ValueError: for an axis, a shape or a base that does not fit.
+        TypeError: for a dtype that is not floating.
+
+    Example:
+        >>> print(js_divergence(jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]), base="bits"))
+        1.0
+
+    Source: J. Lin, "Divergence measures based on the Shannon entropy", IEEE Transactions on
+    Information Theory 37 (1991).
+    """
+    return in_units(_special.js_divergence(*_outcomes_last(axis, where, p=p, q=q)), base)
+
+
+def perplexity(
+    p: ArrayLike,
+    *,
+    axis: int | Sequence[int] = -1,
+    base: Base = None,
+    where: ArrayLike | None = None,
+) -> Float[Array, "..."]:
+    """Perplexity, the number of equally likely outcomes that would be as surprising.
+
+        PP(p) = base^H(p),    H(p) in units of that base
+
+    It is the same for every base, which is taken so that all measures are called alike.
+
+    Args:
+        p: pmf along `axis`, [..., K].
+        axis: axis or axes of the outcomes.
+        base: without effect on the result.
+        where: outcomes to keep, bool, broadcast to `p`; the others count as probability 0.
+
+    Returns:
+        [...], a number of outcomes between 1 and K.
+
+    Raises:
+        ValueError: for an axis, a shape or a base that does not fit.
+        TypeError: for a dtype that is not floating.
+
+    Example:
+        >>> print(perplexity(jnp.array([0.25, 0.25, 0.25, 0.25])))
+        4.0
+    """
+    nats_per_unit(base)  # a base that means nothing is an error here too
+    return jnp.exp(entropy(p, axis=axis, where=where))
+
+
+def mutual_information(
+    joint: ArrayLike,
+    *,
+    axes: tuple[int, int] = (-2, -1),
+    base: Base = None,
+    where: ArrayLike | None = None,
+) -> Float[Array, "..."]:
+    """Mutual information, what one variable tells about another.
+
+        I(X; Y) = sum_xy p(x, y) log(p(x, y) / (p(x) p(y))) = H(Y) - H(Y | X)
+
+    Never negative, and 0 for independent variables up to rounding. The slope is
+    log(p(x, y) / (p(x) p(y))) - 1, -inf at p(x, y) = 0 where both marginals are positive.
+
+    Args:
+        joint: joint pmf along the two `axes`, [..., X, Y].
+        axes: axes of x and y.
+        base: unit of the result.
+        where: pairs to keep, bool, broadcast to `joint`; the others count as probability 0.
+
+    Returns:
+        [...], in units of `base`.
+
+    Raises:
+        ValueError: for axes, a shape or a base that do not fit.
+        TypeError: for a dtype that is not floating.
+
+    Example:
+        >>> print(mutual_information(jnp.array([[0.5, 0.0], [0.0, 0.5]]), base="bits"))
+        1.0
+    """
+    pairs = _pairs_last(axes, where, joint)
+    return in_units(_special.mutual_information(pairs, _rounding(joint)), base)
+
+
+def conditional_entropy(
+    joint: ArrayLike,
+    *,
+    axes: tuple[int, int] = (-2, -1),
+    base: Base = None,
+    where: ArrayLike | None = None,
+) -> Float[Array, "..."]:
+    """Conditional entropy H(Y | X), the surprise at Y of someone who knows X.
+
+        H(Y | X) = -sum_xy p(x, y) log(p(x, y) / p(x)) = H(X, Y) - H(X)
+
+    The slope is -log(p(x, y) / p(x)), +inf at p(x, y) = 0 < p(x).
+
+    Args:
+        joint: joint pmf along the two `axes`, [..., X, Y].
+        axes: the axis of X, which is known, and that of Y.
+        base: unit of the result.
+        where: pairs to keep, bool, broadcast to `joint`; the others count as probability 0.
+
+    Returns:
+        [...], in units of `base`.
+
+    Raises:
+        ValueError: for axes, a shape or a base that do not fit.
+        TypeError: for a dtype that is not floating.
+
+    Example:
+        >>> joint = jnp.array([[0.25, 0.25], [0.0, 0.5]])
+        >>> print(conditional_entropy(joint, base="bits"))
+        0.5
+        >>> print(conditional_entropy(joint, axes=(-1, -2), base="bits"))
+        0.6887219
+    """
+    return in_units(_special.conditional_entropy(_pairs_last(axes, where, joint)), base)
+
+
+def check_pmf(p: ArrayLike, axis: int | Sequence[int] = -1, *, atol: float | None = None) -> None:
+    """Raise unless `p` is a pmf: p_k >= 0 and sum_k p_k = 1 along `axis`.
+
+    The sum is taken in float64. Values are known for concrete arrays only: under jit, vmap and grad
+    the dtype and the axis are checked and nothing else.
+
+    Args:
+        p: [..., K].
+        axis: axis or axes of the outcomes.
+        atol: largest |sum - 1| that passes; None is 1e-6, or 8 units of rounding of a half
+            precision.
+
+    Raises:
+        ValueError: for a negative probability, NaN, or a sum that is not 1.
+        TypeError: for a dtype that is not floating.
+
+    Example:
+        >>> check_pmf(jnp.array([0.5, 0.5]))
+        >>> check_pmf(jnp.array([0.5, 0.4]))
+        Traceback (most recent call last):
+        ValueError: p: expected probabilities with sum 1 within 1e-06, got sum 0.9
+    """
+    array = check_floating("p", p)
+    axes = _check_axes("axis", axis, array.shape)
+    known = concrete(array)
+    if known is None:
+        return
+    if atol is None:
+        atol = max(1e-6, 8 * float(jnp.finfo(array.dtype).eps))
+    known = known.astype(np.float64)
+    if not (known >= 0).all():
+        fail("p", "probabilities >= 0", known[~(known >= 0)][0])
+    sums = known.sum(axes)
+    wrong = np.abs(sums - 1) > atol
+    if wrong.any():
+        fail("p", f"probabilities with sum 1 within {atol:.7g}", f"sum {sums[wrong][0]:.7g}")
+
+
+# The arguments, checked and brought into the form that the measures take.
+
+
+def _outcomes_last(
+    axis: int | Sequence[int], where: ArrayLike | None, **pmfs: ArrayLike
+) -> list[Array]:
+    """Each pmf as [..., K] whatever the axis or axes of its outcomes, all of one shape."""
+    arrays = _check_arrays(where, pmfs)
+    axes = _check_axes("axis", axis, arrays[0].shape)
+    last = range(-len(axes), 0)
+    arrays = [jnp.moveaxis(array, axes, last) for array in arrays]
+    return [array.reshape(*array.shape[: -len(axes)], -1) for array in arrays]
+
+
+def _pairs_last(axes: tuple[int, int], where: ArrayLike | None, joint: ArrayLike) -> Array:
+    """The joint pmf as [..., X, Y]."""
+    (array,) = _check_arrays(where, {"joint": joint})
+    checked = _check_axes("axes", axes, array.shape)
+    if len(checked) != 2:
+        fail("axes", "two axes, of x and of y", repr(axes))
+    return jnp.moveaxis(array, checked, (-2, -1))
+
+
+def _check_arrays(where: ArrayLike | None, arrays: dict[str, ArrayLike]) -> list[Array]:
+    """Floating arrays of one shape and precision, 0 where `where` leaves an outcome out."""
+    checked = {name: check_floating(name, array) for name, array in arrays.items()}
+    double = any(array.dtype == jnp.float64 for array in checked.values())
+    shape = np.shape(next(iter(checked.values())))
+    for name, array in checked.items():
+        try:
+            shape = np.broadcast_shapes(shape, array.shape)
+        except ValueError:
+            fail(name, f"a shape that broadcasts with {shape}", array.shape)
+    keep = jnp.ones((), bool) if where is None else check_bool("where", where)
+    try:
+        keep = jnp.broadcast_to(keep, shape)
+    except ValueError:
+        fail("where", f"a shape that broadcasts to {shape}", keep.shape)
+    result = []
+    for array in checked.values():
+        array = jnp.broadcast_to(array.astype(jnp.float64 if double else jnp.float32), shape)
+        result.append(array if where is None else jnp.where(keep, array, jnp.zeros_like(array)))
+    return result
+
+
+def _check_axes(name: str, axis: object, shape: tuple[int, ...]) -> tuple[int, ...]:
+    try:
+        axes = normalize_axis_tuple(axis, len(shape))  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError):
+        axes = ()
+    if not axes:
+        fail(name, f"an axis or axes of an array of shape {shape}", repr(axis))
+    if 0 in (shape[i] for i in axes):
+        fail(name, "at least one outcome", f"axis {axis} of shape {shape}")
+    return axes
+
+
+def _rounding(*pmfs: ArrayLike) -> float:
+    """The relative difference between the sums of pmfs that their dtype explains."""
+    return 4 * max(float(jnp.finfo(check_array("p", pmf).dtype).eps) for pmf in pmfs)
