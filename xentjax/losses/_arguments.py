@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Integer
 
 from xentjax._checks import check_array, check_bool, check_floating, check_scalar, fail
 from xentjax.ops.statistics import compute_dtype
@@ -78,7 +78,7 @@ def masks(
 
 def integer_labels(
     labels: ArrayLike, rows: Array, row_mask: Array | None, ignore_index: int | None
-) -> tuple[Int[Array, "..."], Bool[Array, "..."] | None]:
+) -> tuple[Integer[Array, "..."], Bool[Array, "..."] | None]:
     """The labels and the mask of kept rows; a row that is not kept gets the valid label 0."""
     labels = check_array("labels", labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):

@@ -3,10 +3,10 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
 from xentjax._special import scale_tangent
-from xentjax.ops.statistics import InnerProduct, Rows, RowStatistics
+from xentjax.ops.statistics import InnerProduct, Rows, RowStatistics, compute_dtype
 
 REDUCTIONS = ("none", "sum", "mean")
 
@@ -24,7 +24,7 @@ class SoftmaxStats(NamedTuple):
     """log p_y, or sum_k t_k log p_k for soft labels, in nats."""
     entropy: Float[Array, "..."]
     """-sum_k p_k log p_k, in nats."""
-    predicted: Int[Array, "..."]
+    predicted: Integer[Array, "..."]
     """argmax_k a_k, int32."""
 
 
@@ -62,7 +62,7 @@ def label_weights(rows: Rows) -> Float[Array, "..."]:
     """w_y of each row; 1 for a label outside 0..K-1, whose loss is NaN at any weight."""
     assert rows.class_weights is not None
     assert rows.labels is not None
-    weights = rows.class_weights.astype(jnp.promote_types(rows.logits.dtype, jnp.float32))
+    weights = rows.class_weights.astype(compute_dtype(rows.logits.dtype))
     # Negative indices would wrap around; -1 turned into K is out of range as it should be.
     index = jnp.where(rows.labels < 0, weights.shape[0], rows.labels)
     return weights.at[index].get(mode="fill", fill_value=1)
@@ -70,7 +70,7 @@ def label_weights(rows: Rows) -> Float[Array, "..."]:
 
 def num_classes(rows: Rows) -> Float[Array, "..."]:
     """How many classes each row's mask keeps, at least 1."""
-    dtype = jnp.promote_types(rows.logits.dtype, jnp.float32)
+    dtype = compute_dtype(rows.logits.dtype)
     row_shape, k = rows.logits.shape[:-1], rows.logits.shape[-1]
     if rows.class_mask is None:
         return jnp.full(row_shape, k, dtype)

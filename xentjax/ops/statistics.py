@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
-from jaxtyping import Array, Bool, Float, Int
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Integer
 
 from xentjax._checks import check_choice
 from xentjax._special import scale_tangent
@@ -27,7 +28,7 @@ class Rows(NamedTuple):
     """What the statistics are computed from. Classes lie on the last axis."""
 
     logits: Float[Array, "*rows K"]
-    labels: Int[Array, "*rows"] | None = None
+    labels: Integer[Array, "*rows"] | None = None
     targets: Float[Array, "*rows K"] | None = None
     class_weights: Float[Array, " K"] | None = None
     class_mask: Bool[Array, "*#rows K"] | None = None
@@ -67,7 +68,7 @@ class RowStatistics(NamedTuple):
     """Of the class weights w_k alone (1 without them)."""
     mean_logit: Float[Array, "*rows"] | None
     """sum_k p_k (a_k - m) with p = softmax(a); the entropy of p is log s minus this."""
-    predicted: Int[Array, "*rows"] | None
+    predicted: Integer[Array, "*rows"] | None
     """argmax_k a_k."""
 
 
@@ -118,9 +119,9 @@ def adjusted_logits(rows: Rows) -> Float[Array, "*rows K"]:
     return a
 
 
-def compute_dtype(dtype: jnp.dtype) -> jnp.dtype:
+def compute_dtype(dtype: DTypeLike) -> DTypeLike:
     """float64 for float64, float32 for everything narrower."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return jnp.float64 if dtype == jnp.float64 else jnp.float32
 
 
 def label_in_range(rows: Rows) -> Bool[Array, "*rows"]:
