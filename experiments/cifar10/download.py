@@ -58,12 +58,16 @@ class _Bar:
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress = progress
         self._task = task
+        self._completed = 0
 
     def update(self, size: int) -> None:
-        self._progress.update(self._task, advance=size, total=self.total or None)
+        # pooch counts the last chunk as a full one, and at the end the whole file once more
+        completed = self._completed + size
+        self._completed = min(completed, self.total) if self.total else completed
+        self._progress.update(self._task, completed=self._completed, total=self.total or None)
 
     def reset(self) -> None:
-        self._progress.update(self._task, completed=0)
+        pass
 
     def close(self) -> None:
         pass
