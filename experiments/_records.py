@@ -29,11 +29,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments._command import UserError
+
 PACKAGES = ("xentjax", "jax", "jaxlib", "numpy")
 RUNS = Path("runs")
 
 
-class RunError(Exception):
+class RunError(UserError):
     """A run folder that cannot be made, read or written; its text is one line for the user."""
 
 

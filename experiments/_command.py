@@ -1,0 +1,40 @@
+"""What all commands share: a mistake of the user ends in one line, not in a traceback."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import jax
+import jax.numpy as jnp
+
+import xentjax
+
+EXIT_USER_ERROR = 2  # what argument parsers exit with
+
+
+class UserError(Exception):
+    """Something only the user can put right; its text is one line that says what."""
+
+
+@contextmanager
+def one_line_errors(*others: type[Exception]) -> Iterator[None]:
+    """End the command with one line on stderr and exit code 2 on a UserError or one of `others`."""
+    try:
+        yield
+    except (UserError, *others) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_USER_ERROR) from None
+
+
+def pmf_option(option: str, probs: Sequence[float]) -> jax.Array:
+    """The probabilities given as an option of the command line, float32 [K].
+
+    Raises:
+        UserError: they are not a pmf.
+    """
+    pmf = jnp.asarray(probs, jnp.float32)
+    try:
+        xentjax.check_pmf(pmf)
+    except ValueError as error:
+        raise UserError(f"{option}: {str(error).removeprefix('p: ')}") from None
+    return pmf

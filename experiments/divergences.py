@@ -1,0 +1,248 @@
+"""Cross-entropy and the divergences: what they charge a model q for not being p, in three units.
+
+    H(p, q) = -sum_k p(k) log q(k) = H(p) + KL(p || q)
+    KL(p || q) = sum_k p(k) log(p(k) / q(k)) >= 0, and 0 at q = p alone
+    JS(p, q) = KL(p || m) / 2 + KL(q || m) / 2,  m = (p + q) / 2
+
+KL(p || q) punishes a model that gives little probability to what happens, KL(q || p) one that
+gives much to what does not. On the triangle of all pmfs of three outcomes one sees where.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.tri import Triangulation
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+import xentjax
+from experiments import _plots
+from experiments._command import UserError, one_line_errors, pmf_option
+from experiments._records import RUNS, RunFolder
+
+NAME = "divergences"
+UNITS = ("nats", "bits", "hartleys")
+NUM_STEPS = 200  # along an axis of the plots
+TOP = 2.0  # nats; divergences are infinite on the triangle's edges, so the colours end somewhere
+CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
+
+CROSS_ENTROPY = "H(p, q)"
+FORWARD = "KL(p || q)"
+REVERSE = "KL(q || p)"
+JENSEN_SHANNON = "JS(p, q)"
+
+
+@dataclass(frozen=True)
+class Config:
+    """The pmfs that are compared."""
+
+    p: tuple[float, float, float] = (0.6, 0.3, 0.1)
+    """The true pmf over three outcomes; its probabilities sum to 1."""
+    q: tuple[float, float, float] = (0.2, 0.3, 0.5)
+    """The model that the table compares with p; the triangle shows all models."""
+    bernoulli: float = 0.3
+    """The true probability of the one outcome of two that the curves are about."""
+    runs_dir: Path = RUNS
+    """Folder that the new run folder goes to."""
+
+    def __post_init__(self) -> None:
+        pmf_option("--p", self.p)
+        if min(self.p) == 0:
+            raise UserError("--p: expected probabilities > 0 (KL(q || p) is infinite), got a 0")
+        pmf_option("--q", self.q)
+        if not 0 < self.bernoulli < 1:
+            raise UserError(f"--bernoulli: expected between 0 and 1, got {self.bernoulli}")
+
+
+class Result(NamedTuple):
+    """What the measures say, in nats where no unit is named.
+
+    Attributes:
+        config: the configuration.
+        units: measure -> unit -> its value for the pair p, q of the configuration.
+        thetas: float [T], the model's probability in `curves`.
+        curves: measure -> float [T], of the Bernoulli pmfs.
+        models: float [M, 3], the models in `triangle`, a grid over the simplex.
+        triangle: measure -> float [M].
+    """
+
+    config: Config
+    units: dict[str, dict[str, float]]
+    thetas: NDArray[np.float32]
+    curves: dict[str, NDArray[np.float32]]
+    models: NDArray[np.float32]
+    triangle: dict[str, NDArray[np.float32]]
+
+
+def run(config: Config) -> Result:
+    """Measure p against q, against all models of three outcomes, and a coin against all coins."""
+    p, q = pmf_option("--p", config.p), pmf_option("--q", config.q)
+    thetas = np.linspace(0, 1, NUM_STEPS + 1, dtype=np.float32)[1:-1]
+    coin = np.array([1 - config.bernoulli, config.bernoulli], np.float32)
+    models = _simplex_grid()
+    return Result(
+        config=config,
+        units=_in_all_units(p, q),
+        thetas=thetas,
+        curves=_measure(coin, np.stack([1 - thetas, thetas], -1)),
+        models=models,
+        triangle=_measure(np.asarray(p), models),
+    )
+
+
+def _measure(p: NDArray[np.float32], models: NDArray[np.float32]) -> dict[str, NDArray]:
+    """Each measure [M] of one p [K] against every model [M, K], in nats."""
+    p = np.broadcast_to(p, models.shape)
+    return {
+        CROSS_ENTROPY: np.asarray(xentjax.cross_entropy(p, models)),
+        FORWARD: np.asarray(xentjax.kl_divergence(p, models)),
+        REVERSE: np.asarray(xentjax.kl_divergence(models, p)),
+        JENSEN_SHANNON: np.asarray(xentjax.js_divergence(p, models)),
+    }
+
+
+def _in_all_units(p: jnp.ndarray, q: jnp.ndarray) -> dict[str, dict[str, float]]:
+    """Every measure of a pair, in every unit."""
+    measures = {
+        "H(p)": lambda unit: xentjax.entropy(p, base=unit),
+        "H(q)": lambda unit: xentjax.entropy(q, base=unit),
+        CROSS_ENTROPY: lambda unit: xentjax.cross_entropy(p, q, base=unit),
+        "H(q, p)": lambda unit: xentjax.cross_entropy(q, p, base=unit),
+        FORWARD: lambda unit: xentjax.kl_divergence(p, q, base=unit),
+        REVERSE: lambda unit: xentjax.kl_divergence(q, p, base=unit),
+        JENSEN_SHANNON: lambda unit: xentjax.js_divergence(p, q, base=unit),
+    }
+    return {
+        name: {unit: float(measure(unit)) for unit in UNITS} for name, measure in measures.items()
+    }
+
+
+def _simplex_grid() -> NDArray[np.float32]:
+    """All pmfs [M, 3] whose probabilities are multiples of 1 / NUM_STEPS."""
+    i, j = np.meshgrid(*[np.arange(NUM_STEPS + 1)] * 2, indexing="ij")
+    inside = i + j <= NUM_STEPS
+    i, j = i[inside], j[inside]
+    return (np.stack([i, j, NUM_STEPS - i - j], -1) / NUM_STEPS).astype(np.float32)
+
+
+def save(result: Result, folder: RunFolder) -> None:
+    """Write the measurements, the summary and the figures of a run."""
+    for index, theta in enumerate(result.thetas):
+        folder.log(theta=theta, **{name: curve[index] for name, curve in result.curves.items()})
+    folder.summary(result.units)
+    folder.figure("bernoulli", _draw_curves(result))
+    folder.figure("simplex", _draw_triangles(result))
+
+
+def _draw_curves(result: Result) -> Figure:
+    """The measures of two coins, with an axis for each unit."""
+    coin = result.config.bernoulli
+    figure, axes = _plots.subplots(height=4.5)
+    ax = axes[0, 0]
+    for (name, curve), style in zip(result.curves.items(), ("-", "-", "--", "-."), strict=True):
+        ax.plot(result.thetas, curve, linestyle=style, linewidth=2, label=name)
+    ax.axvline(coin, color=_plots.GREY, linewidth=1)
+    ax.annotate(
+        "q = p", (coin, 0), (6, 6), textcoords="offset points", color="0.3", ha="left", va="bottom"
+    )
+    ax.set_xlim(0, 1)
+    ax.set_ylim(0, TOP)
+    ax.set_xlabel(f"q, the model's probability of the outcome; p = {coin:g}")
+    ax.set_ylabel("nats")
+    for position, unit in zip((1.0, 1.13), UNITS[1:], strict=True):
+        axis = ax.secondary_yaxis(position, functions=_conversions(unit))
+        axis.set_ylabel(unit)
+    figure.legend(loc="outside upper center", ncols=len(result.curves), frameon=False)
+    return figure
+
+
+def _conversions(unit: str) -> tuple[Callable[[NDArray], NDArray], Callable[[NDArray], NDArray]]:
+    """From nats to `unit` and back; H(1/2, 1/2) = log 2 nats tells the size of any unit."""
+    coin = np.array([0.5, 0.5], np.float32)
+    nats = np.log(2) / float(xentjax.entropy(coin, base=unit))
+    return lambda y: y / nats, lambda y: y * nats
+
+
+def _draw_triangles(result: Result) -> Figure:
+    """Every model of three outcomes as a point of the triangle, coloured by what it is charged."""
+    x, y = (result.models @ CORNERS.astype(np.float32)).T
+    grid = Triangulation(x, y)
+    values = result.triangle
+    figure, axes = _plots.subplots(2, 2, height=6.4, grid=False)
+    asymmetry = f"{FORWARD} − {REVERSE}"
+    panels = {name: values[name] for name in (CROSS_ENTROPY, FORWARD, REVERSE)}
+    panels[asymmetry] = values[FORWARD] - values[REVERSE]
+    for ax, (title, charges) in zip(axes.flat, panels.items(), strict=True):
+        if title == asymmetry:
+            levels, colors, extend = np.linspace(-TOP / 4, TOP / 4, 11), "PuOr", "both"
+        else:
+            levels, colors, extend = np.linspace(0, TOP, 11), "viridis", "max"
+        # Beyond the last level all is one colour, but contours want finite numbers there.
+        finite = np.minimum(charges, 2 * TOP)
+        filled = ax.tricontourf(grid, finite, levels, cmap=colors, extend=extend)
+        ax.tricontour(grid, finite, levels, colors="black", linewidths=0.4, alpha=0.6)
+        figure.colorbar(filled, ax=ax, label="nats", shrink=0.85)
+        ax.set_title(title, loc="left", fontsize=11, pad=12)
+        _mark_pmfs(ax, result.config)
+    return figure
+
+
+def _mark_pmfs(ax: Axes, config: Config) -> None:
+    """Name the corners by the outcome they are certain of, and mark the pair of the table."""
+    ax.set_aspect("equal")
+    ax.set_axis_off()
+    for outcome, (corner, offset) in enumerate(
+        zip(CORNERS, ((0, -14), (0, -14), (20, -6)), strict=True), start=1
+    ):
+        ax.annotate(
+            f"k = {outcome}", tuple(corner), offset, textcoords="offset points", ha="center"
+        )
+    halo = [withStroke(linewidth=3, foreground="white")]
+    for name, pmf in (("p", config.p), ("q", config.q)):
+        point = tuple(np.asarray(pmf) @ CORNERS)
+        ax.plot(*point, "o", color="white", markeredgecolor="black", markersize=6)
+        ax.annotate(
+            name, point, (6, 4), textcoords="offset points", weight="bold", path_effects=halo
+        )
+
+
+def show(result: Result, console: Console) -> None:
+    """Print the measures of the pair in all units."""
+    table = Table(title=f"p = {_text(result.config.p)}, q = {_text(result.config.q)}")
+    table.add_column("measure")
+    for unit in UNITS:
+        table.add_column(unit, justify="right")
+    for name, values in result.units.items():
+        table.add_row(name, *(f"{values[unit]:.4f}" for unit in UNITS))
+    console.print(table)
+
+
+def _text(pmf: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{probability:g}" for probability in pmf) + ")"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    with one_line_errors():
+        config = tyro.cli(
+            Config, args=argv, prog=f"python -m experiments.{NAME}", description=__doc__
+        )
+        console = Console()
+        folder = RunFolder.create(NAME, config, config.runs_dir)
+        result = run(config)
+        save(result, folder)
+        show(result, console)
+        console.print(f"Plots and numbers: {folder.path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""Roll a die again and again: the empirical pmf goes to the die's own as N^(-1/2).
+
+    p_N(k) = (1/N) sum_n [X_n = k] -> q(k),    standard deviation sqrt(q(k) (1 - q(k)) / N)
+
+For every seed the die is rolled once, and p_N is looked at on the way, at points N that are evenly
+spaced on a logarithmic axis.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import xentjax
+from experiments import _plots
+from experiments._command import UserError, one_line_errors, pmf_option
+from experiments._records import RUNS, RunFolder
+
+NAME = "law_of_large_numbers"
+FIRST_ROLLS = 10  # before that the band is wider than the probabilities themselves
+MOST_ROLLS = 10**8  # the rolls of a seed are held in memory at once
+NUM_POINTS = 200
+SHOWN_FACES = 6
+
+
+@dataclass(frozen=True)
+class Config:
+    """The die, and how often it is rolled."""
+
+    probs: tuple[float, ...] = (0.05, 0.1, 0.15, 0.15, 0.2, 0.35)
+    """Probability of each face; they sum to 1."""
+    num_rolls: int = 1_000_000
+    """Rolls for each seed."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Each seed is one independent sequence of rolls."""
+    z: float = 1.96
+    """Half width of the band in standard deviations; within 1.96 lie 95 % of all p_N(k)."""
+    runs_dir: Path = RUNS
+    """Folder that the new run folder goes to."""
+
+    def __post_init__(self) -> None:
+        pmf_option("--probs", self.probs)
+        if max(self.probs) == 1:
+            raise UserError("--probs: expected two faces or more with a chance, got one")
+        if not FIRST_ROLLS < self.num_rolls <= MOST_ROLLS:
+            raise UserError(
+                f"--num-rolls: expected {FIRST_ROLLS + 1} to {MOST_ROLLS}, got {self.num_rolls}"
+            )
+        if not self.seeds:
+            raise UserError("--seeds: expected one seed or more, got none")
+        if not self.z > 0:
+            raise UserError(f"--z: expected a number > 0, got {self.z}")
+
+
+class Result(NamedTuple):
+    """What S seeds showed of a die with K faces at T points on the way.
+
+    Attributes:
+        config: the configuration.
+        rolls: int [T], the N at which p_N was looked at.
+        pmfs: float [S, T, K], p_N for each seed.
+        deviations: float [S, T], max_k |p_N(k) - q(k)|.
+        slope: of log(mean deviation) against log N; the law says -1/2.
+        inside_band: share of all p_N(k) within z standard deviations of q(k).
+    """
+
+    config: Config
+    rolls: NDArray[np.int64]
+    pmfs: NDArray[np.float64]
+    deviations: NDArray[np.float64]
+    slope: float
+    inside_band: float
+
+
+def run(config: Config, *, progress: Callable[[Sequence[int]], Iterable[int]] = iter) -> Result:
+    """Roll the die for every seed.
+
+    Args:
+        config: the die and the seeds.
+        progress: wraps the seeds, to show how far the run is.
+    """
+    pmf = pmf_option("--probs", config.probs)
+    rolls = np.unique(np.geomspace(FIRST_ROLLS, config.num_rolls, NUM_POINTS).astype(np.int64))
+    pmfs = np.stack([_pmfs_on_the_way(seed, pmf, rolls) for seed in progress(config.seeds)])
+    q = np.asarray(config.probs)
+    deviations = np.abs(pmfs - q).max(-1)
+    half_width = config.z * _standard_deviation(q, rolls[:, None])
+    return Result(
+        config=config,
+        rolls=rolls,
+        pmfs=pmfs,
+        deviations=deviations,
+        slope=float(np.polyfit(np.log(rolls), np.log(deviations.mean(0)), 1)[0]),
+        inside_band=float((np.abs(pmfs - q) <= half_width).mean()),
+    )
+
+
+def _pmfs_on_the_way(seed: int, pmf: jax.Array, rolls: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The empirical pmf [T, K] after each number of rolls of one sequence.
+
+    Every roll is counted once, with the face and the stretch between two points as its class; the
+    counts up to a point are then a cumulative sum over stretches.
+    """
+    num_faces = len(pmf)
+    faces = xentjax.sample(jax.random.key(seed), pmf, (int(rolls[-1]),))
+    stretches = np.repeat(np.arange(len(rolls), dtype=np.int32), np.diff(rolls, prepend=0))
+    classes = jnp.asarray(stretches) * num_faces + faces
+    counts = xentjax.counts(classes, len(rolls) * num_faces).reshape(len(rolls), num_faces)
+    return np.asarray(xentjax.empirical_pmf(jnp.cumsum(counts, axis=0)), np.float64)
+
+
+def _standard_deviation(
+    q: NDArray[np.float64] | float, rolls: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Of p_N(k) where X_n = k has probability q(k)."""
+    return np.sqrt(q * (1 - np.asarray(q)) / rolls)
+
+
+def save(result: Result, folder: RunFolder) -> None:
+    """Write the measurements, the summary and the figures of a run."""
+    for index, rolls in enumerate(result.rolls):
+        folder.log(rolls=rolls, max_deviation=result.deviations[:, index])
+    folder.summary(
+        {
+            "pmf": result.config.probs,
+            "empirical_pmf": dict(zip(result.config.seeds, result.pmfs[:, -1], strict=True)),
+            "max_deviation": dict(zip(result.config.seeds, result.deviations[:, -1], strict=True)),
+            "slope": result.slope,
+            "inside_band": result.inside_band,
+        }
+    )
+    folder.figure("empirical_pmf", _draw_faces(result))
+    folder.figure("deviation", _draw_deviation(result))
+
+
+def _draw_faces(result: Result) -> Figure:
+    """p_N(k) of every seed in the band around q(k); of many faces, the likeliest."""
+    config = result.config
+    q = np.asarray(config.probs)
+    shown = np.sort(np.argsort(-q, stable=True)[:SHOWN_FACES])
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    figure, axes = _plots.subplots(rows, columns, height=0.9 + 2.2 * rows, sharex=True)
+    for ax, face in zip(axes.flat, shown, strict=False):
+        half_width = config.z * _standard_deviation(float(q[face]), result.rolls)
+        ax.fill_between(
+            result.rolls,
+            np.maximum(q[face] - half_width, 0),
+            np.minimum(q[face] + half_width, 1),
+            color=_plots.GREY,
+            alpha=0.25,
+            linewidth=0,
+            label=f"q(k) ± {config.z:g} √(q(k)(1 − q(k)) / N)",
+        )
+        ax.axhline(q[face], color="black", linewidth=1.2, label="q(k)")
+        for seed, pmf in zip(config.seeds, result.pmfs[:, :, face], strict=True):
+            label = "p_N(k), a line for each seed" if seed == config.seeds[0] else None
+            ax.plot(result.rolls, pmf, linewidth=1, alpha=0.9, label=label)
+        ax.set_xscale("log")
+        ax.set_title(f"face {face + 1}: q = {q[face]:g}", fontsize=10)
+    for ax in axes.flat[len(shown) :]:
+        ax.set_visible(False)
+    for ax in axes[-1]:
+        ax.set_xlabel("rolls N")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("share of face k")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def _draw_deviation(result: Result) -> Figure:
+    """The largest deviation against N, beside the law."""
+    q = np.asarray(result.config.probs)
+    figure, axes = _plots.subplots(height=4.2)
+    ax = axes[0, 0]
+    for deviations in result.deviations:
+        ax.plot(result.rolls, deviations, linewidth=0.9, alpha=0.55)
+    ax.plot(
+        result.rolls,
+        result.deviations.mean(0),
+        color=_plots.PALETTE[0],
+        linewidth=2.5,
+        label=f"mean over seeds, slope {result.slope:.2f}",
+    )
+    spread = np.sqrt((q * (1 - q)).max())
+    ax.plot(
+        result.rolls,
+        spread / np.sqrt(result.rolls),
+        color="black",
+        linestyle="--",
+        linewidth=1.5,
+        label=f"{spread:.2f} N^(−1/2), standard deviation of the noisiest face",
+    )
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("rolls N")
+    ax.set_ylabel("max over k of |p_N(k) − q(k)|")
+    ax.legend(frameon=False)
+    return figure
+
+
+def show(result: Result, console: Console) -> None:
+    """Print the numbers of a run."""
+    config = result.config
+    final = result.pmfs[:, -1]
+    table = Table(title=f"After {config.num_rolls:,} rolls, {len(config.seeds)} seeds")
+    for heading in ("face k", "q(k)", "mean p_N(k)", "largest |p_N(k) - q(k)|", "band ±"):
+        table.add_column(heading, justify="right")
+    for face, q in enumerate(config.probs):
+        deviation = np.abs(final[:, face] - q).max()
+        half_width = config.z * _standard_deviation(q, result.rolls[-1:])[0]
+        table.add_row(
+            str(face + 1),
+            f"{q:g}",
+            f"{final[:, face].mean():.5f}",
+            f"{deviation:.1e}",
+            f"{half_width:.1e}",
+        )
+    console.print(table)
+    console.print(
+        f"The largest deviation falls as N^({result.slope:.2f}); the law says N^(-0.5).\n"
+        f"{result.inside_band:.1%} of all p_N(k) lie within {config.z:g} standard deviations."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    with one_line_errors():
+        config = tyro.cli(
+            Config, args=argv, prog=f"python -m experiments.{NAME}", description=__doc__
+        )
+        console = Console()
+        folder = RunFolder.create(NAME, config, config.runs_dir)
+        show_seeds = partial(track, description="rolling, seed by seed", console=console)
+        result = run(config, progress=show_seeds)
+        save(result, folder)
+        show(result, console)
+        console.print(f"Plots and numbers: {folder.path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Run folders: never reused, never half-written, and one clear line where the disk refuses."""
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from experiments import _plots, _records
+from experiments._records import RunError, RunFolder
+
+FULL_DISK = Path("/dev/full")
+needs_full_disk = pytest.mark.skipif(not FULL_DISK.exists(), reason="needs the device /dev/full")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    probs: tuple[float, ...] = (0.25, 0.75)
+    seed: int = 3
+    data: Path = Path("some/file.csv")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder.create("dice", Config(), tmp_path / "runs")
+
+
+def lines(folder: RunFolder) -> list[dict]:
+    text = (folder.path / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_config_json_holds_what_is_needed_to_repeat_the_run(folder):
+    record = json.loads((folder.path / "config.json").read_text())
+    assert record["config"] == {"probs": [0.25, 0.75], "seed": 3, "data": "some/file.csv"}
+    assert record["versions"]["jax"] == jax.__version__
+    assert record["versions"]["numpy"] == np.__version__
+    assert set(record["versions"]) == {"python", "xentjax", "jax", "jaxlib", "numpy"}
+    assert record["device"]["platform"] == jax.devices()[0].platform
+    assert Path(sys.orig_argv[0]).name in record["command"]
+    assert record["started"].startswith(folder.path.name[:10])
+    assert record["revision"] is None or len(record["revision"].removesuffix("-dirty")) == 40
+
+
+def test_open_reads_the_config_back(folder):
+    assert RunFolder.open(folder.path).config() == folder.config()
+
+
+def test_folders_of_the_same_second_are_different(tmp_path):
+    paths = {RunFolder.create("dice", Config(), tmp_path).path for _ in range(5)}
+    assert len(paths) == 5
+    assert all(path.parent == tmp_path / "dice" for path in paths)
+
+
+def test_log_appends_one_line_for_each_call(folder):
+    folder.log(step=1, loss=jnp.float32(0.5))
+    folder.log(step=np.int64(2), loss=np.float32(0.25))
+    assert lines(folder) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
+
+
+def test_numbers_that_json_lacks_are_strings_that_float_reads(folder):
+    folder.log(values=[float("inf"), float("-inf"), float("nan")])
+    values = [float(value) for value in lines(folder)[0]["values"]]
+    np.testing.assert_equal(values, [np.inf, -np.inf, np.nan])
+
+
+def test_summary_replaces_an_earlier_one(folder):
+    folder.summary({"accuracy": np.float32(0.5)})
+    folder.summary({"accuracy": jnp.array([0.25, 0.75]), "confusion": np.eye(2, dtype=int)})
+    summary = json.loads((folder.path / "summary.json").read_text())
+    assert summary == {"accuracy": [0.25, 0.75], "confusion": [[1, 0], [0, 1]]}
+
+
+def test_figure_is_saved_and_closed(folder):
+    figure = plt.figure()
+    path = folder.figure("curve", figure)
+    assert path == folder.path / "curve.png"
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert plt.get_fignums() == []
+
+
+def test_no_unfinished_file_stays(folder):
+    folder.summary({"a": 1})
+    folder.figure("empty", _plots.subplots()[0])
+    assert {path.name for path in folder.path.iterdir()} == {
+        "config.json",
+        "summary.json",
+        "empty.png",
+    }
+
+
+def test_a_figure_that_fails_leaves_the_earlier_one(folder):
+    path = folder.figure("curve", _plots.subplots()[0])
+    before = path.read_bytes()
+    broken, axes = _plots.subplots()
+    axes[0, 0].set_title("$\\nonsense$")
+    with pytest.raises(ValueError, match="nonsense"):
+        folder.figure("curve", broken)
+    assert path.read_bytes() == before
+    assert {entry.name for entry in folder.path.iterdir()} == {"config.json", "curve.png"}
+
+
+def test_a_root_that_is_a_file_is_one_clear_line(tmp_path):
+    root = tmp_path / "runs"
+    root.write_text("not a folder")
+    with pytest.raises(RunError, match="cannot write, Not a directory") as caught:
+        RunFolder.create("dice", Config(), root)
+    assert str(root) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@needs_full_disk
+def test_a_full_disk_is_one_clear_line_and_keeps_the_earlier_file(folder):
+    folder.summary({"a": 1})
+    (folder.path / "summary.json.unfinished").symlink_to(FULL_DISK)
+    with pytest.raises(RunError, match=r"summary\.json: cannot write, No space left on device"):
+        folder.summary({"a": 2})
+    assert json.loads((folder.path / "summary.json").read_text()) == {"a": 1}
+    (folder.path / "metrics.jsonl").symlink_to(FULL_DISK)
+    with pytest.raises(RunError, match=r"metrics\.jsonl: cannot write, No space left on device"):
+        folder.log(a=1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_line_that_does_not_fit_is_taken_back(folder):
+    import resource
+
+    folder.log(step=1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    room = os.path.getsize(folder.path / "metrics.jsonl") + 5
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(RunError, match="no room for the whole line"):
+            folder.log(step=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    folder.log(step=3)
+    assert lines(folder) == [{"step": 1}, {"step": 3}]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "expected a run folder holding config.json, got No such file or directory"),
+        ("{", "expected JSON with an entry 'config'"),
+        ("[]", "expected JSON with an entry 'config'"),
+        ("{}", "expected JSON with an entry 'config'"),
+    ],
+    ids=["no file", "half a file", "a list", "another file"],
+)
+def test_open_refuses_what_is_not_a_run(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(RunError, match=message) as caught:
+        RunFolder.open(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_revision_is_none_where_there_is_no_git(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert _records._revision() is None
