@@ -27,7 +27,8 @@ def check_array(name: str, x: ArrayLike | None) -> jax.Array:
     """`x` as a jax array; a list, None or a string is a TypeError."""
     if not isinstance(x, jax.Array | np.ndarray | np.generic | bool | int | float):
         raise TypeError(f"{name}: expected an array, got {type(x).__name__}")
-    return jnp.asarray(x)
+    # jnp.asarray of a tracer would be a copy that reverse mode keeps.
+    return x if isinstance(x, jax.Array) else jnp.asarray(x)
 
 
 def check_floating(name: str, x: ArrayLike) -> jax.Array:

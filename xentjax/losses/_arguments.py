@@ -34,6 +34,8 @@ def class_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
 
 def classes_last(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """The class axes moved to the end, in the order given, and joined into one."""
+    if axes == (x.ndim - 1,):
+        return x
     x = jnp.moveaxis(x, axes, range(-len(axes), 0))
     return x.reshape(*x.shape[: x.ndim - len(axes)], int(np.prod(x.shape[-len(axes) :])))
 

@@ -1,0 +1,131 @@
+"""log_softmax, softmax and logsumexp against NumPy float64: axes, masks, extremes, derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import xentjax
+from tests.problems import IMPLEMENTATIONS
+from tests.tolerances import GRADIENT, VALUE
+
+INF = np.inf
+FUNCTIONS = {
+    "logsumexp": xentjax.logsumexp,
+    "log_softmax": xentjax.log_softmax,
+    "softmax": xentjax.softmax,
+}
+
+
+def oracle(name, logits, axis=-1, where=True):
+    """The definition over the classes of the mask."""
+    a = np.where(where, np.asarray(logits, np.float64), -INF)
+    with np.errstate(all="ignore"):
+        m = np.max(a, axis, keepdims=True)
+        m = np.where(np.isfinite(m), m, 0)
+        log_sum = np.log(np.sum(np.exp(a - m), axis, keepdims=True))
+        if name == "logsumexp":
+            return np.squeeze(m + log_sum, axis)
+        log_p = np.where(where, (a - m) - log_sum, -INF)
+    return log_p if name == "log_softmax" else np.exp(log_p)
+
+
+@pytest.fixture(params=FUNCTIONS)
+def name(request):
+    return request.param
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("axis", [-1, 0, 1, (0, 2)], ids=str)
+def test_value_and_derivatives(name, axis, implementation):
+    rng = np.random.default_rng(0)
+    logits = (3 * rng.standard_normal((3, 4, 5))).astype(np.float32)
+    direction = rng.standard_normal(logits.shape)
+    expected = oracle(name, logits, axis)
+    weight = rng.standard_normal(expected.shape)
+
+    @jax.jit
+    def everything(x, dx, w):
+        def function(x):
+            return FUNCTIONS[name](x, axis, implementation=implementation)
+
+        value, derivative = jax.jvp(function, (x,), (dx,))
+        return value, derivative, jax.grad(lambda x: jnp.vdot(function(x), w))(x)
+
+    value, derivative, gradient = everything(
+        logits, direction.astype(np.float32), weight.astype(np.float32)
+    )
+    step = 1e-6
+    difference = (
+        oracle(name, logits + step * direction, axis)
+        - oracle(name, logits - step * direction, axis)
+    ) / (2 * step)
+    atol = 10 * VALUE["float32"]
+    np.testing.assert_allclose(value, expected, rtol=VALUE["float32"], atol=VALUE["float32"])
+    np.testing.assert_allclose(derivative, difference, rtol=GRADIENT["float32"], atol=atol)
+    np.testing.assert_allclose(
+        np.vdot(np.asarray(gradient, np.float64), direction),
+        np.vdot(difference, weight),
+        rtol=GRADIENT["float32"],
+        atol=atol,
+    )
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("kind", ["classes", "rows"])
+def test_where(name, kind, implementation):
+    """Masked classes have probability 0, a row without classes has none; gradients stay finite."""
+    logits = np.array([[1.0, np.nan, 3.0], [4.0, 5.0, INF], [0.5, 0.25, 0.125]], np.float32)
+    if kind == "classes":
+        where = np.array([[True, False, True], [False, False, False], [True, True, True]])
+        full = where
+    else:
+        where = np.array([False, False, True])
+        full = np.repeat(where[:, None], 3, 1)
+
+    def function(x):
+        return FUNCTIONS[name](x, -1, where, implementation=implementation)
+
+    np.testing.assert_allclose(
+        function(logits), oracle(name, logits, -1, full), rtol=VALUE["float32"]
+    )
+    gradient = jax.grad(lambda x: jnp.sum(jnp.where(jnp.isfinite(function(x)), function(x), 0)))
+    got = gradient(jnp.asarray(logits))
+    assert np.isfinite(got).all()
+    np.testing.assert_array_equal(np.asarray(got)[~full], 0)
+
+
+def test_impossible_classes(name):
+    logits = jnp.array([0.0, -INF, 1.0])
+    expected = oracle(name, np.array(logits))
+    np.testing.assert_allclose(FUNCTIONS[name](logits), expected, rtol=VALUE["float32"])
+    jacobian = jax.jacfwd(lambda x: FUNCTIONS[name](x)[jnp.array([0, 2])] if name != "logsumexp"
+                          else FUNCTIONS[name](x))(logits)  # fmt: skip
+    assert np.isfinite(jacobian).all()
+    np.testing.assert_array_equal(jacobian[..., 1], 0)
+
+
+def test_rows_of_infinities(name):
+    """No class possible: lse is -inf and there is no softmax. A logit of +inf: lse is +inf."""
+    got = np.asarray(FUNCTIONS[name](jnp.array([[-INF, -INF], [INF, 0.0]])))
+    if name == "logsumexp":
+        np.testing.assert_array_equal(got, [-INF, INF])
+    else:
+        assert np.isnan(got[0]).all()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_result_has_the_input_dtype(name, dtype):
+    with jax.enable_x64(dtype == "float64"):
+        logits = jnp.asarray(np.random.default_rng(1).standard_normal((4, 9)), dtype)
+        got = FUNCTIONS[name](logits)
+    assert got.dtype == dtype
+    rounding = {"float64": VALUE["float64"]}.get(dtype) or float(jnp.finfo(dtype).eps)
+    expected = oracle(name, np.asarray(logits, np.float64))
+    np.testing.assert_allclose(np.asarray(got, np.float64), expected, rtol=rounding, atol=rounding)
+
+
+def test_offset_of_1e5_costs_no_digits():
+    logits = np.array([[0.0, 1.0, -2.0]], np.float32)
+    got = xentjax.log_softmax(logits + np.float32(1e5))
+    np.testing.assert_allclose(got, oracle("log_softmax", logits), rtol=VALUE["float32"])
