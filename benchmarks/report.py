@@ -196,16 +196,21 @@ def print_terminal(result: Result, console: Console) -> None:
             title=sheet.title, title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False
         )
         for index, name in enumerate(sheet.header[1:]):
-            table.add_column(name, justify="right" if index else "left", no_wrap=index < 2)
+            table.add_column(_narrow(name), justify="right" if index else "left", no_wrap=index < 2)
         previous = None
         for case, *row in sheet.rows:
             if case != previous:
                 table.add_row(f"[bold]{case}")
-            table.add_row(*row)
+            table.add_row(*(_narrow(text) if text == NOT_INSTALLED else text for text in row))
             previous = case
-        console.print(table)
+        console.print(table, "")
     for line in _lines(result):
         console.print(f"- {line}", highlight=False)
+
+
+def _narrow(text: str) -> str:
+    """One word a line."""
+    return text.replace(" ", "\n")
 
 
 def markdown(result: Result) -> str:
