@@ -26,12 +26,20 @@ def one_line_errors(*others: type[Exception]) -> Iterator[None]:
         raise SystemExit(EXIT_USER_ERROR) from None
 
 
+def check_seed(option: str, seed: int) -> None:
+    """A seed has 32 bits: jax would make two seeds one, or fail, if it had more."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"{option}: expected 0 to {2**32 - 1}, got {seed}")
+
+
 def pmf_option(option: str, probs: Sequence[float]) -> jax.Array:
     """The probabilities given as an option of the command line, float32 [K].
 
     Raises:
         UserError: they are not a pmf.
     """
+    if not probs:
+        raise UserError(f"{option}: expected probabilities, got none")
     pmf = jnp.asarray(probs, jnp.float32)
     try:
         xentjax.check_pmf(pmf)

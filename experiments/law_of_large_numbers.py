@@ -24,7 +24,7 @@ from rich.table import Table
 
 import xentjax
 from experiments import _plots
-from experiments._command import UserError, one_line_errors, pmf_option
+from experiments._command import UserError, check_seed, one_line_errors, pmf_option
 from experiments._records import RUNS, RunFolder
 
 NAME = "law_of_large_numbers"
@@ -53,12 +53,14 @@ class Config:
         pmf_option("--probs", self.probs)
         if max(self.probs) == 1:
             raise UserError("--probs: expected two faces or more with a chance, got one")
-        if not FIRST_ROLLS < self.num_rolls <= MOST_ROLLS:
+        if not 10 * FIRST_ROLLS <= self.num_rolls <= MOST_ROLLS:
             raise UserError(
-                f"--num-rolls: expected {FIRST_ROLLS + 1} to {MOST_ROLLS}, got {self.num_rolls}"
+                f"--num-rolls: expected {10 * FIRST_ROLLS} to {MOST_ROLLS}, got {self.num_rolls}"
             )
-        if not self.seeds:
-            raise UserError("--seeds: expected one seed or more, got none")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise UserError(f"--seeds: expected one or more, all different, got {self.seeds}")
+        for seed in self.seeds:
+            check_seed("--seeds", seed)
         if not self.z > 0:
             raise UserError(f"--z: expected a number > 0, got {self.z}")
 
@@ -101,7 +103,7 @@ def run(config: Config, *, progress: Callable[[Sequence[int]], Iterable[int]] = 
         rolls=rolls,
         pmfs=pmfs,
         deviations=deviations,
-        slope=float(np.polyfit(np.log(rolls), np.log(deviations.mean(0)), 1)[0]),
+        slope=_slope(rolls, deviations.mean(0)),
         inside_band=float((np.abs(pmfs - q) <= half_width).mean()),
     )
 
@@ -118,6 +120,12 @@ def _pmfs_on_the_way(seed: int, pmf: jax.Array, rolls: NDArray[np.int64]) -> NDA
     classes = jnp.asarray(stretches) * num_faces + faces
     counts = xentjax.counts(classes, len(rolls) * num_faces).reshape(len(rolls), num_faces)
     return np.asarray(xentjax.empirical_pmf(jnp.cumsum(counts, axis=0)), np.float64)
+
+
+def _slope(rolls: NDArray[np.int64], deviations: NDArray[np.float64]) -> float:
+    """Of log deviation against log N, leaving out points where p_N happens to equal q."""
+    seen = deviations > 0
+    return float(np.polyfit(np.log(rolls[seen]), np.log(deviations[seen]), 1)[0])
 
 
 def _standard_deviation(
@@ -161,20 +169,20 @@ def _draw_faces(result: Result) -> Figure:
             color=_plots.GREY,
             alpha=0.25,
             linewidth=0,
-            label=f"q(k) ± {config.z:g} √(q(k)(1 − q(k)) / N)",
+            label=rf"$q(k) \pm {config.z:g}\sqrt{{q(k)\,(1-q(k))/N}}$",
         )
-        ax.axhline(q[face], color="black", linewidth=1.2, label="q(k)")
+        ax.axhline(q[face], color="black", linewidth=1.2, label="$q(k)$")
         for seed, pmf in zip(config.seeds, result.pmfs[:, :, face], strict=True):
-            label = "p_N(k), a line for each seed" if seed == config.seeds[0] else None
+            label = "$p_N(k)$, a line for each seed" if seed == config.seeds[0] else None
             ax.plot(result.rolls, pmf, linewidth=1, alpha=0.9, label=label)
         ax.set_xscale("log")
-        ax.set_title(f"face {face + 1}: q = {q[face]:g}", fontsize=10)
+        ax.set_title(f"face {face + 1}: $q$ = {q[face]:g}", fontsize=10)
     for ax in axes.flat[len(shown) :]:
         ax.set_visible(False)
     for ax in axes[-1]:
-        ax.set_xlabel("rolls N")
+        ax.set_xlabel("rolls $N$")
     for ax in axes[:, 0]:
-        ax.set_ylabel("share of face k")
+        ax.set_ylabel("share of face $k$")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
@@ -192,7 +200,7 @@ def _draw_deviation(result: Result) -> Figure:
         result.deviations.mean(0),
         color=_plots.PALETTE[0],
         linewidth=2.5,
-        label=f"mean over seeds, slope {result.slope:.2f}",
+        label=f"mean over seeds: slope ${result.slope:.2f}$",
     )
     spread = np.sqrt((q * (1 - q)).max())
     ax.plot(
@@ -201,12 +209,12 @@ def _draw_deviation(result: Result) -> Figure:
         color="black",
         linestyle="--",
         linewidth=1.5,
-        label=f"{spread:.2f} N^(−1/2), standard deviation of the noisiest face",
+        label=f"${spread:.2f}\\,N^{{-1/2}}$: standard deviation of the noisiest face",
     )
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.set_xlabel("rolls N")
-    ax.set_ylabel("max over k of |p_N(k) − q(k)|")
+    ax.set_xlabel("rolls $N$")
+    ax.set_ylabel(r"$\max_k\,|p_N(k) - q(k)|$")
     ax.legend(frameon=False)
     return figure
 
