@@ -76,6 +76,9 @@ PROBLEMS = [
     Problem("axis -2", shape=(2, 7, 3), axis=-2),
     Problem("two axes", shape=(3, 2, 4), axis=(2, 0)),
     Problem("small logits", scale=0.02),
+    # Folded into windows, the last one ragged: a padded column would show with small logits.
+    Problem("long rows", shape=(2, 8269), scale=0.02),
+    Problem("long rows, one value", shape=(2, 8192), scale=0.0, keywords={"label_smoothing": 0.1}),
     Problem("offset 1e5", offset=1e5),
     Problem("logits of +-200", scale=100.0),
     Problem("weights", keywords={"class_weights": WEIGHTS_7}),

@@ -83,7 +83,7 @@ def _row_max(x: Float[Array, "*rows K"]) -> Float[Array, "*rows"]:
 
 
 def _row_sum(x: Float[Array, "*rows K"]) -> Float[Array, "*rows"]:
-    return _folded(jnp.sum, lax.add, 0, x)
+    return _folded(jnp.sum, lax.add, 0.0, x)
 
 
 def _folded(
