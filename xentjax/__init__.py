@@ -2,6 +2,30 @@
 
 from importlib.metadata import version
 
+from xentjax.categorical import (
+    CategoricalFit as CategoricalFit,
+    KKTCertificate as KKTCertificate,
+    counts as counts,
+    empirical_pmf as empirical_pmf,
+    fisher_information as fisher_information,
+    fit_categorical as fit_categorical,
+    kkt_certificate as kkt_certificate,
+    log_likelihood as log_likelihood,
+    multinomial_log_likelihood as multinomial_log_likelihood,
+    sample as sample,
+    score as score,
+    stream_counts as stream_counts,
+)
+from xentjax.information import (
+    check_pmf as check_pmf,
+    conditional_entropy as conditional_entropy,
+    cross_entropy as cross_entropy,
+    entropy as entropy,
+    js_divergence as js_divergence,
+    kl_divergence as kl_divergence,
+    mutual_information as mutual_information,
+    perplexity as perplexity,
+)
 from xentjax.losses import (
     SoftmaxStats as SoftmaxStats,
     log_softmax as log_softmax,

@@ -1,0 +1,22 @@
+"""The die: counts, likelihood and maximum likelihood of categorical distributions."""
+
+from xentjax.categorical.certificate import (
+    KKTCertificate as KKTCertificate,
+    kkt_certificate as kkt_certificate,
+)
+from xentjax.categorical.counts import (
+    counts as counts,
+    empirical_pmf as empirical_pmf,
+    stream_counts as stream_counts,
+)
+from xentjax.categorical.likelihood import (
+    fisher_information as fisher_information,
+    log_likelihood as log_likelihood,
+    multinomial_log_likelihood as multinomial_log_likelihood,
+    sample as sample,
+    score as score,
+)
+from xentjax.categorical.mle import (
+    CategoricalFit as CategoricalFit,
+    fit_categorical as fit_categorical,
+)

@@ -1,0 +1,87 @@
+"""How far a pmf is from maximum likelihood: the Karush-Kuhn-Tucker conditions and a duality gap."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from xentjax import _special
+from xentjax.categorical.counts import check_not_all_zero
+from xentjax.categorical.likelihood import check_pmf_and_counts
+
+
+class KKTCertificate(NamedTuple):
+    """What proves that a pmf maximises the likelihood, or bounds by how much it does not.
+
+    All but the multipliers are 0 at the maximum. Everything is in counts (or nats, for the gap), so
+    divide by N, which is `multiplier`, to compare fits of different sizes.
+    """
+
+    multiplier: Float[Array, "*batch"]
+    """Of the constraint sum_k q_k = 1: N, at the maximum and as the dual point."""
+    inequality_multipliers: Float[Array, "*batch k"]
+    """mu_k >= 0 of the constraints q_k >= 0: N where c_k = 0, else 0."""
+    stationarity: Float[Array, "*batch"]
+    """max_k |-c_k / q_k + multiplier - mu_k|."""
+    primal_residual: Float[Array, "*batch"]
+    """max(|sum_k q_k - 1|, max_k -q_k): how far q is from a pmf."""
+    dual_residual: Float[Array, "*batch"]
+    """max_k -mu_k, at least 0: how far the multipliers are from feasible ones."""
+    complementarity: Float[Array, "*batch"]
+    """max_k |mu_k q_k|: N times the largest probability of a class that never occurred."""
+    duality_gap: Float[Array, "*batch"]
+    """Bound on L* - L(q) in nats, L the log-likelihood and L* its maximum over all pmfs."""
+
+
+def kkt_certificate(q: ArrayLike, counts: ArrayLike) -> KKTCertificate:
+    """The optimality conditions of maximum likelihood, evaluated at a pmf.
+
+        maximise L(q) = sum_k c_k log q_k    subject to    sum_k q_k = 1,  q_k >= 0
+
+    has the conditions -c_k / q_k + lambda - mu_k = 0, mu_k >= 0, mu_k q_k = 0. Multiplied by q_k
+    and summed they say lambda = N, so mu_k = N where c_k = 0 and mu_k = 0 elsewhere: that is the
+    dual point used here. Its dual value sum_k c_k log(c_k / N) bounds L from above, so
+
+        L* - L(q) <= gap = sum_k c_k log(c_k / (N q_k)) = N KL(c / N || q)
+
+    and the bound is tight, by strong duality.
+
+    Args:
+        q: pmf, [..., K].
+        counts: [..., K], integer or floating; a class with count 0 is no problem.
+
+    Returns:
+        The multipliers, the residuals of each condition and the gap. Where q_k = 0 < c_k
+        stationarity and gap are +inf; at q_k = c_k = 0 the quotient c_k / q_k counts as 0.
+
+    Raises:
+        ValueError: for concrete counts that are negative, not finite or all 0, or shapes that do
+            not fit.
+        TypeError: for q that is not floating or counts that are not numbers.
+
+    Example:
+        >>> counts = jnp.array([2, 2, 0])
+        >>> certificate = kkt_certificate(jnp.array([0.5, 0.5, 0.0]), counts)
+        >>> print(certificate.multiplier, certificate.inequality_multipliers)
+        4.0 [0. 0. 4.]
+        >>> print(certificate.duality_gap)
+        0.0
+
+    Source: S. Boyd and L. Vandenberghe, Convex Optimization (2004), sections 5.2 and 5.5.
+    """
+    q, counts = check_pmf_and_counts(q, counts)
+    check_not_all_zero("counts", counts)
+    n = counts.sum(-1, keepdims=True)
+    multipliers = jnp.where(counts == 0, n, jnp.zeros_like(counts))
+    stationarity = -_special.times_power(counts, q, -1) + n - multipliers
+    rounding = 4 * float(jnp.finfo(q.dtype).eps)
+    return KKTCertificate(
+        multiplier=n[..., 0],
+        inequality_multipliers=multipliers,
+        stationarity=jnp.abs(stationarity).max(-1),
+        primal_residual=jnp.maximum(jnp.abs(q.sum(-1) - 1), (-q).max(-1)),
+        dual_residual=jnp.maximum((-multipliers).max(-1), 0),
+        complementarity=jnp.abs(multipliers * q).max(-1),
+        duality_gap=_special.kl_divergence(counts, n * q, rounding),
+    )

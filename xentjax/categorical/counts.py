@@ -1,0 +1,205 @@
+"""Counts: all that a die's samples say about its pmf, from memory or from a stream."""
+
+import operator
+from collections.abc import Iterable
+from functools import partial
+from typing import SupportsIndex
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Shaped
+
+from xentjax._checks import check_array, check_bool, check_floating, check_integer, concrete, fail
+
+_INT32_MAX = np.iinfo(np.int32).max
+
+
+def counts(
+    samples: ArrayLike,
+    num_classes: SupportsIndex,
+    *,
+    weights: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+) -> Shaped[Array, " k"]:
+    """How often each class occurs.
+
+        c_k = sum_n [x_n = k]    or, with weights,    c_k = sum_n w_n [x_n = k]
+
+    One scatter into K numbers; no array of N by K is made. Integer counts are exact, also past 2^24
+    where float32 stops counting.
+
+    Args:
+        samples: integers 0..K-1 of any shape, N of them. Under jit, where values are unknown, a
+            sample outside is not counted.
+        num_classes: K.
+        weights: floating, >= 0, broadcast to the samples.
+        where: bool, the samples to count, broadcast to the samples; the others may be out of range.
+
+    Returns:
+        [K], int32; with weights their dtype, float32 for half precision.
+
+    Raises:
+        ValueError: for a concrete sample outside 0..K-1, a concrete weight that is negative or not
+            finite, more than 2^31 - 1 samples, or fewer than 1 class.
+        TypeError: for samples that are not integers or weights that are not floating.
+
+    Example:
+        >>> print(counts(jnp.array([0, 2, 2, 1, 2]), 4))
+        [1 1 3 0]
+        >>> print(counts(jnp.array([0, 2]), 3, weights=jnp.array([0.5, 2.0])))
+        [0.5 0.  2. ]
+    """
+    k = _check_num_classes(num_classes)
+    labels = check_integer("samples", _narrowed(samples, k))
+    if labels.size > _INT32_MAX:
+        fail("samples", f"at most {_INT32_MAX} (stream_counts takes more)", labels.size)
+    keep = None
+    if where is not None:
+        keep = _broadcast("where", check_bool("where", where), labels.shape)
+    if weights is None:
+        amounts = jnp.ones(labels.shape, jnp.int32)
+    else:
+        amounts = _check_amounts("weights", check_floating("weights", weights))
+        amounts = _broadcast("weights", amounts, labels.shape)
+    result = _scatter(labels, amounts, keep, k)
+    if weights is None:
+        # The total tells whether a sample fell outside: no second pass over the samples.
+        total, expected = concrete(result), labels.size if keep is None else concrete(keep.sum())
+        if total is None or total.sum(dtype=np.int64) == expected:
+            return result
+    outside = (labels < 0) | (labels >= k)
+    outside = concrete(outside if keep is None else outside & keep)
+    if outside is not None and outside.any():
+        fail("samples", f"integers 0..{k - 1}", np.asarray(samples)[outside][0])
+    return result
+
+
+def stream_counts(batches: Iterable[ArrayLike], num_classes: SupportsIndex) -> np.ndarray:
+    """How often each class occurs in all batches, of any total.
+
+    Runs on the host in 64-bit integers and keeps K numbers, whatever the length of the stream.
+
+    Args:
+        batches: arrays of integers 0..K-1, each of any shape.
+        num_classes: K.
+
+    Returns:
+        NumPy int64 [K].
+
+    Raises:
+        ValueError: for a sample outside 0..K-1 or fewer than 1 class.
+        TypeError: for a batch that is not an array of integers.
+
+    Example:
+        >>> stream_counts((np.arange(n) % 3 for n in (4, 5)), 3)
+        array([4, 3, 2])
+    """
+    k = _check_num_classes(num_classes)
+    total = np.zeros(k, np.int64)
+    for batch in batches:
+        if not isinstance(batch, jax.Array | np.ndarray | np.generic):
+            raise TypeError(f"batches: expected arrays, got {type(batch).__name__}")
+        labels = np.asarray(batch).ravel()
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise TypeError(f"batches: expected an integer dtype, got {labels.dtype}")
+        for extreme in (labels.min(initial=0), labels.max(initial=0)):
+            if not 0 <= extreme < k:
+                fail("batches", f"integers 0..{k - 1}", extreme)
+        total += np.bincount(labels.astype(np.int64, copy=False), minlength=k)
+    return total
+
+
+def empirical_pmf(counts: ArrayLike) -> Float[Array, "*batch k"]:
+    """The pmf of the samples themselves, which is also their maximum-likelihood pmf.
+
+        p_k = c_k / N,    N = sum_k c_k
+
+    Args:
+        counts: [..., K], integer or floating.
+
+    Returns:
+        [..., K], float32, or float64 for integer and float64 counts under x64. NaN where N is 0
+        and unknown (under jit).
+
+    Raises:
+        ValueError: for concrete counts that are negative, not finite or all 0, or for 0 classes.
+
+    Example:
+        >>> print(empirical_pmf(jnp.array([1, 1, 2])))
+        [0.25 0.25 0.5 ]
+    """
+    array = check_counts("counts", counts)
+    check_not_all_zero("counts", array)
+    return array / array.sum(-1, keepdims=True)
+
+
+def check_counts(name: str, counts: ArrayLike) -> Float[Array, "*batch k"]:
+    """Counts [..., K] as floating numbers, their values checked where they are known.
+
+    64-bit integers of the host become floating before they become a jax array, which would wrap
+    them around where x64 is off.
+    """
+    if isinstance(counts, np.ndarray) and np.issubdtype(counts.dtype, np.integer):
+        counts = counts.astype(np.float64)
+    array = check_array(name, counts)
+    if jnp.issubdtype(array.dtype, jnp.integer):
+        array = array.astype(float)
+    elif not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{name}: expected integer or floating counts, got {array.dtype}")
+    if array.ndim == 0 or array.shape[-1] == 0:
+        fail(name, "at least one class", f"shape {array.shape}")
+    return _check_amounts(name, array)
+
+
+def check_not_all_zero(name: str, counts: Array) -> None:
+    """Some class of each row of concrete counts has one."""
+    known = concrete(counts)
+    if known is not None and not known.any(-1).all():
+        fail(name, "at least one count > 0", "all 0")
+
+
+@partial(jax.jit, static_argnames="num_classes")
+def _scatter(labels: Array, amounts: Array, keep: Array | None, num_classes: int) -> Array:
+    # segment_sum drops what is outside 0..K-1, negative labels too: `.at[].add` would wrap them.
+    signed = labels.astype(jnp.int64 if labels.dtype.itemsize == 8 else jnp.int32)
+    if keep is not None:
+        signed = jnp.where(keep, signed, -1)
+    return jax.ops.segment_sum(amounts.ravel(), signed.ravel(), num_classes)
+
+
+def _narrowed(samples: ArrayLike, num_classes: int) -> ArrayLike:
+    """64-bit samples of the host, which jax would wrap around into 32 bits: clipped instead."""
+    if not isinstance(samples, np.ndarray) or samples.dtype not in (np.int64, np.uint64):
+        return samples
+    if jnp.result_type(int) == jnp.int64:
+        return samples
+    lowest = -1 if samples.dtype == np.int64 else 0
+    return np.clip(samples, lowest, num_classes).astype(np.int32)
+
+
+def _check_amounts(name: str, array: Array) -> Array:
+    """Finite numbers >= 0 in float32 or float64."""
+    array = array.astype(jnp.float64 if array.dtype == jnp.float64 else jnp.float32)
+    known = concrete(array)
+    if known is not None and not (valid := (known >= 0) & np.isfinite(known)).all():
+        fail(name, "finite numbers >= 0", known[~valid][0])
+    return array
+
+
+def _broadcast(name: str, array: Array, shape: tuple[int, ...]) -> Array:
+    try:
+        return jnp.broadcast_to(array, shape)
+    except ValueError:
+        fail(name, f"a shape that broadcasts to the samples' {shape}", array.shape)
+
+
+def _check_num_classes(num_classes: SupportsIndex) -> int:
+    try:
+        checked = operator.index(num_classes)
+    except TypeError:
+        raise TypeError(f"num_classes: expected an integer, got {num_classes!r}") from None
+    if isinstance(num_classes, bool) or not 1 <= checked <= _INT32_MAX:
+        fail("num_classes", f"an integer 1..{_INT32_MAX}", repr(num_classes))
+    return checked

@@ -1,0 +1,225 @@
+"""Likelihood of a pmf given counts, its derivatives in the logits, and samples to try it on."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import digamma
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from xentjax import _special
+from xentjax._checks import check_array, check_floating, concrete, fail
+from xentjax._units import Base, in_units
+from xentjax.categorical.counts import check_counts
+
+
+def log_likelihood(q: ArrayLike, counts: ArrayLike, *, base: Base = None) -> Float[Array, "..."]:
+    """Log-likelihood of a pmf given samples in their order.
+
+        l(q) = log prod_n q(x_n) = sum_k c_k log q_k = -N H(c / N, q)
+
+    A class with count 0 adds 0, also at q_k = 0; a count on q_k = 0 is impossible and gives -inf.
+
+    Args:
+        q: pmf, [..., K].
+        counts: [..., K], integer or floating.
+        base: unit of the result: None or "nats", 2 or "bits", 10 or "hartleys", any positive real
+            but 1.
+
+    Returns:
+        [...], a sum over the samples.
+
+    Raises:
+        ValueError: for concrete counts that are negative or not finite, or shapes that do not fit.
+        TypeError: for q that is not floating or counts that are not numbers.
+
+    Example:
+        >>> print(log_likelihood(jnp.array([0.5, 0.25, 0.25]), jnp.array([2, 1, 0]), base="bits"))
+        -4.0
+    """
+    q, counts = check_pmf_and_counts(q, counts)
+    return in_units(_special.x_log_y(counts, q).sum(-1), base)
+
+
+def multinomial_log_likelihood(q: ArrayLike, counts: ArrayLike) -> Float[Array, "..."]:
+    """Log-likelihood of a pmf given counts, the order of the samples forgotten.
+
+        log multinomial(c | N, q) = log N! - sum_k log c_k! + sum_k c_k log q_k
+
+    The three terms are of order N log N and nearly cancel, so they are not what is computed. With
+    log n! = n log n - n + r(n) they are r(N) - sum_k r(c_k) - N KL(c / N || q), where nothing
+    cancels. Counts need not be whole: x! is Gamma(x + 1).
+
+    Args:
+        q: pmf, [..., K].
+        counts: [..., K], integer or floating.
+
+    Returns:
+        [...], in nats; -inf for a count on q_k = 0.
+
+    Raises:
+        ValueError: for concrete counts that are negative or not finite, or shapes that do not fit.
+        TypeError: for q that is not floating or counts that are not numbers.
+
+    Example:
+        >>> heads_and_tails = multinomial_log_likelihood(jnp.array([0.5, 0.5]), jnp.array([1, 1]))
+        >>> print(f"{jnp.exp(heads_and_tails):.3f}")
+        0.500
+
+    Source: C. Loader, "Fast and accurate computation of binomial probabilities" (2000).
+    """
+    return _multinomial(*check_pmf_and_counts(q, counts))
+
+
+def score(q: ArrayLike, counts: ArrayLike) -> Float[Array, "..."]:
+    """Derivative of the log-likelihood in the logits of q = softmax(logits).
+
+        d l / d logits_k = c_k - N q_k
+
+    Args:
+        q: pmf, [..., K].
+        counts: [..., K], integer or floating.
+
+    Returns:
+        [..., K], in nats.
+
+    Raises:
+        ValueError: for concrete counts that are negative or not finite, or shapes that do not fit.
+        TypeError: for q that is not floating or counts that are not numbers.
+
+    Example:
+        >>> print(score(jnp.array([0.5, 0.5]), jnp.array([3, 1])))
+        [ 1. -1.]
+    """
+    q, counts = check_pmf_and_counts(q, counts)
+    return counts - counts.sum(-1, keepdims=True) * q
+
+
+def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]:
+    """Fisher information of n samples about the logits of q = softmax(logits).
+
+        I(q) = n (diag(q) - q q^T)
+
+    Also minus the second derivative of the log-likelihood, whatever the counts. Singular: a
+    constant added to all logits changes nothing.
+
+    Args:
+        q: pmf, [..., K].
+        n: number of samples, [...].
+
+    Returns:
+        [..., K, K], in nats.
+
+    Raises:
+        ValueError: for q without classes, or a concrete n that is negative or not finite.
+        TypeError: for q that is not floating.
+
+    Example:
+        >>> print(fisher_information(jnp.array([0.5, 0.5]), 4))
+        [[ 1. -1.]
+         [-1.  1.]]
+    """
+    q = _check_pmf_shape(check_floating("q", q))
+    known = concrete(n)
+    if known is not None and not (np.isfinite(known) & (known >= 0)).all():
+        fail("n", "finite numbers >= 0", n)
+    size = check_array("n", n).astype(q.dtype)
+    of_one = jnp.vectorize(lambda q: jnp.diag(q) - jnp.outer(q, q), signature="(k)->(k,k)")
+    return size[..., None, None] * of_one(q)
+
+
+def sample(key: PRNGKeyArray, q: ArrayLike, shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
+    """Independent rolls of a die.
+
+    The inverse of the cumulative pmf at uniform numbers: K + N numbers of memory, where
+    `jax.random.categorical` takes N K. A class of probability 0 is never drawn. Probabilities are
+    resolved to 2^-23 (float32) or 2^-52 (float64).
+
+    Args:
+        key: random key.
+        q: pmf, [..., K].
+        shape: of the rolls of each die.
+
+    Returns:
+        int32 in 0..K-1, of shape (*shape, ...).
+
+    Raises:
+        ValueError: for q without classes.
+        TypeError: for q that is not floating.
+
+    Example:
+        >>> print(sample(jax.random.key(0), jnp.array([0.0, 1.0]), (3,)))
+        [1 1 1]
+    """
+    q = _check_pmf_shape(check_floating("q", q))
+    q = q.astype(jnp.float64 if q.dtype == jnp.float64 else jnp.float32)
+    # Rounding may lift a running sum over a class of probability 0; the maximum undoes it.
+    cumulative = jnp.where(q > 0, jnp.cumsum(q, axis=-1), -jnp.inf)
+    cumulative = jax.lax.cummax(cumulative, axis=q.ndim - 1)
+    batch, size = q.shape[:-1], math.prod(shape)
+    uniform = 1 - jax.random.uniform(key, (*batch, size), q.dtype)  # in (0, 1]
+    search = jnp.vectorize(jnp.searchsorted, signature="(k),(n)->(n)")
+    rolls = search(cumulative, uniform * cumulative[..., -1:])
+    return jnp.moveaxis(rolls, -1, 0).reshape(*shape, *batch)
+
+
+def check_pmf_and_counts(q: ArrayLike, counts: ArrayLike) -> tuple[Array, Array]:
+    """`q` and `counts` [..., K], floating, of one shape and precision."""
+    checked_counts = check_counts("counts", counts)
+    checked_q = _check_pmf_shape(check_floating("q", q))
+    if checked_q.shape[-1] != checked_counts.shape[-1]:
+        fail("counts", f"{checked_q.shape[-1]} classes as in q", checked_counts.shape[-1])
+    try:
+        shape = np.broadcast_shapes(checked_q.shape, checked_counts.shape)
+    except ValueError:
+        fail("counts", f"a shape that broadcasts with q's {checked_q.shape}", checked_counts.shape)
+    double = jnp.float64 in (checked_q.dtype, checked_counts.dtype)
+    dtype = jnp.float64 if double else jnp.float32
+    return (
+        jnp.broadcast_to(checked_q.astype(dtype), shape),
+        jnp.broadcast_to(checked_counts.astype(dtype), shape),
+    )
+
+
+def _check_pmf_shape(q: Array) -> Array:
+    if q.ndim == 0 or q.shape[-1] == 0:
+        fail("q", "at least one class", f"shape {q.shape}")
+    return q
+
+
+@jax.custom_jvp
+@jax.jit
+def _multinomial(q: Array, counts: Array) -> Array:
+    n = counts.sum(-1, keepdims=True)
+    rounding = 4 * float(jnp.finfo(q.dtype).eps)
+    coefficient = _factorial_remainder(n[..., 0]) - _factorial_remainder(counts).sum(-1)
+    return coefficient - _special.kl_divergence(counts, n * q, rounding)
+
+
+@_multinomial.defjvp
+def _(primals, tangents):
+    q, counts = primals
+    n = counts.sum(-1, keepdims=True)
+    q_slope = _special.times_power(counts, q, -1)
+    counts_slope = digamma(n + 1) - digamma(counts + 1) + _special.log(q)
+    dot = _special.scale_tangent(q_slope, tangents[0])
+    dot += _special.scale_tangent(counts_slope, tangents[1])
+    return _multinomial(q, counts), dot.sum(-1)
+
+
+def _factorial_remainder(x: Array) -> Array:
+    """`log x! - (x log x - x)`, of order log x.
+
+    Stirling's series at x + 10, where seven terms are exact in float64, and from there ten times
+    down by r(x) = r(x + 1) - (x log(x / (x + 1)) + 1), which is a divergence term.
+    """
+    shift = 10
+    bernoulli = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156)
+    y = x + shift
+    series = sum(coefficient / y ** (2 * k + 1) for k, coefficient in enumerate(bernoulli))
+    below = jnp.stack([x + k for k in range(shift)], -1)
+    return (
+        jnp.log(2 * math.pi * y) / 2 + series - _special.divergence_term(below, below + 1).sum(-1)
+    )
