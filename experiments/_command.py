@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import xentjax
 
 EXIT_USER_ERROR = 2  # what argument parsers exit with
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 class UserError(Exception):
@@ -18,9 +19,15 @@ class UserError(Exception):
 
 @contextmanager
 def one_line_errors(*others: type[Exception]) -> Iterator[None]:
-    """End the command with one line on stderr and exit code 2 on a UserError or one of `others`."""
+    """End the command with one line on stderr and exit code 2 on a UserError or one of `others`.
+
+    Ctrl-C ends it with one line as well, and the shell's code for that signal.
+    """
     try:
         yield
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        raise SystemExit(EXIT_INTERRUPTED) from None
     except (UserError, *others) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR) from None
