@@ -1,0 +1,87 @@
+"""Stochastic gradient descent in airbench's units, with a rate for each kind of parameter."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.typing import ArrayLike
+
+from experiments.cifar10.config import Config
+
+WARMUP_START = 0.2  # of the peak
+LOOKAHEAD_PERIOD = 5  # steps
+LOOKAHEAD_DECAY = 0.95**LOOKAHEAD_PERIOD
+
+
+def schedule(step: ArrayLike, *, total_steps: int, warmup: float) -> Array:
+    """The learning rate relative to its peak: up from 0.2 to 1, then down to 0, both linearly."""
+    peak = int(warmup * total_steps)
+    times = jnp.asarray([0, peak, total_steps], jnp.float32)
+    values = jnp.asarray([WARMUP_START, 1.0, 0.0], jnp.float32)
+    return jnp.interp(jnp.asarray(step, jnp.float32), times, values)
+
+
+def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
+    """Nesterov's momentum in PyTorch's form, for gradients of the loss summed over the batch.
+
+        g <- g + (decay / rate) p,   m <- momentum m + g,   p <- p - rate (g + momentum m)
+
+    Three kinds of parameters: biases of batch normalisation have a `norm_bias_scale` times larger
+    rate, the whitening's bias one that falls to 0 within `whiten_bias_epochs`, and everything else
+    has the plain one. The decay is the same for all, so it is divided by each rate.
+    """
+    total_steps = config.epochs * steps_per_epoch
+    # a momentum m multiplies the steady step by 1 / (1 - m), and Nesterov adds one more
+    per_image = 1 / (1024 * (1 + 1 / (1 - config.momentum)))
+    rate = config.learning_rate * per_image
+    decay = config.weight_decay * config.batch_size * per_image
+    whitening_steps = config.whiten_bias_epochs * steps_per_epoch
+
+    def falling(step: ArrayLike) -> Array:
+        return schedule(step, total_steps=total_steps, warmup=config.warmup)
+
+    def until_frozen(step: ArrayLike) -> Array:
+        left = 1 - jnp.asarray(step, jnp.float32) / max(whitening_steps, 1)
+        return jnp.where(whitening_steps > 0, jnp.maximum(left, 0.0), 0.0)
+
+    def descent(rate: float, factor: optax.Schedule) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.add_decayed_weights(decay / rate),
+            optax.sgd(lambda step: rate * factor(step), config.momentum, nesterov=True),
+        )
+
+    return optax.partition(
+        {
+            "norm_bias": descent(rate * config.norm_bias_scale, falling),
+            "whitening_bias": descent(rate, until_frozen),
+            "other": descent(rate, falling),
+        },
+        kinds,
+    )
+
+
+def kinds(params: Any) -> Any:
+    """The kind of each parameter, as a tree like `params`."""
+
+    def kind(path: tuple[Any, ...], _: Array) -> str:
+        names = [entry.key for entry in path]
+        if "whitening_bias" in names:
+            return "whitening_bias"
+        return "norm_bias" if names[-1] == "bias" else "other"
+
+    return jax.tree_util.tree_map_with_path(kind, params)
+
+
+def lookahead(slow: Any, fast: Any, step: Array, total_steps: int) -> tuple[Any, Any]:
+    """The slow average and what training goes on from, after `step` steps.
+
+    Every 5 steps, slow <- d slow + (1 - d) fast and fast <- slow, with d = 0.95^5 (step / total)^3.
+
+    Source: M. R. Zhang et al., Lookahead Optimizer, arXiv 1907.08610, in airbench's form.
+    """
+    decay = LOOKAHEAD_DECAY * (step.astype(jnp.float32) / total_steps) ** 3
+    due = step % LOOKAHEAD_PERIOD == 0
+    slow = jax.tree.map(lambda s, f: jnp.where(due, decay * s + (1 - decay) * f, s), slow, fast)
+    return slow, jax.tree.map(lambda s, f: jnp.where(due, s, f), slow, fast)

@@ -1,0 +1,34 @@
+"""Jitted functions compiled ahead of their first call, so that compilation is timed apart."""
+
+import time
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+
+
+class Programs:
+    """A jitted function, compiled once for each set of its static keywords.
+
+    Attributes:
+        compile_seconds: time spent in tracing and compiling so far.
+        run_seconds: time spent in the compiled programs so far.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._compiled: dict[Hashable, Any] = {}
+        self.compile_seconds = 0.0
+        self.run_seconds = 0.0
+
+    def __call__(self, *args: Any, **static: Hashable) -> Any:
+        """The function's result, once it is ready; all calls take arguments of one shape."""
+        key = tuple(sorted(static.items()))
+        if key not in self._compiled:
+            started = time.perf_counter()
+            self._compiled[key] = self._function.lower(*args, **static).compile()
+            self.compile_seconds += time.perf_counter() - started
+        started = time.perf_counter()
+        result = jax.block_until_ready(self._compiled[key](*args))
+        self.run_seconds += time.perf_counter() - started
+        return result
