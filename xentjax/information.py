@@ -54,7 +54,7 @@ def entropy(
         >>> print(entropy(jnp.array([0.5, 0.25, 0.25]), base="bits"))
         1.5
     """
-    return in_units((-_special.x_log_x(*_outcomes_last(axis, where, p=p))).sum(-1), base)
+    return in_units(_special.entropy(*_outcomes_last(axis, where, p=p)), base)
 
 
 def cross_entropy(
@@ -90,7 +90,7 @@ def cross_entropy(
         >>> print(cross_entropy(p, q, base=2))
         1.75
     """
-    return in_units((-_special.x_log_y(*_outcomes_last(axis, where, p=p, q=q))).sum(-1), base)
+    return in_units(_special.cross_entropy(*_outcomes_last(axis, where, p=p, q=q)), base)
 
 
 def kl_divergence(
@@ -327,6 +327,8 @@ def _outcomes_last(
     arrays = _check_arrays(where, pmfs)
     axes = _check_axes("axis", axis, arrays[0].shape)
     last = range(-len(axes), 0)
+    if axes == (arrays[0].ndim - 1,):
+        return arrays
     arrays = [jnp.moveaxis(array, axes, last) for array in arrays]
     return [array.reshape(*array.shape[: -len(axes)], -1) for array in arrays]
 

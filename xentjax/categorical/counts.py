@@ -58,18 +58,16 @@ def counts(
     keep = None
     if where is not None:
         keep = _broadcast("where", check_bool("where", where), labels.shape)
-    if weights is None:
-        amounts = jnp.ones(labels.shape, jnp.int32)
-    else:
-        amounts = _check_amounts("weights", check_floating("weights", weights))
-        amounts = _broadcast("weights", amounts, labels.shape)
-    result = _scatter(labels, amounts, keep, k)
+    if weights is not None:
+        weights = _check_amounts("weights", check_floating("weights", weights))
+        weights = _broadcast("weights", weights, labels.shape)
+    result = _scatter(labels, weights, keep, k)
     if weights is None:
         # The total tells whether a sample fell outside: no second pass over the samples.
         total, expected = concrete(result), labels.size if keep is None else concrete(keep.sum())
         if total is None or total.sum(dtype=np.int64) == expected:
             return result
-    outside = (labels < 0) | (labels >= k)
+    outside = (_signed(labels) < 0) | (_signed(labels) >= k)
     outside = concrete(outside if keep is None else outside & keep)
     if outside is not None and outside.any():
         fail("samples", f"integers 0..{k - 1}", np.asarray(samples)[outside][0])
@@ -160,23 +158,28 @@ def check_not_all_zero(name: str, counts: Array) -> None:
         fail(name, "at least one count > 0", "all 0")
 
 
-@partial(jax.jit, static_argnames="num_classes")
-def _scatter(labels: Array, amounts: Array, keep: Array | None, num_classes: int) -> Array:
+@partial(jax.jit, static_argnames="k")
+def _scatter(labels: Array, weights: Array | None, keep: Array | None, k: int) -> Array:
+    index = _signed(labels) if keep is None else jnp.where(keep, _signed(labels), -1)
+    amounts = jnp.ones(labels.shape, jnp.int32) if weights is None else weights
     # segment_sum drops what is outside 0..K-1, negative labels too: `.at[].add` would wrap them.
-    signed = labels.astype(jnp.int64 if labels.dtype.itemsize == 8 else jnp.int32)
-    if keep is not None:
-        signed = jnp.where(keep, signed, -1)
-    return jax.ops.segment_sum(amounts.ravel(), signed.ravel(), num_classes)
+    return jax.ops.segment_sum(amounts.ravel(), index.ravel(), k)
 
 
-def _narrowed(samples: ArrayLike, num_classes: int) -> ArrayLike:
-    """64-bit samples of the host, which jax would wrap around into 32 bits: clipped instead."""
+def _signed(labels: Array) -> Array:
+    """In a dtype that holds K too; an unsigned label that does not fit in it becomes negative."""
+    return labels.astype(jnp.int64 if labels.dtype.itemsize == 8 else jnp.int32)
+
+
+def _narrowed(samples: ArrayLike, k: int) -> ArrayLike:
+    """64-bit samples of the host, which jax would wrap around into 32 bits where x64 is off."""
     if not isinstance(samples, np.ndarray) or samples.dtype not in (np.int64, np.uint64):
         return samples
     if jnp.result_type(int) == jnp.int64:
         return samples
-    lowest = -1 if samples.dtype == np.int64 else 0
-    return np.clip(samples, lowest, num_classes).astype(np.int32)
+    if samples.size and not (samples.min() >= -1 and samples.max() <= k):
+        samples = np.clip(samples, -1 if samples.dtype == np.int64 else 0, k)
+    return samples.astype(np.int32)
 
 
 def _check_amounts(name: str, array: Array) -> Array:

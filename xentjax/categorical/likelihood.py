@@ -40,7 +40,7 @@ def log_likelihood(q: ArrayLike, counts: ArrayLike, *, base: Base = None) -> Flo
         -4.0
     """
     q, counts = check_pmf_and_counts(q, counts)
-    return in_units(_special.x_log_y(counts, q).sum(-1), base)
+    return in_units(-_special.cross_entropy(counts, q), base)
 
 
 def multinomial_log_likelihood(q: ArrayLike, counts: ArrayLike) -> Float[Array, "..."]:
