@@ -69,7 +69,7 @@ class Config:
     seed: int = 0
     """Seed of the rolls. Unused with --data."""
     data: Path | None = None
-    """Your labels instead: a .csv, a .parquet, a one-dimensional .npy, or a .txt, a label a line."""
+    """Your labels instead: a .csv, .parquet, one-dimensional .npy, or .txt of a label a line."""
     column: str | None = None
     """Which column of a .csv or .parquet: strings, integers, booleans, dates or times."""
     reference: tuple[float, ...] | None = None
