@@ -1,0 +1,192 @@
+"""Categorical maximum likelihood of dice and of files: NumPy recounts, the command, its errors."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+import xentjax
+from experiments import categorical_mle as experiment
+from experiments.categorical_mle import Config, main, run, summarize
+from tests.run_folders import check_figures, error_line, only_run, read_metrics, read_summary
+
+ROOT = Path(__file__).parent.parent
+LOG_BASE = {"nats": 1.0, "bits": np.log(2), "hartleys": np.log(10)}
+
+
+def kl(p, q):
+    """In float64, of a q that sums to 1 exactly: float32 misses that by more than small KLs."""
+    p, q = np.float64(p), np.float64(q) / np.sum(np.float64(q))
+    return sum(a * np.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
+
+
+@pytest.fixture(scope="module")
+def die():
+    return run(Config(probs=(0.2, 0.3, 0.5), num_rolls=400, seed=3))
+
+
+def test_the_die_is_rolled_and_counted(die):
+    probs = jnp.array([0.2, 0.3, 0.5], jnp.float32)
+    faces = np.asarray(xentjax.sample(jax.random.key(3), probs, (400,)))
+    np.testing.assert_array_equal(die.sample.counts, np.bincount(faces, minlength=3))
+    assert die.sample.categories == ("1", "2", "3")
+    np.testing.assert_array_equal(die.sample.reference, probs)
+
+
+def test_summary_of_the_die(die):
+    counts = np.asarray(die.sample.counts, np.float64)
+    p = counts / counts.sum()
+    summary = summarize(die)
+    np.testing.assert_allclose(summary["pmf"], p, rtol=1e-6)
+    np.testing.assert_allclose(summary["perplexity"], np.exp(-np.sum(p * np.log(p))), rtol=1e-6)
+    for unit, size in LOG_BASE.items():
+        nats = {
+            "log_likelihood": np.sum(counts * np.log(p)),
+            "entropy": -np.sum(p * np.log(p)),
+            "cross_entropy_to_reference": -np.sum(p * np.log([0.2, 0.3, 0.5])),
+            "kl_to_reference": kl(p, [0.2, 0.3, 0.5]),
+        }
+        for name, value in nats.items():
+            np.testing.assert_allclose(summary[name][unit], value / size, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("solver", ["closed form", *experiment.SOLVERS])
+def test_every_fit_agrees_with_the_closed_form(die, solver):
+    counts = np.asarray(die.sample.counts)
+    fit = experiment._fits(die)[solver]
+    assert kl(counts / 400, fit.pmf) < 1e-7
+    assert fit.converged
+    assert summarize(die)["fits"][solver]["kl_from_closed_form"] < 1e-7
+    certificate = fit.certificate
+    assert certificate.multiplier == 400
+    np.testing.assert_allclose(certificate.duality_gap, 400 * kl(counts / 400, fit.pmf), atol=1e-5)
+    residual = np.abs(-counts / np.float64(fit.pmf) + 400).max()
+    np.testing.assert_allclose(certificate.stationarity, residual, atol=1e-3)
+
+
+def test_a_category_that_never_occurs_gets_probability_0(tmp_path):
+    declared = pa.DictionaryArray.from_arrays(pa.array([1, 1, 2], pa.int8()), ["x", "y", "z"])
+    path = tmp_path / "data.parquet"
+    pyarrow.parquet.write_table(pa.table({"label": declared}), path)
+    result = run(Config(data=path, column="label"))
+    assert result.sample.categories == ("x", "y", "z")
+    np.testing.assert_allclose(result.closed_form.pmf, [0, 2 / 3, 1 / 3], rtol=1e-6)
+    np.testing.assert_array_equal(result.closed_form.certificate.inequality_multipliers, [3, 0, 0])
+    assert result.by_gradient["Rprop"].converged
+    assert not result.by_gradient["gradient descent"].converged
+
+
+def test_command_rolls_a_die(tmp_path):
+    arguments = ["--probs", "0.25", "0.75", "--num-rolls", "50", "--seed", "2"]
+    main([*arguments, "--runs-dir", str(tmp_path)])
+    folder = only_run(tmp_path, "categorical_mle")
+    summary, metrics = read_summary(folder), read_metrics(folder)
+    assert summary["samples"] == sum(summary["counts"]) == 50
+    assert summary["missing"] == 0
+    for solver in experiment.SOLVERS:
+        path = [line for line in metrics if line["solver"] == solver]
+        assert [line["step"] for line in path] == list(range(1, len(path) + 1))
+        assert len(path) == summary["fits"][solver]["steps"]
+        assert path[-1]["kl_from_closed_form"] <= 1e-8
+    check_figures(folder, ["pmf", "optimizers"])
+
+
+def test_command_fits_a_column_whatever_its_labels_look_like(tmp_path, capsys):
+    labels = ["[red]", "[/red]", "$a_b", "NA", "[red]", '"two\nlines"', "[red]"]
+    path = tmp_path / "data.csv"
+    path.write_text("n,label\n" + "".join(f"{i},{label}\n" for i, label in enumerate(labels)))
+    main(["--data", str(path), "--column", "label", "--runs-dir", str(tmp_path / "runs")])
+    shown = capsys.readouterr().out
+    for text in ("[red]", "[/red]", "$a_b", "two lines", "N = 6 samples; 1 missing"):
+        assert text in shown
+    folder = only_run(tmp_path / "runs", "categorical_mle")
+    summary = read_summary(folder)
+    assert summary["categories"] == ["$a_b", "[/red]", "[red]", "two\nlines"]
+    assert summary["counts"] == [1, 1, 3, 1]
+    assert summary["missing"] == 1
+    np.testing.assert_allclose(summary["pmf"], np.array([1, 1, 3, 1]) / 6, rtol=1e-6)
+    np.testing.assert_allclose(
+        summary["kl_to_reference"]["bits"],
+        kl(np.array([1, 1, 3, 1]) / 6, [0.25] * 4) / np.log(2),
+        rtol=1e-5,
+    )
+    check_figures(folder, ["pmf", "optimizers"])
+
+
+def test_of_many_categories_the_most_frequent_are_shown():
+    sample = experiment.Sample(
+        source="words",
+        categories=tuple(f"w{k}" for k in range(30)),
+        counts=jnp.arange(30, dtype=jnp.int32),
+        missing=0,
+        reference=jnp.full(30, 1 / 30, jnp.float32),
+    )
+    assert experiment._shown(sample).tolist() == list(range(29, 9, -1))
+    assert experiment._title(sample) == "words: the 20 most frequent of 30"
+
+
+def test_one_category_only(tmp_path):
+    path = tmp_path / "data.txt"
+    path.write_text("yes\nyes\n")
+    main(["--data", str(path), "--runs-dir", str(tmp_path / "runs")])
+    summary = read_summary(only_run(tmp_path / "runs", "categorical_mle"))
+    assert summary["pmf"] == [1.0]
+    assert summary["kl_to_reference"]["nats"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--probs", "0.5", "0.6"], "--probs: expected probabilities with sum 1"),
+        (["--num-rolls", "0"], "--num-rolls: expected 1 to 100000000, got 0"),
+        (["--seed", "4294967296"], "--seed: expected 0 to 4294967295, got 4294967296"),
+        (["--max-categories", "0"], "--max-categories: expected 1 or more, got 0"),
+        (["--column", "x"], "--column: expected --data with it, got 'x' alone"),
+        (["--reference", "0.5"], "--reference: expected probabilities with sum 1"),
+        (["--reference", "0.5", "0.5"], "--reference: expected 6 probabilities, one for each"),
+        (["--data", "none.csv"], "none.csv: expected a file, got none"),
+        (
+            ["--data", "data.xlsx"],
+            "data.xlsx: expected a file ending in .csv, .parquet, .npy, .txt",
+        ),
+        (["--data", "d.csv"], "d.csv: expected --column to be one of label, x, got none"),
+        (["--data", "d.csv", "--column", "y"], "d.csv: expected --column to be one of label, x"),
+        (["--data", "d.csv", "--column", "x"], "d.csv, x: expected categories (strings, integers"),
+        (["--data", "empty.csv", "--column", "x"], "empty.csv: cannot read, Empty CSV file"),
+        (
+            ["--data", "d.csv", "--column", "label", "--max-categories", "1"],
+            "d.csv, label: expected at most 1 categories (--max-categories), got 2",
+        ),
+        (
+            ["--data", "d.csv", "--column", "label", "--reference", "1"],
+            "--reference: expected 2 probabilities, one for each category, got 1",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_options_end_in_one_line_and_leave_no_folder(
+    arguments, line, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("d.csv").write_text("label,x\na,1.5\nb,2\n")
+    Path("empty.csv").touch()
+    assert error_line(main, arguments, capsys).startswith(f"error: {line}")
+    assert not Path("runs").exists()
+
+
+def test_a_mistake_shows_no_traceback_in_a_shell():
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.categorical_mle", "--data", "none.csv"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: none.csv: expected a file, got none\n"
