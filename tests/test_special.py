@@ -1,11 +1,23 @@
 """x log x and its kin at the boundary: limits and slopes derived by hand."""
 
+from decimal import Decimal, localcontext
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, PartitionSpec as P
 
-from xentjax._special import scale_tangent
+from tests.tolerances import VALUE
+from xentjax._special import (
+    divergence_term,
+    log,
+    log_ratio,
+    scale_tangent,
+    times_power,
+    x_log_x,
+    x_log_y,
+)
 
 INF, NAN = np.inf, np.nan
 
@@ -50,3 +62,84 @@ class TestScaleTangent:
     def test_shapes_and_dtypes_must_agree(self, tangent):
         with pytest.raises(TypeError):
             scale_tangent(jnp.ones(2), tangent)
+
+    def test_a_replicated_tangent_meets_a_sharded_slope(self):
+        mesh = Mesh(np.array(jax.devices()[:1]), ("rows",))
+
+        @jax.jit
+        @jax.shard_map(mesh=mesh, in_specs=(P(), P("rows")), out_specs=P())
+        def total(p, q):
+            return jax.lax.psum(x_log_y(p, q[0]).sum(), "rows")
+
+        p, q = jnp.array([0.0, 1.0]), jnp.array([[0.0, 0.5]])
+        by_p, by_q = jax.grad(total, (0, 1))(p, q)
+        np.testing.assert_allclose(by_p, [-INF, np.log(0.5)], rtol=1e-6)
+        np.testing.assert_array_equal(by_q, [[0, 2]])
+
+
+def derivatives(function, *arguments):
+    """Value and first derivative in each argument, element by element, from both modes."""
+    ones = [jnp.ones_like(a) for a in arguments]
+    value, pullback = jax.vjp(function, *arguments)
+    reverse = pullback(jnp.ones_like(value))
+    for i, slope in enumerate(reverse):
+        step = [one if i == j else jnp.zeros_like(one) for j, one in enumerate(ones)]
+        forward = jax.jvp(function, arguments, tuple(step))[1]
+        np.testing.assert_allclose(forward, slope, rtol=1e-6)
+    return value, *reverse
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "expected"),
+    [
+        (log, [[0, 2]], [[-INF, np.log(2)], [INF, 0.5]]),
+        (x_log_x, [[0, 2]], [[0, 2 * np.log(2)], [-INF, 1 + np.log(2)]]),
+        (
+            x_log_y,
+            [[0, 0, 3, 3], [0, 2, 0, 2]],
+            [[0, 0, -INF, 3 * np.log(2)], [-INF, np.log(2), -INF, np.log(2)], [0, 0, INF, 1.5]],
+        ),
+        (
+            lambda x, y: times_power(x, y, -1),
+            [[0, 0, 3, 3], [0, 2, 0, 2]],
+            [[0, 0, INF, 1.5], [INF, 0.5, INF, 0.5], [0, 0, -INF, -0.75]],
+        ),
+        (
+            lambda x, y: log_ratio(x, y, 7.0),
+            [[0, 0, 3, 3], [0, 2, 0, 2]],
+            [[7, -INF, INF, np.log(1.5)], [0, INF, 1 / 3, 1 / 3], [0, -0.5, -INF, -0.5]],
+        ),
+    ],
+    ids=["log", "x_log_x", "x_log_y", "times_power", "log_ratio"],
+)
+def test_values_and_slopes_at_every_kind_of_zero(function, arguments, expected):
+    arguments = [jnp.array(a, jnp.float32) for a in arguments]
+    for result, right in zip(derivatives(function, *arguments), expected, strict=True):
+        np.testing.assert_allclose(result, right, VALUE["float32"])
+
+
+def test_all_orders_of_x_log_x():
+    """1 + log x, 1 / x, -1 / x^2, 2 / x^3, each with its limit at 0."""
+    x, function = jnp.array([0.0, 2.0]), x_log_x
+    for expected in ([-INF, 1 + np.log(2)], [INF, 1 / 2], [-INF, -1 / 4], [INF, 2 / 8]):
+        function = (lambda f: lambda x: jax.jvp(f, (x,), (jnp.ones_like(x),))[1])(function)
+        np.testing.assert_allclose(jax.jit(function)(x), expected, 1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_divergence_term_has_full_relative_precision_everywhere(dtype):
+    steps = np.logspace(-12 if dtype == "float64" else -5, 6, 60)
+    x = np.full(120, 0.37, dtype)
+    y = (x * np.concatenate([1 + steps, 1 / (1 + steps)])).astype(dtype)
+    with localcontext(prec=50):
+        pairs = [(Decimal(float(a)), Decimal(float(b))) for a, b in zip(x, y, strict=True)]
+        expected = np.array([float(a * (a / b).ln() - a + b) for a, b in pairs])
+    with jax.enable_x64(dtype == "float64"):
+        result = divergence_term(jnp.array(x), jnp.array(y))
+        assert result.dtype == dtype
+    np.testing.assert_allclose(result, expected, rtol=VALUE[dtype])
+
+
+def test_divergence_term_at_zeros_and_outside():
+    x, y = jnp.array([0.0, 0.0, 2.0, -0.1, 0.1]), jnp.array([0.0, 3.0, 0.0, 0.1, -0.1])
+    np.testing.assert_array_equal(divergence_term(x, y), [0, 3, INF, NAN, NAN])
