@@ -1,6 +1,7 @@
 """Softmax cross-entropy of logits against class indices or probabilities."""
 
 from functools import partial
+from typing import Literal, TypedDict, Unpack, overload
 
 import jax
 from jax.typing import ArrayLike
@@ -25,9 +26,46 @@ from xentjax.losses._expression import (
 )
 from xentjax.ops import Rows, row_statistics
 
-Loss = Float[Array, "..."] | tuple[Float[Array, "..."], SoftmaxStats]
+Loss = Float[Array, "..."]
+LossAndStats = tuple[Float[Array, "..."], SoftmaxStats]
 
 
+class _Keywords(TypedDict, total=False):
+    """The keywords that do not change what is returned; for the overloads only."""
+
+    class_weights: ArrayLike | None
+    label_smoothing: ArrayLike
+    z_loss: ArrayLike
+    logit_soft_cap: ArrayLike | None
+    temperature: ArrayLike
+    reduction: str
+    implementation: str | None
+
+
+class _IntegerKeywords(_Keywords, total=False):
+    ignore_index: int | None
+
+
+@overload
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    return_stats: Literal[False] = False,
+    **keywords: Unpack[_Keywords],
+) -> Loss: ...
+@overload
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    return_stats: Literal[True],
+    **keywords: Unpack[_Keywords],
+) -> LossAndStats: ...
 def softmax_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -42,7 +80,7 @@ def softmax_cross_entropy(
     reduction: str = "none",
     return_stats: bool = False,
     implementation: str | None = None,
-) -> Loss:
+) -> Loss | LossAndStats:
     """Cross-entropy of target probabilities t and softmax(logits), in nats.
 
     With a = c tanh(logits / c) / temperature (a soft cap c), p = softmax(a) and smoothing e::
@@ -109,6 +147,26 @@ def softmax_cross_entropy(
     )
 
 
+@overload
+def softmax_cross_entropy_with_integer_labels(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    return_stats: Literal[False] = False,
+    **keywords: Unpack[_IntegerKeywords],
+) -> Loss: ...
+@overload
+def softmax_cross_entropy_with_integer_labels(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    return_stats: Literal[True],
+    **keywords: Unpack[_IntegerKeywords],
+) -> LossAndStats: ...
 def softmax_cross_entropy_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -124,7 +182,7 @@ def softmax_cross_entropy_with_integer_labels(
     reduction: str = "none",
     return_stats: bool = False,
     implementation: str | None = None,
-) -> Loss:
+) -> Loss | LossAndStats:
     """Cross-entropy of class indices y and softmax(logits), in nats.
 
     With a = c tanh(logits / c) / temperature (a soft cap c), p = softmax(a) and smoothing e::
@@ -207,7 +265,7 @@ def _cross_entropy(
     reduction: str,
     return_stats: bool,
     implementation: str | None,
-) -> Loss:
+) -> Loss | LossAndStats:
     """Both losses: statistics of the rows, the expression over them, the reduction."""
     check_choice("reduction", reduction, REDUCTIONS)
     stats = row_statistics(
@@ -215,6 +273,7 @@ def _cross_entropy(
         uniform=label_smoothing is not None,
         mean=return_stats,
         predicted=return_stats,
+        normalizer=return_stats or z_loss is not None,
         implementation=implementation,
     )
     loss = reduce_losses(row_losses(stats, rows, label_smoothing, z_loss), rows, reduction)
@@ -226,6 +285,7 @@ def _cross_entropy(
             rows._replace(class_weights=None),
             mean=True,
             predicted=True,
+            normalizer=True,
             implementation=implementation,
         )
     return loss, softmax_stats(stats, rows)

@@ -119,7 +119,7 @@ def _as_rows(
 
 @partial(jax.jit, static_argnames="implementation")
 def _logsumexp(rows: Rows, *, implementation: str | None) -> Float[Array, "..."]:
-    stats = row_statistics(rows, implementation=implementation)
+    stats = row_statistics(rows, normalizer=True, implementation=implementation)
     result = stats.shift + stats.log_sum
     if rows.row_mask is not None:  # a sum without terms
         result = jnp.where(rows.row_mask, result, -jnp.inf)
@@ -128,7 +128,7 @@ def _logsumexp(rows: Rows, *, implementation: str | None) -> Float[Array, "..."]
 
 def _log_probabilities(rows: Rows, implementation: str | None) -> Float[Array, "*rows K"]:
     """log softmax of each row in the compute dtype; -inf at what is masked."""
-    stats = row_statistics(rows, implementation=implementation)
+    stats = row_statistics(rows, normalizer=True, implementation=implementation)
     # Subtracting the shift first keeps what lse - a_k loses at a large common offset.
     result = (adjusted_logits(rows) - stats.shift[..., None]) - stats.log_sum[..., None]
     for mask in (rows.class_mask, None if rows.row_mask is None else rows.row_mask[..., None]):

@@ -57,7 +57,7 @@ class RowStatistics(NamedTuple):
     """
 
     shift: Float[Array, "*rows"]
-    """m = max_k a_k; 0 where that is not finite."""
+    """m: max_k a_k, or a number near it where `normalizer` is not wanted; 0 if that is infinite."""
     log_sum: Float[Array, "*rows"]
     """log s = log sum_k exp(a_k - m)."""
     label_logit: Float[Array, "*rows"] | None
@@ -78,6 +78,7 @@ class Wanted(NamedTuple):
     uniform: bool = False
     mean: bool = False
     predicted: bool = False
+    normalizer: bool = False
     implementation: str = "xla"
 
 
@@ -87,17 +88,19 @@ def row_statistics(
     uniform: bool = False,
     mean: bool = False,
     predicted: bool = False,
+    normalizer: bool = False,
     implementation: str | None = None,
 ) -> RowStatistics:
     """The statistics of each row, differentiable in every floating input, in all modes and orders.
 
     Label and target statistics are computed where `rows` has labels or targets; `uniform`, `mean`
-    and `predicted` ask for the others. What is not asked for is None.
+    and `predicted` ask for the others. What is not asked for is None. `normalizer` says that
+    `shift + log_sum` will be read, which has all its digits only if the shift is the maximum.
     """
     if implementation is None:
         implementation = "xla"
     check_choice("implementation", implementation, IMPLEMENTATIONS)
-    return _jitted_statistics(rows, Wanted(uniform, mean, predicted, implementation))
+    return _jitted_statistics(rows, Wanted(uniform, mean, predicted, normalizer, implementation))
 
 
 def adjusted_logits(rows: Rows) -> Float[Array, "*rows K"]:
@@ -179,7 +182,8 @@ def _statistics_jvp(
 def _jitted_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowStatistics:
     """The derivative of each statistic along `d_rows`, linear in it."""
     a, da = _adjusted_tangent(rows, d_rows)
-    z = a - stats.shift[..., None]
+    # The barrier keeps this z apart from that of the forward pass: shared, it would be an array.
+    z = a - jax.lax.optimization_barrier(stats.shift)[..., None]
     log_sum = stats.log_sum
     if rows.labels is not None:
         # A bad label makes the whole row's derivative NaN: one operation a row, none an element.
