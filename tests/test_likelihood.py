@@ -167,11 +167,18 @@ class TestSample:
         assert scipy.stats.chisquare(observed, 40000 * Q).pvalue > 1e-3
 
     def test_a_class_of_probability_0_is_never_drawn(self):
-        q = np.zeros(2000, np.float32)
-        q[1::2] = np.random.default_rng(0).dirichlet(np.ones(1000))
-        rolls = np.asarray(sample(self.key, jnp.array(q), (100_000,)))
+        """Though rounding makes a parallel cumulative sum rise, and fall, over such classes."""
+        q = np.zeros(100_000, np.float32)
+        q[1::2] = np.random.default_rng(0).dirichlet(np.ones(50_000))
+        rolls = np.asarray(sample(self.key, jnp.array(q), (300_000,)))
         assert (rolls % 2 == 1).all()
-        assert rolls.max() < 2000
+        assert rolls.max() < 100_000
+
+    def test_frequencies_between_classes_of_probability_0(self):
+        q = np.array([0, 1, 0, 2, 0, 0, 5, 0]) / 8
+        rolls = sample(self.key, jnp.array(q, jnp.float32), (40_000,))
+        observed = np.bincount(np.asarray(rolls), minlength=8)
+        assert scipy.stats.chisquare(observed[q > 0], 40_000 * q[q > 0]).pvalue > 1e-3
 
     def test_one_die_a_row(self):
         q = jnp.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
