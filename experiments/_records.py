@@ -104,6 +104,11 @@ class RunFolder:
                 file.truncate(start)
                 raise RunError(f"{path}: cannot write, no room for the whole line")
 
+    def metrics(self) -> list[dict[str, Any]]:
+        """What `log` has written, line by line."""
+        lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
     def summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json, in place of an earlier one."""
         self._write_json("summary.json", summary)

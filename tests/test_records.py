@@ -31,11 +31,6 @@ def folder(tmp_path: Path) -> RunFolder:
     return RunFolder.create("dice", Config(), tmp_path / "runs")
 
 
-def lines(folder: RunFolder) -> list[dict]:
-    text = (folder.path / "metrics.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()]
-
-
 def test_config_json_holds_what_is_needed_to_repeat_the_run(folder):
     record = json.loads((folder.path / "config.json").read_text())
     assert record["config"] == {"probs": [0.25, 0.75], "seed": 3, "data": "some/file.csv"}
@@ -61,12 +56,14 @@ def test_folders_of_the_same_second_are_different(tmp_path):
 def test_log_appends_one_line_for_each_call(folder):
     folder.log(step=1, loss=jnp.float32(0.5))
     folder.log(step=np.int64(2), loss=np.float32(0.25))
-    assert lines(folder) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
+    text = (folder.path / "metrics.jsonl").read_text()
+    assert text == '{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n'
+    assert folder.metrics() == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
 
 
 def test_numbers_that_json_lacks_are_strings_that_float_reads(folder):
     folder.log(values=[float("inf"), float("-inf"), float("nan")])
-    values = [float(value) for value in lines(folder)[0]["values"]]
+    values = [float(value) for value in folder.metrics()[0]["values"]]
     np.testing.assert_equal(values, [np.inf, -np.inf, np.nan])
 
 
@@ -141,7 +138,7 @@ def test_a_line_that_does_not_fit_is_taken_back(folder):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     folder.log(step=3)
-    assert lines(folder) == [{"step": 1}, {"step": 3}]
+    assert folder.metrics() == [{"step": 1}, {"step": 3}]
 
 
 @pytest.mark.parametrize(

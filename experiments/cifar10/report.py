@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +23,7 @@ MISTAKES = (4, 6)  # rows and columns of misclassified images
 def save(folder: RunFolder, config: Config, dataset: Dataset, result: Result) -> None:
     """Write summary.json and the figures."""
     folder.summary(summary(config, dataset, result))
-    epochs = [json.loads(line) for line in (folder.path / "metrics.jsonl").open(encoding="utf-8")]
-    folder.figure("curves", draw_curves(epochs, result))
+    folder.figure("curves", draw_curves(folder.metrics(), result))
     folder.figure("confusion", draw_confusion(result.test, dataset.class_names))
     folder.figure("reliability", draw_reliability(result.test))
     folder.figure(
