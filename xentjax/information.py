@@ -326,10 +326,9 @@ def _outcomes_last(
     """Each pmf as [..., K] whatever the axis or axes of its outcomes, all of one shape."""
     arrays = _check_arrays(where, pmfs)
     axes = _check_axes("axis", axis, arrays[0].shape)
-    last = range(-len(axes), 0)
     if axes == (arrays[0].ndim - 1,):
         return arrays
-    arrays = [jnp.moveaxis(array, axes, last) for array in arrays]
+    arrays = [jnp.moveaxis(array, axes, range(-len(axes), 0)) for array in arrays]
     return [array.reshape(*array.shape[: -len(axes)], -1) for array in arrays]
 
 
@@ -346,22 +345,22 @@ def _check_arrays(where: ArrayLike | None, arrays: dict[str, ArrayLike]) -> list
     """Floating arrays of one shape and precision, 0 where `where` leaves an outcome out."""
     checked = {name: check_floating(name, array) for name, array in arrays.items()}
     double = any(array.dtype == jnp.float64 for array in checked.values())
-    shape = np.shape(next(iter(checked.values())))
+    shape: tuple[int, ...] = ()
     for name, array in checked.items():
         try:
             shape = np.broadcast_shapes(shape, array.shape)
         except ValueError:
             fail(name, f"a shape that broadcasts with {shape}", array.shape)
-    keep = jnp.ones((), bool) if where is None else check_bool("where", where)
+    dtype = jnp.float64 if double else jnp.float32
+    result = [jnp.broadcast_to(array.astype(dtype), shape) for array in checked.values()]
+    if where is None:
+        return result
+    keep = check_bool("where", where)
     try:
         keep = jnp.broadcast_to(keep, shape)
     except ValueError:
         fail("where", f"a shape that broadcasts to {shape}", keep.shape)
-    result = []
-    for array in checked.values():
-        array = jnp.broadcast_to(array.astype(jnp.float64 if double else jnp.float32), shape)
-        result.append(array if where is None else jnp.where(keep, array, jnp.zeros_like(array)))
-    return result
+    return [jnp.where(keep, array, jnp.zeros_like(array)) for array in result]
 
 
 def _check_axes(name: str, axis: object, shape: tuple[int, ...]) -> tuple[int, ...]:
