@@ -137,7 +137,7 @@ def _classifier(config: Config, dataset: Dataset, console: Console) -> None:
     settings = PRESETS["digits" if dataset.name == "digits" else "tour"]
     folder = RunFolder.create("cifar10", settings, config.runs_dir)
     absent = "" if dataset.name == "CIFAR-10" else "CIFAR-10 is not on this machine. "
-    console.print(f"{absent}Training a network on {dataset.name} ({dataset.source}).")
+    console.print(f"{absent}Training a network on {dataset.name} ({dataset.source}).", markup=False)
     result = train(settings, dataset, folder, console=console)
     num_classes = len(dataset.class_names)
     _report(

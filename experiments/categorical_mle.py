@@ -289,7 +289,7 @@ def _draw_paths(result: Result) -> Figure:
     ax.annotate("stops here", (1, TOLERANCE), (4, 4), textcoords="offset points", color="0.3")
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.set_xlim(1, max(10, *(int(fit.steps) for fit in result.by_gradient.values())))
+    ax.set_xlim(1, max(10, *(2 * int(fit.steps) for fit in result.by_gradient.values())))
     ax.set_xlabel("steps on the logits, from the uniform pmf")
     ax.set_ylabel("KL(counts / N || q), nats")
     ax.legend(frameon=False)
@@ -348,7 +348,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = RunFolder.create(NAME, config, config.runs_dir)
         save(result, folder)
         show(result, console)
-        console.print(f"Plots and numbers: {folder.path}")
+        console.print(f"Plots and numbers: {folder.path}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

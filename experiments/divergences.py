@@ -177,7 +177,10 @@ def _draw_triangles(result: Result) -> Figure:
     x, y = (result.models @ CORNERS.astype(np.float32)).T
     grid = Triangulation(x, y)
     values = result.triangle
-    figure, axes = _plots.subplots(2, 2, height=6.4, grid=False)
+    figure, axes = _plots.subplots(2, 2, height=6.7, grid=False)
+    figure.suptitle(
+        "Every point is a model q; its colour is its cost under the true p", fontsize=11
+    )
     asymmetry = f"{FORWARD} − {REVERSE}"
     panels = {name: values[name] for name in (CROSS_ENTROPY, FORWARD, REVERSE)}
     panels[asymmetry] = values[FORWARD] - values[REVERSE]
@@ -241,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = run(config)
         save(result, folder)
         show(result, console)
-        console.print(f"Plots and numbers: {folder.path}")
+        console.print(f"Plots and numbers: {folder.path}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     p_N(k) = (1/N) sum_n [X_n = k] -> q(k),    standard deviation sqrt(q(k) (1 - q(k)) / N)
 
-For every seed the die is rolled once, and p_N is looked at on the way, at points N that are evenly
-spaced on a logarithmic axis.
+Each seed gives one sequence of rolls, and p_N the shares among its first N, for N evenly spaced on
+a logarithmic axis.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -51,7 +51,7 @@ class Config:
 
     def __post_init__(self) -> None:
         pmf_option("--probs", self.probs)
-        if max(self.probs) == 1:
+        if np.count_nonzero(self.probs) < 2:
             raise UserError("--probs: expected two faces or more with a chance, got one")
         if not 10 * FIRST_ROLLS <= self.num_rolls <= MOST_ROLLS:
             raise UserError(
@@ -66,11 +66,11 @@ class Config:
 
 
 class Result(NamedTuple):
-    """What S seeds showed of a die with K faces at T points on the way.
+    """The shares of K faces among the first N rolls of S seeds, for T values of N.
 
     Attributes:
         config: the configuration.
-        rolls: int [T], the N at which p_N was looked at.
+        rolls: int [T], the values of N.
         pmfs: float [S, T, K], p_N for each seed.
         deviations: float [S, T], max_k |p_N(k) - q(k)|.
         slope: of log(mean deviation) against log N; the law says -1/2.
@@ -94,7 +94,7 @@ def run(config: Config, *, progress: Callable[[Sequence[int]], Iterable[int]] = 
     """
     pmf = pmf_option("--probs", config.probs)
     rolls = np.unique(np.geomspace(FIRST_ROLLS, config.num_rolls, NUM_POINTS).astype(np.int64))
-    pmfs = np.stack([_pmfs_on_the_way(seed, pmf, rolls) for seed in progress(config.seeds)])
+    pmfs = np.stack([_empirical_pmfs(seed, pmf, rolls) for seed in progress(config.seeds)])
     q = np.asarray(config.probs)
     deviations = np.abs(pmfs - q).max(-1)
     half_width = config.z * _standard_deviation(q, rolls[:, None])
@@ -108,16 +108,16 @@ def run(config: Config, *, progress: Callable[[Sequence[int]], Iterable[int]] = 
     )
 
 
-def _pmfs_on_the_way(seed: int, pmf: jax.Array, rolls: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The empirical pmf [T, K] after each number of rolls of one sequence.
+def _empirical_pmfs(seed: int, pmf: jax.Array, rolls: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The empirical pmf [T, K] of the first N rolls of one sequence, for each N in `rolls`.
 
-    Every roll is counted once, with the face and the stretch between two points as its class; the
-    counts up to a point are then a cumulative sum over stretches.
+    Every roll is counted once, its class being its face and the first of the N that include it; the
+    counts up to each N are then a cumulative sum.
     """
     num_faces = len(pmf)
     faces = xentjax.sample(jax.random.key(seed), pmf, (int(rolls[-1]),))
-    stretches = np.repeat(np.arange(len(rolls), dtype=np.int32), np.diff(rolls, prepend=0))
-    classes = jnp.asarray(stretches) * num_faces + faces
+    first = np.repeat(np.arange(len(rolls), dtype=np.int32), np.diff(rolls, prepend=0))
+    classes = jnp.asarray(first) * num_faces + faces
     counts = xentjax.counts(classes, len(rolls) * num_faces).reshape(len(rolls), num_faces)
     return np.asarray(xentjax.empirical_pmf(jnp.cumsum(counts, axis=0)), np.float64)
 
@@ -255,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = run(config, progress=show_seeds)
         save(result, folder)
         show(result, console)
-        console.print(f"Plots and numbers: {folder.path}")
+        console.print(f"Plots and numbers: {folder.path}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
