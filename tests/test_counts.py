@@ -187,7 +187,5 @@ class TestEmpiricalPmf:
             empirical_pmf(c)
 
     def test_counts_must_be_numbers(self):
-        with pytest.raises(
-            TypeError, match="counts: expected integer or floating"
-        ):
+        with pytest.raises(TypeError, match="counts: expected integer or floating"):
             empirical_pmf(jnp.array([True, False]))

@@ -1,5 +1,7 @@
 """The two softmax cross-entropies: values, every derivative, every keyword, against float64."""
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -224,16 +226,17 @@ def test_gradients_in_scalars(keyword):
     """Traced scalars work and are differentiable, also beside a logit of -inf."""
     logits, labels, _ = Problem("scalars").arguments()
     at, step = 0.3, 1e-6
+
+    def scalar(value: Any) -> dict[str, Any]:
+        return {keyword: value}
+
     if keyword == "temperature":
         logits = logits.copy()
         logits[np.arange(6), (labels + 1) % 7] = -np.inf
     plus, minus = (
-        oracles.cross_entropy(logits, labels, **{keyword: at + s * step}).losses.sum()
-        for s in (1, -1)
+        oracles.cross_entropy(logits, labels, **scalar(at + s * step)).losses.sum() for s in (1, -1)
     )
-    gradient = jax.jit(jax.grad(lambda v: jnp.sum(integer_loss(logits, labels, **{keyword: v}))))(
-        at
-    )
+    gradient = jax.jit(jax.grad(lambda v: jnp.sum(integer_loss(logits, labels, **scalar(v)))))(at)
     assert_close(gradient, (plus - minus) / (2 * step), GRADIENT["float32"])
 
 
@@ -267,7 +270,7 @@ def test_replaces_optax(seed, soft, data):
     [
         (TypeError, "logits: expected a floating dtype, got int32",
          lambda x, y: integer_loss(jnp.zeros((2, 3), jnp.int32), y)),
-        (TypeError, "", lambda x, y: integer_loss([1.0], y)),
+        (TypeError, "", lambda x, y: integer_loss(cast(Any, [1.0]), y)),
         (ValueError, "logits: expected at least one axis",
          lambda x, y: integer_loss(jnp.float32(1), y)),
         (ValueError, "logits: expected at least one class along axis -1",
@@ -298,7 +301,7 @@ def test_replaces_optax(seed, soft, data):
         (ValueError, "temperature: expected a number > 0, got 0",
          lambda x, y: integer_loss(x, y, temperature=0.0)),
         (TypeError, "",
-         lambda x, y: integer_loss(x, y, temperature=None)),
+         lambda x, y: integer_loss(x, y, temperature=cast(Any, None))),
         (ValueError, "logit_soft_cap: expected a number > 0 or None, got -3",
          lambda x, y: integer_loss(x, y, logit_soft_cap=-3.0)),
         (ValueError, "reduction: expected one of 'none', 'sum', 'mean', got 'average'",
@@ -306,7 +309,7 @@ def test_replaces_optax(seed, soft, data):
         (ValueError, "implementation: expected one of 'xla', 'reference', got 'fast'",
          lambda x, y: integer_loss(x, y, implementation="fast")),
         (TypeError, "",
-         lambda x, y: integer_loss(x, y, ignore_index=1.5)),
+         lambda x, y: integer_loss(x, y, ignore_index=cast(Any, 1.5))),
     ],  # no message: the types of the annotations, which the suite checks before our own checks
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip

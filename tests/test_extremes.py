@@ -1,5 +1,7 @@
 """The bad-value table: the same result on every implementation, under jit, in every derivative."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -229,7 +231,12 @@ def test_masked_label_costs_inf(implementation):
 
 def test_masked_class_may_hold_anything(implementation):
     where = jnp.array([[True, False, True, True]])
-    keywords = {"label_smoothing": 0.1, "logit_soft_cap": 5.0, "temperature": 2.0, "z_loss": 0.1}
+    keywords: dict[str, Any] = {
+        "label_smoothing": 0.1,
+        "logit_soft_cap": 5.0,
+        "temperature": 2.0,
+        "z_loss": 0.1,
+    }
     clean = oracles.cross_entropy([[0.5, 0, 2.0, 0.25]], np.array([0]), where=where, **keywords)
     run = derivatives(
         lambda x, **k: integer_loss(x, jnp.array([0]), where=where, **keywords, **k),

@@ -1,5 +1,7 @@
 """log_softmax, softmax and logsumexp against NumPy float64: axes, masks, extremes, derivatives."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ FUNCTIONS = {
 }
 
 
-def oracle(name, logits, axis=-1, where=True):
+def oracle(name, logits, axis=-1, where: Any = True):
     """The definition over the classes of the mask."""
     a = np.where(where, np.asarray(logits, np.float64), -INF)
     with np.errstate(all="ignore"):
