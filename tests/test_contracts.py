@@ -81,7 +81,7 @@ def test_one_trace_a_shape():
 def test_eager_calls_of_one_shape_compile_once():
     compilations: list[str] = []
 
-    def listen(event: str, duration: float, **_: str | int) -> None:
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
         if "compile" in event:
             compilations.append(event)
 
