@@ -134,8 +134,13 @@ def _folded(
     neutral: float,
     x: Float[Array, "*rows K"],
 ) -> Float[Array, "*rows"]:
-    """`reduce` over the last axis, by windows where that is faster."""
-    if jax.default_backend() != "cpu" or x.shape[-1] < 2 * _WINDOW:
+    """`reduce` over the last axis, by windows where that is faster.
+
+    Never where there are several devices: windows that do not match the shards of sharded classes
+    would make XLA gather the logits, and a traced array does not tell how it is sharded.
+    """
+    one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
+    if not one_cpu or x.shape[-1] < 2 * _WINDOW:
         return reduce(x, -1)
     window = (1,) * (x.ndim - 1) + (_WINDOW,)
     tail = [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % _WINDOW)]

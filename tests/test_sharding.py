@@ -1,0 +1,82 @@
+"""Losses of sharded arrays under jit: right values, and no collective of the logits' size.
+
+The devices have to be there before jax starts, so a process of its own runs this file.
+"""
+
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+NUM_DEVICES = 8
+CLASSES = (1000, 8192, 32768, 50264)
+ROWS = 64
+
+
+def test_sharded_logits_are_not_gathered():
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={NUM_DEVICES}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    command = [sys.executable, "-m", "tests.test_sharding"]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["checked", str(4 * len(CLASSES))]
+
+
+def main() -> None:
+    import jax
+    import numpy as np
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+
+    from tests import oracles
+    from xentjax import softmax_cross_entropy_with_integer_labels as loss
+
+    mesh = Mesh(np.array(jax.devices()), ("shards",))
+    assert mesh.size == NUM_DEVICES
+    checked = 0
+    for num_classes in CLASSES:
+        rng = np.random.default_rng(num_classes)
+        logits = rng.standard_normal((ROWS, num_classes)).astype(np.float32)
+        labels = rng.integers(0, num_classes, ROWS).astype(np.int32)
+        expected = oracles.cross_entropy(logits, labels)
+        for rows, classes in (("shards", None), (None, "shards")):
+            x = jax.device_put(logits, NamedSharding(mesh, P(rows, classes)))
+            y = jax.device_put(labels, NamedSharding(mesh, P(rows)))
+            for keywords in ({}, {"label_smoothing": 0.1, "z_loss": 1e-3, "return_stats": True}):
+                has_aux = "return_stats" in keywords
+
+                def mean(x, y, keywords=keywords):
+                    return loss(x, y, reduction="mean", **keywords)
+
+                step = jax.jit(jax.value_and_grad(mean, has_aux=has_aux))
+                compiled = step.lower(x, y).compile()
+                # O(rows) numbers may cross between devices (an argmax of each shard among them),
+                # never O(rows x classes).
+                for elements in collective_elements(compiled.as_text() or ""):
+                    assert elements <= ROWS * NUM_DEVICES, (num_classes, rows, classes, elements)
+                value, gradient = compiled(x, y)
+                assert gradient.sharding.is_equivalent_to(x.sharding, 2)
+                if not keywords:
+                    np.testing.assert_allclose(value, expected.mean, rtol=1e-6)
+                    np.testing.assert_allclose(gradient, expected.gradient / ROWS, atol=1e-7)
+                checked += 1
+    print("checked", checked)
+
+
+def collective_elements(hlo: str) -> list[int]:
+    """The number of elements that each collective of a compiled program returns."""
+    name = "(?:all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?"
+    found = re.findall(rf"= (.*?) {name}\(", hlo)
+    shapes = [re.findall(r"\w+\[([\d,]*)\]", result) for result in found]
+    return [
+        max(math.prod(int(n) for n in shape.split(",") if n) for shape in of_one)
+        for of_one in shapes
+    ]
+
+
+if __name__ == "__main__":
+    main()
