@@ -314,3 +314,16 @@ def test_largest_finite_logits(implementation):
     )
     np.testing.assert_allclose(results[0], [0, np.log(4)], rtol=VALUE["float32"])
     assert np.isfinite(results[1]).all()
+
+
+def test_impossible_class_in_second_derivatives_by_the_temperature(implementation):
+    """-inf is -inf at every temperature: the class leaves all derivatives, in either mode."""
+
+    def curvatures(row):
+        def loss(t):
+            return integer_loss(row, jnp.int32(2), temperature=t, implementation=implementation)
+
+        return jnp.stack([jax.grad(jax.grad(loss))(2.0), jax.jacfwd(jax.jacfwd(loss))(2.0)])
+
+    with_it, without = (jnp.array(row) for row in ([0.5, -INF, 2.0], [0.5, -1e5, 2.0]))
+    np.testing.assert_allclose(curvatures(with_it), curvatures(without), rtol=GRADIENT["float32"])

@@ -116,10 +116,30 @@ def adjusted_logits(rows: Rows) -> Float[Array, "*rows K"]:
     if rows.soft_cap is not None:
         a = rows.soft_cap * jnp.tanh(a / rows.soft_cap)
     if rows.temperature is not None:
-        a = a / rows.temperature
+        a = _over_temperature(a, rows.temperature)
     if mask is not None:
         a = jnp.where(mask if row_mask is None else mask | ~row_mask, a, -jnp.inf)
     return a
+
+
+@jax.custom_jvp
+def _over_temperature(
+    a: Float[Array, "*rows K"], temperature: Float[Array, ""]
+) -> Float[Array, "*rows K"]:
+    """a / temperature, where -inf stays -inf at every temperature: its slope there is 0."""
+    return a / temperature
+
+
+@partial(_over_temperature.defjvp, symbolic_zeros=True)
+def _over_temperature_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array | SymbolicZero, Array | SymbolicZero]
+) -> tuple[Array, Array]:
+    (a, temperature), (da, d_temperature) = primals, tangents
+    result = _over_temperature(a, temperature)
+    dot = jnp.zeros_like(a) if isinstance(da, SymbolicZero) else da / temperature
+    if not isinstance(d_temperature, SymbolicZero):
+        dot -= jnp.where(a == -jnp.inf, 0, result) * (d_temperature / temperature)
+    return result, dot
 
 
 def compute_dtype(dtype: DTypeLike) -> DTypeLike:
@@ -181,7 +201,7 @@ def _statistics_jvp(
 @partial(jax.checkpoint, prevent_cse=False)  # softmax is rebuilt in the backward pass, not kept
 def _jitted_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowStatistics:
     """The derivative of each statistic along `d_rows`, linear in it."""
-    a, da = _adjusted_tangent(rows, d_rows)
+    a, da = _value_and_tangent(adjusted_logits, rows, d_rows, ("logits", "soft_cap", "temperature"))
     # The barrier keeps this z apart from that of the forward pass: shared, it would be an array.
     z = a - jax.lax.optimization_barrier(stats.shift)[..., None]
     log_sum = stats.log_sum
@@ -217,22 +237,16 @@ def _jitted_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowStati
     )
 
 
-def _adjusted_tangent(
-    rows: Rows, d_rows: Rows
-) -> tuple[Float[Array, "*rows K"], Float[Array, "*rows K"]]:
-    """The adjusted logits and their derivative along `d_rows`."""
-    d_cap = d_rows.soft_cap
-    if d_cap is None and rows.soft_cap is not None:
-        d_cap = jnp.zeros_like(rows.soft_cap)
-    a, da = jax.jvp(
-        lambda logits, soft_cap: adjusted_logits(rows._replace(logits=logits, soft_cap=soft_cap)),
-        (rows.logits, rows.soft_cap),
-        (d_rows.logits, d_cap),
+def _value_and_tangent(
+    function: Callable[[Rows], Array], rows: Rows, d_rows: Rows, names: tuple[str, ...]
+) -> tuple[Array, Array]:
+    """`function(rows)` and its derivative along those of the named inputs that move."""
+    moving = {name: d for name in names if (d := getattr(d_rows, name)) is not None}
+    return jax.jvp(
+        lambda inputs: function(rows._replace(**inputs)),
+        ({name: getattr(rows, name) for name in moving},),
+        (moving,),
     )
-    if rows.temperature is not None and d_rows.temperature is not None:
-        # -inf stays -inf at every temperature: it must not turn a zero probability into NaN.
-        da -= jnp.where(a == -jnp.inf, 0, a) * (d_rows.temperature / rows.temperature)
-    return a, da
 
 
 def _inner_product_tangent(
@@ -243,18 +257,9 @@ def _inner_product_tangent(
     da: Float[Array, "*rows K"],
 ) -> InnerProduct:
     """The derivative of the inner product of z with the targets that `targets` makes of rows."""
-    moving = {
-        name: d_rows._asdict()[name]
-        for name in ("targets", "class_weights")
-        if d_rows._asdict()[name] is not None
-    }
-    if not moving:
+    if d_rows.targets is None and d_rows.class_weights is None:
         return InnerProduct(jnp.sum(targets(rows) * da, -1), jnp.zeros(z.shape[:-1], z.dtype))
-    t, dt = jax.jvp(
-        lambda floats: targets(rows._replace(**floats)),
-        ({name: rows._asdict()[name] for name in moving},),
-        (moving,),
-    )
+    t, dt = _value_and_tangent(targets, rows, d_rows, ("targets", "class_weights"))
     # A class of logit -inf has an infinite slope; a target that stays 0 there adds nothing.
     product = t * da + scale_tangent(z, jnp.broadcast_to(dt, z.shape))
     return InnerProduct(jnp.sum(product, -1), jnp.broadcast_to(jnp.sum(dt, -1), z.shape[:-1]))
