@@ -28,11 +28,20 @@ from xentjax.information import (
 )
 from xentjax.losses import (
     SoftmaxStats as SoftmaxStats,
+    brier_score as brier_score,
+    kl_divergence_with_logits as kl_divergence_with_logits,
     log_softmax as log_softmax,
     logsumexp as logsumexp,
+    nll_loss as nll_loss,
+    poly_loss_cross_entropy as poly_loss_cross_entropy,
+    safe_softmax_cross_entropy as safe_softmax_cross_entropy,
+    sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy,
+    sigmoid_focal_loss as sigmoid_focal_loss,
+    smooth_labels as smooth_labels,
     softmax as softmax,
     softmax_cross_entropy as softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,
+    softmax_focal_loss as softmax_focal_loss,
 )
 
 __version__ = version("xentjax")

@@ -40,15 +40,17 @@ def classes_last(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     return x.reshape(*x.shape[: x.ndim - len(axes)], int(np.prod(x.shape[-len(axes) :])))
 
 
-def logits_as_rows(logits: ArrayLike, axis: Axis) -> tuple[jax.Array, tuple[int, ...]]:
+def logits_as_rows(
+    logits: ArrayLike, axis: Axis, name: str = "logits"
+) -> tuple[jax.Array, tuple[int, ...]]:
     """The logits with the classes on one last axis, and the axes on which the classes lay."""
-    logits = check_floating("logits", logits)
+    logits = check_floating(name, logits)
     if logits.ndim == 0:
-        fail("logits", "at least one axis, that of the classes", "shape ()")
+        fail(name, "at least one axis, that of the classes", "shape ()")
     axes = class_axes(axis, logits.ndim)
     rows = classes_last(logits, axes)
     if rows.shape[-1] == 0:
-        fail("logits", f"at least one class along axis {axis}", f"shape {logits.shape}")
+        fail(name, f"at least one class along axis {axis}", f"shape {logits.shape}")
     return rows, axes
 
 
@@ -153,4 +155,7 @@ _SCALARS = {
     "z_loss": ("a number >= 0", lambda x: 0 <= x < np.inf),
     "logit_soft_cap": ("a number > 0 or None", lambda x: 0 < x < np.inf),
     "temperature": ("a number > 0", lambda x: 0 < x < np.inf),
+    "epsilon": ("a finite number", np.isfinite),
+    "gamma": ("a number >= 0", lambda x: 0 <= x < np.inf),
+    "alpha": ("a number in [0, 1]", lambda x: 0 <= x <= 1),
 }

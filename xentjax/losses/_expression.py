@@ -6,7 +6,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 from xentjax._special import scale_tangent
-from xentjax.ops.statistics import InnerProduct, Rows, RowStatistics, compute_dtype
+from xentjax.ops.statistics import (
+    InnerProduct,
+    Rows,
+    RowStatistics,
+    adjusted_logits,
+    compute_dtype,
+)
 
 REDUCTIONS = ("none", "sum", "mean")
 
@@ -49,7 +55,18 @@ def row_losses(
         loss = scale_tangent(loss, keep) + scale_tangent(uniform, share)
     if z_loss is not None:
         loss += z_loss * jnp.square(stats.shift + stats.log_sum)
+    return mask_rows(loss, rows)
+
+
+def mask_rows(loss: Float[Array, "..."], rows: Rows) -> Float[Array, "..."]:
+    """0 in the rows that do not count."""
     return loss if rows.row_mask is None else jnp.where(rows.row_mask, loss, 0)
+
+
+def log_probabilities(rows: Rows, stats: RowStatistics) -> Float[Array, "*rows K"]:
+    """log softmax of each row, -inf at masked classes; rows that do not count hold zeros' one."""
+    # Subtracting the shift first keeps what lse - a_k loses at a large common offset.
+    return (adjusted_logits(rows) - stats.shift[..., None]) - stats.log_sum[..., None]
 
 
 def _cross_entropy(t: InnerProduct | None, stats: RowStatistics) -> Float[Array, "..."]:
@@ -100,6 +117,15 @@ def reduce_losses(loss: Float[Array, "..."], rows: Rows, reduction: str) -> Floa
         weight = jnp.asarray(loss.size, total.dtype)
     empty = weight == 0
     return jnp.where(empty, 0, total / jnp.where(empty, 1, weight))
+
+
+def reduce_label_losses(
+    loss: Float[Array, "..."], rows: Rows, reduction: str
+) -> Float[Array, "..."]:
+    """The same for losses that class weights and masks have not reached yet."""
+    if rows.class_weights is not None:
+        loss = scale_tangent(loss, label_weights(rows))  # weight 0 on a loss of inf costs 0
+    return reduce_losses(mask_rows(loss, rows), rows, reduction)
 
 
 def softmax_stats(stats: RowStatistics, rows: Rows) -> SoftmaxStats:

@@ -8,8 +8,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from xentjax.losses._arguments import Axis, logits_as_rows, masks
+from xentjax.losses._expression import log_probabilities
 from xentjax.ops import Rows, row_statistics
-from xentjax.ops.statistics import adjusted_logits
 
 
 def logsumexp(
@@ -129,8 +129,7 @@ def _logsumexp(rows: Rows, *, implementation: str | None) -> Float[Array, "..."]
 def _log_probabilities(rows: Rows, implementation: str | None) -> Float[Array, "*rows K"]:
     """log softmax of each row in the compute dtype; -inf at what is masked."""
     stats = row_statistics(rows, normalizer=True, implementation=implementation)
-    # Subtracting the shift first keeps what lse - a_k loses at a large common offset.
-    result = (adjusted_logits(rows) - stats.shift[..., None]) - stats.log_sum[..., None]
+    result = log_probabilities(rows, stats)
     for mask in (rows.class_mask, None if rows.row_mask is None else rows.row_mask[..., None]):
         if mask is not None:
             result = jnp.where(mask, result, -jnp.inf)

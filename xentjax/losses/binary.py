@@ -1,0 +1,226 @@
+"""Losses of independent yes-or-no outcomes: every logit is the log-odds of its own label."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Shaped
+
+from xentjax._checks import check_array, check_bool, check_choice, check_floating, concrete, fail
+from xentjax._special import scale_tangent
+from xentjax.losses._expression import REDUCTIONS, mask_rows, reduce_losses
+from xentjax.ops.statistics import Rows, compute_dtype
+
+
+def sigmoid_binary_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    pos_weight: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    reduction: str = "none",
+) -> Float[Array, "..."]:
+    """Cross-entropy of each probability t of "yes" and p = sigmoid(logits), in nats.
+
+        loss = -w t log p - (1 - t) log(1 - p),    w = pos_weight
+
+    Every element is a question of its own: for exclusive classes take `softmax_cross_entropy`.
+    Exact where a log is infinite and its share of the label is 0; +inf where the share is not 0. An
+    integer label other than 0 and 1 makes its loss and gradient NaN and touches no other element.
+
+    Args:
+        logits: real array of any shape. Half precision is computed in float32.
+        labels: t, of the logits' shape or one that broadcasts to it: probabilities of "yes", or
+            integers or booleans 0 and 1. Probabilities are used as they are.
+        pos_weight: w >= 0, the cost of missing a "yes", broadcast to the logits (a number, or one
+            for each question); 1 if None.
+        where: bool, broadcast to the logits; where it is False the loss is 0 and leaves the mean.
+        reduction: "none", "sum", or "mean" over the elements kept (0 if there is none).
+
+    Returns:
+        The loss, float32 (float64 for float64 logits): of the logits' shape, or a scalar.
+
+    Raises:
+        TypeError: an array of the wrong dtype.
+        ValueError: a shape, name or known value outside what is listed above.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> logits, labels = jnp.array([0.0, 100.0, -100.0]), jnp.array([1, 1, 1])
+        >>> print(sigmoid_binary_cross_entropy(logits, labels))
+        [  0.69314...   0.         100.        ]
+
+    Source: Goodfellow, Bengio and Courville, Deep Learning (2016), section 6.2.2.2.
+    """
+    logits, labels, where = _elements(logits, labels, where)
+    if pos_weight is not None:
+        pos_weight = _factor("pos_weight", pos_weight, logits, "numbers >= 0")
+    return _binary_loss(logits, labels, where, pos_weight, reduction=reduction)
+
+
+def sigmoid_focal_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    alpha: ArrayLike | None = None,
+    gamma: ArrayLike = 2.0,
+    where: ArrayLike | None = None,
+    reduction: str = "none",
+) -> Float[Array, "..."]:
+    """Binary cross-entropy that pays less attention to what is already answered well, in nats.
+
+    With p = sigmoid(logits) and the probability p_t = t p + (1 - t) (1 - p) of the right answer::
+
+        loss = alpha_t (1 - p_t)^gamma (-t log p - (1 - t) log(1 - p))
+        alpha_t = t alpha + (1 - t) (1 - alpha)
+
+    For labels 0 and 1 it is alpha_t (1 - p_t)^gamma (-log p_t). 1 - p_t is computed from its
+    logarithm, so the loss and derivatives of any order are right at every gamma and logit. Labels
+    and infinities are treated as by `sigmoid_binary_cross_entropy`.
+
+    Args:
+        logits: real array of any shape. Half precision is computed in float32.
+        labels: t, of the logits' shape or one that broadcasts to it: probabilities of "yes", or
+            integers or booleans 0 and 1.
+        alpha: weight in [0, 1] of "yes" against "no", broadcast to the logits; None for no weights.
+        gamma: exponent >= 0, broadcast to the logits; 0 is the cross-entropy.
+        where: bool, broadcast to the logits; where it is False the loss is 0 and leaves the mean.
+        reduction: "none", "sum", or "mean" over the elements kept (0 if there is none).
+
+    Returns:
+        The loss, float32 (float64 for float64 logits): of the logits' shape, or a scalar.
+
+    Raises:
+        TypeError: an array of the wrong dtype.
+        ValueError: a shape, name or known value outside what is listed above.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(sigmoid_focal_loss(jnp.array([0.0, 4.0]), jnp.array([1, 1]), alpha=0.25))
+        [4.3321...e-02 1.4678...e-06]
+
+    Source: Lin et al., Focal Loss for Dense Object Detection (2017), arXiv:1708.02002.
+    """
+    logits, labels, where = _elements(logits, labels, where)
+    if alpha is not None:
+        alpha = _factor("alpha", alpha, logits, "numbers in [0, 1]", 1.0)
+    gamma = _factor("gamma", gamma, logits, "numbers >= 0")
+    return _binary_loss(logits, labels, where, alpha=alpha, gamma=gamma, reduction=reduction)
+
+
+def _elements(
+    logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None
+) -> tuple[Float[Array, "..."], Shaped[Array, "..."], Bool[Array, "..."] | None]:
+    """The checked arguments; the others broadcast to the logits."""
+    logits = check_floating("logits", logits)
+    labels = check_array("labels", labels)
+    if jnp.issubdtype(labels.dtype, jnp.complexfloating):
+        raise TypeError(f"labels: expected probabilities of a real dtype, got {labels.dtype}")
+    _check_shape("labels", labels, logits)
+    if where is not None:
+        where = check_bool("where", where)
+        _check_shape("where", where, logits)
+    return logits, labels, where
+
+
+def _check_shape(name: str, x: Array, logits: Array) -> None:
+    try:
+        fits = np.broadcast_shapes(x.shape, logits.shape) == logits.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        fail(name, f"a shape that broadcasts to the logits' {logits.shape}", x.shape)
+
+
+def _factor(
+    name: str, value: ArrayLike, logits: Array, expected: str, largest: float = np.inf
+) -> Float[Array, "..."]:
+    """Numbers from 0 to `largest`, in the compute dtype; they broadcast to the logits."""
+    array = check_array(name, value)
+    known = concrete(array)
+    if known is not None and not np.all(np.isfinite(known) & (known >= 0) & (known <= largest)):
+        fail(name, expected, value)
+    _check_shape(name, array, logits)
+    return array.astype(compute_dtype(logits.dtype))
+
+
+@partial(jax.jit, static_argnames="reduction")
+def _binary_loss(
+    logits: Array,
+    labels: Array,
+    where: Array | None,
+    pos_weight: Array | None = None,
+    alpha: Array | None = None,
+    gamma: Array | None = None,
+    *,
+    reduction: str,
+) -> Float[Array, "..."]:
+    """Both losses: element by element, then reduced as rows of one element each."""
+    check_choice("reduction", reduction, REDUCTIONS)
+    where = None if where is None else jnp.broadcast_to(where, logits.shape)
+    loss = _element_losses(logits, labels, where, pos_weight, alpha, gamma)
+    rows = Rows(logits[..., None], row_mask=where)
+    return reduce_losses(mask_rows(loss, rows), rows, reduction)
+
+
+@partial(jax.checkpoint, prevent_cse=False)  # a dozen factors are rebuilt, not kept
+def _element_losses(
+    logits: Float[Array, "*s"],
+    labels: Shaped[Array, "..."],
+    where: Bool[Array, "*s"] | None,
+    *factors: Float[Array, "..."] | None,
+) -> Float[Array, "*s"]:
+    a = logits.astype(compute_dtype(logits.dtype))
+    t = jnp.broadcast_to(labels.astype(a.dtype), a.shape)
+    pos_weight, alpha, gamma = (
+        None if x is None else jnp.broadcast_to(x, a.shape) for x in factors
+    )
+    if not jnp.issubdtype(labels.dtype, jnp.floating):
+        t = jnp.where((t == 0) | (t == 1), t, jnp.nan)
+    if where is not None:  # what is masked may be NaN or infinite
+        a, t = jnp.where(where, a, 0), jnp.where(where, t, 0)
+    # scale_tangent is the product with 0 * inf = 0: an impossible answer without mass costs 0.
+    yes, no = t if pos_weight is None else t * pos_weight, 1 - t
+    loss = scale_tangent(_softplus(-a), yes) + scale_tangent(_softplus(a), no)
+    if gamma is not None:
+        loss = scale_tangent(loss, jnp.exp(gamma * _log_wrong(a, t)))
+    if alpha is not None:
+        loss = scale_tangent(loss, alpha * t + (1 - alpha) * no)
+    return loss
+
+
+@jax.custom_jvp
+def _softplus(a: Array) -> Float[Array, "*s"]:
+    """log(1 + e^a): -log sigmoid(-a), with the sigmoid itself as its derivative."""
+    return jax.nn.softplus(a)
+
+
+_softplus.defjvps(lambda da, _, a: jax.nn.sigmoid(a) * da)
+
+
+def _log_wrong(a: Array, t: Array) -> Float[Array, "*s"]:
+    """log(1 - p_t), of the probability of the wrong answer; finite also at infinite logits."""
+    largest = jnp.finfo(a.dtype).max
+    # A select, unlike a clip, also stops the NaN that an infinite loss sends back.
+    return _log_mixture(jnp.where(jnp.isinf(a), jnp.where(a > 0, largest, -largest), a), t)
+
+
+@jax.custom_jvp
+def _log_mixture(a: Array, t: Array) -> Float[Array, "*s"]:
+    """log((1 - t) sigmoid(a) + t sigmoid(-a)) of finite a."""
+    return jnp.logaddexp(jnp.log(1 - t) - _softplus(-a), jnp.log(t) - _softplus(a))
+
+
+@_log_mixture.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    """In ratios to the mixture, which neither underflow with it nor divide 0 by 0."""
+    (a, t), (da, dt) = primals, tangents
+    result = _log_mixture(a, t)
+    # At a label of 0 or 1 the ratio of the other side may be huge. Finite, its share is 0.
+    limit = jnp.log(jnp.finfo(a.dtype).max) - 1
+    no_ratio = jnp.exp(jnp.minimum(-_softplus(-a) - result, limit))
+    yes_ratio = jnp.exp(jnp.minimum(-_softplus(a) - result, limit))
+    slope = (1 - t) * no_ratio * jax.nn.sigmoid(-a) - t * yes_ratio * jax.nn.sigmoid(a)
+    return result, slope * da + (yes_ratio - no_ratio) * dt

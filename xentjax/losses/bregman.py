@@ -1,0 +1,215 @@
+"""How far softmax(logits) is from a target pmf: Brier score and KL divergence.
+
+Both are Bregman divergences, of the squared norm and of the negative entropy, hence never negative
+and 0 only at the target. Each is summed class by class from terms that are >= 0 themselves, since
+their expansions in cross-entropies lose every digit where the two pmfs are close.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from xentjax._checks import check_array, check_choice, fail
+from xentjax._special import scale_tangent
+from xentjax.losses._arguments import (
+    Axis,
+    integer_labels,
+    logits_as_rows,
+    masks,
+    optional_scalar,
+    soft_labels,
+)
+from xentjax.losses._expression import REDUCTIONS, log_probabilities, mask_rows, reduce_losses
+from xentjax.ops import Rows, RowStatistics, row_statistics
+from xentjax.ops.statistics import compute_dtype, weighted_targets
+
+
+def brier_score(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    ignore_index: int | None = None,
+    reduction: str = "none",
+    implementation: str | None = None,
+) -> Float[Array, "..."]:
+    """Squared distance of p = softmax(logits) from the target pmf t.
+
+        score = sum_k (p_k - t_k)^2,    t_k = 1 at k = y, else 0, for a class index y
+
+    In [0, 2], Brier's own scale; for two classes some authors count one of them only, which is half
+    of this. 0 is a certain and right prediction, 2 a certain and wrong one.
+
+    Args:
+        logits: real array, K classes along `axis`. Half precision is computed in float32.
+        labels: class indices y in 0..K-1 if of an integer dtype, of the logits' shape without
+            `axis`; else pmfs of the logits' shape, which may broadcast over rows. A bad index makes
+            its row's score and gradient NaN and touches no other row.
+        axis: the class axis, or a tuple of axes that together hold the classes.
+        where: bool. With the logits' number of dimensions it masks classes (a masked class leaves
+            the softmax and its target mass is dropped; as a label it has p_y = 0), with the rows'
+            it masks rows. A masked row, or one with no class left, has score 0 and leaves the mean.
+        ignore_index: a label whose rows have score 0 and leave the mean; None for no such label.
+        reduction: "none", "sum", or "mean" over the rows kept (0 if there is none).
+        implementation: "xla" or "reference"; None takes the best one for the backend.
+
+    Returns:
+        The score, float32 (float64 for float64 logits): one a row, or a scalar.
+
+    Raises:
+        TypeError: an array of the wrong dtype.
+        ValueError: a shape or name outside what is listed above, `ignore_index` with pmfs.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> logits = jnp.log(jnp.array([0.5, 0.25, 0.25]))
+        >>> print(brier_score(logits, jnp.array(0)))
+        0.375
+        >>> print(brier_score(logits, jnp.array([0.0, 0.5, 0.5])))
+        0.375
+
+    Source: Brier, Verification of Forecasts Expressed in Terms of Probability (1950).
+    """
+    row_logits, axes = logits_as_rows(logits, axis)
+    class_mask, row_mask = masks(where, logits, row_logits, axes)
+    rows = Rows(row_logits, class_mask=class_mask)
+    labels = check_array("labels", labels)
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        indices, row_mask = integer_labels(labels, row_logits, row_mask, ignore_index)
+        rows = rows._replace(labels=indices)
+    elif ignore_index is not None:
+        fail("ignore_index", "None with labels that are pmfs", ignore_index)
+    else:
+        rows = rows._replace(targets=soft_labels(labels, logits, axes))
+    rows = rows._replace(row_mask=row_mask)
+    return _brier_score(rows, reduction=reduction, implementation=implementation)
+
+
+def kl_divergence_with_logits(
+    target_logits: ArrayLike,
+    logits: ArrayLike,
+    temperature: ArrayLike = 1.0,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    reduction: str = "none",
+    implementation: str | None = None,
+) -> Float[Array, "..."]:
+    """KL divergence of softmax(logits / T) from softmax(target_logits / T), in nats.
+
+        loss = sum_k p_k log(p_k / q_k),    p = softmax(target_logits / T), q = softmax(logits / T)
+
+    Exactly 0 for equal logits, never negative, and of full relative precision where they are close.
+    The gradient flows to both arguments: to hold a teacher still, stop its gradient.
+
+    This is the divergence itself. Its gradient in the logits shrinks as 1 / T^2; Hinton et al.
+    multiply it by T^2 when they add it to a loss without temperature, and so has the caller to.
+
+    A class whose logit is -inf on both sides has no part in the result; +inf where p_k > 0 = q_k.
+
+    Args:
+        target_logits: of the teacher; real array of the logits' shape.
+        logits: of the student; real array, K classes along `axis`. Half precision is computed in
+            float32.
+        temperature: T > 0.
+        axis: the class axis, or a tuple of axes that together hold the classes.
+        where: bool. With the logits' number of dimensions it masks classes (a masked class leaves
+            both pmfs), with the rows' it masks rows. A masked row, or one with no class left, has
+            loss 0 and leaves the mean.
+        reduction: "none", "sum", or "mean" over the rows kept (0 if there is none).
+        implementation: "xla" or "reference"; None takes the best one for the backend.
+
+    Returns:
+        The divergence, float32 (float64 if either argument is): one a row, or a scalar.
+
+    Raises:
+        TypeError: an array of the wrong dtype.
+        ValueError: a shape, name or known scalar outside what is listed above.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> teacher, student = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
+        >>> print(kl_divergence_with_logits(teacher, student))
+        0.1438...
+
+    Source: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network (2015),
+    arXiv:1503.02531.
+    """
+    target_rows, _ = logits_as_rows(target_logits, axis, "target_logits")
+    row_logits, axes = logits_as_rows(logits, axis)
+    if np.shape(target_logits) != np.shape(logits):
+        fail("target_logits", f"the logits' shape {np.shape(logits)}", np.shape(target_logits))
+    if compute_dtype(target_rows.dtype) != compute_dtype(row_logits.dtype):
+        target_rows, row_logits = (x.astype(jnp.float64) for x in (target_rows, row_logits))
+    class_mask, row_mask = masks(where, logits, row_logits, axes)
+    scale = optional_scalar("temperature", temperature, 1.0, row_logits)
+    target, prediction = (
+        Rows(x, class_mask=class_mask, row_mask=row_mask, temperature=scale)
+        for x in (target_rows, row_logits)
+    )
+    return _kl_divergence(target, prediction, reduction=reduction, implementation=implementation)
+
+
+@partial(jax.jit, static_argnames=("reduction", "implementation"))
+def _brier_score(rows: Rows, *, reduction: str, implementation: str | None) -> Float[Array, "..."]:
+    check_choice("reduction", reduction, REDUCTIONS)
+    stats = row_statistics(rows, normalizer=True, implementation=implementation)
+    return reduce_losses(mask_rows(_squared_distance(rows, stats), rows), rows, reduction)
+
+
+@partial(jax.checkpoint, prevent_cse=False)  # softmax is rebuilt in the backward pass, not kept
+def _squared_distance(rows: Rows, stats: RowStatistics) -> Float[Array, "*rows"]:
+    p = jnp.exp(log_probabilities(rows, stats))
+    if rows.labels is None:
+        return jnp.sum(jnp.square(p - weighted_targets(rows)), -1)
+    assert stats.label_logit is not None
+    # 1 - p_y comes from log p_y, which keeps its digits, and brings the NaN of a bad label along.
+    missed = jnp.expm1(stats.label_logit - stats.log_sum)
+    classes = jax.lax.broadcasted_iota(rows.labels.dtype, p.shape, p.ndim - 1)
+    others = jnp.where(classes == rows.labels[..., None], 0, p)
+    return jnp.square(missed) + jnp.sum(jnp.square(others), -1)
+
+
+@partial(jax.jit, static_argnames=("reduction", "implementation"))
+def _kl_divergence(
+    target: Rows, prediction: Rows, *, reduction: str, implementation: str | None
+) -> Float[Array, "..."]:
+    check_choice("reduction", reduction, REDUCTIONS)
+    target_stats, stats = (
+        row_statistics(rows, normalizer=True, implementation=implementation)
+        for rows in (target, prediction)
+    )
+    loss = _divergence(target, target_stats, prediction, stats)
+    return reduce_losses(mask_rows(loss, prediction), prediction, reduction)
+
+
+@partial(jax.checkpoint, prevent_cse=False)  # neither softmax is kept for the backward pass
+def _divergence(
+    target: Rows, target_stats: RowStatistics, prediction: Rows, stats: RowStatistics
+) -> Float[Array, "*rows"]:
+    """sum_k (p_k d_k - p_k + q_k) with d = log(p / q); what is added sums to 0."""
+    log_p, log_q = log_probabilities(target, target_stats), log_probabilities(prediction, stats)
+    p, q = jnp.exp(log_p), jnp.exp(log_q)
+    impossible = (log_p == -jnp.inf) & (log_q == -jnp.inf)
+    d = jnp.where(impossible, 0, log_p) - jnp.where(impossible, 0, log_q)
+    near = jnp.abs(d) < 1
+    # Near d = 0 the three terms cancel, and far from it p e^-d would overflow.
+    terms = jnp.where(
+        near, p * _exponential_excess(jnp.where(near, d, 0)), scale_tangent(d, p) - p + q
+    )
+    return jnp.sum(terms, -1)
+
+
+def _exponential_excess(d: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """e^-d - 1 + d for |d| < 1, by its series."""
+    order = 19 if d.dtype == jnp.float64 else 11
+    series = jnp.zeros_like(d)
+    for n in range(order, 1, -1):
+        series = series * -d + 1 / math.factorial(n)
+    return d * d * series

@@ -1,0 +1,123 @@
+"""Negative log-likelihood of class indices under log-probabilities that are given."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Integer
+
+from xentjax._checks import check_choice
+from xentjax.losses._arguments import (
+    Axis,
+    class_weight_vector,
+    integer_labels,
+    logits_as_rows,
+    masks,
+)
+from xentjax.losses._expression import REDUCTIONS, reduce_label_losses
+from xentjax.ops import Rows
+from xentjax.ops.statistics import compute_dtype, label_in_range
+
+
+def nll_loss(
+    log_probs: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    *,
+    ignore_index: int | None = None,
+    class_weights: ArrayLike | None = None,
+    reduction: str = "none",
+) -> Float[Array, "..."]:
+    """Negative log-likelihood of class indices y under given log-probabilities, in nats.
+
+        loss = -w_y log_probs_y
+
+    The log-probabilities are used as they are: nothing is normalised. From logits,
+    `softmax_cross_entropy_with_integer_labels` is the same in one step, and more accurate.
+
+    Args:
+        log_probs: real array, K classes along `axis`. Half precision gives a float32 loss.
+        labels: y, integers in 0..K-1, the shape of `log_probs` without `axis`. Another label makes
+            its row's loss and gradient NaN and touches no other row.
+        axis: the class axis, or a tuple of axes that together hold the classes.
+        where: bool, masks classes (a label there costs +inf) or whole rows (loss 0, not in the
+            mean), by its number of dimensions.
+        ignore_index: a label whose rows have loss 0 and leave the mean; None for no such label.
+        class_weights: w, shape [K]; 1 if None.
+        reduction: "none", "sum", or "mean": the sum divided by the kept rows' sum of w_y (0 if
+            that is 0).
+
+    Returns:
+        The loss, float32 (float64 for float64 log-probabilities): one a row, or a scalar.
+
+    Raises:
+        TypeError: an array of the wrong dtype.
+        ValueError: a shape or name outside what is listed above.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> log_probs = jnp.log(jnp.array([[0.5, 0.5, 0.0], [0.25, 0.25, 0.5]]))
+        >>> print(nll_loss(log_probs, jnp.array([1, 0])).round(4))
+        [0.6931 1.3863]
+
+    Source: Bishop, Pattern Recognition and Machine Learning (2006), section 4.3.4.
+    """
+    rows, axes = logits_as_rows(log_probs, axis, "log_probs")
+    class_mask, row_mask = masks(where, log_probs, rows, axes)
+    labels, row_mask = integer_labels(labels, rows, row_mask, ignore_index)
+    return _nll_loss(
+        Rows(
+            logits=rows,
+            labels=labels,
+            class_weights=class_weight_vector(class_weights, rows),
+            class_mask=class_mask,
+            row_mask=row_mask,
+        ),
+        reduction=reduction,
+    )
+
+
+@partial(jax.jit, static_argnames="reduction")
+def _nll_loss(rows: Rows, *, reduction: str) -> Float[Array, "..."]:
+    check_choice("reduction", reduction, REDUCTIONS)
+    return reduce_label_losses(-_label_log_prob(rows), rows, reduction)
+
+
+def _label_log_prob(rows: Rows) -> Float[Array, "..."]:
+    """One element read a row: NaN for a label that is no class, -inf for a class that is masked."""
+    assert rows.labels is not None
+    log_prob = _element(rows.logits, rows.labels).astype(compute_dtype(rows.logits.dtype))
+    if rows.class_mask is not None:
+        in_range = label_in_range(rows)
+        index = jnp.where(in_range, rows.labels, 0)[..., None]
+        mask = jnp.broadcast_to(rows.class_mask, rows.logits.shape)
+        kept = jnp.take_along_axis(mask, index, -1)[..., 0]
+        log_prob = jnp.where(kept | ~in_range, log_prob, -jnp.inf)
+    return log_prob
+
+
+@jax.custom_jvp
+def _element(x: Float[Array, "*rows K"], labels: Integer[Array, "*rows"]) -> Float[Array, "*rows"]:
+    """x_y of each row, NaN for a y that is no class."""
+    in_range = (labels >= 0) & (labels < x.shape[-1])
+    index = jnp.where(in_range, labels, 0)[..., None]
+    return jnp.where(in_range, jnp.take_along_axis(x, index, -1)[..., 0], jnp.nan)
+
+
+@_element.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (x, labels), (dx, _) = primals, tangents
+    return _element(x, labels), _element_tangent(labels, dx)
+
+
+@partial(jax.checkpoint, prevent_cse=False)  # the labels are kept, not their one-hot form
+def _element_tangent(
+    labels: Integer[Array, "*rows"], dx: Float[Array, "*rows K"]
+) -> Float[Array, "*rows"]:
+    """Compares with an iota instead of scattering; a bad label makes its whole row's slope NaN."""
+    classes = jax.lax.broadcasted_iota(labels.dtype, dx.shape, dx.ndim - 1)
+    slope = (classes == labels[..., None]).astype(dx.dtype)
+    in_range = (labels >= 0) & (labels < dx.shape[-1])
+    return jnp.sum(jnp.where(in_range[..., None], slope, jnp.nan) * dx, -1)
