@@ -22,7 +22,7 @@ from rich.table import Table
 
 from experiments._command import UserError, one_line_errors
 from experiments._records import RUNS, RunFolder
-from experiments.cifar10.backend import current_backend
+from experiments.cifar10.backend import current_backend, split_cpu
 from experiments.cifar10.config import PRESETS, Config, DatasetName
 from experiments.cifar10.data import DataError, Dataset, load_cifar10, load_digits
 from experiments.cifar10.interrupt import StopRequest
@@ -59,6 +59,7 @@ class Start:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
+    split_cpu()
     with one_line_errors(DataError):
         command = parse(argv)
         console = Console()

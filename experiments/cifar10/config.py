@@ -79,7 +79,10 @@ class Config:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The configuration that a run folder's config.json holds."""
         try:
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            arguments: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+            }
+            return cls(**arguments)
         except TypeError as error:
             raise ConfigError(f"config.json: expected a CIFAR-10 run's settings: {error}") from None
 
@@ -100,7 +103,7 @@ def _within(values: tuple[int, ...], low: int, high: int) -> bool:
 # 25 pixels rather than 24: whitened to 24, they are halved to 12, 6 and 3 without a rest.
 TINY = Config(
     epochs=6,
-    batch_size=256,
+    batch_size=128,
     widths=(32, 64, 128),
     image_sides=(25, 25, 25, 25, 32),
     learning_rate=11.5,

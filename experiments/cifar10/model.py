@@ -7,10 +7,10 @@ https://github.com/KellerJordan/cifar10-airbench.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import DTypeLike
 
-from experiments.cifar10.conv import Convolution
+from experiments.cifar10.backend import DATA
 
 PATCH = 2  # side of a whitened patch in pixels
 LOGIT_SCALE = 1 / 9
@@ -25,13 +25,11 @@ class Network(nn.Module):
     Attributes:
         widths: channels of the three groups.
         num_classes: K.
-        convolution: the 3x3 convolution.
         dtype: of the computation; parameters are float32.
     """
 
     widths: tuple[int, int, int]
     num_classes: int
-    convolution: Convolution
     dtype: DTypeLike
 
     @nn.compact
@@ -43,7 +41,8 @@ class Network(nn.Module):
         Args:
             images: normalised images [N, H, W, C].
             whitening: filters [2 * 2 * C, F], of `whitening_filters`; they are not trained.
-            train: normalise by the batch's statistics, and update the running ones.
+            train: normalise by the statistics of the batch, which is split along the mesh axis
+                `DATA`, and update the running ones.
             train_whitening: let the gradient reach the whitening's bias.
         """
         x = patches(images.astype(self.dtype)) @ whitening.astype(self.dtype)
@@ -63,7 +62,7 @@ class Network(nn.Module):
 
     def _convolve(self, name: str, x: Array, width: int, *, even: bool = False) -> Array:
         kernel = self.param(name, identity_kernel, (3, 3, x.shape[-1], width))
-        return self.convolution(x, kernel.astype(self.dtype), even=even)
+        return conv3x3(x, kernel.astype(self.dtype), even=even)
 
     def _normalize(self, name: str, x: Array, train: bool) -> Array:
         """Batch normalisation; its statistics are computed in float32 whatever the dtype."""
@@ -73,13 +72,31 @@ class Network(nn.Module):
             epsilon=NORM_EPSILON,
             use_scale=False,  # the next layer can scale
             dtype=self.dtype,
+            axis_name=DATA if train else None,
             name=name,
         )(x)
 
 
+@jax.checkpoint
 def activation(x: Array) -> Array:
-    """SiLU."""
+    """SiLU. Its gradient computes the sigmoid again, which is cheaper than to keep it."""
     return jax.nn.silu(x)
+
+
+def conv3x3(x: Array, kernel: Array, *, even: bool = False) -> Array:
+    """3x3 convolution with stride 1 and a border of zeros.
+
+    Args:
+        x: [N, H, W, C].
+        kernel: [3, 3, C, D].
+        even: leave out an odd last row and column, which 2x2 pooling would drop anyway.
+
+    Returns:
+        [N, H', W', D], where H' and W' are H and W, rounded down to even numbers with `even`.
+    """
+    padding = [(1, 1 - size % 2 if even else 1) for size in x.shape[1:3]]
+    layout = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=layout)
 
 
 def patches(images: Array) -> Array:
@@ -107,15 +124,33 @@ def whitening_filters(images: Array) -> Array:
     return jnp.concatenate([filters, -filters], axis=1)
 
 
+@jax.custom_vjp
 def max_pool(x: Array) -> Array:
-    """The largest of each 2x2 square; an odd last row or column is dropped.
+    """The largest of each 2x2 square of images [N, H, W, C] with even H and W.
 
-    A maximum of strided slices: on CPU its gradient is 14 times faster than reduce_window's.
+    A maximum of strided slices: on CPU its gradient is 14 times faster than reduce_window's, and
+    written out as below another tenth of a training step faster. Where several elements are the
+    largest, they share the gradient.
     """
-    height, width = (size // 2 * 2 for size in x.shape[1:3])
-    top, bottom = x[:, 0:height:2, :width], x[:, 1:height:2, :width]
-    rows = jnp.maximum(top, bottom)
+    rows = jnp.maximum(x[:, 0::2], x[:, 1::2])
     return jnp.maximum(rows[:, :, 0::2], rows[:, :, 1::2])
+
+
+def _max_pool_forward(x: Array) -> tuple[Array, tuple[Array, Array]]:
+    largest = max_pool(x)
+    return largest, (x, largest)
+
+
+def _max_pool_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array]:
+    x, largest = residuals
+    n, height, width, channels = largest.shape
+    squares = x.reshape(n, height, 2, width, 2, channels)
+    is_largest = squares == largest[:, :, None, :, None]
+    share = gradient / is_largest.sum((2, 4)).astype(x.dtype)
+    return (jnp.where(is_largest, share[:, :, None, :, None], 0).reshape(x.shape),)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def identity_kernel(key: Array, shape: tuple[int, int, int, int]) -> Array:

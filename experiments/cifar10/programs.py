@@ -1,7 +1,7 @@
 """Jitted functions compiled ahead of their first call, so that compilation is timed apart."""
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import jax
@@ -15,8 +15,9 @@ class Programs:
         run_seconds: time spent in the compiled programs so far.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Any, compiler_options: Mapping[str, str] | None = None) -> None:
         self._function = function
+        self._options = dict(compiler_options) if compiler_options else None
         self._compiled: dict[Hashable, Any] = {}
         self.compile_seconds = 0.0
         self.run_seconds = 0.0
@@ -26,7 +27,7 @@ class Programs:
         key = tuple(sorted(static.items()))
         if key not in self._compiled:
             started = time.perf_counter()
-            self._compiled[key] = self._function.lower(*args, **static).compile()
+            self._compiled[key] = self._function.lower(*args, **static).compile(self._options)
             self.compile_seconds += time.perf_counter() - started
         started = time.perf_counter()
         result = jax.block_until_ready(self._compiled[key](*args))

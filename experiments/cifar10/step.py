@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.cifar10.augment import (
     INITIAL,
@@ -19,7 +20,7 @@ from experiments.cifar10.augment import (
     shrink,
     take_batch,
 )
-from experiments.cifar10.backend import Backend
+from experiments.cifar10.backend import DATA, Backend, data_mesh
 from experiments.cifar10.config import Config
 from experiments.cifar10.model import Network, whitening_filters
 from experiments.cifar10.optimizer import lookahead, make_optimizer
@@ -59,6 +60,7 @@ class Training:
     Attributes:
         initial_state: `(train_images uint8 [N, H, W, C]) -> TrainState`.
         plan_epoch: `(epoch) -> Epoch`, how the images are visited.
+        put: `(array) -> Array` on every device, for the images and labels of `advance`.
         advance: `(state, images, labels, plan, *, steps, side, train_whitening) -> (state, losses
             [steps])`, whose keywords are static and whose state is donated.
         predict: `(state, images uint8 [B, H, W, C], *, side, flip) -> logits [B, K]`, whose
@@ -67,6 +69,7 @@ class Training:
 
     initial_state: Callable[[np.ndarray], TrainState]
     plan_epoch: Callable[[int], Epoch]
+    put: Callable[[np.ndarray], Array]
     advance: Callable[..., Any]
     predict: Callable[..., Any]
 
@@ -76,7 +79,9 @@ def make_training(config: Config, backend: Backend, num_images: int, num_classes
     key = jax.random.key(config.seed)
     steps_per_epoch = num_images // config.batch_size
     total_steps = config.epochs * steps_per_epoch
-    network = Network(config.widths, num_classes, backend.convolution, backend.dtype)
+    network = Network(config.widths, num_classes, backend.dtype)
+    mesh = data_mesh(config.batch_size)
+    whole, split = PartitionSpec(), PartitionSpec(DATA)
     optimizer = make_optimizer(config, steps_per_epoch)
 
     @jax.jit
@@ -84,7 +89,7 @@ def make_training(config: Config, backend: Backend, num_images: int, num_classes
         normalized = normalize(images)
         whitening = whitening_filters(normalized)
         variables = network.init(
-            jax.random.fold_in(key, INITIAL), normalized[:1], whitening, train=True
+            jax.random.fold_in(key, INITIAL), normalized[:1], whitening, train=False
         )
         params, batch_stats = variables["params"], variables["batch_stats"]
         return TrainState(
@@ -101,6 +106,7 @@ def make_training(config: Config, backend: Backend, num_images: int, num_classes
     def losses(
         params: Any, state: TrainState, images: Array, labels: Array, train_whitening: bool
     ) -> tuple[Array, Any]:
+        """The loss of this device's part of the batch."""
         logits, updated = network.apply(
             {"params": params, "batch_stats": state.batch_stats},
             images,
@@ -115,6 +121,16 @@ def make_training(config: Config, backend: Backend, num_images: int, num_classes
         correct = (logits.argmax(axis=-1) == labels).sum().astype(jnp.float32)
         return loss, (updated["batch_stats"], correct)
 
+    def gradients(
+        state: TrainState, images: Array, labels: Array, train_whitening: bool
+    ) -> tuple[Array, Any, Array, Any]:
+        """Loss, batch statistics, number correct and gradients of a batch split over devices."""
+        (loss, (batch_stats, correct)), gradient = jax.value_and_grad(losses, has_aux=True)(
+            state.params, state, images, labels, train_whitening
+        )
+        loss, correct, gradient = lax.psum((loss, correct, gradient), DATA)
+        return loss, batch_stats, correct, gradient
+
     def one_step(
         state: TrainState,
         images: Array,
@@ -127,10 +143,14 @@ def make_training(config: Config, backend: Backend, num_images: int, num_classes
         within = state.step % steps_per_epoch
         batch, indices = take_batch(images, plan, within, config.batch_size, shift=config.shift)
         batch = shrink(normalize(batch), side)
-        (loss, (batch_stats, correct)), gradients = jax.value_and_grad(losses, has_aux=True)(
-            state.params, state, batch, labels[indices], train_whitening
-        )
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+        loss, batch_stats, correct, gradient = jax.shard_map(
+            partial(gradients, train_whitening=train_whitening),
+            mesh=mesh,
+            in_specs=(whole, split, split),
+            out_specs=whole,
+            check_vma=False,  # the sums over devices are written out
+        )(state, batch, labels[indices])
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         fast = (optax.apply_updates(state.params, updates), batch_stats)
         slow = state.slow
         if config.lookahead:
@@ -168,15 +188,26 @@ def make_training(config: Config, backend: Backend, num_images: int, num_classes
 
     @partial(jax.jit, static_argnames=("side", "flip"))
     def predict(state: TrainState, images: Array, *, side: int, flip: bool) -> Array:
+        if images.shape[0] % mesh.size == 0:
+            images = lax.with_sharding_constraint(images, NamedSharding(mesh, split))
         normalized = shrink(normalize(images), side)
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         views = [normalized, normalized[:, :, ::-1]] if flip else [normalized]
-        logits = [network.apply(variables, view, state.whitening, train=False) for view in views]
-        return sum(logits[1:], start=logits[0]) / len(views)
+        logits: list[Any] = [
+            network.apply(variables, view, state.whitening, train=False) for view in views
+        ]
+        return jnp.mean(jnp.stack(logits), axis=0)
 
+    everywhere = NamedSharding(mesh, whole)
     return Training(
-        initial_state=lambda images: initial_state(jnp.asarray(images[:WHITENING_IMAGES])),
-        plan_epoch=jax.jit(lambda epoch: plan_epoch(key, epoch, num_images, flip=config.flip)),
+        initial_state=lambda images: jax.device_put(
+            initial_state(jnp.asarray(images[:WHITENING_IMAGES])), everywhere
+        ),
+        plan_epoch=jax.jit(
+            lambda epoch: plan_epoch(key, epoch, num_images, flip=config.flip),
+            out_shardings=everywhere,
+        ),
+        put=lambda array: jax.device_put(array, everywhere),
         advance=advance,
         predict=predict,
     )

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
@@ -117,9 +116,9 @@ class _Trainer:
         self.state = training.initial_state(dataset.train_images)
         self._scans_epochs = backend.scans_epochs
         self._plan_epoch = training.plan_epoch
-        self._advance = Programs(training.advance)
+        self._advance = Programs(training.advance, backend.compiler_options)
         self._predict = Programs(training.predict)
-        self._train_set = jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels)
+        self._train_set = training.put(dataset.train_images), training.put(dataset.train_labels)
         self._test_set = dataset.test_images, dataset.test_labels
 
     def train_epoch(
