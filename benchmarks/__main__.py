@@ -15,6 +15,7 @@ from benchmarks import report
 # Each is a module of this package with `run(*, quick, rounds, console) -> report.Result`.
 SUBJECTS = {
     "losses": "softmax cross-entropy against optax, jax.nn, torch and the textbook formula",
+    "training": "a step of the CIFAR-10 network `tiny`, beside the same network in torch",
 }
 
 

@@ -26,3 +26,18 @@ def _cases(*shapes: tuple[int, int]) -> tuple[LossCase, ...]:
 # A small classifier, ImageNet, and the vocabularies of a small and of a large language model.
 LOSSES = _cases((65536, 10), (8192, 1000), (1024, 32768), (256, 131072))
 LOSSES_QUICK = _cases((512, 10), (16, 1000))
+
+
+class TrainingCase(NamedTuple):
+    """A step of the CIFAR-10 training at one image size, in pixels."""
+
+    side: int
+    train_whitening: bool
+
+    @property
+    def name(self) -> str:
+        """What the tables call it."""
+        return f"{self.side} px" + (", whitening bias trained" if self.train_whitening else "")
+
+
+TRAINING = (TrainingCase(25, True), TrainingCase(25, False), TrainingCase(32, False))

@@ -1,5 +1,6 @@
 """What the hardware decides; everything else is the same on CPU, GPU and TPU."""
 
+import contextlib
 import math
 import os
 from collections.abc import Mapping
@@ -55,7 +56,8 @@ def split_cpu() -> None:
     `tiny` on 2 cores. To be called before jax first computes; without it training is only slower.
     """
     if (os.cpu_count() or 1) >= CPU_DEVICES:
-        jax.config.update("jax_num_cpu_devices", CPU_DEVICES)
+        with contextlib.suppress(RuntimeError):  # too late, jax has computed already
+            jax.config.update("jax_num_cpu_devices", CPU_DEVICES)
 
 
 def data_mesh(batch_size: int) -> Mesh:

@@ -1,0 +1,160 @@
+"""One training step of the CIFAR-10 network `tiny`: images per second beside PyTorch's.
+
+PyTorch gets the same network and the same work: uint8 images gathered, shifted, mirrored and
+shrunk, loss with label smoothing, Nesterov descent with decay in groups of parameters, lookahead.
+"""
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks import cases, machine, timing
+from benchmarks.losses import SUBJECT, TORCH, load_torch
+from benchmarks.report import Cell, Result
+from experiments.cifar10.augment import MEAN, STANDARD_DEVIATION
+from experiments.cifar10.backend import current_backend, split_cpu
+from experiments.cifar10.config import PRESETS, Config
+from experiments.cifar10.programs import Programs
+from experiments.cifar10.step import make_training
+
+NUM_IMAGES = 8192
+NUM_CLASSES = 10
+NOTES = (
+    "a step: gather, shift, mirror, normalise and shrink a batch of uint8 images, forward, "
+    "backward, Nesterov descent with decay, lookahead every fifth step",
+    "torch: the same in eager mode, channels last, on all cores; random data for both",
+)
+
+
+def images_and_labels() -> tuple[np.ndarray, np.ndarray]:
+    """Random images [N, 32, 32, 3] and labels."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (NUM_IMAGES, 32, 32, 3), dtype=np.uint8)
+    return images, rng.integers(NUM_CLASSES, size=NUM_IMAGES, dtype=np.int32)
+
+
+def xentjax_step(config: Config, side: int, *, train_whitening: bool) -> timing.Thunk:
+    """The training program of the experiment, one step a call."""
+    images, labels = images_and_labels()
+    backend = current_backend()
+    training = make_training(config, backend, NUM_IMAGES, NUM_CLASSES)
+    advance = Programs(training.advance, backend.compiler_options)
+    data = training.put(images), training.put(labels), training.plan_epoch(0)
+    keywords = {"steps": 1, "side": side, "train_whitening": train_whitening}
+    return timing.thread_state(
+        lambda state: advance(state, *data, **keywords)[0], training.initial_state(images)
+    )
+
+
+def torch_step(
+    torch: ModuleType, config: Config, side: int, *, train_whitening: bool
+) -> timing.Thunk:
+    """The same step written for PyTorch."""
+    torch.manual_seed(0)
+    network = _torch_network(torch, config, train_whitening)
+    network = network.to(memory_format=torch.channels_last)
+    optimizer = _torch_optimizer(torch, config, network)
+    images, labels = (torch.from_numpy(x) for x in images_and_labels())
+    labels = labels.long()
+    mean, deviation = (255 * torch.tensor(x) for x in (MEAN, STANDARD_DEVIATION))
+    slow = {name: x.clone() for name, x in network.state_dict().items()}
+    size, reach = config.batch_size, config.shift
+    count = 0
+
+    def batch() -> tuple[Any, Any]:
+        chosen = torch.randint(0, NUM_IMAGES, (size,))
+        x = (images[chosen].float() - mean) / deviation
+        x = torch.nn.functional.pad(x.permute(0, 3, 1, 2), (reach,) * 4, mode="reflect")
+        positions = torch.arange(32)[None]
+        rows = positions + torch.randint(0, 2 * reach + 1, (size, 1))
+        columns = torch.where(torch.rand(size, 1) < 0.5, 31 - positions, positions)
+        columns = columns + torch.randint(0, 2 * reach + 1, (size, 1))
+        each = torch.arange(size)[:, None, None]
+        x = x.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+        if side != 32:
+            x = torch.nn.functional.interpolate(x, (side, side), mode="bilinear", antialias=True)
+        return x, labels[chosen]
+
+    def step() -> float:
+        nonlocal count
+        x, y = batch()
+        logits = network(x) / 9
+        loss = torch.nn.functional.cross_entropy(
+            logits, y, reduction="sum", label_smoothing=config.label_smoothing
+        )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        (logits.detach().argmax(1) == y).sum()
+        count += 1
+        if count % 5 == 0:
+            for name, x in network.state_dict().items():
+                if x.is_floating_point():
+                    slow[name].lerp_(x, 0.3)
+                    x.copy_(slow[name])
+        return float(loss.detach())
+
+    return step
+
+
+def _torch_network(torch: ModuleType, config: Config, train_whitening: bool) -> Any:
+    nn = torch.nn
+    layers = [nn.Conv2d(3, 24, 2), nn.SiLU()]
+    layers[0].weight.requires_grad_(False)
+    layers[0].bias.requires_grad_(train_whitening)
+    channels = 24
+    for width in config.widths:
+        for inputs, pool in ((channels, [nn.MaxPool2d(2)]), (width, [])):
+            convolution = nn.Conv2d(inputs, width, 3, padding=1, bias=False)
+            norm = nn.BatchNorm2d(width, eps=1e-5, momentum=0.4)
+            norm.weight.requires_grad_(False)
+            layers += [convolution, *pool, norm, nn.SiLU()]
+        channels = width
+    layers += [nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(channels, NUM_CLASSES, bias=False)]
+    return nn.Sequential(*layers)
+
+
+def _torch_optimizer(torch: ModuleType, config: Config, network: Any) -> Any:
+    """Rates small enough that random labels cannot make the loss overflow."""
+    norms = [m.bias for m in network if isinstance(m, torch.nn.BatchNorm2d)]
+    known = {id(bias) for bias in norms}
+    others = [p for p in network.parameters() if p.requires_grad and id(p) not in known]
+    groups = [
+        {"params": norms, "lr": 64e-6, "weight_decay": 2e-2},
+        {"params": others, "lr": 1e-6, "weight_decay": 1.3},
+    ]
+    return torch.optim.SGD(groups, lr=1e-6, momentum=config.momentum, nesterov=True)
+
+
+def run(*, quick: bool, rounds: int, console: Console) -> Result:
+    """Measure a step of `tiny` in each of the forms its training consists of."""
+    split_cpu()
+    limits = machine.measure(quick=quick)
+    torch = load_torch()
+    config = PRESETS["tiny"]
+    cells = []
+    for case in track(cases.TRAINING, "training steps", console=console, transient=True):
+        keywords = {"train_whitening": case.train_whitening}
+        thunks = {SUBJECT: xentjax_step(config, case.side, **keywords)}
+        if torch is not None:
+            thunks[TORCH] = torch_step(torch, config, case.side, **keywords)
+        cells.append(
+            Cell(
+                case=case.name,
+                mode="step",
+                seconds=timing.interleave(thunks, rounds=rounds, min_seconds=0.0 if quick else 0.2),
+                work=config.batch_size,
+            )
+        )
+    return Result(
+        name="training",
+        subject=SUBJECT,
+        rivals=(TORCH,),
+        unit="images/s",
+        cells=tuple(cells),
+        machine=limits,
+        notes=NOTES,
+    )
