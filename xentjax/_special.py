@@ -165,7 +165,7 @@ def divergence_term(x: Array, y: Array) -> Array:
 
 @jax.jit
 def entropy(p: Array) -> Array:
-    return (-x_log_x(p)).sum(-1)
+    return 0 - x_log_x(p).sum(-1)  # minus would make -0.0 of a certain outcome's 0
 
 
 @jax.jit
