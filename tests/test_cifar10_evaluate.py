@@ -1,0 +1,116 @@
+"""Accuracy, likelihood and calibration against numbers worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.cifar10 import evaluate as evaluate_module
+from experiments.cifar10.evaluate import NUM_BINS, confidence_bins, evaluate, predict_all
+from tests.tolerances import VALUE
+
+# rows: predicted class and its probability 0 at 0.7, 1 at 0.5, 2 at 0.7, 1 at 0.9
+PROBS = np.array([[0.7, 0.2, 0.1], [0.3, 0.5, 0.2], [0.1, 0.2, 0.7], [0.05, 0.9, 0.05]])
+LABELS = np.array([0, 1, 0, 1], np.int32)
+
+
+def test_hand_worked_example():
+    # logits are log-probabilities up to a constant of each row
+    logits = (np.log(PROBS) + np.array([[0.0], [3.0], [-5.0], [40.0]])).astype(np.float32)
+    judged = evaluate(logits, LABELS)
+    assert judged.accuracy == 0.75
+    nll = -(np.log(0.7) + np.log(0.5) + np.log(0.1) + np.log(0.9)) / 4
+    assert judged.nll == pytest.approx(nll, rel=1e-5)  # logits of 40 carry errors of 2e-6
+    # the two at 0.7 share a bin of accuracy 1/2; those at 0.5 and 0.9 are right
+    error = 2 / 4 * abs(0.5 - 0.7) + 1 / 4 * abs(1 - 0.5) + 1 / 4 * abs(1 - 0.9)
+    assert judged.calibration_error == pytest.approx(error, rel=1e-5)
+    np.testing.assert_array_equal(judged.predicted, [0, 1, 2, 1])
+    np.testing.assert_allclose(judged.probabilities, PROBS, rtol=1e-5)
+    assert [b.count for b in judged.bins if b.count] == [1, 2, 1]
+
+
+def test_confident_and_right_costs_nothing():
+    logits = np.array([[200.0, 0.0], [-300.0, 0.0]], np.float32)
+    judged = evaluate(logits, np.array([0, 1], np.int32))
+    assert (judged.accuracy, judged.nll, judged.calibration_error) == (1.0, 0.0, 0.0)
+    assert judged.bins[-1].count == 2
+
+
+def test_confident_and_wrong_costs_the_margin():
+    logits = np.array([[200.0, 0.0], [-300.0, 0.0]], np.float32)
+    judged = evaluate(logits, np.array([1, 0], np.int32))
+    assert (judged.accuracy, judged.nll, judged.calibration_error) == (0.0, 250.0, 1.0)
+
+
+def test_a_tie_counts_as_the_first_class():
+    logits = np.zeros((3, 4), np.float32)
+    judged = evaluate(logits, np.array([0, 1, 0], np.int32))
+    assert judged.accuracy == pytest.approx(2 / 3)
+    assert judged.nll == pytest.approx(np.log(4), rel=VALUE["float32"])
+    # all have confidence 1/4
+    (held,) = [b for b in judged.bins if b.count]
+    assert (held.lower < 0.25 <= held.upper, held.count) == (True, 3)
+    assert judged.calibration_error == pytest.approx(2 / 3 - 1 / 4, rel=1e-6)
+
+
+def test_random_predictions_agree_with_a_loop_over_images():
+    rng = np.random.default_rng(0)
+    logits = (3 * rng.normal(size=(200, 10))).astype(np.float32)
+    labels = rng.integers(0, 10, 200).astype(np.int32)
+    wide = logits.astype(np.float64)
+    probs = np.exp(wide) / np.exp(wide).sum(1, keepdims=True)
+    gaps = np.zeros(15)  # sums of correct - confidence
+    for p, label in zip(probs, labels, strict=True):
+        gaps[int(np.ceil(p.max() * 15)) - 1] += float(p.argmax() == label) - p.max()
+    judged = evaluate(logits, labels)
+    assert judged.accuracy == (probs.argmax(1) == labels).mean()
+    assert judged.nll == pytest.approx(-np.log(probs[np.arange(200), labels]).mean(), rel=1e-6)
+    assert judged.calibration_error == pytest.approx(np.abs(gaps).sum() / 200, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "place"),
+    [
+        (0.0, 0),
+        (1e-9, 0),
+        (np.linspace(0, 1, 16)[3], 2),  # an edge belongs to the bin below
+        (np.nextafter(np.linspace(0, 1, 16)[3], 1), 3),
+        (1.0, 14),
+        (1 + 1e-7, 14),  # a rounded softmax
+    ],
+    ids=["0", "just above 0", "an edge", "just above the edge", "1", "just above 1"],
+)
+def test_bins_include_their_upper_edge(confidence, place):
+    bins = confidence_bins(np.array([confidence]), np.array([True]))
+    assert len(bins) == NUM_BINS == 15
+    assert [b.count for b in bins] == [int(k == place) for k in range(15)]
+    assert (bins[place].confidence, bins[place].accuracy) == (confidence, 1.0)
+
+
+def test_bins_cover_the_unit_interval_and_empty_ones_are_zero():
+    bins = confidence_bins(np.array([0.5]), np.array([False]))
+    assert bins[0].lower == 0.0
+    assert bins[-1].upper == 1.0
+    assert all(a.upper == b.lower for a, b in zip(bins[:-1], bins[1:], strict=True))
+    assert all((b.confidence, b.accuracy) == (0.0, 0.0) for b in bins if not b.count)
+
+
+@pytest.mark.parametrize(
+    ("number", "batches"),
+    [(1, [1]), (3, [3]), (4, [4]), (5, [4, 4]), (8, [4, 4]), (10, [4, 4, 4])],
+)
+def test_predict_all_takes_any_number_of_images_in_batches_of_one_size(
+    monkeypatch, number, batches
+):
+    monkeypatch.setattr(evaluate_module, "BATCH_SIZE", 4)
+    images = np.random.default_rng(1).integers(0, 256, (number, 2, 2, 3), np.uint8)
+    sizes = []
+
+    def predict(batch: jax.Array) -> jax.Array:
+        assert batch.dtype == jnp.uint8
+        sizes.append(len(batch))
+        return batch.reshape(len(batch), -1).astype(jnp.float32)
+
+    logits = predict_all(predict, images)
+    np.testing.assert_array_equal(logits, images.reshape(number, -1))
+    assert sizes == batches

@@ -1,0 +1,236 @@
+"""The network's parts against NumPy, and what its precision and frozen whitening promise."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.cifar10.backend import DATA
+from experiments.cifar10.model import (
+    LOGIT_SCALE,
+    NORM_MOMENTUM,
+    WHITENING_EPSILON,
+    Network,
+    identity_kernel,
+    max_pool,
+    patches,
+    whitening_filters,
+)
+
+WIDTHS, NUM_CLASSES, SIDE = (4, 5, 6), 3, 9
+
+
+def numpy_patches(images: np.ndarray) -> np.ndarray:
+    """All 2x2 patches [N, H - 1, W - 1, 2, 2, C]."""
+    windows = np.lib.stride_tricks.sliding_window_view(images, (2, 2), axis=(1, 2))
+    return np.moveaxis(windows, 3, -1)
+
+
+def numpy_convolution(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """A 3x3 cross-correlation with a border of zeros, in float64."""
+    padded = np.pad(x.astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    height, width = x.shape[1:3]
+    return sum(
+        padded[:, i : i + height, j : j + width] @ kernel[i, j].astype(np.float64)
+        for i in range(3)
+        for j in range(3)
+    )
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    """Smooth noise, whose neighbouring pixels and channels are correlated as in photographs."""
+    noise = np.random.default_rng(0).normal(size=(6, SIDE + 2, SIDE + 2, 3))
+    smooth = noise[:, 1:-1, 1:-1] + 0.5 * noise[:, :-2, 1:-1] + 0.5 * noise[:, 1:-1, :-2]
+    return (smooth + 0.7 * smooth.mean(-1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def whitening(images: np.ndarray) -> jax.Array:
+    return whitening_filters(jnp.asarray(images))
+
+
+@pytest.fixture(scope="module")
+def variables(images: np.ndarray, whitening: jax.Array) -> Any:
+    network = Network(WIDTHS, NUM_CLASSES, jnp.float32)
+    init = jax.jit(lambda key: network.init(key, jnp.asarray(images), whitening, train=False))
+    return init(jax.random.key(0))
+
+
+def test_patches_are_all_windows_row_by_row(images):
+    actual = patches(jnp.asarray(images))
+    np.testing.assert_array_equal(actual, numpy_patches(images).reshape(6, SIDE - 1, SIDE - 1, 12))
+
+
+def test_whitened_patches_are_uncorrelated_with_variance_one_up_to_epsilon(images, whitening):
+    rows = numpy_patches(images).reshape(-1, 12).astype(np.float64)
+    eigenvalues = np.linalg.eigvalsh(rows.T @ rows / len(rows))[::-1]  # largest first
+    whitened = rows @ np.asarray(whitening[:, :12], np.float64)
+    variances = eigenvalues / (eigenvalues + WHITENING_EPSILON)
+    assert variances.min() > 0.9
+    np.testing.assert_allclose(whitened.T @ whitened / len(rows), np.diag(variances), atol=1e-4)
+
+
+def test_the_second_half_of_the_filters_is_the_negative_of_the_first(whitening):
+    assert whitening.shape == (12, 24)
+    np.testing.assert_array_equal(whitening[:, 12:], -whitening[:, :12])
+
+
+def test_whitening_of_grey_images_is_bounded_by_epsilon():
+    # three equal channels leave 8 of 12 eigenvalues 0
+    grey = np.random.default_rng(1).normal(size=(4, 6, 6, 1)).astype(np.float32).repeat(3, -1)
+    filters = np.asarray(whitening_filters(jnp.asarray(grey)))
+    norms = np.linalg.norm(filters[:, :12], axis=0)
+    np.testing.assert_allclose(norms[4:], WHITENING_EPSILON**-0.5, rtol=0.01)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(5, 5), (3, 7), (7, 3)])
+def test_identity_kernel_copies_as_many_channels_as_there_are(inputs, outputs):
+    x = np.random.default_rng(2).normal(size=(2, 4, 5, inputs)).astype(np.float32)
+    kernel = np.asarray(identity_kernel(jax.random.key(0), (3, 3, inputs, outputs)))
+    result = numpy_convolution(x, kernel)
+    copied = min(inputs, outputs)
+    np.testing.assert_array_equal(result[..., :copied], x[..., :copied])
+    others = kernel[..., copied:]
+    assert np.abs(others).max(initial=0) <= (9 * inputs) ** -0.5
+    if outputs > inputs:
+        assert others.std() > 0.5 * (9 * inputs) ** -0.5  # uniform: 0.577 of the bound
+
+
+def test_max_pool_is_the_maximum_of_squares():
+    x = np.random.default_rng(3).normal(size=(2, 4, 6, 3)).astype(np.float32)
+    expected = x.reshape(2, 2, 2, 3, 2, 3).max((2, 4))
+    np.testing.assert_array_equal(max_pool(jnp.asarray(x)), expected)
+
+
+def test_gradient_of_max_pool_is_the_difference_quotient_without_ties():
+    rng = np.random.default_rng(4)
+    x = rng.permutation(2 * 2 * 4 * 3).reshape(2, 2, 4, 3).astype(np.float32)  # 1 apart
+    weights = rng.normal(size=(2, 1, 2, 3)).astype(np.float32)
+
+    def value(x: np.ndarray) -> float:
+        return float((x.reshape(2, 1, 2, 2, 2, 3).max((2, 4)).astype(np.float64) * weights).sum())
+
+    expected = np.zeros_like(x)
+    for index in np.ndindex(x.shape):
+        up, down = x.copy(), x.copy()
+        up[index] += 0.25
+        down[index] -= 0.25
+        expected[index] = (value(up) - value(down)) / 0.5
+    actual = jax.grad(lambda x: (max_pool(x) * weights).sum())(jnp.asarray(x))
+    np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("ties", [1, 2, 3, 4])
+def test_gradient_of_max_pool_sums_to_one_in_every_square(dtype: Any, ties):
+    square = np.where(np.arange(4) < ties, 1.5, -2.0)
+    x = jnp.asarray(np.random.default_rng(5).permuted(np.tile(square, (6, 1)), axis=1), dtype)
+    x = x.reshape(6, 2, 2, 1)
+    gradient = jax.grad(lambda x: max_pool(x).astype(jnp.float32).sum())(x)
+    assert gradient.dtype == dtype
+    gradient = np.asarray(gradient, np.float64)
+    tolerance = 1e-6 if dtype == jnp.float32 else 2**-8
+    np.testing.assert_allclose(gradient.sum((1, 2)), 1.0, rtol=tolerance)
+    assert (gradient >= 0).all()
+    assert (gradient[np.asarray(x, np.float64) < 0] == 0).all()
+
+
+def test_logits_are_float32_whatever_the_computation(images, whitening, variables):
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    # flax's BatchNorm leaves x - mean to jax's promotion where x is not float32
+    with jax.numpy_dtype_promotion("standard"):
+        logits = [
+            jax.jit(Network(WIDTHS, NUM_CLASSES, dtype).apply, static_argnames="train")(
+                variables, images, whitening, train=False
+            )
+            for dtype in (jnp.float32, jnp.bfloat16)
+        ]
+    assert [(x.shape, x.dtype) for x in logits] == [((6, NUM_CLASSES), jnp.float32)] * 2
+    difference = np.abs(np.asarray(logits[0] - logits[1]))
+    assert 0 < difference.max() < 0.05 * np.abs(logits[0]).max()
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["frozen", "trained"])
+def test_gradients_reach_the_whitening_only_while_its_bias_is_trained(
+    images, whitening, variables, trained
+):
+    network = Network(WIDTHS, NUM_CLASSES, jnp.float32)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params: Any) -> Any:
+        logits = network.apply(
+            variables | {"params": params}, images, whitening, train=False, train_whitening=trained
+        )
+        return (logits * jnp.arange(1, NUM_CLASSES + 1, dtype=jnp.float32)[None]).sum()
+
+    gradients = gradient(variables["params"])
+    largest = {
+        name: max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
+        for name, tree in gradients.items()
+    }
+    assert (largest.pop("whitening_bias") > 0) == trained
+    assert min(largest.values()) > 0
+
+
+def test_the_head_is_linear_and_scaled_by_a_ninth(images, whitening, variables):
+    assert pytest.approx(1 / 9) == LOGIT_SCALE
+    network = Network(WIDTHS, NUM_CLASSES, jnp.float32)
+
+    @jax.jit
+    def logits(head: jax.Array) -> Any:
+        params = variables["params"] | {"head": head}
+        return network.apply(variables | {"params": params}, images, whitening, train=False)
+
+    # unit vectors as head show the features themselves
+    units = jnp.eye(WIDTHS[-1])
+    features = np.concatenate([logits(units[:, :3]), logits(units[:, 3:])], axis=1) * 9.0
+    head = np.asarray(variables["params"]["head"], np.float64)
+    actual = logits(jnp.asarray(head, jnp.float32))
+    np.testing.assert_allclose(actual, features @ head / 9, rtol=1e-4)
+
+
+def test_statistics_of_a_split_batch_are_those_of_the_whole(images, whitening, variables):
+    """The sums over devices, here over parts of a batch on one."""
+    network = Network(WIDTHS, NUM_CLASSES, jnp.float32)
+
+    def updated(parts: int) -> tuple[np.ndarray, Any]:
+        def one(part: jax.Array) -> Any:
+            return network.apply(variables, part, whitening, train=True, mutable=["batch_stats"])
+
+        split = jnp.asarray(images).reshape(parts, -1, *images.shape[1:])
+        logits, state = jax.jit(jax.vmap(one, axis_name=DATA))(split)
+        statistics = jax.tree.map(np.asarray, state["batch_stats"])
+        for leaf in jax.tree.leaves(statistics):
+            np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
+        return np.asarray(logits).reshape(-1, NUM_CLASSES), statistics
+
+    (whole_logits, whole), (split_logits, split) = updated(1), updated(2)
+    np.testing.assert_allclose(split_logits, whole_logits, rtol=1e-4, atol=1e-5)
+    for actual, expected in zip(jax.tree.leaves(split), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(actual[0], expected[0], rtol=1e-4, atol=1e-5)
+
+
+def test_running_statistics_keep_the_momentum_of_the_old_ones(images, whitening, variables):
+    network = Network(WIDTHS, NUM_CLASSES, jnp.float32)
+
+    @jax.jit
+    def mean(old: jax.Array) -> Any:
+        statistics = jax.tree.map(lambda leaf: jnp.full_like(leaf, old), variables["batch_stats"])
+        variables_then = variables | {"batch_stats": statistics}
+
+        def one(part: jax.Array) -> Any:
+            return network.apply(
+                variables_then, part, whitening, train=True, mutable=["batch_stats"]
+            )
+
+        _, state = jax.vmap(one, axis_name=DATA)(jnp.asarray(images)[None])
+        return state["batch_stats"]["group0_norm0"]["mean"]
+
+    # new = m old + (1 - m) of the batch
+    np.testing.assert_allclose(
+        mean(jnp.float32(1)) - mean(jnp.float32(0)), NORM_MOMENTUM, rtol=1e-5
+    )
