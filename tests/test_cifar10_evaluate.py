@@ -1,5 +1,7 @@
 """Accuracy, likelihood and calibration against numbers worked out by hand."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,7 +93,7 @@ def test_bins_cover_the_unit_interval_and_empty_ones_are_zero():
     bins = confidence_bins(np.array([0.5]), np.array([False]))
     assert bins[0].lower == 0.0
     assert bins[-1].upper == 1.0
-    assert all(a.upper == b.lower for a, b in zip(bins[:-1], bins[1:], strict=True))
+    assert all(a.upper == b.lower for a, b in itertools.pairwise(bins))
     assert all((b.confidence, b.accuracy) == (0.0, 0.0) for b in bins if not b.count)
 
 

@@ -32,11 +32,11 @@ def numpy_convolution(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """A 3x3 cross-correlation with a border of zeros, in float64."""
     padded = np.pad(x.astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
     height, width = x.shape[1:3]
-    return sum(
+    taps = [
         padded[:, i : i + height, j : j + width] @ kernel[i, j].astype(np.float64)
-        for i in range(3)
-        for j in range(3)
-    )
+        for i, j in np.ndindex(3, 3)
+    ]
+    return np.sum(taps, axis=0)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_gradients_reach_the_whitening_only_while_its_bias_is_trained(
     @jax.jit
     @jax.grad
     def gradient(params: Any) -> Any:
-        logits = network.apply(
+        logits: Any = network.apply(
             variables | {"params": params}, images, whitening, train=False, train_whitening=trained
         )
         return (logits * jnp.arange(1, NUM_CLASSES + 1, dtype=jnp.float32)[None]).sum()
