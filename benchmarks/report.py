@@ -106,9 +106,9 @@ class Sheet(NamedTuple):
     rows: list[list[str]]
 
 
-def sheets(result: Result) -> tuple[Sheet, Sheet]:
-    """The tables of a report: speed, then memory."""
-    return _speed(result), _memory(result)
+def sheets(result: Result) -> list[Sheet]:
+    """The tables of a report: speed, then memory where it was measured."""
+    return [_speed(result), *([_memory(result)] if _compiled(result) else [])]
 
 
 def _speed(result: Result) -> Sheet:
@@ -170,10 +170,10 @@ def _lines(result: Result) -> list[str]:
         name: math.fsum(cell.compile_seconds.get(name, 0.0) for cell in result.cells)
         for name in _compiled(result)
     }
+    compilation = ", ".join(f"{name} {total:.1f} s" for name, total in totals.items())
     return [
         *result.machine.describe(),
-        "compilation of all cells: "
-        + ", ".join(f"{name} {total:.1f} s" for name, total in totals.items()),
+        *([f"compilation of all cells: {compilation}"] if totals else []),
         "ms: median, ± half the distance between the quartiles; multiples: medians over the "
         "rounds; best: the fastest rival",
         *result.notes,

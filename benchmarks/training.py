@@ -131,7 +131,7 @@ def _torch_optimizer(torch: ModuleType, config: Config, network: Any) -> Any:
 
 def run(*, quick: bool, rounds: int, console: Console) -> Result:
     """Measure a step of `tiny` in each of the forms its training consists of."""
-    split_cpu()
+    split_cpu()  # before the measurement of the limits, which uses jax
     limits = machine.measure(quick=quick)
     torch = load_torch()
     config = PRESETS["tiny"]
