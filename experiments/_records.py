@@ -113,6 +113,10 @@ class RunFolder:
         """Write summary.json, in place of an earlier one."""
         self._write_json("summary.json", summary)
 
+    def has_summary(self) -> bool:
+        """Whether the run has come to its end."""
+        return (self.path / "summary.json").exists()
+
     def figure(self, name: str, figure: Figure) -> Path:
         """Save `figure` as `<name>.png`, close it, and return the file's path."""
         path = self.path / f"{name}.png"

@@ -84,7 +84,6 @@ def test_a_preset_is_what_the_options_start_from(arguments, preset):
     assert PRESETS[preset].changes(changed) == ["epochs"]
 
 
-@pytest.mark.xfail(strict=True, reason="the folder is printed without quotes")
 def test_the_printed_command_quotes_the_folder_as_a_shell_needs(tmp_path, capsys, monkeypatch):
     def stopped_at_once(*args: Any, **kwargs: Any) -> None:
         raise TrainingStopped("stopped after step 0 of 9")

@@ -145,7 +145,6 @@ def test_two_stops_in_the_middle_of_epochs_change_no_bit(finished, new_folder):
     assert read_summary(folder.path)["test_nll"] == expected.nll
 
 
-@pytest.mark.xfail(strict=True, reason="it is tested, and its summary and figures written, again")
 def test_a_finished_run_cannot_be_resumed(finished):
     folder, _ = finished
     with pytest.raises(CheckpointError) as caught:

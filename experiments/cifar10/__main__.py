@@ -10,6 +10,7 @@ run's folder receives the settings, metrics.jsonl, summary.json, figures and a c
 or SIGTERM saves a checkpoint; --resume goes on from it to the very result the run would have had.
 """
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                     should_stop=stop.requested,
                 )
             except TrainingStopped as stopped:
-                print(f"{stopped}; go on with: {PROGRAM} --resume {folder.path}", file=sys.stderr)
+                command_line = shlex.join(["--resume", str(folder.path)])
+                print(f"{stopped}; go on with: {PROGRAM} {command_line}", file=sys.stderr)
                 raise SystemExit(stop.exit_code) from None
         show(result, console)
         console.print(f"Figures, numbers and checkpoint: {folder.path}", highlight=False)

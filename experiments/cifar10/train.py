@@ -88,6 +88,10 @@ def run(
     if resume:
         trainer.state = checkpoint.restore(folder.path, trainer.state)
     first_step = int(trainer.state.step)
+    if first_step == trainer.total_steps and folder.has_summary():
+        raise checkpoint.CheckpointError(
+            f"{folder.path}: expected a stopped run, got a finished one"
+        )
     with TrainingProgress(first_step, trainer.total_steps, console) as progress:
         for epoch in range(first_step // trainer.steps_per_epoch, config.epochs):
             trainer.train_epoch(epoch, progress, should_stop)
