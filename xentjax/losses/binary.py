@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 from xentjax._checks import check_array, check_bool, check_choice, check_floating, concrete, fail
 from xentjax._special import scale_tangent
-from xentjax.losses._expression import REDUCTIONS, mask_rows, reduce_losses
+from xentjax.losses._expression import REDUCTIONS, reduce_losses
 from xentjax.ops.statistics import Rows, compute_dtype
 
 
@@ -161,8 +161,7 @@ def _binary_loss(
     check_choice("reduction", reduction, REDUCTIONS)
     where = None if where is None else jnp.broadcast_to(where, logits.shape)
     loss = _element_losses(logits, labels, where, pos_weight, alpha, gamma)
-    rows = Rows(logits[..., None], row_mask=where)
-    return reduce_losses(mask_rows(loss, rows), rows, reduction)
+    return reduce_losses(loss, Rows(logits[..., None], row_mask=where), reduction)
 
 
 @partial(jax.checkpoint, prevent_cse=False)  # a dozen factors are rebuilt, not kept
@@ -188,7 +187,7 @@ def _element_losses(
         loss = scale_tangent(loss, jnp.exp(gamma * _log_wrong(a, t)))
     if alpha is not None:
         loss = scale_tangent(loss, alpha * t + (1 - alpha) * no)
-    return loss
+    return loss if where is None else jnp.where(where, loss, 0)
 
 
 @jax.custom_jvp

@@ -105,8 +105,9 @@ def kl_divergence_with_logits(
 
         loss = sum_k p_k log(p_k / q_k),    p = softmax(target_logits / T), q = softmax(logits / T)
 
-    Exactly 0 for equal logits, never negative, and of full relative precision where they are close.
-    The gradient flows to both arguments: to hold a teacher still, stop its gradient.
+    Exactly 0 for equal logits, never negative, and where they are close as accurate as their own
+    rounding allows. The gradient flows to both arguments; a teacher that is to stand still needs
+    `jax.lax.stop_gradient`.
 
     This is the divergence itself. Its gradient in the logits shrinks as 1 / T^2; Hinton et al.
     multiply it by T^2 when they add it to a loss without temperature, and so has the caller to.
@@ -169,11 +170,11 @@ def _squared_distance(rows: Rows, stats: RowStatistics) -> Float[Array, "*rows"]
     if rows.labels is None:
         return jnp.sum(jnp.square(p - weighted_targets(rows)), -1)
     assert stats.label_logit is not None
-    # 1 - p_y comes from log p_y, which keeps its digits, and brings the NaN of a bad label along.
-    missed = jnp.expm1(stats.label_logit - stats.log_sum)
     classes = jax.lax.broadcasted_iota(rows.labels.dtype, p.shape, p.ndim - 1)
     others = jnp.where(classes == rows.labels[..., None], 0, p)
-    return jnp.square(missed) + jnp.sum(jnp.square(others), -1)
+    # Their sum is 1 - p_y with all its digits; a bad label's NaN lies in its logit.
+    bad = jnp.where(jnp.isnan(stats.label_logit), stats.label_logit, 0)
+    return jnp.square(jnp.sum(others, -1)) + jnp.sum(jnp.square(others), -1) + bad
 
 
 @partial(jax.jit, static_argnames=("reduction", "implementation"))
@@ -195,15 +196,25 @@ def _divergence(
 ) -> Float[Array, "*rows"]:
     """sum_k (p_k d_k - p_k + q_k) with d = log(p / q); what is added sums to 0."""
     log_p, log_q = log_probabilities(target, target_stats), log_probabilities(prediction, stats)
-    p, q = jnp.exp(log_p), jnp.exp(log_q)
     impossible = (log_p == -jnp.inf) & (log_q == -jnp.inf)
     d = jnp.where(impossible, 0, log_p) - jnp.where(impossible, 0, log_q)
     near = jnp.abs(d) < 1
     # Near d = 0 the three terms cancel, and far from it p e^-d would overflow.
-    terms = jnp.where(
-        near, p * _exponential_excess(jnp.where(near, d, 0)), scale_tangent(d, p) - p + q
-    )
-    return jnp.sum(terms, -1)
+    near_terms = jnp.exp(log_p) * _exponential_excess(jnp.where(near, d, 0))
+    far_terms = _times_exp(d, log_p) - jnp.exp(log_p) + jnp.exp(log_q)
+    return jnp.sum(jnp.where(near, near_terms, far_terms), -1)
+
+
+@jax.custom_jvp
+def _times_exp(d: Float[Array, "*s"], log_p: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """d e^log_p, 0 in all orders where e^log_p is 0, also at infinite d."""
+    return scale_tangent(d, jnp.exp(log_p))
+
+
+_times_exp.defjvps(
+    lambda dot, _, d, log_p: jnp.exp(log_p) * dot,
+    lambda dot, result, d, log_p: result * dot,
+)
 
 
 def _exponential_excess(d: Float[Array, "*s"]) -> Float[Array, "*s"]:

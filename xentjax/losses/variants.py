@@ -8,7 +8,6 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from xentjax._checks import check_bool, check_choice, check_floating, fail
-from xentjax._special import scale_tangent
 from xentjax.losses._arguments import (
     Axis,
     class_axes,
@@ -243,10 +242,10 @@ def _focal_loss(
 def _focused(surprise: Float[Array, "..."], gamma: Float[Array, ""]) -> Float[Array, "..."]:
     """h (1 - e^-h)^gamma of the surprise h = -log p_y."""
     # At h = 0 derivatives in h may be infinite; those in the logits, where h ~ e^-margin, are 0.
-    certain = surprise == 0
-    h = jnp.where(certain, 1, surprise)
-    focused = scale_tangent(h, jnp.power(-jnp.expm1(-h), gamma))
-    return jnp.where(certain, jnp.where(gamma == 0, surprise, 0), focused)
+    certain, impossible = surprise == 0, surprise == jnp.inf
+    h = jnp.where(certain | impossible, 1, surprise)
+    limit = jnp.where(certain & (gamma > 0), 0, surprise)
+    return jnp.where(certain | impossible, limit, h * jnp.power(-jnp.expm1(-h), gamma))
 
 
 @partial(jax.jit, static_argnums=3)

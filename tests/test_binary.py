@@ -1,0 +1,332 @@
+"""Sigmoid cross-entropy and focal loss: values and every derivative, against float64 and optax."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import xentjax
+from tests import oracles_losses as oracles
+from tests.test_contracts import residual_bytes
+from tests.test_cross_entropy import assert_close
+from tests.test_extremes import derivatives
+from tests.tolerances import GRADIENT, VALUE
+
+INF, NAN = np.inf, np.nan
+cross_entropy = xentjax.sigmoid_binary_cross_entropy
+focal_loss = xentjax.sigmoid_focal_loss
+
+CASES = {
+    "cross-entropy": (cross_entropy, {}),
+    "pos_weight": (cross_entropy, {"pos_weight": 3.0}),
+    "pos_weight of each question": (
+        cross_entropy,
+        {"pos_weight": np.array([0.5, 0.0, 2.0, 1.0], np.float32)},
+    ),
+    "masked": (cross_entropy, {"where": np.array([True, False, True, True])}),
+    "focal": (focal_loss, {}),
+    "focal, gamma 0": (focal_loss, {"gamma": 0.0}),
+    "focal, gamma 0.5, alpha": (focal_loss, {"gamma": 0.5, "alpha": 0.25}),
+    "focal of each question": (
+        focal_loss,
+        {
+            "gamma": np.array([0.0, 1.0, 2.0, 5.0], np.float32),
+            "alpha": np.array([0.0, 0.5, 0.25, 1.0], np.float32),
+        },
+    ),
+}
+SATURATED = ["cross-entropy", "focal", "focal, gamma 0", "focal, gamma 0.5, alpha"]
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    """The loss and its float64 oracle, as functions of logits and labels."""
+    loss, keywords = CASES[request.param]
+    return partial(loss, **keywords), partial(getattr(oracles, loss.__name__), **keywords)
+
+
+def problem(kind):
+    rng = np.random.default_rng(0)
+    logits = (3 * rng.standard_normal((3, 4))).astype(np.float32)
+    labels = {
+        "int": rng.integers(0, 2, (3, 4)).astype(np.int32),
+        "bool": rng.random((3, 4)) < 0.5,
+        "soft": rng.random((3, 4)).astype(np.float32),
+        "hard float": rng.integers(0, 2, (3, 4)).astype(np.float32),
+        "one row for all": np.array([1, 0, 1, 0], np.int8),
+    }[kind]
+    return logits, labels
+
+
+@pytest.mark.parametrize("kind", ["int", "soft"])
+def test_value_gradient_and_jvp(case, kind):
+    loss, oracle = case
+    logits, labels = problem(kind)
+    check_value_gradient_and_jvp(loss, oracle, logits, labels)
+
+
+@pytest.mark.parametrize("name", ["cross-entropy", "focal, gamma 0.5, alpha"])
+@pytest.mark.parametrize("kind", ["bool", "hard float", "one row for all"])
+def test_kinds_of_labels(name, kind):
+    loss, keywords = CASES[name]
+    oracle = getattr(oracles, loss.__name__)
+    logits, labels = problem(kind)
+    check_value_gradient_and_jvp(
+        partial(loss, **keywords), partial(oracle, **keywords), logits, labels
+    )
+
+
+def check_value_gradient_and_jvp(loss, oracle, logits, labels):
+    tangent = np.random.default_rng(1).standard_normal(logits.shape).astype(np.float32)
+
+    @jax.jit
+    def everything(x, dx):
+        value, derivative = jax.jvp(lambda x: loss(x, labels), (x,), (dx,))
+        return value, derivative, jax.grad(lambda x: jnp.sum(loss(x, labels)))(x)
+
+    value, derivative, gradient = everything(logits, tangent)
+    expected = oracles.numerical_gradient(lambda x: oracle(x, labels), logits)
+    assert value.dtype == jnp.float32
+    assert value.shape == logits.shape
+    assert_close(value, oracle(logits, labels), VALUE["float32"])
+    assert_close(gradient, expected, GRADIENT["float32"])
+    assert_close(derivative, expected * tangent, GRADIENT["float32"])
+
+
+@pytest.mark.parametrize("kind", ["int", "soft"])
+def test_second_derivatives(case, kind):
+    loss, oracle = case
+    logits, labels = problem(kind)
+    ones, step = np.ones(logits.shape), 1e-4
+    plus, minus = (
+        oracles.numerical_gradient(lambda x: oracle(x, labels), logits + s * step * ones)
+        for s in (1, -1)
+    )
+    run = derivatives(lambda x, implementation: loss(x, labels), None)
+    for product in run(logits)[3:]:
+        assert_close(product, (plus - minus) / (2 * step), GRADIENT["float32"])
+
+
+def test_derivatives_in_labels_and_factors():
+    """Also at labels of exactly 0 and 1, where log t has no slope."""
+    logits, labels = problem("soft")
+    labels[0] = [0, 1, 0, 1]
+    inside = np.clip(labels, 1e-5, 1 - 1e-5)  # the differences need labels on both sides
+    for name, keywords in (
+        ("sigmoid_binary_cross_entropy", {"pos_weight": 3.0}),
+        ("sigmoid_focal_loss", {"gamma": 0.5, "alpha": 0.25}),
+    ):
+        loss, oracle = getattr(xentjax, name), getattr(oracles, name)
+        gradient = jax.grad(
+            lambda t, factors, loss=loss: jnp.sum(loss(logits, t, **factors)), argnums=(0, 1)
+        )
+        d_labels, d_factors = gradient(labels, keywords)
+        expected = oracles.numerical_gradient(
+            lambda t, oracle=oracle, k=keywords: oracle(logits, t, **k), inside, 1e-6
+        )
+        assert_close(d_labels, expected, 10 * GRADIENT["float32"])
+        for factor, value in keywords.items():
+            expected = oracles.numerical_gradient(
+                lambda v, o=oracle, k=keywords, f=factor: o(logits, labels, **{**k, f: v}), value
+            )
+            assert_close(d_factors[factor], expected, GRADIENT["float32"])
+
+
+@pytest.mark.parametrize("name", SATURATED)
+@pytest.mark.parametrize("label", [0, 1])
+def test_saturated_logits_keep_their_relative_precision(name, label):
+    """Far on the right side loss and gradient are exponentially small, not 0."""
+    loss, keywords = CASES[name]
+    oracle = partial(getattr(oracles, loss.__name__), labels=label, **keywords)
+    logits = np.array([1, 5, 12, 20, 25], np.float32) * (1 if label else -1)
+    value, gradient = jax.vmap(jax.value_and_grad(lambda x: loss(x, label, **keywords)))(logits)
+    np.testing.assert_allclose(value, oracle(logits), rtol=GRADIENT["float32"])
+    step = 1e-4
+    slope = (oracle(logits + np.float64(step)) - oracle(logits - np.float64(step))) / (2 * step)
+    np.testing.assert_allclose(gradient, slope, rtol=GRADIENT["float32"])
+
+
+@pytest.mark.parametrize("name", SATURATED)
+@pytest.mark.parametrize("dtype", [np.int32, np.float32], ids=["int", "float"])
+def test_infinite_logits(name, dtype):
+    """Certain and right: 0 in all orders. Certain and wrong: +inf, with the slope of the tail."""
+    loss, keywords = CASES[name]
+    labels = np.array([1, 0, 1, 0], dtype)
+    value, gradient, derivative, *second = derivatives(
+        lambda x, implementation: loss(x, labels, **keywords), None
+    )([INF, -INF, -INF, INF])
+    alpha = keywords.get("alpha")
+    right, wrong = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+    np.testing.assert_array_equal(value, [0, 0, INF, INF])
+    np.testing.assert_allclose(gradient, [0, 0, -right, wrong])
+    np.testing.assert_allclose(derivative, [0, 0, -right, wrong])
+    for product in second:
+        np.testing.assert_array_equal(product, 0)
+
+
+@pytest.mark.parametrize("name", SATURATED)
+def test_no_logit_gives_nan_up_to_third_order(name):
+    loss, keywords = CASES[name]
+    logits = jnp.array([0.0, 20.0, 60.0, 90.0, 104.0, 1e4, 1e37, INF])
+    logits = jnp.concatenate([logits, -logits])
+    for labels in (jnp.zeros(16), jnp.ones(16)):
+        third = jax.vmap(jax.grad(jax.grad(jax.grad(partial(loss, **keywords)))))
+        assert np.isfinite(third(logits, labels)).all()
+
+
+def test_label_that_is_no_answer_is_nan_in_loss_and_gradient(case):
+    loss, _ = case
+    labels = np.array([[1, -1, 2, 0]], np.int32)
+    if loss.keywords.get("where") is not None:
+        labels = labels[:, [0, 2, 1, 3]]  # the second one is masked
+        bad = [False, False, True, False]
+    else:
+        bad = [False, True, True, False]
+    results = derivatives(lambda x, implementation: loss(x, labels), None)([[0.5, 1, -2, 3]])
+    for result in results[:3]:
+        np.testing.assert_array_equal(np.isnan(result)[0], bad)
+
+
+def test_nan_logit_stays_in_its_element(case):
+    loss, _ = case
+    labels = np.array([[1, 1, 0, 0]], np.int32)
+    for result in derivatives(lambda x, implementation: loss(x, labels), None)(
+        [[0.5, 1.0, NAN, 3.0]]
+    ):
+        np.testing.assert_array_equal(np.isnan(result)[0], [False, False, True, False])
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, partial(focal_loss, gamma=0.5)], ids=["CE", "FL"])
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_masked_elements_may_hold_anything(loss, reduction):
+    where = np.array([[True, False], [False, True]])
+    clean = np.asarray(loss(jnp.array([0.5, -1.0]), jnp.array([1.0, 0.0])))
+    run = derivatives(
+        lambda x, implementation: loss(
+            x[0], x[1], where=where, reduction=reduction
+        ),
+        None,
+    )  # fmt: skip
+    for garbage in (NAN, INF, -INF, 1e38):
+        results = run([[[0.5, garbage], [garbage, -1.0]], [[1.0, garbage], [garbage, 0.0]]])
+        expected = {"none": np.diag(clean), "sum": clean.sum(), "mean": clean.mean()}[reduction]
+        np.testing.assert_allclose(results[0], expected, rtol=VALUE["float32"])
+        for result in results:
+            assert np.isfinite(result).all()
+        for gradient in results[1]:
+            np.testing.assert_array_equal(gradient[~where], 0)
+
+
+def test_mean_of_nothing_is_zero():
+    x = jnp.full((2, 3), NAN)
+    masked = cross_entropy(x, x, where=jnp.zeros((2, 3), bool), reduction="mean")
+    assert masked == 0
+    assert cross_entropy(jnp.zeros((0, 3)), jnp.zeros((0, 3)), reduction="mean") == 0
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_dtypes(case, dtype):
+    """optax computes and returns a half-precision loss in half precision."""
+    loss, oracle = case
+    with jax.enable_x64(dtype == "float64"):
+        logits, labels = problem("int")
+        logits = jnp.asarray(logits, dtype)
+        value, gradient = jax.value_and_grad(lambda x: jnp.sum(loss(x, labels)))(logits)
+    assert value.dtype == ("float64" if dtype == "float64" else "float32")
+    assert gradient.dtype == dtype
+    assert_close(value, oracle(logits, labels).sum(), VALUE[dtype])
+    expected = oracles.numerical_gradient(lambda x: oracle(x, labels), logits)
+    assert_close(gradient, expected, max(GRADIENT[dtype], 1e-9))  # what differences resolve
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), soft=st.booleans(), alpha=st.sampled_from([None, 0.25]))
+def test_replaces_optax(seed, soft, alpha):
+    rng = np.random.default_rng(seed)
+    logits = jnp.asarray(rng.normal(0, 5, (2, 5)), jnp.float32)
+    labels = rng.random(5) if soft else rng.integers(0, 2, 5)
+    labels = jnp.asarray(labels, jnp.float32 if soft else jnp.int32)
+    in_full = jnp.broadcast_to(labels, logits.shape)
+    np.testing.assert_allclose(
+        cross_entropy(logits, labels),
+        optax.losses.sigmoid_binary_cross_entropy(logits, in_full),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    gamma = float(rng.uniform(0, 5))
+    np.testing.assert_allclose(
+        focal_loss(logits, labels, alpha=alpha, gamma=gamma),
+        optax.losses.sigmoid_focal_loss(logits, in_full, alpha=alpha, gamma=gamma),
+        rtol=1e-4,
+        atol=1e-6,
+    )
+
+
+def test_where_optax_is_wrong():
+    """NaN at infinite logits that are right, half-precision losses, labels that are no answer."""
+    logits, labels = jnp.array([INF, -INF]), jnp.array([1, 0])
+    for name in ("sigmoid_binary_cross_entropy", "sigmoid_focal_loss"):
+        ours, theirs = getattr(xentjax, name), getattr(optax.losses, name)
+        assert np.isnan(theirs(logits, labels)).all()
+        np.testing.assert_array_equal(ours(logits, labels), 0)
+        half = jnp.asarray([3.3], jnp.bfloat16)
+        assert theirs(half, labels[:1]).dtype == jnp.bfloat16
+        assert ours(half, labels[:1]).dtype == jnp.float32
+        assert np.isfinite(theirs(jnp.zeros(1), jnp.array([-1]))).all()
+        assert np.isnan(ours(jnp.zeros(1), jnp.array([-1]))).all()
+
+
+def test_vmap_equals_the_batched_call(case):
+    loss, oracle = case
+    logits, labels = problem("int")
+    assert_close(jax.vmap(loss)(logits, labels), oracle(logits, labels), VALUE["float32"])
+    shared = jax.vmap(loss, (0, None))(logits, labels[0])
+    assert_close(shared, oracle(logits, labels[0]), VALUE["float32"])
+
+
+def test_reverse_mode_keeps_only_the_inputs(case):
+    loss, _ = case
+    logits, labels = jnp.zeros((64, 4)), jnp.zeros((64, 4), jnp.int32)
+    kept = residual_bytes(lambda x: loss(x, labels, reduction="sum"), logits)
+    assert kept <= labels.nbytes + labels.size + 64  # labels, mask, factors
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "call"),
+    [
+        (TypeError, "logits: expected a floating dtype, got int32",
+         lambda x, y: cross_entropy(y, y)),
+        (TypeError, "labels: expected probabilities of a real dtype, got complex64",
+         lambda x, y: cross_entropy(x, x.astype(jnp.complex64))),
+        (ValueError, "labels: expected a shape that broadcasts to the logits' (2, 3), got (2,)",
+         lambda x, y: focal_loss(x, y[:, 0])),
+        (ValueError, "labels: expected a shape that broadcasts to the logits' (3,), got (2, 3)",
+         lambda x, y: cross_entropy(x[0], y)),
+        (ValueError, "where: expected a shape that broadcasts to the logits' (2, 3), got (2,)",
+         lambda x, y: cross_entropy(x, y, where=jnp.ones(2, bool))),
+        (TypeError, "where: expected a bool array, got int32",
+         lambda x, y: cross_entropy(x, y, where=y)),
+        (ValueError, "pos_weight: expected numbers >= 0, got -1.0",
+         lambda x, y: cross_entropy(x, y, pos_weight=-1.0)),
+        (ValueError, "pos_weight: expected a shape that broadcasts to the logits' (2, 3), got (2,)",
+         lambda x, y: cross_entropy(x, y, pos_weight=jnp.ones(2))),
+        (ValueError, "alpha: expected numbers in [0, 1], got 1.5",
+         lambda x, y: focal_loss(x, y, alpha=1.5)),
+        (ValueError, "gamma: expected numbers >= 0, got nan",
+         lambda x, y: focal_loss(x, y, gamma=NAN)),
+        (ValueError, "gamma: expected numbers >= 0, got inf",
+         lambda x, y: focal_loss(x, y, gamma=INF)),
+        (ValueError, "reduction: expected one of 'none', 'sum', 'mean', got 'average'",
+         lambda x, y: cross_entropy(x, y, reduction="average")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_wrong_arguments_say_what_was_expected(error, message, call):
+    x, y = jnp.zeros((2, 3)), jnp.zeros((2, 3), jnp.int32)
+    with pytest.raises(error) as raised:
+        call(x, y)
+    assert str(raised.value).startswith(message)
