@@ -327,3 +327,49 @@ def test_impossible_class_in_second_derivatives_by_the_temperature(implementatio
 
     with_it, without = (jnp.array(row) for row in ([0.5, -INF, 2.0], [0.5, -1e5, 2.0]))
     np.testing.assert_allclose(curvatures(with_it), curvatures(without), rtol=GRADIENT["float32"])
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [{"class_weights": jnp.array([0.0, 1.0, 1.0, 1.0])}, {"label_smoothing": 1.0}],
+    ids=["class weight 0", "full smoothing"],
+)
+def test_no_weight_hides_a_nan(keywords, implementation):
+    labels = jnp.array([0, 0, 7])
+    rows = [[0.0, NAN, 1.0, 2.0], [-INF] * 4, ROW]
+    value, gradient, *_ = evaluate(
+        lambda x, **k: integer_loss(x, labels, **keywords, **k), rows, implementation
+    )
+    assert np.isnan(value).all()
+    assert np.isnan(gradient[[0, 2]]).all()
+
+
+def test_a_soft_cap_leaves_impossible_classes_impossible(implementation):
+    row, cap = [0.5, -INF, 2.0, 0.25], 3.0
+    kept = oracles.cross_entropy([[0.5, 2.0, 0.25]], np.array([1]), logit_soft_cap=cap)
+    value, gradient, *second = evaluate(
+        lambda x, **k: integer_loss(x, jnp.array([2]), logit_soft_cap=cap, **k),
+        [row],
+        implementation,
+    )
+    np.testing.assert_allclose(value, kept.losses, rtol=VALUE["float32"])
+    np.testing.assert_allclose(gradient[0, [0, 2, 3]], kept.gradient[0], atol=GRADIENT["float32"])
+    assert gradient[0, 1] == 0
+    for result in second:
+        assert np.isfinite(result).all()
+    slope = jax.grad(
+        lambda c: integer_loss(
+            jnp.array(row), jnp.int32(2), logit_soft_cap=c, implementation=implementation
+        )
+    )
+    assert np.isfinite(slope(cap))
+    impossible = integer_loss(jnp.array(row), jnp.int32(1), logit_soft_cap=cap)
+    assert impossible == INF
+
+
+def test_wide_host_labels_do_not_wrap(implementation):
+    """2^32 is not class 0, and 2^32 - 100 is not -100."""
+    x = jnp.zeros((3, 4))
+    labels = np.array([2**32, 2**32 - 100, 1])
+    got = integer_loss(x, labels, ignore_index=-100, implementation=implementation)
+    np.testing.assert_allclose(got, [NAN, NAN, np.log(4)], rtol=VALUE["float32"])

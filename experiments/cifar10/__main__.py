@@ -82,7 +82,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                     should_stop=stop.requested,
                 )
             except TrainingStopped as stopped:
-                command_line = shlex.join(["--resume", str(folder.path)])
+                options = ["--resume", str(folder.path)]
+                if command.data_dir is not None:
+                    options += ["--data-dir", str(command.data_dir)]
+                command_line = shlex.join(options)
                 print(f"{stopped}; go on with: {PROGRAM} {command_line}", file=sys.stderr)
                 raise SystemExit(stop.exit_code) from None
         show(result, console)

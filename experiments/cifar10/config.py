@@ -64,7 +64,7 @@ class Config:
         check("dataset", " or ".join(get_args(DatasetName)), self.dataset in get_args(DatasetName))
         check("epochs", "at least 1", self.epochs >= 1)
         check("batch_size", "at least 2, batch normalisation needs them", self.batch_size >= 2)
-        check("widths", "three numbers, at least 1", min(self.widths, default=0) >= 1)
+        check("widths", "three numbers >= 1", len(self.widths) == 3 and min(self.widths) >= 1)
         check("image_sides", "9 to 32 pixels each", _within(self.image_sides, 9, 32))
         check("learning_rate", "a positive number", self.learning_rate > 0)
         check("weight_decay", "0 or more", self.weight_decay >= 0)
@@ -83,7 +83,7 @@ class Config:
                 k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
             }
             return cls(**arguments)
-        except TypeError as error:
+        except (TypeError, AttributeError) as error:
             raise ConfigError(f"config.json: expected a CIFAR-10 run's settings: {error}") from None
 
     def image_side(self, epoch: int) -> int:

@@ -20,7 +20,11 @@ def class_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     try:
         axes = (operator.index(axis),)  # pyright: ignore[reportArgumentType]: tested by trying
     except TypeError:
-        axes = tuple(map(operator.index, axis))  # pyright: ignore[reportArgumentType]: the same
+        try:
+            axes = tuple(map(operator.index, axis))  # pyright: ignore[reportArgumentType]: the same
+        except TypeError:
+            expected = "axis: expected an integer or a tuple of integers"
+            raise TypeError(f"{expected}, got {axis!r}") from None
     if not axes:
         fail("axis", "an integer or a tuple of integers", axis)
     for a in axes:
@@ -84,7 +88,7 @@ def integer_labels(
     labels: ArrayLike, rows: Array, row_mask: Array | None, ignore_index: int | None
 ) -> tuple[Integer[Array, "..."], Bool[Array, "..."] | None]:
     """The labels and the mask of kept rows; a row that is not kept gets the valid label 0."""
-    labels = check_array("labels", labels)
+    labels = check_array("labels", _without_wrapping(labels, rows.shape[-1], ignore_index))
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(
             f"labels: expected an integer dtype (class indices), got {labels.dtype}; "
@@ -106,6 +110,20 @@ def integer_labels(
     if row_mask is not None:
         labels = jnp.where(row_mask, labels, 0)
     return labels, row_mask
+
+
+def _without_wrapping(labels: ArrayLike, num_classes: int, ignore_index: int | None) -> ArrayLike:
+    """64-bit labels of the host, which jax would wrap around into 32 bits where x64 is off.
+
+    A label that needs more than 32 bits names no class: another one that does not takes its place.
+    """
+    if not isinstance(labels, np.ndarray) or labels.dtype not in (np.int64, np.uint64):
+        return labels
+    if jnp.result_type(int) == jnp.int64:
+        return labels
+    fits = (labels >= np.iinfo(np.int32).min) & (labels <= np.iinfo(np.int32).max)
+    bad = num_classes if ignore_index == -1 else -1
+    return np.where(fits, labels, bad).astype(np.int32)
 
 
 def soft_labels(labels: ArrayLike, logits: ArrayLike, axes: tuple[int, ...]) -> Float[Array, "..."]:

@@ -44,18 +44,22 @@ def row_losses(
     if stats.label_logit is not None:
         loss = stats.log_sum - stats.label_logit
         if rows.class_weights is not None:
-            loss = scale_tangent(loss, label_weights(rows))
+            loss = weighted(loss, label_weights(rows))
     else:
         loss = _cross_entropy(stats.target, stats)
     if label_smoothing is not None:
-        # scale_tangent is the product with 0 * inf = 0: mass 0 on an impossible class costs 0.
         uniform = _cross_entropy(stats.uniform, stats)
         share = jnp.broadcast_to(label_smoothing, loss.shape) / num_classes(rows)
         keep = jnp.broadcast_to(1 - label_smoothing, loss.shape)
-        loss = scale_tangent(loss, keep) + scale_tangent(uniform, share)
+        loss = weighted(loss, keep) + weighted(uniform, share)
     if z_loss is not None:
         loss += z_loss * jnp.square(stats.shift + stats.log_sum)
     return mask_rows(loss, rows)
+
+
+def weighted(loss: Float[Array, "..."], weight: Float[Array, "..."]) -> Float[Array, "..."]:
+    """weight * loss, where mass 0 on an impossible class costs 0 but no weight hides a NaN."""
+    return jnp.where(jnp.isnan(loss), loss, scale_tangent(loss, weight))
 
 
 def mask_rows(loss: Float[Array, "..."], rows: Rows) -> Float[Array, "..."]:
@@ -124,7 +128,7 @@ def reduce_label_losses(
 ) -> Float[Array, "..."]:
     """The same for losses that class weights and masks have not reached yet."""
     if rows.class_weights is not None:
-        loss = scale_tangent(loss, label_weights(rows))  # weight 0 on a loss of inf costs 0
+        loss = weighted(loss, label_weights(rows))
     return reduce_losses(mask_rows(loss, rows), rows, reduction)
 
 

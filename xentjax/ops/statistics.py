@@ -114,7 +114,10 @@ def adjusted_logits(rows: Rows) -> Float[Array, "*rows K"]:
     if row_mask is not None:
         a = jnp.where(row_mask, a, 0)
     if rows.soft_cap is not None:
-        a = rows.soft_cap * jnp.tanh(a / rows.soft_cap)
+        # -inf says that a class is impossible, and no cap makes it possible again.
+        impossible = a == -jnp.inf
+        capped = rows.soft_cap * jnp.tanh(jnp.where(impossible, 0, a) / rows.soft_cap)
+        a = jnp.where(impossible, -jnp.inf, capped)
     if rows.temperature is not None:
         a = _over_temperature(a, rows.temperature)
     if mask is not None:
