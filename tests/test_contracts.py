@@ -167,3 +167,10 @@ def test_programs_use_the_public_names(package):
             assert not module.startswith("xentjax."), f"{path}: {module}"
             if package == "experiments":
                 assert not module.startswith("benchmarks"), f"{path}: {module}"
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    commands = [line for line in readme.splitlines() if line.endswith("-m pytest")]
+    assert len(commands) == 1
+    assert commands[0] in (ROOT / ".ci" / "run").read_text().splitlines()
