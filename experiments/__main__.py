@@ -28,7 +28,6 @@ from experiments._records import RUNS, RunFolder
 from experiments.cifar10.backend import split_cpu
 from experiments.cifar10.config import PRESETS
 from experiments.cifar10.data import (
-    DataError,
     Dataset,
     find_cifar10,
     load_cifar10,
@@ -162,7 +161,7 @@ def _report(console: Console, title: str, formula: str, finding: str, folder: Ru
 def main(argv: Sequence[str] | None = None) -> None:
     """The command: the tour, or the experiment that the first argument names."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    with one_line_errors(DataError):
+    with one_line_errors():
         if arguments and not arguments[0].startswith("-"):
             name, *rest = arguments
             if name not in EXPERIMENTS:

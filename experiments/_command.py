@@ -18,8 +18,8 @@ class UserError(Exception):
 
 
 @contextmanager
-def one_line_errors(*others: type[Exception]) -> Iterator[None]:
-    """End the command with one line on stderr and exit code 2 on a UserError or one of `others`.
+def one_line_errors() -> Iterator[None]:
+    """End the command with one line on stderr and exit code 2 on a UserError.
 
     Ctrl-C ends it with one line as well, and the shell's code for that signal.
     """
@@ -28,7 +28,7 @@ def one_line_errors(*others: type[Exception]) -> Iterator[None]:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
-    except (UserError, *others) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR) from None
 

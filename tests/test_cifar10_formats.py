@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.cifar10 import formats
 from experiments.cifar10.formats import RECORD_BYTES, DataError, read_batches
 from tests.cifar10_files import (
     ARCHIVES,
@@ -147,3 +148,13 @@ def test_archive_is_not_extracted_and_its_links_are_not_followed(tmp_path: Path)
     before = sorted(tmp_path.parent.rglob("*"))
     assert contents(archive) == {name: SMALL[name] for name in SMALL if name != "test_batch"}
     assert sorted(tmp_path.parent.rglob("*")) == before
+
+
+def test_a_member_too_large_to_be_a_batch_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = write(tmp_path, ARCHIVES[0])
+    monkeypatch.setattr(formats, "MAX_BATCH_BYTES", 10)
+    message = failure(archive)
+    assert str(archive) in message
+    assert "at most 10 bytes" in message

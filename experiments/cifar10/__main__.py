@@ -25,7 +25,7 @@ from experiments._command import UserError, one_line_errors
 from experiments._records import RUNS, RunFolder
 from experiments.cifar10.backend import current_backend, split_cpu
 from experiments.cifar10.config import PRESETS, Config, DatasetName
-from experiments.cifar10.data import DataError, Dataset, load_cifar10, load_digits
+from experiments.cifar10.data import Dataset, load_cifar10, load_digits
 from experiments.cifar10.interrupt import StopRequest
 from experiments.cifar10.train import Result, TrainingStopped, run
 
@@ -61,7 +61,7 @@ class Start:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     split_cpu()
-    with one_line_errors(DataError):
+    with one_line_errors():
         command = parse(argv)
         console = Console()
         dataset = load(command.settings, command.data_dir)

@@ -19,7 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from experiments._command import UserError
+
 PIXEL_BYTES = 3 * 32 * 32
+MAX_BATCH_BYTES = 64 * 2**20  # twice the official files'
 RECORD_BYTES = 1 + PIXEL_BYTES
 
 TRAIN_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
@@ -31,7 +34,7 @@ BATCH_FILES = {f"{batch}.bin": batch for batch in BATCHES} | {batch: batch for b
 _READ_ERRORS = (OSError, EOFError, tarfile.TarError, lzma.LZMAError, zlib.error)
 
 
-class DataError(Exception):
+class DataError(UserError):
     """The data cannot be had; the message is one line, ready for the user."""
 
 
@@ -79,6 +82,11 @@ def _archived_files(archive: Path) -> Iterator[tuple[str, bytes]]:
             name = PurePosixPath(member.name).name
             # isfile: a link could name a member that is not there
             if name in BATCH_FILES and member.isfile() and (stream := tar.extractfile(member)):
+                if member.size > MAX_BATCH_BYTES:  # a small archive may hold any amount of zeros
+                    raise DataError(
+                        f"{archive}: expected at most {MAX_BATCH_BYTES} bytes in {member.name}, "
+                        f"got {member.size}"
+                    )
                 yield name, stream.read()
 
 
