@@ -27,7 +27,7 @@ def arguments(name):
     return next(p for p in PROBLEMS if p.name == name).arguments()
 
 
-def check(loss, oracle, logits, implementation):
+def check_derivatives(loss, oracle, logits, implementation):
     """Value, gradient, jvp and both second-order products against differences of the oracle."""
     direction = np.random.default_rng(1).standard_normal(logits.shape)
     v = direction.astype(np.float32)
@@ -71,7 +71,7 @@ def test_poly_loss(name, epsilon, implementation):
     logits, labels, keywords = arguments(name)
     if name == "soft, class mask":
         keywords["class_weights"] = WEIGHTS_7
-    check(
+    check_derivatives(
         partial(poly_loss, labels=labels, epsilon=epsilon, **keywords),
         lambda x: oracles_losses.poly_loss(x, labels, epsilon=epsilon, **keywords),
         logits,
@@ -97,7 +97,7 @@ def test_poly_loss(name, epsilon, implementation):
 )
 def test_softmax_focal_loss(name, gamma, implementation):
     logits, labels, keywords = arguments(name)
-    check(
+    check_derivatives(
         partial(focal_loss, labels=labels, gamma=gamma, **keywords),
         lambda x: oracles_losses.softmax_focal_loss(x, labels, gamma=gamma, **keywords),
         logits,
@@ -283,7 +283,7 @@ def test_reverse_mode_keeps_the_inputs_and_a_few_numbers_a_row():
 
 
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), axis=st.sampled_from([-1, 0, 1]), masked=st.booleans())
+@given(seed=st.integers(0, 2**32 - 1), axis=st.sampled_from([-1, 1]), masked=st.booleans())
 def test_replaces_optax(seed, axis, masked):
     rng = np.random.default_rng(seed)
     shape = (3, 4, 5)

@@ -64,7 +64,7 @@ class Config:
         check("dataset", " or ".join(get_args(DatasetName)), self.dataset in get_args(DatasetName))
         check("epochs", "at least 1", self.epochs >= 1)
         check("batch_size", "at least 2, batch normalisation needs them", self.batch_size >= 2)
-        check("widths", "three numbers >= 1", len(self.widths) == 3 and min(self.widths) >= 1)
+        check("widths", "three numbers, at least 1", _three_channels(self.widths))
         check("image_sides", "9 to 32 pixels each", _within(self.image_sides, 9, 32))
         check("learning_rate", "a positive number", self.learning_rate > 0)
         check("weight_decay", "0 or more", self.weight_decay >= 0)
@@ -94,6 +94,10 @@ class Config:
         """The settings in which `other` differs."""
         names = (field.name for field in dataclasses.fields(self))
         return [name for name in names if getattr(self, name) != getattr(other, name)]
+
+
+def _three_channels(widths: tuple[int, ...]) -> bool:
+    return len(widths) == 3 and min(widths) >= 1
 
 
 def _within(values: tuple[int, ...], low: int, high: int) -> bool:
