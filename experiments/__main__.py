@@ -1,6 +1,6 @@
 """The tour, from a rolled die to a classifier: one minimisation of cross-entropy in four steps.
 
-    python -m experiments                  the tour, in about three minutes on two CPU cores
+    python -m experiments                  the tour, in a minute or two on two CPU cores
     python -m experiments NAME --help      one experiment: law_of_large_numbers, categorical_mle,
                                            divergences or cifar10
 

@@ -84,12 +84,10 @@ def test_poly_loss(name, epsilon, implementation):
     [
         ("plain", 2.0, "xla"),
         ("plain", 0.5, "reference"),
-        ("one row", 1.0, "xla"),
         ("axis 1", 2.0, "xla"),
-        ("two axes", 0.0, "xla"),
-        ("weights", 2.0, "xla"),
+        ("weights", 0.0, "xla"),
         ("ignored", 5.0, "xla"),
-        ("row mask", 2.0, "xla"),
+        ("row mask", 1.0, "xla"),
         ("class mask", 0.5, "xla"),
         ("class mask", 2.0, "reference"),
         ("mask on two axes", 2.0, "xla"),
@@ -128,7 +126,7 @@ def test_reductions(reduction):
     assert_close(got, expected, VALUE["float32"])
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 1.0, 2.0])
 def test_focal_loss_of_certain_rows(gamma):
     """p_y near 1, at 1 and near 0: right in all orders, also where (1 - p)^gamma has no slope."""
     margins = np.array([9.0, 12.0, 20.0, 80.0, 104.0, 1e4, INF, -20.0, -104.0, -1e4], np.float32)

@@ -130,7 +130,9 @@ def show(result: Result, console: Console) -> None:
     table = Table(title="Test images")
     for heading in ("", "accuracy", "NLL (nats)", "calibration error"):
         table.add_column(heading, justify="right")
-    rows = {"averaged over mirror images": result.test, "as they are": result.test_plain}
+    rows = {"as they are": result.test_plain}
+    if result.test is not result.test_plain:  # settings without flips have no mirror images
+        rows = {"averaged over mirror images": result.test} | rows
     for name, test in rows.items():
         table.add_row(
             name, f"{test.accuracy:.2%}", f"{test.nll:.4f}", f"{test.calibration_error:.2%}"
