@@ -6,14 +6,22 @@ from typing import Any
 import numpy as np
 
 
-def numerical_gradient(function: Callable[[Any], Any], x: Any, step: float = 1e-5) -> np.ndarray:
-    """d sum(function(x)) / dx by central differences, one element after the other."""
+def along(function: Callable[[Any], Any], x: Any, direction: Any, step: float = 1e-3) -> Any:
+    """The derivative of `function` at x along `direction`: five points, error ~ step^4."""
     x = np.asarray(x, np.float64)
-    gradient = np.empty_like(x)
-    for i in np.ndindex(x.shape):
-        e = np.zeros_like(x)
-        e[i] = step
-        gradient[i] = (np.sum(function(x + e)) - np.sum(function(x - e))) / (2 * step)
+    near, far = (
+        function(x + s * direction) - function(x - s * direction) for s in (step, 2 * step)
+    )
+    return (8 * near - far) / (12 * step)
+
+
+def numerical_gradient(function: Callable[[Any], Any], x: Any, step: float = 1e-3) -> np.ndarray:
+    """d sum(function(x)) / dx, one element after the other."""
+    gradient = np.empty(np.shape(x))
+    for i in np.ndindex(gradient.shape):
+        e = np.zeros_like(gradient)
+        e[i] = 1
+        gradient[i] = np.sum(along(function, x, e, step))
     return gradient
 
 
