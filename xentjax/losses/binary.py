@@ -9,8 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Shaped
 
 from xentjax._checks import check_array, check_bool, check_choice, check_floating, concrete, fail
-from xentjax._special import scale_tangent
-from xentjax.losses._expression import REDUCTIONS, reduce_losses
+from xentjax.losses._expression import REDUCTIONS, reduce_losses, weighted
 from xentjax.ops.statistics import Rows, compute_dtype
 
 
@@ -180,13 +179,12 @@ def _element_losses(
         t = jnp.where((t == 0) | (t == 1), t, jnp.nan)
     if where is not None:  # what is masked may be NaN or infinite
         a, t = jnp.where(where, a, 0), jnp.where(where, t, 0)
-    # scale_tangent is the product with 0 * inf = 0: an impossible answer without mass costs 0.
     yes, no = t if pos_weight is None else t * pos_weight, 1 - t
-    loss = scale_tangent(_softplus(-a), yes) + scale_tangent(_softplus(a), no)
+    loss = weighted(_softplus(-a), yes) + weighted(_softplus(a), no)
     if gamma is not None:
-        loss = scale_tangent(loss, jnp.exp(gamma * _log_wrong(a, t)))
+        loss = weighted(loss, jnp.exp(gamma * _log_wrong(a, t)))
     if alpha is not None:
-        loss = scale_tangent(loss, alpha * t + (1 - alpha) * no)
+        loss = weighted(loss, alpha * t + (1 - alpha) * no)
     return loss if where is None else jnp.where(where, loss, 0)
 
 

@@ -79,8 +79,7 @@ def brier_score(
     row_logits, axes = logits_as_rows(logits, axis)
     class_mask, row_mask = masks(where, logits, row_logits, axes)
     rows = Rows(row_logits, class_mask=class_mask)
-    labels = check_array("labels", labels)
-    if jnp.issubdtype(labels.dtype, jnp.integer):
+    if jnp.issubdtype(check_array("labels", labels).dtype, jnp.integer):
         indices, row_mask = integer_labels(labels, row_logits, row_mask, ignore_index)
         rows = rows._replace(labels=indices)
     elif ignore_index is not None:
