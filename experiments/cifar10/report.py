@@ -59,7 +59,8 @@ def draw_curves(epochs: list[dict[str, Any]], result: Result) -> Figure:
     def plot(ax: Any, name: str, label: str, color: str) -> None:
         ax.plot(numbers, [float(entry[name]) for entry in epochs], "o-", color=color, label=label)
 
-    plot(left, "loss", "training, augmented and smoothed", PALETTE[0])
+    plot(left, "loss", "", PALETTE[0])
+    left.set_title("Training loss, augmented and smoothed")
     left.set_ylabel("cross-entropy (nats)")
     plot(right, "accuracy", "training, augmented", PALETTE[0])
     plot(right, "test_accuracy", "test, at the epoch's image size", PALETTE[1])
@@ -71,12 +72,13 @@ def draw_curves(epochs: list[dict[str, Any]], result: Result) -> Figure:
         color=PALETTE[2],
         label=f"test, final: {result.test.accuracy:.2%}",
     )
-    right.yaxis.set_major_formatter(PercentFormatter(1.0))
+    right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     right.set_ylabel("accuracy")
+    right.set_title("Accuracy")
+    right.legend(frameon=False)
     for ax in (left, right):
         ax.set_xlabel("epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.legend(frameon=False)
     return figure
 
 
@@ -129,7 +131,7 @@ def draw_reliability(test: Evaluation) -> Figure:
     )
     upper.plot([0, 1], [0, 1], "--", color=GREY, label="perfect calibration")
     upper.set_ylabel("accuracy")
-    upper.set_ylim(0, 1)
+    upper.set_ylim(0, 1.03)  # room for the points at 1
     upper.legend(frameon=False, loc="upper left")
     upper.set_title(
         f"Reliability: expected calibration error {test.calibration_error:.2%} "
