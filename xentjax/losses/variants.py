@@ -241,11 +241,11 @@ def _focal_loss(
 
 def _focused(surprise: Float[Array, "..."], gamma: Float[Array, ""]) -> Float[Array, "..."]:
     """h (1 - e^-h)^gamma of the surprise h = -log p_y."""
-    # At h = 0 derivatives in h may be infinite; those in the logits, where h ~ e^-margin, are 0.
     certain, impossible = surprise == 0, surprise == jnp.inf
     h = jnp.where(certain | impossible, 1, surprise)
-    limit = jnp.where(certain & (gamma > 0), 0, surprise)
-    return jnp.where(certain | impossible, limit, h * jnp.power(-jnp.expm1(-h), gamma))
+    focused = h * jnp.power(-jnp.expm1(-h), gamma)
+    # At h = 0 derivatives in h may be infinite; those in the logits, where h ~ e^-margin, are 0.
+    return jnp.where(certain, 0, jnp.where(impossible, surprise, focused))
 
 
 @partial(jax.jit, static_argnums=3)
