@@ -175,5 +175,4 @@ _SCALARS = {
     "temperature": ("a number > 0", lambda x: 0 < x < np.inf),
     "epsilon": ("a finite number", np.isfinite),
     "gamma": ("a number >= 0", lambda x: 0 <= x < np.inf),
-    "alpha": ("a number in [0, 1]", lambda x: 0 <= x <= 1),
 }

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._checks import check_bool, check_choice, check_floating, fail
+from xentjax._checks import check_bool, check_choice, check_floating, check_scalar, fail
 from xentjax.losses._arguments import (
     Axis,
     class_axes,
@@ -28,7 +28,7 @@ from xentjax.losses._expression import (
 )
 from xentjax.losses.cross_entropy import softmax_cross_entropy
 from xentjax.ops import Rows, RowStatistics, row_statistics
-from xentjax.ops.statistics import weighted_targets
+from xentjax.ops.statistics import compute_dtype, weighted_targets
 
 # optax has a second function for logits of -inf; here the first one is right there.
 safe_softmax_cross_entropy = softmax_cross_entropy
@@ -196,8 +196,8 @@ def smooth_labels(
     """
     labels = check_floating("labels", labels)
     axes = class_axes(axis, labels.ndim)
-    share = optional_scalar("alpha", alpha, None, labels)
-    assert share is not None
+    check_scalar("alpha", alpha, "a number in [0, 1]", lambda x: 0 <= x <= 1)
+    share = jnp.asarray(alpha, compute_dtype(labels.dtype))
     if where is not None:
         where = check_bool("where", where)
         if where.ndim != labels.ndim or any(
