@@ -126,6 +126,7 @@ def test_every_module_imports():
 # A module may import those of its own layer and of the layers below it.
 LAYERS = {
     "_checks": 0,
+    "_dtypes": 0,
     "_special": 1,
     "_units": 1,
     "information": 2,

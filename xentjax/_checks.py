@@ -55,6 +55,14 @@ def check_bool(name: str, x: ArrayLike) -> jax.Array:
     return array
 
 
+def broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """Whether an array of `shape` broadcasts to `target`."""
+    try:
+        return np.broadcast_shapes(shape, target) == target
+    except ValueError:
+        return False
+
+
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """`value` is one of `choices`, else a ValueError that lists them."""
     if not (isinstance(value, str) and value in choices):

@@ -21,6 +21,7 @@ from numpy.lib.array_utils import normalize_axis_tuple
 
 from xentjax import _special
 from xentjax._checks import check_array, check_bool, check_floating, concrete, fail
+from xentjax._dtypes import compute_dtype
 from xentjax._units import Base, in_units, nats_per_unit
 
 
@@ -344,14 +345,13 @@ def _pairs_last(axes: tuple[int, int], where: ArrayLike | None, joint: ArrayLike
 def _check_arrays(where: ArrayLike | None, arrays: dict[str, ArrayLike]) -> list[Array]:
     """Floating arrays of one shape and precision, 0 where `where` leaves an outcome out."""
     checked = {name: check_floating(name, array) for name, array in arrays.items()}
-    double = any(array.dtype == jnp.float64 for array in checked.values())
     shape: tuple[int, ...] = ()
     for name, array in checked.items():
         try:
             shape = np.broadcast_shapes(shape, array.shape)
         except ValueError:
             fail(name, f"a shape that broadcasts with {shape}", array.shape)
-    dtype = jnp.float64 if double else jnp.float32
+    dtype = compute_dtype(*(array.dtype for array in checked.values()))
     result = [jnp.broadcast_to(array.astype(dtype), shape) for array in checked.values()]
     if where is None:
         return result

@@ -148,7 +148,7 @@ class _Trainer:
                 train_whitening=epoch < self.config.whiten_bias_epochs,
             )
             _check_finite(np.asarray(losses), step)
-            before, step = step, int(self.state.step)
+            before, step = step, step + len(losses)
             seen = self.config.batch_size * (step - epoch * self.steps_per_epoch)
             seconds = self._advance.run_seconds - start_seconds
             metrics = {

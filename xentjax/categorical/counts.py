@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
 from xentjax._checks import check_array, check_bool, check_floating, check_integer, concrete, fail
+from xentjax._dtypes import compute_dtype, without_wrapping
 
 _INT32_MAX = np.iinfo(np.int32).max
 
@@ -52,7 +53,7 @@ def counts(
         [0.5 0.  2. ]
     """
     k = _check_num_classes(num_classes)
-    labels = check_integer("samples", _narrowed(samples, k))
+    labels = check_integer("samples", without_wrapping(samples, bad=-1))
     if labels.size > _INT32_MAX:
         fail("samples", f"at most {_INT32_MAX} (stream_counts takes more)", labels.size)
     keep = None
@@ -171,20 +172,9 @@ def _signed(labels: Array) -> Array:
     return labels.astype(jnp.int64 if labels.dtype.itemsize == 8 else jnp.int32)
 
 
-def _narrowed(samples: ArrayLike, k: int) -> ArrayLike:
-    """64-bit samples of the host, which jax would wrap around into 32 bits where x64 is off."""
-    if not isinstance(samples, np.ndarray) or samples.dtype not in (np.int64, np.uint64):
-        return samples
-    if jnp.result_type(int) == jnp.int64:
-        return samples
-    if samples.size and not (samples.min() >= -1 and samples.max() <= k):
-        samples = np.clip(samples, -1 if samples.dtype == np.int64 else 0, k)
-    return samples.astype(np.int32)
-
-
 def _check_amounts(name: str, array: Array) -> Array:
     """Finite numbers >= 0 in float32 or float64."""
-    array = array.astype(jnp.float64 if array.dtype == jnp.float64 else jnp.float32)
+    array = array.astype(compute_dtype(array.dtype))
     known = concrete(array)
     if known is not None and not (valid := (known >= 0) & np.isfinite(known)).all():
         fail(name, "finite numbers >= 0", known[~valid][0])

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from xentjax import _special
 from xentjax._checks import check_array, check_floating, concrete, fail
+from xentjax._dtypes import compute_dtype
 from xentjax._units import Base, in_units
 from xentjax.categorical.counts import check_counts
 
@@ -154,7 +155,7 @@ def sample(key: PRNGKeyArray, q: ArrayLike, shape: tuple[int, ...] = ()) -> Int[
         [1 1 1]
     """
     q = _check_pmf_shape(check_floating("q", q))
-    q = q.astype(jnp.float64 if q.dtype == jnp.float64 else jnp.float32)
+    q = q.astype(compute_dtype(q.dtype))
     # Rounding may lift a running sum over a class of probability 0; the maximum undoes it.
     cumulative = jnp.where(q > 0, jnp.cumsum(q, axis=-1), -jnp.inf)
     cumulative = jax.lax.cummax(cumulative, axis=q.ndim - 1)
@@ -175,8 +176,7 @@ def check_pmf_and_counts(q: ArrayLike, counts: ArrayLike) -> tuple[Array, Array]
         shape = np.broadcast_shapes(checked_q.shape, checked_counts.shape)
     except ValueError:
         fail("counts", f"a shape that broadcasts with q's {checked_q.shape}", checked_counts.shape)
-    double = jnp.float64 in (checked_q.dtype, checked_counts.dtype)
-    dtype = jnp.float64 if double else jnp.float32
+    dtype = compute_dtype(checked_q.dtype, checked_counts.dtype)
     return (
         jnp.broadcast_to(checked_q.astype(dtype), shape),
         jnp.broadcast_to(checked_counts.astype(dtype), shape),

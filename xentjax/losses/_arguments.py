@@ -9,8 +9,16 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
-from xentjax._checks import check_array, check_bool, check_floating, check_scalar, fail
-from xentjax.ops.statistics import compute_dtype
+from xentjax._checks import (
+    broadcasts,
+    check_array,
+    check_bool,
+    check_floating,
+    check_scalar,
+    fail,
+)
+from xentjax._dtypes import compute_dtype, without_wrapping
+from xentjax.ops import Rows
 
 Axis = int | Sequence[int]
 
@@ -36,7 +44,7 @@ def class_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     return axes
 
 
-def classes_last(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def _classes_last(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """The class axes moved to the end, in the order given, and joined into one."""
     if axes == (x.ndim - 1,):
         return x
@@ -44,21 +52,65 @@ def classes_last(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     return x.reshape(*x.shape[: x.ndim - len(axes)], int(np.prod(x.shape[-len(axes) :])))
 
 
-def logits_as_rows(
-    logits: ArrayLike, axis: Axis, name: str = "logits"
-) -> tuple[jax.Array, tuple[int, ...]]:
-    """The logits with the classes on one last axis, and the axes on which the classes lay."""
+def logits_rows(
+    logits: ArrayLike, axis: Axis, where: ArrayLike | None, name: str = "logits"
+) -> tuple[Rows, tuple[int, ...]]:
+    """The logits with the classes last, under their masks, and the axes the classes lay on."""
+    row_logits, axes = _classes_of(logits, axis, name)
+    class_mask, row_mask = _masks(where, logits, row_logits, axes)
+    return Rows(row_logits, class_mask=class_mask, row_mask=row_mask), axes
+
+
+def label_rows(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis,
+    where: ArrayLike | None,
+    ignore_index: int | None,
+    class_weights: ArrayLike | None = None,
+    name: str = "logits",
+) -> Rows:
+    """Rows with class indices; those to be ignored are masked."""
+    rows, _ = logits_rows(logits, axis, where, name)
+    indices, row_mask = _integer_labels(labels, rows.logits, rows.row_mask, ignore_index)
+    weights = _class_weight_vector(class_weights, rows.logits)
+    return rows._replace(labels=indices, row_mask=row_mask, class_weights=weights)
+
+
+def target_rows(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: Axis,
+    where: ArrayLike | None,
+    class_weights: ArrayLike | None = None,
+) -> Rows:
+    """Rows with a target pmf each."""
+    rows, axes = logits_rows(logits, axis, where)
+    targets = _soft_labels(labels, logits, axes)
+    weights = _class_weight_vector(class_weights, rows.logits)
+    return rows._replace(targets=targets, class_weights=weights)
+
+
+def adjusted(rows: Rows, logit_soft_cap: ArrayLike | None, temperature: ArrayLike) -> Rows:
+    """The rows with what is done to their logits before the softmax."""
+    return rows._replace(
+        soft_cap=optional_scalar("logit_soft_cap", logit_soft_cap, None, rows.logits),
+        temperature=optional_scalar("temperature", temperature, 1.0, rows.logits),
+    )
+
+
+def _classes_of(logits: ArrayLike, axis: Axis, name: str) -> tuple[jax.Array, tuple[int, ...]]:
     logits = check_floating(name, logits)
     if logits.ndim == 0:
         fail(name, "at least one axis, that of the classes", "shape ()")
     axes = class_axes(axis, logits.ndim)
-    rows = classes_last(logits, axes)
+    rows = _classes_last(logits, axes)
     if rows.shape[-1] == 0:
         fail(name, f"at least one class along axis {axis}", f"shape {logits.shape}")
     return rows, axes
 
 
-def masks(
+def _masks(
     where: ArrayLike | None, logits: ArrayLike, rows: Array, axes: tuple[int, ...]
 ) -> tuple[Bool[Array, "..."] | None, Bool[Array, "..."] | None]:
     """`where` as a mask of classes or of rows, told apart by its number of dimensions.
@@ -71,24 +123,26 @@ def masks(
     shape = np.shape(logits)
     row_shape = rows.shape[:-1]
     if where.ndim == len(shape):
-        if any(w not in (1, n) for w, n in zip(where.shape, shape, strict=True)):
+        if not broadcasts(where.shape, shape):
             fail("where", f"a shape that broadcasts to the logits' {shape}", where.shape)
         # Only an axis that joins others has to have its full size.
         full = [n if i in axes and len(axes) > 1 else where.shape[i] for i, n in enumerate(shape)]
-        mask = classes_last(jnp.broadcast_to(where, full), axes)
+        mask = _classes_last(jnp.broadcast_to(where, full), axes)
         return mask, jnp.broadcast_to(jnp.any(mask, -1), row_shape)
     if where.ndim == len(row_shape):
-        if any(w not in (1, n) for w, n in zip(where.shape, row_shape, strict=True)):
+        if not broadcasts(where.shape, row_shape):
             fail("where", f"a shape that broadcasts to the rows' {row_shape}", where.shape)
         return None, jnp.broadcast_to(where, row_shape)
     fail("where", f"{len(shape)} (classes) or {len(row_shape)} (rows) dimensions", where.ndim)
 
 
-def integer_labels(
+def _integer_labels(
     labels: ArrayLike, rows: Array, row_mask: Array | None, ignore_index: int | None
 ) -> tuple[Integer[Array, "..."], Bool[Array, "..."] | None]:
     """The labels and the mask of kept rows; a row that is not kept gets the valid label 0."""
-    labels = check_array("labels", _without_wrapping(labels, rows.shape[-1], ignore_index))
+    # A label of more than 32 bits names no class: another one that does not takes its place.
+    bad = rows.shape[-1] if ignore_index == -1 else -1
+    labels = check_array("labels", without_wrapping(labels, bad))
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(
             f"labels: expected an integer dtype (class indices), got {labels.dtype}; "
@@ -112,21 +166,9 @@ def integer_labels(
     return labels, row_mask
 
 
-def _without_wrapping(labels: ArrayLike, num_classes: int, ignore_index: int | None) -> ArrayLike:
-    """64-bit labels of the host, which jax would wrap around into 32 bits where x64 is off.
-
-    A label that needs more than 32 bits names no class: another one that does not takes its place.
-    """
-    if not isinstance(labels, np.ndarray) or labels.dtype not in (np.int64, np.uint64):
-        return labels
-    if jnp.result_type(int) == jnp.int64:
-        return labels
-    fits = (labels >= np.iinfo(np.int32).min) & (labels <= np.iinfo(np.int32).max)
-    bad = num_classes if ignore_index == -1 else -1
-    return np.where(fits, labels, bad).astype(np.int32)
-
-
-def soft_labels(labels: ArrayLike, logits: ArrayLike, axes: tuple[int, ...]) -> Float[Array, "..."]:
+def _soft_labels(
+    labels: ArrayLike, logits: ArrayLike, axes: tuple[int, ...]
+) -> Float[Array, "..."]:
     """Targets with the classes last. They may broadcast over rows, never over classes."""
     labels = check_array("labels", labels)
     shape = np.shape(logits)
@@ -142,10 +184,10 @@ def soft_labels(labels: ArrayLike, logits: ArrayLike, axes: tuple[int, ...]) -> 
     if not fits:
         expected = f"one target a class, the logits' shape {shape}"
         fail("labels", expected, f"shape {labels.shape}")
-    return classes_last(jnp.broadcast_to(labels.reshape(full), shape), axes)
+    return _classes_last(jnp.broadcast_to(labels.reshape(full), shape), axes)
 
 
-def class_weight_vector(weights: ArrayLike | None, rows: Array) -> Float[Array, " K"] | None:
+def _class_weight_vector(weights: ArrayLike | None, rows: Array) -> Float[Array, " K"] | None:
     """The weights of the classes, one for each."""
     if weights is None:
         return None

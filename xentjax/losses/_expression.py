@@ -5,14 +5,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
+from xentjax._dtypes import compute_dtype
 from xentjax._special import scale_tangent
-from xentjax.ops.statistics import (
-    InnerProduct,
-    Rows,
-    RowStatistics,
-    adjusted_logits,
-    compute_dtype,
-)
+from xentjax.ops.statistics import InnerProduct, Rows, RowStatistics, adjusted_logits
 
 REDUCTIONS = ("none", "sum", "mean")
 

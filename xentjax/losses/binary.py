@@ -8,9 +8,18 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Shaped
 
-from xentjax._checks import check_array, check_bool, check_choice, check_floating, concrete, fail
+from xentjax._checks import (
+    broadcasts,
+    check_array,
+    check_bool,
+    check_choice,
+    check_floating,
+    concrete,
+    fail,
+)
+from xentjax._dtypes import compute_dtype
 from xentjax.losses._expression import REDUCTIONS, reduce_losses, weighted
-from xentjax.ops.statistics import Rows, compute_dtype
+from xentjax.ops import Rows
 
 
 def sigmoid_binary_cross_entropy(
@@ -125,11 +134,7 @@ def _elements(
 
 
 def _check_shape(name: str, x: Array, logits: Array) -> None:
-    try:
-        fits = np.broadcast_shapes(x.shape, logits.shape) == logits.shape
-    except ValueError:
-        fits = False
-    if not fits:
+    if not broadcasts(x.shape, logits.shape):
         fail(name, f"a shape that broadcasts to the logits' {logits.shape}", x.shape)
 
 

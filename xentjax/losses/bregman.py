@@ -15,18 +15,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from xentjax._checks import check_array, check_choice, fail
+from xentjax._dtypes import compute_dtype
 from xentjax._special import scale_tangent
-from xentjax.losses._arguments import (
-    Axis,
-    integer_labels,
-    logits_as_rows,
-    masks,
-    optional_scalar,
-    soft_labels,
-)
+from xentjax.losses._arguments import Axis, adjusted, label_rows, logits_rows, target_rows
 from xentjax.losses._expression import REDUCTIONS, log_probabilities, mask_rows, reduce_losses
 from xentjax.ops import Rows, RowStatistics, row_statistics
-from xentjax.ops.statistics import compute_dtype, weighted_targets
+from xentjax.ops.statistics import is_label, weighted_targets
 
 
 def brier_score(
@@ -76,17 +70,12 @@ def brier_score(
 
     Source: Brier, Verification of Forecasts Expressed in Terms of Probability (1950).
     """
-    row_logits, axes = logits_as_rows(logits, axis)
-    class_mask, row_mask = masks(where, logits, row_logits, axes)
-    rows = Rows(row_logits, class_mask=class_mask)
     if jnp.issubdtype(check_array("labels", labels).dtype, jnp.integer):
-        indices, row_mask = integer_labels(labels, row_logits, row_mask, ignore_index)
-        rows = rows._replace(labels=indices)
+        rows = label_rows(logits, labels, axis, where, ignore_index)
     elif ignore_index is not None:
         fail("ignore_index", "None with labels that are pmfs", ignore_index)
     else:
-        rows = rows._replace(targets=soft_labels(labels, logits, axes))
-    rows = rows._replace(row_mask=row_mask)
+        rows = target_rows(logits, labels, axis, where)
     return _brier_score(rows, reduction=reduction, implementation=implementation)
 
 
@@ -141,18 +130,18 @@ def kl_divergence_with_logits(
     Source: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network (2015),
     arXiv:1503.02531.
     """
-    target_rows, _ = logits_as_rows(target_logits, axis, "target_logits")
-    row_logits, axes = logits_as_rows(logits, axis)
+    target, _ = logits_rows(target_logits, axis, None, "target_logits")
+    prediction, _ = logits_rows(logits, axis, where)
     if np.shape(target_logits) != np.shape(logits):
         fail("target_logits", f"the logits' shape {np.shape(logits)}", np.shape(target_logits))
-    if compute_dtype(target_rows.dtype) != compute_dtype(row_logits.dtype):
-        target_rows, row_logits = (x.astype(jnp.float64) for x in (target_rows, row_logits))
-    class_mask, row_mask = masks(where, logits, row_logits, axes)
-    scale = optional_scalar("temperature", temperature, 1.0, row_logits)
-    target, prediction = (
-        Rows(x, class_mask=class_mask, row_mask=row_mask, temperature=scale)
-        for x in (target_rows, row_logits)
-    )
+    dtypes = target.logits.dtype, prediction.logits.dtype
+    if compute_dtype(dtypes[0]) != compute_dtype(dtypes[1]):
+        target, prediction = (
+            rows._replace(logits=rows.logits.astype(compute_dtype(*dtypes)))
+            for rows in (target, prediction)
+        )
+    prediction = adjusted(prediction, None, temperature)
+    target = prediction._replace(logits=target.logits)
     return _kl_divergence(target, prediction, reduction=reduction, implementation=implementation)
 
 
@@ -169,8 +158,7 @@ def _squared_distance(rows: Rows, stats: RowStatistics) -> Float[Array, "*rows"]
     if rows.labels is None:
         return jnp.sum(jnp.square(p - weighted_targets(rows)), -1)
     assert stats.label_logit is not None
-    classes = jax.lax.broadcasted_iota(rows.labels.dtype, p.shape, p.ndim - 1)
-    others = jnp.where(classes == rows.labels[..., None], 0, p)
+    others = jnp.where(is_label(rows.labels, p.shape[-1]), 0, p)
     # Their sum is 1 - p_y with all its digits; a bad label's NaN lies in its logit.
     bad = jnp.where(jnp.isnan(stats.label_logit), stats.label_logit, 0)
     return jnp.square(jnp.sum(others, -1)) + jnp.sum(jnp.square(others), -1) + bad

@@ -8,15 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from xentjax._checks import check_choice
-from xentjax.losses._arguments import (
-    Axis,
-    class_weight_vector,
-    integer_labels,
-    logits_as_rows,
-    masks,
-    optional_scalar,
-    soft_labels,
-)
+from xentjax.losses._arguments import Axis, adjusted, label_rows, optional_scalar, target_rows
 from xentjax.losses._expression import (
     REDUCTIONS,
     SoftmaxStats as SoftmaxStats,
@@ -126,21 +118,12 @@ def softmax_cross_entropy(
     Source: Goodfellow, Bengio and Courville, Deep Learning (2016), section 6.2.2.3; smoothing:
     Szegedy et al. (2016), arXiv:1512.00567.
     """
-    row_logits, axes = logits_as_rows(logits, axis)
-    class_mask, row_mask = masks(where, logits, row_logits, axes)
-    rows = Rows(
-        logits=row_logits,
-        targets=soft_labels(labels, logits, axes),
-        class_weights=class_weight_vector(class_weights, row_logits),
-        class_mask=class_mask,
-        row_mask=row_mask,
-        soft_cap=optional_scalar("logit_soft_cap", logit_soft_cap, None, row_logits),
-        temperature=optional_scalar("temperature", temperature, 1.0, row_logits),
-    )
+    rows = target_rows(logits, labels, axis, where, class_weights)
+    rows = adjusted(rows, logit_soft_cap, temperature)
     return _cross_entropy(
         rows,
-        optional_scalar("label_smoothing", label_smoothing, 0.0, row_logits),
-        optional_scalar("z_loss", z_loss, 0.0, row_logits),
+        optional_scalar("label_smoothing", label_smoothing, 0.0, rows.logits),
+        optional_scalar("z_loss", z_loss, 0.0, rows.logits),
         reduction=reduction,
         return_stats=return_stats,
         implementation=implementation,
@@ -234,22 +217,12 @@ def softmax_cross_entropy_with_integer_labels(
     Source: Goodfellow, Bengio and Courville, Deep Learning (2016), section 6.2.2.3; smoothing:
     Szegedy et al. (2016), arXiv:1512.00567.
     """
-    row_logits, axes = logits_as_rows(logits, axis)
-    class_mask, row_mask = masks(where, logits, row_logits, axes)
-    labels, row_mask = integer_labels(labels, row_logits, row_mask, ignore_index)
-    rows = Rows(
-        logits=row_logits,
-        labels=labels,
-        class_weights=class_weight_vector(class_weights, row_logits),
-        class_mask=class_mask,
-        row_mask=row_mask,
-        soft_cap=optional_scalar("logit_soft_cap", logit_soft_cap, None, row_logits),
-        temperature=optional_scalar("temperature", temperature, 1.0, row_logits),
-    )
+    rows = label_rows(logits, labels, axis, where, ignore_index, class_weights)
+    rows = adjusted(rows, logit_soft_cap, temperature)
     return _cross_entropy(
         rows,
-        optional_scalar("label_smoothing", label_smoothing, 0.0, row_logits),
-        optional_scalar("z_loss", z_loss, 0.0, row_logits),
+        optional_scalar("label_smoothing", label_smoothing, 0.0, rows.logits),
+        optional_scalar("z_loss", z_loss, 0.0, rows.logits),
         reduction=reduction,
         return_stats=return_stats,
         implementation=implementation,

@@ -8,16 +8,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
 from xentjax._checks import check_choice
-from xentjax.losses._arguments import (
-    Axis,
-    class_weight_vector,
-    integer_labels,
-    logits_as_rows,
-    masks,
-)
+from xentjax._dtypes import compute_dtype
+from xentjax.losses._arguments import Axis, label_rows
 from xentjax.losses._expression import REDUCTIONS, reduce_label_losses
 from xentjax.ops import Rows
-from xentjax.ops.statistics import compute_dtype, label_in_range
+from xentjax.ops.statistics import at_label, is_label, label_in_range
 
 
 def nll_loss(
@@ -64,19 +59,8 @@ def nll_loss(
 
     Source: Bishop, Pattern Recognition and Machine Learning (2006), section 4.3.4.
     """
-    rows, axes = logits_as_rows(log_probs, axis, "log_probs")
-    class_mask, row_mask = masks(where, log_probs, rows, axes)
-    labels, row_mask = integer_labels(labels, rows, row_mask, ignore_index)
-    return _nll_loss(
-        Rows(
-            logits=rows,
-            labels=labels,
-            class_weights=class_weight_vector(class_weights, rows),
-            class_mask=class_mask,
-            row_mask=row_mask,
-        ),
-        reduction=reduction,
-    )
+    rows = label_rows(log_probs, labels, axis, where, ignore_index, class_weights, name="log_probs")
+    return _nll_loss(rows, reduction=reduction)
 
 
 @partial(jax.jit, static_argnames="reduction")
@@ -90,10 +74,8 @@ def _label_log_prob(rows: Rows) -> Float[Array, "..."]:
     assert rows.labels is not None
     log_prob = _element(rows.logits, rows.labels).astype(compute_dtype(rows.logits.dtype))
     if rows.class_mask is not None:
-        in_range = label_in_range(rows)
-        index = jnp.where(in_range, rows.labels, 0)[..., None]
-        mask = jnp.broadcast_to(rows.class_mask, rows.logits.shape)
-        kept = jnp.take_along_axis(mask, index, -1)[..., 0]
+        kept = at_label(jnp.broadcast_to(rows.class_mask, rows.logits.shape), rows.labels)
+        in_range = label_in_range(rows.labels, rows.logits.shape[-1])
         log_prob = jnp.where(kept | ~in_range, log_prob, -jnp.inf)
     return log_prob
 
@@ -101,9 +83,7 @@ def _label_log_prob(rows: Rows) -> Float[Array, "..."]:
 @jax.custom_jvp
 def _element(x: Float[Array, "*rows K"], labels: Integer[Array, "*rows"]) -> Float[Array, "*rows"]:
     """x_y of each row, NaN for a y that is no class."""
-    in_range = (labels >= 0) & (labels < x.shape[-1])
-    index = jnp.where(in_range, labels, 0)[..., None]
-    return jnp.where(in_range, jnp.take_along_axis(x, index, -1)[..., 0], jnp.nan)
+    return jnp.where(label_in_range(labels, x.shape[-1]), at_label(x, labels), jnp.nan)
 
 
 @_element.defjvp
@@ -117,7 +97,6 @@ def _element_tangent(
     labels: Integer[Array, "*rows"], dx: Float[Array, "*rows K"]
 ) -> Float[Array, "*rows"]:
     """Compares with an iota instead of scattering; a bad label makes its whole row's slope NaN."""
-    classes = jax.lax.broadcasted_iota(labels.dtype, dx.shape, dx.ndim - 1)
-    slope = (classes == labels[..., None]).astype(dx.dtype)
-    in_range = (labels >= 0) & (labels < dx.shape[-1])
+    slope = is_label(labels, dx.shape[-1]).astype(dx.dtype)
+    in_range = label_in_range(labels, dx.shape[-1])
     return jnp.sum(jnp.where(in_range[..., None], slope, jnp.nan) * dx, -1)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax.losses._arguments import Axis, logits_as_rows, masks
+from xentjax.losses._arguments import Axis, logits_rows
 from xentjax.losses._expression import log_probabilities
 from xentjax.ops import Rows, row_statistics
 
@@ -41,7 +41,7 @@ def logsumexp(
 
     Source: Blanchard, Higham and Higham (2021), IMA J. Numer. Anal. 41, 2311.
     """
-    rows, _ = _as_rows(logits, axis, where)
+    rows, _ = logits_rows(logits, axis, where)
     return _logsumexp(rows, implementation=implementation)
 
 
@@ -73,7 +73,7 @@ def log_softmax(
 
     Source: Blanchard, Higham and Higham (2021), IMA J. Numer. Anal. 41, 2311.
     """
-    rows, axes = _as_rows(logits, axis, where)
+    rows, axes = logits_rows(logits, axis, where)
     return _log_softmax(rows, axes, jnp.shape(logits), implementation=implementation)
 
 
@@ -105,16 +105,8 @@ def softmax(
 
     Source: Blanchard, Higham and Higham (2021), IMA J. Numer. Anal. 41, 2311.
     """
-    rows, axes = _as_rows(logits, axis, where)
+    rows, axes = logits_rows(logits, axis, where)
     return _softmax(rows, axes, jnp.shape(logits), implementation=implementation)
-
-
-def _as_rows(
-    logits: ArrayLike, axis: Axis, where: ArrayLike | None
-) -> tuple[Rows, tuple[int, ...]]:
-    row_logits, axes = logits_as_rows(logits, axis)
-    class_mask, row_mask = masks(where, logits, row_logits, axes)
-    return Rows(row_logits, class_mask=class_mask, row_mask=row_mask), axes
 
 
 @partial(jax.jit, static_argnames="implementation")

@@ -7,16 +7,14 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._checks import check_bool, check_choice, check_floating, check_scalar, fail
+from xentjax._checks import broadcasts, check_bool, check_choice, check_floating, check_scalar, fail
+from xentjax._dtypes import compute_dtype
 from xentjax.losses._arguments import (
     Axis,
     class_axes,
-    class_weight_vector,
-    integer_labels,
-    logits_as_rows,
-    masks,
+    label_rows,
     optional_scalar,
-    soft_labels,
+    target_rows,
 )
 from xentjax.losses._expression import (
     REDUCTIONS,
@@ -28,7 +26,7 @@ from xentjax.losses._expression import (
 )
 from xentjax.losses.cross_entropy import softmax_cross_entropy
 from xentjax.ops import Rows, RowStatistics, row_statistics
-from xentjax.ops.statistics import compute_dtype, weighted_targets
+from xentjax.ops.statistics import weighted_targets
 
 # optax has a second function for logits of -inf; here the first one is right there.
 safe_softmax_cross_entropy = softmax_cross_entropy
@@ -78,18 +76,10 @@ def poly_loss_cross_entropy(
 
     Source: Leng et al., PolyLoss (2022), arXiv:2204.12511.
     """
-    row_logits, axes = logits_as_rows(logits, axis)
-    class_mask, row_mask = masks(where, logits, row_logits, axes)
-    rows = Rows(
-        logits=row_logits,
-        targets=soft_labels(labels, logits, axes),
-        class_weights=class_weight_vector(class_weights, row_logits),
-        class_mask=class_mask,
-        row_mask=row_mask,
-    )
+    rows = target_rows(logits, labels, axis, where, class_weights)
     return _poly_loss(
         rows,
-        optional_scalar("epsilon", epsilon, 0.0, row_logits),
+        optional_scalar("epsilon", epsilon, 0.0, rows.logits),
         reduction=reduction,
         implementation=implementation,
     )
@@ -142,19 +132,10 @@ def softmax_focal_loss(
 
     Source: Lin et al., Focal Loss for Dense Object Detection (2017), arXiv:1708.02002.
     """
-    row_logits, axes = logits_as_rows(logits, axis)
-    class_mask, row_mask = masks(where, logits, row_logits, axes)
-    labels, row_mask = integer_labels(labels, row_logits, row_mask, ignore_index)
-    rows = Rows(
-        logits=row_logits,
-        labels=labels,
-        class_weights=class_weight_vector(class_weights, row_logits),
-        class_mask=class_mask,
-        row_mask=row_mask,
-    )
+    rows = label_rows(logits, labels, axis, where, ignore_index, class_weights)
     return _focal_loss(
         rows,
-        optional_scalar("gamma", gamma, 0.0, row_logits),
+        optional_scalar("gamma", gamma, 0.0, rows.logits),
         reduction=reduction,
         implementation=implementation,
     )
@@ -200,9 +181,7 @@ def smooth_labels(
     share = jnp.asarray(alpha, compute_dtype(labels.dtype))
     if where is not None:
         where = check_bool("where", where)
-        if where.ndim != labels.ndim or any(
-            w not in (1, n) for w, n in zip(where.shape, labels.shape, strict=True)
-        ):
+        if where.ndim != labels.ndim or not broadcasts(where.shape, labels.shape):
             fail("where", f"a shape that broadcasts to the labels' {labels.shape}", where.shape)
         where = jnp.broadcast_to(where, labels.shape)
     return _smooth_labels(labels, share, where, axes)

@@ -26,7 +26,8 @@ def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
     label = None
     if rows.labels is not None:
         one_hot = jax.nn.one_hot(rows.labels, z.shape[-1], dtype=jnp.bool_)
-        label = jnp.where(label_in_range(rows), jnp.sum(z, -1, where=one_hot), jnp.nan)
+        in_range = label_in_range(rows.labels, z.shape[-1])
+        label = jnp.where(in_range, jnp.sum(z, -1, where=one_hot), jnp.nan)
     target = uniform = None
     if rows.targets is not None:
         target = _inner_product(weighted_targets(rows), z)

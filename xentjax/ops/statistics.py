@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
-from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Bool, Float, Integer, Shaped
 
 from xentjax._checks import check_choice
+from xentjax._dtypes import compute_dtype
 from xentjax._special import scale_tangent
 
 IMPLEMENTATIONS = ("xla", "reference")
@@ -145,15 +145,23 @@ def _over_temperature_jvp(
     return result, dot
 
 
-def compute_dtype(dtype: DTypeLike) -> DTypeLike:
-    """float64 for float64, float32 for everything narrower."""
-    return jnp.float64 if dtype == jnp.float64 else jnp.float32
-
-
-def label_in_range(rows: Rows) -> Bool[Array, "*rows"]:
+def label_in_range(labels: Integer[Array, "*rows"], num_classes: int) -> Bool[Array, "*rows"]:
     """Whether each label names a class."""
-    assert rows.labels is not None
-    return (rows.labels >= 0) & (rows.labels < rows.logits.shape[-1])
+    return (labels >= 0) & (labels < num_classes)
+
+
+def at_label(
+    x: Shaped[Array, "*rows K"], labels: Integer[Array, "*rows"]
+) -> Shaped[Array, "*rows"]:
+    """x_y of each row, one element read; that of class 0 where the label names none."""
+    index = jnp.where(label_in_range(labels, x.shape[-1]), labels, 0)
+    return jnp.take_along_axis(x, index[..., None], -1)[..., 0]
+
+
+def is_label(labels: Integer[Array, "*rows"], num_classes: int) -> Bool[Array, "*rows K"]:
+    """Whether each class is its row's label: a comparison that XLA fuses, never a scatter."""
+    shape = (*labels.shape, num_classes)
+    return jax.lax.broadcasted_iota(labels.dtype, shape, labels.ndim) == labels[..., None]
 
 
 def weighted_targets(rows: Rows) -> Float[Array, "*rows K"]:
@@ -210,16 +218,16 @@ def _jitted_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowStati
     log_sum = stats.log_sum
     if rows.labels is not None:
         # A bad label makes the whole row's derivative NaN: one operation a row, none an element.
-        log_sum = jnp.where(label_in_range(rows), log_sum, jnp.nan)
+        log_sum = jnp.where(label_in_range(rows.labels, z.shape[-1]), log_sum, jnp.nan)
     p = jnp.exp(z - log_sum[..., None])
 
     d_label = d_target = d_uniform = d_mean = None
     if rows.labels is not None:
-        classes = jax.lax.broadcasted_iota(rows.labels.dtype, z.shape, z.ndim - 1)
-        d_label = jnp.sum(jnp.where(classes == rows.labels[..., None], da, 0), -1)
+        d_label = jnp.sum(jnp.where(is_label(rows.labels, z.shape[-1]), da, 0), -1)
         if rows.class_mask is not None:
             # The mask stops `da`; the NaN of a bad label has to reach masked classes as well.
-            nan = jnp.where(label_in_range(rows), 0, jnp.nan).astype(da.dtype)
+            in_range = label_in_range(rows.labels, z.shape[-1])
+            nan = jnp.where(in_range, 0, jnp.nan).astype(da.dtype)
             d_label += nan * jnp.sum(d_rows.logits.astype(da.dtype), -1)
     if stats.target is not None:
         d_target = _inner_product_tangent(weighted_targets, rows, d_rows, z, da)

@@ -16,6 +16,7 @@ from xentjax.ops.statistics import (
     RowStatistics,
     Wanted,
     adjusted_logits,
+    at_label,
     label_in_range,
     uniform_targets,
     weighted_targets,
@@ -94,13 +95,11 @@ def _two_passes(rows: Rows, wanted: Wanted) -> RowStatistics:
 def _label_logit(rows: Rows) -> tuple[Bool[Array, "*rows"], Float[Array, "*rows"]]:
     """Whether the label is a class, and its adjusted logit: one element read a row."""
     assert rows.labels is not None
-    in_range = label_in_range(rows)
-    index = jnp.where(in_range, rows.labels, 0)[..., None]
-    mask = rows.class_mask
+    logits, mask = at_label(rows.logits, rows.labels)[..., None], rows.class_mask
     if mask is not None:
-        mask = jnp.take_along_axis(jnp.broadcast_to(mask, rows.logits.shape), index, -1)
-    logits = jnp.take_along_axis(rows.logits, index, -1)
-    return in_range, adjusted_logits(rows._replace(logits=logits, class_mask=mask))[..., 0]
+        mask = at_label(jnp.broadcast_to(mask, rows.logits.shape), rows.labels)[..., None]
+    label = adjusted_logits(rows._replace(logits=logits, class_mask=mask))[..., 0]
+    return label_in_range(rows.labels, rows.logits.shape[-1]), label
 
 
 def _inner_product(t: Float[Array, "*#rows K"], z: Float[Array, "*rows K"]) -> InnerProduct:
