@@ -1,4 +1,4 @@
-"""The die: counts, likelihood and maximum likelihood of categorical distributions."""
+"""The die: counts, maximum likelihood, intervals and tests of categorical distributions."""
 
 from xentjax.categorical.certificate import (
     KKTCertificate as KKTCertificate,
@@ -9,6 +9,7 @@ from xentjax.categorical.counts import (
     empirical_pmf as empirical_pmf,
     stream_counts as stream_counts,
 )
+from xentjax.categorical.intervals import confidence_intervals as confidence_intervals
 from xentjax.categorical.likelihood import (
     fisher_information as fisher_information,
     log_likelihood as log_likelihood,
@@ -19,4 +20,9 @@ from xentjax.categorical.likelihood import (
 from xentjax.categorical.mle import (
     CategoricalFit as CategoricalFit,
     fit_categorical as fit_categorical,
+)
+from xentjax.categorical.tests_of_fit import (
+    TestResult as TestResult,
+    chi_squared_test as chi_squared_test,
+    g_test as g_test,
 )

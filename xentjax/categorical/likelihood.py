@@ -194,7 +194,7 @@ def _check_pmf_shape(q: Array) -> Array:
 def _multinomial(q: Array, counts: Array) -> Array:
     n = counts.sum(-1, keepdims=True)
     rounding = 4 * float(jnp.finfo(q.dtype).eps)
-    coefficient = _factorial_remainder(n[..., 0]) - _factorial_remainder(counts).sum(-1)
+    coefficient = factorial_remainder(n[..., 0]) - factorial_remainder(counts).sum(-1)
     return coefficient - _special.kl_divergence(counts, n * q, rounding)
 
 
@@ -209,7 +209,7 @@ def _(primals, tangents):
     return _multinomial(q, counts), dot.sum(-1)
 
 
-def _factorial_remainder(x: Array) -> Array:
+def factorial_remainder(x: Array) -> Array:
     """`log x! - (x log x - x)`, of order log x.
 
     Stirling's series at x + 10, where seven terms are exact in float64, and from there ten times

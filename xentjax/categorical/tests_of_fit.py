@@ -1,0 +1,124 @@
+"""Tests of whether counts come from a given pmf."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from xentjax import _special
+from xentjax.categorical._tails import gamma_survival
+from xentjax.categorical.intervals import check_whole_counts
+from xentjax.categorical.likelihood import check_pmf_and_counts
+from xentjax.information import check_pmf
+
+
+class TestResult(NamedTuple):
+    """What a test of counts against a pmf found."""
+
+    __test__ = False  # no test case for pytest, whatever its name begins with
+
+    statistic: Float[Array, "*batch"]
+    """0 where counts are in the ratios of the pmf, +inf where an impossible class occurred."""
+    p_value: Float[Array, "*batch"]
+    """Probability of so large a statistic if the pmf is right, by the chi-squared law."""
+    dof: Int[Array, "*batch"]
+    """Degrees of freedom: classes of positive probability, less one."""
+
+
+def g_test(counts: ArrayLike, q: ArrayLike) -> TestResult:
+    """Likelihood-ratio test of the pmf `q`.
+
+        G = 2 sum_k c_k log(c_k / (N q_k)) = 2 N KL(c / N || q)
+
+    Under `q` it follows the chi-squared law for large N (Wilks). A class with q_k = 0 that does not
+    occur is no class: it adds nothing to G or to the degrees of freedom. One that does occur
+    refutes `q`: G = +inf, p-value 0. (scipy.stats.power_divergence gives NaN for the former and
+    counts it.) With one possible class there is nothing to test: G = 0, p-value 1.
+
+    Args:
+        counts: [..., K], whole numbers.
+        q: pmf, [..., K], broadcast with the counts.
+
+    Returns:
+        Statistic, p-value and degrees of freedom, [...]. A p-value keeps its relative precision
+        until it underflows.
+
+    Raises:
+        ValueError: for concrete counts that are negative, not whole or all 0, a concrete `q` that
+            is not a pmf, or shapes that do not fit.
+        TypeError: for q that is not floating or counts that are not numbers.
+
+    Example:
+        >>> result = g_test(jnp.array([4, 8, 12, 8]), jnp.full(4, 0.25))
+        >>> print(result.statistic.round(4), result.p_value.round(4), result.dof)
+        4.186 0.2421 3
+
+    Source: S. S. Wilks, "The large-sample distribution of the likelihood ratio for testing
+    composite hypotheses" (1938).
+    """
+    return _g_test(*_check(counts, q))
+
+
+def chi_squared_test(counts: ArrayLike, q: ArrayLike) -> TestResult:
+    """Pearson's test of the pmf `q`.
+
+        X^2 = sum_k (c_k - N q_k)^2 / (N q_k)
+
+    Everything else is as in `g_test`.
+
+    Args:
+        counts: [..., K], whole numbers.
+        q: pmf, [..., K], broadcast with the counts.
+
+    Returns:
+        Statistic, p-value and degrees of freedom, [...].
+
+    Raises:
+        ValueError: for concrete counts that are negative, not whole or all 0, a concrete `q` that
+            is not a pmf, or shapes that do not fit.
+        TypeError: for q that is not floating or counts that are not numbers.
+
+    Example:
+        >>> result = chi_squared_test(jnp.array([4, 8, 12, 8]), jnp.full(4, 0.25))
+        >>> print(result.statistic, result.p_value.round(4), result.dof)
+        4.0 0.2615 3
+
+    Source: K. Pearson, "On the criterion that a given system of deviations from the probable in the
+    case of a correlated system of variables is such that it can be reasonably supposed to have
+    arisen from random sampling" (1900).
+    """
+    return _chi_squared_test(*_check(counts, q))
+
+
+def _check(counts: ArrayLike, q: ArrayLike) -> tuple[Array, Array]:
+    pmf, whole = check_pmf_and_counts(q, check_whole_counts("counts", counts))
+    try:
+        check_pmf(q)
+    except ValueError as error:  # which names its own argument
+        raise ValueError("q" + str(error).removeprefix("p")) from None
+    return whole, pmf
+
+
+@jax.jit
+def _g_test(counts: Array, q: Array) -> TestResult:
+    n = counts.sum(-1, keepdims=True)
+    # A pmf sums to 1: whatever its sum differs by is rounding, and no evidence against it.
+    return _result(2 * _special.kl_divergence(counts, n * q, math.inf), q)
+
+
+@jax.jit
+def _chi_squared_test(counts: Array, q: Array) -> TestResult:
+    expected = counts.sum(-1, keepdims=True) * q
+    difference = counts - expected
+    return _result(_special.times_power(difference**2, expected, -1).sum(-1), q)
+
+
+def _result(statistic: Array, q: Array) -> TestResult:
+    dof = (q > 0).sum(-1, dtype=jnp.int32) - 1
+    half = jnp.maximum(dof, 1).astype(statistic.dtype) / 2
+    p_value = gamma_survival(half, statistic / 2)
+    alone = (dof == 0) & (statistic < jnp.inf)
+    return TestResult(statistic, jnp.where(alone, jnp.ones_like(p_value), p_value), dof)
