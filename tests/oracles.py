@@ -22,6 +22,10 @@ class CrossEntropy:
     label_log_prob: np.ndarray
     entropy: np.ndarray
     predicted: np.ndarray
+    value_scale: np.ndarray
+    """Size of the terms that a row's loss is a sum of: what their relative roundings refer to."""
+    gradient_scale: np.ndarray
+    """The same of the row's gradient."""
 
     @property
     def mean(self) -> float:
@@ -82,7 +86,8 @@ def cross_entropy(
     with np.errstate(all="ignore"):
         if logit_soft_cap is not None:
             slope = 1 / np.cosh(a / logit_soft_cap) ** 2
-            a = logit_soft_cap * np.tanh(a / logit_soft_cap)
+            # No cap makes an impossible class possible.
+            a = np.where(a == -np.inf, a, logit_soft_cap * np.tanh(a / logit_soft_cap))
         a, slope = a / temperature, slope / temperature
         a = np.where(mask, a, -np.inf)
         m = a.max(-1, keepdims=True)
@@ -97,6 +102,9 @@ def cross_entropy(
         gradient = np.where(mask, slope * gradient, 0)
         label_log_prob = -np.where(t_kept != 0, t_kept * minus_log_p, 0).sum(-1)
         entropy = np.where(p > 0, p * minus_log_p, 0).sum(-1)
+        value_scale, gradient_scale = _scales(
+            a, target, z_loss, temperature, logit_soft_cap is not None or temperature != 1
+        )
     losses = np.where(keep, np.where(bad, np.nan, losses), 0)
     gradient = np.where(keep[..., None], np.where(bad[..., None], np.nan, gradient), 0)
     label_log_prob = np.where(bad, np.nan, label_log_prob)
@@ -110,4 +118,27 @@ def cross_entropy(
         label_log_prob=np.where(keep, label_log_prob, 0),
         entropy=np.where(keep, entropy, 0),
         predicted=np.where(keep, a.argmax(-1), 0),
+        value_scale=np.where(keep, value_scale, 0),
+        gradient_scale=np.where(keep, gradient_scale, 0),
     )
+
+
+def _scales(
+    a: np.ndarray, target: np.ndarray, z_loss: float, temperature: float, adjusted: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes of the terms of each row's loss and gradient, at least those of logits of size 1.
+
+    A loss near 0 is a difference of terms that are not: log s >= 0 is the logarithm of a number
+    that holds its digits relative to 1, and a_k - m has those of its own size. Logits that a soft
+    cap or a temperature has changed were rounded at their full size, common offset included.
+    """
+    finite = np.isfinite(a)
+    m = np.where(finite, a, -np.inf).max(-1, keepdims=True)
+    size = np.where(finite, np.maximum(1, np.abs(a - m)), 1)
+    largest = np.max(np.abs(a), -1, where=finite, initial=0.0)
+    rounded = largest if adjusted else np.zeros_like(largest)
+    mass = np.abs(target)
+    normalizer = largest + 1 + np.log(a.shape[-1])
+    value = (mass * (size + rounded[..., None])).sum(-1) + z_loss * normalizer**2
+    gradient = (mass.sum(-1) + 2 * z_loss * normalizer) * (1 + rounded) / temperature
+    return value, gradient

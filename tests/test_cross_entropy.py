@@ -5,9 +5,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from hypothesis import given, settings, strategies as st
 
 import xentjax
 from tests import oracles
@@ -238,31 +236,6 @@ def test_gradients_in_scalars(keyword):
     )
     gradient = jax.jit(jax.grad(lambda v: jnp.sum(integer_loss(logits, labels, **scalar(v)))))(at)
     assert_close(gradient, (plus - minus) / (2 * step), GRADIENT["float32"])
-
-
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), soft=st.booleans(), data=st.data())
-def test_replaces_optax(seed, soft, data):
-    """A program that imports these names from optax gets the same numbers, positionally."""
-    rng = np.random.default_rng(seed)
-    shape = data.draw(st.sampled_from([(5,), (3, 4), (2, 5, 3)]), "shape")
-    axis = data.draw(st.sampled_from(range(-len(shape), len(shape))), "axis")
-    masked = data.draw(st.booleans(), "masked")
-    logits = rng.normal(0, 5, shape).astype(np.float32)
-    where = None
-    if soft:
-        labels = rng.dirichlet(np.ones(shape[axis]), shape[:axis] + shape[axis:][1:])
-        labels = np.moveaxis(labels, -1, axis).astype(np.float32)
-        if masked:
-            where = np.moveaxis(np.ones(shape, bool), axis, -1)
-            where[..., 0] = False
-            where = np.moveaxis(where, -1, axis)
-        ours, theirs = soft_loss, optax.softmax_cross_entropy
-    else:
-        labels = rng.integers(0, shape[axis], np.delete(shape, axis)).astype(np.int32)
-        ours, theirs = integer_loss, optax.softmax_cross_entropy_with_integer_labels
-    expected = theirs(jnp.asarray(logits), jnp.asarray(labels), axis, where)
-    np.testing.assert_allclose(ours(logits, labels, axis, where), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
