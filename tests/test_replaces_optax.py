@@ -142,7 +142,7 @@ def test_a_label_on_a_masked_class_is_impossible():
     "name", ["softmax_cross_entropy", "safe_softmax_cross_entropy", "poly_loss_cross_entropy"]
 )
 def test_an_impossible_class_without_mass(name):
-    """optax's first and third are NaN at a logit of -inf, and the gradient of all three is wrong."""
+    """optax's first and third are NaN at a logit of -inf; its second has a function of its own."""
     logits = np.array([[1.0, -np.inf, 0.5]], np.float32)
     labels = np.array([[0.25, 0.0, 0.75]], np.float32)
     keywords = {"epsilon": 0.0} if name.startswith("poly") else {}

@@ -6,6 +6,6 @@ VALUE = {"float64": 1e-13, "float32": 1e-6, "bfloat16": 1e-6, "float16": 1e-6}
 GRADIENT = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 1e-2, "float16": 2e-3}
 # Of a loss in its logits, float32: no sum over rows and no second derivative lies between.
 LOSS_GRADIENT = 1e-6
-# Of any random configuration, float32 and what is computed in it: relative to the size of the terms.
+# Of random configurations, in what is computed in float32: relative to the size of the terms.
 RANDOM_VALUE = 2e-6
 RANDOM_GRADIENT = 1e-5
