@@ -57,7 +57,7 @@ def gamma_quantile(a: Float[Array, "*s"], survival: Float[Array, "*s"]) -> Float
     target = jnp.where(upper, jnp.log(survival), jnp.log1p(-survival))
     outward = jnp.where(upper, -jnp.ones_like(a), 1)
 
-    def newton(_: int, x: Array) -> Array:
+    def newton(_: Array, x: Array) -> Array:
         log_tail, tail_over_density = _gamma_tail(a, x, upper)
         return x * jnp.exp(outward * (target - log_tail) * tail_over_density)
 
@@ -81,7 +81,7 @@ def beta_quantile_odds(
             wide[1], wide[2] / (1 + odds)
         )
 
-    def newton(_: int, odds: Array) -> Array:
+    def newton(_: Array, odds: Array) -> Array:
         below, above = n * (odds / (1 + odds)), n / (1 + odds)
         width = _width_below(a - below, below / (1 + odds), (_FALL + n * jnp.log1p(odds)) / a)
         for _ in range(3):  # two forms of the equation for the width, each better at one end
@@ -124,7 +124,9 @@ def _width_below(slope: Array, curvature: Array, limit: Array) -> Array:
 
 def _tail(deviance: Callable[[Array], Array], x: Array, window: Array) -> tuple[Array, Array]:
     """The deviance at x and the integral of the density over log x from there, relative to it."""
-    nodes, weights = (jnp.asarray(v, x.dtype) for v in (_NODES, _WEIGHTS))
+    nodes, weights = (
+        jnp.asarray(v, x.dtype).reshape(*(1 for _ in x.shape), -1) for v in (_NODES, _WEIGHTS)
+    )
     points = x[..., None] * jnp.exp(window[..., None] * nodes)
     here = deviance(x[..., None])
     integral = (jnp.exp(here - deviance(points)) * weights).sum(-1)
