@@ -144,7 +144,8 @@ def _score(counts: Array, n: Array, square: Array) -> _Ends:
     root = jnp.sqrt(square**2 + 4 * square * counts * ((n - counts) / n))
     both = square + 2 * counts + root
     lower = counts * (2 * counts / jnp.where(counts == 0, jnp.ones_like(both), both)) / n
-    return lower, both / (2 * (n + square))
+    # The upper is 1 at count N, and would round to less.
+    return lower, jnp.maximum(both / (2 * (n + square)), counts / n)
 
 
 _METHODS = {
