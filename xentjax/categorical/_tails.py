@@ -90,7 +90,9 @@ def beta_quantile_odds(
             width = jnp.minimum(by_a, by_b)
         deviance_here, tail_over_density = _tail(deviance, odds, -width)
         log_tail = log_scale - deviance_here + jnp.log(tail_over_density)
-        return odds * jnp.exp((target - log_tail) * tail_over_density)
+        step = (target - log_tail) * tail_over_density
+        # No further at a time than where log_tail still has digits to step back by.
+        return odds * jnp.exp(jnp.maximum(step, -width))
 
     return jax.lax.fori_loop(0, _NEWTON_STEPS, newton, a / b)
 

@@ -59,10 +59,10 @@ def confidence_intervals(
         TypeError: for counts or an alpha that are not numbers.
 
     Example:
-        >>> np.round(confidence_intervals(jnp.array([23, 12, 44])), 3)
-        array([[0.186, 0.424],
-               [0.079, 0.272],
-               [0.424, 0.682]], dtype=float32)
+        >>> print(np.asarray(confidence_intervals(jnp.array([23, 12, 44]))).round(3))
+        [[0.186 0.424]
+         [0.079 0.272]
+         [0.424 0.682]]
 
     Source: L. D. Brown, T. T. Cai and A. DasGupta, "Interval estimation for a binomial proportion"
     (2001) for the first four; L. A. Goodman, "On simultaneous confidence intervals for multinomial
