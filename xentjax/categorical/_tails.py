@@ -81,7 +81,7 @@ def beta_quantile_odds(
             wide[1], wide[2] / (1 + odds)
         )
 
-    def newton(_: Array, odds: Array) -> Array:
+    def newton(_step: Array, odds: Array) -> Array:
         below, above = n * (odds / (1 + odds)), n / (1 + odds)
         width = _width_below(a - below, below / (1 + odds), (_FALL + n * jnp.log1p(odds)) / a)
         for _ in range(3):  # two forms of the equation for the width, each better at one end
