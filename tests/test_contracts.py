@@ -133,6 +133,7 @@ LAYERS = {
     "categorical": 3,
     "ops": 2,
     "losses": 3,
+    "parallel": 4,
 }
 
 

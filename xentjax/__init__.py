@@ -47,5 +47,9 @@ from xentjax.losses import (
     softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,
     softmax_focal_loss as softmax_focal_loss,
 )
+from xentjax.parallel import (
+    sharded_counts as sharded_counts,
+    vocab_parallel_softmax_cross_entropy as vocab_parallel_softmax_cross_entropy,
+)
 
 __version__ = version("xentjax")

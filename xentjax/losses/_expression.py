@@ -34,8 +34,12 @@ def row_losses(
     rows: Rows,
     label_smoothing: Float[Array, ""] | None,
     z_loss: Float[Array, ""] | None,
+    kept_classes: Float[Array, "..."] | None = None,
 ) -> Float[Array, "..."]:
-    """(1-e) sum_k w_k t_k (-log p_k) + (e/K) sum_k w_k (-log p_k) + z lse^2; 0 in masked rows."""
+    """(1-e) sum_k w_k t_k (-log p_k) + (e/K) sum_k w_k (-log p_k) + z lse^2; 0 in masked rows.
+
+    `kept_classes` is K of each row where `rows` hold a part of the classes; None counts them there.
+    """
     if stats.label_logit is not None:
         loss = stats.log_sum - stats.label_logit
         if rows.class_weights is not None:
@@ -44,7 +48,8 @@ def row_losses(
         loss = _cross_entropy(stats.target, stats)
     if label_smoothing is not None:
         uniform = _cross_entropy(stats.uniform, stats)
-        share = jnp.broadcast_to(label_smoothing, loss.shape) / num_classes(rows)
+        k = num_classes(rows) if kept_classes is None else kept_classes
+        share = jnp.broadcast_to(label_smoothing, loss.shape) / k
         keep = jnp.broadcast_to(1 - label_smoothing, loss.shape)
         loss = weighted(loss, keep) + weighted(uniform, share)
     if z_loss is not None:

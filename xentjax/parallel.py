@@ -1,0 +1,307 @@
+"""Losses and counts whose classes or samples lie on several devices, for use in `jax.shard_map`.
+
+Arrays that are sharded under plain `jax.jit` need nothing from here: the losses of
+`xentjax.losses` work on them as they are, and XLA exchanges numbers a row, not logits.
+"""
+
+import operator
+from typing import Literal, NamedTuple, SupportsIndex, TypedDict, Unpack, overload
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int32, Shaped
+
+from xentjax._checks import check_array, check_choice, check_floating, fail
+from xentjax._dtypes import compute_dtype, without_wrapping
+from xentjax.categorical import counts
+from xentjax.losses import SoftmaxStats
+from xentjax.losses._arguments import (
+    adjusted,
+    label_rows,
+    logits_rows,
+    optional_scalar,
+    target_rows,
+)
+from xentjax.losses._expression import REDUCTIONS, reduce_losses, row_losses, softmax_stats
+from xentjax.ops import Rows
+from xentjax.ops.merge import AxisName, Part, merged_statistics
+from xentjax.ops.statistics import label_in_range
+
+Loss = Float[Array, "..."]
+LossAndStats = tuple[Float[Array, "..."], SoftmaxStats]
+
+
+class _Keywords(TypedDict, total=False):
+    """The keywords that do not change what is returned; for the overloads only."""
+
+    num_classes: SupportsIndex | None
+    where: ArrayLike | None
+    ignore_index: int | None
+    class_weights: ArrayLike | None
+    label_smoothing: ArrayLike
+    z_loss: ArrayLike
+    logit_soft_cap: ArrayLike | None
+    temperature: ArrayLike
+    reduction: str
+    implementation: str | None
+
+
+@overload
+def vocab_parallel_softmax_cross_entropy(
+    logits_shard: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis_name: AxisName,
+    return_stats: Literal[False] = False,
+    **keywords: Unpack[_Keywords],
+) -> Loss: ...
+@overload
+def vocab_parallel_softmax_cross_entropy(
+    logits_shard: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis_name: AxisName,
+    return_stats: Literal[True],
+    **keywords: Unpack[_Keywords],
+) -> LossAndStats: ...
+def vocab_parallel_softmax_cross_entropy(
+    logits_shard: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis_name: AxisName,
+    num_classes: SupportsIndex | None = None,
+    where: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    class_weights: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    z_loss: ArrayLike = 0.0,
+    logit_soft_cap: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    reduction: str = "none",
+    return_stats: bool = False,
+    implementation: str | None = None,
+) -> Loss | LossAndStats:
+    """Softmax cross-entropy in nats where every device holds a slice of each row's classes.
+
+    The value and the keywords are those of `softmax_cross_entropy_with_integer_labels` (integer
+    `labels`) and `softmax_cross_entropy` (any other) of the whole row. Devices exchange
+    the maximum, sum of exponentials and label's logit of their slices, a few numbers a row::
+
+        M = max_i m_i,    S = sum_i s_i exp(m_i - M),    loss = log S - (a_y - M)
+
+    Every device gets the whole loss. Gradients in each slice are right whether `jax.grad` stands
+    outside of `shard_map` or inside (inside, `shard_map` needs its default `check_vma=True`).
+
+    Args:
+        logits_shard: real array [..., K_local]: device i of the axis holds the classes from
+            i K_local on. Half precision is computed in float32.
+        labels: class indices [...] in 0..K-1, counted over all devices, or this device's slice
+            [..., K_local] of target probabilities.
+        axis_name: the mesh axis (or axes, the last one fastest) that the classes are split over.
+        num_classes: K, if the last slices are padded to K_local: from K on, columns are no classes
+            and may hold anything. None is K_local times the size of the axis.
+        where: bool. [..., K_local] masks this device's classes, [...] masks rows.
+        ignore_index: a label whose rows have loss 0 and leave the mean; None for no such label.
+        class_weights: one weight for each of all K classes, shape [K], the same on every device.
+        label_smoothing: e in [0, 1], spread over the classes of all devices that `where` keeps.
+        z_loss: weight of the squared log normaliser, >= 0.
+        logit_soft_cap: c > 0, or None for no cap.
+        temperature: > 0, applied after the soft cap.
+        reduction: "none", "sum" or "mean" over the rows at hand. Where another mesh axis splits the
+            rows, take "none", let `out_specs` name that axis, and reduce outside.
+        return_stats: also return the `SoftmaxStats` of each row.
+        implementation: of the statistics of a slice: "xla" or "reference"; None takes the best.
+
+    Returns:
+        The loss, float32 (float64 for float64 logits): one a row, or a scalar. With
+        `return_stats` the pair (loss, SoftmaxStats). `predicted` counts over all devices.
+
+    Raises:
+        TypeError: an array of the wrong dtype.
+        ValueError: a shape, name or known scalar outside what is listed above, or a call outside
+            of `shard_map`.
+
+    Example:
+        >>> from jax.sharding import Mesh, PartitionSpec as P
+        >>> mesh = Mesh(np.array(jax.devices()[:1]), ("classes",))
+        >>> loss = jax.jit(
+        ...     jax.shard_map(
+        ...         lambda x, y: vocab_parallel_softmax_cross_entropy(x, y, axis_name="classes"),
+        ...         mesh=mesh,
+        ...         in_specs=(P(None, "classes"), P()),
+        ...         out_specs=P(),
+        ...     )
+        ... )
+        >>> logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.2, 0.3, 0.5]]))
+        >>> print(loss(logits, jnp.array([0, 2])).round(4))
+        [0.6931 0.6931]
+
+    Source: Shoeybi et al., Megatron-LM (2019), arXiv:1909.08053, section 3.
+    """
+    check_choice("reduction", reduction, REDUCTIONS)
+    rows, _ = logits_rows(logits_shard, -1, where, "logits_shard")
+    classes = _classes(rows.logits.shape[-1], num_classes, axis_name)
+    rows, class_mask, kept_classes = _masks(rows, classes)
+    rows = _with_labels(rows, labels, ignore_index, classes)
+    rows = adjusted(rows, logit_soft_cap, temperature)
+    weights = _check_class_weights(class_weights, classes)
+    smoothing = optional_scalar("label_smoothing", label_smoothing, 0.0, rows.logits)
+    z_weight = optional_scalar("z_loss", z_loss, 0.0, rows.logits)
+
+    part = _part(rows._replace(class_mask=class_mask), classes)
+    weighted = part._replace(
+        rows=part.rows._replace(class_weights=_slice_of_weights(weights, classes))
+    )
+    # The statistics to return are the unweighted ones, which weighted targets do not contain.
+    apart = return_stats and rows.targets is not None and weights is not None
+    wanted = return_stats and not apart
+    stats = merged_statistics(
+        weighted, axis_name, smoothing is not None, wanted, wanted, implementation
+    )
+    rows = rows._replace(class_weights=weights)
+    loss = row_losses(stats, rows, smoothing, z_weight, kept_classes)
+    loss = reduce_losses(loss, rows, reduction)
+    if not return_stats:
+        return loss
+    if apart:
+        stats = merged_statistics(part, axis_name, False, True, True, implementation)
+    return loss, softmax_stats(stats, rows)
+
+
+def sharded_counts(
+    samples_shard: ArrayLike,
+    num_classes: SupportsIndex,
+    *,
+    axis_name: AxisName,
+    weights: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+) -> Shaped[Array, " k"]:
+    """How often each class occurs in the samples of all devices; K numbers cross between them.
+
+        c_k = sum_devices sum_n w_n [x_n = k]    (w_n = 1 without weights)
+
+    Args:
+        samples_shard: this device's samples, integers 0..K-1 of any shape. A sample outside is not
+            counted.
+        num_classes: K.
+        axis_name: the mesh axis, or axes, that the samples are split over.
+        weights: floating, >= 0, broadcast to this device's samples.
+        where: bool, the samples to count, broadcast to this device's samples.
+
+    Returns:
+        [K], the same on every device: int32, exact up to 2^31 - 1 over all devices; with weights
+        their dtype, float32 for half precision.
+
+    Raises:
+        ValueError: as `counts`, or a call outside of `shard_map`.
+        TypeError: for samples that are not integers or weights that are not floating.
+
+    Example:
+        >>> from jax.sharding import Mesh, PartitionSpec as P
+        >>> mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
+        >>> count = jax.shard_map(
+        ...     lambda x: sharded_counts(x, 4, axis_name="data"),
+        ...     mesh=mesh,
+        ...     in_specs=P("data"),
+        ...     out_specs=P(),
+        ... )
+        >>> print(count(jnp.array([0, 2, 2, 1, 2])))
+        [1 1 3 0]
+    """
+    _axis_size(axis_name)
+    return lax.psum(counts(samples_shard, num_classes, weights=weights, where=where), axis_name)
+
+
+class _Classes(NamedTuple):
+    """Which of the K classes this device holds."""
+
+    total: int
+    held_by_all: int
+    """K and the padding."""
+    local: int
+    first: Int32[Array, ""]
+    axis_name: AxisName
+
+
+def _classes(local: int, num_classes: SupportsIndex | None, axis_name: AxisName) -> _Classes:
+    held = local * _axis_size(axis_name)
+    total = held
+    if num_classes is not None:
+        try:
+            total = operator.index(num_classes)
+        except TypeError:
+            raise TypeError(f"num_classes: expected an integer, got {num_classes!r}") from None
+        if not 1 <= total <= held:
+            fail("num_classes", f"an integer 1..{held}, what the devices hold", total)
+    first = (lax.axis_index(axis_name) * local).astype(jnp.int32)
+    return _Classes(total, held, local, first, axis_name)
+
+
+def _axis_size(axis_name: AxisName) -> int:
+    try:
+        return lax.axis_size(axis_name)
+    except NameError:
+        fail("axis_name", "a mesh axis of the shard_map around this call", repr(axis_name))
+
+
+def _masks(
+    rows: Rows, classes: _Classes
+) -> tuple[Rows, Bool[Array, "..."] | None, Float[Array, "..."]]:
+    """The row mask over all devices, this device's class mask, and each row's number of classes."""
+    row_shape, dtype = rows.logits.shape[:-1], compute_dtype(rows.logits.dtype)
+    mask = rows.class_mask
+    if classes.total < classes.held_by_all:
+        real = classes.first + jnp.arange(classes.local, dtype=jnp.int32) < classes.total
+        real = real.reshape((1,) * len(row_shape) + real.shape)
+        mask = real if mask is None else mask & real
+    if rows.class_mask is None or mask is None:
+        return rows, mask, jnp.full(row_shape, classes.total, dtype)
+    mask = jnp.broadcast_to(mask, (*mask.shape[:-1], classes.local))
+    kept = lax.psum(jnp.sum(mask, -1, dtype=dtype), classes.axis_name)
+    row_mask = jnp.broadcast_to(kept > 0, row_shape)
+    kept = jnp.broadcast_to(jnp.maximum(kept, 1), row_shape)
+    return rows._replace(class_mask=None, row_mask=row_mask), mask, kept
+
+
+def _with_labels(
+    rows: Rows, labels: ArrayLike, ignore_index: int | None, classes: _Classes
+) -> Rows:
+    """The rows with indices counted over all devices, or with this device's slice of the pmfs."""
+    labels = without_wrapping(labels, classes.total if ignore_index == -1 else -1)
+    labels = check_array("labels", labels)
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        return label_rows(rows.logits, labels, -1, rows.row_mask, ignore_index)
+    if ignore_index is not None:
+        fail("ignore_index", "None with probabilities as labels", ignore_index)
+    return target_rows(rows.logits, labels, -1, rows.row_mask)
+
+
+def _part(rows: Rows, classes: _Classes) -> Part:
+    """This device's part of the rows; a label is counted on the one device that holds it."""
+    if rows.labels is None:
+        return Part(rows, classes.first, None)
+    valid = label_in_range(rows.labels, classes.total)
+    local = jnp.where(valid, rows.labels, 0).astype(jnp.int32) - classes.first
+    held = label_in_range(local, classes.local)
+    # A bad label is bad on every device, for the gradient of each to be NaN.
+    local = jnp.where(valid, jnp.where(held, local, 0), -1)
+    return Part(rows._replace(labels=local), classes.first, held | ~valid)
+
+
+def _check_class_weights(weights: ArrayLike | None, classes: _Classes) -> jax.Array | None:
+    if weights is None:
+        return None
+    weights = check_floating("class_weights", weights)
+    if weights.shape != (classes.total,):
+        expected = f"one weight for each of all classes, shape {(classes.total,)}"
+        fail("class_weights", expected, weights.shape)
+    return weights
+
+
+def _slice_of_weights(weights: jax.Array | None, classes: _Classes) -> jax.Array | None:
+    if weights is None:
+        return None
+    weights = jnp.pad(weights, (0, classes.held_by_all - classes.total))
+    return lax.dynamic_slice_in_dim(weights, classes.first, classes.local)
