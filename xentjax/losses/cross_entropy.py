@@ -246,7 +246,7 @@ def _cross_entropy(
         uniform=label_smoothing is not None,
         mean=return_stats,
         predicted=return_stats,
-        normalizer=return_stats or z_loss is not None,
+        normalizer=return_stats,
         implementation=implementation,
     )
     loss = reduce_losses(row_losses(stats, rows, label_smoothing, z_loss), rows, reduction)

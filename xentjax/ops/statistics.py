@@ -212,9 +212,13 @@ def _statistics_jvp(
 @partial(jax.checkpoint, prevent_cse=False)  # softmax is rebuilt in the backward pass, not kept
 def _jitted_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowStatistics:
     """The derivative of each statistic along `d_rows`, linear in it."""
+    # The barriers keep a and z apart from those of the forward pass: shared, they would be arrays.
+    cap, temperature, shift = jax.lax.optimization_barrier(
+        (rows.soft_cap, rows.temperature, stats.shift)
+    )
+    rows = rows._replace(soft_cap=cap, temperature=temperature)
     a, da = _value_and_tangent(adjusted_logits, rows, d_rows, ("logits", "soft_cap", "temperature"))
-    # The barrier keeps this z apart from that of the forward pass: shared, it would be an array.
-    z = a - jax.lax.optimization_barrier(stats.shift)[..., None]
+    z = a - shift[..., None]
     log_sum = stats.log_sum
     if rows.labels is not None:
         # A bad label makes the whole row's derivative NaN: one operation a row, none an element.
@@ -224,8 +228,8 @@ def _jitted_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowStati
     d_label = d_target = d_uniform = d_mean = None
     if rows.labels is not None:
         d_label = jnp.sum(jnp.where(is_label(rows.labels, z.shape[-1]), da, 0), -1)
-        if rows.class_mask is not None:
-            # The mask stops `da`; the NaN of a bad label has to reach masked classes as well.
+        if rows.class_mask is not None or rows.soft_cap is not None:
+            # The mask, or the cap of a logit -inf, stops `da`; the NaN of a bad label passes.
             in_range = label_in_range(rows.labels, z.shape[-1])
             nan = jnp.where(in_range, 0, jnp.nan).astype(da.dtype)
             d_label += nan * jnp.sum(d_rows.logits.astype(da.dtype), -1)
