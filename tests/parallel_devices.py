@@ -1,12 +1,9 @@
 """The checks of `test_parallel.py` that need eight devices: `python -m tests.parallel_devices`.
 
-The devices have to be there before jax starts, so a process of its own runs this file. It prints
-one JSON object: for each check its traceback, or nothing.
+It prints one JSON object: for each check its traceback, or nothing.
 """
 
 import json
-import math
-import re
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -16,8 +13,8 @@ import numpy as np
 
 from tests import oracles, tolerances
 from tests.problems import EVERYTHING, Problem
+from tests.virtual_devices import NUM_DEVICES, collectives
 
-NUM_DEVICES = 8
 K_LOCAL = 3
 HELD = NUM_DEVICES * K_LOCAL
 K = 19  # the seventh device holds one class and two columns of padding, the eighth padding alone
@@ -387,19 +384,9 @@ def at_most_64_bytes_a_row_cross() -> None:
 
         has_aux = "return_stats" in keywords
         step = jax.jit(jax.value_and_grad(mean, has_aux=has_aux))
-        moved = collective_bytes(step.lower(logits).compile().as_text() or "")
+        hlo = step.lower(logits).compile().as_text() or ""
+        moved = sum(n * size for arrays in collectives(hlo) for n, size in arrays)
         assert 12 * rows <= moved <= limit * rows + 64, moved / rows
-
-
-def collective_bytes(hlo: str) -> int:
-    """What all collectives of a compiled program return, in bytes."""
-    name = "(?:all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?"
-    total = 0
-    for result in re.findall(rf"= (.*?) {name}\(", hlo):
-        for kind, bits, shape in re.findall(r"(pred|[a-z]+(\d+))\[([\d,]*)\]", result):
-            size = 1 if kind == "pred" else int(bits) // 8
-            total += size * math.prod(int(n) for n in shape.split(",") if n)
-    return total
 
 
 def main() -> None:

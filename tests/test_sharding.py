@@ -1,30 +1,13 @@
-"""Losses of sharded arrays under jit: right values, and no collective of the logits' size.
+"""Losses of sharded arrays under jit: right values, and no collective of the logits' size."""
 
-The devices have to be there before jax starts, so a process of its own runs this file.
-"""
+from tests.virtual_devices import NUM_DEVICES, collectives, run_module
 
-import math
-import os
-import re
-import subprocess
-import sys
-from pathlib import Path
-
-NUM_DEVICES = 8
 CLASSES = (1000, 8192, 32768, 50264)
 ROWS = 64
 
 
 def test_sharded_logits_are_not_gathered():
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={NUM_DEVICES}",
-        "JAX_PLATFORMS": "cpu",
-    }
-    command = [sys.executable, "-m", "tests.test_sharding"]
-    root = Path(__file__).parent.parent
-    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["checked", str(4 * len(CLASSES))]
+    assert run_module("tests.test_sharding").split() == ["checked", str(4 * len(CLASSES))]
 
 
 def main() -> None:
@@ -55,7 +38,8 @@ def main() -> None:
                 compiled = step.lower(x, y).compile()
                 # O(rows) numbers may cross between devices (an argmax of each shard among them),
                 # never O(rows x classes).
-                for elements in collective_elements(compiled.as_text() or ""):
+                for arrays in collectives(compiled.as_text() or ""):
+                    elements = max(n for n, _ in arrays)
                     assert elements <= ROWS * NUM_DEVICES, (num_classes, rows, classes, elements)
                 value, gradient = compiled(x, y)
                 assert gradient.sharding.is_equivalent_to(x.sharding, 2)
@@ -65,17 +49,6 @@ def main() -> None:
                 np.testing.assert_allclose(gradient, expected.gradient / ROWS, atol=1e-7)
                 checked += 1
     print("checked", checked)
-
-
-def collective_elements(hlo: str) -> list[int]:
-    """The number of elements that each collective of a compiled program returns."""
-    name = "(?:all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?"
-    found = re.findall(rf"= (.*?) {name}\(", hlo)
-    shapes = [re.findall(r"\w+\[([\d,]*)\]", result) for result in found]
-    return [
-        max(math.prod(int(n) for n in shape.split(",") if n) for shape in of_one)
-        for of_one in shapes
-    ]
 
 
 if __name__ == "__main__":
