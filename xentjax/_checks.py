@@ -1,7 +1,8 @@
 """Argument checks: one clear line that names the argument, what was expected and what came."""
 
+import operator
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, SupportsIndex
 
 import jax
 import jax.core
@@ -61,6 +62,14 @@ def broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
         return np.broadcast_shapes(shape, target) == target
     except ValueError:
         return False
+
+
+def check_index(name: str, value: SupportsIndex) -> int:
+    """`value` as an int, else a TypeError."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {value!r}") from None
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:

@@ -302,7 +302,14 @@ def check_pmf(p: ArrayLike, axis: int | Sequence[int] = -1, *, atol: float | Non
         Traceback (most recent call last):
         ValueError: p: expected probabilities with sum 1 within 1e-06, got sum 0.9
     """
-    array = check_floating("p", p)
+    check_pmf_named("p", p, axis, atol=atol)
+
+
+def check_pmf_named(
+    name: str, p: ArrayLike, axis: int | Sequence[int] = -1, *, atol: float | None = None
+) -> None:
+    """`check_pmf` of an argument that has another name."""
+    array = check_floating(name, p)
     axes = _check_axes("axis", axis, array.shape)
     known = concrete(array)
     if known is None:
@@ -311,11 +318,11 @@ def check_pmf(p: ArrayLike, axis: int | Sequence[int] = -1, *, atol: float | Non
         atol = max(1e-6, 8 * float(jnp.finfo(array.dtype).eps))
     known = known.astype(np.float64)
     if not (known >= 0).all():
-        fail("p", "probabilities >= 0", known[~(known >= 0)][0])
+        fail(name, "probabilities >= 0", known[~(known >= 0)][0])
     sums = known.sum(axes)
     wrong = np.abs(sums - 1) > atol
     if wrong.any():
-        fail("p", f"probabilities with sum 1 within {atol:.7g}", f"sum {sums[wrong][0]:.7g}")
+        fail(name, f"probabilities with sum 1 within {atol:.7g}", f"sum {sums[wrong][0]:.7g}")
 
 
 # The arguments, checked and brought into the form that the measures take.

@@ -4,8 +4,7 @@ Arrays that are sharded under plain `jax.jit` need nothing from here: the losses
 `xentjax.losses` work on them as they are, and XLA exchanges numbers a row, not logits.
 """
 
-import operator
-from typing import Literal, NamedTuple, SupportsIndex, TypedDict, Unpack, overload
+from typing import Literal, NamedTuple, SupportsIndex, Unpack, overload
 
 import jax
 import jax.numpy as jnp
@@ -13,39 +12,33 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int32, Shaped
 
-from xentjax._checks import check_array, check_choice, check_floating, fail
+from xentjax._checks import check_array, check_index, fail
 from xentjax._dtypes import compute_dtype, without_wrapping
 from xentjax.categorical import counts
-from xentjax.losses import SoftmaxStats
 from xentjax.losses._arguments import (
     adjusted,
+    class_weight_vector,
     label_rows,
     logits_rows,
     optional_scalar,
     target_rows,
 )
-from xentjax.losses._expression import REDUCTIONS, reduce_losses, row_losses, softmax_stats
-from xentjax.ops import Rows
+from xentjax.losses.cross_entropy import (
+    IntegerKeywords,
+    Loss,
+    LossAndStats,
+    cross_entropy_from,
+)
+from xentjax.ops import Rows, RowStatistics
 from xentjax.ops.merge import AxisName, Part, merged_statistics
-from xentjax.ops.statistics import label_in_range
-
-Loss = Float[Array, "..."]
-LossAndStats = tuple[Float[Array, "..."], SoftmaxStats]
+from xentjax.ops.statistics import Wanted, label_in_range
 
 
-class _Keywords(TypedDict, total=False):
+class _Keywords(IntegerKeywords, total=False):
     """The keywords that do not change what is returned; for the overloads only."""
 
     num_classes: SupportsIndex | None
     where: ArrayLike | None
-    ignore_index: int | None
-    class_weights: ArrayLike | None
-    label_smoothing: ArrayLike
-    z_loss: ArrayLike
-    logit_soft_cap: ArrayLike | None
-    temperature: ArrayLike
-    reduction: str
-    implementation: str | None
 
 
 @overload
@@ -140,34 +133,33 @@ def vocab_parallel_softmax_cross_entropy(
 
     Source: Shoeybi et al., Megatron-LM (2019), arXiv:1909.08053, section 3.
     """
-    check_choice("reduction", reduction, REDUCTIONS)
     rows, _ = logits_rows(logits_shard, -1, where, "logits_shard")
     classes = _classes(rows.logits.shape[-1], num_classes, axis_name)
     rows, class_mask, kept_classes = _masks(rows, classes)
     rows = _with_labels(rows, labels, ignore_index, classes)
     rows = adjusted(rows, logit_soft_cap, temperature)
-    weights = _check_class_weights(class_weights, classes)
+    weights = class_weight_vector(class_weights, classes.total)
     smoothing = optional_scalar("label_smoothing", label_smoothing, 0.0, rows.logits)
     z_weight = optional_scalar("z_loss", z_loss, 0.0, rows.logits)
 
     part = _part(rows._replace(class_mask=class_mask), classes)
-    weighted = part._replace(
+    weighted_part = part._replace(
         rows=part.rows._replace(class_weights=_slice_of_weights(weights, classes))
     )
-    # The statistics to return are the unweighted ones, which weighted targets do not contain.
-    apart = return_stats and rows.targets is not None and weights is not None
-    wanted = return_stats and not apart
-    stats = merged_statistics(
-        weighted, axis_name, smoothing is not None, wanted, wanted, implementation
+
+    def statistics(weighted: bool, uniform: bool, public: bool) -> RowStatistics:
+        wanted = Wanted(uniform, mean=public, predicted=public, implementation=implementation)
+        return merged_statistics(weighted_part if weighted else part, axis_name, wanted)
+
+    return cross_entropy_from(
+        statistics,
+        rows._replace(class_weights=weights),
+        smoothing,
+        z_weight,
+        reduction=reduction,
+        return_stats=return_stats,
+        kept_classes=kept_classes,
     )
-    rows = rows._replace(class_weights=weights)
-    loss = row_losses(stats, rows, smoothing, z_weight, kept_classes)
-    loss = reduce_losses(loss, rows, reduction)
-    if not return_stats:
-        return loss
-    if apart:
-        stats = merged_statistics(part, axis_name, False, True, True, implementation)
-    return loss, softmax_stats(stats, rows)
 
 
 def sharded_counts(
@@ -229,10 +221,7 @@ def _classes(local: int, num_classes: SupportsIndex | None, axis_name: AxisName)
     held = local * _axis_size(axis_name)
     total = held
     if num_classes is not None:
-        try:
-            total = operator.index(num_classes)
-        except TypeError:
-            raise TypeError(f"num_classes: expected an integer, got {num_classes!r}") from None
+        total = check_index("num_classes", num_classes)
         if not 1 <= total <= held:
             fail("num_classes", f"an integer 1..{held}, what the devices hold", total)
     first = (lax.axis_index(axis_name) * local).astype(jnp.int32)
@@ -288,16 +277,6 @@ def _part(rows: Rows, classes: _Classes) -> Part:
     # A bad label is bad on every device, for the gradient of each to be NaN.
     local = jnp.where(valid, jnp.where(held, local, 0), -1)
     return Part(rows._replace(labels=local), classes.first, held | ~valid)
-
-
-def _check_class_weights(weights: ArrayLike | None, classes: _Classes) -> jax.Array | None:
-    if weights is None:
-        return None
-    weights = check_floating("class_weights", weights)
-    if weights.shape != (classes.total,):
-        expected = f"one weight for each of all classes, shape {(classes.total,)}"
-        fail("class_weights", expected, weights.shape)
-    return weights
 
 
 def _slice_of_weights(weights: jax.Array | None, classes: _Classes) -> jax.Array | None:

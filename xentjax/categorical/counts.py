@@ -1,6 +1,5 @@
 """Counts: all that a die's samples say about its pmf, from memory or from a stream."""
 
-import operator
 from collections.abc import Iterable
 from functools import partial
 from typing import SupportsIndex
@@ -11,7 +10,15 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
-from xentjax._checks import check_array, check_bool, check_floating, check_integer, concrete, fail
+from xentjax._checks import (
+    check_array,
+    check_bool,
+    check_floating,
+    check_index,
+    check_integer,
+    concrete,
+    fail,
+)
 from xentjax._dtypes import compute_dtype, without_wrapping
 
 _INT32_MAX = np.iinfo(np.int32).max
@@ -159,6 +166,16 @@ def check_not_all_zero(name: str, counts: Array) -> None:
         fail(name, "at least one count > 0", "all 0")
 
 
+def check_whole_counts(name: str, counts: ArrayLike) -> Float[Array, "*batch k"]:
+    """Counts of samples: whole numbers, some of each row above 0, where they are known."""
+    array = check_counts(name, counts)
+    known = concrete(array)
+    if known is not None and not (whole := known == np.round(known)).all():
+        fail(name, "whole numbers", known[~whole][0])
+    check_not_all_zero(name, array)
+    return array
+
+
 @partial(jax.jit, static_argnames="k")
 def _scatter(labels: Array, weights: Array | None, keep: Array | None, k: int) -> Array:
     index = _signed(labels) if keep is None else jnp.where(keep, _signed(labels), -1)
@@ -189,10 +206,7 @@ def _broadcast(name: str, array: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _check_num_classes(num_classes: SupportsIndex) -> int:
-    try:
-        checked = operator.index(num_classes)
-    except TypeError:
-        raise TypeError(f"num_classes: expected an integer, got {num_classes!r}") from None
+    checked = check_index("num_classes", num_classes)
     if isinstance(num_classes, bool) or not 1 <= checked <= _INT32_MAX:
         fail("num_classes", f"an integer 1..{_INT32_MAX}", repr(num_classes))
     return checked

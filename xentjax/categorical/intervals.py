@@ -5,15 +5,14 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.scipy.special import ndtri
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._checks import check_choice, check_scalar, concrete, fail
+from xentjax._checks import check_choice, check_scalar
 from xentjax.categorical._sison_glaz import halfwidth
 from xentjax.categorical._tails import beta_quantile_odds, gamma_quantile
-from xentjax.categorical.counts import check_counts, check_not_all_zero
+from xentjax.categorical.counts import check_whole_counts
 
 
 def confidence_intervals(
@@ -74,16 +73,6 @@ def confidence_intervals(
     check_scalar("alpha", alpha, "a number in (0, 1)", lambda value: 0 < value < 1)
     counts = check_whole_counts("counts", counts)
     return _intervals(counts, jnp.asarray(alpha, counts.dtype), method)
-
-
-def check_whole_counts(name: str, counts: ArrayLike) -> Float[Array, "*batch k"]:
-    """Counts of samples: whole numbers, some of each row above 0, where they are known."""
-    array = check_counts(name, counts)
-    known = concrete(array)
-    if known is not None and not (whole := known == np.round(known)).all():
-        fail(name, "whole numbers", known[~whole][0])
-    check_not_all_zero(name, array)
-    return array
 
 
 @partial(jax.jit, static_argnames="method")

@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Int
 
 from xentjax import _special
 from xentjax.categorical._tails import gamma_survival
-from xentjax.categorical.intervals import check_whole_counts
+from xentjax.categorical.counts import check_whole_counts
 from xentjax.categorical.likelihood import check_pmf_and_counts
-from xentjax.information import check_pmf
+from xentjax.information import check_pmf_named
 
 
 class TestResult(NamedTuple):
@@ -95,10 +95,7 @@ def chi_squared_test(counts: ArrayLike, q: ArrayLike) -> TestResult:
 
 def _check(counts: ArrayLike, q: ArrayLike) -> tuple[Array, Array]:
     pmf, whole = check_pmf_and_counts(q, check_whole_counts("counts", counts))
-    try:
-        check_pmf(q)
-    except ValueError as error:  # which names its own argument
-        raise ValueError("q" + str(error).removeprefix("p")) from None
+    check_pmf_named("q", q)
     return whole, pmf
 
 

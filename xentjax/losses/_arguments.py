@@ -73,7 +73,7 @@ def label_rows(
     """Rows with class indices; those to be ignored are masked."""
     rows, _ = logits_rows(logits, axis, where, name)
     indices, row_mask = _integer_labels(labels, rows.logits, rows.row_mask, ignore_index)
-    weights = _class_weight_vector(class_weights, rows.logits)
+    weights = class_weight_vector(class_weights, rows.logits.shape[-1])
     return rows._replace(labels=indices, row_mask=row_mask, class_weights=weights)
 
 
@@ -87,7 +87,7 @@ def target_rows(
     """Rows with a target pmf each."""
     rows, axes = logits_rows(logits, axis, where)
     targets = _soft_labels(labels, logits, axes)
-    weights = _class_weight_vector(class_weights, rows.logits)
+    weights = class_weight_vector(class_weights, rows.logits.shape[-1])
     return rows._replace(targets=targets, class_weights=weights)
 
 
@@ -187,13 +187,13 @@ def _soft_labels(
     return _classes_last(jnp.broadcast_to(labels.reshape(full), shape), axes)
 
 
-def _class_weight_vector(weights: ArrayLike | None, rows: Array) -> Float[Array, " K"] | None:
+def class_weight_vector(weights: ArrayLike | None, num_classes: int) -> Float[Array, " K"] | None:
     """The weights of the classes, one for each."""
     if weights is None:
         return None
     weights = check_floating("class_weights", weights)
-    if weights.shape != rows.shape[-1:]:
-        fail("class_weights", f"one weight a class, shape {rows.shape[-1:]}", weights.shape)
+    if weights.shape != (num_classes,):
+        fail("class_weights", f"one weight a class, shape {(num_classes,)}", weights.shape)
     return weights
 
 

@@ -1,5 +1,6 @@
 """Softmax cross-entropy of logits against class indices or probabilities."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal, TypedDict, Unpack, overload
 
@@ -16,13 +17,13 @@ from xentjax.losses._expression import (
     row_losses,
     softmax_stats,
 )
-from xentjax.ops import Rows, row_statistics
+from xentjax.ops import Rows, RowStatistics, row_statistics
 
 Loss = Float[Array, "..."]
 LossAndStats = tuple[Float[Array, "..."], SoftmaxStats]
 
 
-class _Keywords(TypedDict, total=False):
+class Keywords(TypedDict, total=False):
     """The keywords that do not change what is returned; for the overloads only."""
 
     class_weights: ArrayLike | None
@@ -34,7 +35,7 @@ class _Keywords(TypedDict, total=False):
     implementation: str | None
 
 
-class _IntegerKeywords(_Keywords, total=False):
+class IntegerKeywords(Keywords, total=False):
     ignore_index: int | None
 
 
@@ -46,7 +47,7 @@ def softmax_cross_entropy(
     where: ArrayLike | None = None,
     *,
     return_stats: Literal[False] = False,
-    **keywords: Unpack[_Keywords],
+    **keywords: Unpack[Keywords],
 ) -> Loss: ...
 @overload
 def softmax_cross_entropy(
@@ -56,7 +57,7 @@ def softmax_cross_entropy(
     where: ArrayLike | None = None,
     *,
     return_stats: Literal[True],
-    **keywords: Unpack[_Keywords],
+    **keywords: Unpack[Keywords],
 ) -> LossAndStats: ...
 def softmax_cross_entropy(
     logits: ArrayLike,
@@ -138,7 +139,7 @@ def softmax_cross_entropy_with_integer_labels(
     where: ArrayLike | None = None,
     *,
     return_stats: Literal[False] = False,
-    **keywords: Unpack[_IntegerKeywords],
+    **keywords: Unpack[IntegerKeywords],
 ) -> Loss: ...
 @overload
 def softmax_cross_entropy_with_integer_labels(
@@ -148,7 +149,7 @@ def softmax_cross_entropy_with_integer_labels(
     where: ArrayLike | None = None,
     *,
     return_stats: Literal[True],
-    **keywords: Unpack[_IntegerKeywords],
+    **keywords: Unpack[IntegerKeywords],
 ) -> LossAndStats: ...
 def softmax_cross_entropy_with_integer_labels(
     logits: ArrayLike,
@@ -239,26 +240,44 @@ def _cross_entropy(
     return_stats: bool,
     implementation: str | None,
 ) -> Loss | LossAndStats:
-    """Both losses: statistics of the rows, the expression over them, the reduction."""
-    check_choice("reduction", reduction, REDUCTIONS)
-    stats = row_statistics(
-        rows,
-        uniform=label_smoothing is not None,
-        mean=return_stats,
-        predicted=return_stats,
-        normalizer=return_stats,
-        implementation=implementation,
-    )
-    loss = reduce_losses(row_losses(stats, rows, label_smoothing, z_loss), rows, reduction)
-    if not return_stats:
-        return loss
-    if rows.targets is not None and rows.class_weights is not None:
-        # The statistics are the unweighted ones, which the weighted targets do not contain.
-        stats = row_statistics(
-            rows._replace(class_weights=None),
-            mean=True,
-            predicted=True,
-            normalizer=True,
+    def statistics(weighted: bool, uniform: bool, public: bool) -> RowStatistics:
+        return row_statistics(
+            rows if weighted else rows._replace(class_weights=None),
+            uniform=uniform,
+            mean=public,
+            predicted=public,
+            normalizer=public,
             implementation=implementation,
         )
+
+    return cross_entropy_from(
+        statistics, rows, label_smoothing, z_loss, reduction=reduction, return_stats=return_stats
+    )
+
+
+def cross_entropy_from(
+    statistics: Callable[[bool, bool, bool], RowStatistics],
+    rows: Rows,
+    label_smoothing: Float[Array, ""] | None,
+    z_loss: Float[Array, ""] | None,
+    *,
+    reduction: str,
+    return_stats: bool,
+    kept_classes: Float[Array, "..."] | None = None,
+) -> Loss | LossAndStats:
+    """Both losses: statistics of the rows, the expression over them, the reduction.
+
+    `statistics(weighted, uniform, public)` are those of `rows`, with their class weights or not,
+    with those of the weights alone and with what `SoftmaxStats` need if asked.
+    """
+    check_choice("reduction", reduction, REDUCTIONS)
+    # The statistics to return are the unweighted ones, which weighted targets do not contain.
+    apart = return_stats and rows.targets is not None and rows.class_weights is not None
+    stats = statistics(True, label_smoothing is not None, return_stats and not apart)
+    losses = row_losses(stats, rows, label_smoothing, z_loss, kept_classes)
+    loss = reduce_losses(losses, rows, reduction)
+    if not return_stats:
+        return loss
+    if apart:
+        stats = statistics(False, False, True)
     return loss, softmax_stats(stats, rows)

@@ -11,17 +11,16 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool, Float, Integer
 
 from xentjax.ops.statistics import (
     InnerProduct,
     Rows,
     RowStatistics,
-    _jitted_tangents as part_tangents,
+    Wanted,
     row_statistics,
+    statistics_tangents,
 )
 
 AxisName = str | tuple[str, ...]
@@ -39,28 +38,14 @@ class Part(NamedTuple):
     """False where another part holds the label."""
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4, 5))
-def merged_statistics(
-    part: Part,
-    axis_name: AxisName,
-    uniform: bool,
-    mean: bool,
-    predicted: bool,
-    implementation: str | None,
-) -> RowStatistics:
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def merged_statistics(part: Part, axis_name: AxisName, wanted: Wanted) -> RowStatistics:
     """The statistics of whole rows, the same on every device of the axis.
 
-    They ask for what `row_statistics` asks for and differentiate as it does: in every floating
-    input, in all modes and orders.
+    They differentiate as `row_statistics` does: in every floating input, in all modes and orders.
     """
-    stats = row_statistics(
-        part.rows,
-        uniform=uniform,
-        mean=mean,
-        predicted=predicted,
-        normalizer=True,
-        implementation=implementation,
-    )
+    # A part is merged by its maximum, whoever reads the normaliser.
+    stats = row_statistics(part.rows, **wanted._replace(normalizer=True)._asdict())
     return merge(stats, part.first_class, part.counts_label, axis_name)
 
 
@@ -110,41 +95,27 @@ def merge(
 
 
 def merge_tangents(
-    d_stats: RowStatistics,
-    stats: RowStatistics,
-    counts_label: Bool[Array, "*rows"] | None,
-    axis_name: AxisName,
+    d_stats: RowStatistics, counts_label: Bool[Array, "*rows"] | None, axis_name: AxisName
 ) -> RowStatistics:
-    """The derivative of the merged `stats` from what each part's classes add to it."""
+    """The derivative of the merged statistics from what each part's classes add to it."""
     d_label = d_stats.label_logit
     if d_label is not None:
         assert counts_label is not None
         d_label = jnp.where(counts_label, d_label, 0)
-    d_stats = d_stats._replace(shift=None, label_logit=d_label, predicted=None)
-    d_stats = _sum_over_parts(d_stats, axis_name)._replace(shift=jnp.zeros_like(stats.shift))
-    if stats.predicted is not None:
-        d_stats = d_stats._replace(predicted=np.zeros(stats.predicted.shape, jax.dtypes.float0))
-    return d_stats
+    summed = _sum_over_parts(
+        d_stats._replace(shift=None, label_logit=d_label, predicted=None), axis_name
+    )
+    return summed._replace(shift=d_stats.shift, predicted=d_stats.predicted)
 
 
 @partial(merged_statistics.defjvp, symbolic_zeros=True)
 def _merged_statistics_jvp(
-    axis_name: AxisName,
-    uniform: bool,
-    mean: bool,
-    predicted: bool,
-    implementation: str | None,
-    primals: tuple[Part],
-    tangents: tuple[Part],
+    axis_name: AxisName, wanted: Wanted, primals: tuple[Part], tangents: tuple[Part]
 ) -> tuple[RowStatistics, RowStatistics]:
     (part,), (d_part,) = primals, tangents
-    stats = merged_statistics(part, axis_name, uniform, mean, predicted, implementation)
-    # As in the rule of one part: inputs that do not move are left out, all but the logits.
-    moving = Rows(*(None if isinstance(d, SymbolicZero) else d for d in d_part.rows))  # pyright: ignore[reportArgumentType]: logits follow
-    if isinstance(d_part.rows.logits, SymbolicZero):
-        moving = moving._replace(logits=jnp.zeros_like(part.rows.logits))
-    d_stats = part_tangents(part.rows, stats, moving)
-    return stats, merge_tangents(d_stats, stats, part.counts_label, axis_name)
+    stats = merged_statistics(part, axis_name, wanted)
+    d_stats = statistics_tangents(part.rows, stats, d_part.rows)
+    return stats, merge_tangents(d_stats, part.counts_label, axis_name)
 
 
 def _relative_to(above: Float[Array, "*rows"], t: InnerProduct | None) -> InnerProduct | None:

@@ -9,7 +9,7 @@ reverse mode keeps the inputs and a few numbers a row, never another array of th
 import importlib
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +79,7 @@ class Wanted(NamedTuple):
     mean: bool = False
     predicted: bool = False
     normalizer: bool = False
-    implementation: str = "xla"
+    implementation: str | None = None
 
 
 def row_statistics(
@@ -123,6 +123,12 @@ def adjusted_logits(rows: Rows) -> Float[Array, "*rows K"]:
     if mask is not None:
         a = jnp.where(mask if row_mask is None else mask | ~row_mask, a, -jnp.inf)
     return a
+
+
+def afresh(rows: Rows, after: Any) -> tuple[Rows, Any]:
+    """Rows whose adjusted logits are computed once more after `after`, not kept as an array."""
+    cap, temperature, after = jax.lax.optimization_barrier((rows.soft_cap, rows.temperature, after))
+    return rows._replace(soft_cap=cap, temperature=temperature), after
 
 
 @jax.custom_jvp
@@ -198,6 +204,11 @@ def _statistics_jvp(
 ) -> tuple[RowStatistics, RowStatistics]:
     (rows,), (d_rows,) = primals, tangents
     stats = _jitted_statistics(rows, wanted)
+    return stats, statistics_tangents(rows, stats, d_rows)
+
+
+def statistics_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowStatistics:
+    """The derivative of each statistic along `d_rows`, which may hold symbolic zeros."""
     # Inputs that do not move are left out of the rule; the logits always belong to it.
     moving = Rows(*(None if isinstance(d, SymbolicZero) else d for d in d_rows))  # pyright: ignore[reportArgumentType]: logits follow
     if isinstance(d_rows.logits, SymbolicZero):
@@ -205,18 +216,15 @@ def _statistics_jvp(
     d_stats = _jitted_tangents(rows, stats, moving)
     if stats.predicted is not None:
         d_stats = d_stats._replace(predicted=np.zeros(stats.predicted.shape, jax.dtypes.float0))
-    return stats, d_stats
+    return d_stats
 
 
 @jax.jit
 @partial(jax.checkpoint, prevent_cse=False)  # softmax is rebuilt in the backward pass, not kept
 def _jitted_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowStatistics:
     """The derivative of each statistic along `d_rows`, linear in it."""
-    # The barriers keep a and z apart from those of the forward pass: shared, they would be arrays.
-    cap, temperature, shift = jax.lax.optimization_barrier(
-        (rows.soft_cap, rows.temperature, stats.shift)
-    )
-    rows = rows._replace(soft_cap=cap, temperature=temperature)
+    # Shared with the forward pass, a and z would be arrays.
+    rows, shift = afresh(rows, stats.shift)
     a, da = _value_and_tangent(adjusted_logits, rows, d_rows, ("logits", "soft_cap", "temperature"))
     z = a - shift[..., None]
     log_sum = stats.log_sum

@@ -17,6 +17,7 @@ from xentjax.ops.statistics import (
     RowStatistics,
     Wanted,
     adjusted_logits,
+    afresh,
     at_label,
     label_in_range,
     uniform_targets,
@@ -66,7 +67,7 @@ def _one_pass(rows: Rows, wanted: Wanted) -> RowStatistics:
     uniform = None
     if wanted.uniform:
         # One after the other: joined into one loop, both sums would be slow.
-        later, (label, log_sum) = _afresh(rows, (label, log_sum))
+        later, (label, log_sum) = afresh(rows, (label, log_sum))
         t = uniform_targets(rows)
         dot = _row_sum((_simply_adjusted(later) - label[..., None]) * t)
         uniform = InnerProduct(dot, jnp.broadcast_to(jnp.sum(t, -1), dot.shape))
@@ -100,18 +101,12 @@ def _simply_adjusted(rows: Rows) -> Float[Array, "*rows K"]:
     return a if rows.temperature is None else a / rows.temperature
 
 
-def _afresh(rows: Rows, after: Any) -> tuple[Rows, Any]:
-    """Rows whose adjusted logits are computed once more after `after`, not kept as an array."""
-    cap, temperature, after = lax.optimization_barrier((rows.soft_cap, rows.temperature, after))
-    return rows._replace(soft_cap=cap, temperature=temperature), after
-
-
 def _two_passes(rows: Rows, wanted: Wanted) -> RowStatistics:
     """max first, then every sum of shifted logits in one more pass over the row."""
     shift = _row_max(adjusted_logits(rows))
     # Without a finite maximum the row keeps its infinities: log s is then -inf, +inf or NaN.
     shift = jnp.where(jnp.isfinite(shift), shift, 0)
-    rows, shift = _afresh(rows, shift)
+    rows, shift = afresh(rows, shift)
     a = adjusted_logits(rows)
     z = a - shift[..., None]
     exp_z = jnp.exp(z)
