@@ -33,19 +33,29 @@ def rows_of(x: Any, shape: tuple[int, ...], axis: int | tuple[int, ...]) -> np.n
     return moved.reshape(*(shape[i] for i in others), -1)
 
 
+def masks(
+    logits: Any, axis: int | tuple[int, ...] = -1, where: Any = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The classes that `where` keeps, classes last, and the rows it keeps."""
+    shape = np.shape(logits)
+    mask = rows_of(True, shape, axis)
+    keep = np.ones(mask.shape[:-1], bool)
+    if where is not None and np.ndim(where) == len(shape):
+        mask = rows_of(where, shape, axis)
+        keep = np.asarray(np.any(mask, -1))
+    elif where is not None:
+        keep = np.broadcast_to(where, keep.shape)
+    return mask, keep
+
+
 def log_softmax(
     logits: Any, axis: int | tuple[int, ...] = -1, where: Any = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-probabilities of the classes that `where` keeps, classes last, and the rows it keeps."""
     logits = np.asarray(logits, np.float64)
-    a = rows_of(logits, logits.shape, axis)
-    mask, keep = np.ones(a.shape, bool), np.ones(a.shape[:-1], bool)
-    if where is not None and np.ndim(where) == logits.ndim:
-        mask = rows_of(where, logits.shape, axis)
-        keep = np.asarray(np.any(mask, -1))
-    elif where is not None:
-        keep = np.broadcast_to(where, keep.shape)
-    a = np.where(keep[..., None], np.where(mask, a, -np.inf), 0)
+    mask, keep = masks(logits, axis, where)
+    a = np.where(mask, rows_of(logits, logits.shape, axis), -np.inf)
+    a = np.where(keep[..., None], a, 0)
     z = a - a.max(-1, keepdims=True)
     return z - np.log(np.exp(z).sum(-1, keepdims=True)), keep
 
@@ -61,8 +71,9 @@ def targets_of(logits: Any, labels: Any, axis: int | tuple[int, ...]) -> np.ndar
 
 def poly_loss(logits, labels, axis=-1, where=None, *, epsilon=2.0, class_weights=1.0):
     log_p, keep = log_softmax(logits, axis, where)
-    t = np.where(log_p > -np.inf, targets_of(logits, labels, axis), 0) * class_weights
-    terms = np.where(t != 0, t * (-np.where(t != 0, log_p, 0) + epsilon * (1 - np.exp(log_p))), 0)
+    mask, _ = masks(logits, axis, where)
+    t = np.where(mask, targets_of(logits, labels, axis), 0) * class_weights
+    terms = t * (-np.where(t != 0, log_p, 0) + epsilon * (1 - np.exp(log_p)))
     return np.where(keep, terms.sum(-1), 0)
 
 
@@ -71,17 +82,19 @@ def softmax_focal_loss(
 ):
     log_p, keep = log_softmax(logits, axis, where)
     t = targets_of(logits, labels, axis)
-    log_p = np.where(t == 1, log_p, 0).sum(-1)
-    loss = (t * class_weights).sum(-1) * (-np.expm1(log_p)) ** gamma * -log_p
+    weight = (t * class_weights).sum(-1)
+    log_p = np.where(weight != 0, np.where(t == 1, log_p, 0).sum(-1), 0)
+    loss = weight * (-np.expm1(log_p)) ** gamma * -log_p
     return np.where(keep & (labels != ignore_index), loss, 0)
 
 
 def nll_loss(log_probs, labels, axis=-1, where=None, *, ignore_index=None, class_weights=1.0):
     log_probs = np.asarray(log_probs, np.float64)
-    t = targets_of(log_probs, labels, axis)
-    keep = log_softmax(np.zeros(log_probs.shape), axis, where)[1] & (labels != ignore_index)
-    loss = -(t * class_weights * rows_of(log_probs, log_probs.shape, axis)).sum(-1)
-    return np.where(keep, loss, 0)
+    t = targets_of(log_probs, labels, axis) * class_weights
+    mask, keep = masks(log_probs, axis, where)
+    kept = np.where(mask, rows_of(log_probs, log_probs.shape, axis), -np.inf)
+    loss = -(t * np.where(t != 0, kept, 0)).sum(-1)
+    return np.where(keep & (labels != ignore_index), loss, 0)
 
 
 def brier_score(logits, labels, axis=-1, where=None, *, ignore_index=None):
@@ -90,7 +103,7 @@ def brier_score(logits, labels, axis=-1, where=None, *, ignore_index=None):
     if np.issubdtype(np.asarray(labels).dtype, np.integer):
         keep = keep & (labels != ignore_index)
     else:
-        t = np.where(log_p > -np.inf, t, 0)
+        t = np.where(masks(logits, axis, where)[0], t, 0)
     return np.where(keep, ((np.exp(log_p) - t) ** 2).sum(-1), 0)
 
 

@@ -163,6 +163,67 @@ def test_infinite_logits(name, dtype):
         np.testing.assert_array_equal(product, 0)
 
 
+LABELS = np.array([0.0, 0.25, 0.55, 0.9, 1.0])
+LIMITS = {
+    "cross-entropy": (cross_entropy, {}),
+    "pos_weight 0": (cross_entropy, {"pos_weight": 0.0}),
+    "pos_weight": (cross_entropy, {"pos_weight": 3.0}),
+    "focal": (focal_loss, {}),
+    "focal, gamma 0": (focal_loss, {"gamma": 0.0}),
+    "focal, alpha and gamma": (
+        focal_loss,
+        {
+            "alpha": np.array([0.0, 0.2, 0.4, 0.8, 1.0])[:, None, None],
+            "gamma": np.array([0.0, 0.5, 1.5, 5.0])[:, None],
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_derivatives_in_labels_at_infinite_logits(name, sign):
+    """The limit of the slope, and from a label without mass on the wrong side that of a step."""
+    loss, keywords = LIMITS[name]
+    labels, *factors = np.broadcast_arrays(LABELS, *keywords.values())
+    keywords = {k: v.astype(np.float32) for k, v in zip(keywords, factors, strict=True)}
+    oracle = partial(getattr(oracles, loss.__name__), **keywords)
+    inward = np.where(labels < 1, 1e-6, -1e-6)
+    far, further = 1e6, 1e300
+    expected, near = oracle(sign * further, labels), oracle(sign * far, labels)
+    step = (oracle(sign * further, labels + inward) - expected) / inward
+
+    @jax.jit
+    def everything(a, t, dt, keywords):
+        value, derivative = jax.jvp(lambda t: loss(a, t, **keywords), (t,), (dt,))
+        gradient = jax.grad(lambda a, t, k: jnp.sum(loss(a, t, **k)), argnums=(0, 1, 2))
+        return value, derivative, gradient(a, t, keywords)
+
+    logits, tangent = jnp.full(labels.shape, sign * INF), np.where(labels == 0.55, 0.0, -2.0)
+    value, derivative, (d_logits, d_labels, d_factors) = everything(
+        logits, labels.astype(np.float32), tangent.astype(np.float32), keywords
+    )
+    np.testing.assert_array_equal(value, np.where(expected > 0, INF, 0))
+    limit = np.where(step == 0, 0, np.copysign(INF, step))
+    np.testing.assert_array_equal(d_labels, limit)
+    np.testing.assert_array_equal(derivative, np.where(tangent == 0, 0, -limit))
+    np.testing.assert_allclose(d_logits, sign * near / far, rtol=GRADIENT["float32"], atol=1e-12)
+    for d_factor in d_factors.values():
+        assert not np.isnan(d_factor).any()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_mixed_derivative_at_infinite_logits(sign):
+    """In a logit and its label: of the tail, whichever of the two comes first."""
+    labels, far = np.array([0.25, 0.5, 0.9], np.float32), 1e6
+    loss = partial(focal_loss, alpha=0.8, gamma=1.5)
+    oracle = partial(oracles.sigmoid_focal_loss, alpha=np.float32(0.8), gamma=1.5)
+    expected = sign * oracles.along(lambda t: oracle(sign * far, t), labels, 1.0) / far
+    for first, second in ((0, 1), (1, 0)):
+        mixed = jax.vmap(jax.grad(jax.grad(loss, first), second), (None, 0))
+        assert_close(mixed(jnp.float32(sign * INF), labels), expected, GRADIENT["float32"])
+
+
 @pytest.mark.parametrize("name", SATURATED)
 def test_no_logit_gives_nan_up_to_third_order(name):
     loss, keywords = CASES[name]

@@ -86,7 +86,8 @@ def sigmoid_focal_loss(
 
     For labels 0 and 1 it is alpha_t (1 - p_t)^gamma (-log p_t). 1 - p_t is computed from its
     logarithm, so the loss and derivatives of any order are right at every gamma and logit. Labels
-    and infinities are treated as by `sigmoid_binary_cross_entropy`.
+    and infinities are treated as by `sigmoid_binary_cross_entropy`. At an infinite logit the slope
+    in t is the limit, +-inf; at a t of 0 or 1 without mass on the wrong side, of a step from there.
 
     Args:
         logits: real array of any shape. Half precision is computed in float32.
@@ -184,13 +185,62 @@ def _element_losses(
         t = jnp.where((t == 0) | (t == 1), t, jnp.nan)
     if where is not None:  # what is masked may be NaN or infinite
         a, t = jnp.where(where, a, 0), jnp.where(where, t, 0)
-    yes, no = t if pos_weight is None else t * pos_weight, 1 - t
-    loss = weighted(_softplus(-a), yes) + weighted(_softplus(a), no)
-    if gamma is not None:
-        loss = weighted(loss, jnp.exp(gamma * _log_wrong(a, t)))
-    if alpha is not None:
-        loss = weighted(loss, alpha * t + (1 - alpha) * no)
+    if gamma is None:
+        loss = _cross_entropy(a, t, pos_weight)
+    else:
+        infinite = jnp.isinf(a)
+        limit = weighted(jnp.abs(a), _tail(t, alpha, gamma, a > 0))
+        loss = jnp.where(infinite, limit, _focal(jnp.where(infinite, 0, a), t, alpha, gamma))
     return loss if where is None else jnp.where(where, loss, 0)
+
+
+def _cross_entropy(a: Array, t: Array, pos_weight: Array | None = None) -> Float[Array, "*s"]:
+    missed = _softplus(-a) if pos_weight is None else weighted(_softplus(-a), pos_weight)
+    return weighted(missed, t) + weighted(_softplus(a), 1 - t)
+
+
+def _focal(a: Array, t: Array, alpha: Array | None, gamma: Array) -> Float[Array, "*s"]:
+    """The focal loss of finite logits."""
+    loss = _cross_entropy(a, t) * jnp.exp(gamma * _log_wrong(a, t))
+    return loss if alpha is None else loss * _alpha_t(t, alpha)
+
+
+def _alpha_t(t: Array, alpha: Array) -> Float[Array, "*s"]:
+    return alpha * t + (1 - alpha) * (1 - t)
+
+
+def _tail_formula(
+    t: Array, alpha: Array | None, gamma: Array, above: Bool[Array, "*s"]
+) -> Float[Array, "*s"]:
+    """The limit of focal loss / |logit| as the logit goes to +inf (`above`) or to -inf."""
+    wrong = jnp.where(above, 1 - t, t)
+    none = wrong == 0
+    tail = jnp.power(jnp.where(none, 1, wrong), gamma + 1)
+    if alpha is not None:
+        tail *= _alpha_t(t, alpha)
+    # Without mass on the wrong side the loss is 0, and any step from there costs +inf.
+    return jnp.where(none, wrong, tail)
+
+
+_tail = jax.custom_jvp(_tail_formula)
+
+
+@_tail.defjvp
+def _(primals, tangents) -> tuple[Array, Array]:
+    """Every slope is a single number when it meets the infinite logit: terms would be inf - inf."""
+    t, alpha, gamma, above = primals
+    formulas = (
+        lambda t: _tail_formula(t, alpha, gamma, above),
+        lambda alpha: _tail_formula(t, alpha, gamma, above),
+        lambda gamma: _tail_formula(t, alpha, gamma, above),
+    )
+    dot = jnp.zeros_like(t)
+    for formula, x, dx in zip(formulas, primals[:3], tangents[:3], strict=True):
+        if x is not None:
+            slope = jax.jvp(formula, (x,), (jnp.ones_like(x),))[1]
+            # Not scale_tangent: in reverse mode the infinity comes as a cotangent.
+            dot += jnp.where(slope == 0, 0, slope * dx)
+    return _tail_formula(*primals), dot
 
 
 @jax.custom_jvp
@@ -202,24 +252,17 @@ def _softplus(a: Array) -> Float[Array, "*s"]:
 _softplus.defjvps(lambda da, _, a: jax.nn.sigmoid(a) * da)
 
 
-def _log_wrong(a: Array, t: Array) -> Float[Array, "*s"]:
-    """log(1 - p_t), of the probability of the wrong answer; finite also at infinite logits."""
-    largest = jnp.finfo(a.dtype).max
-    # A select, unlike a clip, also stops the NaN that an infinite loss sends back.
-    return _log_mixture(jnp.where(jnp.isinf(a), jnp.where(a > 0, largest, -largest), a), t)
-
-
 @jax.custom_jvp
-def _log_mixture(a: Array, t: Array) -> Float[Array, "*s"]:
-    """log((1 - t) sigmoid(a) + t sigmoid(-a)) of finite a."""
+def _log_wrong(a: Array, t: Array) -> Float[Array, "*s"]:
+    """log(1 - p_t) = log((1 - t) sigmoid(a) + t sigmoid(-a)) of finite a."""
     return jnp.logaddexp(jnp.log(1 - t) - _softplus(-a), jnp.log(t) - _softplus(a))
 
 
-@_log_mixture.defjvp
+@_log_wrong.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     """In ratios to the mixture, which neither underflow with it nor divide 0 by 0."""
     (a, t), (da, dt) = primals, tangents
-    result = _log_mixture(a, t)
+    result = _log_wrong(a, t)
     # At a label of 0 or 1 the ratio of the other side may be huge. Finite, its share is 0.
     limit = jnp.log(jnp.finfo(a.dtype).max) - 1
     no_ratio = jnp.exp(jnp.minimum(-_softplus(-a) - result, limit))
