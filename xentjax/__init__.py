@@ -34,6 +34,7 @@ from xentjax.losses import (
     SoftmaxStats as SoftmaxStats,
     brier_score as brier_score,
     kl_divergence_with_logits as kl_divergence_with_logits,
+    linear_softmax_cross_entropy as linear_softmax_cross_entropy,
     log_softmax as log_softmax,
     logsumexp as logsumexp,
     nll_loss as nll_loss,
@@ -49,6 +50,7 @@ from xentjax.losses import (
 )
 from xentjax.parallel import (
     sharded_counts as sharded_counts,
+    vocab_parallel_linear_softmax_cross_entropy as vocab_parallel_linear_softmax_cross_entropy,
     vocab_parallel_softmax_cross_entropy as vocab_parallel_softmax_cross_entropy,
 )
 

@@ -12,7 +12,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int32, Shaped
 
-from xentjax._checks import check_array, check_index, fail
+from xentjax._checks import check_array, check_choice, check_index, fail
 from xentjax._dtypes import compute_dtype, without_wrapping
 from xentjax.categorical import counts
 from xentjax.losses._arguments import (
@@ -29,9 +29,18 @@ from xentjax.losses.cross_entropy import (
     LossAndStats,
     cross_entropy_from,
 )
+from xentjax.losses.linear import (
+    check_max_bytes,
+    in_shape,
+    kept_first,
+    linear_rows,
+    unread_rows,
+    with_labels,
+)
 from xentjax.ops import Rows, RowStatistics
-from xentjax.ops.merge import AxisName, Part, merged_statistics
-from xentjax.ops.statistics import Wanted, label_in_range
+from xentjax.ops.linear_xla import merged_linear_statistics
+from xentjax.ops.merge import AxisName, merged_statistics, part_of
+from xentjax.ops.statistics import Wanted
 
 
 class _Keywords(IntegerKeywords, total=False):
@@ -139,10 +148,10 @@ def vocab_parallel_softmax_cross_entropy(
     rows = _with_labels(rows, labels, ignore_index, classes)
     rows = adjusted(rows, logit_soft_cap, temperature)
     weights = class_weight_vector(class_weights, classes.total)
-    smoothing = optional_scalar("label_smoothing", label_smoothing, 0.0, rows.logits)
-    z_weight = optional_scalar("z_loss", z_loss, 0.0, rows.logits)
+    smoothing = optional_scalar("label_smoothing", label_smoothing, 0.0, rows.logits.dtype)
+    z_weight = optional_scalar("z_loss", z_loss, 0.0, rows.logits.dtype)
 
-    part = _part(rows._replace(class_mask=class_mask), classes)
+    part = part_of(rows._replace(class_mask=class_mask), classes.first, classes.total)
     weighted_part = part._replace(
         rows=part.rows._replace(class_weights=_slice_of_weights(weights, classes))
     )
@@ -160,6 +169,154 @@ def vocab_parallel_softmax_cross_entropy(
         return_stats=return_stats,
         kept_classes=kept_classes,
     )
+
+
+class _LinearKeywords(_Keywords, total=False):
+    """The same of the linear loss."""
+
+    max_bytes: SupportsIndex | None
+
+
+@overload
+def vocab_parallel_linear_softmax_cross_entropy(
+    x: ArrayLike,
+    kernel_shard: ArrayLike,
+    labels: ArrayLike,
+    bias_shard: ArrayLike | None = None,
+    *,
+    axis_name: AxisName,
+    return_stats: Literal[False] = False,
+    **keywords: Unpack[_LinearKeywords],
+) -> Loss: ...
+@overload
+def vocab_parallel_linear_softmax_cross_entropy(
+    x: ArrayLike,
+    kernel_shard: ArrayLike,
+    labels: ArrayLike,
+    bias_shard: ArrayLike | None = None,
+    *,
+    axis_name: AxisName,
+    return_stats: Literal[True],
+    **keywords: Unpack[_LinearKeywords],
+) -> LossAndStats: ...
+def vocab_parallel_linear_softmax_cross_entropy(
+    x: ArrayLike,
+    kernel_shard: ArrayLike,
+    labels: ArrayLike,
+    bias_shard: ArrayLike | None = None,
+    *,
+    axis_name: AxisName,
+    num_classes: SupportsIndex | None = None,
+    where: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    class_weights: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    z_loss: ArrayLike = 0.0,
+    logit_soft_cap: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    reduction: str = "none",
+    return_stats: bool = False,
+    max_bytes: SupportsIndex | None = None,
+    implementation: str | None = None,
+) -> Loss | LossAndStats:
+    """Cross-entropy of a linear layer where every device holds a slice of the kernel's classes.
+
+    The value and the keywords are those of `linear_softmax_cross_entropy` with the whole kernel:
+    logits exist tile by tile, and devices exchange a few numbers a row as in
+    `vocab_parallel_softmax_cross_entropy`. The gradient of x, which all devices share, is a sum
+    over them: one all-reduce of its size.
+
+    Args:
+        x: features, a real array [..., D], the same on every device of the axis.
+        kernel_shard: [D, K_local]: device i of the axis holds the classes from i K_local on.
+        labels: class indices [...] in 0..K-1, counted over all devices, or this device's slice
+            [..., K_local] of target probabilities.
+        bias_shard: this device's slice [K_local], or None for no bias.
+        axis_name: the mesh axis (or axes, the last one fastest) that the classes are split over.
+        num_classes: K, if the last slices are padded to K_local: from K on, columns are no classes
+            and may hold any finite number. None is K_local times the size of the axis.
+        where: bool. [..., K_local] masks this device's classes, [...] masks rows.
+        ignore_index: a label whose rows have loss 0 and leave the mean; None for no such label.
+        class_weights: one weight for each of all K classes, shape [K], the same on every device.
+        label_smoothing: e in [0, 1], spread over the classes of all devices that `where` keeps.
+        z_loss: weight of the squared log normaliser, >= 0.
+        logit_soft_cap: c > 0, or None for no cap.
+        temperature: > 0, applied after the soft cap.
+        reduction: "none", "sum" or "mean" over the rows at hand, as in the function above.
+        return_stats: also return the `SoftmaxStats` of each row.
+        max_bytes: as in `linear_softmax_cross_entropy`, on each device.
+        implementation: "xla" or None, which takes the best.
+
+    Returns:
+        The loss, float32 (float64 if x or kernel is): one a row, or a scalar. With `return_stats`
+        the pair (loss, SoftmaxStats). `predicted` counts over all devices.
+
+    Raises:
+        TypeError: an array of the wrong dtype.
+        ValueError: a shape, name or known scalar outside what is listed above, or a call outside
+            of `shard_map`.
+
+    Example:
+        >>> from jax.sharding import Mesh, PartitionSpec as P
+        >>> mesh = Mesh(np.array(jax.devices()[:1]), ("classes",))
+        >>> loss = jax.jit(
+        ...     jax.shard_map(
+        ...         lambda x, kernel, y: vocab_parallel_linear_softmax_cross_entropy(
+        ...             x, kernel, y, axis_name="classes"
+        ...         ),
+        ...         mesh=mesh,
+        ...         in_specs=(P(), P(None, "classes"), P()),
+        ...         out_specs=P(),
+        ...     )
+        ... )
+        >>> kernel = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.2, 0.3, 0.5]]))
+        >>> print(loss(jnp.eye(2), kernel, jnp.array([0, 2])).round(4))
+        [0.6931 0.6931]
+
+    Source: Shoeybi et al., Megatron-LM (2019), arXiv:1909.08053, section 3.
+    """
+    if implementation is not None:
+        check_choice("implementation", implementation, ("xla",))
+    budget = check_max_bytes(max_bytes)
+    linear, row_shape = linear_rows(x, kernel_shard, bias_shard, where)
+    classes = _classes(linear.kernel.shape[1], num_classes, axis_name)
+    rows, class_mask, kept_classes = _masks(unread_rows(linear), classes)
+    labels = without_wrapping(labels, classes.total if ignore_index == -1 else -1)
+    linear = linear._replace(class_mask=class_mask, row_mask=rows.row_mask)
+    linear = with_labels(linear, row_shape, labels, ignore_index)
+    rows = adjusted(unread_rows(linear), logit_soft_cap, temperature)
+    weights = class_weight_vector(class_weights, classes.total)
+    smoothing = optional_scalar("label_smoothing", label_smoothing, 0.0, rows.logits.dtype)
+    z_weight = optional_scalar("z_loss", z_loss, 0.0, rows.logits.dtype)
+
+    linear, in_place = kept_first(
+        linear._replace(soft_cap=rows.soft_cap, temperature=rows.temperature)
+    )
+    part = part_of(unread_rows(linear), classes.first, classes.total)
+    linear = linear._replace(labels=part.rows.labels)
+    weighted_linear = linear._replace(class_weights=_slice_of_weights(weights, classes))
+
+    def statistics(weighted: bool, uniform: bool, public: bool) -> RowStatistics:
+        stats = merged_linear_statistics(
+            weighted_linear if weighted else linear,
+            part.first_class,
+            part.counts_label,
+            axis_name,
+            Wanted(uniform, mean=public, predicted=public),
+            budget,
+        )
+        return in_place(stats)
+
+    result = cross_entropy_from(
+        statistics,
+        rows._replace(class_weights=weights, class_mask=None),
+        smoothing,
+        z_weight,
+        reduction=reduction,
+        return_stats=return_stats,
+        kept_classes=kept_classes,
+    )
+    return in_shape(result, row_shape)
 
 
 def sharded_counts(
@@ -265,18 +422,6 @@ def _with_labels(
     if ignore_index is not None:
         fail("ignore_index", "None with probabilities as labels", ignore_index)
     return target_rows(rows.logits, labels, -1, rows.row_mask)
-
-
-def _part(rows: Rows, classes: _Classes) -> Part:
-    """This device's part of the rows; a label is counted on the one device that holds it."""
-    if rows.labels is None:
-        return Part(rows, classes.first, None)
-    valid = label_in_range(rows.labels, classes.total)
-    local = jnp.where(valid, rows.labels, 0).astype(jnp.int32) - classes.first
-    held = label_in_range(local, classes.local)
-    # A bad label is bad on every device, for the gradient of each to be NaN.
-    local = jnp.where(valid, jnp.where(held, local, 0), -1)
-    return Part(rows._replace(labels=local), classes.first, held | ~valid)
 
 
 def _slice_of_weights(weights: jax.Array | None, classes: _Classes) -> jax.Array | None:

@@ -13,6 +13,7 @@ from xentjax.losses.cross_entropy import (
     softmax_cross_entropy as softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,
 )
+from xentjax.losses.linear import linear_softmax_cross_entropy as linear_softmax_cross_entropy
 from xentjax.losses.nll import nll_loss as nll_loss
 from xentjax.losses.normalized import (
     log_softmax as log_softmax,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float, Integer
 
 from xentjax._checks import (
@@ -57,7 +57,7 @@ def logits_rows(
 ) -> tuple[Rows, tuple[int, ...]]:
     """The logits with the classes last, under their masks, and the axes the classes lay on."""
     row_logits, axes = _classes_of(logits, axis, name)
-    class_mask, row_mask = _masks(where, logits, row_logits, axes)
+    class_mask, row_mask = masks(where, np.shape(logits), axes)
     return Rows(row_logits, class_mask=class_mask, row_mask=row_mask), axes
 
 
@@ -72,8 +72,11 @@ def label_rows(
 ) -> Rows:
     """Rows with class indices; those to be ignored are masked."""
     rows, _ = logits_rows(logits, axis, where, name)
-    indices, row_mask = _integer_labels(labels, rows.logits, rows.row_mask, ignore_index)
-    weights = class_weight_vector(class_weights, rows.logits.shape[-1])
+    *row_shape, num_classes = rows.logits.shape
+    indices, row_mask = integer_labels(
+        labels, tuple(row_shape), num_classes, rows.row_mask, ignore_index
+    )
+    weights = class_weight_vector(class_weights, num_classes)
     return rows._replace(labels=indices, row_mask=row_mask, class_weights=weights)
 
 
@@ -86,7 +89,7 @@ def target_rows(
 ) -> Rows:
     """Rows with a target pmf each."""
     rows, axes = logits_rows(logits, axis, where)
-    targets = _soft_labels(labels, logits, axes)
+    targets = soft_labels(labels, np.shape(logits), axes, rows.logits.dtype)
     weights = class_weight_vector(class_weights, rows.logits.shape[-1])
     return rows._replace(targets=targets, class_weights=weights)
 
@@ -94,8 +97,8 @@ def target_rows(
 def adjusted(rows: Rows, logit_soft_cap: ArrayLike | None, temperature: ArrayLike) -> Rows:
     """The rows with what is done to their logits before the softmax."""
     return rows._replace(
-        soft_cap=optional_scalar("logit_soft_cap", logit_soft_cap, None, rows.logits),
-        temperature=optional_scalar("temperature", temperature, 1.0, rows.logits),
+        soft_cap=optional_scalar("logit_soft_cap", logit_soft_cap, None, rows.logits.dtype),
+        temperature=optional_scalar("temperature", temperature, 1.0, rows.logits.dtype),
     )
 
 
@@ -110,18 +113,17 @@ def _classes_of(logits: ArrayLike, axis: Axis, name: str) -> tuple[jax.Array, tu
     return rows, axes
 
 
-def _masks(
-    where: ArrayLike | None, logits: ArrayLike, rows: Array, axes: tuple[int, ...]
+def masks(
+    where: ArrayLike | None, shape: tuple[int, ...], axes: tuple[int, ...]
 ) -> tuple[Bool[Array, "..."] | None, Bool[Array, "..."] | None]:
-    """`where` as a mask of classes or of rows, told apart by its number of dimensions.
+    """`where` as a mask of the classes or rows of logits, by its number of dimensions.
 
     A row that is left without a class is masked as a whole.
     """
     if where is None:
         return None, None
     where = check_bool("where", where)
-    shape = np.shape(logits)
-    row_shape = rows.shape[:-1]
+    row_shape = tuple(n for i, n in enumerate(shape) if i not in axes)
     if where.ndim == len(shape):
         if not broadcasts(where.shape, shape):
             fail("where", f"a shape that broadcasts to the logits' {shape}", where.shape)
@@ -136,20 +138,24 @@ def _masks(
     fail("where", f"{len(shape)} (classes) or {len(row_shape)} (rows) dimensions", where.ndim)
 
 
-def _integer_labels(
-    labels: ArrayLike, rows: Array, row_mask: Array | None, ignore_index: int | None
+def integer_labels(
+    labels: ArrayLike,
+    row_shape: tuple[int, ...],
+    num_classes: int,
+    row_mask: Array | None,
+    ignore_index: int | None,
 ) -> tuple[Integer[Array, "..."], Bool[Array, "..."] | None]:
     """The labels and the mask of kept rows; a row that is not kept gets the valid label 0."""
     # A label of more than 32 bits names no class: another one that does not takes its place.
-    bad = rows.shape[-1] if ignore_index == -1 else -1
+    bad = num_classes if ignore_index == -1 else -1
     labels = check_array("labels", without_wrapping(labels, bad))
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(
             f"labels: expected an integer dtype (class indices), got {labels.dtype}; "
             "softmax_cross_entropy takes probabilities"
         )
-    if labels.shape != rows.shape[:-1]:
-        fail("labels", f"the logits' shape without the classes, {rows.shape[:-1]}", labels.shape)
+    if labels.shape != row_shape:
+        fail("labels", f"the logits' shape without the classes, {row_shape}", labels.shape)
     if ignore_index is not None:
         try:
             ignored = operator.index(ignore_index)
@@ -166,16 +172,18 @@ def _integer_labels(
     return labels, row_mask
 
 
-def _soft_labels(
-    labels: ArrayLike, logits: ArrayLike, axes: tuple[int, ...]
+def soft_labels(
+    labels: ArrayLike, shape: tuple[int, ...], axes: tuple[int, ...], dtype: DTypeLike
 ) -> Float[Array, "..."]:
-    """Targets with the classes last. They may broadcast over rows, never over classes."""
+    """Targets for logits of that shape and dtype, the classes last.
+
+    They may broadcast over rows, never over classes.
+    """
     labels = check_array("labels", labels)
-    shape = np.shape(logits)
     if jnp.issubdtype(labels.dtype, jnp.complexfloating):
         raise TypeError(f"labels: expected probabilities of a real dtype, got {labels.dtype}")
     if not jnp.issubdtype(labels.dtype, jnp.floating):  # one-hot rows of integers or booleans
-        labels = labels.astype(compute_dtype(jnp.result_type(logits)))
+        labels = labels.astype(compute_dtype(dtype))
     full = (1,) * (len(shape) - labels.ndim) + labels.shape
     fits = len(full) == len(shape) and all(
         f == n or (f == 1 and i not in axes)
@@ -198,7 +206,7 @@ def class_weight_vector(weights: ArrayLike | None, num_classes: int) -> Float[Ar
 
 
 def optional_scalar(
-    name: str, value: ArrayLike | None, neutral: float | None, rows: Array
+    name: str, value: ArrayLike | None, neutral: float | None, dtype: DTypeLike
 ) -> Float[Array, ""] | None:
     """A checked keyword as an array of the compute dtype; None where it is known to do nothing."""
     if value is None and neutral is None:
@@ -207,7 +215,7 @@ def optional_scalar(
     check_scalar(name, value, expected, holds)  # None where a number belongs is its TypeError
     if isinstance(value, int | float) and value == neutral:
         return None
-    return jnp.asarray(value, compute_dtype(rows.dtype))
+    return jnp.asarray(value, compute_dtype(dtype))
 
 
 _SCALARS = {

@@ -1,5 +1,6 @@
 """Cross-entropy as an expression over row statistics; the same for every way to compute them."""
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -105,9 +106,11 @@ def reduce_losses(loss: Float[Array, "..."], rows: Rows, reduction: str) -> Floa
 
     The mean divides by the kept rows' sum of w_y, or by their number for soft labels.
     """
-    if reduction == "none":
-        return loss
-    total = jnp.sum(loss)
+    return loss if reduction == "none" else reduce_total(jnp.sum(loss), rows, reduction)
+
+
+def reduce_total(total: Float[Array, ""], rows: Rows, reduction: str) -> Float[Array, ""]:
+    """The sum of all losses as it is, or divided as the mean asks for."""
     if reduction == "sum":
         return total
     if rows.labels is not None and rows.class_weights is not None:
@@ -118,7 +121,7 @@ def reduce_losses(loss: Float[Array, "..."], rows: Rows, reduction: str) -> Floa
     elif rows.row_mask is not None:
         weight = jnp.sum(rows.row_mask, dtype=total.dtype)
     else:
-        weight = jnp.asarray(loss.size, total.dtype)
+        weight = jnp.asarray(math.prod(rows.logits.shape[:-1]), total.dtype)
     empty = weight == 0
     return jnp.where(empty, 0, total / jnp.where(empty, 1, weight))
 

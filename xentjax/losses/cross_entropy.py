@@ -121,10 +121,10 @@ def softmax_cross_entropy(
     """
     rows = target_rows(logits, labels, axis, where, class_weights)
     rows = adjusted(rows, logit_soft_cap, temperature)
-    return _cross_entropy(
+    return cross_entropy_of_rows(
         rows,
-        optional_scalar("label_smoothing", label_smoothing, 0.0, rows.logits),
-        optional_scalar("z_loss", z_loss, 0.0, rows.logits),
+        optional_scalar("label_smoothing", label_smoothing, 0.0, rows.logits.dtype),
+        optional_scalar("z_loss", z_loss, 0.0, rows.logits.dtype),
         reduction=reduction,
         return_stats=return_stats,
         implementation=implementation,
@@ -220,10 +220,10 @@ def softmax_cross_entropy_with_integer_labels(
     """
     rows = label_rows(logits, labels, axis, where, ignore_index, class_weights)
     rows = adjusted(rows, logit_soft_cap, temperature)
-    return _cross_entropy(
+    return cross_entropy_of_rows(
         rows,
-        optional_scalar("label_smoothing", label_smoothing, 0.0, rows.logits),
-        optional_scalar("z_loss", z_loss, 0.0, rows.logits),
+        optional_scalar("label_smoothing", label_smoothing, 0.0, rows.logits.dtype),
+        optional_scalar("z_loss", z_loss, 0.0, rows.logits.dtype),
         reduction=reduction,
         return_stats=return_stats,
         implementation=implementation,
@@ -231,7 +231,7 @@ def softmax_cross_entropy_with_integer_labels(
 
 
 @partial(jax.jit, static_argnames=("reduction", "return_stats", "implementation"))
-def _cross_entropy(
+def cross_entropy_of_rows(
     rows: Rows,
     label_smoothing: Float[Array, ""] | None,
     z_loss: Float[Array, ""] | None,
@@ -240,6 +240,8 @@ def _cross_entropy(
     return_stats: bool,
     implementation: str | None,
 ) -> Loss | LossAndStats:
+    """Both losses, of rows that hold their logits."""
+
     def statistics(weighted: bool, uniform: bool, public: bool) -> RowStatistics:
         return row_statistics(
             rows if weighted else rows._replace(class_weights=None),
@@ -265,7 +267,7 @@ def cross_entropy_from(
     return_stats: bool,
     kept_classes: Float[Array, "..."] | None = None,
 ) -> Loss | LossAndStats:
-    """Both losses: statistics of the rows, the expression over them, the reduction.
+    """Both losses from any source of statistics: the expression over them and the reduction.
 
     `statistics(weighted, uniform, public)` are those of `rows`, with their class weights or not,
     with those of the weights alone and with what `SoftmaxStats` need if asked.

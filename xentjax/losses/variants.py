@@ -79,7 +79,7 @@ def poly_loss_cross_entropy(
     rows = target_rows(logits, labels, axis, where, class_weights)
     return _poly_loss(
         rows,
-        optional_scalar("epsilon", epsilon, 0.0, rows.logits),
+        optional_scalar("epsilon", epsilon, 0.0, rows.logits.dtype),
         reduction=reduction,
         implementation=implementation,
     )
@@ -135,7 +135,7 @@ def softmax_focal_loss(
     rows = label_rows(logits, labels, axis, where, ignore_index, class_weights)
     return _focal_loss(
         rows,
-        optional_scalar("gamma", gamma, 0.0, rows.logits),
+        optional_scalar("gamma", gamma, 0.0, rows.logits.dtype),
         reduction=reduction,
         implementation=implementation,
     )

@@ -9,7 +9,7 @@ reverse mode keeps the inputs and a few numbers a row, never another array of th
 import importlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ from xentjax._dtypes import compute_dtype
 from xentjax._special import scale_tangent
 
 IMPLEMENTATIONS = ("xla", "reference")
+
+T = TypeVar("T")
 
 
 class Rows(NamedTuple):
@@ -208,15 +210,29 @@ def _statistics_jvp(
 
 
 def statistics_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowStatistics:
-    """The derivative of each statistic along `d_rows`, which may hold symbolic zeros."""
+    """The derivative of each statistic along `d_rows`: symbolic zeros and None do not move."""
     # Inputs that do not move are left out of the rule; the logits always belong to it.
-    moving = Rows(*(None if isinstance(d, SymbolicZero) else d for d in d_rows))  # pyright: ignore[reportArgumentType]: logits follow
-    if isinstance(d_rows.logits, SymbolicZero):
+    moving = moving_inputs(d_rows)
+    if moving.logits is None:
         moving = moving._replace(logits=jnp.zeros_like(rows.logits))
     d_stats = _jitted_tangents(rows, stats, moving)
     if stats.predicted is not None:
-        d_stats = d_stats._replace(predicted=np.zeros(stats.predicted.shape, jax.dtypes.float0))
+        d_stats = d_stats._replace(predicted=no_tangent(stats.predicted))
     return d_stats
+
+
+def moving_inputs(tangents: T) -> T:
+    """The tangents with None in place of those that are symbolic zeros."""
+    return jax.tree.map(
+        lambda t: None if isinstance(t, SymbolicZero) else t,
+        tangents,
+        is_leaf=lambda t: isinstance(t, SymbolicZero),
+    )
+
+
+def no_tangent(x: Array) -> np.ndarray:
+    """What stands for the tangent of an integer."""
+    return np.zeros(x.shape, jax.dtypes.float0)
 
 
 @jax.jit

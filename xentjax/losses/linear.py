@@ -1,0 +1,323 @@
+"""Softmax cross-entropy of a linear layer whose logits are never stored whole."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, SupportsIndex, TypeVar, Unpack, overload
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from xentjax._checks import (
+    check_array,
+    check_choice,
+    check_floating,
+    check_index,
+    fail,
+)
+from xentjax._dtypes import without_wrapping
+from xentjax.losses._arguments import (
+    class_weight_vector,
+    integer_labels,
+    masks,
+    optional_scalar,
+    soft_labels,
+)
+from xentjax.losses._expression import SoftmaxStats, reduce_total
+from xentjax.losses.cross_entropy import (
+    IntegerKeywords,
+    Loss,
+    LossAndStats,
+    cross_entropy_from,
+    cross_entropy_of_rows,
+)
+from xentjax.ops import IMPLEMENTATIONS, Rows, RowStatistics
+from xentjax.ops.linear_gradients import row_blocks, sum_of_losses
+from xentjax.ops.linear_xla import (
+    LinearRows,
+    accumulator_dtype,
+    linear_row_statistics,
+    logits,
+    rows_with,
+)
+from xentjax.ops.statistics import Wanted
+
+T = TypeVar("T")
+
+
+class _Keywords(IntegerKeywords, total=False):
+    """The keywords that do not change what is returned; for the overloads only."""
+
+    where: ArrayLike | None
+    max_bytes: SupportsIndex | None
+    gradients_in_forward: bool
+
+
+@overload
+def linear_softmax_cross_entropy(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    labels: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    return_stats: Literal[False] = False,
+    **keywords: Unpack[_Keywords],
+) -> Loss: ...
+@overload
+def linear_softmax_cross_entropy(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    labels: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    return_stats: Literal[True],
+    **keywords: Unpack[_Keywords],
+) -> LossAndStats: ...
+def linear_softmax_cross_entropy(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    labels: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    where: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    class_weights: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    z_loss: ArrayLike = 0.0,
+    logit_soft_cap: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    reduction: str = "none",
+    return_stats: bool = False,
+    max_bytes: SupportsIndex | None = None,
+    gradients_in_forward: bool = False,
+    implementation: str | None = None,
+) -> Loss | LossAndStats:
+    """Cross-entropy of labels and softmax(x @ kernel + bias), in nats, tile by tile of the logits.
+
+    The value and the keywords are those of `softmax_cross_entropy_with_integer_labels` (class
+    indices) and `softmax_cross_entropy` (probabilities) of the logits x @ kernel + bias. Only a
+    tile of them is in memory at a time; rows whose tiles merge by the monoid of (m, s)::
+
+        m = max(m1, m2),    s = s1 exp(m1 - m) + s2 exp(m2 - m)
+
+    A gradient computes the tiles a second time: 8 N D K floating-point operations instead of the
+    6 N D K of stored logits, in every derivative mode and order. With `gradients_in_forward` the
+    gradients are made while the forward pass has the tile: 6 N D K operations, the same values,
+    reverse mode only. Half-precision products accumulate in float32.
+
+    Rows that do not count (`where`, `ignore_index`) are put last and cost no products, unless
+    labels or masks of the logits' shape tie the rows to their places.
+
+    Args:
+        x: features, a real array [..., D].
+        kernel: [D, K].
+        labels: class indices [...] in 0..K-1, or target probabilities [..., K].
+        bias: [K], or None for no bias.
+        where: bool. [..., K] masks classes, [...] masks rows.
+        ignore_index: a label whose rows have loss 0 and leave the mean; None for no such label.
+        class_weights: w, shape [K]; 1 if None.
+        label_smoothing: e in [0, 1], spread over the K classes that `where` keeps.
+        z_loss: weight of the squared log normaliser, >= 0.
+        logit_soft_cap: c > 0, or None for no cap.
+        temperature: > 0, applied after the soft cap.
+        reduction: "none", "sum" or "mean".
+        return_stats: also return the `SoftmaxStats` of each row.
+        max_bytes: how many bytes temporary arrays may take beside the gradients, about. None takes
+            a tenth of the logits in the forward pass, a quarter or a third for gradients, at least
+            16 MiB and at most 256 MiB. Under vmap it is meant for each member of the batch.
+        gradients_in_forward: make gradients in the forward pass; for "sum" and "mean". With
+            `return_stats` the statistics then have no derivative. Where `max_bytes` is less than
+            64 rows of logits, gradients are computed as without it.
+        implementation: "xla" or "reference" (which stores the logits); None takes the best one.
+
+    Returns:
+        The loss, float32 (float64 if x or kernel is): one a row, or a scalar. With `return_stats`
+        the pair (loss, SoftmaxStats).
+
+    Raises:
+        TypeError: an array of the wrong dtype, or forward mode with `gradients_in_forward`.
+        ValueError: a shape, name or known scalar outside what is listed above.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> kernel = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.2, 0.3, 0.5]]))
+        >>> print(linear_softmax_cross_entropy(x, kernel, jnp.array([0, 2])).round(4))
+        [0.6931 0.6931]
+
+    Source: Wijmans et al., Cut Your Losses in Large-Vocabulary Language Models (2025),
+    arXiv:2411.09009; gradients in the forward pass: Hsu et al., Liger Kernel (2024),
+    arXiv:2410.10989.
+    """
+    linear, row_shape = linear_rows(x, kernel, bias, where)
+    linear = with_labels(linear, row_shape, labels, ignore_index)
+    weights = class_weight_vector(class_weights, linear.kernel.shape[1])
+    dtype = accumulator_dtype(linear)
+    linear = linear._replace(
+        class_weights=weights,
+        soft_cap=optional_scalar("logit_soft_cap", logit_soft_cap, None, dtype),
+        temperature=optional_scalar("temperature", temperature, 1.0, dtype),
+    )
+    smoothing = optional_scalar("label_smoothing", label_smoothing, 0.0, dtype)
+    z_weight = optional_scalar("z_loss", z_loss, 0.0, dtype)
+    if implementation is not None:
+        check_choice("implementation", implementation, IMPLEMENTATIONS)
+    if gradients_in_forward:
+        check_choice("reduction (with gradients_in_forward)", reduction, ("sum", "mean"))
+    result = _cross_entropy(
+        linear,
+        smoothing,
+        z_weight,
+        reduction=reduction,
+        return_stats=return_stats,
+        max_bytes=check_max_bytes(max_bytes),
+        gradients_in_forward=gradients_in_forward,
+        implementation=implementation,
+    )
+    return in_shape(result, row_shape)
+
+
+def linear_rows(
+    x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None, where: ArrayLike | None
+) -> tuple[LinearRows, tuple[int, ...]]:
+    """The checked layer under its masks, all leading axes joined, and the shape of those."""
+    x, kernel = check_floating("x", x), check_floating("kernel", kernel)
+    if x.ndim == 0:
+        fail("x", "at least one axis, that of the features", "shape ()")
+    if kernel.ndim != 2 or kernel.shape[0] != x.shape[-1] or kernel.shape[1] == 0:
+        expected = f"shape ({x.shape[-1]}, K), the features of x by at least one class"
+        fail("kernel", expected, f"shape {kernel.shape}")
+    row_shape, num_classes = x.shape[:-1], kernel.shape[1]
+    if bias is not None:
+        bias = check_floating("bias", bias)
+        if bias.shape != (num_classes,):
+            fail("bias", f"one number a class, shape {(num_classes,)}", f"shape {bias.shape}")
+    shape = (*row_shape, num_classes)
+    class_mask, row_mask = masks(where, shape, (len(row_shape),))
+    linear = LinearRows(
+        x.reshape(-1, x.shape[-1]),
+        kernel,
+        bias,
+        class_mask=None if class_mask is None else _row_by_row(class_mask, shape),
+        row_mask=None if row_mask is None else row_mask.reshape(-1),
+    )
+    return linear, row_shape
+
+
+def with_labels(
+    linear: LinearRows, row_shape: tuple[int, ...], labels: ArrayLike, ignore_index: int | None
+) -> LinearRows:
+    """The layer with class indices (rows to be ignored are masked) or with a target pmf a row."""
+    num_classes = linear.kernel.shape[1]
+    labels = without_wrapping(labels, num_classes if ignore_index == -1 else -1)
+    labels = check_array("labels", labels)
+    if jnp.issubdtype(labels.dtype, jnp.integer) and labels.ndim <= len(row_shape):
+        row_mask = None if linear.row_mask is None else linear.row_mask.reshape(row_shape)
+        labels, row_mask = integer_labels(labels, row_shape, num_classes, row_mask, ignore_index)
+        row_mask = None if row_mask is None else row_mask.reshape(-1)
+        return linear._replace(labels=labels.reshape(-1), row_mask=row_mask)
+    if ignore_index is not None:
+        fail("ignore_index", "None with probabilities as labels", ignore_index)
+    targets = soft_labels(labels, (*row_shape, num_classes), (len(row_shape),), linear.x.dtype)
+    return linear._replace(targets=targets.reshape(-1, num_classes))
+
+
+def check_max_bytes(max_bytes: SupportsIndex | None) -> int | None:
+    if max_bytes is not None and (max_bytes := check_index("max_bytes", max_bytes)) < 1:
+        fail("max_bytes", "an integer >= 1 or None", max_bytes)
+    return max_bytes
+
+
+def in_shape(result: T, row_shape: tuple[int, ...]) -> T:
+    """Losses and statistics with the leading axes that x came with."""
+    return jax.tree.map(lambda a: a.reshape(row_shape) if a.ndim else a, result)
+
+
+def unread_rows(linear: LinearRows) -> Rows:
+    """Rows whose logits, which nothing reads, have the shape and dtype of those of the layer."""
+    shape = (linear.x.shape[0], linear.kernel.shape[1])
+    return rows_with(linear, jnp.zeros(shape, accumulator_dtype(linear)))
+
+
+def _row_by_row(class_mask: Bool[Array, "..."], shape: tuple[int, ...]) -> Bool[Array, "#n k"]:
+    """The mask with its leading axes joined, or one row of it that serves all."""
+    *lead, _ = class_mask.shape
+    if all(size == 1 for size in lead):
+        return jnp.broadcast_to(class_mask, (*lead, shape[-1])).reshape(1, -1)
+    return jnp.broadcast_to(class_mask, shape).reshape(-1, shape[-1])
+
+
+@partial(
+    jax.jit,
+    static_argnames=(
+        "reduction",
+        "return_stats",
+        "max_bytes",
+        "gradients_in_forward",
+        "implementation",
+    ),
+)
+def _cross_entropy(
+    linear: LinearRows,
+    label_smoothing: Float[Array, ""] | None,
+    z_loss: Float[Array, ""] | None,
+    *,
+    reduction: str,
+    return_stats: bool,
+    max_bytes: int | None,
+    gradients_in_forward: bool,
+    implementation: str | None,
+) -> Loss | LossAndStats:
+    if implementation == "reference":
+        return cross_entropy_of_rows(
+            rows_with(linear, logits(linear)),
+            label_smoothing,
+            z_loss,
+            reduction=reduction,
+            return_stats=return_stats,
+            implementation=implementation,
+        )
+    rows = unread_rows(linear)
+    linear, in_place = kept_first(linear)
+    if gradients_in_forward and row_blocks(linear, max_bytes) is not None:
+        losses = partial(_losses_of_rows, return_stats=return_stats)
+        result: Any = sum_of_losses(linear, (label_smoothing, z_loss), losses, max_bytes)
+        total, stats = result
+        loss = reduce_total(total, rows, reduction)
+        return (loss, in_place(stats)) if return_stats else loss
+
+    def statistics(weighted: bool, uniform: bool, public: bool) -> RowStatistics:
+        wanted = Wanted(uniform, mean=public, predicted=public, normalizer=public)
+        unweighted = linear._replace(class_weights=None)
+        stats = linear_row_statistics(linear if weighted else unweighted, wanted, max_bytes)
+        return in_place(stats)
+
+    return cross_entropy_from(
+        statistics, rows, label_smoothing, z_loss, reduction=reduction, return_stats=return_stats
+    )
+
+
+def _losses_of_rows(
+    rows: Rows, scalars: tuple[Any, Any], *, return_stats: bool
+) -> tuple[Loss, SoftmaxStats | None]:
+    result = cross_entropy_of_rows(
+        rows, *scalars, reduction="none", return_stats=return_stats, implementation=None
+    )
+    return result if isinstance(result, tuple) else (result, None)
+
+
+def kept_first(linear: LinearRows) -> tuple[LinearRows, Callable[[Any], Any]]:
+    """The rows that count before all others, whose blocks cost nothing; and what undoes it.
+
+    Rows with arrays of the logits' size keep their places: moving those costs what it would save.
+    """
+    one_mask = linear.class_mask is None or linear.class_mask.shape[0] == 1
+    if linear.row_mask is None or linear.labels is None or not one_mask:
+        return linear, lambda tree: tree
+    order = jnp.argsort(~linear.row_mask, stable=True)
+    places = jnp.argsort(order)
+    ordered = linear._replace(
+        x=linear.x[order], labels=linear.labels[order], row_mask=linear.row_mask[order]
+    )
+    return ordered, lambda tree: jax.tree.map(lambda a: a[places], tree)
