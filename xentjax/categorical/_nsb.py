@@ -1,0 +1,178 @@
+"""The posterior of the entropy of a die under the prior of Nemenman, Shafee and Bialek.
+
+Given the concentration a of a symmetric Dirichlet prior, the posterior of the pmf is Dirichlet with
+w_k = c_k + a, S = sum_k w_k, and the moments of its entropy are known (Wolpert and Wolf, 1995):
+
+    mean      mu = sum_k w_k / S b_k,    b_k = psi(S + 1) - psi(w_k + 1)
+    variance  sum_k w_k / S ((b_k - mu)^2 + t(w_k) - t(S)) / (S + 1),   t(x) = (x + 1) psi'(x + 1)
+
+both in a form whose terms are >= 0. The prior on a makes xi(a) = psi(K a + 1) - psi(a + 1), the
+mean entropy before any data, uniform on (0, log K). So the posterior density of u = log a is
+
+    exp(L(u)) dxi/du,   exp(L) = Gamma(K a) / Gamma(N + K a) prod_k Gamma(c_k + a) / Gamma(a)
+
+It decays at least as exp(-|u|) at both ends and is analytic, so Gauss-Legendre over the window
+where it is not negligible converges fast. L is of order N, and its differences of order 1, which
+float32 does not hold: the score dL/du is what is computed, and integrated from node to node.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from xentjax import _special
+
+_FALL = 30.0
+"""Of the log density, from its maximum to the ends of the window."""
+_ZOOMS = 4
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(128)
+
+
+def _integration_matrix() -> np.ndarray:
+    """From values at the nodes to the integral of their polynomial from -1 to each node."""
+    degree = len(_NODES)
+    p = np.polynomial.legendre.legvander(_NODES, degree)
+    integrals = np.column_stack([1 + _NODES, p[:, 2:] - p[:, :-2]])
+    return integrals @ (p[:, :-1] * _WEIGHTS[:, None]).T / 2
+
+
+_INTEGRALS = _integration_matrix()
+
+
+def entropy_moments(
+    counts: Float[Array, "*batch k"],
+) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+    """Posterior mean and standard deviation of the entropy, in nats, of K >= 2 classes.
+
+    The nodes are taken one after the other: no array of nodes by classes is made.
+    """
+    dtype, k = counts.dtype, counts.shape[-1]
+    n = counts.sum(-1)[None]  # the nodes come first
+    nodes, weights, before, after = (
+        jnp.asarray(x, dtype).reshape(-1, *(1 for _ in n.shape[1:]))
+        for x in (_NODES, _WEIGHTS, np.append(-1, _NODES[:-1]), np.append(_NODES[1:], 1))
+    )
+
+    def zoom(_step: Array, window: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle, half = window
+        a = jnp.exp(middle + half * nodes)
+        score = jax.lax.map(lambda a: _score(counts, a), a)
+        # The trapezoidal rule rises and falls with the score, however coarse the nodes are.
+        rise = (score[1:] + score[:-1]) / 2 * (nodes[1:] - nodes[:-1]) * half
+        log_density = jnp.cumsum(jnp.concatenate([jnp.zeros_like(rise[:1]), rise]), 0)
+        log_density = log_density + _log_prior(a, k)
+        kept = log_density > log_density.max(0, keepdims=True) - _FALL
+        lower = jnp.where(kept, before, 1.0).min(0, keepdims=True)
+        upper = jnp.where(kept, after, -1.0).max(0, keepdims=True)
+        return middle + half * (upper + lower) / 2, half * (upper - lower) / 2
+
+    # Below K a = 1 / log N the density grows as a; above a = N it falls as 1 / a.
+    lowest, highest = -math.log(k) - _FALL - 5, jnp.log(n) + _FALL + 5
+    window = ((highest + lowest) / 2, (highest - lowest) / 2)
+    middle, half = jax.lax.fori_loop(0, _ZOOMS, zoom, window)
+    # As a product: in a narrow window the rounding of the sum would displace the nodes.
+    a = jnp.exp(middle) * jnp.exp(half * nodes)
+    # A spread far below the entropy itself is resolved next to the bound that it is measured from.
+    nearly_uniform = _special.entropy(counts / n[0][..., None]) > math.log(k) / 2
+    bound = jnp.where(nearly_uniform, jnp.full_like(n[0], math.log(k)), 0.0)
+    score, mean, variance = jax.lax.map(
+        lambda a: (_score(counts, a), *_moments_given(counts, a, bound)), a
+    )
+    integrals = jnp.asarray(_INTEGRALS, dtype)
+    log_evidence = half * jnp.tensordot(integrals, score, 1, precision=jax.lax.Precision.HIGHEST)
+    log_density = log_evidence + _log_prior(a, k)
+    weights = weights * jnp.exp(log_density - log_density.max(0, keepdims=True))
+    weights = weights / weights.sum(0, keepdims=True)
+    overall = (weights * mean).sum(0, keepdims=True)
+    variance = (weights * (variance + (mean - overall) ** 2)).sum(0)
+    return bound + overall[0], jnp.sqrt(variance)
+
+
+def digamma_excess(x: Float[Array, "*s"]) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    """`psi(x + 1) - log x`, and that less 1 / (2 x): each to full precision at large x."""
+    small = x < _SHIFT
+    y = jnp.where(small, x + _SHIFT, x)
+    rest = -_even_powers(1 / y, [b / (2 * i + 2) for i, b in enumerate(_BERNOULLI)])
+    value = 1 / (2 * y) + rest
+    near = value + jnp.log1p(_SHIFT / x) - sum(1 / (x + i) for i in range(1, _SHIFT + 1))
+    return jnp.where(small, near, value), jnp.where(small, near - 1 / (2 * x), rest)
+
+
+def _trigamma(x: Float[Array, "*s"]) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    """`psi'(x + 1)` and `1 - x psi'(x + 1)`: each to full precision at large x."""
+    small = x < _SHIFT
+    y = jnp.where(small, x + _SHIFT, x)
+    rest = 1 / (2 * y) - _even_powers(1 / y, _BERNOULLI)
+    value = (1 - rest) / y
+    near = value + sum(1 / (x + i) ** 2 for i in range(1, _SHIFT + 1))
+    return jnp.where(small, near, value), jnp.where(small, 1 - x * near, rest)
+
+
+# The asymptotic series, seven terms of which are exact in float64 from here on; recurrence below.
+_SHIFT = 8
+_BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6)
+
+
+def _even_powers(x: Array, coefficients: Sequence[float]) -> Array:
+    """sum_i coefficients[i] x^(2 i + 2)"""
+    total = jnp.zeros_like(x)
+    for coefficient in reversed(coefficients):
+        total = (total + coefficient) * (x * x)
+    return total
+
+
+def _deviations(counts: Array) -> Array:
+    """`c_k - N / K`, with the sum 0 that the rounding of N / K would take from them."""
+    from_mean = counts - counts.mean(-1, keepdims=True)
+    return from_mean - from_mean.mean(-1, keepdims=True)
+
+
+def _minus_log(z: Array, one_plus_z: Array) -> Array:
+    """`z - log(1 + z)`, >= 0, to full relative precision, given 1 + z where that is small."""
+    series = jnp.zeros_like(z)
+    for i in range(12, 1, -1):
+        series = 1 / i - z * series
+    return jnp.where(jnp.abs(z) < 0.1, z * z * series, z - jnp.log(one_plus_z))
+
+
+def _score(counts: Array, a: Array) -> Array:
+    """dL / dlog a, free of the cancellation between a sum_k log(1 + c_k/a) and K a log(1 + N/Ka).
+
+    With psi(x) = log x - 1 / (2 x) + rest(x) the logarithms leave -a sum_k (z_k - log(1 + z_k))
+    where 1 + z_k = w_k / (S / K), as sum_k z_k = 0.
+    """
+    k, a = counts.shape[-1], a[..., None]
+    n = counts.sum(-1, keepdims=True)
+    w, s = counts + a, n + k * a
+    rest_of_w, rest_of_a, rest_of_s, rest_of_ka = (digamma_excess(x)[1] for x in (w, a, s, k * a))
+    logarithms = -a * _minus_log(_deviations(counts) / (s / k), w / (s / k))
+    classes = logarithms + counts / (2 * w) + a * (rest_of_w - rest_of_a)
+    return classes.sum(-1) - (n / (2 * s) + k * a * (rest_of_s - rest_of_ka))[..., 0]
+
+
+def _log_prior(a: Array, k: int) -> Array:
+    """Log of dxi / dlog a = K a psi'(K a + 1) - a psi'(a + 1)."""
+    (value, rest), (value_of_total, rest_of_total) = _trigamma(a), _trigamma(k * a)
+    near = k * a * value_of_total - a * value
+    return jnp.log(jnp.where(k * a < 1, near, rest - rest_of_total))
+
+
+def _moments_given(counts: Array, a: Array, bound: Array) -> tuple[Array, Array]:
+    """Mean of the entropy less `bound`, which is 0 or log K, and its variance, at one a."""
+    k, a, bound = counts.shape[-1], a[..., None], bound[..., None]
+    n = counts.sum(-1, keepdims=True)
+    w, s = counts + a, n + k * a
+    above_zero = jnp.log1p((n - counts + (k - 1) * a) / w)
+    z = _deviations(counts) / (s / k)
+    above_log_k = -jnp.where(jnp.abs(z) < 0.5, jnp.log1p(z), jnp.log(w / (s / k)))
+    surprise = jnp.where(bound > 0, above_log_k, above_zero)
+    surprise = surprise + (digamma_excess(s)[0] - digamma_excess(w)[0])
+    mean = (w / s * surprise).sum(-1, keepdims=True)
+    (value, rest), (value_of_total, rest_of_total) = _trigamma(w), _trigamma(s)
+    excess = (value - rest) - (value_of_total - rest_of_total)
+    variance = (w / s * ((surprise - mean) ** 2 + excess)).sum(-1) / (s[..., 0] + 1)
+    return mean[..., 0], variance

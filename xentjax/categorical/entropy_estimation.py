@@ -1,0 +1,229 @@
+"""Entropy of a die from few samples: corrected, smoothed and Bayesian estimates."""
+
+import math
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from xentjax._checks import check_choice
+from xentjax._units import Base, in_units, nats_per_unit
+from xentjax.categorical._nsb import digamma_excess, entropy_moments
+from xentjax.categorical.counts import check_whole_counts
+
+
+class EntropyPosterior(NamedTuple):
+    """What samples say about an entropy."""
+
+    mean: Float[Array, "*batch"]
+    """Posterior mean."""
+    standard_deviation: Float[Array, "*batch"]
+    """Of the posterior: an error bar for the mean."""
+
+
+def entropy_estimate(
+    counts: ArrayLike, *, method: str = "miller_madow", base: Base = None
+) -> Float[Array, "..."]:
+    """Entropy of the pmf that samples came from, known by their counts only.
+
+    The entropy of c / N is too small on average, by exactly E KL(c / N || p), about (K - 1) / (2 N)
+    nats (see `expected_kl`). With m classes that occur, f of them once, p = c / N:
+
+        plug_in        -sum_k p_k log p_k
+        miller_madow   plug_in + (m - 1) / (2 N)
+        chao_shen      -sum_k q_k log q_k / (1 - (1 - q_k)^N),    q = (1 - f / N) p
+        grassberger    log N - sum_k p_k G(c_k),    G(c) = log 2 + psi(floor(c / 2) + 1/2)
+        james_stein    plug-in of l / K + (1 - l) p,
+                       l = (1 - sum_k p_k^2) / ((N - 1) sum_k (p_k - 1/K)^2), at most 1
+        jeffreys, laplace, perks, minimax
+                       plug-in of (c + a) / (N + K a), a = 1/2, 1, 1/K, sqrt(N) / K
+        nsb            posterior mean of `nsb_entropy`
+
+    chao_shen takes f = N - 1 where every sample is alone in its class (f = N), as its coverage
+    1 - f / N would be 0; james_stein takes l = 1 where N = 1 or all classes are equally frequent;
+    grassberger is -1 / (6 N^2) where an even number of samples all agree.
+    The first four do not use K: classes that never occurred may as well be left out. One class only
+    (K = 1) has entropy 0 by every method.
+
+    Args:
+        counts: [..., K], whole numbers.
+        method: one of the ten names.
+        base: unit of the result, corrections included: None or "nats", 2 or "bits", 10 or
+            "hartleys", any positive real but 1.
+
+    Returns:
+        [...], float32, or float64 for integer and float64 counts under x64. NaN where N is 0 and
+        unknown (under jit).
+
+    Raises:
+        ValueError: for another method or base; concrete counts that are negative, not whole or all
+            0; no classes.
+        TypeError: for counts that are not numbers.
+
+    Example:
+        >>> counts = jnp.array([4, 2, 3, 0, 2, 4, 0, 0, 2, 1, 1])
+        >>> for method in ("plug_in", "miller_madow", "nsb"):
+        ...     print(f"{entropy_estimate(counts, method=method, base='bits'):.4f}")
+        2.8398
+        3.1055
+        3.1563
+
+    Source: G. A. Miller, "Note on the bias of information estimates" (1955); A. Chao and T.-J.
+    Shen, "Nonparametric estimation of Shannon's index of diversity when there are unseen species in
+    sample" (2003); P. Grassberger, "Entropy estimates from insufficient samplings" (2003);
+    J. Hausser and K. Strimmer, "Entropy inference and the James-Stein estimator" (2009), also for
+    the names of the pseudocounts.
+    """
+    check_choice("method", method, tuple(_METHODS))
+    nats_per_unit(base)
+    return in_units(_estimate(check_whole_counts("counts", counts), method), base)
+
+
+def nsb_entropy(counts: ArrayLike, *, base: Base = None) -> EntropyPosterior:
+    """Posterior mean and standard deviation of the entropy, by Nemenman, Shafee and Bialek.
+
+        p ~ Dirichlet(a, ..., a),    a such that E[H | a] = psi(K a + 1) - psi(a + 1)
+                                     is uniform on (0, log K)
+
+    Any single a would fix the entropy of many classes almost before the data; this prior leaves it
+    open. Wherever samples coincide, the estimate is good long before each class has been seen.
+
+    Given `a` the moments are known in closed form; the integral over `a` is a quadrature of 128
+    nodes over the window where the posterior is not negligible. In float32 the mean is right to
+    about 1e-6 of itself, and the standard deviation to 1e-4 or 1e-8 nats.
+
+    Args:
+        counts: [..., K], whole numbers; classes that are possible but did not occur count in K.
+        base: unit of the result: None or "nats", 2 or "bits", 10 or "hartleys", any positive real
+            but 1.
+
+    Returns:
+        Mean and standard deviation, each [...]. NaN where N is 0 and unknown (under jit); 0 where
+        K is 1.
+
+    Raises:
+        ValueError: for another base; concrete counts that are negative, not whole or all 0; no
+            classes.
+        TypeError: for counts that are not numbers.
+
+    Example:
+        >>> posterior = nsb_entropy(jnp.array([4, 2, 3, 0, 2, 4, 0, 0, 2, 1, 1]))
+        >>> print(f"{posterior.mean:.3f} +- {posterior.standard_deviation:.3f} nats")
+        2.188 +- 0.141 nats
+
+    Source: I. Nemenman, F. Shafee and W. Bialek, "Entropy and inference, revisited" (2002).
+    """
+    nats_per_unit(base)
+    posterior = _posterior(check_whole_counts("counts", counts))
+    return EntropyPosterior(*(in_units(moment, base) for moment in posterior))
+
+
+@partial(jax.jit, static_argnames="method")
+def _estimate(counts: Array, method: str) -> Array:
+    n = counts.sum(-1, keepdims=True)
+    return _valid(counts, _METHODS[method](counts, n))
+
+
+@jax.jit
+def _posterior(counts: Array) -> EntropyPosterior:
+    mean, standard_deviation = entropy_moments(counts)
+    return EntropyPosterior(_valid(counts, mean), _valid(counts, standard_deviation))
+
+
+def _valid(counts: Array, nats: Array) -> Array:
+    """`nats` where the counts are possible; 0 where there is one class, whatever the method."""
+    n = counts.sum(-1)
+    if counts.shape[-1] == 1:
+        nats = jnp.zeros_like(n)
+    return jnp.where((n > 0) & (n < math.inf), nats, jnp.nan)
+
+
+def _surprise(weights: Array, others: Array) -> Array:
+    """-log of weights / (weights + others), to full precision also where it is small; 0 at 0."""
+    positive = jnp.where(weights == 0, jnp.ones_like(weights), weights)
+    return jnp.where(weights == 0, jnp.zeros_like(weights), jnp.log1p(others / positive))
+
+
+def _entropy(weights: Array, others: Array) -> Array:
+    """Of the pmf in the ratios of the weights, given for each also the sum of all the others."""
+    return (weights / (weights + others) * _surprise(weights, others)).sum(-1)
+
+
+def _plug_in(counts: Array, n: Array) -> Array:
+    return _entropy(counts, n - counts)
+
+
+def _miller_madow(counts: Array, n: Array) -> Array:
+    occurring = (counts > 0).sum(-1, dtype=counts.dtype)
+    return _plug_in(counts, n) + (occurring - 1) / (2 * n[..., 0])
+
+
+def _chao_shen(counts: Array, n: Array) -> Array:
+    singles = (counts == 1).sum(-1, keepdims=True, dtype=counts.dtype)
+    singles = jnp.where(singles == n, n - 1, singles)
+    weights = (n - singles) * (counts / n)
+    others = n - counts + singles * (counts / n)
+    q = weights / n
+    detected = -jnp.expm1(n * jnp.log1p(-q))
+    detected = jnp.where(counts == 0, jnp.ones_like(detected), detected)
+    return (q * _surprise(weights, others) / detected).sum(-1)
+
+
+def _grassberger(counts: Array, n: Array) -> Array:
+    odd = 2 * jnp.floor(counts / 2) + 1
+    # log c - G(c), with psi(x) = log x - 1 / x + digamma_excess(x)
+    correction = jnp.log1p((counts - odd) / odd) + (2 / odd - digamma_excess(odd / 2)[0])
+    correction = jnp.where(counts == 0, jnp.zeros_like(counts), correction)
+    return (counts / n * (_surprise(counts, n - counts) + correction)).sum(-1)
+
+
+def _james_stein(counts: Array, n: Array) -> Array:
+    k = counts.shape[-1]
+    p = counts / n
+    variance = (p * ((n - counts) / n)).sum(-1, keepdims=True)
+    distance = (n - 1) * ((p - 1 / k) ** 2).sum(-1, keepdims=True)
+    intensity = jnp.where(variance < distance, variance / distance, jnp.ones_like(n))
+    weights = intensity * (n / k) + (1 - intensity) * counts
+    others = intensity * (n / k * (k - 1)) + (1 - intensity) * (n - counts)
+    return _entropy(weights, others)
+
+
+def _dirichlet(counts: Array, n: Array, a: Array | float) -> Array:
+    return _entropy(counts + a, n - counts + (counts.shape[-1] - 1) * a)
+
+
+def _jeffreys(counts: Array, n: Array) -> Array:
+    return _dirichlet(counts, n, 0.5)
+
+
+def _laplace(counts: Array, n: Array) -> Array:
+    return _dirichlet(counts, n, 1.0)
+
+
+def _perks(counts: Array, n: Array) -> Array:
+    return _dirichlet(counts, n, 1 / counts.shape[-1])
+
+
+def _minimax(counts: Array, n: Array) -> Array:
+    return _dirichlet(counts, n, jnp.sqrt(n) / counts.shape[-1])
+
+
+def _nsb(counts: Array, n: Array) -> Array:
+    return entropy_moments(counts)[0]
+
+
+_METHODS = {
+    "plug_in": _plug_in,
+    "miller_madow": _miller_madow,
+    "chao_shen": _chao_shen,
+    "james_stein": _james_stein,
+    "jeffreys": _jeffreys,
+    "laplace": _laplace,
+    "perks": _perks,
+    "minimax": _minimax,
+    "grassberger": _grassberger,
+    "nsb": _nsb,
+}
