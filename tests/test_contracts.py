@@ -134,6 +134,7 @@ LAYERS = {
     "ops": 2,
     "losses": 3,
     "parallel": 4,
+    "softmax_regression": 4,
 }
 
 

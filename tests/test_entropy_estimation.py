@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from scipy.special import polygamma, psi
 
 from tests.tolerances import GRADIENT, VALUE
-from xentjax.categorical.entropy_estimation import entropy_estimate, nsb_entropy
+from xentjax import entropy_estimate, nsb_entropy
 
 RTOL = {"float32": GRADIENT["float32"], "float64": 1e-6}
 Y = [4, 2, 3, 0, 2, 4, 0, 0, 2, 1, 1]  # of the examples of R's `entropy`

@@ -11,9 +11,7 @@ import scipy.stats
 from scipy.special import xlogy
 
 from tests.tolerances import GRADIENT, VALUE
-from xentjax import entropy
-from xentjax.categorical.entropy_estimation import entropy_estimate
-from xentjax.categorical.expected_kl import expected_kl
+from xentjax import entropy, entropy_estimate, expected_kl
 
 P = np.array([0.3, 0.2, 0.15, 0.1, 0.08, 0.06, 0.05, 0.03, 0.02, 0.01])
 RTOL = {"float32": 2e-6, "float64": 1e-10}

@@ -4,18 +4,22 @@ from importlib.metadata import version
 
 from xentjax.categorical import (
     CategoricalFit as CategoricalFit,
+    EntropyPosterior as EntropyPosterior,
     KKTCertificate as KKTCertificate,
     TestResult as TestResult,
     chi_squared_test as chi_squared_test,
     confidence_intervals as confidence_intervals,
     counts as counts,
     empirical_pmf as empirical_pmf,
+    entropy_estimate as entropy_estimate,
+    expected_kl as expected_kl,
     fisher_information as fisher_information,
     fit_categorical as fit_categorical,
     g_test as g_test,
     kkt_certificate as kkt_certificate,
     log_likelihood as log_likelihood,
     multinomial_log_likelihood as multinomial_log_likelihood,
+    nsb_entropy as nsb_entropy,
     sample as sample,
     score as score,
     stream_counts as stream_counts,
@@ -52,6 +56,10 @@ from xentjax.parallel import (
     sharded_counts as sharded_counts,
     vocab_parallel_linear_softmax_cross_entropy as vocab_parallel_linear_softmax_cross_entropy,
     vocab_parallel_softmax_cross_entropy as vocab_parallel_softmax_cross_entropy,
+)
+from xentjax.softmax_regression import (
+    SoftmaxRegressionFit as SoftmaxRegressionFit,
+    fit_softmax_regression as fit_softmax_regression,
 )
 
 __version__ = version("xentjax")

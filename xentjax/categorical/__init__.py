@@ -9,6 +9,12 @@ from xentjax.categorical.counts import (
     empirical_pmf as empirical_pmf,
     stream_counts as stream_counts,
 )
+from xentjax.categorical.entropy_estimation import (
+    EntropyPosterior as EntropyPosterior,
+    entropy_estimate as entropy_estimate,
+    nsb_entropy as nsb_entropy,
+)
+from xentjax.categorical.expected_kl import expected_kl as expected_kl
 from xentjax.categorical.intervals import confidence_intervals as confidence_intervals
 from xentjax.categorical.likelihood import (
     fisher_information as fisher_information,
