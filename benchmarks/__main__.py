@@ -3,32 +3,49 @@
 import importlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import tyro
 from rich.console import Console
 
-from benchmarks import report
+from benchmarks import cases, report
 
-# Each is a module of this package with `run(*, quick, rounds, console) -> report.Result`.
+
+class Subject(NamedTuple):
+    """A module of this package with `run(*, quick, rounds, console) -> tables.Report`."""
+
+    text: str
+    rounds: int = 15
+
+
 SUBJECTS = {
-    "losses": "softmax cross-entropy against optax, jax.nn, torch and the textbook formula",
-    "training": "a step of the CIFAR-10 network `tiny`, beside the same network in torch",
+    "losses": Subject(
+        "softmax cross-entropy against optax, jax.nn, torch and the textbook formula"
+    ),
+    "linear": Subject(
+        "cross-entropy of a linear layer against stored logits, tokamax, jax-cce and torch",
+        rounds=7,  # of calls that take seconds
+    ),
+    "scaling": Subject(
+        "what losses split over devices exchange, counted, and a model of its cost", rounds=7
+    ),
+    "training": Subject("a step of the CIFAR-10 network `tiny`, beside the same network in torch"),
 }
 
 
 @dataclass(frozen=True)
-class Command:
+class Command(cases.LinearOptions):
     """The options of the command; their comments are its help."""
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = ""
     """What to measure; without it, the list of subjects."""
     quick: bool = False
     """Small shapes and few rounds: shows in seconds that all runs, the figures mean little."""
-    rounds: int = 15
-    """How often every rival runs; they take turns within each round."""
+    rounds: int | None = None
+    """How often every rival runs; they take turns within each round. Without it, 15 times, or 7
+    for linear and scaling."""
     output: Path = Path("benchmarks/results")
     """Where the new folder <NAME>-<date> with JSON and PNG goes."""
     markdown: bool = False
@@ -37,7 +54,7 @@ class Command:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    subjects = "\n\n".join(f"{name}: {text}" for name, text in SUBJECTS.items())
+    subjects = "\n\n".join(f"{name}: {subject.text}" for name, subject in SUBJECTS.items())
     command = tyro.cli(
         Command,
         prog="python -m benchmarks",
@@ -46,12 +63,23 @@ def main(args: Sequence[str] | None = None) -> int:
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     if not command.name:
-        print("\n".join(f"python -m benchmarks {name}: {text}" for name, text in SUBJECTS.items()))
+        for name, subject in SUBJECTS.items():
+            print(f"python -m benchmarks {name}: {subject.text}")
         return 0
     if command.name not in SUBJECTS:
         return _refuse(f"NAME: expected one of {', '.join(SUBJECTS)}, got {command.name!r}")
-    if command.rounds < 1:
-        return _refuse(f"--rounds: expected at least 1, got {command.rounds}")
+    rounds = SUBJECTS[command.name].rounds if command.rounds is None else command.rounds
+    if rounds < 1:
+        return _refuse(f"--rounds: expected at least 1, got {rounds}")
+    options: dict[str, Any] = {}
+    if command.name == "linear":
+        options = {"options": command}
+    else:
+        for option in fields(cases.LinearOptions):
+            if getattr(command, option.name) != option.default:
+                return _refuse(f"--{option.name}: expected with linear alone, got {command.name}")
+    if any(size < 1 for shape in command.shapes for size in shape):
+        return _refuse(f"--shapes: expected sizes >= 1, got {command.shapes}")
 
     try:
         command.output.mkdir(parents=True, exist_ok=True)  # now, rather than after minutes of work
@@ -60,8 +88,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
     progress = Console(stderr=True)
     subject = importlib.import_module(f"benchmarks.{command.name}")
-    rounds = min(command.rounds, 3) if command.quick else command.rounds
-    result = subject.run(quick=command.quick, rounds=rounds, console=progress)
+    rounds = min(rounds, 3) if command.quick else rounds
+    result = subject.run(quick=command.quick, rounds=rounds, console=progress, **options)
     try:
         folder = report.save(result, command.output)
         progress.print(f"JSON and PNG: {folder}", highlight=False, soft_wrap=True)

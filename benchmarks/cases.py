@@ -1,6 +1,8 @@
 """The cases each benchmark measures, and nothing else."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from math import prod
+from typing import Literal, NamedTuple
 
 
 class LossCase(NamedTuple):
@@ -26,6 +28,48 @@ def _cases(*shapes: tuple[int, int]) -> tuple[LossCase, ...]:
 # A small classifier, ImageNet, and the vocabularies of a small and of a large language model.
 LOSSES = _cases((65536, 10), (8192, 1000), (1024, 32768), (256, 131072))
 LOSSES_QUICK = _cases((512, 10), (16, 1000))
+
+
+class LinearCase(NamedTuple):
+    """Features [N, D] and a kernel [D, K] of one dtype, and what is done with the mean loss."""
+
+    shape: tuple[int, int, int]
+    dtype: str
+    mode: str
+
+    @property
+    def name(self) -> str:
+        """What the tables call it."""
+        return " × ".join(map(str, self.shape)) + ("" if self.dtype == "float32" else " bf16")
+
+    @property
+    def flops(self) -> int:
+        """The operations of stored logits, whoever computes more: 2 N D K, 6 with gradients."""
+        return (2 if self.mode == "loss" else 6) * prod(self.shape)
+
+
+LINEAR_MODES = ("loss", "value_and_grad")
+# Heads of a small and of a middling language model.
+LINEAR_SHAPES = ((2048, 512, 32768), (4096, 768, 50304))
+LINEAR_SHAPES_QUICK = ((256, 32, 2048),)
+LINEAR_BIG = LinearCase((16384, 256, 262144), "bfloat16", "value_and_grad")
+LINEAR_BIG_QUICK = LinearCase((512, 32, 4096), "bfloat16", "value_and_grad")
+LINEAR_ACCURACY = (512, 256, 8192)
+LINEAR_ACCURACY_QUICK = (64, 32, 512)
+
+
+@dataclass(frozen=True)
+class LinearOptions:
+    """The options of `linear`; their comments are the command's help."""
+
+    shapes: tuple[tuple[int, int, int], ...] = ()
+    """linear: N D K of each case; without it, the two of its table."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """linear: of features and kernel."""
+    accuracy: bool = False
+    """linear: also compare loss and gradients in float32 and bfloat16 with float64."""
+    big: bool = False
+    """linear: also run (16384, 256, 262144) in bfloat16 once, 6.6 TFLOP, and read its memory."""
 
 
 class TrainingCase(NamedTuple):

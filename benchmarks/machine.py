@@ -54,16 +54,16 @@ class Machine:
         ]
 
 
-def measure(*, quick: bool = False) -> Machine:
+def measure(*, quick: bool = False, rivals: Sequence[str] = ()) -> Machine:
     """Name this machine and measure its limits on arrays far larger than the caches.
 
     Args:
         quick: small arrays and few rounds, for a trial run whose figures mean little.
+        rivals: packages whose versions are named beside those of `PACKAGES`.
     """
-    elements, size, rounds = (2**20, 256, 2) if quick else (2**26, 2048, 7)
-    a = jnp.ones((size, size), jnp.float32)
-    gemm = timing.compile_apart(lambda x: x @ x, a)
-    thunks = traffic((elements,)) | {"gemm": lambda: gemm.call(a)}
+    elements, rounds = (2**20, 2) if quick else (2**26, 7)
+    gemm, flops = product(quick=quick)
+    thunks = traffic((elements,)) | {"gemm": gemm}
     seconds = timing.interleave(thunks, rounds=rounds)
     median = {name: timing.quartiles(samples).median for name, samples in seconds.items()}
     gigabytes = elements * 4 / 1e9
@@ -73,12 +73,20 @@ def measure(*, quick: bool = False) -> Machine:
         cores=cores(),
         backend=jax.default_backend(),
         device=jax.devices()[0].device_kind,
-        versions={"python": platform.python_version()} | versions(PACKAGES),
+        versions={"python": platform.python_version()} | versions((*PACKAGES, *rivals)),
         read_bandwidth=gigabytes / median["read"],
         update_bandwidth=2 * gigabytes / median["update"],
         fresh_bandwidth=2 * gigabytes / median["fresh"],
-        gemm=2 * size**3 / median["gemm"] / 1e9,
+        gemm=flops / median["gemm"] / 1e9,
     )
+
+
+def product(dtype: str = "float32", *, quick: bool = False) -> tuple[timing.Thunk, int]:
+    """A matrix product as large as it takes to show the peak, and its operations."""
+    size = 256 if quick else 2048
+    a = jnp.ones((size, size), dtype)
+    gemm = timing.compile_apart(lambda x: x @ x, a)
+    return lambda: gemm.call(a), 2 * size**3
 
 
 def traffic(shape: Sequence[int]) -> dict[str, timing.Thunk]:

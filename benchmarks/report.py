@@ -7,17 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as TextTable
 
 from benchmarks import timing
 from benchmarks.machine import Machine
+from benchmarks.tables import Report, Sheet, Table
 
 NOT_INSTALLED = "not installed"
 # Okabe and Ito's colours, told apart by colour-blind readers, and a marker each for print in grey.
@@ -29,6 +30,7 @@ STYLES = (
     ("#D55E00", "D"),
     ("#CC79A7", "P"),
     ("#E69F00", "X"),
+    ("#000000", "*"),
 )
 
 
@@ -67,6 +69,8 @@ class Result:
         cells: the measurements.
         machine: where they were made.
         notes: what a reader must know to read the table.
+        by_rival: one row a rival with all its figures, rather than one row a cell.
+        tables: what was measured beside the cells, or follows from them.
     """
 
     name: str
@@ -76,6 +80,8 @@ class Result:
     cells: tuple[Cell, ...]
     machine: Machine
     notes: tuple[str, ...] = ()
+    by_rival: bool = False
+    tables: tuple[Table, ...] = ()
 
     def ratio(self, cell: Cell, rival: str) -> float | None:
         """How many times as long as the subject the rival takes; None if it did not run."""
@@ -97,18 +103,25 @@ class Result:
         ratios = [r for cell in self.cells if (r := self.ratio(cell, rival)) is not None]
         return timing.geometric_mean(ratios) if ratios else None
 
+    def sheets(self) -> list[Sheet]:
+        """Speed and, where it was measured, memory; then the other tables."""
+        if self.by_rival:
+            own = [_by_rival(self)]
+        else:
+            own = [_speed(self), *([_memory(self)] if _compiled(self) else [])]
+        return own + [table.sheet() for table in self.tables]
 
-class Sheet(NamedTuple):
-    """A table as text; the first two columns name the case and the mode."""
+    def lines(self) -> list[str]:
+        """The machine, the compilation and the notes."""
+        return _lines(self)
 
-    title: str
-    header: list[str]
-    rows: list[list[str]]
+    def as_json(self) -> dict[str, Any]:
+        """Everything measured and derived, as plain values."""
+        return _as_json(self)
 
-
-def sheets(result: Result) -> list[Sheet]:
-    """The tables of a report: speed, then memory where it was measured."""
-    return [_speed(result), *([_memory(result)] if _compiled(result) else [])]
+    def figure(self) -> Figure:
+        """Each rival's time over the subject's."""
+        return figure(self)
 
 
 def _speed(result: Result) -> Sheet:
@@ -138,6 +151,31 @@ def _speed(result: Result) -> Sheet:
         f"Time of {result.subject}; rivals as multiples of it "
         f"(above 1×: {result.subject} is faster)",
         ["case", "mode", "ms", result.unit, "limit", *result.rivals, "best"],
+        rows,
+    )
+
+
+def _by_rival(result: Result) -> Sheet:
+    """Of each rival its time, rate, share of the limit, multiple of the subject's, and memory."""
+    rows = []
+    for cell in result.cells:
+        for name in (result.subject, *result.rivals):
+            figures = [NOT_INSTALLED, "", "", "", ""]
+            if (samples := cell.seconds.get(name)) is not None:
+                lower, median, upper = timing.quartiles(samples)
+                limit, temp = cell.limit_seconds, cell.temp_bytes.get(name)
+                figures = [
+                    f"{_digits(median * 1e3)} ±{(upper - lower) / 2 / median:.0%}",
+                    _digits(cell.work / median),
+                    "-" if limit is None else f"{timing.ratio(limit, samples):.0%}",
+                    _times(result.ratio(cell, name)),
+                    "unknown" if temp is None else _digits(temp / 1e6),
+                ]
+            rows.append([f"{cell.case}, {cell.mode}", name, *figures])
+    return Sheet(
+        f"Time, rate and temporary memory; × is the time over that of {result.subject} "
+        f"(above 1×: {result.subject} is faster)",
+        ["case", "who", "ms", result.unit, "limit", "×", "temp MB"],
         rows,
     )
 
@@ -175,7 +213,7 @@ def _lines(result: Result) -> list[str]:
         *result.machine.describe(),
         *([f"compilation of all cells: {compilation}"] if totals else []),
         "ms: median, ± half the distance between the quartiles; multiples: medians over the "
-        "rounds; best: the fastest rival",
+        f"rounds{'' if result.by_rival else '; best: the fastest rival'}",
         *result.notes,
     ]
 
@@ -189,10 +227,10 @@ def _times(ratio: float | None) -> str:
     return NOT_INSTALLED if ratio is None else f"{ratio:.2f}×"
 
 
-def print_terminal(result: Result, console: Console) -> None:
+def print_terminal(result: Report, console: Console) -> None:
     """Print the tables, the machine and the notes; 80 columns are enough."""
-    for sheet in sheets(result):
-        table = Table(
+    for sheet in result.sheets():
+        table = TextTable(
             title=sheet.title, title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False
         )
         for index, name in enumerate(sheet.header[1:]):
@@ -204,7 +242,7 @@ def print_terminal(result: Result, console: Console) -> None:
             table.add_row(*(_narrow(text) if text == NOT_INSTALLED else text for text in row))
             previous = case
         console.print(table, "")
-    for line in _lines(result):
+    for line in result.lines():
         console.print(f"- {line}", highlight=False)
 
 
@@ -213,18 +251,18 @@ def _narrow(text: str) -> str:
     return text.replace(" ", "\n")
 
 
-def markdown(result: Result) -> str:
+def markdown(result: Report) -> str:
     """The same tables for a README."""
     parts = []
-    for title, header, rows in sheets(result):
+    for title, header, rows in result.sheets():
         rule = ["---" if index < 2 else "---:" for index in range(len(header))]
         lines = ["| " + " | ".join(row) + " |" for row in (header, rule, *rows)]
         parts.append("\n".join([f"**{title}**", "", *lines]))
-    parts.append("\n".join(f"- {line}" for line in _lines(result)))
+    parts.append("\n".join(f"- {line}" for line in result.lines()))
     return "\n\n".join(parts) + "\n"
 
 
-def as_json(result: Result) -> dict[str, Any]:
+def _as_json(result: Result) -> dict[str, Any]:
     """Everything measured, with the statistics beside the samples they come from."""
 
     def entry(cell: Cell, name: str) -> dict[str, Any]:
@@ -260,6 +298,7 @@ def as_json(result: Result) -> dict[str, Any]:
             }
             for cell in result.cells
         ],
+        "tables": [table.as_json() for table in result.tables],
     }
 
 
@@ -304,13 +343,13 @@ def figure(result: Result) -> Figure:
     return drawing
 
 
-def save(result: Result, parent: Path) -> Path:
+def save(result: Report, parent: Path) -> Path:
     """Write the JSON and the PNG into a new folder `<name>-<date>` under `parent` and return it."""
     folder = parent / f"{result.name}-{result.machine.date[:19].replace(':', '-')}"
     folder.mkdir(parents=True, exist_ok=False)
-    text = json.dumps(as_json(result), indent=1)
+    text = json.dumps(result.as_json(), indent=1)
     _write(folder / f"{result.name}.json", lambda path: path.write_text(text + "\n"))
-    drawing = figure(result)
+    drawing = result.figure()
     FigureCanvasAgg(drawing)
     _write(folder / f"{result.name}.png", lambda path: drawing.savefig(path, format="png", dpi=150))
     return folder

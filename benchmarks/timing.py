@@ -31,6 +31,7 @@ def interleave(
     *,
     rounds: int = 15,
     min_seconds: float = 0.01,
+    settle: bool = True,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Samples:
     """Time every thunk once per round and return its seconds per call, round by round.
@@ -44,6 +45,7 @@ def interleave(
         thunks: what to time, by name; each returns arrays (or nothing) and may keep state.
         rounds: number of samples of each thunk.
         min_seconds: the shortest sample, in seconds.
+        settle: begin every turn with that call; calls of seconds do not need it.
         clock: the time in seconds.
     """
     if not thunks or rounds < 1:
@@ -58,7 +60,8 @@ def interleave(
     samples: Samples = {name: [] for name in thunks}
     for order in _orders(list(thunks), rounds):
         for name in order:
-            jax.block_until_ready(thunks[name]())
+            if settle:
+                jax.block_until_ready(thunks[name]())
             samples[name].append(_seconds_per_call(thunks[name], repeats[name], clock))
     return samples
 
@@ -73,6 +76,11 @@ def _orders(names: Sequence[str], rounds: int) -> Iterator[Sequence[str]]:
         start = (index // 2) % len(names)
         order = [*names[start:], *names[:start]]
         yield order[::-1] if index % 2 else order
+
+
+def once(thunk: Thunk, *, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds of one call, the first: for what takes too long to repeat."""
+    return _seconds_per_call(thunk, 1, clock)
 
 
 def _seconds_per_call(thunk: Thunk, repeats: int, clock: Callable[[], float]) -> float:

@@ -1,19 +1,21 @@
-"""The checks of `test_parallel.py` that need eight devices: `python -m tests.parallel_devices`.
+"""The checks of `test_parallel.py` of logits and samples split over eight devices.
 
-It prints one JSON object: for each check its traceback, or nothing.
+`python -m tests.parallel_devices` prints what `run_checks` does.
 """
 
-import json
-import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec as P
 
 from tests import oracles, tolerances
 from tests.problems import EVERYTHING, Problem
-from tests.virtual_devices import NUM_DEVICES, collectives
+from tests.virtual_devices import NUM_DEVICES, collectives, jit, run_checks
+from xentjax import sharded_counts, softmax_cross_entropy, vocab_parallel_softmax_cross_entropy
 
 K_LOCAL = 3
 HELD = NUM_DEVICES * K_LOCAL
@@ -54,9 +56,6 @@ def check(function: Callable[[], None]) -> Callable[[], None]:
 
 
 def mesh(**axes: int) -> Any:
-    import jax
-    from jax.sharding import Mesh
-
     devices = np.array(jax.devices()).reshape(tuple(axes.values()))
     return Mesh(devices, tuple(axes))
 
@@ -77,12 +76,6 @@ def parallel_loss(
     **keywords: Any,
 ) -> Any:
     """The loss of whole arrays, their classes split over the devices."""
-    import jax
-    import jax.numpy as jnp
-    from jax.sharding import PartitionSpec as P
-
-    from xentjax import vocab_parallel_softmax_cross_entropy
-
     row_dims = logits.ndim - 1
     split = P(*(None,) * row_dims, axis_name)
     arrays = {"logits_shard": logits, "labels": labels}
@@ -103,14 +96,11 @@ def parallel_loss(
 
 def assert_matches_oracle(logits, labels, num_classes=K, padding=np.nan, **keywords):
     """Losses, statistics, mean and the gradient under a cotangent for each row."""
-    import jax
-    import jax.numpy as jnp
-
     expected = oracles.cross_entropy(logits, labels, **keywords)
     cotangent = np.linspace(0.5, 2, expected.losses.size).reshape(expected.losses.shape)
     labels = padded(labels, 0) if labels.ndim == logits.ndim else labels
 
-    @jax.jit
+    @jit
     def run(x):
         def total(x):
             options = {**keywords, "num_classes": num_classes, "return_stats": True}
@@ -175,8 +165,6 @@ def bad_values() -> None:
 
 @check
 def smoothing_over_an_impossible_class_is_infinite() -> None:
-    import jax.numpy as jnp
-
     logits = np.zeros((2, HELD), np.float32)
     logits[0, 5] = -np.inf
     losses = parallel_loss(jnp.asarray(logits), jnp.array([0, 0]), label_smoothing=0.1)
@@ -186,11 +174,6 @@ def smoothing_over_an_impossible_class_is_infinite() -> None:
 
 @check
 def wide_labels_of_the_host_do_not_wrap() -> None:
-    import jax
-    from jax.sharding import PartitionSpec as P
-
-    from xentjax import vocab_parallel_softmax_cross_entropy
-
     labels = np.array([2**32 + 1, 1, -1])
     losses = jax.shard_map(
         lambda x: vocab_parallel_softmax_cross_entropy(
@@ -205,15 +188,12 @@ def wide_labels_of_the_host_do_not_wrap() -> None:
 
 @check
 def half_precision() -> None:
-    import jax
-    import jax.numpy as jnp
-
     logits, labels, _ = Problem("half", shape=(ROWS, HELD)).arguments(jnp.bfloat16)
 
     def mean(x):
         return parallel_loss(x, jnp.asarray(labels), reduction="mean")
 
-    value, gradient = jax.jit(jax.value_and_grad(mean))(jnp.asarray(logits))
+    value, gradient = jit(jax.value_and_grad(mean))(jnp.asarray(logits))
     expected = oracles.cross_entropy(logits, labels)
     assert value.dtype == jnp.float32
     assert gradient.dtype == jnp.bfloat16
@@ -225,9 +205,6 @@ def half_precision() -> None:
 @check
 def forward_mode_and_second_order() -> None:
     """d loss = <p - e_y, v> and H v = p v - p <p, v>, here with a slice of -inf."""
-    import jax
-    import jax.numpy as jnp
-
     rng = np.random.default_rng(1)
     logits = rng.standard_normal((ROWS, HELD)).astype(np.float32)
     logits[:, 3:6] = -np.inf
@@ -237,7 +214,7 @@ def forward_mode_and_second_order() -> None:
     def total(x):
         return parallel_loss(x, jnp.asarray(labels), reduction="sum")
 
-    @jax.jit
+    @jit
     def run(x, v):
         return jax.jvp(total, (x,), (v,))[1], jax.jvp(jax.grad(total), (x,), (v,))[1]
 
@@ -252,11 +229,6 @@ def forward_mode_and_second_order() -> None:
 @check
 def gradients_in_targets_weights_and_scalars() -> None:
     """The same as those of the loss on one device."""
-    import jax
-    import jax.numpy as jnp
-
-    from xentjax import softmax_cross_entropy
-
     logits, labels, _ = Problem("all inputs", shape=(ROWS, HELD), soft=True).arguments()
     inputs = {
         "labels": jnp.asarray(labels),
@@ -268,9 +240,9 @@ def gradients_in_targets_weights_and_scalars() -> None:
     }
 
     def gradients(loss):
-        return jax.jit(
-            jax.grad(lambda inputs: loss(jnp.asarray(logits), reduction="mean", **inputs))
-        )(inputs)
+        return jit(jax.grad(lambda inputs: loss(jnp.asarray(logits), reduction="mean", **inputs)))(
+            inputs
+        )
 
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
@@ -282,11 +254,6 @@ def gradients_in_targets_weights_and_scalars() -> None:
 @check
 def gradient_inside_of_shard_map_and_rows_split_too() -> None:
     """Rows over one mesh axis, classes over another; each device asks for its own gradient."""
-    import jax
-    from jax.sharding import PartitionSpec as P
-
-    from xentjax import vocab_parallel_softmax_cross_entropy
-
     logits, labels, _ = Problem("inside", shape=(ROWS, HELD)).arguments()
 
     def step(x, y):
@@ -296,7 +263,7 @@ def gradient_inside_of_shard_map_and_rows_split_too() -> None:
             )
         )(x)
 
-    values, gradient = jax.jit(
+    values, gradient = jit(
         jax.shard_map(
             lambda x, y: jax.tree.map(lambda a: a.reshape(1) if a.ndim == 0 else a, step(x, y)),
             mesh=mesh(data=2, classes=4),
@@ -311,11 +278,8 @@ def gradient_inside_of_shard_map_and_rows_split_too() -> None:
 
 @check
 def two_mesh_axes_hold_the_classes() -> None:
-    import jax
-    import jax.numpy as jnp
-
     logits, labels, _ = Problem("two axes", shape=(ROWS, HELD)).arguments()
-    losses = jax.jit(partial(parallel_loss, devices=mesh(a=2, b=4), axis_name=("a", "b")))(
+    losses = jit(partial(parallel_loss, devices=mesh(a=2, b=4), axis_name=("a", "b")))(
         jnp.asarray(logits), jnp.asarray(labels)
     )
     np.testing.assert_allclose(losses, oracles.cross_entropy(logits, labels).losses, rtol=1e-6)
@@ -323,11 +287,8 @@ def two_mesh_axes_hold_the_classes() -> None:
 
 @check
 def vmap() -> None:
-    import jax
-    import jax.numpy as jnp
-
     logits, labels, _ = Problem("vmap", shape=(2, ROWS, HELD)).arguments()
-    per_row = jax.jit(jax.vmap(jax.value_and_grad(partial(parallel_loss, reduction="sum"))))
+    per_row = jit(jax.vmap(jax.value_and_grad(partial(parallel_loss, reduction="sum"))))
     values, gradient = per_row(jnp.asarray(logits), jnp.asarray(labels))
     expected = oracles.cross_entropy(logits, labels)
     np.testing.assert_allclose(values, expected.losses.sum(-1), rtol=1e-6)
@@ -336,16 +297,11 @@ def vmap() -> None:
 
 @check
 def counts_of_all_devices() -> None:
-    import jax
-    from jax.sharding import PartitionSpec as P
-
-    from xentjax import sharded_counts
-
     rng = np.random.default_rng(2)
     samples = rng.integers(-1, 6, 64).astype(np.int32)  # -1 and 5 are no class
     weights = rng.random(64).astype(np.float32)
     where = rng.random(64) < 0.5
-    integer, weighted = jax.jit(
+    integer, weighted = jit(
         jax.shard_map(
             lambda x, w, keep: (
                 sharded_counts(x, 5, axis_name="data"),
@@ -365,9 +321,6 @@ def counts_of_all_devices() -> None:
 @check
 def at_most_64_bytes_a_row_cross() -> None:
     """Of the compiled loss and gradient, over all collectives, whatever the number of classes."""
-    import jax
-    import jax.numpy as jnp
-
     rows, classes = 512, 64 * NUM_DEVICES
     logits = jnp.zeros((rows, classes))
     indices, pmfs = jnp.zeros(rows, jnp.int32), jnp.zeros((rows, classes))
@@ -383,27 +336,11 @@ def at_most_64_bytes_a_row_cross() -> None:
             return parallel_loss(x, labels, reduction="mean", **keywords)
 
         has_aux = "return_stats" in keywords
-        step = jax.jit(jax.value_and_grad(mean, has_aux=has_aux))
+        step = jit(jax.value_and_grad(mean, has_aux=has_aux))
         hlo = step.lower(logits).compile().as_text() or ""
         moved = sum(n * size for arrays in collectives(hlo) for n, size in arrays)
         assert 12 * rows <= moved <= limit * rows + 64, moved / rows
 
 
-def main() -> None:
-    import jax
-
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
-    jax.config.update("jax_numpy_rank_promotion", "raise")
-    assert jax.device_count() == NUM_DEVICES
-    results = {}
-    for name, run in CHECKS.items():
-        try:
-            run()
-            results[name] = ""
-        except Exception:
-            results[name] = traceback.format_exc()
-    print(json.dumps(results))
-
-
 if __name__ == "__main__":
-    main()
+    run_checks(CHECKS)

@@ -38,7 +38,7 @@ from xentjax.losses.linear import (
     with_labels,
 )
 from xentjax.ops import Rows, RowStatistics
-from xentjax.ops.linear_xla import merged_linear_statistics
+from xentjax.ops.linear_xla import merged_linear_statistics, varying_alike
 from xentjax.ops.merge import AxisName, merged_statistics, part_of
 from xentjax.ops.statistics import Wanted
 
@@ -278,7 +278,9 @@ def vocab_parallel_linear_softmax_cross_entropy(
     if implementation is not None:
         check_choice("implementation", implementation, ("xla",))
     budget = check_max_bytes(max_bytes)
-    linear, row_shape = linear_rows(x, kernel_shard, bias_shard, where)
+    linear, row_shape = linear_rows(
+        x, kernel_shard, bias_shard, where, ("kernel_shard", "bias_shard")
+    )
     classes = _classes(linear.kernel.shape[1], num_classes, axis_name)
     rows, class_mask, kept_classes = _masks(unread_rows(linear), classes)
     labels = without_wrapping(labels, classes.total if ignore_index == -1 else -1)
@@ -289,9 +291,8 @@ def vocab_parallel_linear_softmax_cross_entropy(
     smoothing = optional_scalar("label_smoothing", label_smoothing, 0.0, rows.logits.dtype)
     z_weight = optional_scalar("z_loss", z_loss, 0.0, rows.logits.dtype)
 
-    linear, in_place = kept_first(
-        linear._replace(soft_cap=rows.soft_cap, temperature=rows.temperature)
-    )
+    linear = linear._replace(soft_cap=rows.soft_cap, temperature=rows.temperature)
+    linear, in_place = kept_first(varying_alike(linear))
     part = part_of(unread_rows(linear), classes.first, classes.total)
     linear = linear._replace(labels=part.rows.labels)
     weighted_linear = linear._replace(class_weights=_slice_of_weights(weights, classes))

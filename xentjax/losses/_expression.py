@@ -97,7 +97,8 @@ def num_classes(rows: Rows) -> Float[Array, "..."]:
     if rows.class_mask is None:
         return jnp.full(row_shape, k, dtype)
     mask = jnp.broadcast_to(rows.class_mask, (*rows.class_mask.shape[:-1], k))
-    kept = jnp.maximum(jnp.sum(mask, -1, dtype=dtype), 1)
+    # Counted as integers: XLA's CPU compiler would first make the mask an array of floats.
+    kept = jnp.maximum(jnp.sum(mask, -1, dtype=jnp.int32), 1).astype(dtype)
     return jnp.broadcast_to(kept, row_shape)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, SupportsIndex, TypeVar, Unpack, overload
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from xentjax._checks import (
     check_array,
@@ -33,13 +33,15 @@ from xentjax.losses.cross_entropy import (
     cross_entropy_of_rows,
 )
 from xentjax.ops import IMPLEMENTATIONS, Rows, RowStatistics
-from xentjax.ops.linear_gradients import row_blocks, sum_of_losses
+from xentjax.ops.blocks import flat_mask
+from xentjax.ops.linear_gradients import rows_that_fit, sum_of_losses
 from xentjax.ops.linear_xla import (
     LinearRows,
     accumulator_dtype,
     linear_row_statistics,
     logits,
     rows_with,
+    varying_alike,
 )
 from xentjax.ops.statistics import Wanted
 
@@ -124,8 +126,8 @@ def linear_softmax_cross_entropy(
         reduction: "none", "sum" or "mean".
         return_stats: also return the `SoftmaxStats` of each row.
         max_bytes: how many bytes temporary arrays may take beside the gradients, about. None takes
-            a tenth of the logits in the forward pass, a quarter or a third for gradients, at least
-            16 MiB and at most 256 MiB. Under vmap it is meant for each member of the batch.
+            a tenth of the logits in the forward pass, a quarter or a seventh for gradients, but
+            16 MiB to 256 MiB. Under vmap it is meant for each member of the batch.
         gradients_in_forward: make gradients in the forward pass; for "sum" and "mean". With
             `return_stats` the statistics then have no derivative. Where `max_bytes` is less than
             64 rows of logits, gradients are computed as without it.
@@ -179,27 +181,31 @@ def linear_softmax_cross_entropy(
 
 
 def linear_rows(
-    x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None, where: ArrayLike | None
+    x: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None,
+    where: ArrayLike | None,
+    names: tuple[str, str] = ("kernel", "bias"),
 ) -> tuple[LinearRows, tuple[int, ...]]:
     """The checked layer under its masks, all leading axes joined, and the shape of those."""
-    x, kernel = check_floating("x", x), check_floating("kernel", kernel)
+    x, kernel = check_floating("x", x), check_floating(names[0], kernel)
     if x.ndim == 0:
         fail("x", "at least one axis, that of the features", "shape ()")
     if kernel.ndim != 2 or kernel.shape[0] != x.shape[-1] or kernel.shape[1] == 0:
         expected = f"shape ({x.shape[-1]}, K), the features of x by at least one class"
-        fail("kernel", expected, f"shape {kernel.shape}")
+        fail(names[0], expected, f"shape {kernel.shape}")
     row_shape, num_classes = x.shape[:-1], kernel.shape[1]
     if bias is not None:
-        bias = check_floating("bias", bias)
+        bias = check_floating(names[1], bias)
         if bias.shape != (num_classes,):
-            fail("bias", f"one number a class, shape {(num_classes,)}", f"shape {bias.shape}")
+            fail(names[1], f"one number a class, shape {(num_classes,)}", f"shape {bias.shape}")
     shape = (*row_shape, num_classes)
     class_mask, row_mask = masks(where, shape, (len(row_shape),))
     linear = LinearRows(
         x.reshape(-1, x.shape[-1]),
         kernel,
         bias,
-        class_mask=None if class_mask is None else _row_by_row(class_mask, shape),
+        class_mask=None if class_mask is None else flat_mask(class_mask, shape),
         row_mask=None if row_mask is None else row_mask.reshape(-1),
     )
     return linear, row_shape
@@ -240,14 +246,6 @@ def unread_rows(linear: LinearRows) -> Rows:
     return rows_with(linear, jnp.zeros(shape, accumulator_dtype(linear)))
 
 
-def _row_by_row(class_mask: Bool[Array, "..."], shape: tuple[int, ...]) -> Bool[Array, "#n k"]:
-    """The mask with its leading axes joined, or one row of it that serves all."""
-    *lead, _ = class_mask.shape
-    if all(size == 1 for size in lead):
-        return jnp.broadcast_to(class_mask, (*lead, shape[-1])).reshape(1, -1)
-    return jnp.broadcast_to(class_mask, shape).reshape(-1, shape[-1])
-
-
 @partial(
     jax.jit,
     static_argnames=(
@@ -279,8 +277,8 @@ def _cross_entropy(
             implementation=implementation,
         )
     rows = unread_rows(linear)
-    linear, in_place = kept_first(linear)
-    if gradients_in_forward and row_blocks(linear, max_bytes) is not None:
+    linear, in_place = kept_first(varying_alike(linear))
+    if gradients_in_forward and rows_that_fit(linear, max_bytes) is not None:
         losses = partial(_losses_of_rows, return_stats=return_stats)
         result: Any = sum_of_losses(linear, (label_smoothing, z_loss), losses, max_bytes)
         total, stats = result
@@ -313,7 +311,8 @@ def kept_first(linear: LinearRows) -> tuple[LinearRows, Callable[[Any], Any]]:
     Rows with arrays of the logits' size keep their places: moving those costs what it would save.
     """
     one_mask = linear.class_mask is None or linear.class_mask.shape[0] == 1
-    if linear.row_mask is None or linear.labels is None or not one_mask:
+    apart = jax.device_count() > 1  # to sort rows that devices share is to gather them
+    if linear.row_mask is None or linear.labels is None or not one_mask or apart:
         return linear, lambda tree: tree
     order = jnp.argsort(~linear.row_mask, stable=True)
     places = jnp.argsort(order)

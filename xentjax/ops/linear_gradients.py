@@ -14,17 +14,16 @@ from jax import lax
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jaxtyping import Array, Float, Int32
 
+from xentjax.ops.blocks import Blocks, blocks, row_blocks, rows_of
 from xentjax.ops.linear_xla import (
-    Blocks,
     LinearRows,
     accumulator_dtype,
-    blocks,
     kept,
     logits,
     matmul,
     numbers_in,
-    rows_of,
     rows_with,
+    unless_masked,
 )
 from xentjax.ops.statistics import Rows
 
@@ -35,14 +34,14 @@ RowLosses = Callable[[Rows, Any], tuple[Float[Array, " n"], Any]]
 # for each block of rows.
 _FEWEST_ROWS = 64
 # Of the logits, the share in memory by default.
-_SHARE = 3
+_SHARE = 7
 
 
-def row_blocks(linear: LinearRows, max_bytes: int | None) -> Blocks | None:
+def rows_that_fit(linear: LinearRows, max_bytes: int | None, share: int = _SHARE) -> Blocks | None:
     """Blocks of rows whose logits fit seven eighths of the memory; None if too few rows do."""
     n, k = linear.x.shape[0], linear.kernel.shape[1]
-    size = 7 * numbers_in(max_bytes, linear, _SHARE) // (8 * k)
-    return None if size < min(n, _FEWEST_ROWS) else blocks(n, size)
+    size = 7 * numbers_in(max_bytes, linear, share) // (8 * k)
+    return None if size < min(n, _FEWEST_ROWS) else row_blocks(n, size)
 
 
 def _class_blocks(linear: LinearRows, rows: Blocks, max_bytes: int | None) -> Blocks:
@@ -57,9 +56,9 @@ def sum_of_losses(
 ) -> tuple[Float[Array, ""], Any]:
     """sum_n losses_n and what else is known of each row, which has no derivative.
 
-    Over the blocks of `row_blocks`; reverse mode only.
+    Where `rows_that_fit` are not None; reverse mode only.
     """
-    rows = row_blocks(linear, max_bytes)
+    rows = rows_that_fit(linear, max_bytes, share=10) or rows_that_fit(linear, max_bytes)
     assert rows is not None
 
     def sum_of_block(i: Int32[Array, ""]) -> tuple[Float[Array, ""], Any]:
@@ -67,7 +66,8 @@ def sum_of_losses(
         loss, known = losses(rows_with(here, logits(here)), inputs)
         return jnp.sum(loss), known
 
-    loss, known = lax.map(sum_of_block, rows.indices())
+    blockwise = partial(unless_masked, sum_of_block, linear, rows)
+    loss, known = lax.map(blockwise, rows.indices())
     return jnp.sum(loss), jax.tree.map(rows.join, known)
 
 
@@ -114,7 +114,7 @@ def _sum_and_gradients(
 ) -> tuple[tuple[Float[Array, ""], Any], tuple[LinearRows, Any]]:
     """The same, and the gradients in what is `moving`, accumulated in float32 or 64."""
     (linear, inputs), (moving_linear, moving_inputs) = arguments, moving
-    rows = row_blocks(linear, max_bytes)
+    rows = rows_that_fit(linear, max_bytes)
     assert rows is not None
     classes = _class_blocks(linear, rows, max_bytes)
     dtype = accumulator_dtype(linear)
@@ -138,9 +138,17 @@ def _sum_and_gradients(
         gradient = _add_others(gradient, d_here, d_logits, rows, i)
         return (loss + new, gradient, jax.tree.map(jnp.add, input_gradient, d_inputs)), known
 
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, dtype), moving)
-    start = (jnp.zeros((), dtype), *zeros)
-    (loss, *gradients), known = lax.scan(add_rows, start, rows.indices())
+    zeros = jax.tree.map(lambda x: jnp.zeros_like(x, dtype), moving)
+    start = (jnp.sum(jnp.zeros_like(linear.x, dtype)), *zeros)
+
+    def add_rows_that_count(total: Any, i: Int32[Array, ""]) -> tuple[Any, Any]:
+        if linear.row_mask is None:
+            return add_rows(total, i)
+        known = jax.tree.map(jnp.zeros_like, jax.eval_shape(add_rows, total, i)[1])
+        counts = jnp.any(rows.slice(linear.row_mask, i, 0))
+        return lax.cond(counts, add_rows, lambda total, i: (total, known), total, i)
+
+    (loss, *gradients), known = lax.scan(add_rows_that_count, start, rows.indices())
     return (loss, jax.tree.map(rows.join, known)), tuple(gradients)
 
 
@@ -188,7 +196,7 @@ def _add_products(
             d_kernel = classes.add(d_kernel, matmul(x.T, d_tile, here), j, 1)
         return (d_x, d_kernel), None
 
-    d_x = None if total.x is None else jnp.zeros(x.shape, d_logits.dtype)
+    d_x = None if total.x is None else jnp.zeros_like(x, d_logits.dtype)
     (d_x, d_kernel), _ = lax.scan(add_classes, (d_x, total.kernel), classes.indices())
     if d_x is not None:
         if here.row_mask is not None:

@@ -9,17 +9,18 @@ keeps the inputs and a few numbers a row.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int32, Integer
 
 from xentjax._dtypes import compute_dtype
+from xentjax.ops.blocks import Blocks, blocks, row_blocks, rows_of
 from xentjax.ops.merge import (
     OVER_FIRST_AXIS,
     AxisName,
@@ -57,52 +58,22 @@ class LinearRows(NamedTuple):
     temperature: Float[Array, ""] | None = None
 
 
-@dataclass(frozen=True)
-class Blocks:
-    """0..total-1 in `count` blocks of one size; the last one begins early enough to end there."""
+def varying_alike(tree: T) -> T:
+    """The tree, each array varying over all mesh axes that any of them varies over.
 
-    total: int
-    size: int
-    count: int
+    Then the cotangent of what devices share is summed over them once, not in every tile.
+    """
 
-    def indices(self) -> Int32[Array, " count"]:
-        return jnp.arange(self.count, dtype=jnp.int32)
+    def axes(x: Array) -> frozenset[str]:
+        return jax.typeof(x).manual_axis_type.varying
 
-    def start(self, i: Int32[Array, ""]) -> Int32[Array, ""]:
-        return jnp.minimum(i * self.size, self.total - self.size)
+    every = frozenset().union(*map(axes, jax.tree.leaves(tree)))
 
-    def slice(self, x: Array, i: Int32[Array, ""], axis: int) -> Array:
-        return lax.dynamic_slice_in_dim(x, self.start(i), self.size, axis) if self.count > 1 else x
+    def vary(x: Array) -> Array:
+        missing = tuple(every - axes(x))
+        return lax.pcast(x, missing, to="varying") if missing else x
 
-    def add(self, total: Array, x: Array, i: Int32[Array, ""], axis: int) -> Array:
-        """`total` with x added to block i."""
-        if self.count == 1:
-            return total + x
-        x += self.slice(total, i, axis)
-        return lax.dynamic_update_slice_in_dim(total, x, self.start(i), axis)
-
-    def first_visit(self, i: Int32[Array, ""]) -> Bool[Array, " size"] | None:
-        """Which elements of block i no block before it holds; None where blocks do not overlap."""
-        if self.count * self.size == self.total:
-            return None
-        return self.start(i) + jnp.arange(self.size, dtype=jnp.int32) >= i * self.size
-
-    def join(self, x: Array) -> Array:
-        """The blocks [count, size, ...] as one array [total, ...]."""
-        whole = x[:-1].reshape(-1, *x.shape[2:])
-        return jnp.concatenate([whole, x[-1, self.count * self.size - self.total :]])
-
-
-def blocks(total: int, size: int) -> Blocks:
-    """Blocks of at most `size`: a divisor of `total` if one is near, else they overlap a little."""
-    if size >= total:
-        return Blocks(total, total, 1)
-    size = max(1, size)
-    for divisor in range(size, size // 2, -1):
-        if total % divisor == 0:
-            return Blocks(total, divisor, total // divisor)
-    count = -(-total // size)
-    return Blocks(total, -(-total // count), count)
+    return jax.tree.map(vary, tree)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2))
@@ -127,7 +98,7 @@ def linear_row_statistics(
         merged = merge(stats, first_class[:, None], counts_label, OVER_FIRST_AXIS)
         return jax.tree.map(lambda a: a[0], merged)
 
-    stats = lax.map(partial(_unless_masked, statistics_of, linear, rows), rows.indices())
+    stats = lax.map(partial(unless_masked, statistics_of, linear, rows), rows.indices())
     return jax.tree.map(rows.join, stats)
 
 
@@ -162,7 +133,7 @@ def _merged_linear_statistics_jvp(
     wanted: Wanted,
     max_bytes: int | None,
     primals: tuple[LinearRows, Array, Array | None],
-    tangents: tuple[LinearRows, Array, Array | None],
+    tangents: tuple[LinearRows, Any, Any],
 ) -> tuple[RowStatistics, RowStatistics]:
     linear, first_class, counts_label = primals
     stats = merged_linear_statistics(
@@ -206,7 +177,7 @@ def _tangents(
                 d_label = jnp.where(part.counts_label, d_label, 0)
             return d_stats._replace(shift=None, label_logit=d_label)
 
-        d_stats = lax.map(partial(_unless_masked, tangents_of_rows, linear, rows), rows.indices())
+        d_stats = lax.map(partial(unless_masked, tangents_of_rows, linear, rows), rows.indices())
         return jax.tree.map(rows.join, d_stats)
 
     @partial(jax.checkpoint, prevent_cse=False)
@@ -221,7 +192,7 @@ def _tangents(
     return d_stats._replace(shift=jnp.zeros_like(stats.shift))
 
 
-def _unless_masked(
+def unless_masked(
     function: Callable[[Array], T], linear: LinearRows, rows: Blocks, i: Int32[Array, ""]
 ) -> T:
     """`function(i)`, or zeros without the work where no row of block i counts."""
@@ -252,21 +223,6 @@ def tile(block: LinearRows, classes: Blocks, j: Int32[Array, ""]) -> Part:
     """The logits of some rows at block j of the classes, with what belongs to them."""
     here = classes_of(block, classes, j)
     return _part(here, logits(here), classes, j)
-
-
-def rows_of(linear: LinearRows, rows: Blocks, i: Int32[Array, ""]) -> LinearRows:
-    """Block i of the rows."""
-
-    def cut(x: Array | None) -> Array | None:
-        return x if x is None or x.shape[0] == 1 else rows.slice(x, i, 0)
-
-    return linear._replace(
-        x=cut(linear.x),
-        labels=cut(linear.labels),
-        targets=cut(linear.targets),
-        class_mask=cut(linear.class_mask),
-        row_mask=cut(linear.row_mask),
-    )
 
 
 def classes_of(linear: LinearRows, classes: Blocks, j: Int32[Array, ""]) -> LinearRows:
@@ -315,7 +271,7 @@ def rows_with(linear: LinearRows, a: Float[Array, "n k"] | None) -> Rows:
 def logits(linear: LinearRows) -> Float[Array, "n k"]:
     """x @ kernel + bias in float32 or 64; rows that do not count are those of x = 0."""
     a = matmul(kept(linear.x, linear), linear.kernel, linear)
-    return a if linear.bias is None else a + linear.bias.astype(a.dtype)
+    return a if linear.bias is None else a + linear.bias.astype(a.dtype)[None]
 
 
 def _d_logits(linear: LinearRows, d_linear: LinearRows) -> Float[Array, "n k"] | None:
@@ -348,9 +304,11 @@ def matmul(a: Array, b: Array, linear: LinearRows) -> Array:
     Half-precision x and kernel multiply in half precision, and so do, named by the algorithm
     rather than by a cast, their float32 tangents and the cotangent of the result.
     """
-    wide = jnp.promote_types(linear.x.dtype, linear.kernel.dtype)
+    wide = np.promote_types(linear.x.dtype, linear.kernel.dtype)
     dtype = compute_dtype(wide)
-    return jnp.matmul(a.astype(dtype), b.astype(dtype), precision=_HALF_PRECISION.get(wide))
+    # The CPU multiplies in float32 whatever it is told, and does not take every name.
+    algorithm = None if jax.default_backend() == "cpu" else _HALF_PRECISION.get(wide)
+    return jnp.matmul(a.astype(dtype), b.astype(dtype), precision=algorithm)
 
 
 def accumulator_dtype(linear: LinearRows) -> DTypeLike:
@@ -378,17 +336,19 @@ def _forward_blocks(linear: LinearRows, max_bytes: int | None) -> tuple[Blocks, 
     numbers = numbers_in(max_bytes, linear, share=10)
     fewest = min(n, _FEWEST_ROWS)
     if numbers >= fewest * k:
-        return blocks(n, numbers // k), blocks(k, k)
+        return row_blocks(n, numbers // k), blocks(k, k)
     # A block of classes is also a copy of its part of the kernel.
-    return blocks(n, fewest), blocks(k, numbers // (fewest + d))
+    return row_blocks(n, fewest), blocks(k, numbers // (fewest + d))
 
 
 def _backward_blocks(linear: LinearRows, max_bytes: int | None) -> tuple[Blocks, Blocks]:
     """Square tiles, which read and write the least for their work.
 
-    A tile of side b holds two arrays of b b numbers and, for rows as for classes, three of b d.
+    A tile of side b takes two arrays of b b numbers and, for rows as for classes, four of b d.
     """
     (n, d), k = linear.x.shape, linear.kernel.shape[1]
     numbers = numbers_in(max_bytes, linear, share=4)
-    side = int((math.sqrt((6 * d) ** 2 + 8 * numbers) - 6 * d) / 4)
-    return blocks(n, side), blocks(k, side)
+    side = int(math.sqrt((2 * d) ** 2 + numbers / 2) - 2 * d)
+    # Small blocks of rows, where some may have none that counts.
+    rows = side if linear.row_mask is None else min(side, 4 * _FEWEST_ROWS)
+    return row_blocks(n, rows), blocks(k, side)

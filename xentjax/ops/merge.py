@@ -108,7 +108,7 @@ def merged_statistics(part: Part, axis_name: AxisName, wanted: Wanted) -> RowSta
 
 def merge(
     stats: RowStatistics,
-    first_class: Integer[Array, ""],
+    first_class: Integer[Array, "..."],
     counts_label: Bool[Array, "*rows"] | None,
     over: Over,
 ) -> RowStatistics:

@@ -1,0 +1,100 @@
+"""An axis in blocks of one size, for loops that see a part of it at a time."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Int32
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """0..total-1 in `count` blocks; the last one begins early enough to end there."""
+
+    total: int
+    size: int
+    count: int
+    interleaved: bool = False
+    """Whether block i is i, i + count, i + 2 count, ... instead of neighbours."""
+
+    def indices(self) -> Int32[Array, " count"]:
+        return jnp.arange(self.count, dtype=jnp.int32)
+
+    def start(self, i: Int32[Array, ""]) -> Int32[Array, ""]:
+        return jnp.minimum(i * self.size, self.total - self.size)
+
+    def slice(self, x: Array, i: Int32[Array, ""], axis: int) -> Array:
+        if self.count == 1:
+            return x
+        if self.interleaved:
+            return lax.dynamic_index_in_dim(self._split(x, axis), i, axis + 1, keepdims=False)
+        return lax.dynamic_slice_in_dim(x, self.start(i), self.size, axis)
+
+    def add(self, total: Array, x: Array, i: Int32[Array, ""], axis: int) -> Array:
+        """`total` with x added to block i."""
+        if self.count == 1:
+            return total + x
+        x += self.slice(total, i, axis)
+        if self.interleaved:
+            split = lax.dynamic_update_index_in_dim(self._split(total, axis), x, i, axis + 1)
+            return split.reshape(total.shape)
+        return lax.dynamic_update_slice_in_dim(total, x, self.start(i), axis)
+
+    def first_visit(self, i: Int32[Array, ""]) -> Bool[Array, " size"] | None:
+        """Which elements of block i no block before it holds; None where blocks do not overlap."""
+        if self.count * self.size == self.total:
+            return None
+        return self.start(i) + jnp.arange(self.size, dtype=jnp.int32) >= i * self.size
+
+    def join(self, x: Array) -> Array:
+        """The blocks [count, size, ...] as one array [total, ...]."""
+        if self.count == 1:
+            return x[0]
+        if self.interleaved:
+            return jnp.swapaxes(x, 0, 1).reshape(self.total, *x.shape[2:])
+        whole = x[:-1].reshape(-1, *x.shape[2:])
+        return jnp.concatenate([whole, x[-1, self.count * self.size - self.total :]])
+
+    def _split(self, x: Array, axis: int) -> Array:
+        return x.reshape(*x.shape[:axis], self.size, self.count, *x.shape[axis + 1 :])
+
+
+def blocks(total: int, size: int) -> Blocks:
+    """Blocks of at most `size`: a divisor of `total` if one is near, else they overlap a little."""
+    if size >= total:
+        return Blocks(total, total, 1)
+    size = max(1, size)
+    for divisor in range(size, size // 2, -1):
+        if total % divisor == 0:
+            return Blocks(total, divisor, total // divisor)
+    count = -(-total // size)
+    return Blocks(total, -(-total // count), count)
+
+
+def row_blocks(total: int, size: int) -> Blocks:
+    """The same for rows, which devices may share: each block then has rows of every device."""
+    parts = blocks(total, size)
+    divides = parts.size * parts.count == total
+    return replace(parts, interleaved=jax.device_count() > 1 and divides)
+
+
+def rows_of(rows: Any, parts: Blocks, i: Int32[Array, ""]) -> Any:
+    """Block i of the arrays of `Rows` or `LinearRows` that have an entry for each row."""
+
+    def cut(name: str) -> Array | None:
+        x = getattr(rows, name)
+        # One class mask may serve all rows.
+        return x if x is None or x.shape[0] == 1 else parts.slice(x, i, 0)
+
+    by_row = ("x", "logits", "labels", "targets", "class_mask", "row_mask")
+    return rows._replace(**{name: cut(name) for name in by_row if hasattr(rows, name)})
+
+
+def flat_mask(class_mask: Bool[Array, "*#rows #k"], shape: tuple[int, ...]) -> Bool[Array, "#n k"]:
+    """The mask of logits of that shape with its leading axes joined; one row may serve all."""
+    k = shape[-1]
+    if all(size == 1 for size in class_mask.shape[:-1]):
+        return jnp.broadcast_to(class_mask.reshape(1, -1), (1, k))
+    return jnp.broadcast_to(class_mask, shape).reshape(-1, k)
