@@ -63,6 +63,14 @@ def weighted(loss: Float[Array, "..."], weight: Float[Array, "..."]) -> Float[Ar
     return jnp.where(jnp.isnan(loss), loss, scale_tangent(loss, weight))
 
 
+def widened(rows: Rows) -> Rows:
+    """The rows with logits in float32 or 64, for losses that read them in several places.
+
+    The cotangents from each then add up before they are rounded to half precision.
+    """
+    return rows._replace(logits=rows.logits.astype(compute_dtype(rows.logits.dtype)))
+
+
 def mask_rows(loss: Float[Array, "..."], rows: Rows) -> Float[Array, "..."]:
     """0 in the rows that do not count."""
     return loss if rows.row_mask is None else jnp.where(rows.row_mask, loss, 0)

@@ -18,7 +18,13 @@ from xentjax._checks import check_array, check_choice, fail
 from xentjax._dtypes import compute_dtype
 from xentjax._special import scale_tangent
 from xentjax.losses._arguments import Axis, adjusted, label_rows, logits_rows, target_rows
-from xentjax.losses._expression import REDUCTIONS, log_probabilities, mask_rows, reduce_losses
+from xentjax.losses._expression import (
+    REDUCTIONS,
+    log_probabilities,
+    mask_rows,
+    reduce_losses,
+    widened,
+)
 from xentjax.ops import Rows, RowStatistics, row_statistics
 from xentjax.ops.statistics import is_label, weighted_targets
 
@@ -148,6 +154,7 @@ def kl_divergence_with_logits(
 @partial(jax.jit, static_argnames=("reduction", "implementation"))
 def _brier_score(rows: Rows, *, reduction: str, implementation: str | None) -> Float[Array, "..."]:
     check_choice("reduction", reduction, REDUCTIONS)
+    rows = widened(rows)
     stats = row_statistics(rows, normalizer=True, implementation=implementation)
     return reduce_losses(mask_rows(_squared_distance(rows, stats), rows), rows, reduction)
 
@@ -169,6 +176,7 @@ def _kl_divergence(
     target: Rows, prediction: Rows, *, reduction: str, implementation: str | None
 ) -> Float[Array, "..."]:
     check_choice("reduction", reduction, REDUCTIONS)
+    target, prediction = widened(target), widened(prediction)
     target_stats, stats = (
         row_statistics(rows, normalizer=True, implementation=implementation)
         for rows in (target, prediction)

@@ -126,7 +126,7 @@ def linear_softmax_cross_entropy(
         reduction: "none", "sum" or "mean".
         return_stats: also return the `SoftmaxStats` of each row.
         max_bytes: how many bytes temporary arrays may take beside the gradients, about. None takes
-            a tenth of the logits in the forward pass, a quarter or a seventh for gradients, but
+            a tenth of the logits in the forward pass, a quarter or a sixth for gradients, but
             16 MiB to 256 MiB. Under vmap it is meant for each member of the batch.
         gradients_in_forward: make gradients in the forward pass; for "sum" and "mean". With
             `return_stats` the statistics then have no derivative. Where `max_bytes` is less than

@@ -23,6 +23,7 @@ from xentjax.losses._expression import (
     reduce_label_losses,
     reduce_losses,
     row_losses,
+    widened,
 )
 from xentjax.losses.cross_entropy import softmax_cross_entropy
 from xentjax.ops import Rows, RowStatistics, row_statistics
@@ -192,6 +193,7 @@ def _poly_loss(
     rows: Rows, epsilon: Float[Array, ""] | None, *, reduction: str, implementation: str | None
 ) -> Float[Array, "..."]:
     check_choice("reduction", reduction, REDUCTIONS)
+    rows = widened(rows)
     stats = row_statistics(rows, implementation=implementation)
     loss = row_losses(stats, rows, None, None)
     if epsilon is not None:

@@ -34,7 +34,7 @@ RowLosses = Callable[[Rows, Any], tuple[Float[Array, " n"], Any]]
 # for each block of rows.
 _FEWEST_ROWS = 64
 # Of the logits, the share in memory by default.
-_SHARE = 7
+_SHARE = 6
 
 
 def rows_that_fit(linear: LinearRows, max_bytes: int | None, share: int = _SHARE) -> Blocks | None:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.custom_batching
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -81,6 +82,51 @@ def linear_row_statistics(
     linear: LinearRows, wanted: Wanted, max_bytes: int | None
 ) -> RowStatistics:
     """The statistics of each row; `max_bytes` is what the logits in memory may take."""
+
+    @jax.custom_batching.custom_vmap
+    def statistics(linear: LinearRows) -> RowStatistics:
+        return _block_by_block(linear, wanted, max_bytes)
+
+    @statistics.def_vmap
+    def _(axis_size: int, in_batched: list[LinearRows], linear: LinearRows) -> tuple[Any, Any]:
+        """A batch of rows with one kernel is more rows."""
+        if _shares_layer(in_batched[0]):
+            stats = statistics(_folded(linear, in_batched[0], axis_size))
+            stats = jax.tree.map(lambda a: a.reshape(axis_size, -1), stats)
+        else:
+            axes = jax.tree.map(lambda batched: 0 if batched else None, in_batched[0])
+            each = partial(_block_by_block, wanted=wanted, max_bytes=max_bytes)
+            stats = jax.vmap(each, (axes,))(linear)
+        return stats, jax.tree.map(lambda _: True, stats)
+
+    return statistics(linear)
+
+
+_OF_ROWS = ("x", "labels", "targets", "class_mask", "row_mask")
+
+
+def _shares_layer(batched: LinearRows) -> bool:
+    """Whether rows alone are batched."""
+    return not any(b for name, b in batched._asdict().items() if b and name not in _OF_ROWS)
+
+
+def _folded(linear: LinearRows, batched: LinearRows, size: int) -> LinearRows:
+    """The batch of rows as one axis of rows."""
+
+    def fold(name: str) -> Array | None:
+        x = getattr(linear, name)
+        if x is None or (name == "class_mask" and not getattr(batched, name) and x.shape[0] == 1):
+            return x
+        if not getattr(batched, name):
+            x = jnp.broadcast_to(x[None], (size, *x.shape))
+        if name == "class_mask":
+            x = jnp.broadcast_to(x, (size, linear.x.shape[-2], x.shape[-1]))
+        return x.reshape(-1, *x.shape[2:])
+
+    return linear._replace(**{name: fold(name) for name in _OF_ROWS})
+
+
+def _block_by_block(linear: LinearRows, wanted: Wanted, max_bytes: int | None) -> RowStatistics:
     rows, classes = _forward_blocks(linear, max_bytes)
 
     def statistics_of(i: Int32[Array, ""]) -> RowStatistics:
@@ -344,11 +390,11 @@ def _forward_blocks(linear: LinearRows, max_bytes: int | None) -> tuple[Blocks, 
 def _backward_blocks(linear: LinearRows, max_bytes: int | None) -> tuple[Blocks, Blocks]:
     """Square tiles, which read and write the least for their work.
 
-    A tile of side b takes two arrays of b b numbers and, for rows as for classes, four of b d.
+    A tile of side b takes two arrays of b b numbers and, for rows as for classes, five of b d.
     """
     (n, d), k = linear.x.shape, linear.kernel.shape[1]
     numbers = numbers_in(max_bytes, linear, share=4)
-    side = int(math.sqrt((2 * d) ** 2 + numbers / 2) - 2 * d)
+    side = int(math.sqrt((2.5 * d) ** 2 + numbers / 2) - 2.5 * d)
     # Small blocks of rows, where some may have none that counts.
     rows = side if linear.row_mask is None else min(side, 4 * _FEWEST_ROWS)
     return row_blocks(n, rows), blocks(k, side)
