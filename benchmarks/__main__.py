@@ -31,6 +31,10 @@ SUBJECTS = {
     "scaling": Subject(
         "what losses split over devices exchange, counted, and a model of its cost", rounds=7
     ),
+    "categorical": Subject(
+        "counts, entropies, intervals and tests of a die against NumPy, SciPy, statsmodels, torch",
+        rounds=7,
+    ),
     "training": Subject("a step of the CIFAR-10 network `tiny`, beside the same network in torch"),
 }
 
@@ -45,7 +49,7 @@ class Command(cases.LinearOptions):
     """Small shapes and few rounds: shows in seconds that all runs, the figures mean little."""
     rounds: int | None = None
     """How often every rival runs; they take turns within each round. Without it, 15 times, or 7
-    for linear and scaling."""
+    for linear, scaling and categorical."""
     output: Path = Path("benchmarks/results")
     """Where the new folder <NAME>-<date> with JSON and PNG goes."""
     markdown: bool = False

@@ -28,6 +28,8 @@ def _cases(*shapes: tuple[int, int]) -> tuple[LossCase, ...]:
 # A small classifier, ImageNet, and the vocabularies of a small and of a large language model.
 LOSSES = _cases((65536, 10), (8192, 1000), (1024, 32768), (256, 131072))
 LOSSES_QUICK = _cases((512, 10), (16, 1000))
+KEYWORDS = ((8192, 1000), (1024, 32768))
+KEYWORDS_QUICK = ((16, 1000),)
 
 
 class LinearCase(NamedTuple):
@@ -85,3 +87,30 @@ class TrainingCase(NamedTuple):
 
 
 TRAINING = (TrainingCase(25, True), TrainingCase(25, False), TrainingCase(32, False))
+
+
+class CountCase(NamedTuple):
+    """Samples and the classes they fall in."""
+
+    samples: int
+    classes: int
+
+
+class CategoricalCases(NamedTuple):
+    """Sizes of each group of `categorical`."""
+
+    counts: tuple[CountCase, ...]
+    pmfs: tuple[tuple[int, int], ...]
+    intervals: tuple[int, ...]
+    dice: tuple[tuple[int, int], ...]
+
+
+CATEGORICAL = CategoricalCases(
+    counts=tuple(CountCase(n, k) for n in (10**7, 50_000) for k in (6, 10, 256, 65536)),
+    pmfs=((1, 10**6), (1000, 1000), (10**5, 10)),
+    intervals=(7, 50, 500),
+    dice=((1, 6), (1, 1000), (1000, 50)),
+)
+CATEGORICAL_QUICK = CategoricalCases(
+    counts=(CountCase(1000, 6),), pmfs=((4, 10),), intervals=(7,), dice=((2, 6),)
+)

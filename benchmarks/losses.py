@@ -16,7 +16,7 @@ import optax
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import cases, machine, timing
+from benchmarks import cases, keywords, machine, timing
 from benchmarks.report import Cell, Result
 from xentjax import softmax_cross_entropy_with_integer_labels
 
@@ -187,4 +187,5 @@ def run(*, quick: bool, rounds: int, console: Console) -> Result:
         cells=tuple(cells),
         machine=limits,
         notes=NOTES,
+        tables=(keywords.measure(cases.KEYWORDS_QUICK if quick else cases.KEYWORDS, rounds),),
     )

@@ -3,7 +3,9 @@
     l(q) = sum_k c_k log q_k = -N H(p, q),    p_k = c_k / N
 
 The likelihood is largest at q = p. That is shown twice: by the closed form, whose optimality the
-Karush-Kuhn-Tucker conditions certify, and by optimizers that know nothing but the gradient.
+Karush-Kuhn-Tucker conditions certify, and by solvers that go there step by step, each at the rate
+that theory promises. Intervals tell how sure the fit is, the G-test whether a reference pmf could
+have given such counts, and ten estimators how much entropy lies behind them.
 
     python -m experiments.categorical_mle --probs 0.1 0.2 0.7 --num-rolls 5000
     python -m experiments.categorical_mle --data flowers.csv --column species
@@ -11,16 +13,15 @@ Karush-Kuhn-Tucker conditions certify, and by optimizers that know nothing but t
 Empty entries, NA and the like are no labels: they are left out, and their number is reported.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -29,33 +30,22 @@ from rich.table import Table
 from rich.text import Text
 
 import xentjax
-from experiments import _plots
+from experiments import _plots, _solver_rates
 from experiments._columns import read_column
 from experiments._command import UserError, check_seed, one_line_errors, pmf_option
+from experiments._methods import ENTROPY_ESTIMATORS
 from experiments._records import RUNS, RunFolder
 
 NAME = "categorical_mle"
 MOST_ROLLS = 10**8  # the rolls are held in memory at once
 SHOWN_CATEGORIES = 20
+NSB_DEVIATION = "nsb, standard deviation"
 UNITS = ("nats", "bits", "hartleys")
 
-# Gradient descent is slow where a category is rare, its gradient being as small as its probability;
-# Rprop, which goes by the gradient's signs, is not.
-SOLVERS = {
-    "gradient descent": optax.sgd(1.0),
-    "Adam": optax.adam(0.1),
-    "Rprop": optax.rprop(0.1),
-}
-MAX_STEPS = 1000
-CONDITIONS = (
-    "multiplier",
-    "stationarity",
-    "primal_residual",
-    "dual_residual",
-    "complementarity",
-    "duality_gap",
-)
-TOLERANCE = 1e-8  # duality gap in nats a sample
+# A literal rather than the lists of _methods: the command line shows its choices.
+Intervals = Literal[
+    "goodman", "quesenberry_hurst", "sison_glaz", "wald", "wilson", "agresti_coull", "jeffreys"
+]
 
 
 @dataclass(frozen=True)
@@ -74,6 +64,10 @@ class Config:
     """Which column of a .csv or .parquet: strings, integers, booleans, dates or times."""
     reference: tuple[float, ...] | None = None
     """A pmf to compare the fit with; by default the true die for rolls, the uniform for data."""
+    intervals: Intervals = "goodman"
+    """Confidence intervals of the probabilities; the first three hold for all of them at once."""
+    alpha: float = 0.05
+    """Probability of an interval that misses, or of a miss among those that hold at once."""
     max_categories: int = 1000
     """More distinct labels than this are refused: they are hardly categories."""
     runs_dir: Path = RUNS
@@ -86,6 +80,8 @@ class Config:
         if not 1 <= self.num_rolls <= MOST_ROLLS:
             raise UserError(f"--num-rolls: expected 1 to {MOST_ROLLS}, got {self.num_rolls}")
         check_seed("--seed", self.seed)
+        if not 0 < self.alpha < 1:
+            raise UserError(f"--alpha: expected between 0 and 1, got {self.alpha}")
         if self.max_categories < 1:
             raise UserError(f"--max-categories: expected 1 or more, got {self.max_categories}")
         if self.column is not None and self.data is None:
@@ -111,17 +107,25 @@ class Sample(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The fits of a sample.
+    """The fits of a sample, and what can be said of the pmf behind it.
 
     Attributes:
+        config: the configuration.
         sample: what was observed.
         closed_form: q = counts / N.
-        by_gradient: solver -> its fit, by steps on the logits.
+        by_steps: solver -> its fit.
+        intervals: float32 [K, 2], lower and upper ends.
+        g_test: of the reference pmf.
+        entropies: estimator -> unit -> estimate, and NSB_DEVIATION -> unit -> its value.
     """
 
+    config: Config
     sample: Sample
     closed_form: xentjax.CategoricalFit
-    by_gradient: dict[str, xentjax.CategoricalFit]
+    by_steps: dict[str, xentjax.CategoricalFit]
+    intervals: jax.Array
+    g_test: xentjax.TestResult
+    entropies: dict[str, dict[str, float]]
 
 
 def run(config: Config) -> Result:
@@ -131,15 +135,30 @@ def run(config: Config) -> Result:
         UserError: the data cannot be read, or is no column of labels.
     """
     sample = _roll(config) if config.data is None else _read(config, config.data)
-    fit = partial(xentjax.fit_categorical, sample.counts)
+    counts = sample.counts
     return Result(
+        config=config,
         sample=sample,
-        closed_form=fit(),
-        by_gradient={
-            name: fit(solver=solver, max_steps=MAX_STEPS, tol=TOLERANCE)
-            for name, solver in SOLVERS.items()
-        },
+        closed_form=xentjax.fit_categorical(counts),
+        by_steps=_solver_rates.fit_by_steps(counts),
+        intervals=xentjax.confidence_intervals(counts, method=config.intervals, alpha=config.alpha),
+        g_test=xentjax.g_test(counts, sample.reference),
+        entropies=_estimate_entropies(counts),
     )
+
+
+def _estimate_entropies(counts: jax.Array) -> dict[str, dict[str, float]]:
+    """Estimator -> unit -> estimate; NSB's posterior has a standard deviation too."""
+    posterior = {unit: xentjax.nsb_entropy(counts, base=unit) for unit in UNITS}
+    return {
+        **{
+            method: _in_units(partial(xentjax.entropy_estimate, counts, method=method))
+            for method in ENTROPY_ESTIMATORS
+            if method != "nsb"
+        },
+        "nsb": {unit: float(posterior[unit].mean) for unit in UNITS},
+        NSB_DEVIATION: {unit: float(posterior[unit].standard_deviation) for unit in UNITS},
+    }
 
 
 def _roll(config: Config) -> Sample:
@@ -180,7 +199,8 @@ def _reference(config: Config, default: jax.Array) -> jax.Array:
 
 def summarize(result: Result) -> dict[str, Any]:
     """The numbers of a run, by name and unit."""
-    sample, best, _ = result
+    sample, best = result.sample, result.closed_form
+    expected = _solver_rates.theory(sample.counts)
     return {
         "source": sample.source,
         "samples": int(sample.counts.sum()),
@@ -189,13 +209,24 @@ def summarize(result: Result) -> dict[str, Any]:
         "counts": sample.counts,
         "pmf": best.pmf,
         "reference": sample.reference,
+        "intervals": {
+            "method": result.config.intervals,
+            "alpha": result.config.alpha,
+            "ends": result.intervals,
+        },
+        "g_test": result.g_test._asdict(),
         **_in_all_units(result),
+        "entropy_estimates": result.entropies,
         "perplexity": xentjax.perplexity(best.pmf),
         "fits": {
             name: {
                 "steps": fit.steps,
                 "converged": fit.converged,
                 "kl_from_closed_form": xentjax.kl_divergence(best.pmf, fit.pmf),
+                "kl_factor_per_step": {
+                    "theory": expected.get(name),
+                    "measured": _solver_rates.measured(fit),
+                },
                 "certificate": fit.certificate._asdict(),
             }
             for name, fit in _fits(result).items()
@@ -204,7 +235,7 @@ def summarize(result: Result) -> dict[str, Any]:
 
 
 def _fits(result: Result) -> dict[str, xentjax.CategoricalFit]:
-    return {"closed form": result.closed_form, **result.by_gradient}
+    return {"closed form": result.closed_form, **result.by_steps}
 
 
 def _in_all_units(result: Result) -> dict[str, dict[str, float]]:
@@ -213,28 +244,25 @@ def _in_all_units(result: Result) -> dict[str, dict[str, float]]:
     measures = {
         "log_likelihood": partial(xentjax.log_likelihood, p, counts),
         "entropy": partial(xentjax.entropy, p),
+        "reference_entropy": partial(xentjax.entropy, reference),
         "cross_entropy_to_reference": partial(xentjax.cross_entropy, p, reference),
         "kl_to_reference": partial(xentjax.kl_divergence, p, reference),
     }
-    return {
-        name: {unit: float(measure(base=unit)) for unit in UNITS}
-        for name, measure in measures.items()
-    }
+    return {name: _in_units(measure) for name, measure in measures.items()}
+
+
+def _in_units(measure: Callable[..., jax.Array]) -> dict[str, float]:
+    return {unit: float(measure(base=unit)) for unit in UNITS}
 
 
 def save(result: Result, folder: RunFolder) -> None:
-    """Write the optimizers' paths, the summary and the figures of a run."""
-    for name, fit in result.by_gradient.items():
-        for step, divergence in enumerate(_path(fit), start=1):
+    """Write the solvers' paths, the summary and the figures of a run."""
+    for name, fit in result.by_steps.items():
+        for step, divergence in enumerate(_solver_rates.path(fit), start=1):
             folder.log(solver=name, step=step, kl_from_closed_form=divergence)
     folder.summary(summarize(result))
     folder.figure("pmf", _draw_pmf(result))
-    folder.figure("optimizers", _draw_paths(result))
-
-
-def _path(fit: xentjax.CategoricalFit) -> NDArray[np.float32]:
-    """KL(counts / N || q) after each step that was taken, in nats."""
-    return np.asarray(fit.history[: int(fit.steps)])
+    folder.figure("solvers", _solver_rates.draw(result.sample.counts, result.by_steps))
 
 
 def _shown(sample: Sample) -> NDArray[np.intp]:
@@ -257,15 +285,21 @@ def _short(label: str) -> str:
 
 
 def _draw_pmf(result: Result) -> Figure:
-    """The fitted pmf as bars, beside the reference."""
-    sample, best, _ = result
-    shown = _shown(sample)
+    """The fitted pmf as bars with their intervals, beside the reference."""
+    sample, shown = result.sample, _shown(result.sample)
     places = np.arange(len(shown))
-    figure, axes = _plots.subplots(height=1.5 + 0.3 * len(shown))
+    pmf = np.asarray(result.closed_form.pmf)[shown]
+    ends = np.asarray(result.intervals)[shown].T
+    figure, axes = _plots.subplots(height=1.8 + 0.3 * len(shown))
     ax = axes[0, 0]
-    ax.barh(places, np.asarray(best.pmf)[shown], height=0.7, label="maximum likelihood")
+    ax.barh(places, pmf, height=0.7, color=_plots.PALETTE[5], label="maximum likelihood")
+    # Rounding may leave the fit itself out by an ulp, which is no length.
+    lengths = np.maximum(np.stack([pmf - ends[0], ends[1] - pmf]), 0)
+    ax.errorbar(
+        pmf, places, xerr=lengths, fmt="none", color="black", capsize=4, label=_intervals(result)
+    )
     reference = np.asarray(sample.reference)[shown]
-    ax.plot(reference, places, "d", color="black", markersize=6, label="reference")
+    ax.plot(reference, places, "d", color=_plots.PALETTE[1], markersize=6, label="reference")
     labels = [_short(sample.categories[index]) for index in shown]
     ax.set_yticks(places, labels, parse_math=False)
     ax.set_ylim(len(shown) - 0.4, -0.6)
@@ -274,66 +308,58 @@ def _draw_pmf(result: Result) -> Figure:
     ax.set_xlabel("probability")
     ax.set_ylabel("category")
     ax.set_title(_title(sample), fontsize=10, loc="left", parse_math=False)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
-def _draw_paths(result: Result) -> Figure:
-    """How each optimizer comes down to the closed form."""
-    figure, axes = _plots.subplots(height=4)
-    ax = axes[0, 0]
-    for (name, fit), style in zip(result.by_gradient.items(), ("-", "--", "-."), strict=True):
-        path = _path(fit)
-        ax.plot(np.arange(1, len(path) + 1), path, style, linewidth=2, label=name)
-    ax.axhline(TOLERANCE, color=_plots.GREY, linewidth=1)
-    ax.annotate("stops here", (1, TOLERANCE), (4, 4), textcoords="offset points", color="0.3")
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.set_xlim(1, max(10, *(2 * int(fit.steps) for fit in result.by_gradient.values())))
-    ax.set_xlabel("steps on the logits, from the uniform pmf")
-    ax.set_ylabel("KL(counts / N || q), nats")
-    ax.legend(frameon=False)
-    return figure
+def _intervals(result: Result) -> str:
+    return f"{100 * (1 - result.config.alpha):g} % intervals ({result.config.intervals})"
 
 
 def show(result: Result, console: Console) -> None:
     """Print the numbers of a run."""
-    sample, best, _ = result
+    sample, best = result.sample, result.closed_form
     total = int(sample.counts.sum())
-    table = Table(title=Text(_title(sample)))
-    table.add_column("category")
-    for heading in ("count", "counts / N", "reference"):
-        table.add_column(heading, justify="right")
+    table = _table(_title(sample), "category", "count", "counts / N", "from", "to", "reference")
     for index in _shown(sample):
+        lower, upper = result.intervals[index]
         table.add_row(
             Text(_short(sample.categories[index])),
             f"{int(sample.counts[index]):,}",
             f"{best.pmf[index]:.5f}",
+            f"{lower:.5f}",
+            f"{upper:.5f}",
             f"{sample.reference[index]:.5f}",
         )
     console.print(table)
     console.print(f"N = {total:,} samples; {sample.missing:,} missing values were left out.")
+    console.print(f"From, to: {_intervals(result)}.")
+    test = result.g_test
+    console.print(
+        f"G-test of the reference: G = {test.statistic:.4g}, {test.dof} degrees of freedom, "
+        f"p-value {test.p_value:.3g}."
+    )
 
-    table = Table(title="Maximum likelihood, p = counts / N")
-    table.add_column("")
-    for unit in UNITS:
-        table.add_column(unit, justify="right")
-    names = ("log-likelihood", "entropy H(p)", "H(p, reference)", "KL(p || reference)")
+    table = _table("Maximum likelihood, p = counts / N", "", *UNITS)
+    names = ("log-likelihood", "H(p)", "H(reference)", "H(p, reference)", "KL(p || reference)")
     for name, values in zip(names, _in_all_units(result).values(), strict=True):
         table.add_row(name, *(f"{values[unit]:,.7g}" for unit in UNITS))
     console.print(table)
 
-    fits = _fits(result)
-    table = Table(title=f"Karush-Kuhn-Tucker conditions, in counts: multiplier {total:,}, rest 0")
-    table.add_column("")
-    for name in fits:
-        table.add_column(name, justify="right")
-    for condition in CONDITIONS:
-        values = (getattr(fit.certificate, condition) for fit in fits.values())
-        table.add_row(condition.replace("_", " "), *(f"{value:.6g}" for value in values))
-    table.add_row("steps", *(str(fit.steps) for fit in fits.values()))
-    table.add_row("converged", *("yes" if fit.converged else "no" for fit in fits.values()))
+    table = _table("Entropy behind the counts, by estimator", "", *UNITS)
+    for method, values in result.entropies.items():
+        table.add_row(method, *(f"{values[unit]:.6f}" for unit in UNITS))
     console.print(table)
+
+    console.print(_solver_rates.table(sample.counts, result.by_steps))
+    console.print(_solver_rates.conditions(total, _fits(result)))
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=Text(title))
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if index else "left")
+    return table
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -127,7 +127,8 @@ def test_every_module_imports():
 LAYERS = {
     "_checks": 0,
     "_dtypes": 0,
-    "_special": 1,
+    "_special": 0,
+    "_special_log": 1,
     "_units": 1,
     "information": 2,
     "categorical": 3,

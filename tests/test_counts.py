@@ -6,6 +6,13 @@ import numpy as np
 import pytest
 
 from xentjax import counts, empirical_pmf, stream_counts
+from xentjax.categorical.counts import (
+    _DEVICE_BLOCK,
+    _FEW_CLASSES,
+    _HOST_BLOCK,
+    _count_blocks,
+    _count_by_comparison,
+)
 
 
 def rolls(n, k, dtype=np.int32):
@@ -67,6 +74,32 @@ class TestCounts:
         np.testing.assert_array_equal(count(jnp.array([255, 1], jnp.uint8), 3), [0, 1, 0])
         weighted = jax.jit(lambda x, w: counts(x, 3, weights=w))(samples[0], jnp.ones(4))
         np.testing.assert_array_equal(weighted, [1, 0, 1])
+
+    @pytest.mark.parametrize("n", [_DEVICE_BLOCK, _DEVICE_BLOCK + 1, 3 * _DEVICE_BLOCK])
+    def test_more_samples_than_a_block(self, n):
+        samples = rolls(2 * n, 9).reshape(2, n) - 1
+        expected = [np.bincount(row[(row >= 0) & (row < 7)], minlength=7) for row in samples]
+        count = jax.jit(lambda row: counts(row, 7))
+        np.testing.assert_array_equal([count(row) for row in jnp.array(samples)], expected)
+        np.testing.assert_array_equal(jax.vmap(count)(samples), expected)
+        hidden = counts(jnp.array(samples), 7, where=jnp.array((samples >= 0) & (samples < 7)))
+        np.testing.assert_array_equal(hidden, np.sum(expected, axis=0))
+
+    @pytest.mark.parametrize("k", [6, _FEW_CLASSES])
+    @pytest.mark.parametrize("count", [_count_blocks, _count_by_comparison])
+    def test_every_way_to_count_drops_what_is_outside(self, count, k):
+        index = rolls(_DEVICE_BLOCK + 5, k + 2) - 1
+        expected = np.bincount(index[(index >= 0) & (index < k)], minlength=k)
+        result = jax.jit(count, static_argnums=1)(index, k)
+        assert result.dtype == jnp.int32
+        np.testing.assert_array_equal(result, expected)
+
+    def test_long_arrays_of_the_host(self):
+        samples = rolls(_HOST_BLOCK + 3, 5)
+        np.testing.assert_array_equal(counts(samples, 6), np.bincount(samples, minlength=6))
+        samples[-1] = 7
+        with pytest.raises(ValueError, match=r"samples: expected integers 0\.\.4, got 7"):
+            counts(samples, 5)
 
     def test_weights_are_differentiable(self):
         samples = jnp.array([0, 1, 0])

@@ -206,6 +206,119 @@ class TestNearlyEqual:
         np.testing.assert_allclose(kl_divergence(p, q), terms.sum(), rtol=1e-6)
 
 
+class TestSums:
+    """Sums of pmfs differ by rounding, more of it the more outcomes there are."""
+
+    @pytest.mark.parametrize("k", [1000, 30_000, 1_000_000])
+    @pytest.mark.parametrize("weights", ["equal", "random"])
+    def test_kl_of_pmfs_normalised_in_float32_is_never_negative(self, k, weights):
+        w = np.full(k, 0.1, np.float32)
+        if weights == "random":
+            w = np.random.default_rng(k).exponential(size=k).astype(np.float32)
+        # NumPy adds up columns one number at a time: of a million equal ones 1 % is lost.
+        by_column = (w[:, None] / np.broadcast_to(w[:, None], (k, 2)).copy().sum(0))[:, 0]
+        pmfs = [jnp.array(w / w.sum()), jnp.array(by_column), jax.nn.softmax(jnp.log(w))]
+        for p in pmfs:
+            for q in pmfs:
+                assert kl_divergence(p, q) >= 0
+                assert kl_divergence(jnp.log(p), jnp.log(q), form="log_pmf") >= 0
+        side = math.isqrt(k)
+        assert mutual_information(pmfs[1][: side**2].reshape(side, side)) >= 0
+
+    @pytest.mark.parametrize("scale", [0.9, 0.999, 1.001, 1.1])
+    @pytest.mark.parametrize("form", ["pmf", "log_pmf"])
+    def test_a_q_that_is_not_normalised_is_taken_at_its_word(self, scale, form):
+        p = random_pmfs(0, (1000,), 0)
+        q = (np.asarray(p) * np.float32(scale)).astype(np.float32)
+        given = (p, jnp.array(q)) if form == "pmf" else (jnp.log(p), jnp.log(jnp.array(q)))
+        np.testing.assert_allclose(
+            kl_divergence(*given, form=form), -math.log(scale), rtol=1e-5, atol=2e-6
+        )
+
+
+class TestWeight:
+    """JS_w = w KL(p || m) + (1 - w) KL(q || m)."""
+
+    p, q = random_pmfs(10, (30, 6)), random_pmfs(11, (30, 6))
+
+    @pytest.mark.parametrize("weight", [1e-3, 0.3, 0.5, 0.9])
+    def test_value_and_slope_in_the_weight(self, weight):
+        value, slope = jax.jit(
+            lambda w: jax.jvp(
+                lambda w: js_divergence(self.p, self.q, weight=w), (w,), (jnp.ones_like(w),)
+            )
+        )(jnp.float32(weight))
+        p, q = np.asarray(self.p, np.float64), np.asarray(self.q, np.float64)
+        middle = weight * p + (1 - weight) * q
+        parts = oracle.kl_divergence(p, middle), oracle.kl_divergence(q, middle)
+        expected = weight * parts[0] + (1 - weight) * parts[1]
+        np.testing.assert_allclose(value, expected, 3 * VALUE["float32"], 1e-7)
+        np.testing.assert_allclose(slope, parts[0] - parts[1], GRADIENT["float32"], 1e-6)
+        assert (value <= entropy(f32(weight, 1 - weight)) + 1e-6).all()
+
+    def test_0_exactly_without_weight_or_without_distance(self):
+        for weight in (0, 1, np.float64(0.0), jnp.float32(1)):
+            np.testing.assert_array_equal(js_divergence(self.p, self.q, weight=weight), 0)
+        for weight in (0.1, 0.3, 0.7):
+            np.testing.assert_array_equal(js_divergence(self.p, self.p, weight=weight), 0)
+        gradients = jax.grad(js_divergence, (0, 1))(P, Q, weight=0.0)
+        for gradient in gradients:
+            np.testing.assert_array_equal(gradient, 0)
+
+    def test_slopes_where_both_are_0(self):
+        gradients = jax.grad(lambda p, q: js_divergence(p, q, weight=0.2), (0, 1))(P, Q)
+        middle = 0.2 * np.asarray(P) + 0.8 * np.asarray(Q)
+        expected = [
+            [-INF, 0.2 * LOG(5), *(0.2 * LOG(np.asarray(P)[2:] / middle[2:]))],
+            [0.8 * LOG(1.25), 0.8 * LOG(1.25), *(0.8 * LOG(np.asarray(Q)[2:] / middle[2:]))],
+        ]
+        for gradient, right in zip(gradients, expected, strict=True):
+            np.testing.assert_allclose(gradient, right, GRADIENT["float32"], 1e-6)
+
+    def test_second_derivatives(self):
+        """w (1 - w) / m times (q / p, -1; -1, p / q), and in w the slopes' own."""
+        with jax.enable_x64(True):
+            p, q = np.array([0.1, 0.3, 0.6]), np.array([0.4, 0.5, 0.1])
+            w = 0.3
+
+            def measure(p, q, w):
+                return js_divergence(p, q, weight=w)
+
+            hessian = jax.jit(jax.hessian(measure, (0, 1, 2)))(p, q, w)
+        m = w * p + (1 - w) * q
+        c = w * (1 - w) / m
+        expected = [
+            [np.diag(c * q / p), np.diag(-c), LOG(p / m) - w * (p - q) / m],
+            [np.diag(-c), np.diag(c * p / q), -LOG(q / m) - (1 - w) * (p - q) / m],
+            [
+                LOG(p / m) - w * (p - q) / m,
+                -LOG(q / m) - (1 - w) * (p - q) / m,
+                -((p - q) ** 2 / m).sum(),
+            ],
+        ]
+        for row, right in zip(hessian, expected, strict=True):
+            for block, correct in zip(row, right, strict=True):
+                np.testing.assert_allclose(block, correct, 1e-12, 1e-14)
+
+    def test_a_mixture_that_underflows_is_not_infinitely_far(self):
+        assert js_divergence(f32(1, 1.2e-38), f32(1, 0)) < 1e-37
+        assert js_divergence(f32(1, 0), f32(1, 1.2e-38), weight=0.9) < 1e-37
+
+    @pytest.mark.parametrize(
+        ("weight", "error", "message"),
+        [
+            (1.5, ValueError, r"weight: expected a number in \[0, 1\], got 1.5"),
+            (-0.1, ValueError, r"weight: expected a number in \[0, 1\], got -0.1"),
+            (math.nan, ValueError, r"weight: expected a number in \[0, 1\], got nan"),
+            (jnp.ones(2), ValueError, r"weight: expected .*, got shape \(2,\)"),
+            (True, TypeError, r"weight: expected a number in \[0, 1\], got True"),
+        ],
+    )
+    def test_bad_weight(self, weight, error, message):
+        with pytest.raises(error, match=message):
+            js_divergence(self.p, self.q, weight=weight)
+
+
 P = f32(0.0, 0.0, 0.3, 0.7)
 Q = f32(0.2, 0.0, 0.5, 0.3)
 JOINT = f32(0.2, 0.3, 0, 0, 0.5, 0, 0, 0, 0).reshape(3, 3)  # marginals (.5, .5, 0), (.2, .8, 0)
@@ -386,6 +499,8 @@ class TestAxesAndMasks:
                 [measure(p) for measure in OF_ONE],
                 [measure(p, q) for measure in OF_TWO],
                 [measure(joint) for measure in OF_JOINT],
+                [measure(p, q, form="log_pmf") for measure in OF_TWO],
+                [measure(joint, form="logits") for measure in OF_JOINT],
             )
 
         measure_all()
@@ -437,6 +552,8 @@ class TestBadArguments:
             (lambda p: entropy(p, where=jnp.ones(2, bool)), r"where: expected .*, got \(2,\)"),
             (lambda p: entropy(p, base="nits"), r"base: expected .* got 'nits'"),
             (lambda p: perplexity(p, base=1), r"base: expected .* got 1"),
+            (lambda p: entropy(p, form="log"), r"form: expected one of 'pmf', .* got 'log'"),
+            (lambda p: mutual_information(p, form=""), r"form: expected one of .* got ''"),
             (lambda p: mutual_information(p[0]), r"axes: expected .*, got \(-2, -1\)"),
             (lambda p: conditional_entropy(p, axes=(0, 0)), r"axes: expected .*, got \(0, 0\)"),
         ],

@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec as P
 
-from tests.tolerances import VALUE
+from tests.tolerances import GRADIENT, VALUE
 from xentjax._special import (
     divergence_term,
     log,
     log_ratio,
     scale_tangent,
+    sum_difference,
     times_power,
     x_log_x,
     x_log_y,
 )
+from xentjax._special_log import log_softmax, log_sum_exp, times_exp
 
 INF, NAN = np.inf, np.nan
 
@@ -143,3 +145,47 @@ def test_divergence_term_has_full_relative_precision_everywhere(dtype):
 def test_divergence_term_at_zeros_and_outside():
     x, y = jnp.array([0.0, 0.0, 2.0, -0.1, 0.1]), jnp.array([0.0, 3.0, 0.0, 0.1, -0.1])
     np.testing.assert_array_equal(divergence_term(x, y), [0, 3, INF, NAN, NAN])
+
+
+def test_sum_difference_drops_rounding_and_keeps_its_slopes():
+    """Of 2 numbers eps and the rounding given, here 4 eps: 5 eps of the sum of all, which is 2."""
+    p, eps = jnp.array([0.25, 0.75]), np.finfo(np.float32).eps
+    for size, expected in ((8 * eps, 0.0), (16 * eps, -16 * eps), (0.5, -0.5)):
+        q = p + jnp.array([size, 0])
+        value, slopes = jax.value_and_grad(sum_difference, (0, 1))(p, q, 4 * float(eps))
+        assert value == expected
+        np.testing.assert_array_equal(slopes, [[1, 1], [-1, -1]])
+
+
+class TestLogarithmsOfSums:
+    rows = np.array([[0, -30, -INF], [1e5, 1e5, 1e5 - 1], [-INF, 2, -INF], [-1, 0.5, 3]])
+
+    def test_values_and_slopes(self):
+        x = jnp.array(self.rows, jnp.float32)
+        top = self.rows.max(-1, keepdims=True)
+        weights = np.exp(self.rows - top)
+        largest = np.arange(3) == self.rows.argmax(-1)[:, None]
+        rest = np.log1p(np.where(largest, 0, weights).sum(-1, keepdims=True))
+        log_p = (self.rows - top) - rest
+        p = np.exp(log_p)
+        np.testing.assert_allclose(log_softmax(x), log_p, VALUE["float32"])  # -1e-13 is not 0
+        np.testing.assert_allclose(log_sum_exp(x), (top + rest)[:, 0], VALUE["float32"])
+        slope = jax.grad(lambda x: log_sum_exp(x).sum())(x)
+        np.testing.assert_allclose(slope, p, GRADIENT["float32"])
+        jacobian = jax.jit(jax.vmap(jax.jacrev(log_softmax)))(x)
+        np.testing.assert_allclose(jacobian, np.eye(3) - p[:, None], 1e-5, 1e-6)
+
+    def test_nothing_stays_nothing(self):
+        x = jnp.full(3, -INF)
+        np.testing.assert_array_equal(log_softmax(x), x)
+        assert log_sum_exp(x) == -INF
+        for function in (log_softmax, log_sum_exp):
+            assert np.isfinite(jax.jacrev(function)(x)).all()
+
+
+def test_times_exp_where_there_is_nothing():
+    x, log_p = jnp.array([INF, -INF, NAN, 3.0, INF]), jnp.array([-INF, -INF, -INF, 0.0, 0.0])
+    np.testing.assert_array_equal(times_exp(x, log_p), [0, 0, 0, 3, INF])
+    x_slope, log_p_slope = jax.vjp(times_exp, x, log_p)[1](jnp.ones(5))
+    np.testing.assert_array_equal(x_slope, [0, 0, 0, 1, 1])
+    np.testing.assert_array_equal(log_p_slope, [0, 0, 0, 3, INF])

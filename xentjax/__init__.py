@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from xentjax import categorical as categorical
 from xentjax.categorical import (
     CategoricalFit as CategoricalFit,
     EntropyPosterior as EntropyPosterior,

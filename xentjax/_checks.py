@@ -29,7 +29,13 @@ def check_array(name: str, x: ArrayLike | None) -> jax.Array:
     if not isinstance(x, jax.Array | np.ndarray | np.generic | bool | int | float):
         raise TypeError(f"{name}: expected an array, got {type(x).__name__}")
     # jnp.asarray of a tracer would be a copy that reverse mode keeps.
-    return x if isinstance(x, jax.Array) else jnp.asarray(x)
+    if isinstance(x, jax.Array):
+        return x
+    try:
+        return jnp.asarray(x)
+    except (TypeError, OverflowError):  # strings, objects, integers of more than 64 bits
+        kind = x.dtype if isinstance(x, np.ndarray | np.generic) else repr(x)
+        raise TypeError(f"{name}: expected an array of numbers, got {kind}") from None
 
 
 def check_floating(name: str, x: ArrayLike) -> jax.Array:
@@ -89,3 +95,10 @@ def check_scalar(name: str, value: ArrayLike | None, expected: str, holds: Any) 
     known = concrete(value)
     if known is not None and not holds(known):
         fail(name, expected, known)
+
+
+def check_flag(name: str, value: Any) -> None:
+    """True or False, known before anything is traced."""
+    if not isinstance(value, bool | np.bool_):
+        kind = type(value).__name__ if isinstance(value, jax.Array) else repr(value)
+        raise TypeError(f"{name}: expected True or False, got {kind}")

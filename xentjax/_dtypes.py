@@ -15,11 +15,14 @@ def without_wrapping(x: ArrayLike, bad: int) -> ArrayLike:
 
     Those that need more than 32 bits become `bad`; every other argument stays as it is.
     """
-    if not isinstance(x, np.ndarray) or x.dtype not in (np.int64, np.uint64):
+    if isinstance(x, int) and not isinstance(x, bool):
+        x = np.int64(max(-(2**63), min(x, 2**63 - 1)))
+    if not isinstance(x, np.ndarray | np.generic) or x.dtype not in (np.int64, np.uint64):
         return x
     if jnp.result_type(int) == jnp.int64:
         return x
     low, high = np.iinfo(np.int32).min, np.iinfo(np.int32).max
+    x = np.asarray(x)
     narrow = x.astype(np.int32)
     if not x.size or (x.min() >= low and x.max() <= high):
         return narrow

@@ -1,17 +1,26 @@
 """Entropy, cross-entropy and divergences of pmfs, right in value and in slope on the boundary too.
 
-Arguments are probability mass functions along `axis`, and they are taken as they are: nothing is
-normalised, `check_pmf` says whether an array is one. Half precision is computed and returned in
-float32, float64 stays float64. Results are in the unit of `base`: None or "nats", 2 or "bits", 10
-or "hartleys", or any other positive real but 1.
+Arguments are probability mass functions along `axis`, and `form` says what the arrays hold:
+
+    "pmf"      p_k, the default
+    "log_pmf"  log p_k, which keeps probabilities of e^-200 and the digits of 1 - e^-30
+    "logits"   any a_k, for p = softmax(a) over the outcomes that `where` keeps
+
+Pmfs and their logarithms are taken as they are: nothing is normalised, `check_pmf` says whether an
+array is one. Half precision is computed and returned in float32, float64 stays float64. Results are
+in the unit of `base`: None or "nats", 2 or "bits", 10 or "hartleys", or any other positive real but
+1.
 
 A slope at p = 0 is the limit from inside the simplex, so it may be infinite: d entropy / dp is
-+inf. A tangent or cotangent of 0 (a probability held fixed, a masked outcome) gives 0 there.
++inf. A tangent or cotangent of 0 (a probability held fixed, a masked outcome) gives 0 there. Slopes
+in log p are p times those in p, and 0 at log p = -inf.
 
 Source: T. M. Cover and J. A. Thomas, Elements of Information Theory, 2nd ed. (2006), chapter 2.
 """
 
+import math
 from collections.abc import Sequence
+from types import ModuleType
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,8 +28,16 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from numpy.lib.array_utils import normalize_axis_tuple
 
-from xentjax import _special
-from xentjax._checks import check_array, check_bool, check_floating, concrete, fail
+from xentjax import _special, _special_log
+from xentjax._checks import (
+    check_array,
+    check_bool,
+    check_choice,
+    check_floating,
+    check_scalar,
+    concrete,
+    fail,
+)
 from xentjax._dtypes import compute_dtype
 from xentjax._units import Base, in_units, nats_per_unit
 
@@ -31,6 +48,7 @@ def entropy(
     axis: int | Sequence[int] = -1,
     base: Base = None,
     where: ArrayLike | None = None,
+    form: str = "pmf",
 ) -> Float[Array, "..."]:
     """Shannon entropy, the mean surprise of an outcome.
 
@@ -43,19 +61,20 @@ def entropy(
         axis: axis or axes of the outcomes.
         base: unit of the result.
         where: outcomes to keep, bool, broadcast to `p`; the others count as probability 0.
+        form: "pmf", "log_pmf" or "logits", what `p` holds.
 
     Returns:
         [...], in units of `base`.
 
     Raises:
-        ValueError: for an axis, a shape or a base that does not fit.
+        ValueError: for an axis, a shape, a base or a form that does not fit.
         TypeError: for a dtype that is not floating.
 
     Example:
         >>> print(entropy(jnp.array([0.5, 0.25, 0.25]), base="bits"))
         1.5
     """
-    return in_units(_special.entropy(*_outcomes_last(axis, where, p=p)), base)
+    return in_units(_measures(form).entropy(*_outcomes_last(axis, where, form, p=p)), base)
 
 
 def cross_entropy(
@@ -65,6 +84,7 @@ def cross_entropy(
     axis: int | Sequence[int] = -1,
     base: Base = None,
     where: ArrayLike | None = None,
+    form: str = "pmf",
 ) -> Float[Array, "..."]:
     """Cross-entropy, the mean surprise at outcomes of `p` of someone who believes `q`.
 
@@ -78,12 +98,13 @@ def cross_entropy(
         axis: axis or axes of the outcomes.
         base: unit of the result.
         where: outcomes to keep, bool, broadcast; the others count as probability 0 in both.
+        form: "pmf", "log_pmf" or "logits", what `p` and `q` hold.
 
     Returns:
         [...], in units of `base`.
 
     Raises:
-        ValueError: for an axis, a shape or a base that does not fit.
+        ValueError: for an axis, a shape, a base or a form that does not fit.
         TypeError: for a dtype that is not floating.
 
     Example:
@@ -91,7 +112,8 @@ def cross_entropy(
         >>> print(cross_entropy(p, q, base=2))
         1.75
     """
-    return in_units(_special.cross_entropy(*_outcomes_last(axis, where, p=p, q=q)), base)
+    pmfs = _outcomes_last(axis, where, form, p=p, q=q)
+    return in_units(_measures(form).cross_entropy(*pmfs), base)
 
 
 def kl_divergence(
@@ -101,6 +123,7 @@ def kl_divergence(
     axis: int | Sequence[int] = -1,
     base: Base = None,
     where: ArrayLike | None = None,
+    form: str = "pmf",
 ) -> Float[Array, "..."]:
     """Kullback-Leibler divergence, the surprise that believing `q` adds to that of `p` itself.
 
@@ -110,8 +133,15 @@ def kl_divergence(
     sum_k (p_k - q_k) where that is more than rounding. So KL(p || p) is exactly 0, no pair of pmfs
     gives a negative number, and a small divergence keeps its relative precision.
 
+    Rounding is at most 4 eps + K eps / 2 of sum_k (p_k + q_k): that of the pmfs' dtype, and what a
+    sum of K numbers may be off where it was normalised by one (of float32, 6e-5 at K = 1000). A q
+    further from sum 1 is taken at its word, as the formula says, and the result may be negative.
+
     It is +inf where p_k > 0 = q_k. The slopes are log(p_k / q_k) + 1 in p, -inf at p_k = 0 < q_k,
-    and -p_k / q_k in q.
+    and -p_k / q_k in q. Those of +inf in the logits of p have no limit and may be NaN.
+
+    Close pmfs are as good as their own rounding: give log pmfs rather than logits, whose softmax
+    rounds each log p_k, where a divergence below 1e-8 (float32) is to keep its digits.
 
     Args:
         p: pmf along `axis`, [..., K].
@@ -119,12 +149,13 @@ def kl_divergence(
         axis: axis or axes of the outcomes.
         base: unit of the result.
         where: outcomes to keep, bool, broadcast; the others count as probability 0 in both.
+        form: "pmf", "log_pmf" or "logits", what `p` and `q` hold.
 
     Returns:
         [...], in units of `base`.
 
     Raises:
-        ValueError: for an axis, a shape or a base that does not fit.
+        ValueError: for an axis, a shape, a base or a form that does not fit.
         TypeError: for a dtype that is not floating.
 
     Example:
@@ -132,8 +163,8 @@ def kl_divergence(
         >>> print(kl_divergence(p, q, base="bits"), kl_divergence(p, p))
         0.25 0.0
     """
-    pmfs = _outcomes_last(axis, where, p=p, q=q)
-    return in_units(_special.kl_divergence(*pmfs, _rounding(p, q)), base)
+    pmfs = _outcomes_last(axis, where, form, p=p, q=q)
+    return in_units(_measures(form).kl_divergence(*pmfs, _rounding(form, p, q)), base)
 
 
 def js_divergence(
@@ -143,13 +174,16 @@ def js_divergence(
     axis: int | Sequence[int] = -1,
     base: Base = None,
     where: ArrayLike | None = None,
+    form: str = "pmf",
+    weight: ArrayLike = 0.5,
 ) -> Float[Array, "..."]:
-    """Jensen-Shannon divergence, the mean divergence of two pmfs from their midpoint.
+    """Jensen-Shannon divergence, the mean divergence of two pmfs from their mixture.
 
-        JS(p, q) = KL(p || m) / 2 + KL(q || m) / 2,    m = (p + q) / 2
+        JS_w(p, q) = w KL(p || m) + (1 - w) KL(q || m),    m = w p + (1 - w) q
 
-    Symmetric, 0 exactly where p = q, and at most log 2 (1 bit), reached by disjoint supports. The
-    slope in p is log(p_k / m_k) / 2, and in q the same with p and q exchanged.
+    What a sample of the mixture tells about which of the two it is from. 0 exactly where p = q, and
+    at most the entropy of (w, 1 - w), reached by disjoint supports: 1 bit at the symmetric w = 1/2.
+    The slopes are w log(p_k / m_k) in p, (1 - w) log(q_k / m_k) in q, KL(p || m) - KL(q || m) in w.
 
     Args:
         p: pmf along `axis`, [..., K].
@@ -157,12 +191,14 @@ def js_divergence(
         axis: axis or axes of the outcomes.
         base: unit of the result.
         where: outcomes to keep, bool, broadcast; the others count as probability 0 in both.
+        form: "pmf", "log_pmf" or "logits", what `p` and `q` hold.
+        weight: w of `p` in [0, 1], a scalar; 0 and 1 give 0.
 
     Returns:
         [...], in units of `base`.
 
     Raises:
-        ValueError: for an axis, a shape or a base that does not fit.
+        ValueError: for an axis, a shape, a base, a form or a weight that does not fit.
         TypeError: for a dtype that is not floating.
 
     Example:
@@ -172,7 +208,10 @@ def js_divergence(
     Source: J. Lin, "Divergence measures based on the Shannon entropy", IEEE Transactions on
     Information Theory 37 (1991).
     """
-    return in_units(_special.js_divergence(*_outcomes_last(axis, where, p=p, q=q)), base)
+    check_scalar("weight", weight, "a number in [0, 1]", lambda w: 0 <= w <= 1)
+    pmfs = _outcomes_last(axis, where, form, p=p, q=q)
+    weight = jnp.asarray(weight).astype(pmfs[0].dtype)
+    return in_units(_measures(form).js_divergence(*pmfs, weight), base)
 
 
 def perplexity(
@@ -181,6 +220,7 @@ def perplexity(
     axis: int | Sequence[int] = -1,
     base: Base = None,
     where: ArrayLike | None = None,
+    form: str = "pmf",
 ) -> Float[Array, "..."]:
     """Perplexity, the number of equally likely outcomes that would be as surprising.
 
@@ -193,12 +233,13 @@ def perplexity(
         axis: axis or axes of the outcomes.
         base: without effect on the result.
         where: outcomes to keep, bool, broadcast to `p`; the others count as probability 0.
+        form: "pmf", "log_pmf" or "logits", what `p` holds.
 
     Returns:
         [...], a number of outcomes between 1 and K.
 
     Raises:
-        ValueError: for an axis, a shape or a base that does not fit.
+        ValueError: for an axis, a shape, a base or a form that does not fit.
         TypeError: for a dtype that is not floating.
 
     Example:
@@ -206,7 +247,7 @@ def perplexity(
         4.0
     """
     nats_per_unit(base)  # a base that means nothing is an error here too
-    return jnp.exp(entropy(p, axis=axis, where=where))
+    return jnp.exp(entropy(p, axis=axis, where=where, form=form))
 
 
 def mutual_information(
@@ -215,6 +256,7 @@ def mutual_information(
     axes: tuple[int, int] = (-2, -1),
     base: Base = None,
     where: ArrayLike | None = None,
+    form: str = "pmf",
 ) -> Float[Array, "..."]:
     """Mutual information, what one variable tells about another.
 
@@ -228,20 +270,21 @@ def mutual_information(
         axes: axes of x and y.
         base: unit of the result.
         where: pairs to keep, bool, broadcast to `joint`; the others count as probability 0.
+        form: "pmf", "log_pmf" or "logits", what `joint` holds.
 
     Returns:
         [...], in units of `base`.
 
     Raises:
-        ValueError: for axes, a shape or a base that do not fit.
+        ValueError: for axes, a shape, a base or a form that do not fit.
         TypeError: for a dtype that is not floating.
 
     Example:
         >>> print(mutual_information(jnp.array([[0.5, 0.0], [0.0, 0.5]]), base="bits"))
         1.0
     """
-    pairs = _pairs_last(axes, where, joint)
-    return in_units(_special.mutual_information(pairs, _rounding(joint)), base)
+    pairs = _pairs_last(axes, where, form, joint)
+    return in_units(_measures(form).mutual_information(pairs, _rounding(form, joint)), base)
 
 
 def conditional_entropy(
@@ -250,6 +293,7 @@ def conditional_entropy(
     axes: tuple[int, int] = (-2, -1),
     base: Base = None,
     where: ArrayLike | None = None,
+    form: str = "pmf",
 ) -> Float[Array, "..."]:
     """Conditional entropy H(Y | X), the surprise at Y of someone who knows X.
 
@@ -262,12 +306,13 @@ def conditional_entropy(
         axes: the axis of X, which is known, and that of Y.
         base: unit of the result.
         where: pairs to keep, bool, broadcast to `joint`; the others count as probability 0.
+        form: "pmf", "log_pmf" or "logits", what `joint` holds.
 
     Returns:
         [...], in units of `base`.
 
     Raises:
-        ValueError: for axes, a shape or a base that do not fit.
+        ValueError: for axes, a shape, a base or a form that do not fit.
         TypeError: for a dtype that is not floating.
 
     Example:
@@ -277,7 +322,8 @@ def conditional_entropy(
         >>> print(conditional_entropy(joint, axes=(-1, -2), base="bits"))
         0.6887219
     """
-    return in_units(_special.conditional_entropy(_pairs_last(axes, where, joint)), base)
+    pairs = _pairs_last(axes, where, form, joint)
+    return in_units(_measures(form).conditional_entropy(pairs), base)
 
 
 def check_pmf(p: ArrayLike, axis: int | Sequence[int] = -1, *, atol: float | None = None) -> None:
@@ -329,28 +375,35 @@ def check_pmf_named(
 
 
 def _outcomes_last(
-    axis: int | Sequence[int], where: ArrayLike | None, **pmfs: ArrayLike
+    axis: int | Sequence[int], where: ArrayLike | None, form: str, **pmfs: ArrayLike
 ) -> list[Array]:
-    """Each pmf as [..., K] whatever the axis or axes of its outcomes, all of one shape."""
-    arrays = _check_arrays(where, pmfs)
+    """Each pmf, or log pmf, as [..., K] whatever the axis or axes of its outcomes, of one shape."""
+    arrays = _check_arrays(where, form, pmfs)
     axes = _check_axes("axis", axis, arrays[0].shape)
-    if axes == (arrays[0].ndim - 1,):
-        return arrays
-    arrays = [jnp.moveaxis(array, axes, range(-len(axes), 0)) for array in arrays]
-    return [array.reshape(*array.shape[: -len(axes)], -1) for array in arrays]
+    if axes != (arrays[0].ndim - 1,):
+        arrays = [jnp.moveaxis(array, axes, range(-len(axes), 0)) for array in arrays]
+        arrays = [array.reshape(*array.shape[: -len(axes)], -1) for array in arrays]
+    return [_special_log.log_softmax(a) for a in arrays] if form == "logits" else arrays
 
 
-def _pairs_last(axes: tuple[int, int], where: ArrayLike | None, joint: ArrayLike) -> Array:
-    """The joint pmf as [..., X, Y]."""
-    (array,) = _check_arrays(where, {"joint": joint})
+def _pairs_last(
+    axes: tuple[int, int], where: ArrayLike | None, form: str, joint: ArrayLike
+) -> Array:
+    """The joint pmf, or its logarithm, as [..., X, Y]."""
+    (array,) = _check_arrays(where, form, {"joint": joint})
     checked = _check_axes("axes", axes, array.shape)
     if len(checked) != 2:
         fail("axes", "two axes, of x and of y", repr(axes))
-    return jnp.moveaxis(array, checked, (-2, -1))
+    pairs = jnp.moveaxis(array, checked, (-2, -1))
+    if form != "logits":
+        return pairs
+    flat = pairs.reshape(*pairs.shape[:-2], -1)
+    return _special_log.log_softmax(flat).reshape(pairs.shape)
 
 
-def _check_arrays(where: ArrayLike | None, arrays: dict[str, ArrayLike]) -> list[Array]:
-    """Floating arrays of one shape and precision, 0 where `where` leaves an outcome out."""
+def _check_arrays(where: ArrayLike | None, form: str, arrays: dict[str, ArrayLike]) -> list[Array]:
+    """Floating arrays of one shape and precision, p = 0 where `where` leaves an outcome out."""
+    check_choice("form", form, ("pmf", "log_pmf", "logits"))
     checked = {name: check_floating(name, array) for name, array in arrays.items()}
     shape: tuple[int, ...] = ()
     for name, array in checked.items():
@@ -367,7 +420,8 @@ def _check_arrays(where: ArrayLike | None, arrays: dict[str, ArrayLike]) -> list
         keep = jnp.broadcast_to(keep, shape)
     except ValueError:
         fail("where", f"a shape that broadcasts to {shape}", keep.shape)
-    return [jnp.where(keep, array, jnp.zeros_like(array)) for array in result]
+    impossible = 0.0 if form == "pmf" else -jnp.inf
+    return [jnp.where(keep, array, jnp.full_like(array, impossible)) for array in result]
 
 
 def _check_axes(name: str, axis: object, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -382,6 +436,13 @@ def _check_axes(name: str, axis: object, shape: tuple[int, ...]) -> tuple[int, .
     return axes
 
 
-def _rounding(*pmfs: ArrayLike) -> float:
+def _measures(form: str) -> ModuleType:
+    """The module whose functions take what `_outcomes_last` and `_pairs_last` return."""
+    return _special if form == "pmf" else _special_log
+
+
+def _rounding(form: str, *pmfs: ArrayLike) -> float:
     """The relative difference between the sums of pmfs that their dtype explains."""
+    if form == "logits":
+        return math.inf  # what softmax has normalised differs by nothing else
     return 4 * max(float(jnp.finfo(check_array("p", pmf).dtype).eps) for pmf in pmfs)

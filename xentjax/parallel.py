@@ -12,11 +12,12 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int32, Shaped
 
-from xentjax._checks import check_array, check_choice, check_index, fail
+from xentjax._checks import check_array, check_flag, check_index, fail
 from xentjax._dtypes import compute_dtype, without_wrapping
 from xentjax.categorical import counts
 from xentjax.losses._arguments import (
     adjusted,
+    check_names,
     class_weight_vector,
     label_rows,
     logits_rows,
@@ -142,6 +143,9 @@ def vocab_parallel_softmax_cross_entropy(
 
     Source: Shoeybi et al., Megatron-LM (2019), arXiv:1909.08053, section 3.
     """
+    check_names(reduction, implementation)
+    check_flag("return_stats", return_stats)
+    _check_split(axis_name, split={"logits_shard": logits_shard}, whole={"labels": labels})
     rows, _ = logits_rows(logits_shard, -1, where, "logits_shard")
     classes = _classes(rows.logits.shape[-1], num_classes, axis_name)
     rows, class_mask, kept_classes = _masks(rows, classes)
@@ -224,7 +228,8 @@ def vocab_parallel_linear_softmax_cross_entropy(
     The value and the keywords are those of `linear_softmax_cross_entropy` with the whole kernel:
     logits exist tile by tile, and devices exchange a few numbers a row as in
     `vocab_parallel_softmax_cross_entropy`. The gradient of x, which all devices share, is a sum
-    over them: one all-reduce of its size.
+    over them: one all-reduce of its size. A gradient taken inside of `shard_map` needs its default
+    `check_vma=True`.
 
     Args:
         x: features, a real array [..., D], the same on every device of the axis.
@@ -275,9 +280,11 @@ def vocab_parallel_linear_softmax_cross_entropy(
 
     Source: Shoeybi et al., Megatron-LM (2019), arXiv:1909.08053, section 3.
     """
-    if implementation is not None:
-        check_choice("implementation", implementation, ("xla",))
+    check_names(reduction, implementation, ("xla",))
+    check_flag("return_stats", return_stats)
     budget = check_max_bytes(max_bytes)
+    split = {"kernel_shard": kernel_shard, "bias_shard": bias_shard}
+    _check_split(axis_name, split=split, whole={"x": x, "labels": labels})
     linear, row_shape = linear_rows(
         x, kernel_shard, bias_shard, where, ("kernel_shard", "bias_shard")
     )
@@ -360,7 +367,7 @@ def sharded_counts(
         >>> print(count(jnp.array([0, 2, 2, 1, 2])))
         [1 1 3 0]
     """
-    _axis_size(axis_name)
+    _check_split(axis_name, split={"samples_shard": samples_shard}, whole={})
     return lax.psum(counts(samples_shard, num_classes, weights=weights, where=where), axis_name)
 
 
@@ -384,6 +391,36 @@ def _classes(local: int, num_classes: SupportsIndex | None, axis_name: AxisName)
             fail("num_classes", f"an integer 1..{held}, what the devices hold", total)
     first = (lax.axis_index(axis_name) * local).astype(jnp.int32)
     return _Classes(total, held, local, first, axis_name)
+
+
+def _check_split(
+    axis_name: AxisName,
+    *,
+    split: dict[str, ArrayLike | None],
+    whole: dict[str, ArrayLike],
+) -> None:
+    """What has to differ between the devices of the axis does, and what must not does not.
+
+    As far as `shard_map` knows it, which with `check_vma=False` is not at all. Labels that are
+    probabilities are split like the classes.
+    """
+    if _axis_size(axis_name) == 1:
+        return
+    axes = {axis_name} if isinstance(axis_name, str) else set(axis_name)
+    if not axes & _varying(lax.axis_index(axis_name)):
+        return
+    for name, x in split.items():
+        if x is not None and not axes <= _varying(x):
+            fail(name, f"an array split over {axis_name!r} by in_specs", "the same on its devices")
+    for name, x in whole.items():
+        indices = name != "labels" or jnp.issubdtype(jnp.result_type(x), jnp.integer)
+        if indices and axes & _varying(x):
+            fail(name, f"the same array on all devices of {axis_name!r}", "one split over it")
+
+
+def _varying(x: ArrayLike) -> frozenset[str]:
+    """The mesh axes over which x differs from device to device."""
+    return jax.typeof(x).manual_axis_type.varying
 
 
 def _axis_size(axis_name: AxisName) -> int:
@@ -418,7 +455,7 @@ def _with_labels(
     """The rows with indices counted over all devices, or with this device's slice of the pmfs."""
     labels = without_wrapping(labels, classes.total if ignore_index == -1 else -1)
     labels = check_array("labels", labels)
-    if jnp.issubdtype(labels.dtype, jnp.integer):
+    if jnp.issubdtype(labels.dtype, jnp.integer) and labels.ndim < rows.logits.ndim:
         return label_rows(rows.logits, labels, -1, rows.row_mask, ignore_index)
     if ignore_index is not None:
         fail("ignore_index", "None with probabilities as labels", ignore_index)

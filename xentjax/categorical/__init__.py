@@ -1,5 +1,6 @@
 """The die: counts, maximum likelihood, intervals and tests of categorical distributions."""
 
+from xentjax.categorical import solvers as solvers
 from xentjax.categorical.certificate import (
     KKTCertificate as KKTCertificate,
     kkt_certificate as kkt_certificate,

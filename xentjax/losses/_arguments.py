@@ -13,12 +13,14 @@ from xentjax._checks import (
     broadcasts,
     check_array,
     check_bool,
+    check_choice,
     check_floating,
     check_scalar,
     fail,
 )
 from xentjax._dtypes import compute_dtype, without_wrapping
-from xentjax.ops import Rows
+from xentjax.losses._expression import REDUCTIONS
+from xentjax.ops import IMPLEMENTATIONS, Rows
 
 Axis = int | Sequence[int]
 
@@ -203,6 +205,15 @@ def class_weight_vector(weights: ArrayLike | None, num_classes: int) -> Float[Ar
     if weights.shape != (num_classes,):
         fail("class_weights", f"one weight a class, shape {(num_classes,)}", weights.shape)
     return weights
+
+
+def check_names(
+    reduction: str, implementation: str | None = None, known: Sequence[str] = IMPLEMENTATIONS
+) -> None:
+    """The keywords that name something; before jax sees them, which has to hash them."""
+    check_choice("reduction", reduction, REDUCTIONS)
+    if implementation is not None:
+        check_choice("implementation", implementation, known)
 
 
 def optional_scalar(

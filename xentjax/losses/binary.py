@@ -12,13 +12,13 @@ from xentjax._checks import (
     broadcasts,
     check_array,
     check_bool,
-    check_choice,
     check_floating,
     concrete,
     fail,
 )
 from xentjax._dtypes import compute_dtype
-from xentjax.losses._expression import REDUCTIONS, reduce_losses, weighted
+from xentjax.losses._arguments import check_names
+from xentjax.losses._expression import reduce_losses, weighted
 from xentjax.ops import Rows
 
 
@@ -65,6 +65,7 @@ def sigmoid_binary_cross_entropy(
     logits, labels, where = _elements(logits, labels, where)
     if pos_weight is not None:
         pos_weight = _factor("pos_weight", pos_weight, logits, "numbers >= 0")
+    check_names(reduction)
     return _binary_loss(logits, labels, where, pos_weight, reduction=reduction)
 
 
@@ -116,6 +117,7 @@ def sigmoid_focal_loss(
     if alpha is not None:
         alpha = _factor("alpha", alpha, logits, "numbers in [0, 1]", 1.0)
     gamma = _factor("gamma", gamma, logits, "numbers >= 0")
+    check_names(reduction)
     return _binary_loss(logits, labels, where, alpha=alpha, gamma=gamma, reduction=reduction)
 
 
@@ -163,7 +165,6 @@ def _binary_loss(
     reduction: str,
 ) -> Float[Array, "..."]:
     """Both losses: element by element, then reduced as rows of one element each."""
-    check_choice("reduction", reduction, REDUCTIONS)
     where = None if where is None else jnp.broadcast_to(where, logits.shape)
     loss = _element_losses(logits, labels, where, pos_weight, alpha, gamma)
     return reduce_losses(loss, Rows(logits[..., None], row_mask=where), reduction)

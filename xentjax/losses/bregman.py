@@ -5,7 +5,6 @@ and 0 only at the target. Each is summed class by class from terms that are >= 0
 their expansions in cross-entropies lose every digit where the two pmfs are close.
 """
 
-import math
 from functools import partial
 
 import jax
@@ -14,12 +13,18 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._checks import check_array, check_choice, fail
+from xentjax._checks import check_array, fail
 from xentjax._dtypes import compute_dtype
-from xentjax._special import scale_tangent
-from xentjax.losses._arguments import Axis, adjusted, label_rows, logits_rows, target_rows
+from xentjax._special_log import divergence
+from xentjax.losses._arguments import (
+    Axis,
+    adjusted,
+    check_names,
+    label_rows,
+    logits_rows,
+    target_rows,
+)
 from xentjax.losses._expression import (
-    REDUCTIONS,
     log_probabilities,
     mask_rows,
     reduce_losses,
@@ -82,6 +87,7 @@ def brier_score(
         fail("ignore_index", "None with labels that are pmfs", ignore_index)
     else:
         rows = target_rows(logits, labels, axis, where)
+    check_names(reduction, implementation)
     return _brier_score(rows, reduction=reduction, implementation=implementation)
 
 
@@ -148,12 +154,12 @@ def kl_divergence_with_logits(
         )
     prediction = adjusted(prediction, None, temperature)
     target = prediction._replace(logits=target.logits)
+    check_names(reduction, implementation)
     return _kl_divergence(target, prediction, reduction=reduction, implementation=implementation)
 
 
 @partial(jax.jit, static_argnames=("reduction", "implementation"))
 def _brier_score(rows: Rows, *, reduction: str, implementation: str | None) -> Float[Array, "..."]:
-    check_choice("reduction", reduction, REDUCTIONS)
     rows = widened(rows)
     stats = row_statistics(rows, normalizer=True, implementation=implementation)
     return reduce_losses(mask_rows(_squared_distance(rows, stats), rows), rows, reduction)
@@ -175,7 +181,6 @@ def _squared_distance(rows: Rows, stats: RowStatistics) -> Float[Array, "*rows"]
 def _kl_divergence(
     target: Rows, prediction: Rows, *, reduction: str, implementation: str | None
 ) -> Float[Array, "..."]:
-    check_choice("reduction", reduction, REDUCTIONS)
     target, prediction = widened(target), widened(prediction)
     target_stats, stats = (
         row_statistics(rows, normalizer=True, implementation=implementation)
@@ -189,32 +194,5 @@ def _kl_divergence(
 def _divergence(
     target: Rows, target_stats: RowStatistics, prediction: Rows, stats: RowStatistics
 ) -> Float[Array, "*rows"]:
-    """sum_k (p_k d_k - p_k + q_k) with d = log(p / q); what is added sums to 0."""
     log_p, log_q = log_probabilities(target, target_stats), log_probabilities(prediction, stats)
-    d = log_p - log_q  # where both are -inf it is NaN, which meets p = 0
-    near = jnp.abs(d) < 1
-    # Near d = 0 the three terms cancel, and far from it p e^-d would overflow.
-    near_terms = jnp.exp(log_p) * _exponential_excess(jnp.where(near, d, 0))
-    far_terms = _times_exp(d, log_p) - jnp.exp(log_p) + jnp.exp(log_q)
-    return jnp.sum(jnp.where(near, near_terms, far_terms), -1)
-
-
-@jax.custom_jvp
-def _times_exp(d: Float[Array, "*s"], log_p: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """d e^log_p, 0 in all orders where e^log_p is 0, whatever d is."""
-    return scale_tangent(d, jnp.exp(log_p))
-
-
-_times_exp.defjvps(
-    lambda dot, _, d, log_p: jnp.exp(log_p) * dot,
-    lambda dot, result, d, log_p: result * dot,
-)
-
-
-def _exponential_excess(d: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """e^-d - 1 + d for |d| < 1, by its series."""
-    order = 19 if d.dtype == jnp.float64 else 11
-    series = jnp.zeros_like(d)
-    for n in range(order, 1, -1):
-        series = series * -d + 1 / math.factorial(n)
-    return d * d * series
+    return divergence(log_p, log_q)

@@ -8,10 +8,16 @@ import jax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._checks import check_choice
-from xentjax.losses._arguments import Axis, adjusted, label_rows, optional_scalar, target_rows
+from xentjax._checks import check_flag
+from xentjax.losses._arguments import (
+    Axis,
+    adjusted,
+    check_names,
+    label_rows,
+    optional_scalar,
+    target_rows,
+)
 from xentjax.losses._expression import (
-    REDUCTIONS,
     SoftmaxStats as SoftmaxStats,
     reduce_losses,
     row_losses,
@@ -121,6 +127,8 @@ def softmax_cross_entropy(
     """
     rows = target_rows(logits, labels, axis, where, class_weights)
     rows = adjusted(rows, logit_soft_cap, temperature)
+    check_names(reduction, implementation)
+    check_flag("return_stats", return_stats)
     return cross_entropy_of_rows(
         rows,
         optional_scalar("label_smoothing", label_smoothing, 0.0, rows.logits.dtype),
@@ -220,6 +228,8 @@ def softmax_cross_entropy_with_integer_labels(
     """
     rows = label_rows(logits, labels, axis, where, ignore_index, class_weights)
     rows = adjusted(rows, logit_soft_cap, temperature)
+    check_names(reduction, implementation)
+    check_flag("return_stats", return_stats)
     return cross_entropy_of_rows(
         rows,
         optional_scalar("label_smoothing", label_smoothing, 0.0, rows.logits.dtype),
@@ -272,7 +282,6 @@ def cross_entropy_from(
     `statistics(weighted, uniform, public)` are those of `rows`, with their class weights or not,
     with those of the weights alone and with what `SoftmaxStats` need if asked.
     """
-    check_choice("reduction", reduction, REDUCTIONS)
     # The statistics to return are the unweighted ones, which weighted targets do not contain.
     apart = return_stats and rows.targets is not None and rows.class_weights is not None
     stats = statistics(True, label_smoothing is not None, return_stats and not apart)

@@ -1,23 +1,28 @@
 """Softmax cross-entropy of a linear layer whose logits are never stored whole."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, SupportsIndex, TypeVar, Unpack, overload
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from xentjax._checks import (
     check_array,
+    check_bool,
     check_choice,
+    check_flag,
     check_floating,
     check_index,
     fail,
 )
 from xentjax._dtypes import without_wrapping
 from xentjax.losses._arguments import (
+    check_names,
     class_weight_vector,
     integer_labels,
     masks,
@@ -32,7 +37,7 @@ from xentjax.losses.cross_entropy import (
     cross_entropy_from,
     cross_entropy_of_rows,
 )
-from xentjax.ops import IMPLEMENTATIONS, Rows, RowStatistics
+from xentjax.ops import Rows, RowStatistics
 from xentjax.ops.blocks import flat_mask
 from xentjax.ops.linear_gradients import rows_that_fit, sum_of_losses
 from xentjax.ops.linear_xla import (
@@ -99,38 +104,44 @@ def linear_softmax_cross_entropy(
 
     The value and the keywords are those of `softmax_cross_entropy_with_integer_labels` (class
     indices) and `softmax_cross_entropy` (probabilities) of the logits x @ kernel + bias. Only a
-    tile of them is in memory at a time; rows whose tiles merge by the monoid of (m, s)::
+    tile of them is in memory at a time; the tiles of a row merge by the monoid of (m, s)::
 
         m = max(m1, m2),    s = s1 exp(m1 - m) + s2 exp(m2 - m)
 
     A gradient computes the tiles a second time: 8 N D K floating-point operations instead of the
     6 N D K of stored logits, in every derivative mode and order. With `gradients_in_forward` the
     gradients are made while the forward pass has the tile: 6 N D K operations, the same values,
-    reverse mode only. Half-precision products accumulate in float32.
+    but no forward mode (gradients of gradients are there). Half-precision products accumulate in
+    float32.
 
-    Rows that do not count (`where`, `ignore_index`) are put last and cost no products, unless
-    labels or masks of the logits' shape tie the rows to their places.
+    Rows that do not count (`where`, `ignore_index`) are put last and cost no products, on one
+    device and unless labels or masks of the logits' shape tie the rows to their places. A label
+    outside 0..K-1 that is not `ignore_index` makes its row's loss and gradient NaN. A column of
+    the kernel that holds NaN makes the gradient of x NaN even where its class is masked.
 
     Args:
-        x: features, a real array [..., D].
-        kernel: [D, K].
-        labels: class indices [...] in 0..K-1, or target probabilities [..., K].
-        bias: [K], or None for no bias.
+        x: features, floating [..., D].
+        kernel: floating [D, K].
+        labels: class indices in 0..K-1, integers [...], or target probabilities [..., K].
+        bias: floating [K], or None for no bias.
         where: bool. [..., K] masks classes, [...] masks rows.
         ignore_index: a label whose rows have loss 0 and leave the mean; None for no such label.
-        class_weights: w, shape [K]; 1 if None.
+        class_weights: w, floating [K]; 1 if None.
         label_smoothing: e in [0, 1], spread over the K classes that `where` keeps.
         z_loss: weight of the squared log normaliser, >= 0.
         logit_soft_cap: c > 0, or None for no cap.
         temperature: > 0, applied after the soft cap.
-        reduction: "none", "sum" or "mean".
+        reduction: "none", "sum" or "mean": for class indices the sum divided by the kept rows' sum
+            of w_y, for probabilities by the number of kept rows.
         return_stats: also return the `SoftmaxStats` of each row.
-        max_bytes: how many bytes temporary arrays may take beside the gradients, about. None takes
-            a tenth of the logits in the forward pass, a quarter or a sixth for gradients, but
-            16 MiB to 256 MiB. Under vmap it is meant for each member of the batch.
+        max_bytes: about how many bytes tiles may take; arrays of the size of x, kernel and their
+            gradients come on top where rows are reordered or gradients of half precision add up in
+            float32. None takes a tenth of the logits in the forward pass, a quarter or a sixth for
+            gradients, but 16 MiB to 256 MiB. Gradients under vmap take as much for each member of
+            the batch.
         gradients_in_forward: make gradients in the forward pass; for "sum" and "mean". With
             `return_stats` the statistics then have no derivative. Where `max_bytes` is less than
-            64 rows of logits, gradients are computed as without it.
+            64 rows of logits, and with "reference", gradients are computed as without it.
         implementation: "xla" or "reference" (which stores the logits); None takes the best one.
 
     Returns:
@@ -163,20 +174,28 @@ def linear_softmax_cross_entropy(
     )
     smoothing = optional_scalar("label_smoothing", label_smoothing, 0.0, dtype)
     z_weight = optional_scalar("z_loss", z_loss, 0.0, dtype)
-    if implementation is not None:
-        check_choice("implementation", implementation, IMPLEMENTATIONS)
+    check_names(reduction, implementation)
+    check_flag("return_stats", return_stats)
+    check_flag("gradients_in_forward", gradients_in_forward)
     if gradients_in_forward:
         check_choice("reduction (with gradients_in_forward)", reduction, ("sum", "mean"))
-    result = _cross_entropy(
-        linear,
-        smoothing,
-        z_weight,
-        reduction=reduction,
-        return_stats=return_stats,
-        max_bytes=check_max_bytes(max_bytes),
-        gradients_in_forward=gradients_in_forward,
-        implementation=implementation,
-    )
+    try:
+        result = _cross_entropy(
+            linear,
+            smoothing,
+            z_weight,
+            reduction=reduction,
+            return_stats=return_stats,
+            max_bytes=check_max_bytes(max_bytes),
+            gradients_in_forward=gradients_in_forward,
+            implementation=implementation,
+        )
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise TypeError(
+            "gradients_in_forward: expected False in forward mode (jvp, jacfwd), got True"
+        ) from None
     return in_shape(result, row_shape)
 
 
@@ -200,9 +219,11 @@ def linear_rows(
         if bias.shape != (num_classes,):
             fail(names[1], f"one number a class, shape {(num_classes,)}", f"shape {bias.shape}")
     shape = (*row_shape, num_classes)
+    if where is not None and np.ndim(where) == len(shape) and np.shape(where)[-1] == 1:
+        where = check_bool("where", where)[..., 0]  # all classes of a row or none
     class_mask, row_mask = masks(where, shape, (len(row_shape),))
     linear = LinearRows(
-        x.reshape(-1, x.shape[-1]),
+        x.reshape(math.prod(row_shape), x.shape[-1]),
         kernel,
         bias,
         class_mask=None if class_mask is None else flat_mask(class_mask, shape),
@@ -241,9 +262,10 @@ def in_shape(result: T, row_shape: tuple[int, ...]) -> T:
 
 
 def unread_rows(linear: LinearRows) -> Rows:
-    """Rows whose logits, which nothing reads, have the shape and dtype of those of the layer."""
+    """Rows of whose logits there are shape and dtype alone."""
     shape = (linear.x.shape[0], linear.kernel.shape[1])
-    return rows_with(linear, jnp.zeros(shape, accumulator_dtype(linear)))
+    unread: Any = jax.ShapeDtypeStruct(shape, accumulator_dtype(linear))
+    return rows_with(linear, None)._replace(logits=unread)
 
 
 @partial(

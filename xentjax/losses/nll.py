@@ -7,10 +7,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
-from xentjax._checks import check_choice
 from xentjax._dtypes import compute_dtype
-from xentjax.losses._arguments import Axis, label_rows
-from xentjax.losses._expression import REDUCTIONS, reduce_label_losses
+from xentjax.losses._arguments import Axis, check_names, label_rows
+from xentjax.losses._expression import reduce_label_losses
 from xentjax.ops import Rows
 from xentjax.ops.statistics import at_label, is_label, label_in_range
 
@@ -60,12 +59,12 @@ def nll_loss(
     Source: Bishop, Pattern Recognition and Machine Learning (2006), section 4.3.4.
     """
     rows = label_rows(log_probs, labels, axis, where, ignore_index, class_weights, name="log_probs")
+    check_names(reduction)
     return _nll_loss(rows, reduction=reduction)
 
 
 @partial(jax.jit, static_argnames="reduction")
 def _nll_loss(rows: Rows, *, reduction: str) -> Float[Array, "..."]:
-    check_choice("reduction", reduction, REDUCTIONS)
     return reduce_label_losses(-_label_log_prob(rows), rows, reduction)
 
 

@@ -7,17 +7,17 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._checks import broadcasts, check_bool, check_choice, check_floating, check_scalar, fail
+from xentjax._checks import broadcasts, check_bool, check_floating, check_scalar, fail
 from xentjax._dtypes import compute_dtype
 from xentjax.losses._arguments import (
     Axis,
+    check_names,
     class_axes,
     label_rows,
     optional_scalar,
     target_rows,
 )
 from xentjax.losses._expression import (
-    REDUCTIONS,
     log_probabilities,
     mask_rows,
     reduce_label_losses,
@@ -78,6 +78,7 @@ def poly_loss_cross_entropy(
     Source: Leng et al., PolyLoss (2022), arXiv:2204.12511.
     """
     rows = target_rows(logits, labels, axis, where, class_weights)
+    check_names(reduction, implementation)
     return _poly_loss(
         rows,
         optional_scalar("epsilon", epsilon, 0.0, rows.logits.dtype),
@@ -134,6 +135,7 @@ def softmax_focal_loss(
     Source: Lin et al., Focal Loss for Dense Object Detection (2017), arXiv:1708.02002.
     """
     rows = label_rows(logits, labels, axis, where, ignore_index, class_weights)
+    check_names(reduction, implementation)
     return _focal_loss(
         rows,
         optional_scalar("gamma", gamma, 0.0, rows.logits.dtype),
@@ -192,7 +194,6 @@ def smooth_labels(
 def _poly_loss(
     rows: Rows, epsilon: Float[Array, ""] | None, *, reduction: str, implementation: str | None
 ) -> Float[Array, "..."]:
-    check_choice("reduction", reduction, REDUCTIONS)
     rows = widened(rows)
     stats = row_statistics(rows, implementation=implementation)
     loss = row_losses(stats, rows, None, None)
@@ -211,7 +212,6 @@ def _missed_mass(rows: Rows, stats: RowStatistics) -> Float[Array, "*rows"]:
 def _focal_loss(
     rows: Rows, gamma: Float[Array, ""] | None, *, reduction: str, implementation: str | None
 ) -> Float[Array, "..."]:
-    check_choice("reduction", reduction, REDUCTIONS)
     stats = row_statistics(rows, implementation=implementation)
     assert stats.label_logit is not None
     loss = stats.log_sum - stats.label_logit

@@ -66,7 +66,7 @@ def blocks(total: int, size: int) -> Blocks:
     if size >= total:
         return Blocks(total, total, 1)
     size = max(1, size)
-    for divisor in range(size, size // 2, -1):
+    for divisor in range(size, max(size // 2, size - 4096), -1):
         if total % divisor == 0:
             return Blocks(total, divisor, total // divisor)
     count = -(-total // size)

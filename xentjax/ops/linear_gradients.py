@@ -33,6 +33,8 @@ RowLosses = Callable[[Rows, Any], tuple[Float[Array, " n"], Any]]
 # The fewest rows at a time that are worth it: the gradient of the kernel is read and written once
 # for each block of rows.
 _FEWEST_ROWS = 64
+# The fewest classes at a time that keep matrix products what they are.
+_FEWEST_CLASSES = 32
 # Of the logits, the share in memory by default.
 _SHARE = 6
 
@@ -40,14 +42,16 @@ _SHARE = 6
 def rows_that_fit(linear: LinearRows, max_bytes: int | None, share: int = _SHARE) -> Blocks | None:
     """Blocks of rows whose logits fit seven eighths of the memory; None if too few rows do."""
     n, k = linear.x.shape[0], linear.kernel.shape[1]
-    size = 7 * numbers_in(max_bytes, linear, share) // (8 * k)
+    eighth = numbers_in(max_bytes, linear, share) // 8
+    size = min(7 * eighth // k, 8 * eighth // (k + _FEWEST_CLASSES))
     return None if size < min(n, _FEWEST_ROWS) else row_blocks(n, size)
 
 
 def _class_blocks(linear: LinearRows, rows: Blocks, max_bytes: int | None) -> Blocks:
     """Blocks of classes that fit the last eighth: a slice of logits and three of the kernel."""
     d, k = linear.kernel.shape
-    return blocks(k, numbers_in(max_bytes, linear, _SHARE) // (8 * (rows.size + 3 * d)))
+    eighth = numbers_in(max_bytes, linear, _SHARE) // 8
+    return blocks(k, max(eighth // (rows.size + 3 * d), _FEWEST_CLASSES))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.custom_batching
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int32, Integer
@@ -350,10 +349,12 @@ def matmul(a: Array, b: Array, linear: LinearRows) -> Array:
     Half-precision x and kernel multiply in half precision, and so do, named by the algorithm
     rather than by a cast, their float32 tangents and the cotangent of the result.
     """
-    wide = np.promote_types(linear.x.dtype, linear.kernel.dtype)
-    dtype = compute_dtype(wide)
+    dtype, half = accumulator_dtype(linear), linear.x.dtype
+    if a.dtype == b.dtype and a.dtype != dtype:
+        return jnp.matmul(a, b, preferred_element_type=dtype)
     # The CPU multiplies in float32 whatever it is told, and does not take every name.
-    algorithm = None if jax.default_backend() == "cpu" else _HALF_PRECISION.get(wide)
+    named = half == linear.kernel.dtype and jax.default_backend() != "cpu"
+    algorithm = _HALF_PRECISION.get(half) if named else None
     return jnp.matmul(a.astype(dtype), b.astype(dtype), precision=algorithm)
 
 
@@ -388,13 +389,19 @@ def _forward_blocks(linear: LinearRows, max_bytes: int | None) -> tuple[Blocks, 
 
 
 def _backward_blocks(linear: LinearRows, max_bytes: int | None) -> tuple[Blocks, Blocks]:
-    """Square tiles, which read and write the least for their work.
+    """Square tiles, which read and write the least for their work; less square at an edge.
 
-    A tile of side b takes two arrays of b b numbers and, for rows as for classes, five of b d.
+    A tile of r rows and c classes takes two arrays of r c numbers, five of r d and five of c d.
     """
     (n, d), k = linear.x.shape, linear.kernel.shape[1]
     numbers = numbers_in(max_bytes, linear, share=4)
     side = int(math.sqrt((2.5 * d) ** 2 + numbers / 2) - 2.5 * d)
-    # Small blocks of rows, where some may have none that counts.
-    rows = side if linear.row_mask is None else min(side, 4 * _FEWEST_ROWS)
-    return row_blocks(n, rows), blocks(k, side)
+    rows = classes = side
+    if side > k:
+        rows = (numbers - 5 * k * d) // (2 * k + 5 * d)
+    elif side > n:
+        classes = (numbers - 5 * n * d) // (2 * n + 5 * d)
+    if linear.row_mask is not None:
+        # Small blocks of rows, some of which may have none that counts.
+        rows = min(rows, max(4 * _FEWEST_ROWS, n // 16))
+    return row_blocks(n, rows), blocks(k, classes)

@@ -123,7 +123,8 @@ def _two_passes(rows: Rows, wanted: Wanted) -> RowStatistics:
     """max first, then every sum of shifted logits; on CPU for a few rows at a time."""
     *row_shape, k = rows.logits.shape
     parts = blocks(math.prod(row_shape), _CACHED // k)
-    plain = rows.labels is not None and not (_adjusts(rows) or wanted.mean or wanted.predicted)
+    more = wanted.uniform or wanted.mean or wanted.predicted or rows.targets is not None
+    plain = not (more or _adjusts(rows))
     if plain or not _one_cpu() or parts.count == 1:
         return _max_then_sums(rows, wanted)
     mask = rows.class_mask

@@ -1,0 +1,405 @@
+"""The die: counts, entropies, intervals, tests and estimates beside SciPy, statsmodels and torch.
+
+Every rival gets its own kind of array, made beforehand, and returns its own kind.
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import scipy.special
+import scipy.stats
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks import cases, machine, timing
+from benchmarks.linear import Target, table_of_targets
+from benchmarks.losses import SUBJECT, TORCH, load_torch
+from benchmarks.machine import Machine
+from benchmarks.report import STYLES
+from benchmarks.tables import Sheet, Table
+from xentjax import (
+    confidence_intervals,
+    counts,
+    entropy,
+    entropy_estimate,
+    g_test,
+    kl_divergence,
+    multinomial_log_likelihood,
+    nsb_entropy,
+)
+
+Thunks = dict[str, timing.Thunk]
+
+EAGER, HOST = f"{SUBJECT} eager", f"{SUBJECT} of NumPy"
+BINCOUNT, JNP = "np.bincount", "jnp.bincount"
+NUMPY, SCIPY, REL_ENTR = "numpy", "scipy", "scipy rel_entr"
+STATSMODELS = "statsmodels"
+# One look for each in all panels; none shows both of NumPy's ways, which may look the same.
+RIVALS: list[str] = [EAGER, HOST, BINCOUNT, JNP, TORCH, SCIPY, REL_ENTR, STATSMODELS, NUMPY]
+LOOKS = dict(zip(RIVALS, (*STYLES, STYLES[2]), strict=True))
+ESTIMATES = ("plug_in", "miller_madow", "chao_shen", "grassberger", "nsb")
+COUNT_LIMITS = {"10,000,000": (EAGER, 1.1), "50,000": (SUBJECT, 1.5)}
+NOTES = (
+    f"{SUBJECT}: compiled by jit, as jnp.bincount; eager: an array of jax, its values checked; of "
+    "NumPy: an int64 NumPy array, its values checked",
+    "counts: int64 for np.bincount and torch, int32 for jax",
+    "entropy and KL: float32 for all. numpy: -sum(p log p) and sum(p log(p / q)) as they stand; "
+    "scipy: stats.entropy, which also normalises; torch: distributions.Categorical made from the "
+    "pmf and asked, as one who has a pmf must",
+    "statsmodels' Sison-Glaz intervals run once from 50 classes on: that one time over the median",
+    "scipy: stats.power_divergence, stats.multinomial.logpmf; torch: distributions.Multinomial",
+)
+
+
+def jitted(function: Callable[..., Any], *args: Any) -> timing.Thunk:
+    """A call of the compiled function on these arguments."""
+    return partial(timing.compile_apart(function, *args).call, *args)
+
+
+def count_thunks(case: cases.CountCase, torch: ModuleType | None) -> Thunks:
+    """Counts of uniform samples."""
+    n, k = case
+    samples = np.random.default_rng(0).integers(k, size=n)
+    x = jnp.asarray(samples, jnp.int32)
+    thunks = {
+        SUBJECT: jitted(lambda x: counts(x, k), x),
+        EAGER: lambda: counts(x, k),
+        HOST: lambda: counts(samples, k),
+        BINCOUNT: lambda: np.bincount(samples, minlength=k),
+        JNP: jitted(lambda x: jnp.bincount(x, length=k), x),
+    }
+    if torch is not None:
+        tensor = torch.from_numpy(samples)
+        thunks[TORCH] = lambda: torch.bincount(tensor, minlength=k)
+    return thunks
+
+
+def pmfs(rows: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two of them a row, float32, all probabilities positive."""
+    weights = np.random.default_rng(0).exponential(size=(2, rows, classes)) + 1e-3
+    p, q = (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
+    return p, q
+
+
+def entropy_thunks(shape: tuple[int, int], torch: ModuleType | None) -> Thunks:
+    """Entropy of every row, in nats."""
+    p, _ = pmfs(*shape)
+    thunks = {
+        SUBJECT: jitted(entropy, jnp.asarray(p)),
+        NUMPY: lambda: -(p * np.log(p)).sum(-1),
+        SCIPY: lambda: scipy.stats.entropy(p, axis=-1),
+    }
+    if torch is not None:
+        x = torch.from_numpy(p)
+        thunks[TORCH] = lambda: torch.distributions.Categorical(x).entropy()
+    return thunks
+
+
+def kl_thunks(shape: tuple[int, int], torch: ModuleType | None) -> Thunks:
+    """KL divergence of every row, in nats."""
+    p, q = pmfs(*shape)
+    thunks = {
+        SUBJECT: jitted(kl_divergence, jnp.asarray(p), jnp.asarray(q)),
+        NUMPY: lambda: (p * np.log(p / q)).sum(-1),
+        SCIPY: lambda: scipy.stats.entropy(p, q, axis=-1),
+        REL_ENTR: lambda: scipy.special.rel_entr(p, q).sum(-1),
+    }
+    if torch is not None:
+        x, y = torch.from_numpy(p), torch.from_numpy(q)
+        die = torch.distributions.Categorical
+        thunks[TORCH] = lambda: torch.distributions.kl_divergence(die(x), die(y))
+    return thunks
+
+
+def rolled(rows: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Counts of 20 K rolls of a die a row, and the pmf of the die."""
+    rng = np.random.default_rng(0)
+    q = rng.dirichlet(np.full(classes, 10.0))
+    return rng.multinomial(20 * classes, q, size=rows), q
+
+
+def interval_thunks(classes: int, method: str) -> Thunks:
+    """Simultaneous intervals of one die, without statsmodels where it is not installed."""
+    (c,), _ = rolled(1, classes)
+    x = jnp.asarray(c, jnp.int32)
+    thunks = {
+        SUBJECT: jitted(partial(confidence_intervals, method=method), x),
+        EAGER: lambda: confidence_intervals(x, method=method),
+    }
+    if importlib.util.find_spec("statsmodels") is not None:
+        rival = importlib.import_module("statsmodels.stats.proportion")
+        name = method.replace("_", "-")
+        thunks[STATSMODELS] = lambda: rival.multinomial_proportions_confint(c, method=name)
+    return thunks
+
+
+def g_test_thunks(shape: tuple[int, int]) -> Thunks:
+    """Statistic and p-value of every row."""
+    c, q = rolled(*shape)
+    expected = c.sum(-1, keepdims=True) * q
+    x, y = jnp.asarray(c, jnp.int32), jnp.asarray(q, jnp.float32)
+    return {
+        SUBJECT: jitted(g_test, x, y),
+        EAGER: lambda: g_test(x, y),
+        SCIPY: lambda: scipy.stats.power_divergence(c, expected, axis=-1, lambda_="log-likelihood"),
+    }
+
+
+def likelihood_thunks(shape: tuple[int, int], torch: ModuleType | None) -> Thunks:
+    """Multinomial log-likelihood of every row."""
+    c, q = rolled(*shape)
+    n = int(c[0].sum())
+    x, y = jnp.asarray(c, jnp.int32), jnp.asarray(q, jnp.float32)
+    thunks = {
+        SUBJECT: jitted(multinomial_log_likelihood, y, x),
+        EAGER: lambda: multinomial_log_likelihood(y, x),
+        SCIPY: lambda: scipy.stats.multinomial.logpmf(c, n, q),
+    }
+    if torch is not None:
+        tensor, pmf = torch.tensor(c, dtype=torch.float32), torch.tensor(q, dtype=torch.float32)
+        thunks[TORCH] = lambda: torch.distributions.Multinomial(n, pmf).log_prob(tensor)
+    return thunks
+
+
+def estimate_thunks(shape: tuple[int, int], method: str) -> Thunks:
+    """Entropy of the die from its counts; SciPy knows the plug-in alone."""
+    c, _ = rolled(*shape)
+    x = jnp.asarray(c, jnp.int32)
+    if method == "nsb":
+        return {SUBJECT: jitted(nsb_entropy, x)}
+    thunks = {SUBJECT: jitted(partial(entropy_estimate, method=method), x)}
+    if method == "plug_in":
+        thunks[SCIPY] = lambda: scipy.stats.entropy(c, axis=-1)
+    return thunks
+
+
+class Timed(NamedTuple):
+    """Seconds per call by who was timed: one sample a round, or one alone."""
+
+    case: str
+    mode: str
+    seconds: timing.Samples
+
+    def multiple(self, who: str) -> float:
+        """The time of `who` over the subject's."""
+        mine, other = self.seconds[SUBJECT], self.seconds[who]
+        if len(mine) == len(other):
+            return timing.ratio(other, mine)
+        return timing.quartiles(other).median / timing.quartiles(mine).median
+
+    def rows(self) -> Iterable[tuple[str | float | None, ...]]:
+        """Of each who was timed."""
+        for who, samples in self.seconds.items():
+            lower, median, upper = timing.quartiles(samples)
+            spread = f"±{(upper - lower) / 2 / median:.0%}" if len(samples) > 1 else "one run"
+            yield f"{self.case}, {self.mode}", who, 1e3 * median, spread, self.multiple(who)
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """All that was timed, by subject of the table."""
+
+    groups: Mapping[str, tuple[Timed, ...]]
+    targets: Table
+    absent: tuple[str, ...]
+    machine: Machine
+    name: str = "categorical"
+
+    def tables(self) -> list[Table]:
+        """One for each group, then the targets."""
+        header = ("case", "who", "ms", "spread", f"time / {SUBJECT}")
+        groups = [
+            Table(title, header, tuple(row for timed in group for row in timed.rows()))
+            for title, group in self.groups.items()
+        ]
+        return [*groups, self.targets]
+
+    def sheets(self) -> list[Sheet]:
+        """The tables as text."""
+        return [table.sheet() for table in self.tables()]
+
+    def lines(self) -> list[str]:
+        """The machine, what is not here, and the notes."""
+        return [
+            *self.machine.describe(),
+            f"ms: median; spread: half the distance between the quartiles; time / {SUBJECT}: "
+            f"median over the rounds, above 1 {SUBJECT} is faster; all of a case interleaved",
+            *NOTES,
+            f"not installed here: {', '.join(self.absent) or 'none'}",
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """The tables and the samples they come from."""
+        return {
+            "name": self.name,
+            "machine": asdict(self.machine),
+            "notes": self.lines(),
+            "tables": [table.as_json() for table in self.tables()],
+            "samples": {
+                title: [timed._asdict() for timed in group] for title, group in self.groups.items()
+            },
+        }
+
+    def figure(self) -> Figure:
+        """A panel for each group with the times over the subject's."""
+        panels = {
+            title: compared
+            for title, group in self.groups.items()
+            if (compared := [timed for timed in group if len(timed.seconds) > 1])
+        }
+        heights = [len(group) for group in panels.values()]
+        drawing = Figure(
+            figsize=(8.3, 1.1 * len(panels) + 0.3 * sum(heights)), layout="constrained"
+        )
+        every = drawing.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
+        for axes, (title, group) in zip(every, panels.items(), strict=True):
+            _draw(axes, title, group)
+        every[-1].set_xlabel(
+            f"time / {SUBJECT}'s time, log scale (right of 1×: {SUBJECT} is faster)"
+        )
+        drawing.suptitle(
+            f"{self.name}: rivals against {SUBJECT}. "
+            f"{self.machine.processor}, {self.machine.cores} cores, {self.machine.date[:10]}",
+            fontsize=10,
+        )
+        return drawing
+
+
+def _draw(axes: Axes, title: str, group: list[Timed]) -> None:
+    rivals = [who for who in LOOKS if any(who in timed.seconds for timed in group)]
+    step = 0.8 / len(rivals)
+    for index, rival in enumerate(rivals):
+        color, marker = LOOKS[rival]
+        points = [
+            (timed.multiple(rival), row - 0.4 + (index + 0.5) * step)
+            for row, timed in enumerate(group)
+            if rival in timed.seconds
+        ]
+        ratios, rows = zip(*points, strict=True)
+        axes.scatter(ratios, rows, s=20, color=color, marker=marker, label=rival, zorder=3)
+    axes.axvline(1.0, color="black", linewidth=1.5)
+    axes.set_yticks(range(len(group)), [f"{t.case}, {t.mode}" for t in group], fontsize=8)
+    axes.set_ylim(len(group) - 0.5, -0.5)
+    axes.set_xscale("log", base=10)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(axis="x", which="both", color="0.9")
+    for row in range(1, len(group)):
+        axes.axhline(row - 0.5, color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_title(title, fontsize=9, loc="left")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
+
+
+def targets(timed: Timed) -> list[Target]:
+    """What xentjax has set itself in this case."""
+    found = []
+    if timed.case in COUNT_LIMITS:
+        who, limit = COUNT_LIMITS[timed.case]
+        # The ratio to the faster of the two is the larger.
+        slower = max(
+            timing.ratio(timed.seconds[who], timed.seconds[rival]) for rival in (BINCOUNT, JNP)
+        )
+        found.append(Target(f"{who} / faster of {BINCOUNT}, {JNP}", slower, limit))
+    if (timed.case, timed.mode) == ("K = 500", "Sison-Glaz"):
+        known = STATSMODELS in timed.seconds
+        share = 1 / timed.multiple(STATSMODELS) if known else None
+        found.append(Target(f"{SUBJECT} / {STATSMODELS}", share, 0.01))
+    return found
+
+
+@dataclass(frozen=True)
+class Stopwatch:
+    """Times the cases of each group."""
+
+    torch: ModuleType | None
+    rounds: int
+
+    def time(self, case: str, mode: str, thunks: Thunks) -> Timed:
+        """All of them, interleaved."""
+        return Timed(case, mode, timing.interleave(thunks, rounds=self.rounds))
+
+    def counts(self, case: cases.CountCase) -> list[Timed]:
+        """Counts of one number of samples and classes."""
+        thunks = count_thunks(case, self.torch)
+        return [self.time(f"{case.samples:,}", f"K = {case.classes}", thunks)]
+
+    def pmfs(self, shape: tuple[int, int]) -> list[Timed]:
+        """Entropy and divergence of pmfs of one shape."""
+        name = _name(shape)
+        return [
+            self.time(name, "entropy", entropy_thunks(shape, self.torch)),
+            self.time(name, "KL", kl_thunks(shape, self.torch)),
+        ]
+
+    def intervals(self, classes: int) -> list[Timed]:
+        """Intervals of one die."""
+        name = f"K = {classes}"
+        thunks = interval_thunks(classes, "sison_glaz")
+        slow = thunks.pop(STATSMODELS, None) if classes >= 50 else None
+        box = self.time(name, "Sison-Glaz", thunks)
+        if slow is not None:
+            box.seconds[STATSMODELS] = [timing.once(slow)]
+        return [box, self.time(name, "Goodman", interval_thunks(classes, "goodman"))]
+
+    def tests(self, shape: tuple[int, int]) -> list[Timed]:
+        """G-test and likelihood of dice of one shape."""
+        name = _name(shape)
+        return [
+            self.time(name, "G-test", g_test_thunks(shape)),
+            self.time(name, "multinomial", likelihood_thunks(shape, self.torch)),
+        ]
+
+    def estimates(self, shape: tuple[int, int]) -> list[Timed]:
+        """Entropy estimates of dice of one shape."""
+        return [
+            self.time(_name(shape), method, estimate_thunks(shape, method)) for method in ESTIMATES
+        ]
+
+
+def report_of(groups: Mapping[str, tuple[Timed, ...]], limits: Machine) -> Categorical:
+    """The report, with the targets' table and the names of who was not there."""
+    everything = [timed for group in groups.values() for timed in group]
+    seen = {who for timed in everything for who in timed.seconds}
+    absent = tuple(name for name in (TORCH, STATSMODELS) if name not in seen)
+    found = [
+        (f"{timed.case}, {timed.mode}", target) for timed in everything for target in targets(timed)
+    ]
+    return Categorical(groups, table_of_targets(found), absent, limits)
+
+
+def run(*, quick: bool, rounds: int, console: Console) -> Categorical:
+    """Measure every group."""
+    limits = machine.measure(quick=quick, rivals=("scipy", STATSMODELS))
+    size = cases.CATEGORICAL_QUICK if quick else cases.CATEGORICAL
+    watch = Stopwatch(load_torch(), rounds)
+    plan: dict[str, tuple[Callable[[Any], list[Timed]], tuple[Any, ...]]] = {
+        "Counts of N samples": (watch.counts, size.counts),
+        "Entropy and KL divergence of rows × K": (watch.pmfs, size.pmfs),
+        "Simultaneous intervals of K classes": (watch.intervals, size.intervals),
+        "G-test and multinomial log-likelihood of rows × K": (watch.tests, size.dice),
+        "Entropy estimates from counts, rows × K": (watch.estimates, size.dice),
+    }
+    groups = {
+        title: tuple(
+            timed
+            for case in track(table, title, console=console, transient=True)
+            for timed in measure(case)
+        )
+        for title, (measure, table) in plan.items()
+    }
+    return report_of(groups, limits)
+
+
+def _name(shape: tuple[int, int]) -> str:
+    return f"{shape[0]:,} × {shape[1]:,}"

@@ -1,0 +1,83 @@
+"""What the keywords of the softmax cross-entropy cost beside the plain call."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import timing
+from benchmarks.tables import Table
+from xentjax import softmax_cross_entropy_with_integer_labels
+
+LEARNING_RATE = 0.1
+PLAIN = "none"
+
+
+def keywords(num_classes: int) -> dict[str, dict[str, Any]]:
+    """Sets of keywords by the name that the table calls them."""
+    scalars = {"label_smoothing": 0.1, "z_loss": 1e-4, "temperature": 0.9, "ignore_index": -1}
+    weights = {"class_weights": jnp.linspace(0.5, 2, num_classes)}
+    return {
+        PLAIN: {},
+        "label smoothing": {"label_smoothing": 0.1},
+        "soft cap": {"logit_soft_cap": 30.0},
+        "all but the soft cap": scalars | weights,
+        "all": scalars | weights | {"logit_soft_cap": 30.0},
+    }
+
+
+def measure(shapes: Iterable[tuple[int, int]], rounds: int) -> Table:
+    """Times as multiples of the plain call's, and scratch memory, of the loss and an SGD step."""
+    rows = [row for shape in shapes for row in _rows(shape, rounds)]
+    header = ("case", "keywords", "forward", "SGD step", "forward temp MB", "SGD step temp MB")
+    return Table("Keywords: time over that of the call without any", header, tuple(rows))
+
+
+def _rows(shape: tuple[int, int], rounds: int) -> list[tuple[str | float | None, ...]]:
+    logits = jax.random.normal(jax.random.key(0), shape)
+    labels = jax.random.randint(jax.random.key(1), shape[:1], 0, shape[1])
+    named = keywords(shape[1])
+    forward, step = {}, {}
+    thunks: dict[str, timing.Thunk] = {}
+    for name, values in named.items():
+        loss = _mean_loss(values)
+        forward[name] = timing.compile_apart(loss, logits, labels)
+        step[name] = timing.compile_apart(_step(loss), logits, labels, donate=(0,))
+        thunks[f"{name}, forward"] = lambda call=forward[name].call: call(logits, labels)
+        thunks[f"{name}, step"] = timing.thread_state(
+            lambda x, call=step[name].call: call(x, labels), jnp.array(logits)
+        )
+    seconds = timing.interleave(thunks, rounds=rounds)
+
+    def multiple(name: str, mode: str) -> float:
+        return timing.ratio(seconds[f"{name}, {mode}"], seconds[f"{PLAIN}, {mode}"])
+
+    def megabytes(compiled: timing.Compiled) -> float | None:
+        return None if compiled.temp_bytes is None else compiled.temp_bytes / 1e6
+
+    case = f"{shape[0]} × {shape[1]}"
+    return [
+        (
+            case,
+            name,
+            multiple(name, "forward"),
+            multiple(name, "step"),
+            megabytes(forward[name]),
+            megabytes(step[name]),
+        )
+        for name in named
+    ]
+
+
+def _mean_loss(keywords: dict[str, Any]) -> Callable[[jax.Array, jax.Array], Any]:
+    def loss(logits: jax.Array, labels: jax.Array) -> Any:
+        return softmax_cross_entropy_with_integer_labels(
+            logits, labels, reduction="mean", **keywords
+        )
+
+    return loss
+
+
+def _step(loss: Callable[[jax.Array, jax.Array], Any]) -> Callable[[jax.Array, jax.Array], Any]:
+    return lambda logits, labels: logits - LEARNING_RATE * jax.grad(loss)(logits, labels)

@@ -1,0 +1,169 @@
+"""The figures of `experiments.asymptotics`: dots are measured, crosses exact."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.stats
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from experiments import _plots
+from experiments._dice import Measurement, expansion
+
+STYLES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+Found = Sequence[Measurement]
+"""One measurement for each N, ascending."""
+
+
+def draw_kl(found: Found, pmf: NDArray[np.float64]) -> Figure:
+    """The mean divergence, and what is left of it when its leading term is divided out."""
+    first = np.array([m.theory.first_order for m in found])
+    # Between the sizes the expansion is drawn as the curve that it is.
+    curve = np.geomspace(found[0].num_rolls, found[-1].num_rolls, 200)
+    leading, second = expansion(pmf, curve)
+    figure, axes = _plots.subplots(1, 2, height=3.6)
+    for ax, unit, unit_of_curve in zip(axes[0], (1, first), (1, leading), strict=True):
+        ax.plot(curve, leading / unit_of_curve, linewidth=1.8, label="first order, $(K-1)/(2N)$")
+        ax.plot(
+            curve, (leading + second) / unit_of_curve, "--", linewidth=1.8, label="second order"
+        )
+        _plot_exact(ax, found, np.array([m.theory.kl for m in found]) / unit, label="exact")
+        ax.errorbar(
+            _sizes(found),
+            np.array([m.kl.value for m in found]) / unit,
+            2 * np.array([m.kl.error for m in found]) / unit,
+            fmt="o",
+            markersize=4,
+            capsize=3,
+            label="measured ± 2 standard errors",
+        )
+        _sizes_axis(ax)
+    axes[0, 0].set_yscale("log")
+    axes[0, 0].set_ylabel("mean of KL(c / N || p), nats")
+    axes[0, 1].set_ylabel("mean of KL / its first order")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def draw_entropy(found: Found) -> Figure:
+    """Bias of the entropy estimators, and their error, both in units of the plug-in's."""
+    sizes = _sizes(found)
+    figure, axes = _plots.subplots(1, 2, height=4.4)
+    bias, rmse = axes[0]
+    for index, method in enumerate(found[0].bias):
+        scaled = [m.bias[method].value / m.theory.first_order for m in found]
+        errors = [2 * m.bias[method].error / m.theory.first_order for m in found]
+        bias.errorbar(sizes, scaled, errors, capsize=2, label=method, **_style(index))
+        ratio = [m.rmse[method] / m.rmse["plug_in"] for m in found]
+        rmse.plot(sizes, ratio, **_style(index))
+    for method in found[0].theory.bias:
+        exact = [m.theory.bias[method] / m.theory.first_order for m in found]
+        label = "exact, of the first two" if method == "plug_in" else None
+        _plot_exact(bias, found, exact, label)
+    bias.set_ylabel("mean error / [$(K-1)/(2N)$ nats]")
+    rmse.set_ylabel("RMS error / that of plug_in")
+    for ax in axes[0]:
+        _sizes_axis(ax)
+    handles, labels = bias.get_legend_handles_labels()
+    # The crosses, which would come first, belong at the end.
+    figure.legend(
+        handles[1:] + handles[:1],
+        labels[1:] + labels[:1],
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+    )
+    return figure
+
+
+def draw_wilks(found: Found, dof: int, alpha: float) -> Figure:
+    """Quantiles of G against those of the chi-squared law."""
+    law = scipy.stats.chi2(dof)
+    num_dice = len(found[0].statistics)
+    # Every quantile in the middle would be thousands of points; the tail is where the tests look.
+    ranks = np.unique(num_dice - np.geomspace(num_dice, 1, 400).astype(np.int64))
+    expected = law.ppf((ranks + 0.5) / num_dice)
+    figure, axes = _plots.subplots(height=4.8)
+    ax = axes[0, 0]
+    ax.plot(expected, expected, color="black", linewidth=1, zorder=3, label="chi-squared law")
+    for index, measurement in enumerate(found):
+        ax.plot(
+            expected,
+            measurement.statistics[ranks],
+            linestyle="none",
+            marker=MARKERS[index % len(MARKERS)],
+            markersize=3,
+            label=f"$N$ = {measurement.num_rolls:,}",
+        )
+    critical = law.ppf(1 - alpha)
+    ax.axvline(critical, color=_plots.GREY, linewidth=1)
+    ax.annotate(
+        f"{1 - alpha:.0%} quantile",
+        (critical, 1),
+        (4, -4),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        color="0.3",
+        va="top",
+    )
+    ax.set_xlabel(f"quantile of chi-squared, {dof} degrees of freedom")
+    ax.set_ylabel("quantile of $G = 2N\\,$KL(c / N || p)")
+    ax.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def draw_coverage(found: Found, alpha: float) -> Figure:
+    """How often the intervals hold the truth, against how often they should."""
+    sizes = _sizes(found)
+    figure, axes = _plots.subplots(1, 2, height=4.2, sharey=True)
+    classwise = list(found[0].theory.coverage)
+    panels = {
+        "one face, mean over faces": classwise,
+        "all faces at once": [name for name in found[0].coverage if name not in classwise],
+    }
+    for ax, (title, methods) in zip(axes[0], panels.items(), strict=True):
+        for index, method in enumerate(methods):
+            values = [100 * m.coverage[method].value for m in found]
+            errors = [200 * m.coverage[method].error for m in found]
+            ax.errorbar(sizes, values, errors, capsize=2, label=method, **_style(index))
+            if methods is classwise:
+                exact = [100 * m.theory.coverage[method] for m in found]
+                label = "exact" if index == len(methods) - 1 else None
+                _plot_exact(ax, found, exact, label)
+        nominal = 100 * (1 - alpha)
+        ax.axhline(nominal, color="black", linewidth=1, linestyle="--", label="nominal")
+        _sizes_axis(ax)
+        ax.set_title(title, fontsize=10, loc="left")
+        ax.legend(frameon=False, loc="lower right")
+    axes[0, 0].set_ylabel("coverage, %")
+    return figure
+
+
+def _sizes(found: Found) -> list[int]:
+    return [measurement.num_rolls for measurement in found]
+
+
+def _plot_exact(ax: Axes, found: Found, values: ArrayLike, label: str | None) -> None:
+    ax.plot(_sizes(found), values, "x", color="black", markersize=8, label=label, zorder=3)
+
+
+def _sizes_axis(ax: Axes) -> None:
+    ax.set_xscale("log")
+    ax.set_xlabel("rolls $N$ of each die")
+
+
+def _style(index: int) -> dict[str, Any]:
+    """Colour and stroke of the methods, of which there are more than colours."""
+    colors = len(_plots.PALETTE)
+    return {
+        "color": _plots.PALETTE[index % colors],
+        "linestyle": STYLES[index // colors],
+        "linewidth": 1.8,
+        "marker": "o",
+        "markersize": 3.5,
+    }

@@ -1,0 +1,217 @@
+"""The large-sample theory of a die's shares, held against very many dice.
+
+Roll a die of pmf p N times and count its K faces: c. Then
+
+    E KL(c / N || p) = (K - 1) / (2N) + (sum_k 1 / p_k - 1) / (12 N^2) + O(N^-3)
+    E H(c / N) = H(p) - E KL(c / N || p),  exactly: the plug-in entropy is too small
+    G = 2 N KL(c / N || p)  ->  chi-squared of K - 1 degrees of freedom  (Wilks)
+    P(an interval holds p_k)  ->  1 - alpha
+
+Every mean over the dice has its standard error beside it.
+
+    python -m experiments.asymptotics --probs 0.5 0.25 0.25 --num-rolls 10 100 1000
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from experiments import _dice_plots
+from experiments._command import UserError, check_seed, one_line_errors, pmf_option
+from experiments._dice import NSB_DICE, Mean, Measurement, measure
+from experiments._records import RUNS, RunFolder
+
+NAME = "asymptotics"
+FEWEST_DICE = 100  # fewer have no standard error to speak of
+MOST_DICE = 10**6
+MOST_ROLLS = 10**5
+
+
+@dataclass(frozen=True)
+class Config:
+    """The dice, and how often each is rolled."""
+
+    probs: tuple[float, ...] = (0.05, 0.1, 0.15, 0.15, 0.2, 0.35)
+    """Probability of each face, all > 0; they sum to 1."""
+    num_rolls: tuple[int, ...] = (10, 30, 100, 300, 1000)
+    """Each N: rolls of a die. New dice for each."""
+    num_dice: int = 100_000
+    """Dice for each N. The NSB entropy, which takes longer, is that of the first 5,000."""
+    alpha: float = 0.05
+    """Level of the G-test, and probability of an interval that misses."""
+    seed: int = 0
+    """Seed of the rolls."""
+    runs_dir: Path = RUNS
+    """Folder that the new run folder goes to."""
+
+    def __post_init__(self) -> None:
+        pmf_option("--probs", self.probs)
+        if len(self.probs) < 2 or min(self.probs) == 0:
+            raise UserError(
+                f"--probs: expected two probabilities or more, all > 0, got {self.probs}"
+            )
+        if not self.num_rolls or sorted(set(self.num_rolls)) != list(self.num_rolls):
+            raise UserError(f"--num-rolls: expected one or more, ascending, got {self.num_rolls}")
+        for num_rolls in (self.num_rolls[0], self.num_rolls[-1]):
+            if not 1 <= num_rolls <= MOST_ROLLS:
+                raise UserError(f"--num-rolls: expected 1 to {MOST_ROLLS}, got {num_rolls}")
+        if not FEWEST_DICE <= self.num_dice <= MOST_DICE:
+            raise UserError(
+                f"--num-dice: expected {FEWEST_DICE} to {MOST_DICE}, got {self.num_dice}"
+            )
+        if not 0 < self.alpha < 1:
+            raise UserError(f"--alpha: expected between 0 and 1, got {self.alpha}")
+        check_seed("--seed", self.seed)
+
+
+class Result(NamedTuple):
+    """What the dice showed.
+
+    Attributes:
+        config: the configuration.
+        measurements: one for each N, in its order.
+    """
+
+    config: Config
+    measurements: tuple[Measurement, ...]
+
+
+def run(config: Config, *, progress: Callable[[Sequence[int]], Iterable[int]] = iter) -> Result:
+    """Roll all dice, for each N.
+
+    Args:
+        config: the dice.
+        progress: wraps the values of N, to show how far the run is.
+    """
+    key, pmf = jax.random.key(config.seed), pmf_option("--probs", config.probs)
+    measure_dice = partial(measure, pmf=pmf, num_dice=config.num_dice, alpha=config.alpha)
+    return Result(
+        config,
+        tuple(
+            measure_dice(jax.random.fold_in(key, num_rolls), num_rolls=num_rolls)
+            for num_rolls in progress(config.num_rolls)
+        ),
+    )
+
+
+def save(result: Result, folder: RunFolder) -> None:
+    """Write the measurements and the figures of a run."""
+    lines = [_summarize(measurement) for measurement in result.measurements]
+    for line in lines:
+        folder.log(**line)
+    folder.summary({"pmf": result.config.probs, "measurements": lines})
+    pmf, alpha, found = np.asarray(result.config.probs), result.config.alpha, result.measurements
+    folder.figure("expected_kl", _dice_plots.draw_kl(found, pmf))
+    folder.figure("entropy", _dice_plots.draw_entropy(found))
+    folder.figure("wilks", _dice_plots.draw_wilks(found, len(pmf) - 1, alpha))
+    folder.figure("coverage", _dice_plots.draw_coverage(found, alpha))
+
+
+def _summarize(measurement: Measurement) -> dict[str, Any]:
+    """One N's numbers by name, each mean as [value, standard error]."""
+    return {
+        name: value._asdict() if name == "theory" else value
+        for name, value in measurement._asdict().items()
+        if name != "statistics"
+    }
+
+
+def show(result: Result, console: Console) -> None:
+    """Print theory and measurement, number by number."""
+    config, found = result.config, result.measurements
+    console.print(
+        f"{config.num_dice:,} dice for each N. In brackets: the standard error, in units of the "
+        "last digits."
+    )
+    table = _table("E KL(c / N || p), nats", ["N", "(K-1)/(2N)", "2nd order", "exact", "measured"])
+    for m in found:
+        theory = (m.theory.first_order, m.theory.second_order, m.theory.kl)
+        table.add_row(f"{m.num_rolls:,}", *(f"{x:.5g}" for x in theory), _text(m.kl))
+    console.print(table)
+
+    dof = len(config.probs) - 1
+    table = _table(
+        "Wilks: G = 2 N KL(c / N || p) of the true pmf",
+        ["N", "mean", "variance", f"rejected at {config.alpha:g}"],
+    )
+    table.add_row("theory", f"{dof}", f"{2 * dof}", f"{config.alpha:g}")
+    for m in found:
+        mean = Mean(2 * m.num_rolls * m.kl.value, 2 * m.num_rolls * m.kl.error)
+        table.add_row(f"{m.num_rolls:,}", _text(mean), _text(m.variance), _text(m.rejected))
+    console.print(table)
+
+    headings = ["", *(f"N = {size:,}" for size in config.num_rolls)]
+    table = _table(f"Bias of the entropy, 10^-3 nats (nsb: {NSB_DICE:,} dice at most)", headings)
+    for method in found[0].bias:
+        table.add_row(
+            method.replace("_", " "), *(_text(_times(1e3, m.bias[method])) for m in found)
+        )
+        if method in found[0].theory.bias:
+            exact = (f"{1e3 * m.theory.bias[method]:.3f}" for m in found)
+            table.add_row("  exact", *exact, style="dim")
+    console.print(table)
+
+    table = _table(f"Coverage of intervals, %; nominal {100 * (1 - config.alpha):g}", headings)
+    for method in found[0].coverage:
+        table.add_row(
+            method.replace("_", " "), *(_text(_times(100, m.coverage[method])) for m in found)
+        )
+        if method in found[0].theory.coverage:
+            exact = (f"{100 * m.theory.coverage[method]:.2f}" for m in found)
+            table.add_row("  exact", *exact, style="dim")
+    console.print(table)
+
+
+def _table(title: str, headings: Sequence[str]) -> Table:
+    table = Table(title=title)
+    for index, heading in enumerate(headings):
+        # Numbers stay whole: on a narrow terminal the names give way.
+        table.add_column(heading, justify="right" if index else "left", no_wrap=index > 0)
+    return table
+
+
+def _times(factor: float, mean: Mean) -> Mean:
+    return Mean(factor * mean.value, factor * mean.error)
+
+
+def _text(mean: Mean) -> str:
+    """A mean and its standard error: 0.02481(12) is 0.02481 ± 0.00012, two digits if they are < 20.
+
+    A standard error of 0 is that of dice that all showed the same.
+    """
+    if mean.error == 0:
+        return f"{mean.value:g}(0)"
+    decimals = -math.floor(math.log10(mean.error))
+    if mean.error * 10**decimals < 2:
+        decimals += 1
+    decimals = max(0, decimals)
+    return f"{mean.value:.{decimals}f}({mean.error * 10**decimals:.0f})"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    with one_line_errors():
+        config = tyro.cli(
+            Config, args=argv, prog=f"python -m experiments.{NAME}", description=__doc__
+        )
+        console = Console()
+        folder = RunFolder.create(NAME, config, config.runs_dir)
+        show_sizes = partial(track, description="rolling dice, N by N", console=console)
+        result = run(config, progress=show_sizes)
+        save(result, folder)
+        show(result, console)
+        console.print(f"Plots and numbers: {folder.path}", markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()
