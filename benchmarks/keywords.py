@@ -1,16 +1,16 @@
 """What the keywords of the softmax cross-entropy cost beside the plain call."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from benchmarks import timing
+from benchmarks.modes import Loss, jax_function
 from benchmarks.tables import Table
 from xentjax import softmax_cross_entropy_with_integer_labels
 
-LEARNING_RATE = 0.1
 PLAIN = "none"
 
 
@@ -42,8 +42,10 @@ def _rows(shape: tuple[int, int], rounds: int) -> list[tuple[str | float | None,
     thunks: dict[str, timing.Thunk] = {}
     for name, values in named.items():
         loss = _mean_loss(values)
-        forward[name] = timing.compile_apart(loss, logits, labels)
-        step[name] = timing.compile_apart(_step(loss), logits, labels, donate=(0,))
+        forward[name] = timing.compile_apart(jax_function(loss, "forward"), logits, labels)
+        step[name] = timing.compile_apart(
+            jax_function(loss, "SGD step"), logits, labels, donate=(0,)
+        )
         thunks[f"{name}, forward"] = lambda call=forward[name].call: call(logits, labels)
         thunks[f"{name}, step"] = timing.thread_state(
             lambda x, call=step[name].call: call(x, labels), jnp.array(logits)
@@ -70,14 +72,10 @@ def _rows(shape: tuple[int, int], rounds: int) -> list[tuple[str | float | None,
     ]
 
 
-def _mean_loss(keywords: dict[str, Any]) -> Callable[[jax.Array, jax.Array], Any]:
-    def loss(logits: jax.Array, labels: jax.Array) -> Any:
+def _mean_loss(keywords: dict[str, Any]) -> Loss:
+    def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
         return softmax_cross_entropy_with_integer_labels(
             logits, labels, reduction="mean", **keywords
         )
 
     return loss
-
-
-def _step(loss: Callable[[jax.Array, jax.Array], Any]) -> Callable[[jax.Array, jax.Array], Any]:
-    return lambda logits, labels: logits - LEARNING_RATE * jax.grad(loss)(logits, labels)

@@ -5,7 +5,6 @@ forward, loss and gradient, or an SGD step on the logits that reuses their buffe
 """
 
 import importlib
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -17,12 +16,10 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks import cases, keywords, machine, timing
+from benchmarks.modes import LEARNING_RATE, Loss, jax_function
 from benchmarks.report import Cell, Result
 from xentjax import softmax_cross_entropy_with_integer_labels
 
-Loss = Callable[[jax.Array, jax.Array], jax.Array]
-
-LEARNING_RATE = 0.1
 SUBJECT = "xentjax"
 TORCH = "torch"
 NOTES = (
@@ -75,18 +72,6 @@ JAX_LOSSES: dict[str, Loss] = {
     "optax one-hot": optax_one_hot_loss,
     "optax integer": optax_integer_loss,
 }
-
-
-def jax_function(loss: Loss, mode: str) -> Callable[[jax.Array, jax.Array], Any]:
-    """What is compiled for a mode, as a function of logits and labels."""
-    match mode:
-        case "forward":
-            return loss
-        case "value_and_grad":
-            return jax.value_and_grad(loss)
-        case "SGD step":
-            return lambda logits, labels: logits - LEARNING_RATE * jax.grad(loss)(logits, labels)
-    raise ValueError(f"mode: expected one of {cases.MODES}, got {mode!r}")
 
 
 def load_torch() -> ModuleType | None:

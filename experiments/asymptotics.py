@@ -151,25 +151,24 @@ def show(result: Result, console: Console) -> None:
     console.print(table)
 
     headings = ["", *(f"N = {size:,}" for size in config.num_rolls)]
-    table = _table(f"Bias of the entropy, 10^-3 nats (nsb: {NSB_DICE:,} dice at most)", headings)
-    for method in found[0].bias:
-        table.add_row(
-            method.replace("_", " "), *(_text(_times(1e3, m.bias[method])) for m in found)
-        )
-        if method in found[0].theory.bias:
-            exact = (f"{1e3 * m.theory.bias[method]:.3f}" for m in found)
-            table.add_row("  exact", *exact, style="dim")
-    console.print(table)
 
-    table = _table(f"Coverage of intervals, %; nominal {100 * (1 - config.alpha):g}", headings)
-    for method in found[0].coverage:
-        table.add_row(
-            method.replace("_", " "), *(_text(_times(100, m.coverage[method])) for m in found)
-        )
-        if method in found[0].theory.coverage:
-            exact = (f"{100 * m.theory.coverage[method]:.2f}" for m in found)
-            table.add_row("  exact", *exact, style="dim")
-    console.print(table)
+    def by_method(title: str, name: str, scale: float, digits: int) -> Table:
+        """What was measured with each method and, where it is known, the exact value."""
+        measured = [getattr(m, name) for m in found]
+        theory = [getattr(m.theory, name) for m in found]
+        table = _table(title, headings)
+        for method in measured[0]:
+            values = (_text(_times(scale, m[method])) for m in measured)
+            table.add_row(method.replace("_", " "), *values)
+            if method in theory[0]:
+                exact = (f"{scale * t[method]:.{digits}f}" for t in theory)
+                table.add_row("  exact", *exact, style="dim")
+        return table
+
+    title = f"Bias of the entropy, 10^-3 nats (nsb: {NSB_DICE:,} dice at most)"
+    console.print(by_method(title, "bias", 1e3, 3))
+    title = f"Coverage of intervals, %; nominal {100 * (1 - config.alpha):g}"
+    console.print(by_method(title, "coverage", 100, 2))
 
 
 def _table(title: str, headings: Sequence[str]) -> Table:

@@ -12,11 +12,13 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int32, Shaped
 
-from xentjax._checks import check_array, check_flag, check_index, fail
-from xentjax._dtypes import compute_dtype, without_wrapping
+from xentjax._checks import check_flag, check_index, fail
+from xentjax._dtypes import compute_dtype
 from xentjax.categorical import counts
 from xentjax.losses._arguments import (
     adjusted,
+    are_indices,
+    check_labels,
     check_names,
     class_weight_vector,
     label_rows,
@@ -40,7 +42,7 @@ from xentjax.losses.linear import (
 )
 from xentjax.ops import Rows, RowStatistics
 from xentjax.ops.linear_xla import merged_linear_statistics, varying_alike
-from xentjax.ops.merge import AxisName, merged_statistics, part_of
+from xentjax.ops.merge import AxisName, merged_statistics, part_of, varying_axes
 from xentjax.ops.statistics import Wanted
 
 
@@ -290,7 +292,7 @@ def vocab_parallel_linear_softmax_cross_entropy(
     )
     classes = _classes(linear.kernel.shape[1], num_classes, axis_name)
     rows, class_mask, kept_classes = _masks(unread_rows(linear), classes)
-    labels = without_wrapping(labels, classes.total if ignore_index == -1 else -1)
+    labels = check_labels(labels, classes.total, ignore_index)
     linear = linear._replace(class_mask=class_mask, row_mask=rows.row_mask)
     linear = with_labels(linear, row_shape, labels, ignore_index)
     rows = adjusted(unread_rows(linear), logit_soft_cap, temperature)
@@ -407,20 +409,15 @@ def _check_split(
     if _axis_size(axis_name) == 1:
         return
     axes = {axis_name} if isinstance(axis_name, str) else set(axis_name)
-    if not axes & _varying(lax.axis_index(axis_name)):
+    if not axes & varying_axes(lax.axis_index(axis_name)):
         return
     for name, x in split.items():
-        if x is not None and not axes <= _varying(x):
+        if x is not None and not axes <= varying_axes(x):
             fail(name, f"an array split over {axis_name!r} by in_specs", "the same on its devices")
     for name, x in whole.items():
         indices = name != "labels" or jnp.issubdtype(jnp.result_type(x), jnp.integer)
-        if indices and axes & _varying(x):
+        if indices and axes & varying_axes(x):
             fail(name, f"the same array on all devices of {axis_name!r}", "one split over it")
-
-
-def _varying(x: ArrayLike) -> frozenset[str]:
-    """The mesh axes over which x differs from device to device."""
-    return jax.typeof(x).manual_axis_type.varying
 
 
 def _axis_size(axis_name: AxisName) -> int:
@@ -453,12 +450,9 @@ def _with_labels(
     rows: Rows, labels: ArrayLike, ignore_index: int | None, classes: _Classes
 ) -> Rows:
     """The rows with indices counted over all devices, or with this device's slice of the pmfs."""
-    labels = without_wrapping(labels, classes.total if ignore_index == -1 else -1)
-    labels = check_array("labels", labels)
-    if jnp.issubdtype(labels.dtype, jnp.integer) and labels.ndim < rows.logits.ndim:
+    labels = check_labels(labels, classes.total, ignore_index)
+    if are_indices(labels, rows.logits.ndim - 1, ignore_index):
         return label_rows(rows.logits, labels, -1, rows.row_mask, ignore_index)
-    if ignore_index is not None:
-        fail("ignore_index", "None with probabilities as labels", ignore_index)
     return target_rows(rows.logits, labels, -1, rows.row_mask)
 
 

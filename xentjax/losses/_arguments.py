@@ -140,6 +140,23 @@ def masks(
     fail("where", f"{len(shape)} (classes) or {len(row_shape)} (rows) dimensions", where.ndim)
 
 
+def check_labels(labels: ArrayLike, num_classes: int, ignore_index: int | None) -> Array:
+    """Labels of either kind as a jax array."""
+    # A label of more than 32 bits names no class: another one that does not takes its place.
+    return check_array(
+        "labels", without_wrapping(labels, num_classes if ignore_index == -1 else -1)
+    )
+
+
+def are_indices(labels: Array, num_axes: int, ignore_index: int | None) -> bool:
+    """Whether labels of rows with that many axes are class indices, rather than probabilities."""
+    if jnp.issubdtype(labels.dtype, jnp.integer) and labels.ndim <= num_axes:
+        return True
+    if ignore_index is not None:
+        fail("ignore_index", "None with probabilities as labels", ignore_index)
+    return False
+
+
 def integer_labels(
     labels: ArrayLike,
     row_shape: tuple[int, ...],
@@ -148,9 +165,7 @@ def integer_labels(
     ignore_index: int | None,
 ) -> tuple[Integer[Array, "..."], Bool[Array, "..."] | None]:
     """The labels and the mask of kept rows; a row that is not kept gets the valid label 0."""
-    # A label of more than 32 bits names no class: another one that does not takes its place.
-    bad = num_classes if ignore_index == -1 else -1
-    labels = check_array("labels", without_wrapping(labels, bad))
+    labels = check_labels(labels, num_classes, ignore_index)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(
             f"labels: expected an integer dtype (class indices), got {labels.dtype}; "

@@ -12,7 +12,6 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from xentjax._checks import (
-    check_array,
     check_bool,
     check_choice,
     check_flag,
@@ -20,8 +19,9 @@ from xentjax._checks import (
     check_index,
     fail,
 )
-from xentjax._dtypes import without_wrapping
 from xentjax.losses._arguments import (
+    are_indices,
+    check_labels,
     check_names,
     class_weight_vector,
     integer_labels,
@@ -237,15 +237,12 @@ def with_labels(
 ) -> LinearRows:
     """The layer with class indices (rows to be ignored are masked) or with a target pmf a row."""
     num_classes = linear.kernel.shape[1]
-    labels = without_wrapping(labels, num_classes if ignore_index == -1 else -1)
-    labels = check_array("labels", labels)
-    if jnp.issubdtype(labels.dtype, jnp.integer) and labels.ndim <= len(row_shape):
+    labels = check_labels(labels, num_classes, ignore_index)
+    if are_indices(labels, len(row_shape), ignore_index):
         row_mask = None if linear.row_mask is None else linear.row_mask.reshape(row_shape)
         labels, row_mask = integer_labels(labels, row_shape, num_classes, row_mask, ignore_index)
         row_mask = None if row_mask is None else row_mask.reshape(-1)
         return linear._replace(labels=labels.reshape(-1), row_mask=row_mask)
-    if ignore_index is not None:
-        fail("ignore_index", "None with probabilities as labels", ignore_index)
     targets = soft_labels(labels, (*row_shape, num_classes), (len(row_shape),), linear.x.dtype)
     return linear._replace(targets=targets.reshape(-1, num_classes))
 

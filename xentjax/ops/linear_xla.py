@@ -25,19 +25,21 @@ from xentjax.ops.merge import (
     OVER_FIRST_AXIS,
     AxisName,
     Part,
+    added_by_part,
     merge,
     merge_tangents,
     over_devices,
     part_of,
+    varying_axes,
 )
 from xentjax.ops.statistics import (
     Rows,
     RowStatistics,
     Wanted,
     moving_inputs,
-    no_tangent,
     row_statistics,
     statistics_tangents,
+    with_predicted,
 )
 
 T = TypeVar("T")
@@ -64,13 +66,10 @@ def varying_alike(tree: T) -> T:
     Then the cotangent of what devices share is summed over them once, not in every tile.
     """
 
-    def axes(x: Array) -> frozenset[str]:
-        return jax.typeof(x).manual_axis_type.varying
-
-    every = frozenset().union(*map(axes, jax.tree.leaves(tree)))
+    every = frozenset().union(*map(varying_axes, jax.tree.leaves(tree)))
 
     def vary(x: Array) -> Array:
-        missing = tuple(every - axes(x))
+        missing = tuple(every - varying_axes(x))
         return lax.pcast(x, missing, to="varying") if missing else x
 
     return jax.tree.map(vary, tree)
@@ -135,8 +134,7 @@ def _block_by_block(linear: LinearRows, wanted: Wanted, max_bytes: int | None) -
 
         def statistics_of_classes(j: Int32[Array, ""]) -> tuple[RowStatistics, Array, Array | None]:
             part = tile(block, classes, j)
-            # A part is merged by its maximum, whoever reads the normaliser.
-            stats = row_statistics(part.rows, **wanted._replace(normalizer=True)._asdict())
+            stats = row_statistics(part.rows, **wanted.of_part()._asdict())
             return stats, part.first_class, part.counts_label
 
         stats, first_class, counts_label = lax.map(statistics_of_classes, classes.indices())
@@ -154,7 +152,7 @@ def _linear_row_statistics_jvp(
     (linear,), (d_linear,) = primals, tangents
     stats = linear_row_statistics(linear, wanted, max_bytes)
     d_stats = _tangents(linear, stats, moving_inputs(d_linear), max_bytes)
-    return stats, _with_predicted(d_stats, stats)
+    return stats, with_predicted(d_stats, stats)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
@@ -167,8 +165,7 @@ def merged_linear_statistics(
     max_bytes: int | None,
 ) -> RowStatistics:
     """The statistics of whole rows, of which each device of the axis has the kernel of a part."""
-    # A part is merged by its maximum, whoever reads the normaliser.
-    stats = linear_row_statistics(linear, wanted._replace(normalizer=True), max_bytes)
+    stats = linear_row_statistics(linear, wanted.of_part(), max_bytes)
     return merge(stats, first_class, counts_label, over_devices(axis_name))
 
 
@@ -186,13 +183,7 @@ def _merged_linear_statistics_jvp(
     )
     d_stats = _tangents(linear, stats, moving_inputs(tangents[0]), max_bytes)
     d_stats = merge_tangents(d_stats, counts_label, over_devices(axis_name))
-    return stats, _with_predicted(d_stats, stats)
-
-
-def _with_predicted(d_stats: RowStatistics, stats: RowStatistics) -> RowStatistics:
-    if stats.predicted is None:
-        return d_stats
-    return d_stats._replace(predicted=no_tangent(stats.predicted))
+    return stats, with_predicted(d_stats, stats)
 
 
 def _tangents(
@@ -217,10 +208,7 @@ def _tangents(
             part = _part(here, logits(here), classes, j)
             d_rows = rows_with(d_here, _d_logits(here, d_here))
             d_stats = statistics_tangents(part.rows, _at_rows(stats, rows, i), d_rows)
-            d_label = d_stats.label_logit
-            if d_label is not None and part.counts_label is not None:
-                d_label = jnp.where(part.counts_label, d_label, 0)
-            return d_stats._replace(shift=None, label_logit=d_label)
+            return added_by_part(d_stats, part.counts_label)._replace(shift=None)
 
         d_stats = lax.map(partial(unless_masked, tangents_of_rows, linear, rows), rows.indices())
         return jax.tree.map(rows.join, d_stats)

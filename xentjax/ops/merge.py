@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
 from xentjax.ops.statistics import (
@@ -38,6 +39,11 @@ class Part(NamedTuple):
     first_class: Integer[Array, ""]
     counts_label: Bool[Array, "*rows"] | None
     """False where another part holds the label."""
+
+
+def varying_axes(x: ArrayLike) -> frozenset[str]:
+    """The mesh axes over which x differs from device to device, as far as `shard_map` knows."""
+    return jax.typeof(x).manual_axis_type.varying
 
 
 class Over(NamedTuple):
@@ -101,8 +107,7 @@ def merged_statistics(part: Part, axis_name: AxisName, wanted: Wanted) -> RowSta
 
     They differentiate as `row_statistics` does: in every floating input, in all modes and orders.
     """
-    # A part is merged by its maximum, whoever reads the normaliser.
-    stats = row_statistics(part.rows, **wanted._replace(normalizer=True)._asdict())
+    stats = row_statistics(part.rows, **wanted.of_part()._asdict())
     return merge(stats, part.first_class, part.counts_label, over_devices(axis_name))
 
 
@@ -155,12 +160,19 @@ def merge_tangents(
     d_stats: RowStatistics, counts_label: Bool[Array, "*rows"] | None, over: Over
 ) -> RowStatistics:
     """The derivative of the merged statistics from what each part's classes add to it."""
-    d_label = d_stats.label_logit
-    if d_label is not None:
-        assert counts_label is not None
-        d_label = jnp.where(counts_label, d_label, 0)
-    summed = over.sum(d_stats._replace(shift=None, label_logit=d_label, predicted=None))
+    assert counts_label is not None or d_stats.label_logit is None
+    added = added_by_part(d_stats, counts_label)
+    summed = over.sum(added._replace(shift=None, predicted=None))
     return summed._replace(shift=d_stats.shift, predicted=d_stats.predicted)
+
+
+def added_by_part(
+    d_stats: RowStatistics, counts_label: Bool[Array, "*rows"] | None
+) -> RowStatistics:
+    """A part's derivative without that of a label which another part counts; None: it has all."""
+    if d_stats.label_logit is None or counts_label is None:
+        return d_stats
+    return d_stats._replace(label_logit=jnp.where(counts_label, d_stats.label_logit, 0))
 
 
 @partial(merged_statistics.defjvp, symbolic_zeros=True)

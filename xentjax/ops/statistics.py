@@ -83,6 +83,10 @@ class Wanted(NamedTuple):
     normalizer: bool = False
     implementation: str | None = None
 
+    def of_part(self) -> "Wanted":
+        """Of a part of the classes: it is merged by its maximum, whoever reads the normaliser."""
+        return self._replace(normalizer=True)
+
 
 def row_statistics(
     rows: Rows,
@@ -215,10 +219,7 @@ def statistics_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowSt
     moving = moving_inputs(d_rows)
     if moving.logits is None:
         moving = moving._replace(logits=jnp.zeros_like(rows.logits))
-    d_stats = _jitted_tangents(rows, stats, moving)
-    if stats.predicted is not None:
-        d_stats = d_stats._replace(predicted=no_tangent(stats.predicted))
-    return d_stats
+    return with_predicted(_jitted_tangents(rows, stats, moving), stats)
 
 
 def moving_inputs(tangents: T) -> T:
@@ -230,9 +231,11 @@ def moving_inputs(tangents: T) -> T:
     )
 
 
-def no_tangent(x: Array) -> np.ndarray:
-    """What stands for the tangent of an integer."""
-    return np.zeros(x.shape, jax.dtypes.float0)
+def with_predicted(d_stats: RowStatistics, stats: RowStatistics) -> RowStatistics:
+    """The derivative with what stands for that of a class, which has none."""
+    if stats.predicted is None:
+        return d_stats
+    return d_stats._replace(predicted=np.zeros(stats.predicted.shape, jax.dtypes.float0))
 
 
 @jax.jit
