@@ -20,25 +20,20 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import tyro
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 import xentjax
-from experiments import _plots, _solver_rates
-from experiments._columns import read_column
+from experiments import _samples, _solver_rates
 from experiments._command import UserError, check_seed, one_line_errors, pmf_option
 from experiments._methods import ENTROPY_ESTIMATORS
 from experiments._records import RUNS, RunFolder
+from experiments._samples import Sample
 
 NAME = "categorical_mle"
 MOST_ROLLS = 10**8  # the rolls are held in memory at once
-SHOWN_CATEGORIES = 20
 NSB_DEVIATION = "nsb, standard deviation"
 UNITS = ("nats", "bits", "hartleys")
 
@@ -88,24 +83,6 @@ class Config:
             raise UserError(f"--column: expected --data with it, got '{self.column}' alone")
 
 
-class Sample(NamedTuple):
-    """What was observed.
-
-    Attributes:
-        source: where it comes from, for the reader of a table.
-        categories: K labels.
-        counts: int32 [K].
-        missing: number of rows that had no label and were left out.
-        reference: float32 [K], the pmf that the fit is compared with.
-    """
-
-    source: str
-    categories: tuple[str, ...]
-    counts: jax.Array
-    missing: int
-    reference: jax.Array
-
-
 class Result(NamedTuple):
     """The fits of a sample, and what can be said of the pmf behind it.
 
@@ -134,7 +111,10 @@ def run(config: Config) -> Result:
     Raises:
         UserError: the data cannot be read, or is no column of labels.
     """
-    sample = _roll(config) if config.data is None else _read(config, config.data)
+    if config.data is None:
+        sample = _samples.roll(config.probs, config.num_rolls, config.seed, config.reference)
+    else:
+        sample = _samples.read(config.data, config.column, config.max_categories, config.reference)
     counts = sample.counts
     return Result(
         config=config,
@@ -159,42 +139,6 @@ def _estimate_entropies(counts: jax.Array) -> dict[str, dict[str, float]]:
         "nsb": {unit: float(posterior[unit].mean) for unit in UNITS},
         NSB_DEVIATION: {unit: float(posterior[unit].standard_deviation) for unit in UNITS},
     }
-
-
-def _roll(config: Config) -> Sample:
-    probs = pmf_option("--probs", config.probs)
-    rolls = xentjax.sample(jax.random.key(config.seed), probs, (config.num_rolls,))
-    return Sample(
-        source=f"{config.num_rolls:,} rolls of a die (seed {config.seed})",
-        categories=tuple(str(face) for face in range(1, len(config.probs) + 1)),
-        counts=xentjax.counts(rolls, len(config.probs)),
-        missing=0,
-        reference=_reference(config, probs),
-    )
-
-
-def _read(config: Config, path: Path) -> Sample:
-    column = read_column(path, config.column, config.max_categories)
-    num_categories = len(column.categories)
-    uniform = jnp.full(num_categories, 1 / num_categories, jnp.float32)
-    return Sample(
-        source=str(path) if config.column is None else f"{path}, column {config.column}",
-        categories=column.categories,
-        counts=xentjax.counts(column.codes, num_categories),
-        missing=column.missing,
-        reference=_reference(config, uniform),
-    )
-
-
-def _reference(config: Config, default: jax.Array) -> jax.Array:
-    if config.reference is None:
-        return default
-    if len(config.reference) != len(default):
-        raise UserError(
-            f"--reference: expected {len(default)} probabilities, one for each category, "
-            f"got {len(config.reference)}"
-        )
-    return pmf_option("--reference", config.reference)
 
 
 def summarize(result: Result) -> dict[str, Any]:
@@ -261,55 +205,9 @@ def save(result: Result, folder: RunFolder) -> None:
         for step, divergence in enumerate(_solver_rates.path(fit), start=1):
             folder.log(solver=name, step=step, kl_from_closed_form=divergence)
     folder.summary(summarize(result))
-    folder.figure("pmf", _draw_pmf(result))
+    ends, label = result.intervals, _intervals(result)
+    folder.figure("pmf", _samples.draw(result.sample, result.closed_form.pmf, ends, label))
     folder.figure("solvers", _solver_rates.draw(result.sample.counts, result.by_steps))
-
-
-def _shown(sample: Sample) -> NDArray[np.intp]:
-    """The categories that a table or a figure has room for: all, or the most frequent by rank."""
-    if len(sample.categories) <= SHOWN_CATEGORIES:
-        return np.arange(len(sample.categories))
-    return np.argsort(-np.asarray(sample.counts), kind="stable")[:SHOWN_CATEGORIES]
-
-
-def _title(sample: Sample) -> str:
-    """What is shown of the sample."""
-    if len(sample.categories) <= SHOWN_CATEGORIES:
-        return sample.source
-    return f"{sample.source}: the {SHOWN_CATEGORIES} most frequent of {len(sample.categories)}"
-
-
-def _short(label: str) -> str:
-    label = " ".join(label.split())
-    return label if len(label) <= 24 else label[:23] + "…"
-
-
-def _draw_pmf(result: Result) -> Figure:
-    """The fitted pmf as bars with their intervals, beside the reference."""
-    sample, shown = result.sample, _shown(result.sample)
-    places = np.arange(len(shown))
-    pmf = np.asarray(result.closed_form.pmf)[shown]
-    ends = np.asarray(result.intervals)[shown].T
-    figure, axes = _plots.subplots(height=1.8 + 0.3 * len(shown))
-    ax = axes[0, 0]
-    ax.barh(places, pmf, height=0.7, color=_plots.PALETTE[5], label="maximum likelihood")
-    # Rounding may leave the fit itself out by an ulp, which is no length.
-    lengths = np.maximum(np.stack([pmf - ends[0], ends[1] - pmf]), 0)
-    ax.errorbar(
-        pmf, places, xerr=lengths, fmt="none", color="black", capsize=4, label=_intervals(result)
-    )
-    reference = np.asarray(sample.reference)[shown]
-    ax.plot(reference, places, "d", color=_plots.PALETTE[1], markersize=6, label="reference")
-    labels = [_short(sample.categories[index]) for index in shown]
-    ax.set_yticks(places, labels, parse_math=False)
-    ax.set_ylim(len(shown) - 0.4, -0.6)
-    ax.set_xlim(left=0)
-    ax.grid(axis="y", visible=False)
-    ax.set_xlabel("probability")
-    ax.set_ylabel("category")
-    ax.set_title(_title(sample), fontsize=10, loc="left", parse_math=False)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    return figure
 
 
 def _intervals(result: Result) -> str:
@@ -320,11 +218,13 @@ def show(result: Result, console: Console) -> None:
     """Print the numbers of a run."""
     sample, best = result.sample, result.closed_form
     total = int(sample.counts.sum())
-    table = _table(_title(sample), "category", "count", "counts / N", "from", "to", "reference")
-    for index in _shown(sample):
+    table = _table(
+        _samples.title(sample), "category", "count", "counts / N", "from", "to", "reference"
+    )
+    for index in _samples.shown(sample):
         lower, upper = result.intervals[index]
         table.add_row(
-            Text(_short(sample.categories[index])),
+            Text(_samples.short(sample.categories[index])),
             f"{int(sample.counts[index]):,}",
             f"{best.pmf[index]:.5f}",
             f"{lower:.5f}",

@@ -10,7 +10,15 @@ import scipy.special
 import scipy.stats
 from rich.console import Console
 
-from benchmarks import __main__ as command, cases, categorical as bench, losses, report, timing
+from benchmarks import (
+    __main__ as command,
+    cases,
+    categorical as bench,
+    dice,
+    losses,
+    report,
+    timing,
+)
 from tests import tolerances
 from tests.test_benchmarks import MACHINE
 
@@ -28,43 +36,43 @@ def assert_all(thunks, expected, rtol=tolerances.VALUE["float32"], atol=0.0):
 def test_all_count_the_same():
     samples = np.random.default_rng(0).integers(6, size=1000)
     expected = [np.sum(samples == k) for k in range(6)]
-    assert_all(bench.count_thunks(cases.CountCase(1000, 6), TORCH), expected, rtol=0)
+    assert_all(dice.count_thunks(cases.CountCase(1000, 6), TORCH), expected, rtol=0)
 
 
 def test_all_measure_the_same():
-    p, q = (x.astype(np.float64) for x in bench.pmfs(*SHAPE))
-    assert_all(bench.entropy_thunks(SHAPE, TORCH), -np.sum(p * np.log(p), -1), rtol=2e-6)
+    p, q = (x.astype(np.float64) for x in dice.pmfs(*SHAPE))
+    assert_all(dice.entropy_thunks(SHAPE, TORCH), -np.sum(p * np.log(p), -1), rtol=2e-6)
     kl = np.sum(p * np.log(p / q), -1)
-    assert_all(bench.kl_thunks(SHAPE, TORCH), kl, rtol=0, atol=5e-7)
+    assert_all(dice.kl_thunks(SHAPE, TORCH), kl, rtol=0, atol=5e-7)
 
 
 def test_all_give_the_same_intervals():
     for method in ("sison_glaz", "goodman"):
-        thunks = bench.interval_thunks(7, method)
-        if bench.STATSMODELS not in thunks:
+        thunks = dice.interval_thunks(7, method)
+        if dice.STATSMODELS not in thunks:
             pytest.skip("statsmodels is not installed")
         # statsmodels does not cut its intervals to [0, 1]
-        assert_all(thunks, np.clip(thunks[bench.STATSMODELS](), 0, 1), rtol=1e-5)
+        assert_all(thunks, np.clip(thunks[dice.STATSMODELS](), 0, 1), rtol=1e-5)
 
 
 def test_all_test_and_weigh_the_same():
-    c, q = bench.rolled(*SHAPE)
+    c, q = dice.rolled(*SHAPE)
     n = c.sum(-1, keepdims=True)
     g = 2 * np.sum(scipy.special.xlogy(c, c / (n * q)), -1)
-    assert_all(bench.g_test_thunks(SHAPE), g, rtol=1e-5)
+    assert_all(dice.g_test_thunks(SHAPE), g, rtol=1e-5)
     exact = scipy.stats.multinomial(n[:, 0], q).logpmf(c)
     # torch subtracts log-gammas of hundreds in float32
-    assert_all(bench.likelihood_thunks(SHAPE, TORCH), exact, rtol=1e-4)
+    assert_all(dice.likelihood_thunks(SHAPE, TORCH), exact, rtol=1e-4)
 
 
 def test_estimates_are_near_the_entropy_of_the_die():
-    _, q = bench.rolled(*SHAPE)
+    _, q = dice.rolled(*SHAPE)
     for method in bench.ESTIMATES:
-        assert_all(bench.estimate_thunks(SHAPE, method), scipy.stats.entropy(q), rtol=0.1)
+        assert_all(dice.estimate_thunks(SHAPE, method), scipy.stats.entropy(q), rtol=0.1)
 
 
 def timed(case, mode, **seconds):
-    names = {"own": bench.SUBJECT, "eager": bench.EAGER, "numpy": bench.BINCOUNT, "jnp": bench.JNP}
+    names = {"own": losses.SUBJECT, "eager": dice.EAGER, "numpy": dice.BINCOUNT, "jnp": dice.JNP}
     return bench.Timed(case, mode, {names.get(who, who): s for who, s in seconds.items()})
 
 
@@ -98,16 +106,16 @@ def test_report_fits_eighty_columns_and_names_the_absent(tmp_path):
 
 def test_slow_intervals_run_once(monkeypatch):
     calls = []
-    thunks = {bench.SUBJECT: lambda: None, bench.STATSMODELS: partial(calls.append, 0)}
+    thunks = {losses.SUBJECT: lambda: None, dice.STATSMODELS: partial(calls.append, 0)}
     monkeypatch.setattr(bench, "interval_thunks", lambda *_: dict(thunks))
     monkeypatch.setattr(bench.Stopwatch, "time", lambda _, *about: bench.Timed("", "", {}))
     box, _ = bench.Stopwatch(None, rounds=3).intervals(50)
-    assert len(box.seconds[bench.STATSMODELS]) == len(calls) == 1
+    assert len(box.seconds[dice.STATSMODELS]) == len(calls) == 1
 
 
 def test_command_measures_without_any_rival(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "load_torch", lambda: None)
-    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(dice.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(bench, "ESTIMATES", ("plug_in",))
     interleave = partial(timing.interleave, min_seconds=0.0)
     monkeypatch.setattr(timing, "interleave", lambda thunks, rounds: interleave(thunks, rounds=1))

@@ -14,7 +14,7 @@ import scipy.stats
 from statsmodels.stats.proportion import multinomial_proportions_confint
 
 import xentjax
-from experiments import _solver_rates, categorical_mle as experiment
+from experiments import _samples, _solver_rates, categorical_mle as experiment
 from experiments.categorical_mle import Config, main, run, summarize
 from tests.run_folders import check_figures, error_line, only_run, read_metrics, read_summary
 
@@ -193,15 +193,15 @@ def test_command_fits_a_column_whatever_its_labels_look_like(tmp_path, capsys):
 
 
 def test_of_many_categories_the_most_frequent_are_shown():
-    sample = experiment.Sample(
+    sample = _samples.Sample(
         source="words",
         categories=tuple(f"w{k}" for k in range(30)),
         counts=jnp.arange(30, dtype=jnp.int32),
         missing=0,
         reference=jnp.full(30, 1 / 30, jnp.float32),
     )
-    assert experiment._shown(sample).tolist() == list(range(29, 9, -1))
-    assert experiment._title(sample) == "words: the 20 most frequent of 30"
+    assert _samples.shown(sample).tolist() == list(range(29, 9, -1))
+    assert _samples.title(sample) == "words: the 20 most frequent of 30"
 
 
 def test_one_category_only(tmp_path, monkeypatch):

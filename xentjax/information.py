@@ -18,27 +18,18 @@ in log p are p times those in p, and 0 at log p = -inf.
 Source: T. M. Cover and J. A. Thomas, Elements of Information Theory, 2nd ed. (2006), chapter 2.
 """
 
-import math
 from collections.abc import Sequence
-from types import ModuleType
 
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
-from numpy.lib.array_utils import normalize_axis_tuple
 
-from xentjax import _special, _special_log
-from xentjax._checks import (
-    check_array,
-    check_bool,
-    check_choice,
-    check_floating,
-    check_scalar,
-    concrete,
-    fail,
+from xentjax._checks import check_scalar
+from xentjax._joint_information import (
+    conditional_entropy as conditional_entropy,
+    mutual_information as mutual_information,
 )
-from xentjax._dtypes import compute_dtype
+from xentjax._pmfs import check_pmf_named, measures, outcomes_last, rounding
 from xentjax._units import Base, in_units, nats_per_unit
 
 
@@ -74,7 +65,7 @@ def entropy(
         >>> print(entropy(jnp.array([0.5, 0.25, 0.25]), base="bits"))
         1.5
     """
-    return in_units(_measures(form).entropy(*_outcomes_last(axis, where, form, p=p)), base)
+    return in_units(measures(form).entropy(*outcomes_last(axis, where, form, p=p)), base)
 
 
 def cross_entropy(
@@ -112,8 +103,8 @@ def cross_entropy(
         >>> print(cross_entropy(p, q, base=2))
         1.75
     """
-    pmfs = _outcomes_last(axis, where, form, p=p, q=q)
-    return in_units(_measures(form).cross_entropy(*pmfs), base)
+    pmfs = outcomes_last(axis, where, form, p=p, q=q)
+    return in_units(measures(form).cross_entropy(*pmfs), base)
 
 
 def kl_divergence(
@@ -163,8 +154,8 @@ def kl_divergence(
         >>> print(kl_divergence(p, q, base="bits"), kl_divergence(p, p))
         0.25 0.0
     """
-    pmfs = _outcomes_last(axis, where, form, p=p, q=q)
-    return in_units(_measures(form).kl_divergence(*pmfs, _rounding(form, p, q)), base)
+    pmfs = outcomes_last(axis, where, form, p=p, q=q)
+    return in_units(measures(form).kl_divergence(*pmfs, rounding(form, p, q)), base)
 
 
 def js_divergence(
@@ -209,9 +200,9 @@ def js_divergence(
     Information Theory 37 (1991).
     """
     check_scalar("weight", weight, "a number in [0, 1]", lambda w: 0 <= w <= 1)
-    pmfs = _outcomes_last(axis, where, form, p=p, q=q)
+    pmfs = outcomes_last(axis, where, form, p=p, q=q)
     weight = jnp.asarray(weight).astype(pmfs[0].dtype)
-    return in_units(_measures(form).js_divergence(*pmfs, weight), base)
+    return in_units(measures(form).js_divergence(*pmfs, weight), base)
 
 
 def perplexity(
@@ -250,82 +241,6 @@ def perplexity(
     return jnp.exp(entropy(p, axis=axis, where=where, form=form))
 
 
-def mutual_information(
-    joint: ArrayLike,
-    *,
-    axes: tuple[int, int] = (-2, -1),
-    base: Base = None,
-    where: ArrayLike | None = None,
-    form: str = "pmf",
-) -> Float[Array, "..."]:
-    """Mutual information, what one variable tells about another.
-
-        I(X; Y) = sum_xy p(x, y) log(p(x, y) / (p(x) p(y))) = H(Y) - H(Y | X)
-
-    Never negative, and 0 for independent variables up to rounding. The slope is
-    log(p(x, y) / (p(x) p(y))) - 1, -inf at p(x, y) = 0 where both marginals are positive.
-
-    Args:
-        joint: joint pmf along the two `axes`, [..., X, Y].
-        axes: axes of x and y.
-        base: unit of the result.
-        where: pairs to keep, bool, broadcast to `joint`; the others count as probability 0.
-        form: "pmf", "log_pmf" or "logits", what `joint` holds.
-
-    Returns:
-        [...], in units of `base`.
-
-    Raises:
-        ValueError: for axes, a shape, a base or a form that do not fit.
-        TypeError: for a dtype that is not floating.
-
-    Example:
-        >>> print(mutual_information(jnp.array([[0.5, 0.0], [0.0, 0.5]]), base="bits"))
-        1.0
-    """
-    pairs = _pairs_last(axes, where, form, joint)
-    return in_units(_measures(form).mutual_information(pairs, _rounding(form, joint)), base)
-
-
-def conditional_entropy(
-    joint: ArrayLike,
-    *,
-    axes: tuple[int, int] = (-2, -1),
-    base: Base = None,
-    where: ArrayLike | None = None,
-    form: str = "pmf",
-) -> Float[Array, "..."]:
-    """Conditional entropy H(Y | X), the surprise at Y of someone who knows X.
-
-        H(Y | X) = -sum_xy p(x, y) log(p(x, y) / p(x)) = H(X, Y) - H(X)
-
-    The slope is -log(p(x, y) / p(x)), +inf at p(x, y) = 0 < p(x).
-
-    Args:
-        joint: joint pmf along the two `axes`, [..., X, Y].
-        axes: the axis of X, which is known, and that of Y.
-        base: unit of the result.
-        where: pairs to keep, bool, broadcast to `joint`; the others count as probability 0.
-        form: "pmf", "log_pmf" or "logits", what `joint` holds.
-
-    Returns:
-        [...], in units of `base`.
-
-    Raises:
-        ValueError: for axes, a shape, a base or a form that do not fit.
-        TypeError: for a dtype that is not floating.
-
-    Example:
-        >>> joint = jnp.array([[0.25, 0.25], [0.0, 0.5]])
-        >>> print(conditional_entropy(joint, base="bits"))
-        0.5
-        >>> print(conditional_entropy(joint, axes=(-1, -2), base="bits"))
-        0.6887219
-    """
-    pairs = _pairs_last(axes, where, form, joint)
-    return in_units(_measures(form).conditional_entropy(pairs), base)
-
-
 def check_pmf(p: ArrayLike, axis: int | Sequence[int] = -1, *, atol: float | None = None) -> None:
     """Raise unless `p` is a pmf: p_k >= 0 and sum_k p_k = 1 along `axis`.
 
@@ -339,7 +254,7 @@ def check_pmf(p: ArrayLike, axis: int | Sequence[int] = -1, *, atol: float | Non
             precision.
 
     Raises:
-        ValueError: for a negative probability, NaN, or a sum that is not 1.
+        ValueError: for a negative probability, NaN, or a sum that is not 1; atol < 0.
         TypeError: for a dtype that is not floating.
 
     Example:
@@ -349,100 +264,3 @@ def check_pmf(p: ArrayLike, axis: int | Sequence[int] = -1, *, atol: float | Non
         ValueError: p: expected probabilities with sum 1 within 1e-06, got sum 0.9
     """
     check_pmf_named("p", p, axis, atol=atol)
-
-
-def check_pmf_named(
-    name: str, p: ArrayLike, axis: int | Sequence[int] = -1, *, atol: float | None = None
-) -> None:
-    """`check_pmf` of an argument that has another name."""
-    array = check_floating(name, p)
-    axes = _check_axes("axis", axis, array.shape)
-    known = concrete(array)
-    if known is None:
-        return
-    if atol is None:
-        atol = max(1e-6, 8 * float(jnp.finfo(array.dtype).eps))
-    known = known.astype(np.float64)
-    if not (known >= 0).all():
-        fail(name, "probabilities >= 0", known[~(known >= 0)][0])
-    sums = known.sum(axes)
-    wrong = np.abs(sums - 1) > atol
-    if wrong.any():
-        fail(name, f"probabilities with sum 1 within {atol:.7g}", f"sum {sums[wrong][0]:.7g}")
-
-
-# The arguments, checked and brought into the form that the measures take.
-
-
-def _outcomes_last(
-    axis: int | Sequence[int], where: ArrayLike | None, form: str, **pmfs: ArrayLike
-) -> list[Array]:
-    """Each pmf, or log pmf, as [..., K] whatever the axis or axes of its outcomes, of one shape."""
-    arrays = _check_arrays(where, form, pmfs)
-    axes = _check_axes("axis", axis, arrays[0].shape)
-    if axes != (arrays[0].ndim - 1,):
-        arrays = [jnp.moveaxis(array, axes, range(-len(axes), 0)) for array in arrays]
-        arrays = [array.reshape(*array.shape[: -len(axes)], -1) for array in arrays]
-    return [_special_log.log_softmax(a) for a in arrays] if form == "logits" else arrays
-
-
-def _pairs_last(
-    axes: tuple[int, int], where: ArrayLike | None, form: str, joint: ArrayLike
-) -> Array:
-    """The joint pmf, or its logarithm, as [..., X, Y]."""
-    (array,) = _check_arrays(where, form, {"joint": joint})
-    checked = _check_axes("axes", axes, array.shape)
-    if len(checked) != 2:
-        fail("axes", "two axes, of x and of y", repr(axes))
-    pairs = jnp.moveaxis(array, checked, (-2, -1))
-    if form != "logits":
-        return pairs
-    flat = pairs.reshape(*pairs.shape[:-2], -1)
-    return _special_log.log_softmax(flat).reshape(pairs.shape)
-
-
-def _check_arrays(where: ArrayLike | None, form: str, arrays: dict[str, ArrayLike]) -> list[Array]:
-    """Floating arrays of one shape and precision, p = 0 where `where` leaves an outcome out."""
-    check_choice("form", form, ("pmf", "log_pmf", "logits"))
-    checked = {name: check_floating(name, array) for name, array in arrays.items()}
-    shape: tuple[int, ...] = ()
-    for name, array in checked.items():
-        try:
-            shape = np.broadcast_shapes(shape, array.shape)
-        except ValueError:
-            fail(name, f"a shape that broadcasts with {shape}", array.shape)
-    dtype = compute_dtype(*(array.dtype for array in checked.values()))
-    result = [jnp.broadcast_to(array.astype(dtype), shape) for array in checked.values()]
-    if where is None:
-        return result
-    keep = check_bool("where", where)
-    try:
-        keep = jnp.broadcast_to(keep, shape)
-    except ValueError:
-        fail("where", f"a shape that broadcasts to {shape}", keep.shape)
-    impossible = 0.0 if form == "pmf" else -jnp.inf
-    return [jnp.where(keep, array, jnp.full_like(array, impossible)) for array in result]
-
-
-def _check_axes(name: str, axis: object, shape: tuple[int, ...]) -> tuple[int, ...]:
-    try:
-        axes = normalize_axis_tuple(axis, len(shape))  # pyright: ignore[reportArgumentType]
-    except (TypeError, ValueError):
-        axes = ()
-    if not axes:
-        fail(name, f"an axis or axes of an array of shape {shape}", repr(axis))
-    if 0 in (shape[i] for i in axes):
-        fail(name, "at least one outcome", f"axis {axis} of shape {shape}")
-    return axes
-
-
-def _measures(form: str) -> ModuleType:
-    """The module whose functions take what `_outcomes_last` and `_pairs_last` return."""
-    return _special if form == "pmf" else _special_log
-
-
-def _rounding(form: str, *pmfs: ArrayLike) -> float:
-    """The relative difference between the sums of pmfs that their dtype explains."""
-    if form == "logits":
-        return math.inf  # what softmax has normalised differs by nothing else
-    return 4 * max(float(jnp.finfo(check_array("p", pmf).dtype).eps) for pmf in pmfs)

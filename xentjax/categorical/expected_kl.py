@@ -12,9 +12,9 @@ from jaxtyping import Array, Float
 from xentjax import _special
 from xentjax._checks import check_floating, check_index, fail
 from xentjax._dtypes import compute_dtype
+from xentjax._pmfs import check_pmf_named
 from xentjax._units import Base, in_units, nats_per_unit
 from xentjax.categorical.likelihood import factorial_remainder
-from xentjax.information import check_pmf_named
 
 _NEGLIGIBLE = 40.0
 """Minus the log of a binomial tail that is left out."""

@@ -53,8 +53,8 @@ def confidence_intervals(
         count N. NaN where N is 0 and unknown (under jit).
 
     Raises:
-        ValueError: for another method; alpha outside (0, 1); concrete counts that are negative, not
-            whole or all 0; no classes.
+        ValueError: for another method; alpha outside (0, 1), or so small that alpha / (2 K) is 0 in
+            the dtype; concrete counts that are negative, not whole or all 0; no classes.
         TypeError: for counts or an alpha that are not numbers.
 
     Example:
@@ -72,6 +72,10 @@ def confidence_intervals(
     check_choice("method", method, tuple(_METHODS))
     check_scalar("alpha", alpha, "a number in (0, 1)", lambda value: 0 < value < 1)
     counts = check_whole_counts("counts", counts)
+    # Below, alpha / (2 K) is 0 and its quantile infinite.
+    k, least = counts.shape[-1], float(jnp.finfo(counts.dtype).tiny)
+    expected = f"a number from {2 * k * least:.2g} on for {k} classes in {counts.dtype}"
+    check_scalar("alpha", alpha, expected, lambda value: value >= 2 * k * least)
     return _intervals(counts, jnp.asarray(alpha, counts.dtype), method)
 
 

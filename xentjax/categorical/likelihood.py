@@ -10,8 +10,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from xentjax import _special
-from xentjax._checks import check_array, check_floating, concrete, fail
+from xentjax._checks import check_array, check_floating, check_index, concrete, fail
 from xentjax._dtypes import compute_dtype
+from xentjax._pmfs import check_pmf_named
 from xentjax._units import Base, in_units
 from xentjax.categorical.counts import check_counts
 
@@ -115,7 +116,7 @@ def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]
 
     Raises:
         ValueError: for q without classes, or a concrete n that is negative or not finite.
-        TypeError: for q that is not floating.
+        TypeError: for q that is not floating, or n that is not a number.
 
     Example:
         >>> print(fisher_information(jnp.array([0.5, 0.5]), 4))
@@ -123,10 +124,15 @@ def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]
          [-1.  1.]]
     """
     q = _check_pmf_shape(check_floating("q", q))
-    known = concrete(n)
+    # 64-bit integers of the host would wrap around on their way into a jax array.
+    wide = isinstance(n, np.ndarray | np.generic) and np.issubdtype(n.dtype, np.integer)
+    size = check_array("n", np.asarray(n, np.float64) if wide else n)
+    if size.dtype == jnp.bool_:
+        raise TypeError("n: expected numbers, got bool")
+    known = concrete(size)
     if known is not None and not (np.isfinite(known) & (known >= 0)).all():
         fail("n", "finite numbers >= 0", n)
-    size = check_array("n", n).astype(q.dtype)
+    size = size.astype(q.dtype)
     of_one = jnp.vectorize(lambda q: jnp.diag(q) - jnp.outer(q, q), signature="(k)->(k,k)")
     return size[..., None, None] * of_one(q)
 
@@ -147,14 +153,16 @@ def sample(key: PRNGKeyArray, q: ArrayLike, shape: tuple[int, ...] = ()) -> Int[
         int32 in 0..K-1, of shape (*shape, ...).
 
     Raises:
-        ValueError: for q without classes.
-        TypeError: for q that is not floating.
+        ValueError: for a concrete q that is not a pmf, or a shape with a negative size.
+        TypeError: for q that is not floating, or a shape that is not a tuple of integers.
 
     Example:
         >>> print(sample(jax.random.key(0), jnp.array([0.0, 1.0]), (3,)))
         [1 1 1]
     """
     q = _check_pmf_shape(check_floating("q", q))
+    check_pmf_named("q", q)
+    _check_shape("shape", shape)
     q = q.astype(compute_dtype(q.dtype))
     # Rounding may lift a running sum over a class of probability 0; the maximum undoes it.
     cumulative = jnp.where(q > 0, jnp.cumsum(q, axis=-1), -jnp.inf)
@@ -181,6 +189,13 @@ def check_pmf_and_counts(q: ArrayLike, counts: ArrayLike) -> tuple[Array, Array]
         jnp.broadcast_to(checked_q.astype(dtype), shape),
         jnp.broadcast_to(checked_counts.astype(dtype), shape),
     )
+
+
+def _check_shape(name: str, shape: tuple[int, ...]) -> None:
+    if not isinstance(shape, tuple):
+        raise TypeError(f"{name}: expected a tuple of integers, got {shape!r}")
+    if any(check_index(name, size) < 0 for size in shape):
+        fail(name, "sizes >= 0", shape)
 
 
 def _check_pmf_shape(q: Array) -> Array:

@@ -9,10 +9,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from xentjax import _special
+from xentjax._pmfs import check_pmf_named
 from xentjax.categorical._tails import gamma_survival
 from xentjax.categorical.counts import check_whole_counts
 from xentjax.categorical.likelihood import check_pmf_and_counts
-from xentjax.information import check_pmf_named
 
 
 class TestResult(NamedTuple):

@@ -1,0 +1,127 @@
+"""A sample of categories, rolled or read from a file, and what of it tables and figures show."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+import xentjax
+from experiments import _plots
+from experiments._columns import read_column
+from experiments._command import UserError, pmf_option
+
+SHOWN_CATEGORIES = 20
+
+
+class Sample(NamedTuple):
+    """What was observed.
+
+    Attributes:
+        source: where it comes from, for the reader of a table.
+        categories: K labels.
+        counts: int32 [K].
+        missing: number of rows that had no label and were left out.
+        reference: float32 [K], the pmf that the fit is compared with.
+    """
+
+    source: str
+    categories: tuple[str, ...]
+    counts: jax.Array
+    missing: int
+    reference: jax.Array
+
+
+def roll(
+    probs: tuple[float, ...], num_rolls: int, seed: int, reference: tuple[float, ...] | None
+) -> Sample:
+    """Rolls of a die, whose own pmf is the reference by default."""
+    pmf = pmf_option("--probs", probs)
+    rolls = xentjax.sample(jax.random.key(seed), pmf, (num_rolls,))
+    return Sample(
+        source=f"{num_rolls:,} rolls of a die (seed {seed})",
+        categories=tuple(str(face) for face in range(1, len(probs) + 1)),
+        counts=xentjax.counts(rolls, len(probs)),
+        missing=0,
+        reference=_reference(reference, pmf),
+    )
+
+
+def read(
+    path: Path, column: str | None, max_categories: int, reference: tuple[float, ...] | None
+) -> Sample:
+    """A column of a file; the uniform pmf is the reference by default.
+
+    Raises:
+        UserError: the data cannot be read, or are no column of labels.
+    """
+    labels = read_column(path, column, max_categories)
+    num_categories = len(labels.categories)
+    uniform = jnp.full(num_categories, 1 / num_categories, jnp.float32)
+    return Sample(
+        source=str(path) if column is None else f"{path}, column {column}",
+        categories=labels.categories,
+        counts=xentjax.counts(labels.codes, num_categories),
+        missing=labels.missing,
+        reference=_reference(reference, uniform),
+    )
+
+
+def _reference(given: tuple[float, ...] | None, default: jax.Array) -> jax.Array:
+    if given is None:
+        return default
+    if len(given) != len(default):
+        raise UserError(
+            f"--reference: expected {len(default)} probabilities, one for each category, "
+            f"got {len(given)}"
+        )
+    return pmf_option("--reference", given)
+
+
+def shown(sample: Sample) -> NDArray[np.intp]:
+    """The categories that a table or a figure has room for: all, or the most frequent by rank."""
+    if len(sample.categories) <= SHOWN_CATEGORIES:
+        return np.arange(len(sample.categories))
+    return np.argsort(-np.asarray(sample.counts), kind="stable")[:SHOWN_CATEGORIES]
+
+
+def title(sample: Sample) -> str:
+    """What is shown of the sample."""
+    if len(sample.categories) <= SHOWN_CATEGORIES:
+        return sample.source
+    return f"{sample.source}: the {SHOWN_CATEGORIES} most frequent of {len(sample.categories)}"
+
+
+def short(label: str) -> str:
+    """On one line, and cut to what a column has room for."""
+    label = " ".join(label.split())
+    return label if len(label) <= 24 else label[:23] + "…"
+
+
+def draw(sample: Sample, pmf: jax.Array, intervals: jax.Array, label: str) -> Figure:
+    """A fitted pmf as bars with intervals [K, 2], which `label` names, beside the reference."""
+    rows = shown(sample)
+    places = np.arange(len(rows))
+    bars = np.asarray(pmf)[rows]
+    lower, upper = np.asarray(intervals)[rows].T
+    figure, axes = _plots.subplots(height=1.8 + 0.3 * len(rows))
+    ax = axes[0, 0]
+    ax.barh(places, bars, height=0.7, color=_plots.PALETTE[5], label="maximum likelihood")
+    # Rounding may leave the fit itself out by an ulp, which is no length.
+    lengths = np.maximum(np.stack([bars - lower, upper - bars]), 0)
+    ax.errorbar(bars, places, xerr=lengths, fmt="none", color="black", capsize=4, label=label)
+    reference = np.asarray(sample.reference)[rows]
+    ax.plot(reference, places, "d", color=_plots.PALETTE[1], markersize=6, label="reference")
+    labels = [short(sample.categories[index]) for index in rows]
+    ax.set_yticks(places, labels, parse_math=False)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.set_xlim(left=0)
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel("probability")
+    ax.set_ylabel("category")
+    ax.set_title(title(sample), fontsize=10, loc="left", parse_math=False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return figure
