@@ -15,7 +15,7 @@ from benchmarks import cases, machine, timing
 from benchmarks.losses import SUBJECT, TORCH, load_torch
 from benchmarks.report import Cell, Result
 from experiments.cifar10.augment import MEAN, STANDARD_DEVIATION
-from experiments.cifar10.backend import current_backend, split_cpu
+from experiments.cifar10.backend import current_backend, data_mesh, split_cpu
 from experiments.cifar10.config import PRESETS, Config
 from experiments.cifar10.programs import Programs
 from experiments.cifar10.step import make_training
@@ -40,12 +40,13 @@ def xentjax_step(config: Config, side: int, *, train_whitening: bool) -> timing.
     """The training program of the experiment, one step a call."""
     images, labels = images_and_labels()
     backend = current_backend()
-    training = make_training(config, backend, NUM_IMAGES, NUM_CLASSES)
+    mesh = data_mesh(config.batch_size)
+    training = make_training(config, backend, mesh, NUM_IMAGES, NUM_CLASSES)
     advance = Programs(training.advance, backend.compiler_options)
-    data = training.put(images), training.put(labels), training.plan_epoch(0)
+    data = training.put(images), training.put(labels), training.plan_epoch(0, 0)
     keywords = {"steps": 1, "side": side, "train_whitening": train_whitening}
     return timing.thread_state(
-        lambda state: advance(state, *data, **keywords)[0], training.initial_state(images)
+        lambda state: advance(state, *data, **keywords)[0], training.initial_state(0, images)
     )
 
 

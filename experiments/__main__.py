@@ -2,7 +2,8 @@
 
     python -m experiments                  the tour, in a minute or two on two CPU cores
     python -m experiments NAME --help      one experiment: law_of_large_numbers, categorical_mle,
-                                           asymptotics, divergences or cifar10
+                                           asymptotics, divergences, cifar10 or
+                                           loss_comparison
 
 Nothing is downloaded: the classifier learns CIFAR-10 where it is found (in --data-dir, in
 $XENTJAX_DATA_DIR or in the user's cache), and else scikit-learn's handwritten digits.
@@ -41,6 +42,7 @@ EXPERIMENTS = {
     "asymptotics": "experiments.asymptotics",
     "divergences": "experiments.divergences",
     "cifar10": "experiments.cifar10.__main__",
+    "loss_comparison": "experiments.loss_comparison",
 }
 
 

@@ -6,7 +6,8 @@
         summary.json    the numbers the run ends with
         <name>.png      figures
 
-A folder is never reused, and a file appears under its name only once it is whole.
+A folder is never reused, and a file appears under its name only once it is whole. Of many hosts
+the first one writes.
 """
 
 import dataclasses
@@ -30,6 +31,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments._command import UserError
+from experiments._hosts import is_writer, text_of_writer
 
 PACKAGES = ("xentjax", "jax", "jaxlib", "numpy")
 RUNS = Path("runs")
@@ -63,11 +65,26 @@ class RunFolder:
         """
         started = datetime.now().astimezone()
         parent = Path(root) / experiment
-        with _writing(parent):
-            parent.mkdir(parents=True, exist_ok=True)
-            folder = cls(_new_folder(parent, started.strftime("%Y-%m-%d_%H-%M-%S")))
-        folder._write_json("config.json", {"config": config, **_circumstances(started)})
-        return folder
+        path = parent
+        if is_writer():
+            with _writing(parent):
+                parent.mkdir(parents=True, exist_ok=True)
+                path = _new_folder(parent, started.strftime("%Y-%m-%d_%H-%M-%S"))
+        return cls(Path(text_of_writer(str(path))))._started(config, started)
+
+    def part(self, name: str, config: Any) -> Self:
+        """The folder of a run that is a part of this one: opened if it is there, else made.
+
+        Raises:
+            RunError: the folder or its first file cannot be written.
+        """
+        part = type(self)(self.path / name)
+        if (part.path / "config.json").exists():
+            return part
+        if is_writer():
+            with _writing(part.path):
+                part.path.mkdir(exist_ok=True)
+        return part._started(config, datetime.now().astimezone())
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -96,6 +113,8 @@ class RunFolder:
 
     def log(self, **metrics: Any) -> None:
         """Append one line to metrics.jsonl."""
+        if not is_writer():
+            return
         path = self.path / "metrics.jsonl"
         line = (json.dumps(plain(metrics)) + "\n").encode()
         with _writing(path), path.open("ab", buffering=0) as file:
@@ -113,9 +132,13 @@ class RunFolder:
         """Write summary.json, in place of an earlier one."""
         self._write_json("summary.json", summary)
 
-    def has_summary(self) -> bool:
-        """Whether the run has come to its end."""
-        return (self.path / "summary.json").exists()
+    def read_summary(self) -> dict[str, Any] | None:
+        """What `summary` has written, or None: the run has not come to its end."""
+        try:
+            text = (self.path / "summary.json").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        return json.loads(text)
 
     def figure(self, name: str, figure: Figure) -> Path:
         """Save `figure` as `<name>.png`, close it, and return the file's path."""
@@ -123,6 +146,10 @@ class RunFolder:
         _replace(path, lambda unfinished: figure.savefig(unfinished, format="png"))
         plt.close(figure)
         return path
+
+    def _started(self, config: Any, started: datetime) -> Self:
+        self._write_json("config.json", {"config": config, **_circumstances(started)})
+        return self
 
     def _write_json(self, name: str, value: Any) -> None:
         text = json.dumps(plain(value), indent=2) + "\n"
@@ -202,6 +229,8 @@ def _revision() -> str | None:
 
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:
     """Write beside `path`, then rename, so that a half-written file never carries its name."""
+    if not is_writer():
+        return
     unfinished = path.with_name(f"{path.name}.unfinished")
     with _writing(path):
         try:

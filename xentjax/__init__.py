@@ -3,6 +3,16 @@
 from importlib.metadata import version
 
 from xentjax import categorical as categorical
+from xentjax.calibration import (
+    ReliabilityCurve as ReliabilityCurve,
+    RiskCoverage as RiskCoverage,
+    TemperatureFit as TemperatureFit,
+    classwise_calibration_error as classwise_calibration_error,
+    expected_calibration_error as expected_calibration_error,
+    fit_temperature as fit_temperature,
+    reliability_curve as reliability_curve,
+    risk_coverage as risk_coverage,
+)
 from xentjax.categorical import (
     CategoricalFit as CategoricalFit,
     EntropyPosterior as EntropyPosterior,

@@ -1,9 +1,14 @@
 """Train a convolutional network on CIFAR-10 with xentjax's cross-entropy, and test it.
 
-A preset names a set of settings; any other option replaces one of them. `tiny` (32/64/128 channels,
-6 epochs) takes a few minutes on two CPU cores, `airbench94` (64/256/256 channels, 10 epochs) is
-made for a GPU or TPU, `tour` is a training of a minute, and `digits` trains on scikit-learn's
-digits, for which nothing is downloaded. Without --preset the hardware and --dataset decide.
+    python -m experiments.cifar10 [OPTIONS]                     one training, or one for each seed
+    python -m experiments.cifar10 compare SETTINGS SETTINGS...  which settings are better
+    python -m experiments.cifar10 predict --run RUN IMAGE...    the classes of your own images
+
+A preset names a set of settings; any other option replaces one of them. `tiny` and `small` take
+minutes on two CPU cores, the `airbench` presets are made for a GPU or TPU and named by the accuracy
+their recipe is known for, `resnet18` is the usual yardstick, `tour` is a training of a minute, and
+`digits` trains on scikit-learn's digits, for which nothing is downloaded. Without --preset the
+hardware and --dataset decide.
 
 CIFAR-10 is looked for in --data-dir, $XENTJAX_DATA_DIR and the user's cache, else downloaded. The
 run's folder receives the settings, metrics.jsonl, summary.json, figures and a checkpoint. Ctrl-C
@@ -12,26 +17,42 @@ or SIGTERM saves a checkpoint; --resume goes on from it to the very result the r
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import jax
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from experiments._command import UserError, one_line_errors
+from experiments._hosts import is_writer, on_any_host
 from experiments._records import RUNS, RunFolder
+from experiments.cifar10 import compare, predict
 from experiments.cifar10.backend import current_backend, split_cpu
 from experiments.cifar10.config import PRESETS, Config, DatasetName
-from experiments.cifar10.data import Dataset, load_cifar10, load_digits
+from experiments.cifar10.data import load
 from experiments.cifar10.interrupt import StopRequest
+from experiments.cifar10.seeds import Sweep, estimates, parse_seeds, run_seeds
 from experiments.cifar10.train import Result, TrainingStopped, run
 
 NAME = "cifar10"
+SEEDS_NAME = "cifar10-seeds"
 PROGRAM = f"python -m experiments.{NAME}"
-PresetName = Literal["tiny", "airbench94", "tour", "digits"]
+PresetName = Literal[
+    "tiny",
+    "small",
+    "airbench93",
+    "airbench94",
+    "airbench94-muon",
+    "airbench95",
+    "airbench96",
+    "resnet18",
+    "tour",
+    "digits",
+]
 
 
 @dataclass(frozen=True)
@@ -41,12 +62,16 @@ class Command:
     settings: tyro.conf.OmitArgPrefixes[Config]
     preset: PresetName
     """The settings to start from; options below replace single ones."""
+    seeds: str | None = None
+    """Train from each of these seeds, FIRST:END or a list such as 1,4,7, instead of from --seed."""
     data_dir: Path | None = None
     """Folder that holds CIFAR-10, or its archive."""
     runs_dir: Path = RUNS
     """Folder in which the run gets a folder of its own."""
     resume: Path | None = None
     """Folder of a stopped run to go on with, under its own settings."""
+    distributed: bool = False
+    """Share every batch with the other hosts that this command was started on."""
 
 
 @dataclass(frozen=True)
@@ -60,27 +85,43 @@ class Start:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in COMMANDS:
+        COMMANDS[arguments[0]](arguments[1:])
+        return
     split_cpu()
     with one_line_errors():
-        command = parse(argv)
-        console = Console()
-        dataset = load(command.settings, command.data_dir)
+        if "--distributed" in arguments:  # before anything asks which devices there are
+            jax.distributed.initialize()
+        command, recorded = parse(arguments)
+        console = Console(quiet=not is_writer())
+        sweep = _sweep(command, recorded)
+        dataset = load(command.settings.dataset, command.data_dir)
         console.print(f"{dataset.name} from {dataset.source}", highlight=False)
-        folder = (
-            RunFolder.open(command.resume)
-            if command.resume
-            else RunFolder.create(NAME, command.settings, command.runs_dir)
-        )
+        if command.resume:
+            folder = RunFolder.open(command.resume)
+        elif sweep:
+            folder = RunFolder.create(SEEDS_NAME, sweep, command.runs_dir)
+        else:
+            folder = RunFolder.create(NAME, command.settings, command.runs_dir)
         with StopRequest() as stop:
+            should_stop = on_any_host(stop.requested)
             try:
-                result = run(
-                    command.settings,
-                    dataset,
-                    folder,
-                    resume=command.resume is not None,
-                    console=console,
-                    should_stop=stop.requested,
-                )
+                if sweep:
+                    summaries = run_seeds(
+                        sweep, dataset, folder, console=console, should_stop=should_stop
+                    )
+                    show_seeds(summaries, console)
+                else:
+                    result = run(
+                        command.settings,
+                        dataset,
+                        folder,
+                        resume=command.resume is not None,
+                        console=console,
+                        should_stop=should_stop,
+                    )
+                    show(result, console)
             except TrainingStopped as stopped:
                 options = ["--resume", str(folder.path)]
                 if command.data_dir is not None:
@@ -88,18 +129,26 @@ def main(argv: Sequence[str] | None = None) -> None:
                 command_line = shlex.join(options)
                 print(f"{stopped}; go on with: {PROGRAM} {command_line}", file=sys.stderr)
                 raise SystemExit(stop.exit_code) from None
-        show(result, console)
         console.print(f"Figures, numbers and checkpoint: {folder.path}", highlight=False)
 
 
-def parse(argv: Sequence[str] | None = None) -> Command:
-    """The options, whose defaults come from the preset or from the run that is resumed.
+def _sweep(command: Command, recorded: Sweep | None) -> Sweep | None:
+    """The seeds to train from, or None for one training."""
+    if recorded is not None or command.seeds is None:
+        return recorded
+    return Sweep(command.settings, parse_seeds(command.seeds))
+
+
+def parse(argv: Sequence[str] | None = None) -> tuple[Command, Sweep | None]:
+    """The options, and the seeds of the run that is resumed if it has many.
+
+    The defaults come from the preset or from the run that is resumed.
 
     Raises:
         UserError: a setting is impossible, or differs from the run that is resumed.
     """
     start, _ = tyro.cli(Start, args=argv, return_unknown_args=True, add_help=False)
-    recorded = Config.from_json(RunFolder.open(start.resume).config()) if start.resume else None
+    recorded, sweep = _recorded(start.resume) if start.resume else (None, None)
     preset = start.preset or (
         "digits" if start.dataset == "digits" else current_backend().default_preset
     )
@@ -117,32 +166,74 @@ def parse(argv: Sequence[str] | None = None) -> Command:
             f"--resume: expected the settings of {start.resume}, got other values of "
             + ", ".join(changes)
         )
-    return command
+    return command, sweep
 
 
-def load(config: Config, data_dir: Path | None) -> Dataset:
-    """The data set that the settings name."""
-    return load_digits() if config.dataset == "digits" else load_cifar10(data_dir)
+def _recorded(path: Path) -> tuple[Config, Sweep | None]:
+    """The settings of a run, and its seeds if it has many."""
+    values = RunFolder.open(path).config()
+    if "seeds" not in values:
+        return Config.from_json(values), None
+    sweep = Sweep.from_json(values)
+    return sweep.settings, sweep
 
 
 def show(result: Result, console: Console) -> None:
     """Print the numbers of a run."""
     table = Table(title="Test images")
-    for heading in ("", "accuracy", "NLL (nats)", "calibration error"):
+    for heading in ("", "accuracy", "NLL (nats)", "Brier", "calibration error"):
         table.add_column(heading, justify="right")
     rows = {"as they are": result.test_plain}
-    if result.test is not result.test_plain:  # settings without flips have no mirror images
-        rows = {"averaged over mirror images": result.test} | rows
+    if result.test is not result.test_plain:  # some settings have one view only
+        rows = {"averaged over views": result.test} | rows
+    if result.calibrated is not None:
+        rows = {f"the same at temperature {result.temperature:.3f}": result.calibrated} | rows
     for name, test in rows.items():
         table.add_row(
-            name, f"{test.accuracy:.2%}", f"{test.nll:.4f}", f"{test.calibration_error:.2%}"
+            name,
+            f"{test.accuracy:.2%}",
+            f"{test.nll:.4f}",
+            f"{test.brier:.4f}",
+            f"{test.calibration_error:.2%}",
         )
     console.print(table)
+    low, high = result.test.accuracy_interval
     console.print(
+        f"95 % interval of the accuracy: {low:.2%} to {high:.2%}; "
         f"{result.train_seconds:.1f} s of training ({result.images_per_second:,.0f} images/s), "
         f"{result.compile_seconds:.1f} s of compiling, {result.test_seconds:.1f} s of testing",
         highlight=False,
     )
+    if result.temperature is not None and result.temperature < 1:
+        console.print(
+            "A temperature below 1 says that the network is less sure than it could be, as "
+            "label smoothing makes it: its raw NLL and calibration error are of that kind."
+        )
+
+
+def show_seeds(summaries: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Print the means over the seeds."""
+    table = Table(title=f"{len(summaries)} seeds")
+    for heading in ("", "mean", "sd", "standard error", "95 % interval"):
+        table.add_column(heading, justify="right")
+    for name, mean in estimates(summaries).items():
+        digits = 1 if name.endswith("seconds") else 4
+        low, high = f"{mean.lower:.{digits}f}", f"{mean.upper:.{digits}f}"
+        table.add_row(
+            name.replace("_", " "),
+            f"{mean.mean:.{digits}f}",
+            f"{mean.sd:.{digits}f}",
+            f"{mean.standard_error:.{digits}f}",
+            f"{low} to {high}",
+        )
+    console.print(table)
+
+
+# other commands than training, by their first word
+COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
+    "compare": compare.main,
+    "predict": predict.main,
+}
 
 
 if __name__ == "__main__":

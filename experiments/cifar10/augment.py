@@ -11,12 +11,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
+from experiments.cifar10.config import ViewsName
+
 # of CIFAR-10's training images, by channel, in units of the full range
 MEAN = (0.4914, 0.4822, 0.4465)
 STANDARD_DEVIATION = (0.2470, 0.2435, 0.2616)
 
 # uses of random numbers; each has a stream of its own, folded into the run's key
-INITIAL, ORDER, FLIPS, SHIFTS = range(4)
+INITIAL, ORDER, FLIPS, SHIFTS, CUTS = range(5)
 
 
 class Epoch(NamedTuple):
@@ -63,7 +65,7 @@ def plan_epoch(key: Array, epoch: ArrayLike, num_images: int, *, flip: bool) -> 
 
 
 def take_batch(
-    images: Array, epoch: Epoch, step: Array, batch_size: int, *, shift: int
+    images: Array, epoch: Epoch, step: Array, batch_size: int, *, shift: int, cutout: int = 0
 ) -> tuple[Array, Array]:
     """The augmented images of a step and their places in the data set.
 
@@ -73,6 +75,7 @@ def take_batch(
         step: int32 scalar, the number of the step within the epoch.
         batch_size: B.
         shift: largest shift in pixels.
+        cutout: side in pixels of a square that is blanked.
 
     Returns:
         uint8 [B, H, W, C], and int32 [B].
@@ -80,7 +83,24 @@ def take_batch(
     indices = jax.lax.dynamic_slice_in_dim(epoch.order, step * batch_size, batch_size)
     key = jax.random.fold_in(epoch.key, step)
     shifts = jax.random.randint(key, (batch_size, 2), -shift, shift + 1)
-    return shift_and_flip(images, indices, shifts, epoch.flips[indices]), indices
+    batch = shift_and_flip(images, indices, shifts, epoch.flips[indices])
+    if cutout:
+        room = jnp.asarray(images.shape[1:3], jnp.int32) - cutout + 1
+        corners = jax.random.randint(jax.random.fold_in(key, CUTS), (batch_size, 2), 0, room[None])
+        batch = blank(batch, corners, cutout)
+    return batch, indices
+
+
+def blank(images: Array, corners: Array, side: int) -> Array:
+    """Images [B, H, W, 3] with a square of the mean colour, its first pixel at corners [B, 2]."""
+
+    def within(axis: int) -> Array:
+        distance = jnp.arange(images.shape[1 + axis])[None] - corners[:, axis, None]
+        return (distance >= 0) & (distance < side)
+
+    colour = jnp.round(255 * jnp.asarray(MEAN)).astype(images.dtype)
+    square = within(0)[:, :, None, None] & within(1)[:, None, :, None]
+    return jnp.where(square, colour[None, None, None], images)
 
 
 def shift_and_flip(images: Array, indices: Array, shifts: Array, flips: Array) -> Array:
@@ -113,6 +133,28 @@ def _reflect(positions: Array, size: int) -> Array:
     """Positions up to size - 1 outside an image, mirrored at its border pixels."""
     positions = jnp.abs(positions)
     return jnp.where(positions < size, positions, 2 * (size - 1) - positions)
+
+
+def views(images: Array, which: ViewsName) -> list[tuple[float, Array]]:
+    """What a test image is looked at as, and the weight of each look's logits; they sum to 1.
+
+    Args:
+        images: [B, H, W, C].
+        which: "plain" is the image alone, "mirrored" it and its mirror image, and
+            "mirrored_and_shifted" both of these, and both moved by a pixel, down and to the right
+            or up and to the left, with half of the weight in all.
+
+    Source: the test of airbench, see `plan_epoch`.
+    """
+    looks = [(1.0, images)]
+    if which == "mirrored_and_shifted":
+        _, height, width, _ = images.shape
+        padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+        moved = [padded[:, i : i + height, i : i + width] for i in (0, 2)]
+        looks = [(0.5, images)] + [(0.25, x) for x in moved]
+    if which == "plain":
+        return looks
+    return [(weight / 2, x) for weight, image in looks for x in (image, image[:, :, ::-1])]
 
 
 def normalize(images: Array, dtype: DTypeLike = jnp.float32) -> Array:

@@ -3,15 +3,17 @@
 import contextlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
+
+from experiments.cifar10.config import ConfigError
 
 DATA = "data"  # the mesh axis along which a batch is split
 CPU_DEVICES = 2
@@ -60,7 +62,27 @@ def split_cpu() -> None:
             jax.config.update("jax_num_cpu_devices", CPU_DEVICES)
 
 
-def data_mesh(batch_size: int) -> Mesh:
-    """The local devices, as many of them as divide the batch."""
-    devices = jax.local_devices()
-    return Mesh(np.array(devices[: math.gcd(batch_size, len(devices))]), (DATA,))
+def data_mesh(batch_size: int, devices: Sequence[Any] | int | None = None) -> Mesh:
+    """The devices among which a batch is split.
+
+    Args:
+        batch_size: images a step.
+        devices: which, or how many of all; None for all, of all hosts. On one host as many of them
+            are taken as divide the batch.
+
+    Raises:
+        ConfigError: there are fewer, or those of several hosts do not divide the batch.
+    """
+    there = jax.devices()
+    if isinstance(devices, int):
+        if devices > len(there):
+            raise ConfigError(f"num_devices: expected at most {len(there)}, got {devices}")
+        devices = there[:devices]
+    chosen = there if devices is None else list(devices)
+    dividing = math.gcd(batch_size, len(chosen))
+    if dividing < len(chosen) and jax.process_count() > 1:
+        raise ConfigError(
+            f"batch_size: expected a multiple of {len(chosen)}, the number of devices of "
+            f"{jax.process_count()} hosts, got {batch_size}"
+        )
+    return Mesh(np.array(chosen[:dividing]), (DATA,))

@@ -27,6 +27,14 @@ def save(run: Path, state: TrainState) -> None:
             manager.wait_until_finished()
 
 
+def latest_step(run: Path) -> int | None:
+    """The step of the latest state saved in the run's folder, or None."""
+    if not (run / FOLDER).is_dir():
+        return None
+    with _manager(run, create=False) as manager:
+        return manager.latest_step()
+
+
 def restore(run: Path, like: TrainState) -> TrainState:
     """The latest state saved in the run's folder.
 
@@ -37,12 +45,10 @@ def restore(run: Path, like: TrainState) -> TrainState:
     Raises:
         CheckpointError: there is none, or it is of another network.
     """
-    if not (run / FOLDER).is_dir():
+    step = latest_step(run)
+    if step is None:
         raise CheckpointError(f"{run}: expected a checkpoint to resume from, got none")
     with _manager(run, create=False) as manager:
-        step = manager.latest_step()
-        if step is None:
-            raise CheckpointError(f"{run}: expected a checkpoint to resume from, got none")
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
         try:
             values = manager.restore(step, args=ocp.args.StandardRestore(shapes))

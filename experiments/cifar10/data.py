@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import pooch
 
+from experiments.cifar10.config import DatasetName
 from experiments.cifar10.download import fetch
 from experiments.cifar10.formats import (
     BATCH_FILES,
@@ -180,6 +181,11 @@ def load_digits() -> Dataset:
         source=f"scikit-learn {sklearn.__version__}, load_digits",
         sha256={},
     )
+
+
+def load(name: DatasetName, data_dir: Path | None = None) -> Dataset:
+    """The data set of that name; `data_dir` is where CIFAR-10 is, see `find_cifar10`."""
+    return load_digits() if name == "digits" else load_cifar10(data_dir)
 
 
 def cache_folder() -> Path:

@@ -1,8 +1,10 @@
-"""The network: a fixed whitening of small patches, then three groups of two convolutions.
+"""The network: a fixed whitening of small patches, then three groups of convolutions.
 
 Source: K. Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv 2404.00498, and
 https://github.com/KellerJordan/cifar10-airbench.
 """
+
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -11,11 +13,11 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from experiments.cifar10.backend import DATA
+from experiments.cifar10.config import Config
 
 PATCH = 2  # side of a whitened patch in pixels
 LOGIT_SCALE = 1 / 9
 WHITENING_EPSILON = 5e-4
-NORM_MOMENTUM = 0.6  # of the running statistics, which must follow a training of few steps
 NORM_EPSILON = 1e-5
 
 
@@ -23,12 +25,12 @@ class Network(nn.Module):
     """Logits of images.
 
     Attributes:
-        widths: channels of the three groups.
+        config: the settings, of which the network's are read.
         num_classes: K.
         dtype: of the computation; parameters are float32.
     """
 
-    widths: tuple[int, int, int]
+    config: Config
     num_classes: int
     dtype: DTypeLike
 
@@ -45,36 +47,63 @@ class Network(nn.Module):
                 `DATA`, and update the running ones.
             train_whitening: let the gradient reach the whitening's bias.
         """
-        x = patches(images.astype(self.dtype)) @ whitening.astype(self.dtype)
-        bias = self.param("whitening_bias", nn.initializers.zeros, x.shape[-1:])
-        x = x + bias.astype(self.dtype)[None, None, None]
-        if not train_whitening:  # nothing below is trained, so no gradient need come this far
-            x = jax.lax.stop_gradient(x)
-        x = activation(x)
-        for index, width in enumerate(self.widths):
-            x = self._convolve(f"group{index}_conv0", x, width, even=True)
-            x = self._normalize(f"group{index}_norm0", max_pool(x), train)
-            x = self._convolve(f"group{index}_conv1", activation(x), width)
-            x = activation(self._normalize(f"group{index}_norm1", x, train))
+        norm = batch_norm(self.config.norm_momentum, self.dtype, train, use_scale=False)
+        x = activation(self._first(images.astype(self.dtype), whitening, train_whitening))
+        for index, width in enumerate(self.config.widths):
+            name = f"group{index}"
+            x = self._convolve(f"{name}_conv0", x, width, even=True)
+            x = activation(norm(f"{name}_norm0")(max_pool(x)))
+            after_pool = x
+            for k in range(1, self.config.convs):
+                x = norm(f"{name}_norm{k}")(self._convolve(f"{name}_conv{k}", x, width))
+                if k == 2:
+                    x += after_pool
+                x = activation(x)
         x = x.max(axis=(1, 2))
         head = self.param("head", uniform_by_fan_in, (x.shape[-1], self.num_classes))
         return (x @ head.astype(self.dtype)).astype(jnp.float32) * LOGIT_SCALE
 
+    def _first(self, images: Array, whitening: Array, train_whitening: bool) -> Array:
+        """The first layer, of 2x2 patches."""
+        if not self.config.whiten:
+            whitening = self.param("first", uniform_by_fan_in, whitening.shape)
+        x = patches(images) @ whitening.astype(self.dtype)
+        bias = self.param("whitening_bias", nn.initializers.zeros, x.shape[-1:])
+        x = x + bias.astype(self.dtype)[None, None, None]
+        if self.config.whiten and not train_whitening:
+            x = lax.stop_gradient(x)  # nothing below is trained
+        return x
+
     def _convolve(self, name: str, x: Array, width: int, *, even: bool = False) -> Array:
-        kernel = self.param(name, identity_kernel, (3, 3, x.shape[-1], width))
+        init = identity_kernel if self.config.identity_init else uniform_by_fan_in
+        kernel = self.param(name, init, (3, 3, x.shape[-1], width))
         return conv3x3(x, kernel.astype(self.dtype), even=even)
 
-    def _normalize(self, name: str, x: Array, train: bool) -> Array:
-        """Batch normalisation; its statistics are computed in float32 whatever the dtype."""
+
+def batch_norm(
+    momentum: float, dtype: DTypeLike, train: bool, *, use_scale: bool
+) -> Callable[[str], nn.BatchNorm]:
+    """Layers of batch normalisation by name; their statistics are float32 whatever the dtype.
+
+    Args:
+        momentum: the part of the running statistics that a step keeps.
+        dtype: of the results.
+        train: use the statistics of the batch, and update the running ones.
+        use_scale: train a scale, which a layer before a convolution can do without.
+    """
+
+    def layer(name: str) -> nn.BatchNorm:
         return nn.BatchNorm(
             use_running_average=not train,
-            momentum=NORM_MOMENTUM,
+            momentum=momentum,
             epsilon=NORM_EPSILON,
-            use_scale=False,  # the next layer can scale
-            dtype=self.dtype,
+            use_scale=use_scale,
+            dtype=dtype,
             axis_name=DATA if train else None,
             name=name,
-        )(x)
+        )
+
+    return layer
 
 
 @jax.checkpoint

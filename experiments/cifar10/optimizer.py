@@ -9,42 +9,45 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from experiments.cifar10.config import Config
+from experiments.cifar10.length import Length
+from experiments.cifar10.muon import muon
 
 WARMUP_START = 0.2  # of the peak
 LOOKAHEAD_PERIOD = 5  # steps
 LOOKAHEAD_DECAY = 0.95**LOOKAHEAD_PERIOD
 
 
-def schedule(step: ArrayLike, *, total_steps: int, warmup: float) -> Array:
-    """The learning rate relative to its peak: up from 0.2 to 1, then down to 0, both linearly."""
+def schedule(step: ArrayLike, *, total_steps: int, warmup: float, final: float) -> Array:
+    """The learning rate relative to its peak: up from 0.2 to 1, then down to `final`, linearly."""
     peak = int(warmup * total_steps)
     times = jnp.asarray([0, peak, total_steps], jnp.float32)
-    values = jnp.asarray([WARMUP_START, 1.0, 0.0], jnp.float32)
+    values = jnp.asarray([WARMUP_START, 1.0, final], jnp.float32)
     return jnp.interp(jnp.asarray(step, jnp.float32), times, values)
 
 
-def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
+def make_optimizer(config: Config, length: Length) -> optax.GradientTransformation:
     """Nesterov's momentum in PyTorch's form, for gradients of the loss summed over the batch.
 
         g <- g + (decay / rate) p,   m <- momentum m + g,   p <- p - rate (g + momentum m)
 
     Three kinds of parameters: biases of batch normalisation have a `norm_bias_scale` times larger
     rate, the whitening's bias one that falls to 0 within `whiten_bias_epochs`, and everything else
-    has the plain one. The decay is the same for all, so it is divided by each rate.
+    has the plain one. The decay is the same for all, so it is divided by each rate. With Muon the
+    convolutions' kernels are a fourth kind.
     """
-    total_steps = config.epochs * steps_per_epoch
     # a momentum m multiplies the steady step by 1 / (1 - m), and Nesterov adds one more
     per_image = 1 / (1024 * (1 + 1 / (1 - config.momentum)))
     rate = config.learning_rate * per_image
     decay = config.weight_decay * config.batch_size * per_image
-    whitening_steps = config.whiten_bias_epochs * steps_per_epoch
 
     def falling(step: ArrayLike) -> Array:
-        return schedule(step, total_steps=total_steps, warmup=config.warmup)
+        return schedule(
+            step, total_steps=length.steps, warmup=config.warmup, final=config.final_rate
+        )
 
     def until_frozen(step: ArrayLike) -> Array:
-        left = 1 - jnp.asarray(step, jnp.float32) / max(whitening_steps, 1)
-        return jnp.where(whitening_steps > 0, jnp.maximum(left, 0.0), 0.0)
+        left = 1 - jnp.asarray(step, jnp.float32) / max(length.whitening_steps, 1)
+        return jnp.where(length.whitening_steps > 0, jnp.maximum(left, 0.0), 0.0)
 
     def descent(rate: float, factor: optax.Schedule) -> optax.GradientTransformation:
         return optax.chain(
@@ -52,11 +55,15 @@ def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransf
             optax.sgd(lambda step: rate * factor(step), config.momentum, nesterov=True),
         )
 
+    other = descent(rate, falling)
     return optax.partition(
         {
             "norm_bias": descent(rate * config.norm_bias_scale, falling),
             "whitening_bias": descent(rate, until_frozen),
-            "other": descent(rate, falling),
+            "kernel": muon(lambda step: config.muon_rate * falling(step), config.muon_momentum)
+            if config.optimizer == "muon"
+            else other,
+            "other": other,
         },
         kinds,
     )
@@ -65,10 +72,12 @@ def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransf
 def kinds(params: Any) -> Any:
     """The kind of each parameter, as a tree like `params`."""
 
-    def kind(path: tuple[Any, ...], _: Array) -> str:
+    def kind(path: tuple[Any, ...], parameter: Array) -> str:
         names = [entry.key for entry in path]
         if "whitening_bias" in names:
             return "whitening_bias"
+        if jnp.ndim(parameter) == 4:
+            return "kernel"
         return "norm_bias" if names[-1] == "bias" else "other"
 
     return jax.tree_util.tree_map_with_path(kind, params)

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Hashable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import jax
+import numpy as np
 
 
 class Programs:
-    """A jitted function, compiled once for each set of its static keywords.
+    """A jitted function, compiled once for each set of static keywords and of shapes.
 
     Attributes:
         compile_seconds: time spent in tracing and compiling so far.
@@ -22,9 +23,15 @@ class Programs:
         self.compile_seconds = 0.0
         self.run_seconds = 0.0
 
+    def with_new_clock(self) -> Self:
+        """The same programs, whose seconds are counted from here."""
+        programs = type(self)(self._function, self._options)
+        programs._compiled = self._compiled
+        return programs
+
     def __call__(self, *args: Any, **static: Hashable) -> Any:
-        """The function's result, once it is ready; all calls take arguments of one shape."""
-        key = tuple(sorted(static.items()))
+        """The function's result, once it is ready."""
+        key = tuple(map(np.shape, jax.tree.leaves(args))), *sorted(static.items())
         if key not in self._compiled:
             started = time.perf_counter()
             self._compiled[key] = self._function.lower(*args, **static).compile(self._options)

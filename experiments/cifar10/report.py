@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from experiments._hosts import is_writer
 from experiments._plots import GREY, PALETTE, subplots
 from experiments._records import RunFolder
 from experiments.cifar10.config import Config
@@ -18,14 +21,25 @@ if TYPE_CHECKING:  # train imports this module
     from experiments.cifar10.train import Result
 
 MISTAKES = (4, 6)  # rows and columns of misclassified images
+_DRAWING = threading.Lock()  # seeds are trained side by side, and matplotlib is of one thread
 
 
 def save(folder: RunFolder, config: Config, dataset: Dataset, result: Result) -> None:
     """Write summary.json and the figures."""
+    if is_writer():
+        with _DRAWING:
+            _draw(folder, dataset, result)
     folder.summary(summary(config, dataset, result))
+
+
+def _draw(folder: RunFolder, dataset: Dataset, result: Result) -> None:
+    judged = {"test": result.test}
+    if result.calibrated is not None:
+        judged[f"at temperature {result.temperature:.2f}"] = result.calibrated
     folder.figure("curves", draw_curves(folder.metrics(), result))
     folder.figure("confusion", draw_confusion(result.test, dataset.class_names))
-    folder.figure("reliability", draw_reliability(result.test))
+    folder.figure("reliability", draw_reliability(judged))
+    folder.figure("risk_coverage", draw_risk_coverage(judged))
     folder.figure(
         "misclassified", draw_mistakes(result.test, dataset.test_images, dataset.class_names)
     )
@@ -33,17 +47,23 @@ def save(folder: RunFolder, config: Config, dataset: Dataset, result: Result) ->
 
 def summary(config: Config, dataset: Dataset, result: Result) -> dict[str, Any]:
     """The numbers a run ends with."""
+    judged = {"test": result.test, "test_plain": result.test_plain}
+    if result.calibrated is not None:
+        judged["test_calibrated"] = result.calibrated
     return {
         "dataset": dataset.name,
         "data_source": dataset.source,
         "data_sha256": dataset.sha256,
+        "class_names": dataset.class_names,
         "seed": config.seed,
         "steps": int(result.state.step),
-        "test_accuracy": result.test.accuracy,
-        "test_nll": result.test.nll,
-        "test_calibration_error": result.test.calibration_error,
-        "test_accuracy_plain": result.test_plain.accuracy,
-        "test_nll_plain": result.test_plain.nll,
+        "temperature": result.temperature,
+        "test_accuracy_interval": result.test.accuracy_interval,
+        **{
+            f"{name}_{figure}": value
+            for name, evaluation in judged.items()
+            for figure, value in evaluation.figures().items()
+        },
         "train_seconds": result.train_seconds,
         "compile_seconds": result.compile_seconds,
         "test_seconds": result.test_seconds,
@@ -104,51 +124,73 @@ def draw_confusion(test: Evaluation, class_names: tuple[str, ...]) -> Figure:
     return figure
 
 
-def draw_reliability(test: Evaluation) -> Figure:
-    """Accuracy against confidence, and how often each confidence occurs."""
-    figure, (above, below) = subplots(
-        2, 1, height=6.0, sharex=True, gridspec_kw={"height_ratios": (3, 1)}
+def draw_reliability(judged: Mapping[str, Evaluation]) -> Figure:
+    """Accuracy against confidence, and how often each confidence occurs, side by side."""
+    figure, axes = subplots(
+        2,
+        len(judged),
+        height=5.2,
+        sharex=True,
+        sharey="row",
+        gridspec_kw={"height_ratios": (3, 1)},
     )
-    bins = [b for b in test.bins if b.count]
-    upper, lower = above[0], below[0]
-    centres = [(b.lower + b.upper) / 2 for b in bins]
-    width = test.bins[0].upper - test.bins[0].lower
-    upper.bar(
-        centres,
-        [b.accuracy for b in bins],
-        width=width,
-        color=PALETTE[0],
-        alpha=0.35,
-        edgecolor=PALETTE[0],
-        label="accuracy",
-    )
-    upper.plot(
-        [b.confidence for b in bins],
-        [b.accuracy for b in bins],
-        "o",
-        color=PALETTE[1],
-        label="at the bin's mean confidence",
-    )
-    upper.plot([0, 1], [0, 1], "--", color=GREY, label="perfect calibration")
-    upper.set_ylabel("accuracy")
-    upper.set_ylim(0, 1.03)  # room for the points at 1
-    upper.legend(frameon=False, loc="upper left")
-    upper.set_title(
-        f"Reliability: expected calibration error {test.calibration_error:.2%} "
-        f"({len(test.bins)} bins)"
-    )
-    total = len(test.labels)
-    lower.bar(centres, [b.count / total for b in bins], width=width, color=GREY)
-    mean_confidence = sum(b.count * b.confidence for b in bins) / total
-    lower.axvline(mean_confidence, color=PALETTE[1], label=f"mean confidence {mean_confidence:.1%}")
-    lower.axvline(
-        test.accuracy, color=PALETTE[0], linestyle="--", label=f"accuracy {test.accuracy:.1%}"
-    )
-    lower.set_xlim(0, 1)
-    lower.set_xlabel("confidence: the largest probability")
-    lower.set_ylabel("share of images")
-    lower.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    lower.legend(frameon=False, loc="upper left")
+    for (name, test), upper, lower in zip(judged.items(), axes[0], axes[1], strict=True):
+        edges, counts = np.asarray(test.reliability.edges), np.asarray(test.reliability.counts)
+        held, centres, width = counts > 0, (edges[1:] + edges[:-1]) / 2, np.diff(edges)
+        accuracy = np.asarray(test.reliability.accuracy)[held]
+        upper.bar(
+            centres[held],
+            accuracy,
+            width=width[held],
+            color=PALETTE[0],
+            alpha=0.35,
+            edgecolor=PALETTE[0],
+            label="accuracy",
+        )
+        upper.plot(
+            np.asarray(test.reliability.confidence)[held],
+            accuracy,
+            "o",
+            color=PALETTE[1],
+            label="at the bin's mean confidence",
+        )
+        upper.plot([0, 1], [0, 1], "--", color=GREY, label="perfect calibration")
+        upper.set_ylim(0, 1.03)  # room for the points at 1
+        upper.set_title(f"{name}: calibration error {test.calibration_error:.2%}", size=10)
+        lower.bar(centres, counts / counts.sum(), width=width, color=GREY)
+        mean_confidence = float(test.reliability.mean_confidence)
+        lower.axvline(
+            mean_confidence, color=PALETTE[1], label=f"mean confidence {mean_confidence:.1%}"
+        )
+        lower.axvline(
+            test.accuracy, color=PALETTE[0], linestyle="--", label=f"accuracy {test.accuracy:.1%}"
+        )
+        lower.set_xlim(0, 1)
+        lower.set_xlabel("confidence: the largest probability")
+        lower.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        lower.legend(frameon=False, loc="upper left", fontsize=8.5)
+    axes[0, 0].set_ylabel("accuracy")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="outside upper center", ncols=3)
+    axes[1, 0].set_ylabel("share of images")
+    return figure
+
+
+def draw_risk_coverage(judged: Mapping[str, Evaluation]) -> Figure:
+    """The error among the most confident predictions, for every share of them that is kept."""
+    figure, ((ax,),) = subplots(height=4.0)
+    for (name, test), color in zip(judged.items(), PALETTE, strict=False):
+        coverage, risk = np.asarray(test.selection.coverage), np.asarray(test.selection.risk)
+        label = f"{name}: area {float(test.selection.aurc):.2%}"
+        ax.plot(coverage, risk, color=color, label=label, linewidth=1.5)
+    ax.set_xlim(0, 1)
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("coverage: share of images that are classified, the most confident first")
+    ax.set_ylabel("risk: share of these that is wrong")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.set_title("Selective classification")
+    ax.legend(frameon=False)
     return figure
 
 

@@ -1,6 +1,6 @@
 """The training state, and the jitted step that moves it on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, lax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.cifar10.augment import (
     INITIAL,
@@ -19,14 +19,21 @@ from experiments.cifar10.augment import (
     plan_epoch,
     shrink,
     take_batch,
+    views as looks,
 )
-from experiments.cifar10.backend import DATA, Backend, data_mesh
-from experiments.cifar10.config import Config
+from experiments.cifar10.backend import DATA, Backend
+from experiments.cifar10.config import Config, NetworkName, ViewsName
+from experiments.cifar10.length import Length
+from experiments.cifar10.loss import summed_loss
 from experiments.cifar10.model import Network, whitening_filters
 from experiments.cifar10.optimizer import lookahead, make_optimizer
-from xentjax import softmax_cross_entropy_with_integer_labels
+from experiments.cifar10.resnet import ResNet
 
 WHITENING_IMAGES = 5000
+NETWORKS: Mapping[NetworkName, type[Network] | type[ResNet]] = {
+    "airbench": Network,
+    "resnet18": ResNet,
+}
 
 
 class TrainState(NamedTuple):
@@ -55,42 +62,50 @@ class TrainState(NamedTuple):
 
 @dataclass(frozen=True)
 class Training:
-    """The functions of one run: how its state begins, how it moves on, and how it predicts.
+    """The functions of a run: how its state begins, how it moves on, and how it predicts.
+
+    They serve every seed.
 
     Attributes:
-        initial_state: `(train_images uint8 [N, H, W, C]) -> TrainState`.
-        plan_epoch: `(epoch) -> Epoch`, how the images are visited.
+        length: in steps.
+        initial_state: `(seed, train_images uint8 [N, H, W, C]) -> TrainState`.
+        plan_epoch: `(seed, epoch) -> Epoch`, how the images are visited.
         put: `(array) -> Array` on every device, for the images and labels of `advance`.
         advance: `(state, images, labels, plan, *, steps, side, train_whitening) -> (state, losses
             [steps])`, whose keywords are static and whose state is donated.
-        predict: `(state, images uint8 [B, H, W, C], *, side, flip) -> logits [B, K]`, whose
-            keywords are static; `flip` averages the logits of image and mirror image.
+        predict: `(state, images uint8 [B, H, W, C], *, side, views) -> logits [B, K]`, whose
+            keywords are static; `views` are those of `augment.views`.
     """
 
-    initial_state: Callable[[np.ndarray], TrainState]
-    plan_epoch: Callable[[int], Epoch]
+    length: Length
+    initial_state: Callable[[int, np.ndarray], TrainState]
+    plan_epoch: Callable[[int, int], Epoch]
     put: Callable[[np.ndarray], Array]
     advance: Callable[..., Any]
     predict: Callable[..., Any]
 
 
-def make_training(config: Config, backend: Backend, num_images: int, num_classes: int) -> Training:
-    """The functions of a run with these settings on this hardware."""
-    key = jax.random.key(config.seed)
-    steps_per_epoch = num_images // config.batch_size
-    total_steps = config.epochs * steps_per_epoch
-    network = Network(config.widths, num_classes, backend.dtype)
-    mesh = data_mesh(config.batch_size)
-    whole, split = PartitionSpec(), PartitionSpec(DATA)
-    optimizer = make_optimizer(config, steps_per_epoch)
+def make_training(
+    config: Config, backend: Backend, mesh: Mesh, num_images: int, num_classes: int
+) -> Training:
+    """The functions of a run with these settings, but for the seed, on this hardware.
 
-    @jax.jit
-    def initial_state(images: Array) -> TrainState:
+    Raises:
+        ConfigError: the images do not fill one batch.
+    """
+    length = Length.of(config, num_images)
+    network = NETWORKS[config.network](config, num_classes, backend.dtype)
+    whole, split = PartitionSpec(), PartitionSpec(DATA)
+    optimizer = make_optimizer(config, length)
+
+    everywhere = NamedSharding(mesh, whole)
+
+    @partial(jax.jit, out_shardings=everywhere)
+    def initial_state(seed: Array, images: Array) -> TrainState:
         normalized = normalize(images)
         whitening = whitening_filters(normalized)
-        variables = network.init(
-            jax.random.fold_in(key, INITIAL), normalized[:1], whitening, train=False
-        )
+        key = jax.random.fold_in(jax.random.key(seed), INITIAL)
+        variables = network.init(key, normalized[:1], whitening, train=False)
         params, batch_stats = variables["params"], variables["batch_stats"]
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -102,6 +117,10 @@ def make_training(config: Config, backend: Backend, num_images: int, num_classes
             loss=jnp.zeros(()),
             correct=jnp.zeros(()),
         )
+
+    @partial(jax.jit, out_shardings=everywhere)
+    def plan(seed: Array, epoch: Array) -> Epoch:
+        return plan_epoch(jax.random.key(seed), epoch, num_images, flip=config.flip)
 
     def losses(
         params: Any, state: TrainState, images: Array, labels: Array, train_whitening: bool
@@ -115,9 +134,7 @@ def make_training(config: Config, backend: Backend, num_images: int, num_classes
             train_whitening=train_whitening,
             mutable=["batch_stats"],
         )
-        loss = softmax_cross_entropy_with_integer_labels(
-            logits, labels, label_smoothing=config.label_smoothing, reduction="sum"
-        )
+        loss = summed_loss(config, logits, labels)
         correct = (logits.argmax(axis=-1) == labels).sum().astype(jnp.float32)
         return loss, (updated["batch_stats"], correct)
 
@@ -140,8 +157,10 @@ def make_training(config: Config, backend: Backend, num_images: int, num_classes
         side: int,
         train_whitening: bool,
     ) -> tuple[TrainState, Array]:
-        within = state.step % steps_per_epoch
-        batch, indices = take_batch(images, plan, within, config.batch_size, shift=config.shift)
+        within = state.step % length.steps_per_epoch
+        batch, indices = take_batch(
+            images, plan, within, config.batch_size, shift=config.shift, cutout=config.cutout
+        )
         batch = shrink(normalize(batch), side)
         loss, batch_stats, correct, gradient = jax.shard_map(
             partial(gradients, train_whitening=train_whitening),
@@ -154,7 +173,7 @@ def make_training(config: Config, backend: Backend, num_images: int, num_classes
         fast = (optax.apply_updates(state.params, updates), batch_stats)
         slow = state.slow
         if config.lookahead:
-            slow, fast = lookahead(slow, fast, state.step + 1, total_steps)
+            slow, fast = lookahead(slow, fast, state.step + 1, length.steps)
         is_first = within == 0
         return TrainState(
             step=state.step + 1,
@@ -186,28 +205,29 @@ def make_training(config: Config, backend: Backend, num_images: int, num_classes
             return state, loss[None]
         return lax.scan(step, state, None, length=steps)
 
-    @partial(jax.jit, static_argnames=("side", "flip"))
-    def predict(state: TrainState, images: Array, *, side: int, flip: bool) -> Array:
+    @partial(jax.jit, static_argnames=("side", "views"))
+    def predict(state: TrainState, images: Array, *, side: int, views: ViewsName) -> Array:
         if images.shape[0] % mesh.size == 0:
             images = lax.with_sharding_constraint(images, NamedSharding(mesh, split))
-        normalized = shrink(normalize(images), side)
         variables = {"params": state.params, "batch_stats": state.batch_stats}
-        views = [normalized, normalized[:, :, ::-1]] if flip else [normalized]
-        logits: list[Any] = [
-            network.apply(variables, view, state.whitening, train=False) for view in views
-        ]
-        return jnp.mean(jnp.stack(logits), axis=0)
+        logits = jnp.zeros((images.shape[0], num_classes))
+        for weight, view in looks(normalize(images), views):
+            of_view: Any = network.apply(
+                variables, shrink(view, side), state.whitening, train=False
+            )
+            logits += weight * of_view
+        return lax.with_sharding_constraint(logits, everywhere)
 
-    everywhere = NamedSharding(mesh, whole)
     return Training(
-        initial_state=lambda images: jax.device_put(
-            initial_state(jnp.asarray(images[:WHITENING_IMAGES])), everywhere
+        length=length,
+        initial_state=lambda seed, images: initial_state(
+            np.uint32(seed), images[:WHITENING_IMAGES]
         ),
-        plan_epoch=jax.jit(
-            lambda epoch: plan_epoch(key, epoch, num_images, flip=config.flip),
-            out_shardings=everywhere,
+        plan_epoch=lambda seed, epoch: plan(np.uint32(seed), np.int32(epoch)),
+        # not device_put, which would compare the array between hosts
+        put=lambda array: jax.make_array_from_callback(
+            array.shape, everywhere, lambda index: array[index]
         ),
-        put=lambda array: jax.device_put(array, everywhere),
         advance=advance,
         predict=predict,
     )

@@ -1,21 +1,25 @@
 """Training from the first step, or from a checkpoint, to the evaluation and its figures."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 from rich.console import Console
 
 from experiments._command import UserError
 from experiments._records import RunFolder
 from experiments.cifar10 import checkpoint, report
-from experiments.cifar10.backend import Backend, current_backend
-from experiments.cifar10.config import Config, ConfigError
+from experiments.cifar10.backend import current_backend, data_mesh
+from experiments.cifar10.config import Config, ConfigError, ViewsName
 from experiments.cifar10.data import Dataset
 from experiments.cifar10.evaluate import Evaluation, evaluate, predict_all
 from experiments.cifar10.programs import Programs
 from experiments.cifar10.progress import TrainingProgress
-from experiments.cifar10.step import TrainState, make_training
+from experiments.cifar10.step import Training, TrainState, make_training
+from xentjax import fit_temperature
 
 
 class TrainingStopped(Exception):
@@ -32,17 +36,22 @@ class Result:
 
     Attributes:
         state: the trained state.
-        test: predictions of the test images, averaged over mirror images if the settings flip.
+        test: predictions of the test images, averaged over the settings' views.
         test_plain: predictions of the test images as they are.
+        temperature: fitted to the held-out images, with the same views; None if there are none, or
+            none of them is wrong.
+        calibrated: `test` with its logits divided by the temperature; None without one.
         train_seconds: time in training steps; after a resume, of the steps since.
         compile_seconds: time to compile training and prediction.
-        test_seconds: time to predict the test images, after each epoch and at the end.
+        test_seconds: time to predict images, after each epoch and at the end.
         images_per_second: in training steps; after a resume, in the steps since.
     """
 
     state: TrainState
     test: Evaluation
     test_plain: Evaluation
+    temperature: float | None
+    calibrated: Evaluation | None
     train_seconds: float
     compile_seconds: float
     test_seconds: float
@@ -65,6 +74,7 @@ def run(
     folder: RunFolder,
     *,
     resume: bool = False,
+    devices: Sequence[Any] | None = None,
     console: Console | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Result:
@@ -75,121 +85,169 @@ def run(
         dataset: the images.
         folder: of this run.
         resume: go on from the folder's checkpoint.
+        devices: that share each batch; by default as many of all as the settings say.
         console: where to show the progress; None shows nothing.
         should_stop: asked before every step; True saves a checkpoint and stops.
 
     Raises:
-        ConfigError: the batch is larger than the data set.
+        ConfigError: the settings do not suit the data set or the devices.
         CheckpointError: there is nothing to resume, or nothing left to do.
         TrainingStopped: `should_stop` said so.
         DivergenceError: the loss became NaN or infinite.
     """
-    trainer = _Trainer(config, dataset, folder, current_backend())
+    trainer = _Trainer(config, dataset, folder, devices)
     if resume:
         trainer.state = checkpoint.restore(folder.path, trainer.state)
-    first_step = int(trainer.state.step)
-    if first_step == trainer.total_steps and folder.has_summary():
+    first_step, length = int(trainer.state.step), trainer.length
+    if first_step == length.steps and folder.read_summary() is not None:
         raise checkpoint.CheckpointError(
             f"{folder.path}: expected a stopped run, got a finished one"
         )
-    with TrainingProgress(first_step, trainer.total_steps, console) as progress:
-        for epoch in range(first_step // trainer.steps_per_epoch, config.epochs):
+    with TrainingProgress(first_step, length.steps, console) as progress:
+        for epoch in range(first_step // length.steps_per_epoch, length.epochs):
             trainer.train_epoch(epoch, progress, should_stop)
-    result = trainer.result(images=config.batch_size * (trainer.total_steps - first_step))
+    result = trainer.result(images=config.batch_size * (length.steps - first_step))
     report.save(folder, config, dataset, result)
     return result
+
+
+class _Compiled(NamedTuple):
+    """The functions of a run, and those of them that are compiled ahead."""
+
+    training: Training
+    advance: Programs
+    predict: Programs
+
+
+@lru_cache(maxsize=16)
+def _compiled(config: Config, mesh: Mesh, num_images: int, num_classes: int) -> _Compiled:
+    """Made, and compiled, once for all seeds; the configuration's seed is 0."""
+    backend = current_backend()
+    training = make_training(config, backend, mesh, num_images, num_classes)
+    advance = Programs(training.advance, backend.compiler_options)
+    return _Compiled(training, advance, Programs(training.predict))
 
 
 class _Trainer:
     """The state of a run and the programs that move it on."""
 
     def __init__(
-        self, config: Config, dataset: Dataset, folder: RunFolder, backend: Backend
+        self,
+        config: Config,
+        dataset: Dataset,
+        folder: RunFolder,
+        devices: Sequence[Any] | None,
     ) -> None:
-        num_images = len(dataset.train_images)
-        if config.batch_size > num_images:
+        if config.held_out >= len(dataset.train_images):
             raise ConfigError(
-                f"batch_size: expected at most {num_images}, the number of training images, "
-                f"got {config.batch_size}"
+                f"held_out: expected less than {len(dataset.train_images)}, the number of "
+                f"training images, got {config.held_out}"
             )
-        training = make_training(config, backend, num_images, len(dataset.class_names))
+        num_images = len(dataset.train_images) - config.held_out
+        train_images, held_out_images = np.split(dataset.train_images, [num_images])
+        train_labels, held_out_labels = np.split(dataset.train_labels, [num_images])
+        mesh = data_mesh(config.batch_size, devices or config.num_devices)
+        num_classes = len(dataset.class_names)
+        compiled = _compiled(replace(config, seed=0), mesh, num_images, num_classes)
+        training = compiled.training
         self.config = config
         self.folder = folder
-        self.steps_per_epoch = num_images // config.batch_size
-        self.total_steps = config.epochs * self.steps_per_epoch
-        self.state = training.initial_state(dataset.train_images)
-        self._scans_epochs = backend.scans_epochs
-        self._plan_epoch = training.plan_epoch
-        self._advance = Programs(training.advance, backend.compiler_options)
-        self._predict = Programs(training.predict)
-        self._train_set = training.put(dataset.train_images), training.put(dataset.train_labels)
+        self.length = training.length
+        self.state = training.initial_state(config.seed, train_images)
+        self._training = training
+        self._advance = compiled.advance.with_new_clock()
+        self._predict = compiled.predict.with_new_clock()
+        self._train_set = training.put(train_images), training.put(train_labels)
+        self._held_out_set = held_out_images, held_out_labels
         self._test_set = dataset.test_images, dataset.test_labels
 
     def train_epoch(
         self, epoch: int, progress: TrainingProgress, should_stop: Callable[[], bool]
     ) -> None:
         """Take the epoch's steps, or those that are left of it; test, log and save."""
-        plan = self._plan_epoch(epoch)
+        plan = self._training.plan_epoch(self.config.seed, epoch)
+        scans = current_backend().scans_epochs
         side = self.config.image_side(epoch)
-        end = (epoch + 1) * self.steps_per_epoch
+        start = epoch * self.length.steps_per_epoch
+        end = min(start + self.length.steps_per_epoch, self.length.steps)
         step = first_step = int(self.state.step)
         start_seconds = self._advance.run_seconds
         metrics: dict[str, float] = {}
         while step < end:
             if should_stop():
                 checkpoint.save(self.folder.path, self.state)
-                raise TrainingStopped(f"stopped after step {step} of {self.total_steps}")
+                raise TrainingStopped(f"stopped after step {step} of {self.length.steps}")
             self.state, losses = self._advance(
                 self.state,
                 *self._train_set,
                 plan,
-                steps=end - step if self._scans_epochs else 1,
+                steps=end - step if scans else 1,
                 side=side,
                 train_whitening=epoch < self.config.whiten_bias_epochs,
             )
-            _check_finite(np.asarray(losses), step)
+            self._check_finite(np.asarray(losses), step)
             before, step = step, step + len(losses)
-            seen = self.config.batch_size * (step - epoch * self.steps_per_epoch)
+            seen = self.config.batch_size * (step - start)
             seconds = self._advance.run_seconds - start_seconds
             metrics = {
                 "loss": float(self.state.loss) / seen,
                 "accuracy": float(self.state.correct) / seen,
                 "images_per_second": self.config.batch_size * (step - first_step) / seconds,
             }
-            progress.stepped(f"epoch {epoch + 1}/{self.config.epochs}", step - before, metrics)
-        metrics["test_accuracy"] = self._test(side, flip=False).accuracy
+            progress.stepped(f"epoch {epoch + 1}/{self.length.epochs}", step - before, metrics)
+        metrics["test_accuracy"] = self._test("plain", side).accuracy
         self.folder.log(epoch=epoch + 1, step=step, image_side=side, **metrics)
         checkpoint.save(self.folder.path, self.state)
         progress.epoch_done(epoch + 1, side, metrics)
 
     def result(self, images: int) -> Result:
         """Test the trained network; `images` is the number it was trained on in this process."""
-        side = self.config.image_side(self.config.epochs - 1)
-        plain = self._test(side, flip=False)
-        test = self._test(side, flip=True) if self.config.flip else plain
+        views = self.config.views
+        plain = self._test("plain")
+        test = plain if views == "plain" else self._test(views)
+        temperature = calibrated = None
+        if self.config.held_out:
+            held_out = self._logits(self._held_out_set[0], views)
+            fit = fit_temperature(held_out, self._held_out_set[1])
+            if fit.converged:  # not where all of them are right, whose best temperature is 0
+                temperature = float(fit.temperature)
+                calibrated = evaluate(test.logits / np.float32(temperature), test.labels)
         seconds = self._advance.run_seconds
         return Result(
             state=self.state,
             test=test,
             test_plain=plain,
+            temperature=temperature,
+            calibrated=calibrated,
             train_seconds=seconds,
             compile_seconds=self._advance.compile_seconds + self._predict.compile_seconds,
             test_seconds=self._predict.run_seconds,
             images_per_second=images / seconds if seconds else 0.0,
         )
 
-    def _test(self, side: int, *, flip: bool) -> Evaluation:
+    def _test(self, views: ViewsName, side: int | None = None) -> Evaluation:
         images, labels = self._test_set
-        logits = predict_all(
-            lambda batch: self._predict(self.state, batch, side=side, flip=flip), images
+        return evaluate(self._logits(images, views, side), labels)
+
+    def _logits(self, images: np.ndarray, views: ViewsName, side: int | None = None) -> np.ndarray:
+        """Of the images, shrunk to `side`: as in the last epoch, if it is None."""
+        side = side or self.config.image_side(self.length.epochs - 1)
+        return predict_all(
+            lambda batch: self._predict(
+                self.state, self._training.put(batch), side=side, views=views
+            ),
+            images,
         )
-        return evaluate(logits, labels)
 
-
-def _check_finite(losses: np.ndarray, first_step: int) -> None:
-    if not np.isfinite(losses).all():
+    def _check_finite(self, losses: np.ndarray, first_step: int) -> None:
+        if np.isfinite(losses).all():
+            return
         index = int(np.flatnonzero(~np.isfinite(losses))[0])
+        kept = checkpoint.latest_step(self.folder.path)
+        saved = (
+            "no checkpoint is kept" if kept is None else f"the checkpoint of step {kept} is kept"
+        )
         raise DivergenceError(
             f"loss: expected a finite number, got {losses[index]} in step "
-            f"{first_step + index + 1}; a smaller --learning-rate may help"
+            f"{first_step + index + 1}; {saved}; a smaller --learning-rate may help"
         )

@@ -1,0 +1,54 @@
+"""Means over a few runs, and how far they can be trusted."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The mean of n values, each of a run of its own.
+
+    Attributes:
+        n: number of values.
+        mean: their mean.
+        sd: their standard deviation, with n - 1 degrees of freedom; NaN for one value.
+        standard_error: of the mean, sd / sqrt(n).
+        lower, upper: the 95 % interval of the mean, by Student's t; -inf and inf for one value.
+    """
+
+    n: int
+    mean: float
+    sd: float
+    standard_error: float
+    lower: float
+    upper: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """The estimate that these values, at least one, give."""
+        x = np.asarray(values, np.float64)
+        n, mean = len(x), float(x.mean())
+        if n == 1:
+            return cls(1, mean, math.nan, math.nan, -math.inf, math.inf)
+        sd = float(x.std(ddof=1))
+        error = sd / math.sqrt(n)
+        reach = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))
+        return cls(n, mean, sd, error, mean - reach, mean + reach)
+
+    def runs_to_see(self, difference: float) -> float:
+        """How many such values show that a mean of this size is not 0, with a power of 80 %.
+
+            n = ((z_0.975 + z_0.8) sd / difference)^2
+
+        The sd of n values is itself known to about 1 / sqrt(2 n) only, and so is this number.
+        """
+        z = stats.norm.ppf((1 + CONFIDENCE) / 2) + stats.norm.ppf(POWER)
+        return (float(z) * self.sd / difference) ** 2

@@ -1,0 +1,219 @@
+"""Compare settings by trainings from the same seeds.
+
+    python -m experiments.cifar10 compare tiny "tiny --no-whiten" "tiny --epochs 8" --seeds 0:5
+
+Each argument is a preset with the options that change it, or the folder of a run with --seeds. The
+others are compared with the first: seed by seed, so that what a seed does to both cancels. The
+report has the mean difference in accuracy, its 95 % interval, and how many pairs of runs it takes
+to see a difference of 0.1 points with a power of 80 %.
+"""
+
+import math
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from experiments._command import UserError, one_line_errors
+from experiments._estimates import Estimate
+from experiments._plots import GREY, PALETTE, subplots
+from experiments._records import RUNS, RunFolder
+from experiments.cifar10.backend import split_cpu
+from experiments.cifar10.config import PRESETS, Config, DatasetName
+from experiments.cifar10.data import load
+from experiments.cifar10.interrupt import StopRequest
+from experiments.cifar10.seeds import Sweep, parse_seeds, run_seeds
+from experiments.cifar10.train import TrainingStopped
+
+NAME = "cifar10-compare"
+PROGRAM = "python -m experiments.cifar10 compare"
+SMALL_DIFFERENCE = 0.001  # of accuracy, a tenth of a point
+
+
+@dataclass(frozen=True)
+class Command:
+    """What is compared."""
+
+    settings: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Presets with options, or folders of runs with --seeds; the first is the yardstick."""
+    seeds: str = "0:3"
+    """FIRST:END, or a list such as 1,4,7."""
+    data_dir: Path | None = None
+    """Folder that holds CIFAR-10, or its archive."""
+    runs_dir: Path = RUNS
+    """Folder in which the comparison gets a folder of its own."""
+    resume: Path | None = None
+    """Folder of a stopped comparison to go on with; trainings that are done stay."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One of the settings beside the first.
+
+    Attributes:
+        name: as it was given.
+        accuracy: over the seeds.
+        difference: of the accuracy from that of the first, seed by seed; None for the first.
+    """
+
+    name: str
+    accuracy: Estimate
+    difference: Estimate | None
+
+
+def parse_settings(text: str) -> Config:
+    """The settings that a preset and the options after it stand for.
+
+    Raises:
+        UserError: no such preset, or a setting is impossible.
+    """
+    preset, *options = shlex.split(text) or [""]
+    if preset not in PRESETS:
+        raise UserError(
+            f"settings: expected a folder or one of {', '.join(PRESETS)} with options, got {text!r}"
+        )
+    return tyro.cli(Config, args=options, default=PRESETS[preset], prog=f"{PROGRAM} {preset}")
+
+
+def compare(accuracies: dict[str, dict[int, float]]) -> list[Compared]:
+    """The means, and the differences from the first on the seeds that both have.
+
+    Args:
+        accuracies: name -> seed -> accuracy.
+
+    Raises:
+        UserError: two seeds in common are needed, for a spread.
+    """
+    first = next(iter(accuracies.values()))
+    compared = []
+    for name, by_seed in accuracies.items():
+        common = sorted(first.keys() & by_seed.keys())
+        if len(common) < 2:
+            raise UserError(f"{name}: expected at least 2 seeds in common, got {len(common)}")
+        difference = Estimate.of([by_seed[seed] - first[seed] for seed in common])
+        compared.append(
+            Compared(
+                name,
+                Estimate.of(list(by_seed.values())),
+                None if by_seed is first else difference,
+            )
+        )
+    return compared
+
+
+def draw_differences(compared: Sequence[Compared]) -> Figure:
+    """Each difference from the first, with its interval."""
+    others = [entry for entry in compared if entry.difference is not None]
+    figure, ((ax,),) = subplots(height=1.4 + 0.45 * len(others))
+    for place, entry in enumerate(reversed(others)):
+        assert entry.difference is not None
+        mean, reach = entry.difference.mean, entry.difference.upper - entry.difference.mean
+        ax.errorbar(100 * mean, place, xerr=100 * reach, fmt="o", color=PALETTE[0], capsize=4)
+    ax.axvline(0, color=GREY, linestyle="--")
+    ax.set_yticks(range(len(others)), [entry.name for entry in reversed(others)])
+    ax.set_ylim(-0.6, len(others) - 0.4)
+    ax.set_xlabel(f"difference in test accuracy from '{compared[0].name}', points, 95 % interval")
+    return figure
+
+
+def table(compared: Sequence[Compared]) -> Table:
+    """The comparison, as it is printed."""
+    shown = Table(title="Test accuracy")
+    shown.add_column("settings", overflow="fold")
+    for heading in ("n", "mean", "sd", "difference, points", "pairs for 0.1 points"):
+        shown.add_column(heading, justify="right")
+    for entry in compared:
+        accuracy, difference = entry.accuracy, entry.difference
+        cells = ["", ""]
+        if difference is not None:
+            low, high = 100 * difference.lower, 100 * difference.upper
+            cells = [
+                f"{100 * difference.mean:+.2f} [{low:+.2f}, {high:+.2f}]",
+                f"{math.ceil(difference.runs_to_see(SMALL_DIFFERENCE)):,}",
+            ]
+        shown.add_row(
+            entry.name, str(accuracy.n), f"{accuracy.mean:.2%}", f"{accuracy.sd:.2%}", *cells
+        )
+    return shown
+
+
+def summarize(compared: Sequence[Compared]) -> dict[str, Any]:
+    """The numbers of a comparison."""
+    return {
+        entry.name: {
+            "accuracy": entry.accuracy,
+            "difference": entry.difference,
+            "pairs_to_see_a_tenth_of_a_point": None
+            if entry.difference is None
+            else entry.difference.runs_to_see(SMALL_DIFFERENCE),
+        }
+        for entry in compared
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    split_cpu()
+    with one_line_errors():
+        command = tyro.cli(Command, args=argv, prog=PROGRAM, description=__doc__)
+        names, seeds = command.settings, command.seeds
+        if command.resume is not None:
+            recorded = RunFolder.open(command.resume).config()
+            names, seeds = tuple(recorded["settings"]), recorded["seeds"]
+        if len(set(names)) < 2:
+            raise UserError(f"settings: expected at least 2 different ones, got {len(set(names))}")
+        trained = {name: parse_settings(name) for name in names if not Path(name).is_dir()}
+        datasets: set[DatasetName] = {settings.dataset for settings in trained.values()}
+        if len(datasets) > 1:
+            raise UserError(f"settings: expected one dataset for all, got {', '.join(datasets)}")
+        dataset = load(datasets.pop(), command.data_dir) if datasets else None
+        folder = (
+            RunFolder.create(NAME, {"settings": names, "seeds": seeds}, command.runs_dir)
+            if command.resume is None
+            else RunFolder.open(command.resume)
+        )
+        console = Console()
+        accuracies: dict[str, dict[int, float]] = {}
+        with StopRequest() as stop:
+            try:
+                for place, name in enumerate(names):
+                    if dataset is None or name not in trained:
+                        accuracies[name] = _read(Path(name))
+                        continue
+                    console.print(f"[bold]{escape(name)}")
+                    sweep = Sweep(trained[name], parse_seeds(seeds))
+                    summaries = run_seeds(
+                        sweep,
+                        dataset,
+                        folder.part(f"settings-{place}", sweep),
+                        console=console,
+                        should_stop=stop.requested,
+                    )
+                    accuracies[name] = _accuracies(summaries)
+            except TrainingStopped as stopped:
+                print(f"{stopped}; go on with: {PROGRAM} --resume {folder.path}", file=sys.stderr)
+                raise SystemExit(stop.exit_code) from None
+        compared = compare(accuracies)
+        folder.summary(summarize(compared))
+        folder.figure("differences", draw_differences(compared))
+        console.print(table(compared))
+        console.print(f"Numbers and figure: {folder.path}", highlight=False)
+
+
+def _accuracies(summaries: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    return {int(run["seed"]): float(run["test_accuracy"]) for run in summaries}
+
+
+def _read(folder: Path) -> dict[int, float]:
+    summary = RunFolder.open(folder).read_summary()
+    if summary is None or "seeds" not in summary:
+        raise UserError(f"{folder}: expected the folder of a finished run with --seeds")
+    return _accuracies(summary["seeds"])

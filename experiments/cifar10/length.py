@@ -1,0 +1,46 @@
+"""How many steps a training takes, and where its epochs begin and end."""
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+from experiments.cifar10.config import Config, ConfigError
+
+
+@dataclass(frozen=True)
+class Length:
+    """The length of a training, in steps.
+
+    Attributes:
+        steps_per_epoch: whole batches in the training images.
+        steps: of the whole training.
+        whitening_steps: the first ones, which train the whitening's bias.
+    """
+
+    steps_per_epoch: int
+    steps: int
+    whitening_steps: int
+
+    @classmethod
+    def of(cls, config: Config, num_images: int) -> Self:
+        """The length of a training on `num_images` images.
+
+        Raises:
+            ConfigError: they do not fill one batch.
+        """
+        if config.batch_size > num_images:
+            raise ConfigError(
+                f"batch_size: expected at most {num_images}, the number of training images, "
+                f"got {config.batch_size}"
+            )
+        steps_per_epoch = num_images // config.batch_size
+        return cls(
+            steps_per_epoch,
+            math.ceil(config.epochs * steps_per_epoch),
+            math.ceil(config.whiten_bias_epochs * steps_per_epoch),
+        )
+
+    @property
+    def epochs(self) -> int:
+        """Epochs, the last of which may be a part of one."""
+        return math.ceil(self.steps / self.steps_per_epoch)

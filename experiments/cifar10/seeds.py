@@ -1,0 +1,187 @@
+"""The same training from many seeds, one run folder each, and what their results have in common."""
+
+import queue
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import jax
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from rich.console import Console
+
+from experiments._command import UserError, check_seed
+from experiments._estimates import Estimate
+from experiments._plots import GREY, PALETTE, subplots
+from experiments._records import RunFolder
+from experiments.cifar10 import checkpoint
+from experiments.cifar10.config import Config
+from experiments.cifar10.data import Dataset
+from experiments.cifar10.train import run
+
+# of a run's summary, in the order they are shown
+FIGURES = (
+    "test_accuracy",
+    "test_plain_accuracy",
+    "test_nll",
+    "test_calibrated_nll",
+    "test_calibration_error",
+    "test_calibrated_calibration_error",
+    "temperature",
+    "train_seconds",
+)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a folder of many seeds is asked for."""
+
+    settings: Config
+    """Of every run, but for its seed."""
+    seeds: tuple[int, ...]
+    """The seeds."""
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The sweep that a folder's config.json holds."""
+        return cls(Config.from_json(values["settings"]), tuple(values["seeds"]))
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """The seeds that "0:25" (0 to 24) or "1,4,7" stands for.
+
+    Raises:
+        UserError: it is neither, or a seed has more than 32 bits.
+    """
+    if (match := re.fullmatch(r"(\d+):(\d+)", text)) and int(match[1]) < int(match[2]):
+        seeds = tuple(range(int(match[1]), int(match[2])))
+    elif re.fullmatch(r"\d+(,\d+)*", text):
+        seeds = tuple(dict.fromkeys(map(int, text.split(","))))
+    else:
+        raise UserError(f"--seeds: expected FIRST:END or a list as 1,4,7, got {text!r}")
+    for seed in seeds:
+        check_seed("--seeds", seed)
+    return seeds
+
+
+def run_seeds(
+    sweep: Sweep,
+    dataset: Dataset,
+    folder: RunFolder,
+    *,
+    console: Console | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[dict[str, Any]]:
+    """Train from every seed that the folder has no result of, and go on with stopped trainings.
+
+    On CPU, or with one accelerator, one after the other; with several accelerators one seed on
+    each of them. A seed's result is bit for bit that of a single run on as many devices.
+
+    Args:
+        sweep: settings and seeds.
+        dataset: the images.
+        folder: in which every seed gets a folder of its own.
+        console: where to show the progress; None shows nothing.
+        should_stop: asked before every step; True saves checkpoints and stops.
+
+    Returns:
+        The summary of each seed's run, in order.
+
+    Raises:
+        TrainingStopped: `should_stop` said so.
+        UserError: see `train.run`.
+    """
+    devices = jax.local_devices()
+    if devices[0].platform == "cpu" or sweep.settings.num_devices is not None:
+        devices = devices[:1]
+    free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    for device in devices:
+        free.put(device)
+    alone = len(devices) == 1
+
+    def train(seed: int) -> dict[str, Any]:
+        settings = replace(sweep.settings, seed=seed)
+        if not alone:
+            settings = replace(settings, num_devices=1)
+        part = folder.part(f"seed-{seed}", settings)
+        if (known := part.read_summary()) is None:
+            device = free.get()
+            try:
+                run(
+                    settings,
+                    dataset,
+                    part,
+                    resume=checkpoint.latest_step(part.path) is not None,
+                    devices=None if alone else [device],
+                    console=console if alone else None,
+                    should_stop=should_stop,
+                )
+            finally:
+                free.put(device)
+            known = part.read_summary()
+            assert known is not None, "run writes it"
+        if console is not None:
+            console.print(_line(seed, known), highlight=False)
+        return known
+
+    with ThreadPoolExecutor(max_workers=len(devices)) as pool:
+        # all are waited for, so that each has saved its checkpoint when one of them was stopped
+        futures = [pool.submit(train, seed) for seed in sweep.seeds]
+        try:
+            summaries = [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    folder.summary(summarize(sweep, summaries))
+    folder.figure("seeds", draw_seeds(sweep, summaries))
+    return summaries
+
+
+def estimates(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
+    """The mean of each figure that all runs have."""
+    values = {name: [summary.get(name) for summary in summaries] for name in FIGURES}
+    return {
+        name: Estimate.of([float(value) for value in column if value is not None])
+        for name, column in values.items()
+        if None not in column
+    }
+
+
+def summarize(sweep: Sweep, summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The numbers of a sweep, seed by seed and their means."""
+    return {
+        "means": estimates(summaries),
+        "seeds": [
+            {"seed": seed} | {name: summary.get(name) for name in FIGURES}
+            for seed, summary in zip(sweep.seeds, summaries, strict=True)
+        ],
+    }
+
+
+def draw_seeds(sweep: Sweep, summaries: Sequence[Mapping[str, Any]]) -> Figure:
+    """The accuracy of every seed, and the mean with its interval."""
+    figure, ((ax,),) = subplots(height=3.6)
+    accuracies = [float(summary["test_accuracy"]) for summary in summaries]
+    mean = Estimate.of(accuracies)
+    if mean.n > 1:
+        ax.axhspan(mean.lower, mean.upper, color=PALETTE[0], alpha=0.15, label="its 95 % interval")
+    ax.axhline(mean.mean, color=GREY, linestyle="--", label=f"mean {mean.mean:.2%}")
+    ax.plot(sweep.seeds, accuracies, "o", color=PALETTE[0], label="a training")
+    ax.set_xlabel("seed")
+    ax.set_ylabel("test accuracy")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+    ax.set_title(f"{mean.n} trainings, standard deviation {mean.sd:.2%}")
+    ax.legend(frameon=False)
+    return figure
+
+
+def _line(seed: int, summary: Mapping[str, Any]) -> str:
+    calibrated = summary.get("test_calibrated_nll")
+    more = "" if calibrated is None else f", {calibrated:.4f} with temperature"
+    return (
+        f"seed {seed}: accuracy {summary['test_accuracy']:.2%}, NLL {summary['test_nll']:.4f}"
+        f"{more}, {summary['train_seconds']:.0f} s of training"
+    )

@@ -1,0 +1,253 @@
+"""Which loss should I use? One network, trained from the same seeds under each of five losses.
+
+    cross-entropy      -log p_y
+    label smoothing    the same for targets (1 - e) t + e / K, with e = 0.2
+    focal              (1 - p_y)^2 (-log p_y)
+    poly               -log p_y + (1 - p_y)
+    Brier              sum_k (p_k - t_k)^2
+
+Each network is then calibrated: a temperature fitted to held-out training images divides its logits
+before it is judged by accuracy, negative log-likelihood and calibration error on the test images.
+The settings, the learning rate among them, are the same for all losses.
+
+    python -m experiments.loss_comparison --data-dir PATH --seeds 0:3
+    python -m experiments.loss_comparison --preset digits
+
+Sources: C. Szegedy et al., Rethinking the Inception Architecture, arXiv 1512.00567 (smoothing);
+T.-Y. Lin et al., Focal Loss, arXiv 1708.02002; Z. Leng et al., PolyLoss, arXiv 2204.12511;
+C. Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599 (temperature).
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from rich.console import Console
+from rich.table import Table
+
+from experiments._command import UserError, one_line_errors
+from experiments._estimates import Estimate
+from experiments._plots import PALETTE, subplots
+from experiments._records import RUNS, RunFolder
+from experiments.cifar10.backend import split_cpu
+from experiments.cifar10.config import PRESETS, Config as Settings
+from experiments.cifar10.data import Dataset, load
+from experiments.cifar10.interrupt import StopRequest
+from experiments.cifar10.seeds import Sweep, parse_seeds, run_seeds
+from experiments.cifar10.train import TrainingStopped
+
+NAME = "loss_comparison"
+PROGRAM = f"python -m experiments.{NAME}"
+BASELINE = "cross-entropy"
+LOSSES: Mapping[str, Mapping[str, Any]] = {
+    BASELINE: {"loss": "cross_entropy", "label_smoothing": 0.0},
+    "label smoothing": {"loss": "cross_entropy", "label_smoothing": 0.2},
+    "focal": {"loss": "focal", "label_smoothing": 0.0},
+    "poly": {"loss": "poly", "label_smoothing": 0.0},
+    "Brier": {"loss": "brier", "label_smoothing": 0.0},
+}
+# figure of a run's summary -> the same with temperature
+JUDGED = {
+    "test_nll": "test_calibrated_nll",
+    "test_calibration_error": "test_calibrated_calibration_error",
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is compared."""
+
+    preset: Literal["tiny", "small", "airbench94", "tour", "digits"] = "tiny"
+    """The settings, but for the loss."""
+    seeds: str = "0:3"
+    """FIRST:END, or a list such as 1,4,7."""
+    epochs: float | None = None
+    """Passes through the training images; by default the preset's."""
+    data_dir: Path | None = None
+    """Folder that holds CIFAR-10, or its archive."""
+    runs_dir: Path = RUNS
+    """Folder in which the comparison gets a folder of its own."""
+    resume: Path | None = None
+    """Folder of a stopped comparison to go on with; trainings that are done stay."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The trainings under one loss.
+
+    Attributes:
+        figures: figure of a run's summary -> its mean over the seeds.
+        difference: of the test accuracy from that under cross-entropy, seed by seed.
+    """
+
+    figures: Mapping[str, Estimate]
+    difference: Estimate
+
+
+def settings_of(config: Config) -> dict[str, Settings]:
+    """The settings of the trainings under each loss."""
+    base = PRESETS[config.preset]
+    if config.epochs is not None:
+        base = replace(base, epochs=config.epochs)
+    return {name: replace(base, **changes) for name, changes in LOSSES.items()}
+
+
+def run(
+    config: Config,
+    dataset: Dataset,
+    folder: RunFolder,
+    *,
+    console: Console | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Result]:
+    """Train under each loss from each seed; what the folder already holds is not done again.
+
+    Raises:
+        UserError: see `train.run`.
+        TrainingStopped: `should_stop` said so.
+    """
+    seeds = parse_seeds(config.seeds)
+    summaries: dict[str, list[dict[str, Any]]] = {}
+    for name, settings in settings_of(config).items():
+        if console is not None:
+            console.print(f"[bold]{name}")
+        sweep = Sweep(settings, seeds)
+        part = folder.part(name.replace(" ", "-"), sweep)
+        summaries[name] = run_seeds(sweep, dataset, part, console=console, should_stop=should_stop)
+    return compare(summaries)
+
+
+def compare(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Result]:
+    """The means, and the differences in accuracy from cross-entropy.
+
+    Args:
+        summaries: loss -> the summaries of its runs, in the order of the seeds.
+    """
+    names = ("test_accuracy", *JUDGED, *JUDGED.values(), "temperature")
+
+    def column(runs: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+        return [float(run[name]) for run in runs if run.get(name) is not None]
+
+    baseline = column(summaries[BASELINE], "test_accuracy")
+    return {
+        loss: Result(
+            {name: Estimate.of(values) for name in names if (values := column(runs, name))},
+            Estimate.of(
+                [a - b for a, b in zip(column(runs, "test_accuracy"), baseline, strict=True)]
+            ),
+        )
+        for loss, runs in summaries.items()
+    }
+
+
+def draw(results: Mapping[str, Result]) -> Figure:
+    """Accuracy, likelihood and calibration error of each loss, before and after calibration."""
+    figure, (axes,) = subplots(1, 3, height=3.4, sharey=True)
+    names = list(results)[::-1]
+    titles = {
+        "test_accuracy": "test accuracy",
+        "test_nll": "test NLL (nats)",
+        "test_calibration_error": "calibration error",
+    }
+    for ax, (figure_name, title) in zip(axes, titles.items(), strict=True):
+        shown = [(figure_name, "as trained", 0.12, PALETTE[1])]
+        if figure_name in JUDGED:
+            shown.append((JUDGED[figure_name], "with temperature", -0.12, PALETTE[0]))
+        else:
+            shown = [(figure_name, "", 0.0, PALETTE[0])]
+        for name, label, offset, color in shown:
+            for place, loss in enumerate(names):
+                if (value := results[loss].figures.get(name)) is None:
+                    continue
+                ax.errorbar(
+                    value.mean,
+                    place + offset,
+                    xerr=value.upper - value.mean,
+                    fmt="o",
+                    color=color,
+                    capsize=3,
+                    label=label if place == 0 else "",
+                )
+        ax.set_xlabel(title)
+        if figure_name != "test_nll":
+            ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    axes[0].set_yticks(range(len(names)), names)
+    handles, labels = axes[1].get_legend_handles_labels()
+    seeds = next(iter(results.values())).difference.n
+    figure.legend(
+        handles,
+        labels,
+        frameon=False,
+        loc="outside upper center",
+        ncols=2,
+        title=f"means of {seeds} seeds and their 95 % intervals",
+    )
+    return figure
+
+
+def table(results: Mapping[str, Result]) -> Table:
+    """The comparison, as it is printed: a column for each loss."""
+    shown = Table(
+        title=f"Means of {next(iter(results.values())).difference.n} seeds: accuracies, differences "
+        "in points, NLL in nats"
+    )
+    shown.add_column("test images")
+    for loss in results:
+        shown.add_column(loss, justify="right")
+
+    def row(heading: str, name: str, form: str) -> None:
+        values = [result.figures.get(name) for result in results.values()]
+        shown.add_row(heading, *("" if v is None else f"{v.mean:{form}}" for v in values))
+
+    row("accuracy", "test_accuracy", ".2%")
+    differences = [None if k == BASELINE else r.difference for k, r in results.items()]
+    shown.add_row("difference", *("" if d is None else f"{100 * d.mean:+.2f}" for d in differences))
+    shown.add_row(
+        "  95 %, ±",
+        *("" if d is None else f"{100 * (d.upper - d.mean):.2f}" for d in differences),
+    )
+    row("NLL", "test_nll", ".4f")
+    row("calib. error", "test_calibration_error", ".2%")
+    row("T", "temperature", ".3f")
+    row("NLL at T", "test_calibrated_nll", ".4f")
+    row("error at T", "test_calibrated_calibration_error", ".2%")
+    return shown
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    split_cpu()
+    with one_line_errors():
+        config = tyro.cli(Config, args=argv, prog=PROGRAM, description=__doc__)
+        if config.resume is not None:
+            recorded = RunFolder.open(config.resume).config()
+            kept = {name: recorded[name] for name in ("preset", "seeds", "epochs")}
+            config = replace(config, **kept)
+        if len(seeds := parse_seeds(config.seeds)) < 2:
+            raise UserError(f"--seeds: expected at least 2, for a spread, got {len(seeds)}")
+        dataset = load(PRESETS[config.preset].dataset, config.data_dir)
+        folder = (
+            RunFolder.create(NAME, config, config.runs_dir)
+            if config.resume is None
+            else RunFolder.open(config.resume)
+        )
+        console = Console()
+        with StopRequest() as stop:
+            try:
+                results = run(config, dataset, folder, console=console, should_stop=stop.requested)
+            except TrainingStopped as stopped:
+                print(f"{stopped}; go on with: {PROGRAM} --resume {folder.path}", file=sys.stderr)
+                raise SystemExit(stop.exit_code) from None
+        folder.summary(results)
+        folder.figure("losses", draw(results))
+        console.print(table(results))
+        console.print(f"Numbers and figure: {folder.path}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Bins of confidences: where their edges lie, and what is summed in each."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from xentjax.calibration._sums import accurate_segment_sum
+
+BINNINGS = ("width", "mass")
+
+
+class BinSums(NamedTuple):
+    """Totals over the rows of each bin."""
+
+    edges: Float[Array, "*batch b1"]
+    counts: Int[Array, "*batch b"]
+    hits: Int[Array, "*batch b"]
+    confidence: Float[Array, "*batch b"]
+
+
+def bin_sums(
+    confidence: Float[Array, " n"],
+    hit: Bool[Array, " n"],
+    keep: Bool[Array, " n"],
+    bad: Bool[Array, " n"],
+    num_bins: int,
+    binning: str,
+) -> BinSums:
+    """The rows of `keep`, each in the bin (lo, hi] of its confidence, of which the first has 0 too.
+
+    A bad row makes its bin's sum of confidences NaN.
+    """
+    known = jnp.where(keep & ~jnp.isnan(confidence), confidence, 0)
+    edges = (
+        equal_width(num_bins, known) if binning == "width" else equal_mass(num_bins, known, keep)
+    )
+    index = jnp.searchsorted(edges[1:-1], jax.lax.stop_gradient(known)).astype(jnp.int32)
+    index = jnp.where(keep, index, num_bins)  # which is no bin
+    return BinSums(
+        edges=edges,
+        counts=jax.ops.segment_sum(keep.astype(jnp.int32), index, num_bins),
+        hits=jax.ops.segment_sum(hit.astype(jnp.int32), index, num_bins),
+        confidence=accurate_segment_sum(jnp.where(bad, jnp.nan, known), index, num_bins),
+    )
+
+
+def equal_width(num_bins: int, like: Float[Array, " n"]) -> Float[Array, " b1"]:
+    """0, 1/B, ..., 1, each the number of the dtype nearest to it."""
+    return jnp.asarray(np.arange(num_bins + 1) / num_bins, like.dtype)
+
+
+def equal_mass(
+    num_bins: int, confidence: Float[Array, " n"], keep: Bool[Array, " n"]
+) -> Float[Array, " b1"]:
+    """0, the ceil(j N / B)-th smallest confidence for j = 1..B-1, and 1.
+
+    Observed confidences as edges keep ties together, whatever the order of the rows.
+    """
+    ascending = jnp.sort(jnp.where(keep, jax.lax.stop_gradient(confidence), jnp.inf))
+    j = jnp.arange(1, num_bins, dtype=jnp.int32)
+    # ceil(j N / B) without j N, which may not fit in 32 bits.
+    whole, rest = jnp.divmod(keep.sum(dtype=jnp.int32), num_bins)
+    rank = j * whole + (j * rest + num_bins - 1) // num_bins
+    inner = ascending.at[jnp.maximum(rank - 1, 0)].get(mode="clip")
+    ends = jnp.asarray([0, 1], confidence.dtype)
+    return jnp.concatenate([ends[:1], inner, ends[1:]])

@@ -1,0 +1,72 @@
+"""Predictions and their labels: the arguments of this package, checked where they are known."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
+
+from xentjax._checks import check_bool, check_floating, check_integer, concrete, fail
+from xentjax._dtypes import compute_dtype, without_wrapping
+from xentjax.information import check_pmf_named
+
+# Enough to tell a pmf from logits, percentages and independent sigmoids, while float32 rows of
+# many classes pass whatever computed them.
+_ATOL = 1e-4
+
+
+class Predictions(NamedTuple):
+    """N rows with a label each."""
+
+    rows: Float[Array, "n k"]
+    """Probabilities or logits, float32 or float64."""
+    labels: Int[Array, " n"]
+    keep: Bool[Array, " n"]
+
+    @property
+    def bad(self) -> Bool[Array, " n"]:
+        """Rows that count and have no class as label, or a NaN."""
+        outside = (self.labels < 0) | (self.labels >= self.rows.shape[-1])
+        return self.keep & (outside | jnp.isnan(self.rows).any(-1))
+
+
+def check_predictions(
+    name: str, rows: ArrayLike, labels: ArrayLike, where: ArrayLike | None
+) -> Predictions:
+    """The arguments as arrays of fitting shapes, concrete labels within range."""
+    array = check_floating(name, rows)
+    if array.ndim != 2 or 0 in array.shape:
+        fail(name, "shape [N, K] with N >= 1 and K >= 1", f"shape {array.shape}")
+    n, k = array.shape
+    indices = check_integer("labels", without_wrapping(labels, bad=-1))
+    if indices.shape != (n,):
+        fail("labels", f"shape {(n,)}, one for each row of {name}", f"shape {indices.shape}")
+    # Unsigned labels that do not fit become negative, and name no class either way.
+    indices = indices.astype(jnp.int64 if indices.dtype.itemsize == 8 else jnp.int32)
+    if where is None:
+        keep = jnp.ones(n, bool)
+    else:
+        keep = check_bool("where", where)
+        if keep.shape != (n,):
+            fail("where", f"shape {(n,)}, one for each row of {name}", f"shape {keep.shape}")
+    mask, known = concrete(keep), concrete(indices)
+    if mask is not None and not mask.any():
+        fail("where", "at least one row to keep", "all False")
+    if mask is not None and known is not None:
+        outside = mask & ((known < 0) | (known >= k))
+        if outside.any():
+            fail("labels", f"integers 0..{k - 1}", np.asarray(labels)[outside][0])
+    return Predictions(array.astype(compute_dtype(array.dtype)), indices, keep)
+
+
+def check_probabilities(
+    probs: ArrayLike, labels: ArrayLike, where: ArrayLike | None
+) -> Predictions:
+    """Predictions whose rows, where they are known and kept, are pmfs."""
+    predictions = check_predictions("probs", probs, labels, where)
+    known, mask = concrete(probs), concrete(predictions.keep)
+    if known is not None and mask is not None:
+        atol = max(_ATOL, 8 * float(jnp.finfo(known.dtype).eps))
+        check_pmf_named("probs", known[mask], atol=atol)
+    return predictions
