@@ -192,10 +192,8 @@ def draw(results: Mapping[str, Result]) -> Figure:
 
 def table(results: Mapping[str, Result]) -> Table:
     """The comparison, as it is printed: a column for each loss."""
-    shown = Table(
-        title=f"Means of {next(iter(results.values())).difference.n} seeds: accuracies, differences "
-        "in points, NLL in nats"
-    )
+    seeds = next(iter(results.values())).difference.n
+    shown = Table(title=f"Means of {seeds} seeds; differences in points, NLL in nats")
     shown.add_column("test images")
     for loss in results:
         shown.add_column(loss, justify="right")

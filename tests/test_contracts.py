@@ -130,12 +130,16 @@ LAYERS = {
     "_special": 0,
     "_special_log": 1,
     "_units": 1,
-    "information": 2,
-    "categorical": 3,
+    "_pmfs": 2,
+    "_joint_information": 3,
+    "information": 4,
+    "categorical": 5,
     "ops": 2,
     "losses": 3,
-    "parallel": 4,
-    "softmax_regression": 4,
+    "parallel": 6,
+    "calibration": 6,
+    "_softmax_descent": 4,
+    "softmax_regression": 6,
 }
 
 
