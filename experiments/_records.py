@@ -111,6 +111,16 @@ class RunFolder:
                 f"{path}: expected JSON with an entry 'config', got something else"
             ) from error
 
+    def differences(self) -> list[str]:
+        """What may make a repetition here and now differ from the run, a line for each thing."""
+        record = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        now = plain(_circumstances(datetime.now().astimezone()))
+        return [
+            f"{name} was {record.get(name)}, is {now[name]}"
+            for name in ("revision", "versions", "device")
+            if record.get(name) != now[name]
+        ]
+
     def log(self, **metrics: Any) -> None:
         """Append one line to metrics.jsonl."""
         if not is_writer():

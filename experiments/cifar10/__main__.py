@@ -70,6 +70,8 @@ class Command:
     """Folder in which the run gets a folder of its own."""
     resume: Path | None = None
     """Folder of a stopped run to go on with, under its own settings."""
+    replay: Path | None = None
+    """Folder of a run whose settings to start from, instead of a preset; what differs is said."""
     distributed: bool = False
     """Share every batch with the other hosts that this command was started on."""
 
@@ -81,6 +83,7 @@ class Start:
     preset: PresetName | None = None
     dataset: DatasetName | None = None
     resume: Path | None = None
+    replay: Path | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -93,11 +96,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     with one_line_errors():
         if "--distributed" in arguments:  # before anything asks which devices there are
             jax.distributed.initialize()
-        command, recorded = parse(arguments)
+        command, seeds = parse(arguments)
+        sweep = None if seeds is None else Sweep(command.settings, seeds)
         console = Console(quiet=not is_writer())
-        sweep = _sweep(command, recorded)
         dataset = load(command.settings.dataset, command.data_dir)
         console.print(f"{dataset.name} from {dataset.source}", highlight=False)
+        if command.replay is not None:
+            for difference in RunFolder.open(command.replay).differences():
+                console.print(f"replay: {difference}", highlight=False)
         if command.resume:
             folder = RunFolder.open(command.resume)
         elif sweep:
@@ -132,26 +138,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         console.print(f"Figures, numbers and checkpoint: {folder.path}", highlight=False)
 
 
-def _sweep(command: Command, recorded: Sweep | None) -> Sweep | None:
-    """The seeds to train from, or None for one training."""
-    if recorded is not None or command.seeds is None:
-        return recorded
-    return Sweep(command.settings, parse_seeds(command.seeds))
+def parse(argv: Sequence[str] | None = None) -> tuple[Command, tuple[int, ...] | None]:
+    """The options, and the seeds to train from if they are to be many.
 
-
-def parse(argv: Sequence[str] | None = None) -> tuple[Command, Sweep | None]:
-    """The options, and the seeds of the run that is resumed if it has many.
-
-    The defaults come from the preset or from the run that is resumed.
+    The defaults come from the preset, or from the run that is resumed or replayed.
 
     Raises:
         UserError: a setting is impossible, or differs from the run that is resumed.
     """
     start, _ = tyro.cli(Start, args=argv, return_unknown_args=True, add_help=False)
-    recorded, sweep = _recorded(start.resume) if start.resume else (None, None)
     preset = start.preset or (
         "digits" if start.dataset == "digits" else current_backend().default_preset
     )
+    recorded, seeds = _recorded(start.resume or start.replay)
     # a preset given with --resume is compared like any other setting
     settings = PRESETS[preset] if recorded is None or start.preset else recorded
     command = tyro.cli(
@@ -161,21 +160,26 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Command, Sweep | None]:
         prog=PROGRAM,
         description=__doc__,
     )
-    if recorded is not None and (changes := recorded.changes(command.settings)):
-        raise UserError(
-            f"--resume: expected the settings of {start.resume}, got other values of "
-            + ", ".join(changes)
-        )
-    return command, sweep
+    given = seeds if command.seeds is None else parse_seeds(command.seeds)
+    if start.resume is not None and recorded is not None:
+        changes = recorded.changes(command.settings) + ["seeds"] * (given != seeds)
+        if changes:
+            raise UserError(
+                f"--resume: expected the settings of {start.resume}, got other values of "
+                + ", ".join(changes)
+            )
+    return command, given
 
 
-def _recorded(path: Path) -> tuple[Config, Sweep | None]:
+def _recorded(path: Path | None) -> tuple[Config | None, tuple[int, ...] | None]:
     """The settings of a run, and its seeds if it has many."""
+    if path is None:
+        return None, None
     values = RunFolder.open(path).config()
     if "seeds" not in values:
         return Config.from_json(values), None
     sweep = Sweep.from_json(values)
-    return sweep.settings, sweep
+    return sweep.settings, sweep.seeds
 
 
 def show(result: Result, console: Console) -> None:
@@ -213,19 +217,17 @@ def show(result: Result, console: Console) -> None:
 
 def show_seeds(summaries: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Print the means over the seeds."""
-    table = Table(title=f"{len(summaries)} seeds")
+    table = Table(title=f"{len(summaries)} seed{'s' * (len(summaries) > 1)}")
     for heading in ("", "mean", "sd", "standard error", "95 % interval"):
         table.add_column(heading, justify="right")
     for name, mean in estimates(summaries).items():
         digits = 1 if name.endswith("seconds") else 4
-        low, high = f"{mean.lower:.{digits}f}", f"{mean.upper:.{digits}f}"
-        table.add_row(
-            name.replace("_", " "),
-            f"{mean.mean:.{digits}f}",
-            f"{mean.sd:.{digits}f}",
-            f"{mean.standard_error:.{digits}f}",
-            f"{low} to {high}",
-        )
+        cells = [f"{mean.mean:.{digits}f}"]
+        if mean.n > 1:
+            low, high = f"{mean.lower:.{digits}f}", f"{mean.upper:.{digits}f}"
+            cells += [f"{mean.sd:.{digits}f}", f"{mean.standard_error:.{digits}f}"]
+            cells.append(f"{low} to {high}")
+        table.add_row(name.replace("_", " "), *cells)
     console.print(table)
 
 
