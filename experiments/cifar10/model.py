@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 
 from experiments.cifar10.backend import DATA
 from experiments.cifar10.config import Config
+from experiments.cifar10.conv import conv3x3
 
 PATCH = 2  # side of a whitened patch in pixels
 LOGIT_SCALE = 1 / 9
@@ -110,22 +111,6 @@ def batch_norm(
 def activation(x: Array) -> Array:
     """SiLU. Its gradient computes the sigmoid again, which is cheaper than to keep it."""
     return jax.nn.silu(x)
-
-
-def conv3x3(x: Array, kernel: Array, *, even: bool = False) -> Array:
-    """3x3 convolution with stride 1 and a border of zeros.
-
-    Args:
-        x: [N, H, W, C].
-        kernel: [3, 3, C, D].
-        even: leave out an odd last row and column, which 2x2 pooling would drop anyway.
-
-    Returns:
-        [N, H', W', D], where H' and W' are H and W, rounded down to even numbers with `even`.
-    """
-    padding = [(1, 1 - size % 2 if even else 1) for size in x.shape[1:3]]
-    layout = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=layout)
 
 
 def patches(images: Array) -> Array:
