@@ -1,0 +1,307 @@
+"""Row statistics by a Pallas kernel for TPUs, which reads each logit once.
+
+A block of rows goes through its blocks of classes. The maximum m, the sum of exp(a - m) and every
+inner product with a - m are kept for each row and moved along with m, so that nothing is ever
+relative to anything but the largest logit seen. `linear_xla` and `merge` do the same with parts.
+"""
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.custom_batching
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Bool, Float, Int32, Shaped
+
+from xentjax.ops.blocks import flat_mask
+from xentjax.ops.mosaic_tpu_blocks import LANES, Footprint, tile_shape
+from xentjax.ops.statistics import (
+    InnerProduct,
+    Rows,
+    RowStatistics,
+    Wanted,
+    adjusted_logits,
+    label_in_range,
+    uniform_targets,
+    weighted_targets,
+)
+
+interpret = jax.make_user_context(False)
+"""What `pallas_call` takes by that name: `with interpret(True):` runs the kernel on any backend."""
+
+
+class _Sums(NamedTuple):
+    """What is known of rows from the classes seen, a column [n, 1] each, None if not wanted."""
+
+    top: Array
+    """max_k a_k; m is this, or 0 where this is not finite."""
+    sum_exp: Array
+    """sum_k exp(a_k - m)."""
+    label: Array | None
+    """a_y, 0 while it has not been seen."""
+    target: InnerProduct | None
+    uniform: InnerProduct | None
+    weighted: Array | None
+    """sum_k exp(a_k - m) (a_k - m)."""
+    predicted: Array | None
+
+
+def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
+    """The kernel's sums, finished; under vmap a batch of rows is more rows."""
+    backend = jax.default_backend()
+    if backend != "tpu" and not interpret.value:
+        raise NotImplementedError(f"implementation: expected a TPU for 'mosaic_tpu', got {backend}")
+    if rows.logits.dtype == jnp.float64:
+        raise NotImplementedError("logits: expected at most 32 bits for 'mosaic_tpu', got float64")
+
+    @jax.custom_batching.custom_vmap
+    def statistics(rows: Rows) -> RowStatistics:
+        return _statistics(rows, wanted)
+
+    @statistics.def_vmap
+    def _(axis_size: int, in_batched: list[Rows], rows: Rows) -> tuple[RowStatistics, Any]:
+        (batched,) = in_batched
+        if batched.class_weights or batched.soft_cap or batched.temperature:
+            axes = jax.tree.map(lambda b: 0 if b else None, batched)
+            stats = jax.vmap(partial(_statistics, wanted=wanted), (axes,))(rows)
+        else:
+            stats = statistics(_with_batch(rows, batched, axis_size))
+        return stats, jax.tree.map(lambda _: True, stats)
+
+    return statistics(rows)
+
+
+def _with_batch(rows: Rows, batched: Rows, size: int) -> Rows:
+    """The rows with the batch as their first axis, also where all of it shares an array."""
+
+    def with_batch(name: str) -> Array | None:
+        x = getattr(rows, name)
+        if x is None or getattr(batched, name):
+            return x
+        return jnp.broadcast_to(x[None], (1 if name == "class_mask" else size, *x.shape))
+
+    by_row = ("logits", "labels", "targets", "class_mask", "row_mask")
+    return rows._replace(**{name: with_batch(name) for name in by_row})
+
+
+def _statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
+    *row_shape, k = rows.logits.shape
+    sums = _sums(_operands(rows), wanted)
+    sums = jax.tree.map(lambda x: x.reshape(row_shape), sums)
+    shift = _finite(sums.top)
+    stats = RowStatistics(
+        shift=shift,
+        log_sum=jnp.log(sums.sum_exp),
+        label_logit=None if sums.label is None else sums.label - shift,
+        target=sums.target,
+        uniform=sums.uniform,
+        mean_logit=None if sums.weighted is None else sums.weighted / sums.sum_exp,
+        predicted=sums.predicted,
+    )
+    if rows.row_mask is not None:
+        stats = _zeros_where_masked(stats, rows.row_mask, k)
+    if rows.labels is not None and stats.label_logit is not None:
+        label = jnp.where(label_in_range(rows.labels, k), stats.label_logit, jnp.nan)
+        stats = stats._replace(label_logit=label)
+    return stats
+
+
+def _zeros_where_masked(
+    stats: RowStatistics, row_mask: Bool[Array, "*rows"], num_classes: int
+) -> RowStatistics:
+    """The statistics of rows whose logits are all 0 where they are masked."""
+
+    def same_total(zero: InnerProduct | None, t: InnerProduct | None) -> InnerProduct | None:
+        return None if zero is None or t is None else zero._replace(total=t.total)
+
+    zeros = jax.tree.map(jnp.zeros_like, stats)
+    zeros = zeros._replace(
+        log_sum=jnp.full_like(stats.log_sum, math.log(num_classes)),
+        target=same_total(zeros.target, stats.target),
+        uniform=same_total(zeros.uniform, stats.uniform),
+    )
+    return jax.tree.map(partial(jnp.where, row_mask), stats, zeros)
+
+
+def _operands(rows: Rows) -> Rows:
+    """What the kernel reads: arrays of two dimensions, of dtypes that every TPU knows."""
+    k = rows.logits.shape[-1]
+
+    def readable(x: Array | None, shape: tuple[int, int]) -> Array | None:
+        if x is None:
+            return None
+        return (x if x.dtype == jnp.bfloat16 else x.astype(jnp.float32)).reshape(shape)
+
+    n = math.prod(rows.logits.shape[:-1])
+    labels, mask = rows.labels, rows.class_mask
+    if labels is not None:  # one of 64 bits that names no class must not wrap around to one
+        labels = jnp.where(label_in_range(labels, k), labels, -1).astype(jnp.int32).reshape(1, n)
+    if mask is not None:
+        mask = flat_mask(mask, rows.logits.shape).astype(jnp.int8)
+    return rows._replace(
+        logits=readable(rows.logits, (n, k)),
+        labels=labels,
+        targets=readable(rows.targets, (n, k)),
+        class_weights=readable(rows.class_weights, (1, k)),
+        class_mask=mask,
+        row_mask=None,
+        soft_cap=readable(rows.soft_cap, (1, 1)),
+        temperature=readable(rows.temperature, (1, 1)),
+    )
+
+
+def _sums(rows: Rows, wanted: Wanted) -> _Sums:
+    """The sums over all classes, [1, n] each: on a TPU a column would take 128 times its size."""
+    n, k = rows.logits.shape
+    # The types of what the kernel makes, with the mesh axes that each varies over.
+    types = jax.eval_shape(lambda rows: _with_tile(_nothing(rows, wanted), rows, 0, k), rows)
+    out = jax.tree.map(lambda t: t.update(shape=(1, n)), types)
+    if n == 0:
+        return jax.tree.map(lambda t: jnp.zeros(t.shape, t.dtype), out)
+
+    shares_mask = rows.class_mask is not None and rows.class_mask.shape[0] == 1
+    by_row = (rows.logits, rows.targets, None if shares_mask else rows.class_mask)
+    read = sum(x.dtype.itemsize for x in by_row if x is not None)
+    bn, bk = tile_shape((n, k), Footprint(read, _TEMPORARIES, len(jax.tree.leaves(out))))
+    tile = pl.BlockSpec((bn, bk), lambda i, j: (i, j))
+    row_of_tile = pl.BlockSpec((1, bk), lambda i, j: (0, j))
+    row_of_columns = pl.BlockSpec((1, bn), lambda i, j: (0, i))
+    scalar = pl.BlockSpec((1, 1), lambda i, j: (0, 0))
+    specs: dict[str, Any] = {
+        "logits": tile,
+        "labels": row_of_columns,
+        "targets": tile,
+        "class_weights": row_of_tile,
+        "class_mask": row_of_tile if shares_mask else tile,
+        "soft_cap": scalar,
+        "temperature": scalar,
+    }
+    there = {name: spec for name, spec in specs.items() if getattr(rows, name) is not None}
+    (sums,) = pl.pallas_call(
+        partial(_kernel, num_classes=k, wanted=wanted),
+        grid=(pl.cdiv(n, bn), pl.cdiv(k, bk)),
+        in_specs=[rows._replace(**there)],
+        out_specs=[jax.tree.map(lambda _: row_of_columns, out)],
+        out_shape=[out],
+        scratch_shapes=[jax.tree.map(lambda t: pltpu.VMEM((bn, 1), t.dtype), out)],
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
+        # The compiler sees into no kernel: it plans what to do meanwhile by this.
+        cost_estimate=pl.CostEstimate(
+            flops=8 * n * k, transcendentals=n * k, bytes_accessed=n * k * read
+        ),
+        interpret=interpret.value,
+        name="row_statistics",
+    )(rows)
+    return sums
+
+
+# Float32 arrays of a tile's shape alive at once: logits, exponentials, targets, one product.
+_TEMPORARIES = 4
+
+
+def _kernel(rows: Any, out: Any, seen: Any, *, num_classes: int, wanted: Wanted) -> None:
+    """One tile; `rows` and `out` are its arrays, `seen` the columns kept from tile to tile."""
+    j = pl.program_id(1)
+    tile = jax.tree.map(lambda ref: ref[...], rows)
+
+    def write(refs: Any, values: Any) -> None:
+        for ref, value in zip(jax.tree.leaves(refs), jax.tree.leaves(values), strict=True):
+            ref[...] = value
+
+    @pl.when(j == 0)
+    def _() -> None:
+        write(seen, _nothing(tile, wanted))
+
+    write(seen, _with_tile(jax.tree.map(lambda ref: ref[...], seen), tile, j, num_classes))
+
+    @pl.when(j == pl.num_programs(1) - 1)
+    def _() -> None:
+        write(out, jax.tree.map(lambda ref: _as_row(ref[...]), seen))
+
+
+# Both turn a whole square of lanes, the transposition that the hardware has.
+def _as_row(column: Shaped[Array, "n 1"]) -> Shaped[Array, "1 n"]:
+    return jnp.broadcast_to(column, (column.shape[0], LANES)).T[:1]
+
+
+def _as_column(row: Shaped[Array, "1 n"]) -> Shaped[Array, "n 1"]:
+    return jnp.broadcast_to(row, (LANES, row.shape[1])).T[:, :1]
+
+
+def _nothing(rows: Rows, wanted: Wanted) -> _Sums:
+    """The sums over no class."""
+    zeros = jnp.zeros((rows.logits.shape[0], 1), jnp.float32)
+    return _Sums(
+        top=jnp.full_like(zeros, -jnp.inf),
+        sum_exp=zeros,
+        label=None if rows.labels is None else zeros,
+        target=None if rows.targets is None else InnerProduct(zeros, zeros),
+        uniform=InnerProduct(zeros, zeros) if wanted.uniform else None,
+        weighted=zeros if wanted.mean else None,
+        predicted=zeros.astype(jnp.int32) if wanted.predicted else None,
+    )
+
+
+def _finite(top: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
+    """m: a row without a finite maximum keeps its infinities."""
+    return jnp.where(jnp.isfinite(top), top, 0)
+
+
+def _with_tile(seen: _Sums, rows: Rows, j: int | Int32[Array, ""], num_classes: int) -> _Sums:
+    """The sums over the classes seen and those of block j, which `rows` hold."""
+    n, k = rows.logits.shape
+    index = lax.broadcasted_iota(jnp.int32, (n, k), 1)
+    mask = None if rows.class_mask is None else rows.class_mask.astype(jnp.int32) != 0
+    if num_classes % k:  # beyond the last class, memory holds anything
+        exists = index < num_classes - j * k
+        mask = exists if mask is None else mask & exists
+    rows = rows._replace(class_mask=mask)
+    # Mosaic lowers no rule with symbolic zeros, which the division by a temperature has there.
+    a = adjusted_logits(rows._replace(temperature=None))
+    if rows.temperature is not None:
+        a /= rows.temperature
+
+    best = jnp.max(a, 1, keepdims=True)
+    top = jnp.maximum(seen.top, best)
+    shift = _finite(top)
+    above = _finite(seen.top) - shift
+    scale = jnp.where(seen.top == -jnp.inf, 0, jnp.exp(above))  # else 0 * inf after tiles of -inf
+    z = a - shift
+    exp_z = jnp.exp(z)
+
+    def moved(seen: InnerProduct, t: Float[Array, "#n k"]) -> InnerProduct:
+        t = jnp.broadcast_to(t, z.shape)
+        # A class without mass adds 0 also where its logit is -inf.
+        dot = jnp.sum(jnp.where(t == 0, 0, t * z), 1, keepdims=True)
+        dot += seen.dot + jnp.where(seen.total == 0, 0, seen.total * above)
+        return InnerProduct(dot, seen.total + jnp.sum(t, 1, keepdims=True))
+
+    label = target = uniform = weighted = predicted = None
+    if seen.label is not None and rows.labels is not None:
+        is_label = index == _as_column(rows.labels) - j * k
+        label = seen.label + jnp.sum(jnp.where(is_label, a, 0), 1, keepdims=True)
+    if seen.target is not None:
+        target = moved(seen.target, weighted_targets(rows))
+    if seen.uniform is not None:
+        uniform = moved(seen.uniform, uniform_targets(rows))
+    if seen.weighted is not None:
+        weighted = jnp.where(scale == 0, 0, scale * (seen.weighted + seen.sum_exp * above))
+        weighted += jnp.sum(jnp.where(exp_z > 0, exp_z * z, 0), 1, keepdims=True)
+    if seen.predicted is not None:
+        at = jnp.where(a == best, index, k)
+        predicted = jnp.where(
+            best > seen.top, jnp.min(at, 1, keepdims=True) + j * k, seen.predicted
+        )
+    return _Sums(
+        top=top,
+        sum_exp=scale * seen.sum_exp + jnp.sum(exp_z, 1, keepdims=True),
+        label=label,
+        target=target,
+        uniform=uniform,
+        weighted=weighted,
+        predicted=predicted,
+    )

@@ -1,0 +1,46 @@
+"""The tiles a TPU kernel goes through, chosen before it is compiled by the bytes they take in VMEM.
+
+The model is an upper bound and a near one: given its bytes as the limit, the compiler (libtpu
+0.0.42, v5e) took every kernel tried, given three quarters of them only half.
+"""
+
+from typing import NamedTuple
+
+LANES = 128
+"""Numbers side by side in a register. A column of n rows is held as n x 128 numbers."""
+# Half of the 16 MiB that the compiler grants a kernel on every TPU unless it is told otherwise.
+_VMEM_BYTES = 2**23
+# More in a tile would not hide its transfer any better.
+_MOST_ROWS, _MOST_CLASSES = 1024, 2048
+
+
+class Footprint(NamedTuple):
+    """What a kernel holds of a tile."""
+
+    bytes_read: int
+    """Of all arrays with an entry for each logit, per logit."""
+    temporaries: int
+    """Float32 arrays of the tile's shape that live at once."""
+    columns: int
+    """32-bit numbers kept for each row."""
+
+    def vmem_bytes(self, rows: int, classes: int) -> int:
+        """Of one tile, and of what is read of the next one meanwhile."""
+        per_logit = 2 * self.bytes_read + 4 * self.temporaries
+        return rows * (classes * per_logit + LANES * 4 * self.columns)
+
+
+def tile_shape(shape: tuple[int, int], footprint: Footprint) -> tuple[int, int]:
+    """Rows and classes of a tile of such logits: most classes first, then most rows that fit.
+
+    Both are multiples of 128: classes lie along the lanes, and so do the numbers that are left of
+    each row when a kernel writes them.
+    """
+    n, k = (-(-size // LANES) * LANES for size in shape)
+    for classes in range(min(k, _MOST_CLASSES), 0, -LANES):
+        for rows in range(min(n, _MOST_ROWS), 0, -LANES):
+            if footprint.vmem_bytes(rows, classes) <= _VMEM_BYTES:
+                return rows, classes
+    raise NotImplementedError(
+        f"logits: expected tiles of {LANES} x {LANES} in {_VMEM_BYTES} bytes, got {footprint}"
+    )
