@@ -10,10 +10,14 @@ import optax
 import pytest
 
 from experiments.cifar10.config import Config
+from experiments.cifar10.length import Length
+from experiments.cifar10.muon import muon
 from experiments.cifar10.optimizer import kinds, lookahead, make_optimizer, schedule
 
+FINAL = 0.1
 CONFIG = Config(
     epochs=5,
+    final_rate=FINAL,
     batch_size=256,
     learning_rate=8.0,
     weight_decay=0.5,
@@ -22,8 +26,8 @@ CONFIG = Config(
     warmup=0.4,
     whiten_bias_epochs=2,
 )
-STEPS_PER_EPOCH = 2
-TOTAL = CONFIG.epochs * STEPS_PER_EPOCH
+STEPS_PER_EPOCH, TOTAL = 2, 10
+LENGTH = Length.of(CONFIG, STEPS_PER_EPOCH * CONFIG.batch_size)
 PLACES = {  # where the network has them -> times the plain rate
     ("group0_norm0", "bias"): 64.0,
     ("whitening_bias",): 1.0,
@@ -54,7 +58,9 @@ def factor(place: tuple[str, ...], step: int) -> float:
     if place == ("whitening_bias",):
         return max(0.0, 1 - step / (2 * STEPS_PER_EPOCH))
     peak = 4  # 0.4 of 10 steps
-    return 0.2 + 0.8 * step / peak if step < peak else (TOTAL - step) / (TOTAL - peak)
+    if step < peak:
+        return 0.2 + 0.8 * step / peak
+    return 1 - (1 - FINAL) * (step - peak) / (TOTAL - peak)
 
 
 def numpy_descent(
@@ -83,7 +89,7 @@ def paths() -> tuple[list[list[np.ndarray]], list[list[np.ndarray]]]:
         [100 * rng.normal(size=start.shape).astype(np.float32) for start in starts]
         for _ in range(TOTAL)
     ]
-    optimizer = make_optimizer(CONFIG, STEPS_PER_EPOCH)
+    optimizer = make_optimizer(CONFIG, LENGTH)
 
     @jax.jit
     def step(params: Any, state: Any, gradient: Any) -> Any:
@@ -120,7 +126,7 @@ def test_the_whitening_bias_stays_once_frozen(paths):
 
 def one_step(gradient: float, config: Config = CONFIG) -> list[np.ndarray]:
     """How far the first step moves parameters of value 1."""
-    optimizer = make_optimizer(config, STEPS_PER_EPOCH)
+    optimizer = make_optimizer(config, Length.of(config, STEPS_PER_EPOCH * config.batch_size))
     params = tree([jnp.ones(2), jnp.ones(2), jnp.ones(2)])
     gradients = jax.tree.map(lambda p: jnp.full_like(p, gradient), params)
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
@@ -148,37 +154,63 @@ def test_without_epochs_for_it_the_whitening_bias_never_moves():
     np.testing.assert_array_equal(one_step(1.0, config)[1], 0.0)
 
 
-def test_kinds_follow_the_names():
-    assert kinds(tree([0, 0, 0])) == tree(["norm_bias", "whitening_bias", "other"])
-    assert kinds({"head": 0}) == {"head": "other"}
+def test_kinds_follow_names_and_dimensions():
+    kernel = jnp.zeros((3, 3, 2, 2))
+    assert kinds(tree([0, 0, kernel])) == tree(["norm_bias", "whitening_bias", "kernel"])
+    others = {"head": jnp.zeros((2, 3)), "first": jnp.zeros((12, 24)), "norm": {"scale": 0}}
+    assert kinds(others) == {"head": "other", "first": "other", "norm": {"scale": "other"}}
+
+
+def test_with_muon_the_kernels_alone_are_its_own():
+    config = dataclasses.replace(CONFIG, optimizer="muon", muon_rate=0.3, muon_momentum=0.7)
+    rng = np.random.default_rng(1)
+
+    def random_tree() -> Any:
+        return tree(
+            [jnp.asarray(rng.normal(size=s), jnp.float32) for s in (3, 4, (3, 3, 2, 5))]
+        ) | {"head": jnp.asarray(rng.normal(size=(5, 2)), jnp.float32)}
+
+    params, gradients = random_tree(), random_tree()
+
+    def first_step(config: Config) -> Any:
+        optimizer = make_optimizer(config, LENGTH)
+        return optimizer.update(gradients, optimizer.init(params), params)[0]
+
+    actual, descent = first_step(config), first_step(CONFIG)
+    kernel = params["group0_conv0"]
+    alone = muon(lambda step: 0.3 * schedule(step, total_steps=TOTAL, warmup=0.4, final=FINAL), 0.7)
+    of_kernel, _ = alone.update(gradients["group0_conv0"], alone.init(kernel), kernel)
+    np.testing.assert_allclose(actual.pop("group0_conv0"), of_kernel, rtol=1e-6)
+    del descent["group0_conv0"]
+    jax.tree.map(np.testing.assert_array_equal, actual, descent)
 
 
 @pytest.mark.parametrize(
     ("step", "expected"),
-    [(0, 0.2), (10, 0.6), (20, 1.0), (60, 0.5), (99, 1 / 80), (100, 0.0), (101, 0.0)],
+    [(0, 0.2), (10, 0.6), (20, 1.0), (60, 0.55), (99, 0.1 + 0.9 / 80), (100, 0.1), (101, 0.1)],
 )
-def test_schedule_rises_to_its_peak_and_falls_to_zero(step, expected):
-    actual = schedule(step, total_steps=100, warmup=0.2)
+def test_schedule_rises_to_its_peak_and_falls_to_the_final_rate(step, expected):
+    actual = schedule(step, total_steps=100, warmup=0.2, final=0.1)
     np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("step", [1, 50, 100])
 def test_schedule_without_warmup_only_falls(step):
-    actual = schedule(step, total_steps=100, warmup=0.0)
+    actual = schedule(step, total_steps=100, warmup=0.0, final=0.0)
     np.testing.assert_allclose(actual, 1 - step / 100, rtol=1e-6)
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.1], ids=["none", "less than a step"])
 def test_schedule_is_finite_in_the_shortest_training(warmup):
-    values = [float(schedule(step, total_steps=2, warmup=warmup)) for step in range(3)]
+    values = [float(schedule(step, total_steps=2, warmup=warmup, final=0.0)) for step in range(3)]
     assert 0 < values[0] <= 1
     np.testing.assert_allclose(values[1:], [0.5, 0.0])
 
 
-def averaged(step: int) -> tuple[Any, Any]:
+def averaged(step: int, total: int = 20) -> tuple[Any, Any]:
     slow = {"a": jnp.asarray([2.0, -4.0]), "b": (jnp.asarray(1.0),)}
     fast = {"a": jnp.asarray([10.0, 4.0]), "b": (jnp.asarray(-3.0),)}
-    return lookahead(slow, fast, jnp.int32(step), 20)
+    return lookahead(slow, fast, jnp.int32(step), total)
 
 
 @pytest.mark.parametrize("step", [1, 4, 6, 19])
@@ -187,6 +219,13 @@ def test_lookahead_does_nothing_between_its_periods(step):
     np.testing.assert_array_equal(slow["a"], [2.0, -4.0])
     np.testing.assert_array_equal(fast["a"], [10.0, 4.0])
     assert (float(slow["b"][0]), float(fast["b"][0])) == (1.0, -3.0)
+
+
+def test_the_training_ends_at_the_slow_average():
+    slow, fast = averaged(19, total=19)
+    np.testing.assert_array_equal(slow["a"], [2.0, -4.0])
+    np.testing.assert_array_equal(fast["a"], [2.0, -4.0])
+    assert float(fast["b"][0]) == 1.0
 
 
 @pytest.mark.parametrize("step", [5, 10, 20])

@@ -87,10 +87,12 @@ def lookahead(slow: Any, fast: Any, step: Array, total_steps: int) -> tuple[Any,
     """The slow average and what training goes on from, after `step` steps.
 
     Every 5 steps, slow <- d slow + (1 - d) fast and fast <- slow, with d = 0.95^5 (step / total)^3.
+    The training ends at the slow average.
 
     Source: M. R. Zhang et al., Lookahead Optimizer, arXiv 1907.08610, in airbench's form.
     """
     decay = LOOKAHEAD_DECAY * (step.astype(jnp.float32) / total_steps) ** 3
     due = step % LOOKAHEAD_PERIOD == 0
     slow = jax.tree.map(lambda s, f: jnp.where(due, decay * s + (1 - decay) * f, s), slow, fast)
-    return slow, jax.tree.map(lambda s, f: jnp.where(due, s, f), slow, fast)
+    onward = due | (step == total_steps)
+    return slow, jax.tree.map(lambda s, f: jnp.where(onward, s, f), slow, fast)
