@@ -65,7 +65,7 @@ def draw_entropy(found: Found) -> Figure:
         exact = [m.theory.bias[method] / m.theory.first_order for m in found]
         label = "exact, of the first two" if method == "plug_in" else None
         _plot_exact(bias, found, exact, label)
-    bias.set_ylabel("mean error / [$(K-1)/(2N)$ nats]")
+    bias.set_ylabel("mean error ± 2 s.e. / [$(K-1)/(2N)$ nats]")
     rmse.set_ylabel("RMS error / that of plug_in")
     for ax in axes[0]:
         _sizes_axis(ax)
@@ -140,7 +140,7 @@ def draw_coverage(found: Found, alpha: float) -> Figure:
         _sizes_axis(ax)
         ax.set_title(title, fontsize=10, loc="left")
         ax.legend(frameon=False, loc="lower right")
-    axes[0, 0].set_ylabel("coverage, %")
+    axes[0, 0].set_ylabel("coverage ± 2 s.e., %")
     return figure
 
 

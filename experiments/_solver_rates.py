@@ -8,8 +8,8 @@ In the end a step multiplies KL(p || q), p = counts / N, by
     exponentiated gradient  (1 - eta)^2           exp(-eta)
     Newton                  0: quadratic          exp(-1)
 
-with the least positive eigenvalue lambda of diag p - p p^T. Adam and Rprop, which adapt their
-steps, have no such law.
+with the least positive eigenvalue lambda of diag p - p p^T, of those that a path from the uniform
+pmf meets. Adam and Rprop, which adapt their steps, have no such law.
 """
 
 import math
@@ -82,14 +82,16 @@ def theory(counts: jax.Array) -> dict[str, float]:
 
 
 def least_curvature(p: NDArray[np.float64]) -> float:
-    """The least positive eigenvalue of diag p - p p^T, for p > 0; NaN of one class.
+    """The least positive eigenvalue of diag p - p p^T that matters, for p > 0; NaN of a uniform p.
 
-    It lies between the two smallest probabilities, where sum_k p_k^2 / (p_k - lambda) = 1, and
+    From the uniform pmf classes of equal p_k stay equal, so their differences do not matter. Then
+    it lies between the two smallest p_k that differ, where sum_k p_k^2 / (p_k - lambda) = 1, and
     that sum grows with lambda.
     """
-    if len(p) == 1:
+    distinct = np.unique(p)
+    if len(distinct) == 1:
         return math.nan
-    low, high = np.partition(p, 1)[:2]
+    low, high = distinct[:2]
     while low < (middle := (low + high) / 2) < high:
         if (p**2 / (p - middle)).sum() < 1:
             low = middle
@@ -161,7 +163,13 @@ def draw(counts: jax.Array, fits: Fits) -> Figure:
             ax.plot(steps, law, ":", color=line.get_color(), linewidth=1.2)
     ax.plot([], [], ":", color="0.3", linewidth=1.2, label="rate in theory")
     ax.axhline(TOLERANCE, color=_plots.GREY, linewidth=1)
-    ax.annotate("stops here: 1e-8", (1, TOLERANCE), (4, 4), textcoords="offset points", color="0.3")
+    ax.annotate(
+        f"stops here: {TOLERANCE:.0e}",
+        (1, TOLERANCE),
+        (4, 4),
+        textcoords="offset points",
+        color="0.3",
+    )
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlim(1, max(10, *(1.3 * int(fit.steps) for fit in fits.values())))

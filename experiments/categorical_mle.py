@@ -232,7 +232,7 @@ def show(result: Result, console: Console) -> None:
             f"{sample.reference[index]:.5f}",
         )
     console.print(table)
-    console.print(f"N = {total:,} samples; {sample.missing:,} missing values were left out.")
+    console.print(f"N = {total:,} samples; missing values, left out: {sample.missing:,}.")
     console.print(f"From, to: {_intervals(result)}.")
     test = result.g_test
     console.print(

@@ -67,7 +67,7 @@ class TestAgainstOracle:
         atol = ATOL[dtype]
         if method == "sison_glaz" and dtype == "float32":
             # What a coverage near 1 resolves of g; another h would differ by 1 / 300 or more.
-            atol = 2e-4
+            atol = 4e-4
         np.testing.assert_allclose(ends, oracle(c, method, alpha), RTOL[dtype], atol)
 
     @pytest.mark.parametrize("method", ["wald", "wilson", "agresti_coull", "jeffreys", "goodman"])

@@ -149,6 +149,16 @@ class TestScoreAndFisherInformation:
         assert both.shape == (2, 4, 4)
         np.testing.assert_allclose(both[1], fisher_information(q[1], 3), 1e-6)
         np.testing.assert_allclose(score(q, self.counts)[1], score(q[1], self.counts), 1e-6)
+        np.testing.assert_array_equal(fisher_information(q, 3)[1], fisher_information(q[1], 3))
+        np.testing.assert_array_equal(fisher_information(q[1], jnp.array([2, 3]))[1], both[1])
+        with pytest.raises(ValueError, match=r"n: expected a shape that broadcasts with \(2,\)"):
+            fisher_information(q, jnp.array([1, 2, 3]))
+
+    def test_fisher_information_of_half_precision_is_float32(self):
+        q = jnp.array([0.5, 0.5], jnp.float16)
+        result = fisher_information(q, 100_000)  # more than float16 holds
+        assert result.dtype == jnp.float32
+        np.testing.assert_allclose(result, [[25_000, -25_000], [-25_000, 25_000]])
 
     @pytest.mark.parametrize("n", [-1, np.inf, np.nan])
     def test_number_of_samples(self, n):

@@ -164,6 +164,7 @@ class TestRealData:
         fitted = fit(x, labels, l2=l2)
         expected = np.linalg.inv(information(x, fitted.kernel, fitted.bias, l2))
         np.testing.assert_allclose(fitted.covariance, expected, 1e-8, 1e-10)
+        assert fitted.identified
 
     @pytest.mark.parametrize("name", ["iris", "wine"])
     def test_separated_without_a_penalty(self, name):
@@ -173,6 +174,7 @@ class TestRealData:
             fitted = fit(x, labels, dtype)
         assert fitted.separated
         assert not fitted.converged
+        assert not fitted.identified
         assert np.isnan(fitted.covariance).all()
         # setosa alone is separated from the other two, whose likelihood has a maximum
         supremum = {"iris": -5.949273395, "wine": 0}[name]
@@ -244,11 +246,17 @@ class TestFeatures:
 
     def test_dependent_features_have_a_fit_without_standard_errors(self):
         x, labels = random_problem(0)
-        alone = fit(np.stack([x[:, 0], np.full(30, 0.1)], 1), labels)
-        twice = fit(np.stack([x[:, 0], 2 * x[:, 0] + 1], 1), labels)
+        with pytest.warns(UserWarning, match="x: the features, .* are linearly dependent"):
+            alone = fit(np.stack([x[:, 0], np.full(30, 0.1)], 1), labels)
+        with pytest.warns(UserWarning, match="x: the features, .* are linearly dependent"):
+            twice = fit(np.stack([x[:, 0], 2 * x[:, 0] + 1], 1), labels)
         for fitted in (alone, twice):
             assert fitted.converged
+            assert not fitted.identified
             assert np.isnan(fitted.covariance).all()
+        penalised = fit(np.stack([x[:, 0], 2 * x[:, 0] + 1], 1), labels, l2=0.1)
+        assert penalised.identified
+        assert np.isfinite(penalised.covariance).all()
         np.testing.assert_allclose(alone.log_likelihood, twice.log_likelihood, 1e-9)
         assert (alone.kernel[1] == 0).all()
 
@@ -277,6 +285,7 @@ class TestFeatures:
         fitted = fit(x, labels, "float32", l2=3.0)
         assert fitted.converged
         assert fitted.covariance is None
+        assert fitted.identified is None
         with threadpool_limits(1):
             model = LogisticRegression(C=1 / 3, tol=1e-8, max_iter=1000).fit(x, labels)
         ours = objective(x, labels, fitted.kernel, fitted.bias, 3.0)

@@ -192,7 +192,8 @@ def sum_difference(p: Array, q: Array, rounding: float) -> Array:
 
     `rounding` is relative to sum_k (p_k + q_k) and does not include that of sums of K numbers.
     """
-    difference, total = (p - q).sum(-1), (p + q).sum(-1)
+    # XLA would keep in memory a p - q or p + q that `divergence_term` is made of too.
+    difference, total = -(q - p).sum(-1), p.sum(-1) + q.sum(-1)
     rounded = jnp.abs(difference) <= summed_rounding(rounding, p.shape[-1], p.dtype) * total
     return jnp.where(rounded, jnp.zeros_like(difference), difference)
 
@@ -205,7 +206,10 @@ def _(rounding, primals, tangents):
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 @partial(jax.jit, static_argnums=2)
 def kl_divergence(p: Array, q: Array, rounding: float) -> Array:
-    return divergence_term(p, q).sum(-1) + sum_difference(p, q, rounding)
+    result = divergence_term(p, q).sum(-1)
+    if rounding == math.inf:  # no difference of the sums counts
+        return result
+    return result + sum_difference(p, q, rounding)
 
 
 @kl_divergence.defjvp

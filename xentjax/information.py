@@ -81,7 +81,8 @@ def cross_entropy(
 
         H(p, q) = -sum_k p_k log q_k = H(p) + KL(p || q)
 
-    It is +inf where p_k > 0 = q_k. The slopes are -log q_k in p and -p_k / q_k in q.
+    It is +inf where p_k > 0 = q_k. The slopes are -log q_k in p and -p_k / q_k in q. Those of +inf
+    in the logits of p, as in `kl_divergence`, are NaN at such k.
 
     Args:
         p: pmf along `axis`, [..., K].
@@ -129,7 +130,8 @@ def kl_divergence(
     further from sum 1 is taken at its word, as the formula says, and the result may be negative.
 
     It is +inf where p_k > 0 = q_k. The slopes are log(p_k / q_k) + 1 in p, -inf at p_k = 0 < q_k,
-    and -p_k / q_k in q. Those of +inf in the logits of p have no limit and may be NaN.
+    and -p_k / q_k in q. Those of +inf in the logits of p are infinity less infinity, NaN, where
+    p_k > 0 = q_k, and -inf at the other p_k > 0.
 
     Close pmfs are as good as their own rounding: give log pmfs rather than logits, whose softmax
     rounds each log p_k, where a divergence below 1e-8 (float32) is to keep its digits.

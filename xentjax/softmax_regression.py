@@ -45,6 +45,9 @@ class SoftmaxRegressionFit(NamedTuple):
     """Whether the objective can fall by no more than `tol` nats, and an optimum exists."""
     separated: Bool[Array, ""]
     """Whether no optimum exists: the likelihood rises for ever as coefficients grow."""
+    identified: Bool[Array, ""] | None
+    """Whether the optimum is one point: not where data are separated or features, with the
+    constant, linearly dependent. The covariance is NaN where it is not, and None where this is."""
 
 
 def fit_softmax_regression(
@@ -73,9 +76,10 @@ def fit_softmax_regression(
     `covariance` is the inverse of the Fisher information, which is the Hessian of F, so that
     standard errors are the roots of its diagonal. With l2 > 0 the penalty is a part of the Hessian:
     the covariance is then that of the normal approximation to the posterior under the prior
-    kernel ~ Normal(0, 1 / l2), not that of the biased estimate. NaN where the features (with the
-    constant) are linearly dependent to within rounding, so that many kernels fit equally well, one
-    of which is returned.
+    kernel ~ Normal(0, 1 / l2), not that of the biased estimate. Where the features (with the
+    constant) are linearly dependent to within rounding, many kernels fit equally well, with the
+    same probabilities for the rows of `x`: one of them is returned, the covariance is NaN and
+    `identified` False. l2 > 0, or a feature fewer, makes it one.
 
     Where a hyperplane separates classes, wholly or with rows on it, the likelihood has no maximum.
     A Newton step that changes no row's differences of logits by 1 proves that there is one; data
@@ -96,8 +100,9 @@ def fit_softmax_regression(
             F's total, as the statistical error is: 1e-6 nats are a thousandth of a standard error.
 
     Returns:
-        The fit. It warns of separated data and of classes that never occur, but under jit, where
-        values are unknown; there a label outside 0..K-1 makes the fit NaN.
+        The fit. It warns of separated data, of linearly dependent features and of classes that
+        never occur, but under jit, where values are unknown; there a label outside 0..K-1 makes the
+        fit NaN.
 
     Raises:
         ValueError: for a concrete label outside 0..K-1, concrete features that are not finite, no
@@ -156,10 +161,17 @@ def fit_softmax_regression(
         absent = np.flatnonzero(known == 0)[0]
         warnings.warn(f"labels: class {absent} never occurs, its bias is -inf", stacklevel=2)
     known = concrete(fit.separated)
+    identified = None if fit.identified is None else concrete(fit.identified)
     if known is not None and known:
         warnings.warn(
             "labels: separated by a hyperplane, so no coefficients are the most likely; l2 > 0 "
             "makes them finite",
+            stacklevel=2,
+        )
+    elif identified is not None and not identified:
+        warnings.warn(
+            "x: the features, with the constant, are linearly dependent, so many kernels fit "
+            "equally well and the covariance is NaN; l2 > 0 leaves one",
             stacklevel=2,
         )
     return fit
@@ -194,12 +206,13 @@ def _fit(
     kernel = centre(end.point[:-1] / scale[:, None], occurs)
     bias = end.point[-1] + jnp.where(occurs, log_pmf, 0) - offset @ kernel
     bias = jnp.where(occurs, centre(bias[None], occurs)[0], -jnp.inf)
-    covariance = None
+    covariance = identified = None
     if end.hessian is not None:
         to_original = jnp.diag(jnp.concatenate([1 / scale, jnp.ones_like(x, shape=1)]))
         to_original = to_original.at[-1, :-1].set(-offset / scale)
-        covariance = _covariance(end.hessian, to_original, occurs)
+        covariance, independent = _covariance(end.hessian, to_original, occurs)
         covariance = jnp.where(separated, jnp.nan, covariance)
+        identified = independent & ~separated
     return SoftmaxRegressionFit(
         kernel=kernel,
         bias=bias,
@@ -209,20 +222,23 @@ def _fit(
         steps=end.steps,
         converged=end.converged,
         separated=separated,
+        identified=identified,
     )
 
 
-def _covariance(hessian: Array, to_original: Array, occurs: Array) -> Array:
-    """The inverse of the Hessian in the coefficients of the features as they came."""
+def _covariance(hessian: Array, to_original: Array, occurs: Array) -> tuple[Array, Array]:
+    """The inverse of the Hessian in the coefficients of the features as they came, and whether it
+    has one."""
     d1, others = to_original.shape[0], occurs.size - 1
     scaled, scale = unit_diagonal(hessian)
     lower = jnp.linalg.cholesky(scaled)
     # What the other coefficients leave of each one's information, of which rounding has its part.
     left = jnp.square(jnp.diag(lower)).min(initial=1)
-    determined = left > hessian.shape[0] * jnp.finfo(hessian.dtype).eps
+    invertible = left > hessian.shape[0] * jnp.finfo(hessian.dtype).eps
     inverse = jax.scipy.linalg.cho_solve((lower, True), jnp.diag(scale)) * scale[:, None]
     blocks = inverse.reshape(others, d1, others, d1)
     blocks = jnp.einsum("ad,kdle,be->kalb", to_original, blocks, to_original)
-    known = occurs[1:] & occurs[:1] & determined
+    known = occurs[1:] & occurs[:1] & invertible
     known = known[:, None] & known[None]
-    return jnp.where(known[:, None, :, None], blocks, jnp.nan).reshape(hessian.shape)
+    blocks = jnp.where(known[:, None, :, None], blocks, jnp.nan)
+    return blocks.reshape(hessian.shape), invertible

@@ -44,7 +44,7 @@ def entropy_estimate(
 
     chao_shen takes f = N - 1 where every sample is alone in its class (f = N), as its coverage
     1 - f / N would be 0; james_stein takes l = 1 where N = 1 or all classes are equally frequent;
-    grassberger is -1 / (6 N^2) where an even number of samples all agree.
+    grassberger is below 0, about -1 / (6 N^2), where an even number of samples all agree.
     The first four do not use K: classes that never occurred may as well be left out. One class only
     (K = 1) has entropy 0 by every method.
 

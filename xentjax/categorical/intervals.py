@@ -58,6 +58,7 @@ def confidence_intervals(
         TypeError: for counts or an alpha that are not numbers.
 
     Example:
+        >>> import numpy as np
         >>> print(np.asarray(confidence_intervals(jnp.array([23, 12, 44]))).round(3))
         [[0.186 0.424]
          [0.079 0.272]

@@ -109,13 +109,14 @@ def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]
 
     Args:
         q: pmf, [..., K].
-        n: number of samples, [...].
+        n: number of samples, [...], broadcast with the leading shape of q.
 
     Returns:
         [..., K, K], in nats.
 
     Raises:
-        ValueError: for q without classes, or a concrete n that is negative or not finite.
+        ValueError: for q without classes, a concrete n that is negative or not finite, or shapes
+            that do not fit.
         TypeError: for q that is not floating, or n that is not a number.
 
     Example:
@@ -132,9 +133,17 @@ def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]
     known = concrete(size)
     if known is not None and not (np.isfinite(known) & (known >= 0)).all():
         fail("n", "finite numbers >= 0", n)
-    size = size.astype(q.dtype)
-    of_one = jnp.vectorize(lambda q: jnp.diag(q) - jnp.outer(q, q), signature="(k)->(k,k)")
-    return size[..., None, None] * of_one(q)
+    try:
+        batch = np.broadcast_shapes(q.shape[:-1], size.shape)
+    except ValueError:
+        fail("n", f"a shape that broadcasts with {q.shape[:-1]}, q's but the last", size.shape)
+    q = q.astype(compute_dtype(q.dtype))
+    size = jnp.broadcast_to(size.astype(q.dtype), batch)
+    q = jnp.broadcast_to(q, (*batch, q.shape[-1]))
+    of_one = jnp.vectorize(
+        lambda q, n: n * (jnp.diag(q) - jnp.outer(q, q)), signature="(k),()->(k,k)"
+    )
+    return of_one(q, size)
 
 
 def sample(key: PRNGKeyArray, q: ArrayLike, shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
@@ -227,10 +236,10 @@ def _(primals, tangents):
 def factorial_remainder(x: Array) -> Array:
     """`log x! - (x log x - x)`, of order log x.
 
-    Stirling's series at x + 10, where seven terms are exact in float64, and from there ten times
-    down by r(x) = r(x + 1) - (x log(x / (x + 1)) + 1), which is a divergence term.
+    Stirling's series at x + 10, where seven terms are exact in float64 (float32: x + 3), and from
+    there down by r(x) = r(x + 1) - (x log(x / (x + 1)) + 1), which is a divergence term.
     """
-    shift = 10
+    shift = 10 if x.dtype == jnp.float64 else 3
     bernoulli = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156)
     y = x + shift
     series = sum(coefficient / y ** (2 * k + 1) for k, coefficient in enumerate(bernoulli))

@@ -10,7 +10,8 @@ negative log-likelihood of q by a constant. They differ in what they call a smal
     Newton                  logits += (diag q - q q^T)^+ (p - q)    quadratic             exp(-1)
 
 The third column is the factor by which the error q - p shrinks a step in the end, KL by its square;
-lambda is the least positive eigenvalue of diag p - p p^T, about min_k p_k. The last is the factor
+lambda is the least positive eigenvalue of diag p - p p^T, about min_k p_k (directions between
+classes of equal p_k apart: from the uniform pmf they stay equal). The last is the factor
 by which KL shrinks where a class never occurred. Its logit has to go to -inf, and gradient descent,
 whose gradient vanishes with q_k, is sublinear there: KL is about 1 / (eta t (1 + 1/m)) after t
 steps, m the number of classes that did occur.
