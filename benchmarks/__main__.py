@@ -35,7 +35,7 @@ SUBJECTS = {
         "counts, entropies, intervals and tests of a die against NumPy, SciPy, statsmodels, torch",
         rounds=7,
     ),
-    "training": Subject("a step of the CIFAR-10 network `tiny`, beside the same network in torch"),
+    "training": Subject("a step of three CIFAR-10 presets, beside the same networks in torch"),
 }
 
 

@@ -75,18 +75,30 @@ class LinearOptions:
 
 
 class TrainingCase(NamedTuple):
-    """A step of the CIFAR-10 training at one image size, in pixels."""
+    """A step of a preset of the CIFAR-10 training at one image size, in pixels."""
 
+    preset: str
+    batch_size: int
     side: int
-    train_whitening: bool
+    train_whitening: bool = False
 
     @property
     def name(self) -> str:
         """What the tables call it."""
-        return f"{self.side} px" + (", whitening bias trained" if self.train_whitening else "")
+        trained = ", whitening bias trained" if self.train_whitening else ""
+        return f"{self.preset}, batch {self.batch_size}, {self.side} px{trained}"
 
 
-TRAINING = (TrainingCase(25, True), TrainingCase(25, False), TrainingCase(32, False))
+# airbench94 trains with batches of 1024, whose steps take seconds
+TRAINING = (
+    TrainingCase("tiny", 128, 25, train_whitening=True),
+    TrainingCase("tiny", 128, 25),
+    TrainingCase("tiny", 128, 32),
+    TrainingCase("small", 128, 25),
+    TrainingCase("small", 128, 32),
+    TrainingCase("airbench94", 512, 32),
+)
+TRAINING_QUICK = TRAINING[:1]
 
 
 class CountCase(NamedTuple):

@@ -1,9 +1,10 @@
-"""One training step of the CIFAR-10 network `tiny`: images per second beside PyTorch's.
+"""One training step of the CIFAR-10 networks: images per second beside PyTorch's.
 
 PyTorch gets the same network and the same work: uint8 images gathered, shifted, mirrored and
 shrunk, loss with label smoothing, Nesterov descent with decay in groups of parameters, lookahead.
 """
 
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.progress import track
 from benchmarks import cases, machine, timing
 from benchmarks.losses import SUBJECT, TORCH, load_torch
 from benchmarks.report import Cell, Result
+from benchmarks.tables import Table
 from experiments.cifar10.augment import MEAN, STANDARD_DEVIATION
 from experiments.cifar10.backend import current_backend, data_mesh, split_cpu
 from experiments.cifar10.config import PRESETS, Config
@@ -26,6 +28,8 @@ NOTES = (
     "a step: gather, shift, mirror, normalise and shrink a batch of uint8 images, forward, "
     "backward, Nesterov descent with decay, lookahead every fifth step",
     "torch: the same in eager mode, channels last, on all cores; random data for both",
+    "GFLOP/s: 2 for each multiplication of a plain convolution, forward and in the gradients that "
+    "are needed; xentjax does fewer",
 )
 
 
@@ -130,26 +134,42 @@ def _torch_optimizer(torch: ModuleType, config: Config, network: Any) -> Any:
     return torch.optim.SGD(groups, lr=1e-6, momentum=config.momentum, nesterov=True)
 
 
+def step_flops(config: Config, side: int, *, train_whitening: bool) -> float:
+    """Operations of the matrix products and plain convolutions of a step.
+
+    2 N H W K^2 C D for a layer's result, as many for its kernel's gradient and for its input's.
+    The first layer is not trained, and the second has no use for its input's gradient unless the
+    whitening's bias is.
+    """
+    side, channels = side - 1, 24
+    flops = 2 * side**2 * 2**2 * 3 * channels
+    parts = 3 if train_whitening else 2
+    for width in config.widths:
+        first, second = side, side // 2  # sides before and after pooling
+        flops += 2 * 3**2 * width * (parts * first**2 * channels + 3 * second**2 * width)
+        side, channels, parts = second, width, 3
+    return config.batch_size * (flops + 3 * 2 * channels * NUM_CLASSES)
+
+
 def run(*, quick: bool, rounds: int, console: Console) -> Result:
-    """Measure a step of `tiny` in each of the forms its training consists of."""
+    """Measure a step of the presets for CPU in the forms their trainings consist of."""
     split_cpu()  # before the measurement of the limits, which uses jax
     limits = machine.measure(quick=quick)
     torch = load_torch()
-    config = PRESETS["tiny"]
-    cells = []
-    for case in track(cases.TRAINING, "training steps", console=console, transient=True):
+    cells, rates = [], []
+    chosen = cases.TRAINING_QUICK if quick else cases.TRAINING
+    for case in track(chosen, "training steps", console=console, transient=True):
+        config = replace(PRESETS[case.preset], batch_size=case.batch_size)
         keywords = {"train_whitening": case.train_whitening}
         thunks = {SUBJECT: xentjax_step(config, case.side, **keywords)}
         if torch is not None:
             thunks[TORCH] = torch_step(torch, config, case.side, **keywords)
-        cells.append(
-            Cell(
-                case=case.name,
-                mode="step",
-                seconds=timing.interleave(thunks, rounds=rounds, min_seconds=0.0 if quick else 0.2),
-                work=config.batch_size,
-            )
-        )
+        seconds = timing.interleave(thunks, rounds=rounds, min_seconds=0.0 if quick else 0.2)
+        cells.append(Cell(case=case.name, mode="step", seconds=seconds, work=case.batch_size))
+        flops = step_flops(config, case.side, **keywords)
+        for name, samples in seconds.items():
+            median = timing.quartiles(samples).median
+            rates.append((case.name, name, case.batch_size / median, flops / median / 1e9))
     return Result(
         name="training",
         subject=SUBJECT,
@@ -158,4 +178,5 @@ def run(*, quick: bool, rounds: int, console: Console) -> Result:
         cells=tuple(cells),
         machine=limits,
         notes=NOTES,
+        tables=(Table("Rates", ("case", "step of", "images/s", "GFLOP/s"), tuple(rates)),),
     )

