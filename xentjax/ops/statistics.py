@@ -21,7 +21,7 @@ from xentjax._checks import check_choice
 from xentjax._dtypes import compute_dtype
 from xentjax._special import scale_tangent
 
-IMPLEMENTATIONS = ("xla", "reference", "mosaic_tpu")
+IMPLEMENTATIONS = ("xla", "reference", "mosaic_tpu", "mosaic_gpu")
 
 T = TypeVar("T")
 

@@ -1,0 +1,365 @@
+"""The GPU kernel without a GPU: interpreted against float64, and lowered by Mosaic's compiler."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec as P
+
+import xentjax
+from tests import oracles
+from tests.problems import PROBLEMS, Problem
+from tests.test_cross_entropy import assert_close, loss_of
+from tests.tolerances import GRADIENT, LOSS_GRADIENT, VALUE
+from tests.virtual_devices import jit
+from xentjax.ops import mosaic_gpu, mosaic_gpu_blocks
+
+try:
+    from jax.experimental.pallas.mosaic_gpu import (
+        InterpretGPUParams,  # pyright: ignore[reportAttributeAccessIssue]
+    )
+except ImportError:  # jax 0.10 has it, but not there
+    from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
+
+INF, NAN = np.inf, np.nan
+GPU: dict[str, Any] = {"implementation": "mosaic_gpu"}
+integer_loss = xentjax.softmax_cross_entropy_with_integer_labels
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """By tiles of one box, two blocks a row: small arrays have several, the last ones ragged.
+
+    What lies beyond an array is read as NaN, where the hardware reads 0.
+    """
+    monkeypatch.setattr(mosaic_gpu_blocks, "_NUMBERS", 1024)
+    monkeypatch.setattr(mosaic_gpu_blocks, "_BLOCKS", 2)
+    with mosaic_gpu.interpret(InterpretGPUParams(out_of_bounds_reads="uninitialized")):
+        yield
+
+
+def wide(name: str) -> Problem:
+    """The problem of the table, with as many classes as three tiles hold."""
+    problem = next(p for p in PROBLEMS if p.name == name)
+    return replace(problem, shape=(7, 300))
+
+
+# To the kernel, the others of the table are the same as one of these, or refused.
+TABLE = ("small logits", "smoothing", "soft cap", "ignored")
+EVERYTHING: dict[str, Any] = {
+    "label_smoothing": 0.15,
+    "z_loss": 1e-2,
+    "logit_soft_cap": 4.0,
+    "temperature": 1.7,
+}
+
+
+def everything(shape: tuple[int, int] = (5, 300)) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    problem = Problem("row mask", shape, where="rows", keywords=EVERYTHING)
+    return problem.arguments()
+
+
+@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.usefixtures("interpreted")
+def test_value_and_gradient(name):
+    logits, labels, keywords = wide(name).arguments()
+    expected = oracles.cross_entropy(logits, labels, **keywords)
+
+    @jit
+    def value_and_gradient(x):
+        value, pullback = jax.vjp(lambda x: loss_of(labels)(x, labels, **GPU, **keywords), x)
+        return value, pullback(jnp.ones_like(value))[0]
+
+    value, gradient = value_and_gradient(logits)
+    assert value.dtype == jnp.float32
+    assert_close(value, expected.losses, VALUE["float32"])
+    assert_close(gradient, expected.gradient, LOSS_GRADIENT)
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (33, 10), (3, 129), (2, 1000)], ids=str)
+@pytest.mark.usefixtures("interpreted")
+def test_sizes(shape):
+    """Every statistic; with small logits, a class that is not there would show."""
+    rng = np.random.default_rng(shape)
+    logits = (0.02 * rng.standard_normal(shape)).astype(np.float32)
+    labels = rng.integers(0, shape[1], shape[0]).astype(np.int32)
+    labels[-1] = shape[1] - 1
+    expected = oracles.cross_entropy(logits, labels, label_smoothing=0.1)
+    losses, stats = jit(
+        lambda x: integer_loss(x, labels, label_smoothing=0.1, return_stats=True, **GPU)
+    )(logits)
+    assert_close(losses, expected.losses, VALUE["float32"])
+    for name in ("log_normalizer", "label_log_prob", "entropy"):
+        assert_close(getattr(stats, name), getattr(expected, name), VALUE["float32"])
+    np.testing.assert_array_equal(stats.predicted, expected.predicted)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_no_rows():
+    losses, stats = integer_loss(
+        jnp.zeros((0, 5)), jnp.zeros(0, jnp.int32), return_stats=True, **GPU
+    )
+    assert {x.shape for x in (losses, *stats)} == {(0,)}
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_sums_move_with_the_maximum():
+    """Logits of +-1000 whose largest lies in the last tile, or in the first; several equal."""
+    rng = np.random.default_rng(5)
+    rising = np.sort(1000 * rng.standard_normal((4, 300)), -1).astype(np.float32)
+    logits = np.concatenate([rising, rising[:, ::-1], np.zeros((2, 300), np.float32)])
+    logits[-2, [200, 270]] = 1
+    labels = rng.integers(0, 300, 10).astype(np.int32)
+    expected = oracles.cross_entropy(logits, labels, label_smoothing=0.1)
+    losses, stats = jit(
+        lambda x: integer_loss(x, labels, label_smoothing=0.1, return_stats=True, **GPU)
+    )(logits)
+    assert_close(losses, expected.losses, VALUE["float32"])
+    for name in ("log_normalizer", "label_log_prob", "entropy"):
+        assert_close(getattr(stats, name), getattr(expected, name), VALUE["float32"])
+    np.testing.assert_array_equal(stats.predicted, expected.predicted)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_bad_values():
+    """What the table of bad values says, row by row, in the loss and in its gradient."""
+    ignore = -100
+    cases: list[tuple[int, Any, float]] = [  # label, classes, and the logit that they get
+        (290, slice(0, 128), -INF),  # nothing finite in the first tile
+        (290, slice(0, 290), -INF),  # nor in the first block
+        (5, slice(10, None), -INF),
+        (140, 140, -INF),
+        (140, slice(None), -INF),
+        (140, 200, NAN),
+        (140, 299, NAN),
+        (ignore, slice(None), NAN),
+        (ignore, slice(None), -INF),
+        (-1, 0, 0.0),
+        (300, 0, 0.0),
+        (383, 0, 0.0),  # a column of the last tile that is no class
+        (2**31 - 1, 0, 0.0),
+        (-(2**31), 0, 0.0),
+        (299, 0, 0.0),
+        (0, 0, 3e38),
+    ]
+    logits = np.random.default_rng(6).standard_normal((len(cases), 300)).astype(np.float32)
+    labels = np.array([label for label, *_ in cases], np.int32)
+    for row, (_, classes, value) in zip(logits, cases, strict=True):
+        row[classes] = value
+    expected = oracles.cross_entropy(logits, labels, ignore_index=ignore)
+
+    @jit
+    def evaluate(x):
+        def losses(x):
+            return integer_loss(x, labels, ignore_index=ignore, **GPU)
+
+        value, pullback = jax.vjp(losses, x)
+        return value, pullback(jnp.ones_like(value))[0]
+
+    value, gradient = map(np.asarray, evaluate(logits))
+    np.testing.assert_allclose(value, expected.losses, rtol=VALUE["float32"])
+    assert value[3] == INF
+    # The gradient of a row without any possible class is not promised.
+    known = [i for i in range(len(cases)) if i != 4]
+    np.testing.assert_allclose(gradient[known], expected.gradient[known], atol=LOSS_GRADIENT)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.usefixtures("interpreted")
+def test_half_precision(dtype, monkeypatch):
+    monkeypatch.setattr(mosaic_gpu_blocks, "_NUMBERS", 2048)
+    logits, labels, keywords = everything()
+    half = jnp.asarray(logits, dtype)
+    expected = oracles.cross_entropy(half, labels, **keywords)
+    value, gradient = jit(
+        jax.value_and_grad(lambda x: jnp.sum(integer_loss(x, labels, **GPU, **keywords)))
+    )(half)
+    assert (value.dtype, gradient.dtype) == (jnp.float32, dtype)
+    assert_close(value, expected.losses.sum(), VALUE[dtype])
+    assert_close(gradient, expected.gradient, GRADIENT[dtype])
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_forward_mode_and_second_order():
+    logits, labels, keywords = everything((3, 140))
+    direction = np.random.default_rng(2).standard_normal(logits.shape)
+    step = 1e-5
+    plus, minus = (
+        oracles.cross_entropy(logits + s * step * direction, labels, **keywords).gradient
+        for s in (1, -1)
+    )
+
+    def total(x):
+        return jnp.sum(integer_loss(x, labels, **GPU, **keywords))
+
+    @jit
+    def products(x, v):
+        slope, curvature = jax.jvp(lambda x: jax.jvp(total, (x,), (v,))[1], (x,), (v,))
+        return slope, curvature, jax.jvp(jax.grad(total), (x,), (v,))[1]
+
+    slope, curvature, product = products(logits, direction.astype(np.float32))
+    expected = (plus - minus) / (2 * step)
+    gradient = oracles.cross_entropy(logits, labels, **keywords).gradient
+    assert_close(slope, np.vdot(gradient, direction), GRADIENT["float32"])
+    assert_close(curvature, np.vdot(expected, direction), GRADIENT["float32"])
+    assert_close(product, expected, GRADIENT["float32"])
+
+
+@pytest.mark.parametrize("batched", ["logits", "temperature"])
+@pytest.mark.usefixtures("interpreted")
+def test_vmap(batched):
+    """Over what belongs to rows, with labels for all, and over what does not."""
+    rng = np.random.default_rng(7)
+    logits = rng.standard_normal((3, 4, 140)).astype(np.float32)
+    labels = rng.integers(0, 140, 4).astype(np.int32)
+    temperature = np.array([0.5, 1.0, 2.0], np.float32)
+    axes = (0, None) if batched == "logits" else (None, 0)
+    arguments = (logits, temperature[0]) if batched == "logits" else (logits[0], temperature)
+    value = jit(jax.vmap(lambda x, t: integer_loss(x, labels, temperature=t, **GPU), axes))(
+        *arguments
+    )
+    for i in range(3):
+        x, t = (a[i] if axis == 0 else a for a, axis in zip(arguments, axes, strict=True))
+        expected = oracles.cross_entropy(x, labels, temperature=float(t))
+        assert_close(value[i], expected.losses, VALUE["float32"])
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_tiles_of_the_linear_loss():
+    rng = np.random.default_rng(8)
+    x, kernel = (rng.standard_normal(s).astype(np.float32) for s in ((9, 3), (3, 140)))
+    labels = rng.integers(0, 140, 9).astype(np.int32)
+    value = jit(
+        lambda x, kernel: xentjax.linear_softmax_cross_entropy(
+            x, kernel, labels, max_bytes=9 * 140 * 4, **GPU
+        )
+    )(x, kernel)
+    expected = oracles.cross_entropy(x.astype(np.float64) @ kernel, labels).losses
+    assert_close(value, expected, VALUE["float32"])
+
+
+LOWERED: dict[str, tuple[tuple[int, int], Any, dict[str, Any]]] = {
+    "few classes": ((9, 10), jnp.float32, {}),
+    "two rows of 20 bytes": ((8, 10), jnp.bfloat16, {"return_stats": True}),
+    "classes": ((300, 1000), jnp.float16, {"label_smoothing": 0.1}),
+    "vocabulary": ((8192, 131072), jnp.bfloat16, {}),
+    "odd vocabulary": ((4, 50257), jnp.bfloat16, {"return_stats": True, **EVERYTHING}),
+    "more than 2**31 logits": ((2**16, 2**16), jnp.bfloat16, {}),
+}
+
+
+def lowered_for_gpu(name: str, monkeypatch: pytest.MonkeyPatch, gradient: bool = False) -> str:
+    monkeypatch.setattr(mosaic_gpu, "_compute_capability", lambda: "9.0")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    shape, dtype, keywords = LOWERED[name]
+
+    def total(x, y):
+        leaves = jax.tree.leaves(integer_loss(x, y, **GPU, **keywords))
+        return sum(jnp.sum(a) for a in leaves if a.dtype == jnp.float32)
+
+    labels = jax.ShapeDtypeStruct(shape[:1], jnp.arange(0).dtype)
+    arguments = jax.ShapeDtypeStruct(shape, dtype), labels
+    function = jax.jit(jax.value_and_grad(total) if gradient else total)
+    try:
+        return function.trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+    except ImportError as error:
+        pytest.skip(f"this jaxlib does not lower for GPU: {error}")
+
+
+@pytest.mark.parametrize("name", LOWERED)
+def test_lowers_for_gpu(name, monkeypatch):
+    assert "mosaic_gpu" in lowered_for_gpu(name, monkeypatch)
+
+
+def test_gradient_lowers_for_gpu(monkeypatch):
+    assert "mosaic_gpu" in lowered_for_gpu("odd vocabulary", monkeypatch, gradient=True)
+
+
+def test_lowers_with_64_bit_integers(monkeypatch):
+    with jax.enable_x64(True):
+        assert "mosaic_gpu" in lowered_for_gpu("odd vocabulary", monkeypatch)
+
+
+def test_lowers_inside_shard_map(monkeypatch):
+    """The numbers of each row vary over the mesh as their inputs do."""
+    monkeypatch.setattr(mosaic_gpu, "_compute_capability", lambda: "9.0")
+    mesh = jax.make_mesh((1,), ("devices",), axis_types=(AxisType.Auto,))
+
+    def losses(x, y):
+        return integer_loss(x, y, **GPU)
+
+    spec = P("devices")
+    sharded = jax.shard_map(losses, mesh=mesh, in_specs=(spec, spec), out_specs=spec)
+    arguments = jax.ShapeDtypeStruct((8, 1000), jnp.float32), jax.ShapeDtypeStruct((8,), jnp.int32)
+    text = jax.jit(sharded).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+    assert "mosaic_gpu" in text
+
+
+@pytest.mark.parametrize("capability", ["cpu", "8.0", "gfx942"])
+def test_needs_a_hopper_gpu(capability, monkeypatch):
+    monkeypatch.setattr(mosaic_gpu, "_compute_capability", lambda: capability)
+    expected = (
+        f"expected a GPU of compute capability 9.0 or more for 'mosaic_gpu', got {capability}"
+    )
+    with pytest.raises(NotImplementedError, match=expected):
+        integer_loss(jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32), **GPU)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "match"),
+    [
+        ({"where": np.ones((2, 3), bool)}, "where: expected no mask of classes for 'mosaic_gpu'"),
+        (
+            {"class_weights": np.ones(3, np.float32), "label_smoothing": 0.1},
+            "class_weights: expected None with label smoothing for 'mosaic_gpu'",
+        ),
+    ],
+    ids=["classes masked", "weights and smoothing"],
+)
+@pytest.mark.usefixtures("interpreted")
+def test_refuses_what_it_cannot(keywords, match):
+    with pytest.raises(NotImplementedError, match=match):
+        integer_loss(jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32), **keywords, **GPU)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_refuses_soft_labels():
+    with pytest.raises(
+        NotImplementedError, match="labels: expected class indices for 'mosaic_gpu'"
+    ):
+        xentjax.softmax_cross_entropy(jnp.zeros((2, 3)), jnp.full((2, 3), 1 / 3), **GPU)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_refuses_64_bits():
+    with (
+        jax.enable_x64(True),
+        pytest.raises(NotImplementedError, match="expected at most 32 bits for 'mosaic_gpu'"),
+    ):
+        integer_loss(jnp.zeros((2, 3), jnp.float64), jnp.zeros(2, jnp.int32), **GPU)
+
+
+@pytest.mark.parametrize("n", [1, 7, 300, 8192, 2**20])
+@pytest.mark.parametrize("k", [1, 2, 10, 33, 1000, 50257, 131072, 2**20])
+@pytest.mark.parametrize("itemsize", [2, 4])
+def test_plans_cover_the_logits_and_fit_the_hardware(n, k, itemsize):
+    p = mosaic_gpu_blocks.plan((n, k), itemsize)
+    assert p.phases * k * itemsize % 16 == 0
+    assert p.row_blocks * p.rows * p.phases >= n
+    assert (p.row_blocks - 1) * p.rows * p.phases < n
+    part = p.tiles * p.classes
+    assert p.splits * part >= k > (p.splits - 1) * part
+    assert p.rows <= 256
+    assert p.columns <= 256
+    assert p.rows % max(8, 128 // p.lanes) == 0  # what the layout and a whole sector take
+    assert p.stages <= p.tiles
+    assert p.rows * p.columns * itemsize % 128 == 0
+    assert p.smem_bytes(itemsize) <= 227 * 2**10 / 4  # four blocks on a multiprocessor
+
+
+def test_rows_too_long_for_an_index_are_refused():
+    with pytest.raises(NotImplementedError, match="logits: expected rows of at most"):
+        mosaic_gpu_blocks.plan((1, 2**28 + 1), 4)

@@ -1,0 +1,373 @@
+"""Row statistics by a Pallas kernel for GPUs of the Hopper generation and later, by Mosaic.
+
+Each logit is read once. A block of threads goes through its tiles of some rows: the maximum m, the
+sum of exp(a - m) and the inner products with a - m are kept in registers and moved along with m.
+Where there are few rows, several blocks share each: every block writes what it knows of its part,
+and `merge` finishes, in one order, without locks. XLA cannot partition a kernel: sharded arrays
+want `shard_map`.
+"""
+
+import functools
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.custom_batching
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jaxtyping import Array, Bool, Float, Int32, Integer
+
+from xentjax.ops.merge import OVER_FIRST_AXIS, merge
+from xentjax.ops.mosaic_gpu_blocks import Plan, plan
+from xentjax.ops.statistics import (
+    InnerProduct,
+    Rows,
+    RowStatistics,
+    Wanted,
+    adjusted_logits,
+    at_label,
+    label_in_range,
+)
+
+interpret = jax.make_user_context(None)
+"""What `plgpu.kernel` takes by that name: `with interpret(InterpretGPUParams(...)):` runs the
+kernel on any backend. Reads beyond an array have to be "uninitialized" there, not an error."""
+
+
+class _Sums(NamedTuple):
+    """What is known of rows from the classes seen, a vector each, None if not wanted."""
+
+    top: Array
+    """max_k a_k; m is this, or 0 where this is not finite."""
+    sum_exp: Array
+    """sum_k exp(a_k - m)."""
+    uniform: Array | None
+    """sum_k (a_k - m)."""
+    weighted: Array | None
+    """sum_k exp(a_k - m) (a_k - m)."""
+    predicted: Array | None
+
+
+class _Tile(NamedTuple):
+    """Some classes of some rows, box by box."""
+
+    logits: list[Array]
+    """-inf where no class exists."""
+    classes: list[Array]
+    """Of the class, in the block's part of the row."""
+    exists: list[Array]
+    classes_before: Array
+    """How many of the part come before this tile."""
+
+
+def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
+    """The kernel's sums, finished; under vmap a batch of rows is more rows."""
+    _refuse(rows, wanted)
+
+    @jax.custom_batching.custom_vmap
+    def statistics(rows: Rows) -> RowStatistics:
+        return _statistics(rows, wanted)
+
+    @statistics.def_vmap
+    def _(axis_size: int, in_batched: list[Rows], rows: Rows) -> tuple[RowStatistics, Any]:
+        (batched,) = in_batched
+        if batched.soft_cap or batched.temperature:
+            stats = _one_by_one(rows, batched, axis_size, wanted)
+        else:
+            stats = statistics(_with_batch(rows, batched, axis_size))
+        return stats, jax.tree.map(lambda _: True, stats)
+
+    return statistics(rows._replace(class_weights=None))
+
+
+def _refuse(rows: Rows, wanted: Wanted) -> None:
+    """What the kernel cannot do is refused here, before anything is compiled."""
+    capability = _compute_capability()
+    major = capability.partition(".")[0]
+    hopper = major.isdigit() and int(major) >= 9
+    if not hopper and interpret.value is None:
+        raise NotImplementedError(
+            "implementation: expected a GPU of compute capability 9.0 or more for 'mosaic_gpu', "
+            f"got {capability}"
+        )
+    if rows.logits.dtype == jnp.float64:
+        raise NotImplementedError("logits: expected at most 32 bits for 'mosaic_gpu', got float64")
+    if rows.targets is not None:
+        raise NotImplementedError("labels: expected class indices for 'mosaic_gpu', got a pmf")
+    if rows.class_mask is not None:
+        raise NotImplementedError(
+            "where: expected no mask of classes for 'mosaic_gpu' (of a linear layer, blocks of "
+            "classes that overlap have one as well), got one"
+        )
+    if rows.class_weights is not None and wanted.uniform:
+        raise NotImplementedError(
+            "class_weights: expected None with label smoothing for 'mosaic_gpu', got an array"
+        )
+
+
+def _compute_capability() -> str:
+    """Such as "9.0"; of other backends than CUDA something that is no number."""
+    return str(getattr(jax.local_devices()[0], "compute_capability", jax.default_backend()))
+
+
+def _with_batch(rows: Rows, batched: Rows, size: int) -> Rows:
+    """The rows with the batch as their first axis, also where all of it shares an array."""
+
+    def with_batch(name: str) -> Array | None:
+        x = getattr(rows, name)
+        return x if x is None or getattr(batched, name) else jnp.broadcast_to(x, (size, *x.shape))
+
+    by_row = ("logits", "labels", "row_mask")
+    return rows._replace(**{name: with_batch(name) for name in by_row})
+
+
+def _one_by_one(rows: Rows, batched: Rows, size: int, wanted: Wanted) -> RowStatistics:
+    """A kernel for each member of a batch with its own scalars."""
+
+    def member(i: Int32[Array, ""]) -> RowStatistics:
+        here = jax.tree.map(lambda b, x: x[i] if b else x, batched, rows)
+        return _statistics(here, wanted)
+
+    return lax.map(member, jnp.arange(size, dtype=jnp.int32))
+
+
+def _statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
+    *row_shape, k = rows.logits.shape
+    n = math.prod(row_shape)
+    if n == 0:
+        stats = _of_parts(_nothing((0,), wanted), jnp.zeros(0, jnp.float32))
+    else:
+        matrix = rows._replace(logits=rows.logits.reshape(n, k))
+        stats = _whole_rows(matrix, wanted, plan((n, k), rows.logits.dtype.itemsize))
+    stats = jax.tree.map(lambda x: x.reshape(row_shape), stats)
+    if rows.row_mask is not None:
+        stats = _zeros_where_masked(stats, rows.row_mask, k)
+    if rows.labels is not None:
+        at_labels = rows._replace(logits=at_label(rows.logits, rows.labels)[..., None])
+        label = adjusted_logits(at_labels)[..., 0] - stats.shift
+        label = jnp.where(label_in_range(rows.labels, k), label, jnp.nan)
+        stats = stats._replace(label_logit=label)
+    return stats
+
+
+def _of_parts(sums: _Sums, num_classes: Float[Array, "*#parts"]) -> RowStatistics:
+    """The statistics of parts of rows, with so many classes each."""
+    uniform = None
+    if sums.uniform is not None:
+        uniform = InnerProduct(sums.uniform, jnp.broadcast_to(num_classes, sums.uniform.shape))
+    return RowStatistics(
+        shift=_finite(sums.top),
+        log_sum=jnp.log(sums.sum_exp),
+        label_logit=None,
+        target=None,
+        uniform=uniform,
+        mean_logit=None if sums.weighted is None else sums.weighted / sums.sum_exp,
+        predicted=sums.predicted,
+    )
+
+
+def _zeros_where_masked(
+    stats: RowStatistics, row_mask: Bool[Array, "*rows"], num_classes: int
+) -> RowStatistics:
+    """The statistics of rows whose logits are all 0 where they are masked."""
+    zeros = jax.tree.map(jnp.zeros_like, stats)
+    zeros = zeros._replace(log_sum=jnp.full_like(stats.log_sum, math.log(num_classes)))
+    if zeros.uniform is not None and stats.uniform is not None:
+        zeros = zeros._replace(uniform=zeros.uniform._replace(total=stats.uniform.total))
+    return jax.tree.map(partial(jnp.where, row_mask), stats, zeros)
+
+
+def _whole_rows(rows: Rows, wanted: Wanted, p: Plan) -> RowStatistics:
+    """The statistics of rows [n, k] from those of the parts that the kernel makes of them."""
+    n, k = rows.logits.shape
+    sums = _sums_of_parts(rows, wanted, p)
+    # Phases one after the other, as rows are; rows that fill a tile are left out.
+    sums = jax.tree.map(lambda x: jnp.swapaxes(x, 1, 2).reshape(p.splits, -1)[:, :n], sums)
+    part = p.tiles * p.classes
+    first_class = jnp.arange(0, k, part, dtype=jnp.int32)[:, None]
+    stats = _of_parts(sums, jnp.minimum(k - first_class, part).astype(jnp.float32))
+    if p.splits > 1:
+        stats = merge(stats, first_class, None, OVER_FIRST_AXIS)
+    return jax.tree.map(lambda x: x[0], stats)
+
+
+def _sums_of_parts(rows: Rows, wanted: Wanted, p: Plan) -> _Sums:
+    """The sums over each part of each row, [splits, phases, rows of a phase and of its last tile].
+
+    Only where phases do not divide the rows is an array of the logits' size copied, to fill up.
+    """
+    n, k = rows.logits.shape
+    logits = jnp.pad(rows.logits, ((0, -n % p.phases), (0, 0))).reshape(-1, p.phases * k)
+    scalars = {"soft_cap": rows.soft_cap, "temperature": rows.temperature}
+    scalars = {name: x.reshape(1) for name, x in scalars.items() if x is not None}
+    shape = (p.splits, p.phases, p.row_blocks * p.rows)
+
+    def results(logits: Array, scalars: dict[str, Array]) -> _Sums:
+        one = logits[0, 0].astype(jnp.float32) + sum(x[0] for x in scalars.values())
+        return jax.tree.map(lambda x: x + one.astype(x.dtype), _nothing(shape, wanted))
+
+    # Types with the mesh axes that the results vary over.
+    out, tree = jax.tree.flatten(jax.eval_shape(results, logits, scalars))
+    kernel = plgpu.kernel(
+        partial(_kernel, scalars=tuple(scalars), k=k, wanted=wanted, p=p),
+        out_type=out,
+        scratch_types=[
+            *(plgpu.SMEM((p.rows,), x.dtype) for x in out),
+            plgpu.SMEM((p.stages, p.copies, p.rows, p.columns), logits.dtype),
+            plgpu.Barrier(num_arrivals=p.copies, num_barriers=p.stages),
+        ],
+        grid=(p.row_blocks * p.splits * p.phases,),
+        grid_names=("block",),
+        compiler_params=plgpu.CompilerParams(
+            # The approximate exp is right to 2 ulp, the approximate tanh to 5e-4 only.
+            approx_math=rows.soft_cap is None,
+            # The other semantics may store tiles in an order for which columns have to be aligned.
+            lowering_semantics=plgpu.LoweringSemantics.Lane,
+        ),
+        interpret=interpret.value,
+    )
+    return jax.tree.unflatten(tree, kernel(logits, *scalars.values()))
+
+
+def _kernel(
+    logits: Any, *refs: Any, scalars: tuple[str, ...], k: int, wanted: Wanted, p: Plan
+) -> None:
+    """One block: the sums over a part of some rows; `refs` are scalars, sums and scratch."""
+    adjusts = {name: ref[0] for name, ref in zip(scalars, refs, strict=False)}
+    *columns, tiles, arrived = refs[len(scalars) :]
+    out, staged = columns[: len(columns) // 2], columns[len(columns) // 2 :]
+    block = lax.axis_index("block")
+    block, phase = _divmod(block, p.phases)  # next to each other, for what they read is
+    block, split = _divmod(block, p.splits)
+    first_row = block * p.rows
+    first_class = split * (p.tiles * p.classes)
+
+    def fetch(t: Int32[Array, ""]) -> None:
+        stage = _divmod(t, p.stages)[1]
+        for i in range(p.copies):
+            column = phase * k + first_class + t * p.classes + i * p.columns
+            box = logits.at[pl.ds(first_row, p.rows), pl.ds(column, p.columns)]
+            plgpu.copy_gmem_to_smem(box, tiles.at[stage, i], arrived.at[stage])
+
+    def with_tile(step: Integer[Array, ""], seen: _Sums) -> _Sums:
+        t = step.astype(jnp.int32)
+        stage = _divmod(t, p.stages)[1]
+        plgpu.barrier_wait(arrived.at[stage])
+        boxes = [_laid_out(tiles[stage, i], p).astype(jnp.float32) for i in range(p.copies)]
+
+        @pl.when(t + p.stages < p.tiles)
+        def _() -> None:
+            fetch(t + p.stages)
+
+        before = t * p.classes
+        index = [_iota(p) + (before + i * p.columns) for i in range(p.copies)]
+        # Beyond the last class lie the next row, or zeros.
+        exists = [j < k - first_class for j in index]
+        pairs = zip(exists, boxes, strict=True)
+        boxes = [jnp.where(e, _adjusted(a, adjusts), -jnp.inf) for e, a in pairs]
+        classes_before = jnp.minimum(before, k - first_class).astype(jnp.float32)
+        return _with_tile(seen, _Tile(boxes, index, exists, classes_before), p)
+
+    for t in range(p.stages):
+        fetch(jnp.int32(t))
+    nothing = jax.tree.map(lambda x: _laid_out(x, p), _nothing((p.rows,), wanted))
+    sums = lax.fori_loop(0, p.tiles, with_tile, nothing)
+    # By way of shared memory, since a warp alone has too few neighbours for a whole sector.
+    for ref, x in zip(staged, jax.tree.leaves(sums), strict=True):
+        ref[...] = x
+    plgpu.commit_smem()
+    for source, ref in zip(staged, out, strict=True):
+        plgpu.copy_smem_to_gmem(source, ref.at[split, phase, pl.ds(first_row, p.rows)])
+    plgpu.wait_smem_to_gmem(0)
+
+
+def _divmod(x: Int32[Array, ""], divisor: int) -> tuple[Int32[Array, ""], Int32[Array, ""]]:
+    """Of x >= 0, which spares the cases of the operators."""
+    return lax.div(x, np.int32(divisor)), lax.rem(x, np.int32(divisor))
+
+
+def _adjusted(a: Float[Array, "n k"], adjusts: dict[str, Array]) -> Float[Array, "n k"]:
+    """`adjusted_logits`; Mosaic lowers no rule with symbolic zeros, which its division has."""
+    a = adjusted_logits(Rows(a, soft_cap=adjusts.get("soft_cap")))
+    return a / adjusts["temperature"] if "temperature" in adjusts else a
+
+
+def _layout(p: Plan) -> Any:
+    """Lanes of a warp along the classes, what is left of them along the rows, as are the warps."""
+    if p.lanes == 32:
+        tiling = plgpu.Tiling(((4, p.columns), (p.vector,)))
+        return plgpu.Layout.TILED(tiling, warp_dims=(-3,), lane_dims=(-2,), vector_dim=-1)
+    rows = 32 // p.lanes
+    tiling = plgpu.Tiling(((4 * rows, p.columns), (rows, p.vector)))
+    return plgpu.Layout.TILED(tiling, warp_dims=(-4,), lane_dims=(-2, -3), vector_dim=-1)
+
+
+def _laid_out(x: Array, p: Plan) -> Array:
+    """A box, or a number for each of its rows, in the registers where it belongs."""
+    if interpret.value is not None:
+        return x
+    layout = _layout(p)
+    return plgpu.layout_cast(x, layout if x.ndim == 2 else layout.reduce(1))
+
+
+def _iota(p: Plan) -> Int32[Array, "n k"]:
+    """The column of each number of a box."""
+    if interpret.value is not None:
+        return lax.broadcasted_iota(jnp.int32, (p.rows, p.columns), 1)
+    return plgpu.broadcasted_iota(jnp.int32, (p.rows, p.columns), 1, layout=_layout(p))
+
+
+def _nothing(shape: tuple[int, ...], wanted: Wanted) -> _Sums:
+    """The sums over no class."""
+    zeros = jnp.zeros(shape, jnp.float32)
+    return _Sums(
+        top=jnp.full(shape, -jnp.inf, jnp.float32),
+        sum_exp=zeros,
+        uniform=zeros if wanted.uniform else None,
+        weighted=zeros if wanted.mean else None,
+        predicted=jnp.zeros(shape, jnp.int32) if wanted.predicted else None,
+    )
+
+
+def _finite(top: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
+    """m: a row without a finite maximum keeps its infinities."""
+    return jnp.where(jnp.abs(top) < jnp.inf, top, 0)  # Mosaic lowers no isfinite
+
+
+def _with_tile(seen: _Sums, tile: _Tile, p: Plan) -> _Sums:
+    """The sums over the classes seen and those of a tile."""
+
+    def along(x: Array) -> Array:
+        return _laid_out(lax.broadcast_in_dim(x, (p.rows, p.columns), (0,)), p)
+
+    def total(boxes: list[Array]) -> Array:
+        return jnp.sum(functools.reduce(jnp.add, boxes), axis=1)
+
+    # Boxes meet number by number, so that lanes exchange theirs once a tile.
+    best = jnp.max(functools.reduce(jnp.maximum, tile.logits), axis=1)
+    top = jnp.maximum(seen.top, best)
+    shift = _finite(top)
+    above = _finite(seen.top) - shift
+    scale = jnp.where(seen.top == -jnp.inf, 0, jnp.exp(above))  # else 0 * inf after tiles of -inf
+    z = [a - along(shift) for a in tile.logits]
+    exp_z = [jnp.exp(box) for box in z]
+
+    uniform = weighted = predicted = None
+    if seen.uniform is not None:
+        there = [jnp.where(e, box, 0) for e, box in zip(tile.exists, z, strict=True)]
+        uniform = seen.uniform + tile.classes_before * above + total(there)
+    if seen.weighted is not None:
+        weighted = jnp.where(scale == 0, 0, scale * (seen.weighted + seen.sum_exp * above))
+        pairs = zip(exp_z, z, strict=True)
+        weighted += total([jnp.where(e > 0, e * box, 0) for e, box in pairs])
+    if seen.predicted is not None:
+        none = jnp.iinfo(jnp.int32).max
+        pairs = zip(tile.logits, tile.classes, strict=True)
+        at = [jnp.where(a == along(best), index, none) for a, index in pairs]
+        first = jnp.min(functools.reduce(jnp.minimum, at), axis=1)
+        predicted = jnp.where(best > seen.top, first, seen.predicted)
+    return _Sums(top, scale * seen.sum_exp + total(exp_z), uniform, weighted, predicted)
