@@ -117,7 +117,8 @@ def vocab_parallel_softmax_cross_entropy(
         reduction: "none", "sum" or "mean" over the rows at hand. Where another mesh axis splits the
             rows, take "none", let `out_specs` name that axis, and reduce outside.
         return_stats: also return the `SoftmaxStats` of each row.
-        implementation: of the statistics of a slice: "xla" or "reference"; None takes the best.
+        implementation: of the statistics of a slice: "xla", "mosaic_gpu", "mosaic_tpu" or
+            "reference"; None takes the best one measured for the backend.
 
     Returns:
         The loss, float32 (float64 for float64 logits): one a row, or a scalar. With

@@ -62,7 +62,8 @@ def brier_score(
             it masks rows. A masked row, or one with no class left, has score 0 and leaves the mean.
         ignore_index: a label whose rows have score 0 and leave the mean; None for no such label.
         reduction: "none", "sum", or "mean" over the rows kept (0 if there is none).
-        implementation: "xla" or "reference"; None takes the best one for the backend.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None takes the best one
+            measured for the backend.
 
     Returns:
         The score, float32 (float64 for float64 logits): one a row, or a scalar.
@@ -124,7 +125,8 @@ def kl_divergence_with_logits(
             both pmfs), with the rows' it masks rows. A masked row, or one with no class left, has
             loss 0 and leaves the mean.
         reduction: "none", "sum", or "mean" over the rows kept (0 if there is none).
-        implementation: "xla" or "reference"; None takes the best one for the backend.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None takes the best one
+            measured for the backend.
 
     Returns:
         The divergence, float32 (float64 if either argument is): one a row, or a scalar.

@@ -105,7 +105,8 @@ def softmax_cross_entropy(
         temperature: > 0, applied after the soft cap.
         reduction: "none", "sum", or "mean" over the rows kept (0 if there is none).
         return_stats: also return the `SoftmaxStats` of each row.
-        implementation: "xla" or "reference"; None takes the best one for the backend.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None takes the best one
+            measured for the backend.
 
     Returns:
         The loss, float32 (float64 for float64 logits): one a row, or a scalar. With
@@ -201,7 +202,8 @@ def softmax_cross_entropy_with_integer_labels(
         reduction: "none", "sum", or "mean": the sum divided by the kept rows' sum of w_y (0 if
             that is 0).
         return_stats: also return the `SoftmaxStats` of each row.
-        implementation: "xla" or "reference"; None takes the best one for the backend.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None takes the best one
+            measured for the backend.
 
     Returns:
         The loss, float32 (float64 for float64 logits): one a row, or a scalar. With

@@ -1,5 +1,6 @@
 """Softmax cross-entropy of a linear layer whose logits are never stored whole."""
 
+import importlib
 import math
 from collections.abc import Callable
 from functools import partial
@@ -142,7 +143,11 @@ def linear_softmax_cross_entropy(
         gradients_in_forward: make gradients in the forward pass; for "sum" and "mean". With
             `return_stats` the statistics then have no derivative. Where `max_bytes` is less than
             64 rows of logits, and with "reference", gradients are computed as without it.
-        implementation: "xla" or "reference" (which stores the logits); None takes the best one.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference" (which stores the logits);
+            None takes the best one measured for the backend. "mosaic_tpu" makes logits on the chip
+            alone, whatever `max_bytes`, but for the gradients of "xla" that it has without
+            `gradients_in_forward`. With it kernels make those of x, kernel and bias in the
+            backward pass, in 10 N D K operations, and the statistics keep their derivatives.
 
     Returns:
         The loss, float32 (float64 if x or kernel is): one a row, or a scalar. With `return_stats`
@@ -150,6 +155,7 @@ def linear_softmax_cross_entropy(
 
     Raises:
         TypeError: an array of the wrong dtype, or forward mode with `gradients_in_forward`.
+        NotImplementedError: a kernel's name on another backend, or a dtype that it does not take.
         ValueError: a shape, name or known scalar outside what is listed above.
 
     Example:
@@ -297,18 +303,23 @@ def _cross_entropy(
         )
     rows = unread_rows(linear)
     linear, in_place = kept_first(varying_alike(linear))
-    if gradients_in_forward and rows_that_fit(linear, max_bytes) is not None:
+    by_kernel = implementation == "mosaic_tpu"
+    if gradients_in_forward and not by_kernel and rows_that_fit(linear, max_bytes) is not None:
         losses = partial(_losses_of_rows, return_stats=return_stats)
         result: Any = sum_of_losses(linear, (label_smoothing, z_loss), losses, max_bytes)
         total, stats = result
         loss = reduce_total(total, rows, reduction)
         return (loss, in_place(stats)) if return_stats else loss
 
+    statistics_of = linear_row_statistics
+    if gradients_in_forward and by_kernel:
+        gradients = importlib.import_module("xentjax.ops.linear_mosaic_tpu_gradients")
+        statistics_of = gradients.reverse_mode_statistics
+
     def statistics(weighted: bool, uniform: bool, public: bool) -> RowStatistics:
-        wanted = Wanted(uniform, mean=public, predicted=public, normalizer=public)
+        wanted = Wanted(uniform, public, public, public, implementation)
         unweighted = linear._replace(class_weights=None)
-        stats = linear_row_statistics(linear if weighted else unweighted, wanted, max_bytes)
-        return in_place(stats)
+        return in_place(statistics_of(linear if weighted else unweighted, wanted, max_bytes))
 
     return cross_entropy_from(
         statistics, rows, label_smoothing, z_loss, reduction=reduction, return_stats=return_stats

@@ -1,5 +1,6 @@
 """log_softmax, softmax and logsumexp: the normalised forms of logits, over row statistics."""
 
+import importlib
 from functools import partial
 
 import jax
@@ -25,7 +26,8 @@ def logsumexp(
         logits: a, real array, K classes along `axis`.
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: bool, masks classes or whole rows (by its number of dimensions).
-        implementation: "xla" or "reference"; None takes the best one for the backend.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None takes the best one
+            measured for the backend.
 
     Returns:
         The logits' shape without `axis`, in their dtype; computed in float32 or better. -inf where
@@ -58,7 +60,8 @@ def log_softmax(
         logits: a, real array, K classes along `axis`.
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: bool, masks classes or whole rows (by its number of dimensions).
-        implementation: "xla" or "reference"; None takes the best one for the backend.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None takes the best one
+            measured for the backend.
 
     Returns:
         The logits' shape and dtype; computed in float32 or better. -inf at masked classes.
@@ -90,7 +93,8 @@ def softmax(
         logits: a, real array, K classes along `axis`.
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: bool, masks classes or whole rows (by its number of dimensions).
-        implementation: "xla" or "reference"; None takes the best one for the backend.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None takes the best one
+            measured for the backend.
 
     Returns:
         The logits' shape and dtype; computed in float32 or better. 0 at masked classes.
@@ -118,14 +122,39 @@ def _logsumexp(rows: Rows, *, implementation: str | None) -> Float[Array, "..."]
     return result.astype(rows.logits.dtype)
 
 
-def _log_probabilities(rows: Rows, implementation: str | None) -> Float[Array, "*rows K"]:
-    """log softmax of each row in the compute dtype; -inf at what is masked."""
+def _normalized(rows: Rows, log: bool, implementation: str | None) -> Float[Array, "*rows K"]:
+    """log softmax of each row, or softmax; that of no class at what is masked."""
+    if implementation == "mosaic_tpu":
+        return _normalized_by_kernel(rows, log)
     stats = row_statistics(rows, normalizer=True, implementation=implementation)
-    result = log_probabilities(rows, stats)
+    log_p = _masked(log_probabilities(rows, stats), rows, log=True)
+    return (log_p if log else jnp.exp(log_p)).astype(rows.logits.dtype)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _normalized_by_kernel(rows: Rows, log: bool) -> Float[Array, "*rows K"]:
+    """The same by one kernel, which has no statistics in between."""
+    logits = rows.logits
+    if rows.class_mask is not None:
+        logits = jnp.where(rows.class_mask, logits, -jnp.inf)
+    kernel = importlib.import_module("xentjax.ops.normalized_mosaic_tpu")
+    return _masked(kernel.normalized(logits, log), rows, log)
+
+
+@_normalized_by_kernel.defjvp
+def _normalized_by_kernel_jvp(
+    log: bool, primals: tuple[Rows], tangents: tuple[Rows]
+) -> tuple[Array, Array]:
+    _, tangent = jax.jvp(lambda rows: _normalized(rows, log, "xla"), primals, tangents)
+    return _normalized_by_kernel(*primals, log), tangent
+
+
+def _masked(x: Float[Array, "*rows K"], rows: Rows, log: bool) -> Float[Array, "*rows K"]:
+    """Probability 0, or its logarithm, at what is masked."""
     for mask in (rows.class_mask, None if rows.row_mask is None else rows.row_mask[..., None]):
         if mask is not None:
-            result = jnp.where(mask, result, -jnp.inf)
-    return result
+            x = jnp.where(mask, x, -jnp.inf if log else 0)
+    return x
 
 
 def _classes_back(x: Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> Array:
@@ -138,13 +167,11 @@ def _classes_back(x: Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> Ar
 def _log_softmax(
     rows: Rows, axes: tuple[int, ...], shape: tuple[int, ...], *, implementation: str | None
 ) -> Float[Array, "..."]:
-    log_p = _log_probabilities(rows, implementation)
-    return _classes_back(log_p.astype(rows.logits.dtype), axes, shape)
+    return _classes_back(_normalized(rows, True, implementation), axes, shape)
 
 
 @partial(jax.jit, static_argnums=(1, 2), static_argnames="implementation")
 def _softmax(
     rows: Rows, axes: tuple[int, ...], shape: tuple[int, ...], *, implementation: str | None
 ) -> Float[Array, "..."]:
-    p = jnp.exp(_log_probabilities(rows, implementation))
-    return _classes_back(p.astype(rows.logits.dtype), axes, shape)
+    return _classes_back(_normalized(rows, False, implementation), axes, shape)

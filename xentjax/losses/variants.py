@@ -60,7 +60,8 @@ def poly_loss_cross_entropy(
         where: bool, masks classes or whole rows, as in `softmax_cross_entropy`.
         class_weights: w, shape [K]; 1 if None.
         reduction: "none", "sum", or "mean" over the rows kept (0 if there is none).
-        implementation: "xla" or "reference"; None takes the best one for the backend.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None takes the best one
+            measured for the backend.
 
     Returns:
         The loss, float32 (float64 for float64 logits): one a row, or a scalar.
@@ -117,7 +118,8 @@ def softmax_focal_loss(
         class_weights: w (the alpha of the paper), shape [K]; 1 if None.
         reduction: "none", "sum", or "mean": the sum divided by the kept rows' sum of w_y (0 if
             that is 0).
-        implementation: "xla" or "reference"; None takes the best one for the backend.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None takes the best one
+            measured for the backend.
 
     Returns:
         The loss, float32 (float64 for float64 logits): one a row, or a scalar.

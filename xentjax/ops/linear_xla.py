@@ -7,6 +7,7 @@ kernel and of its cotangent is visited once. Reverse mode is the transpose of th
 keeps the inputs and a few numbers a row.
 """
 
+import importlib
 import math
 from collections.abc import Callable
 from functools import partial
@@ -83,7 +84,7 @@ def linear_row_statistics(
 
     @jax.custom_batching.custom_vmap
     def statistics(linear: LinearRows) -> RowStatistics:
-        return _block_by_block(linear, wanted, max_bytes)
+        return _of_whole_rows(linear, wanted, max_bytes)
 
     @statistics.def_vmap
     def _(axis_size: int, in_batched: list[LinearRows], linear: LinearRows) -> tuple[Any, Any]:
@@ -93,7 +94,7 @@ def linear_row_statistics(
             stats = jax.tree.map(lambda a: a.reshape(axis_size, -1), stats)
         else:
             axes = jax.tree.map(lambda batched: 0 if batched else None, in_batched[0])
-            each = partial(_block_by_block, wanted=wanted, max_bytes=max_bytes)
+            each = partial(_of_whole_rows, wanted=wanted, max_bytes=max_bytes)
             stats = jax.vmap(each, (axes,))(linear)
         return stats, jax.tree.map(lambda _: True, stats)
 
@@ -122,6 +123,14 @@ def _folded(linear: LinearRows, batched: LinearRows, size: int) -> LinearRows:
         return x.reshape(-1, *x.shape[2:])
 
     return linear._replace(**{name: fold(name) for name in _OF_ROWS})
+
+
+def _of_whole_rows(linear: LinearRows, wanted: Wanted, max_bytes: int | None) -> RowStatistics:
+    """By a kernel that makes its logits itself, or by blocks of logits."""
+    if wanted.implementation == "mosaic_tpu":
+        implementation = importlib.import_module("xentjax.ops.linear_mosaic_tpu")
+        return implementation.row_statistics(linear, wanted)
+    return _block_by_block(linear, wanted, max_bytes)
 
 
 def _block_by_block(linear: LinearRows, wanted: Wanted, max_bytes: int | None) -> RowStatistics:

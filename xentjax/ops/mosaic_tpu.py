@@ -34,7 +34,7 @@ interpret = jax.make_user_context(False)
 """What `pallas_call` takes by that name: `with interpret(True):` runs the kernel on any backend."""
 
 
-class _Sums(NamedTuple):
+class Sums(NamedTuple):
     """What is known of rows from the classes seen, a column [n, 1] each, None if not wanted."""
 
     top: Array
@@ -52,9 +52,7 @@ class _Sums(NamedTuple):
 
 def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
     """The kernel's sums, finished; under vmap a batch of rows is more rows."""
-    backend = jax.default_backend()
-    if backend != "tpu" and not interpret.value:
-        raise NotImplementedError(f"implementation: expected a TPU for 'mosaic_tpu', got {backend}")
+    check_backend()
     if rows.logits.dtype == jnp.float64:
         raise NotImplementedError("logits: expected at most 32 bits for 'mosaic_tpu', got float64")
 
@@ -75,6 +73,13 @@ def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
     return statistics(rows)
 
 
+def check_backend() -> None:
+    """A TPU, or the interpreter in its place."""
+    backend = jax.default_backend()
+    if backend != "tpu" and not interpret.value:
+        raise NotImplementedError(f"implementation: expected a TPU for 'mosaic_tpu', got {backend}")
+
+
 def _with_batch(rows: Rows, batched: Rows, size: int) -> Rows:
     """The rows with the batch as their first axis, also where all of it shares an array."""
 
@@ -89,8 +94,12 @@ def _with_batch(rows: Rows, batched: Rows, size: int) -> Rows:
 
 
 def _statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
-    *row_shape, k = rows.logits.shape
-    sums = _sums(_operands(rows), wanted)
+    return finished(_sums(operands(rows, rows.logits.shape), wanted), rows, rows.logits.shape)
+
+
+def finished(sums: Sums, rows: Rows, shape: tuple[int, ...]) -> RowStatistics:
+    """The statistics of rows whose logits have that shape, from their sums [1, n]."""
+    *row_shape, k = shape
     sums = jax.tree.map(lambda x: x.reshape(row_shape), sums)
     shift = _finite(sums.top)
     stats = RowStatistics(
@@ -127,21 +136,21 @@ def _zeros_where_masked(
     return jax.tree.map(partial(jnp.where, row_mask), stats, zeros)
 
 
-def _operands(rows: Rows) -> Rows:
-    """What the kernel reads: arrays of two dimensions, of dtypes that every TPU knows."""
-    k = rows.logits.shape[-1]
+def readable(x: Array | None, shape: tuple[int, int]) -> Any:
+    """An array in two dimensions, in the float dtypes that every TPU knows."""
+    if x is None:
+        return None
+    return (x if x.dtype == jnp.bfloat16 else x.astype(jnp.float32)).reshape(shape)
 
-    def readable(x: Array | None, shape: tuple[int, int]) -> Array | None:
-        if x is None:
-            return None
-        return (x if x.dtype == jnp.bfloat16 else x.astype(jnp.float32)).reshape(shape)
 
-    n = math.prod(rows.logits.shape[:-1])
+def operands(rows: Rows, shape: tuple[int, ...]) -> Rows:
+    """What a kernel reads of rows whose logits have that shape."""
+    n, k = math.prod(shape[:-1]), shape[-1]
     labels, mask = rows.labels, rows.class_mask
     if labels is not None:  # one of 64 bits that names no class must not wrap around to one
         labels = jnp.where(label_in_range(labels, k), labels, -1).astype(jnp.int32).reshape(1, n)
     if mask is not None:
-        mask = flat_mask(mask, rows.logits.shape).astype(jnp.int8)
+        mask = flat_mask(mask, shape).astype(jnp.int8)
     return rows._replace(
         logits=readable(rows.logits, (n, k)),
         labels=labels,
@@ -154,37 +163,22 @@ def _operands(rows: Rows) -> Rows:
     )
 
 
-def _sums(rows: Rows, wanted: Wanted) -> _Sums:
+def _sums(rows: Rows, wanted: Wanted) -> Sums:
     """The sums over all classes, [1, n] each: on a TPU a column would take 128 times its size."""
     n, k = rows.logits.shape
     # The types of what the kernel makes, with the mesh axes that each varies over.
-    types = jax.eval_shape(lambda rows: _with_tile(_nothing(rows, wanted), rows, 0, k), rows)
+    types = jax.eval_shape(lambda rows: with_tile(no_sums(rows, wanted), rows, 0, k), rows)
     out = jax.tree.map(lambda t: t.update(shape=(1, n)), types)
     if n == 0:
         return jax.tree.map(lambda t: jnp.zeros(t.shape, t.dtype), out)
 
-    shares_mask = rows.class_mask is not None and rows.class_mask.shape[0] == 1
-    by_row = (rows.logits, rows.targets, None if shares_mask else rows.class_mask)
-    read = sum(x.dtype.itemsize for x in by_row if x is not None)
-    bn, bk = tile_shape((n, k), Footprint(read, _TEMPORARIES, len(jax.tree.leaves(out))))
-    tile = pl.BlockSpec((bn, bk), lambda i, j: (i, j))
-    row_of_tile = pl.BlockSpec((1, bk), lambda i, j: (0, j))
+    read = bytes_read(rows)
+    bn, bk = tile_shape((n, k), Footprint(read, TEMPORARIES, len(jax.tree.leaves(out))))
     row_of_columns = pl.BlockSpec((1, bn), lambda i, j: (0, i))
-    scalar = pl.BlockSpec((1, 1), lambda i, j: (0, 0))
-    specs: dict[str, Any] = {
-        "logits": tile,
-        "labels": row_of_columns,
-        "targets": tile,
-        "class_weights": row_of_tile,
-        "class_mask": row_of_tile if shares_mask else tile,
-        "soft_cap": scalar,
-        "temperature": scalar,
-    }
-    there = {name: spec for name, spec in specs.items() if getattr(rows, name) is not None}
     (sums,) = pl.pallas_call(
         partial(_kernel, num_classes=k, wanted=wanted),
         grid=(pl.cdiv(n, bn), pl.cdiv(k, bk)),
-        in_specs=[rows._replace(**there)],
+        in_specs=[tile_specs(rows, (bn, bk))],
         out_specs=[jax.tree.map(lambda _: row_of_columns, out)],
         out_shape=[out],
         scratch_shapes=[jax.tree.map(lambda t: pltpu.VMEM((bn, 1), t.dtype), out)],
@@ -199,13 +193,52 @@ def _sums(rows: Rows, wanted: Wanted) -> _Sums:
     return sums
 
 
+def bytes_read(rows: Rows) -> int:
+    """Of all arrays with an entry for each logit, per logit."""
+    shares_mask = rows.class_mask is not None and rows.class_mask.shape[0] == 1
+    by_row = (rows.logits, rows.targets, None if shares_mask else rows.class_mask)
+    return sum(x.dtype.itemsize for x in by_row if x is not None)
+
+
+def tile_specs(rows: Rows, tile: tuple[int, int]) -> Rows:
+    """What a grid of rows and classes reads of each array that is there."""
+    (bn, bk), mask = tile, rows.class_mask
+    logits = pl.BlockSpec((bn, bk), lambda i, j: (i, j))
+    row_of_tile = pl.BlockSpec((1, bk), lambda i, j: (0, j))
+    scalar = pl.BlockSpec((1, 1), lambda i, j: (0, 0))
+    specs: dict[str, Any] = {
+        "logits": logits,
+        "labels": pl.BlockSpec((1, bn), lambda i, j: (0, i)),
+        "targets": logits,
+        "class_weights": row_of_tile,
+        "class_mask": row_of_tile if mask is not None and mask.shape[0] == 1 else logits,
+        "soft_cap": scalar,
+        "temperature": scalar,
+    }
+    there = {name: spec for name, spec in specs.items() if getattr(rows, name) is not None}
+    return rows._replace(**there)
+
+
 # Float32 arrays of a tile's shape alive at once: logits, exponentials, targets, one product.
-_TEMPORARIES = 4
+TEMPORARIES = 4
 
 
 def _kernel(rows: Any, out: Any, seen: Any, *, num_classes: int, wanted: Wanted) -> None:
     """One tile; `rows` and `out` are its arrays, `seen` the columns kept from tile to tile."""
     j = pl.program_id(1)
+    add_tile(rows, out, seen, j, j == pl.num_programs(1) - 1, num_classes, wanted)
+
+
+def add_tile(
+    rows: Any,
+    out: Any,
+    seen: Any,
+    j: Int32[Array, ""],
+    is_last: Bool[Array, ""],
+    num_classes: int,
+    wanted: Wanted,
+) -> None:
+    """Add block j of the classes to what is seen, and write that out after the last one."""
     tile = jax.tree.map(lambda ref: ref[...], rows)
 
     def write(refs: Any, values: Any) -> None:
@@ -214,28 +247,28 @@ def _kernel(rows: Any, out: Any, seen: Any, *, num_classes: int, wanted: Wanted)
 
     @pl.when(j == 0)
     def _() -> None:
-        write(seen, _nothing(tile, wanted))
+        write(seen, no_sums(tile, wanted))
 
-    write(seen, _with_tile(jax.tree.map(lambda ref: ref[...], seen), tile, j, num_classes))
+    write(seen, with_tile(jax.tree.map(lambda ref: ref[...], seen), tile, j, num_classes))
 
-    @pl.when(j == pl.num_programs(1) - 1)
+    @pl.when(is_last)
     def _() -> None:
-        write(out, jax.tree.map(lambda ref: _as_row(ref[...]), seen))
+        write(out, jax.tree.map(lambda ref: as_row(ref[...]), seen))
 
 
 # Both turn a whole square of lanes, the transposition that the hardware has.
-def _as_row(column: Shaped[Array, "n 1"]) -> Shaped[Array, "1 n"]:
+def as_row(column: Shaped[Array, "n 1"]) -> Shaped[Array, "1 n"]:
     return jnp.broadcast_to(column, (column.shape[0], LANES)).T[:1]
 
 
-def _as_column(row: Shaped[Array, "1 n"]) -> Shaped[Array, "n 1"]:
+def as_column(row: Shaped[Array, "1 n"]) -> Shaped[Array, "n 1"]:
     return jnp.broadcast_to(row, (LANES, row.shape[1])).T[:, :1]
 
 
-def _nothing(rows: Rows, wanted: Wanted) -> _Sums:
+def no_sums(rows: Rows, wanted: Wanted) -> Sums:
     """The sums over no class."""
     zeros = jnp.zeros((rows.logits.shape[0], 1), jnp.float32)
-    return _Sums(
+    return Sums(
         top=jnp.full_like(zeros, -jnp.inf),
         sum_exp=zeros,
         label=None if rows.labels is None else zeros,
@@ -251,8 +284,10 @@ def _finite(top: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
     return jnp.where(jnp.isfinite(top), top, 0)
 
 
-def _with_tile(seen: _Sums, rows: Rows, j: int | Int32[Array, ""], num_classes: int) -> _Sums:
-    """The sums over the classes seen and those of block j, which `rows` hold."""
+def adjusted_tile(
+    rows: Rows, j: int | Int32[Array, ""], num_classes: int
+) -> tuple[Rows, Float[Array, "n k"], Int32[Array, "n k"]]:
+    """The rows of block j under the mask of classes that exist, its logits and their places."""
     n, k = rows.logits.shape
     index = lax.broadcasted_iota(jnp.int32, (n, k), 1)
     mask = None if rows.class_mask is None else rows.class_mask.astype(jnp.int32) != 0
@@ -264,7 +299,13 @@ def _with_tile(seen: _Sums, rows: Rows, j: int | Int32[Array, ""], num_classes: 
     a = adjusted_logits(rows._replace(temperature=None))
     if rows.temperature is not None:
         a /= rows.temperature
+    return rows, a, index
 
+
+def with_tile(seen: Sums, rows: Rows, j: int | Int32[Array, ""], num_classes: int) -> Sums:
+    """The sums over the classes seen and those of block j, which `rows` hold."""
+    rows, a, index = adjusted_tile(rows, j, num_classes)
+    k = a.shape[1]
     best = jnp.max(a, 1, keepdims=True)
     top = jnp.maximum(seen.top, best)
     shift = _finite(top)
@@ -282,7 +323,7 @@ def _with_tile(seen: _Sums, rows: Rows, j: int | Int32[Array, ""], num_classes: 
 
     label = target = uniform = weighted = predicted = None
     if seen.label is not None and rows.labels is not None:
-        is_label = index == _as_column(rows.labels) - j * k
+        is_label = index == as_column(rows.labels) - j * k
         label = seen.label + jnp.sum(jnp.where(is_label, a, 0), 1, keepdims=True)
     if seen.target is not None:
         target = moved(seen.target, weighted_targets(rows))
@@ -296,7 +337,7 @@ def _with_tile(seen: _Sums, rows: Rows, j: int | Int32[Array, ""], num_classes: 
         predicted = jnp.where(
             best > seen.top, jnp.min(at, 1, keepdims=True) + j * k, seen.predicted
         )
-    return _Sums(
+    return Sums(
         top=top,
         sum_exp=scale * seen.sum_exp + jnp.sum(exp_z, 1, keepdims=True),
         label=label,
