@@ -23,6 +23,12 @@ def text_of_writer(text: str) -> str:
     return bytes(np.asarray(received)).rstrip(b"\0").decode()
 
 
+def wait_for_writer() -> None:
+    """Until all hosts are here: what the writer wrote before can then be read."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("written")
+
+
 def on_any_host(asked: Callable[[], bool]) -> Callable[[], bool]:
     """Whether the answer is yes on one host at least: a question that all hosts ask together."""
     if jax.process_count() == 1:

@@ -1,4 +1,4 @@
-"""Augmentation against np.pad, and the plan that mirrors every image every other epoch."""
+"""Augmentation and views against np.pad, and the plan that mirrors images in turn."""
 
 from typing import Any
 
@@ -11,12 +11,15 @@ from experiments.cifar10.augment import (
     MEAN,
     STANDARD_DEVIATION,
     Epoch,
+    blank,
     normalize,
     plan_epoch,
     shift_and_flip,
     shrink,
     take_batch,
+    views,
 )
+from experiments.cifar10.config import ViewsName
 from tests.tolerances import VALUE
 
 N, SHIFT, BATCH = 24, 2, 8
@@ -83,8 +86,15 @@ def test_shift_and_flip_keeps_bytes():
     )
 
 
-def batch_of(epoch: Epoch, step: int, shift: int = SHIFT) -> tuple[np.ndarray, np.ndarray]:
-    batch, indices = take_batch(jnp.asarray(IMAGES), epoch, jnp.int32(step), BATCH, shift=shift)
+take = jax.jit(take_batch, static_argnums=3, static_argnames=("shift", "cutout"))
+
+
+def batch_of(
+    epoch: Epoch, step: int, shift: int = SHIFT, cutout: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    batch, indices = take(
+        jnp.asarray(IMAGES), epoch, jnp.int32(step), BATCH, shift=shift, cutout=cutout
+    )
     return np.asarray(batch), np.asarray(indices)
 
 
@@ -128,6 +138,63 @@ def test_the_same_images_are_shifted_otherwise_in_another_step_and_epoch():
     epochs = [Epoch(plan(0, e).key, still, never) for e in (0, 1)]
     batches = {batch_of(epoch, step)[0].tobytes() for epoch in epochs for step in (0, 1)}
     assert len(batches) == 4
+
+
+CUTOUT = 2
+GREY = np.round(255 * np.array(MEAN)).astype(np.int32)
+
+
+@pytest.mark.parametrize("side", [1, 3, 9], ids=["a pixel", "a square", "more than there is"])
+def test_blank_is_an_assignment_to_a_slice(side):
+    corners = [(0, 0), (2, 1), (4, 3), (1, 0)]
+    images = IMAGES[: len(corners)]
+    expected = images.copy()
+    for image, (y, x) in zip(expected, corners, strict=True):
+        image[y : y + side, x : x + side] = GREY
+    actual = blank(jnp.asarray(images), jnp.asarray(corners, jnp.int32), side)
+    np.testing.assert_array_equal(actual, expected, strict=True)
+
+
+def test_cutout_blanks_a_square_anywhere_inside_and_changes_nothing_else():
+    corners = set()
+    for epoch, step in [(e, s) for e in range(3) for s in range(N // BATCH)]:
+        uncut, of_uncut = batch_of(plan(0, epoch), step)
+        cut, indices = batch_of(plan(0, epoch), step, cutout=CUTOUT)
+        np.testing.assert_array_equal(indices, of_uncut)
+        for before, after in zip(uncut, cut, strict=True):
+            blanked = (before != after).any(-1)
+            y, x = np.argwhere(blanked)[0]
+            expected = np.zeros((5, 4), bool)
+            expected[y : y + CUTOUT, x : x + CUTOUT] = True
+            np.testing.assert_array_equal(blanked, expected)
+            np.testing.assert_array_equal(after[blanked], np.tile(GREY, (CUTOUT**2, 1)))
+            corners.add((int(y), int(x)))
+    assert corners == {(y, x) for y in range(5 - CUTOUT + 1) for x in range(4 - CUTOUT + 1)}
+
+
+LOOKS: dict[ViewsName, list[tuple[float, tuple[int, int], bool]]] = {
+    "plain": [(1, (0, 0), False)],
+    "mirrored": [(1 / 2, (0, 0), False), (1 / 2, (0, 0), True)],
+    # airbench: half of the weight is that of the image and its mirror image
+    "mirrored_and_shifted": [
+        (1 / 4, (0, 0), False),
+        (1 / 4, (0, 0), True),
+        (1 / 8, (-1, -1), False),
+        (1 / 8, (-1, -1), True),
+        (1 / 8, (1, 1), False),
+        (1 / 8, (1, 1), True),
+    ],
+}
+
+
+@pytest.mark.parametrize("which", LOOKS)
+def test_views_are_what_np_pad_cuts_out(which: ViewsName):
+    images = IMAGES[:3].astype(np.float32)
+    actual = views(jnp.asarray(images), which)
+    assert sum(weight for weight, _ in actual) == 1
+    for (weight, view), (expected, offset, flip) in zip(actual, LOOKS[which], strict=True):
+        assert weight == expected
+        np.testing.assert_array_equal(view, np.stack([moved(i, offset, flip) for i in images]))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])

@@ -1,14 +1,12 @@
 """Accuracy, likelihood and calibration against numbers worked out by hand."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments.cifar10 import evaluate as evaluate_module
-from experiments.cifar10.evaluate import NUM_BINS, confidence_bins, evaluate, predict_all
+from experiments.cifar10.evaluate import evaluate, predict_all
 from tests.tolerances import VALUE
 
 # rows: predicted class and its probability 0 at 0.7, 1 at 0.5, 2 at 0.7, 1 at 0.9
@@ -28,14 +26,28 @@ def test_hand_worked_example():
     assert judged.calibration_error == pytest.approx(error, rel=1e-5)
     np.testing.assert_array_equal(judged.predicted, [0, 1, 2, 1])
     np.testing.assert_allclose(judged.probabilities, PROBS, rtol=1e-5)
-    assert [b.count for b in judged.bins if b.count] == [1, 2, 1]
+    counts = np.asarray(judged.reliability.counts)
+    np.testing.assert_array_equal(counts[counts > 0], [1, 2, 1])
+    assert judged.max_calibration_error == pytest.approx(1 - 0.5, rel=1e-5)
+    squared = (0.09 + 0.04 + 0.01) + (0.09 + 0.25 + 0.04) + (0.81 + 0.04 + 0.49) + 0.015
+    assert judged.brier == pytest.approx(squared / 4, rel=1e-5)
+    # most confident first: right; right and wrong, tied; right
+    assert judged.figures()["area_under_risk_coverage"] == judged.selection.aurc
+    assert judged.selection.risk[-1] == pytest.approx(1 / 4)
+    low, high = judged.accuracy_interval
+    # Wilson: (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
+    z2 = 1.959964**2
+    centre, reach = 0.75 + z2 / 8, np.sqrt(z2 * (0.75 * 0.25 / 4 + z2 / 64))
+    np.testing.assert_allclose(
+        [low, high], (centre + reach * np.array([-1, 1])) / (1 + z2 / 4), rtol=1e-5
+    )
 
 
 def test_confident_and_right_costs_nothing():
     logits = np.array([[200.0, 0.0], [-300.0, 0.0]], np.float32)
     judged = evaluate(logits, np.array([0, 1], np.int32))
     assert (judged.accuracy, judged.nll, judged.calibration_error) == (1.0, 0.0, 0.0)
-    assert judged.bins[-1].count == 2
+    assert judged.reliability.counts[-1] == 2
 
 
 def test_confident_and_wrong_costs_the_margin():
@@ -50,8 +62,7 @@ def test_a_tie_counts_as_the_first_class():
     assert judged.accuracy == pytest.approx(2 / 3)
     assert judged.nll == pytest.approx(np.log(4), rel=VALUE["float32"])
     # all have confidence 1/4
-    (held,) = [b for b in judged.bins if b.count]
-    assert (held.lower < 0.25 <= held.upper, held.count) == (True, 3)
+    assert np.asarray(judged.reliability.counts).nonzero() == (np.array([3]),)
     assert judged.calibration_error == pytest.approx(2 / 3 - 1 / 4, rel=1e-6)
 
 
@@ -71,33 +82,6 @@ def test_random_predictions_agree_with_a_loop_over_images():
 
 
 @pytest.mark.parametrize(
-    ("confidence", "place"),
-    [
-        (0.0, 0),
-        (1e-9, 0),
-        (np.linspace(0, 1, 16)[3], 2),  # an edge belongs to the bin below
-        (np.nextafter(np.linspace(0, 1, 16)[3], 1), 3),
-        (1.0, 14),
-        (1 + 1e-7, 14),  # a rounded softmax
-    ],
-    ids=["0", "just above 0", "an edge", "just above the edge", "1", "just above 1"],
-)
-def test_bins_include_their_upper_edge(confidence, place):
-    bins = confidence_bins(np.array([confidence]), np.array([True]))
-    assert len(bins) == NUM_BINS == 15
-    assert [b.count for b in bins] == [int(k == place) for k in range(15)]
-    assert (bins[place].confidence, bins[place].accuracy) == (confidence, 1.0)
-
-
-def test_bins_cover_the_unit_interval_and_empty_ones_are_zero():
-    bins = confidence_bins(np.array([0.5]), np.array([False]))
-    assert bins[0].lower == 0.0
-    assert bins[-1].upper == 1.0
-    assert all(a.upper == b.lower for a, b in itertools.pairwise(bins))
-    assert all((b.confidence, b.accuracy) == (0.0, 0.0) for b in bins if not b.count)
-
-
-@pytest.mark.parametrize(
     ("number", "batches"),
     [(1, [1]), (3, [3]), (4, [4]), (5, [4, 4]), (8, [4, 4]), (10, [4, 4, 4])],
 )
@@ -108,10 +92,10 @@ def test_predict_all_takes_any_number_of_images_in_batches_of_one_size(
     images = np.random.default_rng(1).integers(0, 256, (number, 2, 2, 3), np.uint8)
     sizes = []
 
-    def predict(batch: jax.Array) -> jax.Array:
-        assert batch.dtype == jnp.uint8
+    def predict(batch: np.ndarray) -> jax.Array:
+        assert batch.dtype == np.uint8
         sizes.append(len(batch))
-        return batch.reshape(len(batch), -1).astype(jnp.float32)
+        return jnp.asarray(batch.reshape(len(batch), -1), jnp.float32)
 
     logits = predict_all(predict, images)
     np.testing.assert_array_equal(logits, images.reshape(number, -1))

@@ -1,5 +1,7 @@
 """The network's parts against NumPy, and what its precision and frozen whitening promise."""
 
+import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -8,9 +10,9 @@ import numpy as np
 import pytest
 
 from experiments.cifar10.backend import DATA
+from experiments.cifar10.config import PRESETS, Config
 from experiments.cifar10.model import (
     LOGIT_SCALE,
-    NORM_MOMENTUM,
     WHITENING_EPSILON,
     Network,
     identity_kernel,
@@ -18,8 +20,11 @@ from experiments.cifar10.model import (
     patches,
     whitening_filters,
 )
+from experiments.cifar10.norm import NORM_EPSILON
+from tests.virtual_devices import jit
 
 WIDTHS, NUM_CLASSES, SIDE = (4, 5, 6), 3, 9
+CONFIG = Config(widths=WIDTHS, norm_momentum=0.7)
 
 
 def numpy_patches(images: np.ndarray) -> np.ndarray:
@@ -54,8 +59,8 @@ def whitening(images: np.ndarray) -> jax.Array:
 
 @pytest.fixture(scope="module")
 def variables(images: np.ndarray, whitening: jax.Array) -> Any:
-    network = Network(WIDTHS, NUM_CLASSES, jnp.float32)
-    init = jax.jit(lambda key: network.init(key, jnp.asarray(images), whitening, train=False))
+    network = Network(CONFIG, NUM_CLASSES, jnp.float32)
+    init = jit(lambda key: network.init(key, jnp.asarray(images), whitening, train=False))
     return init(jax.random.key(0))
 
 
@@ -143,7 +148,7 @@ def test_logits_are_float32_whatever_the_computation(images, whitening, variable
     # flax's BatchNorm leaves x - mean to jax's promotion where x is not float32
     with jax.numpy_dtype_promotion("standard"):
         logits = [
-            jax.jit(Network(WIDTHS, NUM_CLASSES, dtype).apply, static_argnames="train")(
+            jit(Network(CONFIG, NUM_CLASSES, dtype).apply, static_argnames="train")(
                 variables, images, whitening, train=False
             )
             for dtype in (jnp.float32, jnp.bfloat16)
@@ -157,9 +162,9 @@ def test_logits_are_float32_whatever_the_computation(images, whitening, variable
 def test_gradients_reach_the_whitening_only_while_its_bias_is_trained(
     images, whitening, variables, trained
 ):
-    network = Network(WIDTHS, NUM_CLASSES, jnp.float32)
+    network = Network(CONFIG, NUM_CLASSES, jnp.float32)
 
-    @jax.jit
+    @jit
     @jax.grad
     def gradient(params: Any) -> Any:
         logits: Any = network.apply(
@@ -178,9 +183,9 @@ def test_gradients_reach_the_whitening_only_while_its_bias_is_trained(
 
 def test_the_head_is_linear_and_scaled_by_a_ninth(images, whitening, variables):
     assert pytest.approx(1 / 9) == LOGIT_SCALE
-    network = Network(WIDTHS, NUM_CLASSES, jnp.float32)
+    network = Network(CONFIG, NUM_CLASSES, jnp.float32)
 
-    @jax.jit
+    @jit
     def logits(head: jax.Array) -> Any:
         params = variables["params"] | {"head": head}
         return network.apply(variables | {"params": params}, images, whitening, train=False)
@@ -195,14 +200,14 @@ def test_the_head_is_linear_and_scaled_by_a_ninth(images, whitening, variables):
 
 def test_statistics_of_a_split_batch_are_those_of_the_whole(images, whitening, variables):
     """The sums over devices, here over parts of a batch on one."""
-    network = Network(WIDTHS, NUM_CLASSES, jnp.float32)
+    network = Network(CONFIG, NUM_CLASSES, jnp.float32)
 
     def updated(parts: int) -> tuple[np.ndarray, Any]:
         def one(part: jax.Array) -> Any:
             return network.apply(variables, part, whitening, train=True, mutable=["batch_stats"])
 
         split = jnp.asarray(images).reshape(parts, -1, *images.shape[1:])
-        logits, state = jax.jit(jax.vmap(one, axis_name=DATA))(split)
+        logits, state = jit(jax.vmap(one, axis_name=DATA))(split)
         statistics = jax.tree.map(np.asarray, state["batch_stats"])
         for leaf in jax.tree.leaves(statistics):
             np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
@@ -215,9 +220,9 @@ def test_statistics_of_a_split_batch_are_those_of_the_whole(images, whitening, v
 
 
 def test_running_statistics_keep_the_momentum_of_the_old_ones(images, whitening, variables):
-    network = Network(WIDTHS, NUM_CLASSES, jnp.float32)
+    network = Network(CONFIG, NUM_CLASSES, jnp.float32)
 
-    @jax.jit
+    @jit
     def mean(old: jax.Array) -> Any:
         statistics = jax.tree.map(lambda leaf: jnp.full_like(leaf, old), variables["batch_stats"])
         variables_then = variables | {"batch_stats": statistics}
@@ -231,6 +236,89 @@ def test_running_statistics_keep_the_momentum_of_the_old_ones(images, whitening,
         return state["batch_stats"]["group0_norm0"]["mean"]
 
     # new = m old + (1 - m) of the batch
-    np.testing.assert_allclose(
-        mean(jnp.float32(1)) - mean(jnp.float32(0)), NORM_MOMENTUM, rtol=1e-5
+    np.testing.assert_allclose(mean(jnp.float32(1)) - mean(jnp.float32(0)), 0.7, rtol=1e-5)
+
+
+def numpy_network(
+    config: Config, variables: Any, whitening: np.ndarray, images: np.ndarray
+) -> np.ndarray:
+    """Logits in float64, normalised by the running statistics."""
+    params: Any = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
+    statistics: Any = jax.tree.map(
+        lambda leaf: np.asarray(leaf, np.float64), variables["batch_stats"]
     )
+
+    def silu(x: np.ndarray) -> np.ndarray:
+        return x / (1 + np.exp(-x))
+
+    def normalized(name: str, x: np.ndarray) -> np.ndarray:
+        mean, variance = statistics[name]["mean"], statistics[name]["var"]
+        return (x - mean) / np.sqrt(variance + NORM_EPSILON) + params[name]["bias"]
+
+    windows = numpy_patches(images)
+    filters = whitening if config.whiten else params["first"]
+    x = silu(windows.reshape(*windows.shape[:3], 12) @ filters + params["whitening_bias"])
+    for group in range(3):
+        x = numpy_convolution(x, params[f"group{group}_conv0"])
+        n, height, width, channels = x.shape
+        x = x[:, : height // 2 * 2, : width // 2 * 2]
+        x = x.reshape(n, height // 2, 2, width // 2, 2, channels).max((2, 4))
+        x = pooled = silu(normalized(f"group{group}_norm0", x))
+        x = numpy_convolution(x, params[f"group{group}_conv1"])
+        x = silu(normalized(f"group{group}_norm1", x))
+        if config.convs == 3:
+            x = numpy_convolution(x, params[f"group{group}_conv2"])
+            x = silu(normalized(f"group{group}_norm2", x) + pooled)
+    return x.max((1, 2)) @ params["head"] / 9
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"convs": 3}, {"whiten": False, "identity_init": False}],
+    ids=["two convolutions", "three", "nothing prepared"],
+)
+def test_the_network_is_the_one_written_out_in_numpy(options):
+    config = dataclasses.replace(CONFIG, **options)
+    network = Network(config, NUM_CLASSES, jnp.float32)
+    rng = np.random.default_rng(6)
+    # with an odd number of rows to pool at first, and later an even one
+    images = rng.normal(size=(2, 12, 10, 3)).astype(np.float32)
+    whitening = rng.normal(size=(12, 24)).astype(np.float32)
+
+    @jit
+    def initial(key: jax.Array) -> Any:
+        return network.init(key, jnp.asarray(images), jnp.asarray(whitening), train=False)
+
+    # biases and statistics are 0 and 1 at first, which would hide where they act
+    variables = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf + rng.uniform(0.1, 0.5, leaf.shape).astype(np.float32)),
+        initial(jax.random.key(0)),
+    )
+    actual = jit(network.apply, static_argnames="train")(variables, images, whitening, train=False)
+    expected = numpy_network(config, variables, whitening, images)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+def shapes_of(config: Config) -> Any:
+    network = Network(config, 10, jnp.float32)
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    filters = jax.ShapeDtypeStruct((12, 24), jnp.float32)
+    return jax.eval_shape(
+        lambda x, w: network.init(jax.random.key(0), x, w, train=False), images, filters
+    )["params"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "millions"),
+    [("airbench93", 0.569), ("airbench94", 1.972), ("airbench95", 4.605), ("airbench96", 9.916)],
+)
+def test_presets_have_as_many_parameters_as_airbench(preset, millions):
+    sizes = [math.prod(p.shape) for p in jax.tree.leaves(shapes_of(PRESETS[preset]))]
+    assert sum(sizes, 12 * 24) == pytest.approx(1e6 * millions, abs=500)  # the whitening is fixed
+
+
+def test_without_whitening_the_first_filters_are_parameters():
+    config = PRESETS["airbench94"]
+    plain = shapes_of(dataclasses.replace(config, whiten=False))
+    assert set(plain) - set(shapes_of(config)) == {"first"}
+    assert plain["first"].shape == (12, 24)

@@ -179,7 +179,7 @@ def test_with_muon_the_kernels_alone_are_its_own():
     actual, descent = first_step(config), first_step(CONFIG)
     kernel = params["group0_conv0"]
     alone = muon(lambda step: 0.3 * schedule(step, total_steps=TOTAL, warmup=0.4, final=FINAL), 0.7)
-    of_kernel, _ = alone.update(gradients["group0_conv0"], alone.init(kernel), kernel)
+    of_kernel: Any = alone.update(gradients["group0_conv0"], alone.init(kernel), kernel)[0]
     np.testing.assert_allclose(actual.pop("group0_conv0"), of_kernel, rtol=1e-6)
     del descent["group0_conv0"]
     jax.tree.map(np.testing.assert_array_equal, actual, descent)

@@ -279,7 +279,8 @@ def test_gradients_in_scalars(keyword):
          lambda x, y: integer_loss(x, y, logit_soft_cap=-3.0)),
         (ValueError, "reduction: expected one of 'none', 'sum', 'mean', got 'average'",
          lambda x, y: integer_loss(x, y, reduction="average")),
-        (ValueError, "implementation: expected one of 'xla', 'reference', 'mosaic_tpu', 'mosaic_gpu', got 'fast'",
+        (ValueError, "implementation: expected one of 'xla', 'reference', 'mosaic_tpu', "
+         "'mosaic_gpu', got 'fast'",
          lambda x, y: integer_loss(x, y, implementation="fast")),
         (TypeError, "",
          lambda x, y: integer_loss(x, y, ignore_index=cast(Any, 1.5))),

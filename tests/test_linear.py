@@ -755,7 +755,8 @@ def test_no_rows(how):
          lambda x, k, y: loss(x, k, y, max_bytes=0)),
         (ValueError, "reduction: expected one of 'none', 'sum', 'mean', got 'average'",
          lambda x, k, y: loss(x, k, y, reduction="average")),
-        (ValueError, "implementation: expected one of 'xla', 'reference', 'mosaic_tpu', 'mosaic_gpu', got 'fast'",
+        (ValueError, "implementation: expected one of 'xla', 'reference', 'mosaic_tpu', "
+         "'mosaic_gpu', got 'fast'",
          lambda x, k, y: loss(x, k, y, implementation="fast")),
         (ValueError, "reduction (with gradients_in_forward): expected one of 'sum', 'mean', "
          "got 'none'", lambda x, k, y: loss(x, k, y, gradients_in_forward=True)),

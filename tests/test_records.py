@@ -162,3 +162,52 @@ def test_open_refuses_what_is_not_a_run(tmp_path, text, message):
 def test_revision_is_none_where_there_is_no_git(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert _records._revision() is None
+
+
+def test_a_part_is_a_run_inside_a_run_and_opened_when_it_is_there(folder):
+    part = folder.part("seed-1", Config(seed=1))
+    assert part.path == folder.path / "seed-1"
+    assert part.config() == {"probs": [0.25, 0.75], "seed": 1, "data": "some/file.csv"}
+    part.log(step=1)
+    again = folder.part("seed-1", Config(seed=2))
+    assert again == part
+    assert again.config()["seed"] == 1  # of the first time
+    assert again.metrics() == [{"step": 1}]
+
+
+def test_a_part_that_was_stopped_before_its_config_is_made_again(folder):
+    (folder.path / "seed-1").mkdir()
+    assert folder.part("seed-1", Config(seed=1)).config()["seed"] == 1
+
+
+def test_a_part_in_the_place_of_a_file_is_one_clear_line(folder):
+    (folder.path / "seed-1").write_text("no folder")
+    with pytest.raises(RunError, match=r"seed-1: cannot write, File exists$"):
+        folder.part("seed-1", Config())
+
+
+def test_the_summary_is_none_until_the_run_has_come_to_its_end(folder):
+    assert folder.read_summary() is None
+    folder.summary({"accuracy": 0.5})
+    assert folder.read_summary() == {"accuracy": 0.5}
+
+
+def test_hosts_but_the_first_write_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(_records, "is_writer", lambda: False)
+    folder = RunFolder(tmp_path)
+    folder.log(step=1)
+    folder.summary({"accuracy": 0.5})
+    folder.figure("empty", _plots.subplots()[0])
+    assert folder.part("seed-1", Config()).path == tmp_path / "seed-1"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_differences_are_what_has_changed_since_the_run(folder):
+    assert folder.differences() == []
+    path = folder.path / "config.json"
+    record = json.loads(path.read_text())
+    record["versions"]["jax"] = "0.0.1"
+    path.write_text(json.dumps(record))
+    (line,) = folder.differences()
+    assert line.startswith("versions was {")
+    assert "'jax': '0.0.1'" in line

@@ -1,13 +1,6 @@
 """Losses and counts over the devices of two processes, as on two hosts, against the oracle."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
-from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,52 +9,13 @@ from tests import oracles
 from tests.test_cross_entropy import assert_close
 from tests.tolerances import GRADIENT, VALUE
 from tests.two_processes import DEVICES, HELD, KEYWORDS, PROCESSES, K, problem
-
-TIMEOUT = 120  # seconds; a few on an idle machine
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from tests.virtual_devices import run_processes
 
 
 @pytest.fixture(scope="module")
 def results():
-    """What each process printed. Once one of them fails, or time is up, both are killed."""
-    # Behind a proxy, the processes would not find each other.
-    environment = {name: v for name, v in os.environ.items() if "proxy" not in name.lower()}
-    environment |= {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // PROCESSES}",
-        "JAX_PLATFORMS": "cpu",
-    }
-    command = [sys.executable, "-m", "tests.two_processes", str(free_port())]
-    with ExitStack() as stack:
-        processes = [
-            stack.enter_context(
-                subprocess.Popen(
-                    [*command, str(i)],
-                    env=environment,
-                    cwd=Path(__file__).parent.parent,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
-            for i in range(PROCESSES)
-        ]
-        try:
-            deadline = time.monotonic() + TIMEOUT
-            while time.monotonic() < deadline:
-                codes = [process.poll() for process in processes]
-                if None not in codes or any(codes):
-                    break
-                time.sleep(0.05)
-        finally:
-            for process in processes:
-                process.kill()
-        printed, errors = zip(*(process.communicate() for process in processes), strict=True)
-    assert [process.returncode for process in processes] == [0] * PROCESSES, "\n".join(errors)
+    """What each process printed."""
+    printed = run_processes("tests.two_processes", number=PROCESSES, devices=DEVICES // PROCESSES)
     return [json.loads(lines.splitlines()[-1]) for lines in printed]
 
 

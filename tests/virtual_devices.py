@@ -1,43 +1,91 @@
-"""Eight CPU devices, and what compiled programs send between them."""
+"""Eight CPU devices, processes that share some, and what programs send between devices."""
 
 import json
 import math
 import os
 import re
+import socket
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import jax
 
 NUM_DEVICES = 8
+TIMEOUT = 300  # seconds; a few on an idle machine
 
+FAST_TO_COMPILE = "--xla_backend_optimization_level=0"
 # Code that is compiled faster and runs slower: the arrays of the checks are small.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
-def run_module(name: str) -> str:
-    """What `python -m name` prints where there are eight devices.
+def run_module(name: str, *arguments: str) -> str:
+    """What `python -m name ARGUMENTS` prints where there are eight devices.
 
     The devices have to be there before jax starts, so this takes a process of its own.
     """
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={NUM_DEVICES}",
+    (printed,) = _run([[name, *arguments]], NUM_DEVICES)
+    return printed
+
+
+def run_processes(name: str, *arguments: str, number: int, devices: int) -> list[str]:
+    """What each process of `python -m name PORT PROCESS ARGUMENTS` prints.
+
+    Args:
+        name: of a module that connects the processes at that port of this machine.
+        *arguments: the same for all.
+        number: of processes.
+        devices: of each process.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    return _run([[name, port, str(i), *arguments] for i in range(number)], devices)
+
+
+def _run(commands: list[list[str]], devices: int) -> list[str]:
+    """What the modules print. Once one of them fails, or time is up, all are killed."""
+    # Behind a proxy, processes would not find each other.
+    environment = {name: v for name, v in os.environ.items() if "proxy" not in name.lower()}
+    environment |= {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {FAST_TO_COMPILE}",
         "JAX_PLATFORMS": "cpu",
     }
-    done = subprocess.run(
-        [sys.executable, "-m", name],
-        env=environment,
-        cwd=Path(__file__).parent.parent,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-m", *command],
+                    env=environment,
+                    cwd=Path(__file__).parent.parent,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for command in commands
+        ]
+        with ThreadPoolExecutor(len(processes)) as readers:
+            outputs = [readers.submit(process.communicate) for process in processes]
+            try:
+                deadline = time.monotonic() + TIMEOUT
+                while time.monotonic() < deadline:
+                    codes = [process.poll() for process in processes]
+                    if None not in codes or any(codes):
+                        break
+                    time.sleep(0.05)
+            finally:
+                for process in processes:
+                    process.kill()
+            printed, errors = zip(*(output.result() for output in outputs), strict=True)
+    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(errors)
+    return list(printed)
 
 
 def run_checks(checks: Mapping[str, Callable[[], None]]) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints of the whole training state, so that a resumed run ends as an uninterrupted one."""
 
+import logging
 from pathlib import Path
 
 import jax
@@ -19,12 +20,22 @@ def save(run: Path, state: TrainState) -> None:
     """Save the state in the run's folder and drop the checkpoint before it.
 
     Orbax writes to a temporary folder and renames it, and the earlier checkpoint goes only then.
+
+    Raises:
+        CheckpointError: it cannot be written.
     """
-    with _manager(run, create=True) as manager:
-        step = int(state.step)
-        if manager.latest_step() != step:
-            manager.save(step, args=ocp.args.StandardSave(state._asdict()))
-            manager.wait_until_finished()
+    step = int(state.step)
+    logging.disable()  # orbax's threads would print what is raised here as well
+    try:
+        with _manager(run, create=True) as manager:
+            if manager.latest_step() != step:
+                manager.save(step, args=ocp.args.StandardSave(state._asdict()))
+    except (ValueError, OSError) as error:  # TensorStore's failures are ValueErrors
+        raise CheckpointError(
+            f"{run / FOLDER}: cannot write step {step}, {_reason(error)}"
+        ) from error
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def latest_step(run: Path) -> int | None:
@@ -53,11 +64,21 @@ def restore(run: Path, like: TrainState) -> TrainState:
         try:
             values = manager.restore(step, args=ocp.args.StandardRestore(shapes))
         except (ValueError, KeyError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise CheckpointError(f"{run / FOLDER}: cannot be read: {reason}") from error
+            raise CheckpointError(f"{run / FOLDER}: cannot be read: {_reason(error)}") from error
     return TrainState(**values)
 
 
 def _manager(run: Path, *, create: bool) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(max_to_keep=1, create=create)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=1,
+        create=create,
+        cleanup_tmp_directories=create,  # of a process that was killed
+        enable_async_checkpointing=False,  # whose failures leave threads that wait for minutes
+    )
     return ocp.CheckpointManager((run / FOLDER).resolve(), options=options)
+
+
+def _reason(error: Exception) -> str:
+    """The error's first line, without the path that an OSError repeats."""
+    reason = getattr(error, "strerror", None) or str(error).strip() or repr(error)
+    return reason.splitlines()[0]

@@ -170,7 +170,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             names, seeds = tuple(recorded["settings"]), recorded["seeds"]
         if len(set(names)) < 2:
             raise UserError(f"settings: expected at least 2 different ones, got {len(set(names))}")
-        trained = {name: parse_settings(name) for name in names if not Path(name).is_dir()}
+        known = {name: _read(Path(name)) for name in names if name and Path(name).is_dir()}
+        trained = {name: parse_settings(name) for name in names if name not in known}
+        if trained and len(parse_seeds(seeds)) < 2:
+            raise UserError(f"--seeds: expected at least 2, for a spread, got {seeds}")
         datasets: set[DatasetName] = {settings.dataset for settings in trained.values()}
         if len(datasets) > 1:
             raise UserError(f"settings: expected one dataset for all, got {', '.join(datasets)}")
@@ -185,8 +188,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         with StopRequest() as stop:
             try:
                 for place, name in enumerate(names):
-                    if dataset is None or name not in trained:
-                        accuracies[name] = _read(Path(name))
+                    if dataset is None or name in known:
+                        accuracies[name] = known[name]
                         continue
                     console.print(f"[bold]{escape(name)}")
                     sweep = Sweep(trained[name], parse_seeds(seeds))

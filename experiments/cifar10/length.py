@@ -36,11 +36,16 @@ class Length:
         steps_per_epoch = num_images // config.batch_size
         return cls(
             steps_per_epoch,
-            math.ceil(config.epochs * steps_per_epoch),
-            math.ceil(config.whiten_bias_epochs * steps_per_epoch),
+            _steps(config.epochs, steps_per_epoch),
+            _steps(config.whiten_bias_epochs, steps_per_epoch),
         )
 
     @property
     def epochs(self) -> int:
         """Epochs, the last of which may be a part of one."""
         return math.ceil(self.steps / self.steps_per_epoch)
+
+
+def _steps(epochs: float, steps_per_epoch: int) -> int:
+    """Whole steps; 1.1 epochs of 50 are 55, though 1.1 * 50 is more in floating point."""
+    return math.ceil(round(epochs * steps_per_epoch, 6))

@@ -55,7 +55,9 @@ def orthogonal(x: Array) -> Array:
 
         x <- a x + (b x x^T + c (x x^T)^2) x
 
-    Three iterations leave singular values between about 0.3 and 1.2, which serves as well.
+    Three iterations bring singular values of at least |x| / 50, |x| being Frobenius' norm, to
+    between 0.68 and 1.21, which serves as well. Smaller ones, which square and ill-conditioned
+    matrices have, become at most a^3 / |x| = 41 / |x| times as large.
     """
     if x.shape[0] > x.shape[1]:  # the smaller of the two products
         return orthogonal(x.T).T

@@ -42,6 +42,7 @@ class ResNet(nn.Module):
                 width,
                 (side, side),
                 stride,
+                padding=side // 2,  # "SAME" is off by a pixel where the stride is 2
                 use_bias=False,
                 kernel_init=he_normal(),
                 dtype=self.dtype,

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from experiments._command import UserError, check_seed
 from experiments._estimates import Estimate
+from experiments._hosts import wait_for_writer
 from experiments._plots import GREY, PALETTE, subplots
 from experiments._records import RunFolder
 from experiments.cifar10 import checkpoint
@@ -76,8 +77,9 @@ def run_seeds(
 ) -> list[dict[str, Any]]:
     """Train from every seed that the folder has no result of, and go on with stopped trainings.
 
-    On CPU, or with one accelerator, one after the other; with several accelerators one seed on
-    each of them. A seed's result is bit for bit that of a single run on as many devices.
+    On CPU, with one accelerator or with several hosts, one after the other; with several
+    accelerators of one host one seed on each of them. A seed's result is bit for bit that of a
+    single run on as many devices.
 
     Args:
         sweep: settings and seeds.
@@ -94,7 +96,8 @@ def run_seeds(
         UserError: see `train.run`.
     """
     devices = jax.local_devices()
-    if devices[0].platform == "cpu" or sweep.settings.num_devices is not None:
+    together = jax.process_count() > 1 or sweep.settings.num_devices is not None
+    if devices[0].platform == "cpu" or together:
         devices = devices[:1]
     free: queue.SimpleQueue[Any] = queue.SimpleQueue()
     for device in devices:
@@ -120,6 +123,7 @@ def run_seeds(
                 )
             finally:
                 free.put(device)
+            wait_for_writer()
             known = part.read_summary()
             assert known is not None, "run writes it"
         if console is not None:

@@ -91,7 +91,8 @@ def run(
 
     Raises:
         ConfigError: the settings do not suit the data set or the devices.
-        CheckpointError: there is nothing to resume, or nothing left to do.
+        CheckpointError: there is nothing to resume, nothing left to do, or no room to save.
+        RunError: the folder cannot be written.
         TrainingStopped: `should_stop` said so.
         DivergenceError: the loss became NaN or infinite.
     """
@@ -171,6 +172,8 @@ class _Trainer:
         start = epoch * self.length.steps_per_epoch
         end = min(start + self.length.steps_per_epoch, self.length.steps)
         step = first_step = int(self.state.step)
+        if step == end:  # the last epoch, a part of one, that only its summary is missing of
+            return
         start_seconds = self._advance.run_seconds
         metrics: dict[str, float] = {}
         while step < end:

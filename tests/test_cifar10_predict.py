@@ -1,0 +1,173 @@
+"""Predictions for image files: those of the run itself, and one line for what is no image."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments._command import UserError
+from experiments._records import RunFolder
+from experiments.cifar10 import checkpoint
+from experiments.cifar10.predict import main, predict, read_image
+from experiments.cifar10.train import Result, run
+from tests.run_folders import error_line
+from tests.tiny_training import CLASSES, CONFIG, DATASET
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (32, 32, 3), np.uint8)
+GREY = PIXELS[..., 0]
+
+
+def saved(image: Image.Image, path: Path, **options: Any) -> np.ndarray:
+    """What is read back of an image that was saved."""
+    image.save(path, **options)
+    pixels = read_image(path)
+    assert (pixels.shape, pixels.dtype) == ((32, 32, 3), np.uint8)
+    return pixels
+
+
+def test_a_png_of_the_right_size_is_read_as_it_is(tmp_path):
+    np.testing.assert_array_equal(saved(Image.fromarray(PIXELS), tmp_path / "a.png"), PIXELS)
+
+
+def test_a_jpeg_is_read_up_to_its_compression(tmp_path):
+    smooth = np.add.outer(np.arange(32), np.arange(32))[..., None] * np.array([4, 2, 1])
+    smooth = smooth.astype(np.uint8)
+    read = saved(Image.fromarray(smooth), tmp_path / "a.jpg", quality=95)
+    np.testing.assert_allclose(read.astype(int), smooth, atol=8)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1"])
+def test_grey_images_have_three_equal_channels(tmp_path, mode):
+    image = Image.fromarray(GREY).convert(mode)
+    read = saved(image, tmp_path / "a.png")
+    np.testing.assert_array_equal(read, np.asarray(image.convert("L"))[..., None].repeat(3, -1))
+
+
+def test_grey_of_16_bits_is_scaled_not_cut(tmp_path):
+    grey = PIXELS[..., 0].astype(np.uint16)
+    Image.fromarray(grey * 257).save(tmp_path / "grey.png")
+    read = read_image(tmp_path / "grey.png")
+    np.testing.assert_array_equal(read, np.repeat(PIXELS[..., :1], 3, axis=-1))
+
+
+def test_a_palette_is_looked_up(tmp_path):
+    image = Image.fromarray(GREY % 4).convert("P")
+    colours = np.array([[255, 0, 0], [0, 255, 0], [1, 2, 3], [9, 99, 199]], np.uint8)
+    image.putpalette(colours.tobytes())
+    np.testing.assert_array_equal(saved(image, tmp_path / "a.png"), colours[GREY % 4])
+
+
+def test_transparent_pixels_are_white(tmp_path):
+    alpha = np.where(np.arange(32) < 16, 0, 255).astype(np.uint8)
+    with_alpha = np.dstack([PIXELS, np.tile(alpha, (32, 1))])
+    read = saved(Image.fromarray(with_alpha), tmp_path / "a.png")
+    np.testing.assert_array_equal(read[:, :16], 255)
+    np.testing.assert_array_equal(read[:, 16:], PIXELS[:, 16:])
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [(1, PIXELS), (3, PIXELS[::-1, ::-1]), (6, np.rot90(PIXELS, -1)), (8, np.rot90(PIXELS))],
+)
+def test_a_camera_held_upright_is_believed(tmp_path, orientation, upright):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    read = saved(Image.fromarray(PIXELS), tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read, upright)
+
+
+@pytest.mark.parametrize("wide", [True, False], ids=["wide", "tall"])
+def test_the_square_in_the_middle_is_taken(tmp_path, wide):
+    """Of an image whose middle is PIXELS, each of them four times, between two black borders."""
+    large = np.pad(PIXELS.repeat(2, 0).repeat(2, 1), ((0, 0), (20, 20), (0, 0)))
+    if not wide:
+        large = large.swapaxes(0, 1)
+    expected = np.asarray(Image.fromarray(large).crop((20, 0, 84, 64) if wide else (0, 20, 64, 84)))
+    read = saved(Image.fromarray(large), tmp_path / "a.png").astype(int)
+    # averages of 2x2 up to the filter's reach: the squares' own colour, in the mean
+    own = expected.reshape(32, 2, 32, 2, 3).mean((1, 3))
+    assert np.corrcoef(read.ravel(), own.ravel())[0, 1] > 0.9
+    assert read[:, [0, -1]].mean() > 100  # no border is seen
+
+
+def test_what_cannot_be_read_is_one_line(tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "empty.png").touch()
+    Image.fromarray(PIXELS).save(tmp_path / "whole.png")
+    half = (tmp_path / "whole.png").read_bytes()[:1500]
+    (tmp_path / "half.png").write_bytes(half)
+    for name in ("notes.txt", "empty.png", "half.png", "missing.png", "."):
+        path = tmp_path / name
+        with pytest.raises(UserError) as caught:
+            read_image(path)
+        (line,) = str(caught.value).splitlines()
+        assert line.startswith(f"{path}: expected an image, got ")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    folder = RunFolder.create("cifar10", CONFIG, tmp_path_factory.mktemp("runs"))
+    return folder.path, run(CONFIG, DATASET, folder)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The test images."""
+    folder = tmp_path_factory.mktemp("images")
+    paths = [folder / f"image {i}.png" for i in range(len(DATASET.test_images))]
+    for path, pixels in zip(paths, DATASET.test_images, strict=True):
+        Image.fromarray(pixels).save(path)
+    return paths
+
+
+def test_probabilities_are_the_runs_own_calibrated_ones(finished, files):
+    folder, result = finished
+    images = np.stack([read_image(path) for path in files])
+    np.testing.assert_array_equal(images, DATASET.test_images)
+    probabilities, class_names = predict(folder, images)
+    assert class_names == CLASSES
+    assert result.calibrated is not None
+    np.testing.assert_allclose(probabilities, result.calibrated.probabilities, rtol=1e-5, atol=1e-7)
+
+
+def test_the_command_names_class_and_probability_of_every_file(finished, files, capsys):
+    folder, result = finished
+    main([*map(str, files[:3]), "--run", str(folder)])
+    printed = capsys.readouterr().out
+    for p in result.calibrated.probabilities[:3]:
+        assert f"{CLASSES[p.argmax()]}" in printed
+        assert f"{p.max():.1%}" in printed
+
+
+def test_without_a_temperature_the_logits_are_used_as_they_are(finished, tmp_path):
+    folder, result = finished
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    summary = json.loads((copy / "summary.json").read_text())
+    (copy / "summary.json").write_text(json.dumps(summary | {"temperature": None}))
+    probabilities, _ = predict(copy, DATASET.test_images)
+    np.testing.assert_allclose(probabilities, result.test.probabilities, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["no folder", "unfinished", "no checkpoint"])
+def test_a_run_that_cannot_predict_is_one_line(finished, files, tmp_path, capsys, kind):
+    folder, _ = finished
+    copy = tmp_path / "run"
+    if kind != "no folder":
+        shutil.copytree(folder, copy)
+    if kind == "unfinished":
+        (copy / "summary.json").unlink()
+    if kind == "no checkpoint":
+        shutil.rmtree(copy / checkpoint.FOLDER)
+    line = error_line(main, [str(files[0]), "--run", str(copy)], capsys)
+    assert line.startswith(f"error: {copy}: expected ")
+
+
+def test_no_image_is_one_line(finished, capsys):
+    folder, _ = finished
+    assert "images: expected at least one file" in error_line(main, ["--run", str(folder)], capsys)

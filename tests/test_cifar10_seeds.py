@@ -1,0 +1,132 @@
+"""Many seeds: each as if it were alone, none of them twice."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments._command import UserError
+from experiments._estimates import Estimate
+from experiments._records import RunFolder
+from experiments.cifar10 import __main__ as command, checkpoint
+from experiments.cifar10.__main__ import main, parse
+from experiments.cifar10.config import PRESETS
+from experiments.cifar10.seeds import Sweep, parse_seeds, run_seeds
+from experiments.cifar10.train import TrainingStopped, run
+from tests.run_folders import check_figures, only_run, read_metrics, read_summary
+from tests.tiny_training import CONFIG, DATASET, STEPS, differences, stop_after
+
+SEEDS = (5, 3)
+SWEEP = Sweep(CONFIG, SEEDS)
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [
+        ("7", (7,)),
+        ("1,4,7", (1, 4, 7)),
+        ("7,1", (7, 1)),
+        ("2,2,1,2", (2, 1)),
+        ("0:3", (0, 1, 2)),
+        ("4:5", (4,)),
+        (f"{2**32 - 1}", (2**32 - 1,)),
+    ],
+)
+def test_seeds_are_a_range_or_a_list(text, seeds):
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "3:3", "4:3", "0:", ":3", "0:3:1", "1,", ",1", "1;2", "-1", "0.5", "a", "1 2", "²"]
+)
+def test_other_texts_are_one_line(text):
+    with pytest.raises(
+        UserError, match=r"^--seeds: expected FIRST:END or a list as 1,4,7, got .*$"
+    ):
+        parse_seeds(text)
+
+
+@pytest.mark.parametrize("text", [f"{2**32}", f"1,{2**32}", f"{2**32 - 1}:{2**32 + 1}"])
+def test_a_seed_of_more_than_32_bits_is_one_line(text):
+    with pytest.raises(UserError, match=r"^--seeds: expected 0 to 4294967295, got 4294967296$"):
+        parse_seeds(text)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, list[dict[str, Any]], int]:
+    """A sweep that was stopped in its second training, and how many steps finished it."""
+    folder = RunFolder.create("cifar10-seeds", SWEEP, tmp_path_factory.mktemp("runs"))
+    with pytest.raises(TrainingStopped, match=f"stopped after step 4 of {STEPS}"):
+        run_seeds(SWEEP, DATASET, folder, should_stop=stop_after(STEPS + 4))
+    assert folder.read_summary() is None
+    first, second = (RunFolder.open(folder.path / f"seed-{seed}") for seed in SEEDS)
+    assert first.read_summary() is not None
+    assert second.read_summary() is None
+    asked: list[None] = []
+    summaries = run_seeds(
+        SWEEP, DATASET, folder, should_stop=lambda: asked.append(None) is not None
+    )
+    return folder, summaries, len(asked)
+
+
+def test_a_stopped_sweep_goes_on_where_it_was(sweep):
+    *_, steps = sweep
+    assert steps == STEPS - 4
+
+
+def test_each_seed_is_bit_for_bit_a_training_of_its_own(sweep, tmp_path):
+    folder, summaries, _ = sweep
+    for seed, summary in zip(SEEDS, summaries, strict=True):
+        config = dataclasses.replace(CONFIG, seed=seed)
+        part = RunFolder.open(folder.path / f"seed-{seed}")
+        assert part.config()["seed"] == seed
+        alone = run(config, DATASET, RunFolder.create("alone", config, tmp_path))
+        assert differences(checkpoint.restore(part.path, alone.state), alone.state) == []
+        assert summary == read_summary(part.path)
+        for name in ("accuracy", "nll", "brier", "calibration_error"):
+            assert summary[f"test_{name}"] == getattr(alone.test, name)
+        assert summary["temperature"] == alone.temperature
+        assert [m["step"] for m in read_metrics(part.path)] == [6, STEPS]
+    first, second = summaries
+    assert first["test_nll"] != second["test_nll"]
+
+
+def test_the_summary_has_every_seed_and_the_means(sweep):
+    folder, summaries, _ = sweep
+    written = read_summary(folder.path)
+    assert [entry["seed"] for entry in written["seeds"]] == list(SEEDS)
+    for name in ("test_accuracy", "test_nll", "temperature"):
+        values = [summary[name] for summary in summaries]
+        assert [entry[name] for entry in written["seeds"]] == values
+        assert written["means"][name] == dataclasses.asdict(Estimate.of(values))
+    check_figures(folder.path, ("seeds",))
+
+
+def test_the_command_trains_no_finished_seed_again(sweep, capsys, monkeypatch):
+    folder, summaries, _ = sweep
+    monkeypatch.setattr(command, "load", lambda *place: DATASET)
+    monkeypatch.setattr("experiments.cifar10.seeds.run", None)  # would fail if it were called
+    main(["--resume", str(folder.path)])
+    printed = " ".join(capsys.readouterr().out.split())
+    for seed, summary in zip(SEEDS, summaries, strict=True):
+        assert f"seed {seed}: accuracy {summary['test_accuracy']:.2%}" in printed
+    mean = np.mean([summary["test_accuracy"] for summary in summaries])
+    assert f"test accuracy │ {mean:.4f}" in printed
+
+
+def test_the_command_makes_a_folder_for_all_and_one_for_each(sweep, tmp_path, monkeypatch):
+    _, summaries, _ = sweep
+    monkeypatch.setattr(command, "load", lambda *place: DATASET)
+    monkeypatch.setitem(PRESETS, "tiny", CONFIG)
+    main(["--preset", "tiny", "--seeds", "3", "--runs-dir", str(tmp_path)])
+    folder = only_run(tmp_path, "cifar10-seeds")
+    assert read_summary(folder / "seed-3")["test_nll"] == summaries[1]["test_nll"]
+
+
+def test_a_sweep_is_resumed_with_its_own_seeds_and_settings(sweep):
+    folder, *_ = sweep
+    given, seeds = parse(["--resume", str(folder.path)])
+    assert (given.settings, seeds) == (CONFIG, SEEDS)
+    with pytest.raises(UserError, match=r"got other values of epochs, seeds$"):
+        parse(["--resume", str(folder.path), "--seeds", "0:9", "--epochs", "3"])

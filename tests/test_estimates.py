@@ -1,0 +1,50 @@
+"""Means of a few runs against scipy, and the number of runs that show a difference."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments._estimates import Estimate
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 40])
+def test_an_estimate_is_scipys(n):
+    values = np.random.default_rng(n).normal(0.94, 0.002, n)
+    estimate = Estimate.of(values.tolist())
+    assert estimate.n == n
+    assert estimate.mean == pytest.approx(math.fsum(values) / n, rel=1e-14)
+    assert estimate.sd == pytest.approx(stats.tstd(values), rel=1e-9)
+    assert estimate.standard_error == pytest.approx(stats.sem(values), rel=1e-9)
+    interval = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (estimate.lower, estimate.upper) == pytest.approx((interval.low, interval.high))
+
+
+def test_one_value_has_a_mean_and_no_spread():
+    estimate = Estimate.of([0.5])
+    assert (estimate.n, estimate.mean) == (1, 0.5)
+    assert math.isnan(estimate.sd)
+    assert math.isnan(estimate.standard_error)
+    assert (estimate.lower, estimate.upper) == (-math.inf, math.inf)
+
+
+def test_equal_values_are_known_exactly():
+    estimate = Estimate.of([0.25] * 3)
+    assert (estimate.sd, estimate.lower, estimate.upper) == (0, 0.25, 0.25)
+    assert estimate.runs_to_see(0.001) == 0
+
+
+@pytest.mark.parametrize("difference", [0.001, -0.004])
+def test_so_many_runs_see_the_difference_four_times_in_five(difference):
+    estimate = Estimate.of([0.001, 0.004, -0.002, 0.002])
+    error = estimate.sd / math.sqrt(estimate.runs_to_see(difference))
+    # the power of a two-sided z test of that many values, the far side of which hardly counts
+    power = stats.norm.sf(stats.norm.ppf(0.975) - abs(difference) / error)
+    assert power == pytest.approx(0.8, rel=1e-9)
+
+
+def test_the_number_of_runs_is_that_of_the_textbook():
+    # (1.96 + 0.84)^2 = 7.85 runs show a difference of one standard deviation
+    sd_of_1 = Estimate.of([-math.sqrt(0.5), math.sqrt(0.5)])
+    assert sd_of_1.runs_to_see(1.0) == pytest.approx(7.8489, rel=1e-4)
