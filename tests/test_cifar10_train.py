@@ -79,7 +79,8 @@ def test_summary_and_figures(finished):
     assert summary["test_plain_nll"] == result.test_plain.nll
     assert summary["test_calibration_error"] == result.test.calibration_error
     assert (summary["dataset"], summary["data_sha256"]) == ("colours", {"all": "none"})
-    assert min(summary["train_seconds"], summary["compile_seconds"], summary["test_seconds"]) > 0
+    assert min(summary["train_seconds"], summary["test_seconds"]) > 0
+    assert summary["compile_seconds"] >= 0  # 0 where another test has compiled the same programs
     assert {path.stem for path in folder.path.glob("*.png")} == FIGURES
 
 

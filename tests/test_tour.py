@@ -29,7 +29,7 @@ def small_digits():
 def no_cifar10(monkeypatch, tmp_path):
     """A machine without CIFAR-10, and with little time."""
     settings = dataclasses.replace(
-        cifar10_config.PRESETS["digits"], epochs=1, batch_size=32, widths=(4, 4, 4)
+        cifar10_config.PRESETS["digits"], epochs=1.0, batch_size=16, held_out=20, widths=(4, 4, 4)
     )
     monkeypatch.setattr(tour, "find_cifar10", lambda data_dir: None)
     monkeypatch.setattr(tour, "load_digits", small_digits)
@@ -104,7 +104,7 @@ def test_an_unknown_name_is_one_line_that_lists_the_known(capsys):
     line = error_line(tour.main, ["divergence"], capsys)
     assert line == (
         "error: NAME: expected one of law_of_large_numbers, categorical_mle, asymptotics, "
-        "divergences, cifar10, got 'divergence'"
+        "divergences, cifar10, loss_comparison, got 'divergence'"
     )
 
 
