@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, SupportsIndex
+from typing import SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,11 @@ _INT32_MAX = np.iinfo(np.int32).max
 _DEVICE_BLOCK, _HOST_BLOCK = 2**12, 2**16
 # A comparison with all classes at once fills one register of a TPU, as wide as it is.
 _FEW_CLASSES = 128
+# Below this many samples, one scatter on CPU is faster than one for each block.
+_MANY_SAMPLES = 2**17
+_ONE_NUMBER_EACH = jax.lax.ScatterDimensionNumbers(
+    update_window_dims=(), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0,)
+)
 
 
 def counts(
@@ -200,7 +205,7 @@ def _device_counts(labels: Array, weights: Array | None, keep: Array | None, k: 
         return _add(jnp.zeros(k, weights.dtype), index, weights.ravel())
     on_cpu = jax.default_backend() == "cpu"
     # Blocks that do not match the shards of a sharded array would make XLA gather it.
-    if on_cpu and jax.device_count() == 1 and index.size > _DEVICE_BLOCK:
+    if on_cpu and jax.device_count() == 1 and index.size > _MANY_SAMPLES:
         return _count_blocks(index, k)
     if not on_cpu and k <= _FEW_CLASSES:
         return _count_by_comparison(index, k)
@@ -228,9 +233,15 @@ def _count_by_comparison(index: Array, k: int) -> Array:
     return (index[:, None] == classes[None, :]).sum(0, dtype=jnp.int32)
 
 
-def _add(total: Array, index: Array, amounts: Any) -> Array:
-    """Drops what is outside 0..K-1; negative labels would count from the end."""
-    return total.at[index].add(amounts, mode="drop", wrap_negative_indices=False)
+def _add(total: Array, index: Array, amounts: Array | int) -> Array:
+    """Drops what is outside 0..K-1. `total.at[index].add` takes a fifth longer on CPU."""
+    return jax.lax.scatter_add(
+        total,
+        index[:, None],
+        jnp.broadcast_to(jnp.asarray(amounts, total.dtype), index.shape),
+        _ONE_NUMBER_EACH,
+        mode=jax.lax.GatherScatterMode.FILL_OR_DROP,
+    )
 
 
 def _signed(labels: Array) -> Array:
