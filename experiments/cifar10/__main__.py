@@ -191,7 +191,7 @@ def show(result: Result, console: Console) -> None:
     if result.test is not result.test_plain:  # some settings have one view only
         rows = {"averaged over views": result.test} | rows
     if result.calibrated is not None:
-        rows = {f"the same at temperature {result.temperature:.3f}": result.calibrated} | rows
+        rows = {f"and at temperature {result.temperature:.3f}": result.calibrated} | rows
     for name, test in rows.items():
         table.add_row(
             name,
@@ -210,8 +210,8 @@ def show(result: Result, console: Console) -> None:
     )
     if result.temperature is not None and result.temperature < 1:
         console.print(
-            "A temperature below 1 says that the network is less sure than it could be, as "
-            "label smoothing makes it: its raw NLL and calibration error are of that kind."
+            "A temperature below 1: the network is right more often than it says, which label "
+            "smoothing brings about. Its NLL and calibration error without it show that."
         )
 
 
