@@ -326,6 +326,8 @@ def figure(result: Result) -> Figure:
     axes.set_yticks(range(count), [f"{cell.case}  {cell.mode}" for cell in result.cells])
     axes.set_ylim(count - 0.5, -0.5)
     axes.set_xscale("log", base=2)
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, 0.48), max(high, 2.1))  # ticks at 0.5 and 2: one at 1 gives no scale
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="x", color="0.9")
