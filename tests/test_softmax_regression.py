@@ -115,7 +115,7 @@ class TestRealData:
             ("wine", 1.0, "float32"),
             ("wine, three features", 0.0, "float64"),
             ("wine, three features", 5.0, "float64"),
-            ("digits", 1.0, "float32"),
+            ("digits", 1.0, "float64"),
         ],
     )
     def test_scikit_learn_agrees(self, name, l2, dtype):
@@ -129,7 +129,7 @@ class TestRealData:
         ours = objective(x, labels, fitted.kernel, fitted.bias, l2)
         theirs = objective(x, labels, kernel, bias, l2)
         assert ours <= theirs * (1 + (1e-6 if dtype == "float32" else 1e-12))
-        if dtype == "float64":
+        if dtype == "float64" and name != "digits":  # on which its solver stops earlier
             np.testing.assert_allclose(fitted.kernel, kernel, rtol=1e-5, atol=1e-5)
 
     @pytest.mark.parametrize(
