@@ -99,21 +99,11 @@ class RunFolder:
 
     def config(self) -> dict[str, Any]:
         """The configuration the run was started with, as plain JSON values."""
-        path = self.path / "config.json"
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))["config"]
-        except OSError as error:
-            raise RunError(
-                f"{self.path}: expected a run folder holding config.json, got {error.strerror}"
-            ) from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(
-                f"{path}: expected JSON with an entry 'config', got something else"
-            ) from error
+        return self._record()["config"]
 
     def differences(self) -> list[str]:
         """What may make a repetition here and now differ from the run, a line for each thing."""
-        record = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        record = self._record()
         now = plain(_circumstances(datetime.now().astimezone()))
         return [
             f"{name} was {record.get(name)}, is {now[name]}"
@@ -156,6 +146,21 @@ class RunFolder:
         _replace(path, lambda unfinished: figure.savefig(unfinished, format="png"))
         plt.close(figure)
         return path
+
+    def _record(self) -> dict[str, Any]:
+        """What config.json holds: the configuration, and what is needed to repeat the run."""
+        path = self.path / "config.json"
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            return {"config": record["config"], **record}
+        except OSError as error:
+            raise RunError(
+                f"{self.path}: expected a run folder holding config.json, got {error.strerror}"
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{path}: expected JSON with an entry 'config', got something else"
+            ) from error
 
     def _started(self, config: Any, started: datetime) -> Self:
         self._write_json("config.json", {"config": config, **_circumstances(started)})

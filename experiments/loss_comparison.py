@@ -18,7 +18,6 @@ T.-Y. Lin et al., Focal Loss, arXiv 1708.02002; Z. Leng et al., PolyLoss, arXiv 
 C. Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599 (temperature).
 """
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,9 +36,8 @@ from experiments._records import RUNS, RunFolder
 from experiments.cifar10.backend import split_cpu
 from experiments.cifar10.config import PRESETS, Config as Settings
 from experiments.cifar10.data import Dataset, load
-from experiments.cifar10.interrupt import StopRequest
-from experiments.cifar10.seeds import Sweep, parse_seeds, run_seeds
-from experiments.cifar10.train import TrainingStopped
+from experiments.cifar10.interrupt import resumable
+from experiments.cifar10.seeds import Sweep, estimates, parse_seeds, run_seeds
 
 NAME = "loss_comparison"
 PROGRAM = f"python -m experiments.{NAME}"
@@ -81,7 +79,7 @@ class Result:
     """The trainings under one loss.
 
     Attributes:
-        figures: figure of a run's summary -> its mean over the seeds.
+        figures: of `seeds.estimates`: figure of a run's summary -> its mean over the seeds.
         difference: of the test accuracy from that under cross-entropy, seed by seed.
     """
 
@@ -128,19 +126,14 @@ def compare(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, R
     Args:
         summaries: loss -> the summaries of its runs, in the order of the seeds.
     """
-    names = ("test_accuracy", *JUDGED, *JUDGED.values(), "temperature")
+    baseline = summaries[BASELINE]
 
-    def column(runs: Sequence[Mapping[str, Any]], name: str) -> list[float]:
-        return [float(run[name]) for run in runs if run.get(name) is not None]
+    def differences(runs: Sequence[Mapping[str, Any]]) -> list[float]:
+        pairs = zip(runs, baseline, strict=True)
+        return [float(a["test_accuracy"]) - float(b["test_accuracy"]) for a, b in pairs]
 
-    baseline = column(summaries[BASELINE], "test_accuracy")
     return {
-        loss: Result(
-            {name: Estimate.of(values) for name in names if (values := column(runs, name))},
-            Estimate.of(
-                [a - b for a, b in zip(column(runs, "test_accuracy"), baseline, strict=True)]
-            ),
-        )
+        loss: Result(estimates(runs), Estimate.of(differences(runs)))
         for loss, runs in summaries.items()
     }
 
@@ -155,9 +148,11 @@ def draw(results: Mapping[str, Result]) -> Figure:
         "test_calibration_error": "calibration error",
     }
     for ax, (figure_name, title) in zip(axes, titles.items(), strict=True):
-        shown = [(figure_name, "as trained", 0.12, PALETTE[1])]
         if figure_name in JUDGED:
-            shown.append((JUDGED[figure_name], "with temperature", -0.12, PALETTE[0]))
+            shown = [
+                (figure_name, "as trained", 0.12, PALETTE[1]),
+                (JUDGED[figure_name], "with temperature", -0.12, PALETTE[0]),
+            ]
         else:
             shown = [(figure_name, "", 0.0, PALETTE[0])]
         for name, label, offset, color in shown:
@@ -235,12 +230,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             else RunFolder.open(config.resume)
         )
         console = Console()
-        with StopRequest() as stop:
-            try:
-                results = run(config, dataset, folder, console=console, should_stop=stop.requested)
-            except TrainingStopped as stopped:
-                print(f"{stopped}; go on with: {PROGRAM} --resume {folder.path}", file=sys.stderr)
-                raise SystemExit(stop.exit_code) from None
+        with resumable(PROGRAM, folder.path, config.data_dir) as should_stop:
+            results = run(config, dataset, folder, console=console, should_stop=should_stop)
         folder.summary(results)
         folder.figure("losses", draw(results))
         console.print(table(results))

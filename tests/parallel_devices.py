@@ -14,7 +14,7 @@ from jax.sharding import Mesh, PartitionSpec as P
 
 from tests import oracles, tolerances
 from tests.problems import EVERYTHING, Problem
-from tests.virtual_devices import NUM_DEVICES, collectives, jit, run_checks
+from tests.virtual_devices import NUM_DEVICES, collectives, run_checks
 from xentjax import sharded_counts, softmax_cross_entropy, vocab_parallel_softmax_cross_entropy
 
 K_LOCAL = 3
@@ -100,7 +100,7 @@ def assert_matches_oracle(logits, labels, num_classes=K, padding=np.nan, **keywo
     cotangent = np.linspace(0.5, 2, expected.losses.size).reshape(expected.losses.shape)
     labels = padded(labels, 0) if labels.ndim == logits.ndim else labels
 
-    @jit
+    @jax.jit
     def run(x):
         def total(x):
             options = {**keywords, "num_classes": num_classes, "return_stats": True}
@@ -193,7 +193,7 @@ def half_precision() -> None:
     def mean(x):
         return parallel_loss(x, jnp.asarray(labels), reduction="mean")
 
-    value, gradient = jit(jax.value_and_grad(mean))(jnp.asarray(logits))
+    value, gradient = jax.jit(jax.value_and_grad(mean))(jnp.asarray(logits))
     expected = oracles.cross_entropy(logits, labels)
     assert value.dtype == jnp.float32
     assert gradient.dtype == jnp.bfloat16
@@ -214,7 +214,7 @@ def forward_mode_and_second_order() -> None:
     def total(x):
         return parallel_loss(x, jnp.asarray(labels), reduction="sum")
 
-    @jit
+    @jax.jit
     def run(x, v):
         return jax.jvp(total, (x,), (v,))[1], jax.jvp(jax.grad(total), (x,), (v,))[1]
 
@@ -240,9 +240,9 @@ def gradients_in_targets_weights_and_scalars() -> None:
     }
 
     def gradients(loss):
-        return jit(jax.grad(lambda inputs: loss(jnp.asarray(logits), reduction="mean", **inputs)))(
-            inputs
-        )
+        return jax.jit(
+            jax.grad(lambda inputs: loss(jnp.asarray(logits), reduction="mean", **inputs))
+        )(inputs)
 
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
@@ -263,7 +263,7 @@ def gradient_inside_of_shard_map_and_rows_split_too() -> None:
             )
         )(x)
 
-    values, gradient = jit(
+    values, gradient = jax.jit(
         jax.shard_map(
             lambda x, y: jax.tree.map(lambda a: a.reshape(1) if a.ndim == 0 else a, step(x, y)),
             mesh=mesh(data=2, classes=4),
@@ -279,7 +279,7 @@ def gradient_inside_of_shard_map_and_rows_split_too() -> None:
 @check
 def two_mesh_axes_hold_the_classes() -> None:
     logits, labels, _ = Problem("two axes", shape=(ROWS, HELD)).arguments()
-    losses = jit(partial(parallel_loss, devices=mesh(a=2, b=4), axis_name=("a", "b")))(
+    losses = jax.jit(partial(parallel_loss, devices=mesh(a=2, b=4), axis_name=("a", "b")))(
         jnp.asarray(logits), jnp.asarray(labels)
     )
     np.testing.assert_allclose(losses, oracles.cross_entropy(logits, labels).losses, rtol=1e-6)
@@ -288,7 +288,7 @@ def two_mesh_axes_hold_the_classes() -> None:
 @check
 def vmap() -> None:
     logits, labels, _ = Problem("vmap", shape=(2, ROWS, HELD)).arguments()
-    per_row = jit(jax.vmap(jax.value_and_grad(partial(parallel_loss, reduction="sum"))))
+    per_row = jax.jit(jax.vmap(jax.value_and_grad(partial(parallel_loss, reduction="sum"))))
     values, gradient = per_row(jnp.asarray(logits), jnp.asarray(labels))
     expected = oracles.cross_entropy(logits, labels)
     np.testing.assert_allclose(values, expected.losses.sum(-1), rtol=1e-6)
@@ -301,7 +301,7 @@ def counts_of_all_devices() -> None:
     samples = rng.integers(-1, 6, 64).astype(np.int32)  # -1 and 5 are no class
     weights = rng.random(64).astype(np.float32)
     where = rng.random(64) < 0.5
-    integer, weighted = jit(
+    integer, weighted = jax.jit(
         jax.shard_map(
             lambda x, w, keep: (
                 sharded_counts(x, 5, axis_name="data"),
@@ -336,7 +336,7 @@ def at_most_64_bytes_a_row_cross() -> None:
             return parallel_loss(x, labels, reduction="mean", **keywords)
 
         has_aux = "return_stats" in keywords
-        step = jit(jax.value_and_grad(mean, has_aux=has_aux))
+        step = jax.jit(jax.value_and_grad(mean, has_aux=has_aux))
         hlo = step.lower(logits).compile().as_text() or ""
         moved = sum(n * size for arrays in collectives(hlo) for n, size in arrays)
         assert 12 * rows <= moved <= limit * rows + 64, moved / rows

@@ -27,7 +27,7 @@ from tests.test_linear import (
     overlap,
 )
 from tests.tolerances import GRADIENT, VALUE
-from tests.virtual_devices import NUM_DEVICES, collectives, jit, run_checks, sent_once
+from tests.virtual_devices import NUM_DEVICES, collectives, run_checks, sent_once
 from xentjax import linear_softmax_cross_entropy, vocab_parallel_linear_softmax_cross_entropy
 from xentjax.ops import linear_xla
 
@@ -126,7 +126,7 @@ def assert_matches_oracle(problem: Problem, max_bytes: int | None) -> None:
     # A padded column that enters a sum adds exp(0), which only small logits show.
     options = {"padding": 0.0 if problem.scale < 1 else 50.0, "max_bytes": max_bytes, **keywords}
 
-    @jit
+    @jax.jit
     @partial(jax.value_and_grad, has_aux=True)
     def run(layer):
         loss, stats = parallel_loss(layer, labels, return_stats=True, **options)
@@ -168,7 +168,7 @@ def bad_values() -> None:
     d_x = chained(expected.gradient, layer).x
     layer.x[[6, 8]] = np.nan
 
-    @jit
+    @jax.jit
     @partial(jax.value_and_grad, has_aux=True)
     def run(x):
         at = layer._replace(x=x)
@@ -192,7 +192,7 @@ def half_precision() -> None:
     def mean(layer):
         return parallel_loss(layer, labels, reduction="mean", max_bytes=TILED)
 
-    value, gradient = jit(jax.value_and_grad(mean))(layer)
+    value, gradient = jax.jit(jax.value_and_grad(mean))(layer)
     assert value.dtype == jnp.float32
     assert all(a.dtype == jnp.bfloat16 for a in gradient)
     assert_close(value, expected.mean, VALUE["bfloat16"])
@@ -214,7 +214,7 @@ def forward_mode_and_second_order_over_two_mesh_axes() -> None:
             devices=mesh(a=2, b=4), axis_name=("a", "b"), **keywords,
         )  # fmt: skip
 
-    @jit
+    @jax.jit
     def run(layer, along):
         return jax.jvp(total, (layer,), (along,))[1], jax.jvp(jax.grad(total), (layer,), (along,))
 
@@ -242,7 +242,7 @@ def gradients_in_targets_weights_and_scalars() -> None:
     def total(moving):
         return jnp.sum(parallel_loss(layer, where=where, max_bytes=TILED, **moving))
 
-    gradient = jit(jax.grad(total))({n: jnp.asarray(v) for n, v in moving.items()})
+    gradient = jax.jit(jax.grad(total))({n: jnp.asarray(v) for n, v in moving.items()})
     for name, at in exact_moving.items():
         along = rng.standard_normal(at.shape)
         plus, minus = (
@@ -270,7 +270,7 @@ def gradients_inside_of_shard_map_and_rows_split_too() -> None:
         return value[None], gradient
 
     specs = Layer(P("data"), P(None, "classes"), P("classes"))
-    values, gradient = jit(
+    values, gradient = jax.jit(
         jax.shard_map(
             step,
             mesh=mesh(data=2, classes=4),
@@ -297,7 +297,7 @@ def numbers_a_row_cross_and_one_sum_of_the_gradient_of_x() -> None:
             return parallel_loss(layer, labels, reduction="mean", **options)
 
         run = jax.value_and_grad(mean) if with_gradient else mean
-        compiled = jit(run).lower(Layer(*map(jnp.zeros, shapes))).compile()
+        compiled = jax.jit(run).lower(Layer(*map(jnp.zeros, shapes))).compile()
         return sent_once(compiled.as_text() or "")
 
     def everything(num_classes):
@@ -333,7 +333,7 @@ def gradients_of_what_devices_share_are_summed_once() -> None:
             in_specs=(specs, P("data")),
             out_specs=specs,
         )
-        run = jit(gradient).lower(layer, labels).compile()
+        run = jax.jit(gradient).lower(layer, labels).compile()
         assert sent_once(run.as_text() or "") == [(HELD, 4), (3 * HELD, 4)]
         assert_layer_close(run(layer, labels), expected, GRADIENT["float32"])
 
@@ -355,7 +355,7 @@ def labels_split_over_an_axis_that_the_layer_is_not() -> None:
     split = jax.shard_map(
         losses, mesh=mesh(data=2, classes=4), in_specs=(specs, P("data")), out_specs=P("data")
     )
-    gradient = jit(jax.grad(lambda layer: jnp.sum(split(layer, labels))))(layer)
+    gradient = jax.jit(jax.grad(lambda layer: jnp.sum(split(layer, labels))))(layer)
     raters = (oracle(layer, y, ignore_index=-1).gradient for y in np.split(labels, 2))
     raters = (chained(d_logits, layer) for d_logits in raters)
     assert_layer_close(gradient, map(np.add, *raters), GRADIENT["float32"])
@@ -381,7 +381,7 @@ def sharded_arrays_under_jit() -> None:
                     x, kernel, labels, bias, reduction="mean", max_bytes=max_bytes
                 )
 
-            compiled = jit(jax.value_and_grad(mean)).lower(at, y).compile()
+            compiled = jax.jit(jax.value_and_grad(mean)).lower(at, y).compile()
             value, gradient = compiled(at, y)
             assert_close(value, expected.mean, VALUE["float32"])
             assert_layer_close(gradient, gradients, GRADIENT["float32"])

@@ -12,17 +12,12 @@ import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import jax
 
 NUM_DEVICES = 8
 TIMEOUT = 300  # seconds; a few on an idle machine
-
-FAST_TO_COMPILE = "--xla_backend_optimization_level=0"
-# Code that is compiled faster and runs slower: the arrays of the checks are small.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def run_module(name: str, *arguments: str) -> str:
@@ -53,8 +48,9 @@ def _run(commands: list[list[str]], devices: int) -> list[str]:
     """What the modules print. Once one of them fails, or time is up, all are killed."""
     # Behind a proxy, processes would not find each other.
     environment = {name: v for name, v in os.environ.items() if "proxy" not in name.lower()}
+    flags = environment.get("XLA_FLAGS", "")  # those of conftest.py, which compile fast
     environment |= {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {FAST_TO_COMPILE}",
+        "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
     }
     with ExitStack() as stack:

@@ -3,11 +3,17 @@
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array
 
 
 def compute_dtype(*dtypes: DTypeLike) -> DTypeLike:
     """float64 if one of the dtypes is float64, float32 for everything narrower."""
     return jnp.float64 if jnp.float64 in dtypes else jnp.float32
+
+
+def signed(x: Array) -> Array:
+    """In 32 or 64 bits; what is unsigned and does not fit becomes negative."""
+    return x.astype(jnp.int64 if x.dtype.itemsize == 8 else jnp.int32)
 
 
 def without_wrapping(x: ArrayLike, bad: int) -> ArrayLike:

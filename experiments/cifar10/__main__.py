@@ -15,7 +15,6 @@ run's folder receives the settings, metrics.jsonl, summary.json, figures and a c
 or SIGTERM saves a checkpoint; --resume goes on from it to the very result the run would have had.
 """
 
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,15 +27,15 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments._command import UserError, one_line_errors
-from experiments._hosts import is_writer, on_any_host
+from experiments._hosts import is_writer
 from experiments._records import RUNS, RunFolder
 from experiments.cifar10 import compare, predict
 from experiments.cifar10.backend import current_backend, split_cpu
 from experiments.cifar10.config import PRESETS, Config, DatasetName
 from experiments.cifar10.data import load
-from experiments.cifar10.interrupt import StopRequest
+from experiments.cifar10.interrupt import resumable
 from experiments.cifar10.seeds import Sweep, estimates, parse_seeds, run_seeds
-from experiments.cifar10.train import Result, TrainingStopped, run
+from experiments.cifar10.train import Result, run
 
 NAME = "cifar10"
 SEEDS_NAME = "cifar10-seeds"
@@ -110,31 +109,22 @@ def main(argv: Sequence[str] | None = None) -> None:
             folder = RunFolder.create(SEEDS_NAME, sweep, command.runs_dir)
         else:
             folder = RunFolder.create(NAME, command.settings, command.runs_dir)
-        with StopRequest() as stop:
-            should_stop = on_any_host(stop.requested)
-            try:
-                if sweep:
-                    summaries = run_seeds(
-                        sweep, dataset, folder, console=console, should_stop=should_stop
-                    )
-                    show_seeds(summaries, console)
-                else:
-                    result = run(
-                        command.settings,
-                        dataset,
-                        folder,
-                        resume=command.resume is not None,
-                        console=console,
-                        should_stop=should_stop,
-                    )
-                    show(result, console)
-            except TrainingStopped as stopped:
-                options = ["--resume", str(folder.path)]
-                if command.data_dir is not None:
-                    options += ["--data-dir", str(command.data_dir)]
-                command_line = shlex.join(options)
-                print(f"{stopped}; go on with: {PROGRAM} {command_line}", file=sys.stderr)
-                raise SystemExit(stop.exit_code) from None
+        with resumable(PROGRAM, folder.path, command.data_dir) as should_stop:
+            if sweep:
+                summaries = run_seeds(
+                    sweep, dataset, folder, console=console, should_stop=should_stop
+                )
+                show_seeds(summaries, console)
+            else:
+                result = run(
+                    command.settings,
+                    dataset,
+                    folder,
+                    resume=command.resume is not None,
+                    console=console,
+                    should_stop=should_stop,
+                )
+                show(result, console)
         console.print(f"Figures, numbers and checkpoint: {folder.path}", highlight=False)
 
 

@@ -10,7 +10,6 @@ to see a difference of 0.1 points with a power of 80 %.
 
 import math
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +28,8 @@ from experiments._records import RUNS, RunFolder
 from experiments.cifar10.backend import split_cpu
 from experiments.cifar10.config import PRESETS, Config, DatasetName
 from experiments.cifar10.data import load
-from experiments.cifar10.interrupt import StopRequest
+from experiments.cifar10.interrupt import resumable
 from experiments.cifar10.seeds import Sweep, parse_seeds, run_seeds
-from experiments.cifar10.train import TrainingStopped
 
 NAME = "cifar10-compare"
 PROGRAM = "python -m experiments.cifar10 compare"
@@ -185,25 +183,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         console = Console()
         accuracies: dict[str, dict[int, float]] = {}
-        with StopRequest() as stop:
-            try:
-                for place, name in enumerate(names):
-                    if dataset is None or name in known:
-                        accuracies[name] = known[name]
-                        continue
-                    console.print(f"[bold]{escape(name)}")
-                    sweep = Sweep(trained[name], parse_seeds(seeds))
-                    summaries = run_seeds(
-                        sweep,
-                        dataset,
-                        folder.part(f"settings-{place}", sweep),
-                        console=console,
-                        should_stop=stop.requested,
-                    )
-                    accuracies[name] = _accuracies(summaries)
-            except TrainingStopped as stopped:
-                print(f"{stopped}; go on with: {PROGRAM} --resume {folder.path}", file=sys.stderr)
-                raise SystemExit(stop.exit_code) from None
+        with resumable(PROGRAM, folder.path, command.data_dir) as should_stop:
+            for place, name in enumerate(names):
+                if dataset is None or name in known:
+                    accuracies[name] = known[name]
+                    continue
+                console.print(f"[bold]{escape(name)}")
+                sweep = Sweep(trained[name], parse_seeds(seeds))
+                part = folder.part(f"settings-{place}", sweep)
+                summaries = run_seeds(
+                    sweep, dataset, part, console=console, should_stop=should_stop
+                )
+                accuracies[name] = _accuracies(summaries)
         compared = compare(accuracies)
         folder.summary(summarize(compared))
         folder.figure("differences", draw_differences(compared))

@@ -91,6 +91,11 @@ class Evaluation:
         }
 
 
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The fraction of logits [N, K] that are largest at the label."""
+    return float((logits.argmax(axis=-1) == labels).mean())
+
+
 def evaluate(logits: np.ndarray, labels: np.ndarray) -> Evaluation:
     """Judge logits [N, K] by labels [N]."""
     probs = softmax(logits)
@@ -100,7 +105,7 @@ def evaluate(logits: np.ndarray, labels: np.ndarray) -> Evaluation:
     return Evaluation(
         logits=logits,
         labels=labels,
-        accuracy=float(correct.mean()),
+        accuracy=accuracy(logits, labels),
         accuracy_interval=(lower, upper),
         nll=float(softmax_cross_entropy_with_integer_labels(logits, labels, reduction="mean")),
         brier=float(brier_score(logits, labels, reduction="mean")),

@@ -1,10 +1,39 @@
 """Ctrl-C and SIGTERM as a wish to stop, which the training grants between two steps."""
 
+import shlex
 import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from experiments._hosts import on_any_host
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class TrainingStopped(Exception):
+    """Training was asked to stop; its state is saved."""
+
+
+@contextmanager
+def resumable(program: str, folder: Path, data_dir: Path | None) -> Iterator[Callable[[], bool]]:
+    """What trainings ask before every step: whether they should stop, on any host.
+
+    Where one stops, the command ends with one line, the command that goes on from the folder, and
+    the shell's code for the signal.
+    """
+    with StopRequest() as stop:
+        try:
+            yield on_any_host(stop.requested)
+        except TrainingStopped as stopped:
+            options = ["--resume", str(folder)]
+            if data_dir is not None:
+                options += ["--data-dir", str(data_dir)]
+            print(f"{stopped}; go on with: {program} {shlex.join(options)}", file=sys.stderr)
+            raise SystemExit(stop.exit_code) from None
 
 
 class StopRequest:

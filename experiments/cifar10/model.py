@@ -4,7 +4,7 @@ Source: K. Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv 2404.0
 https://github.com/KellerJordan/cifar10-airbench.
 """
 
-from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -47,15 +47,15 @@ class Network(nn.Module):
                 `DATA`, and update the running ones.
             train_whitening: let the gradient reach the whitening's bias.
         """
-        norm = batch_norm(self.config.norm_momentum, self.dtype, train, use_scale=False)
+        norm = partial(BatchNorm, self.config.norm_momentum, self.dtype, train, use_scale=False)
         x = activation(self._first(images.astype(self.dtype), whitening, train_whitening))
         for index, width in enumerate(self.config.widths):
             name = f"group{index}"
             x = self._convolve(f"{name}_conv0", x, width, even=True)
-            x = activation(norm(f"{name}_norm0")(max_pool(x)))
+            x = activation(norm(name=f"{name}_norm0")(max_pool(x)))
             after_pool = x
             for k in range(1, self.config.convs):
-                x = norm(f"{name}_norm{k}")(self._convolve(f"{name}_conv{k}", x, width))
+                x = norm(name=f"{name}_norm{k}")(self._convolve(f"{name}_conv{k}", x, width))
                 if k == 2:
                     x += after_pool
                 x = activation(x)
@@ -78,21 +78,6 @@ class Network(nn.Module):
         init = identity_kernel if self.config.identity_init else uniform_by_fan_in
         kernel = self.param(name, init, (3, 3, x.shape[-1], width))
         return conv3x3(x, kernel.astype(self.dtype), even=even)
-
-
-def batch_norm(
-    momentum: float, dtype: DTypeLike, train: bool, *, use_scale: bool
-) -> Callable[[str], BatchNorm]:
-    """Layers of batch normalisation by name; their statistics are float32 whatever the dtype.
-
-    Args:
-        momentum: the part of the running statistics that a step keeps.
-        dtype: of the results.
-        train: use the statistics of the batch, and update the running ones.
-        use_scale: train a scale, which a layer before a convolution can do without.
-    """
-
-    return lambda name: BatchNorm(momentum, dtype, train, use_scale, name=name)
 
 
 @jax.checkpoint

@@ -4,6 +4,8 @@ Source: K. He et al., Deep Residual Learning for Image Recognition, arXiv 1512.0
 layer of 3x3 and stride 1, and no pooling before the blocks.
 """
 
+from functools import partial
+
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.linen.initializers import he_normal
@@ -11,7 +13,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from experiments.cifar10.config import Config
-from experiments.cifar10.model import batch_norm
+from experiments.cifar10.norm import BatchNorm
 
 BLOCKS = 2  # in each group
 
@@ -35,7 +37,7 @@ class ResNet(nn.Module):
     ) -> Array:
         """float32 logits [N, K]; takes what `Network` takes, and has no use for the whitening."""
         del whitening, train_whitening
-        norm = batch_norm(self.config.norm_momentum, self.dtype, train, use_scale=True)
+        norm = partial(BatchNorm, self.config.norm_momentum, self.dtype, train, use_scale=True)
 
         def convolve(name: str, x: Array, width: int, *, side: int = 3, stride: int = 1) -> Array:
             return nn.Conv(
@@ -50,17 +52,17 @@ class ResNet(nn.Module):
             )(x)
 
         x = convolve("first", images.astype(self.dtype), self.config.widths[0])
-        x = nn.relu(norm("first_norm")(x))
+        x = nn.relu(norm(name="first_norm")(x))
         for group, width in enumerate(self.config.widths):
             for block in range(BLOCKS):
                 name = f"group{group}_block{block}"
                 stride = 2 if group > 0 and block == 0 else 1
                 y = convolve(f"{name}_conv0", x, width, stride=stride)
-                y = nn.relu(norm(f"{name}_norm0")(y))
-                y = norm(f"{name}_norm1")(convolve(f"{name}_conv1", y, width))
+                y = nn.relu(norm(name=f"{name}_norm0")(y))
+                y = norm(name=f"{name}_norm1")(convolve(f"{name}_conv1", y, width))
                 if x.shape != y.shape:
                     x = convolve(f"{name}_shortcut", x, width, side=1, stride=stride)
-                    x = norm(f"{name}_shortcut_norm")(x)
+                    x = norm(name=f"{name}_shortcut_norm")(x)
                 x = nn.relu(x + y)
         x = x.mean(axis=(1, 2))
         return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x).astype(jnp.float32)

@@ -15,15 +15,12 @@ from experiments.cifar10 import checkpoint, report
 from experiments.cifar10.backend import current_backend, data_mesh
 from experiments.cifar10.config import Config, ConfigError, ViewsName
 from experiments.cifar10.data import Dataset
-from experiments.cifar10.evaluate import Evaluation, evaluate, predict_all
+from experiments.cifar10.evaluate import Evaluation, accuracy, evaluate, predict_all
+from experiments.cifar10.interrupt import TrainingStopped
 from experiments.cifar10.programs import Programs
 from experiments.cifar10.progress import TrainingProgress
 from experiments.cifar10.step import Training, TrainState, make_training
 from xentjax import fit_temperature
-
-
-class TrainingStopped(Exception):
-    """Training was asked to stop; its state is saved."""
 
 
 class DivergenceError(UserError):
@@ -198,7 +195,8 @@ class _Trainer:
                 "images_per_second": self.config.batch_size * (step - first_step) / seconds,
             }
             progress.stepped(f"epoch {epoch + 1}/{self.length.epochs}", step - before, metrics)
-        metrics["test_accuracy"] = self._test("plain", side).accuracy
+        images, labels = self._test_set
+        metrics["test_accuracy"] = accuracy(self._logits(images, "plain", side), labels)
         self.folder.log(epoch=epoch + 1, step=step, image_side=side, **metrics)
         checkpoint.save(self.folder.path, self.state)
         progress.epoch_done(epoch + 1, side, metrics)
@@ -228,9 +226,9 @@ class _Trainer:
             images_per_second=images / seconds if seconds else 0.0,
         )
 
-    def _test(self, views: ViewsName, side: int | None = None) -> Evaluation:
+    def _test(self, views: ViewsName) -> Evaluation:
         images, labels = self._test_set
-        return evaluate(self._logits(images, views, side), labels)
+        return evaluate(self._logits(images, views), labels)
 
     def _logits(self, images: np.ndarray, views: ViewsName, side: int | None = None) -> np.ndarray:
         """Of the images, shrunk to `side`: as in the last epoch, if it is None."""

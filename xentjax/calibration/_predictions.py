@@ -8,8 +8,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from xentjax._checks import check_bool, check_floating, check_integer, concrete, fail
-from xentjax._dtypes import compute_dtype, without_wrapping
-from xentjax.information import check_pmf_named
+from xentjax._dtypes import compute_dtype, signed, without_wrapping
+from xentjax._pmfs import check_pmf_named
 
 # Enough to tell a pmf from logits, percentages and independent sigmoids, while float32 rows of
 # many classes pass whatever computed them.
@@ -42,8 +42,7 @@ def check_predictions(
     indices = check_integer("labels", without_wrapping(labels, bad=-1))
     if indices.shape != (n,):
         fail("labels", f"shape {(n,)}, one for each row of {name}", f"shape {indices.shape}")
-    # Unsigned labels that do not fit become negative, and name no class either way.
-    indices = indices.astype(jnp.int64 if indices.dtype.itemsize == 8 else jnp.int32)
+    indices = signed(indices)  # one that does not fit names no class either way
     if where is None:
         keep = jnp.ones(n, bool)
     else:

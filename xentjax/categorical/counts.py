@@ -19,7 +19,7 @@ from xentjax._checks import (
     concrete,
     fail,
 )
-from xentjax._dtypes import compute_dtype, without_wrapping
+from xentjax._dtypes import compute_dtype, signed, without_wrapping
 
 _INT32_MAX = np.iinfo(np.int32).max
 # Few enough samples that all of a block's numbers stay in the cache, also those of a batch.
@@ -87,7 +87,7 @@ def counts(
         total, expected = concrete(result), labels.size if keep is None else concrete(keep.sum())
         if total is None or total.sum(dtype=np.int64) == expected:
             return result
-    outside = (_signed(labels) < 0) | (_signed(labels) >= k)
+    outside = (signed(labels) < 0) | (signed(labels) >= k)
     outside = concrete(outside if keep is None else outside & keep)
     if outside is not None and outside.any():
         fail("samples", f"integers 0..{k - 1}", np.asarray(samples)[outside][0])
@@ -199,7 +199,7 @@ def _host_counts(name: str, samples: np.ndarray, k: int) -> np.ndarray:
 
 @partial(jax.jit, static_argnames="k")
 def _device_counts(labels: Array, weights: Array | None, keep: Array | None, k: int) -> Array:
-    index = _signed(labels) if keep is None else jnp.where(keep, _signed(labels), -1)
+    index = signed(labels) if keep is None else jnp.where(keep, signed(labels), -1)
     index = index.ravel()
     if weights is not None:
         return _add(jnp.zeros(k, weights.dtype), index, weights.ravel())
@@ -242,11 +242,6 @@ def _add(total: Array, index: Array, amounts: Array | int) -> Array:
         _ONE_NUMBER_EACH,
         mode=jax.lax.GatherScatterMode.FILL_OR_DROP,
     )
-
-
-def _signed(labels: Array) -> Array:
-    """In a dtype that holds K too; an unsigned label that does not fit in it becomes negative."""
-    return labels.astype(jnp.int64 if labels.dtype.itemsize == 8 else jnp.int32)
 
 
 def _check_amounts(name: str, array: Array) -> Array:

@@ -31,11 +31,9 @@ from xentjax.ops.mosaic_tpu import (
     tile_specs,
     with_tile,
 )
-from xentjax.ops.mosaic_tpu_blocks import LANES, Footprint
+from xentjax.ops.mosaic_tpu_blocks import ASKED_VMEM_BYTES, LANES, Footprint
 from xentjax.ops.statistics import Rows, RowStatistics, Wanted
 
-# Half of the smallest VMEM from v5 on. Older TPUs have 16 MiB, and their compiler refuses.
-VMEM_BYTES = 2**25
 # More rows or classes would save no time: at 1024 a product does more than it reads.
 _MOST_ROWS = _MOST_CLASSES = 1024
 # More features in a block only take memory.
@@ -143,7 +141,7 @@ def _sums(
 
 
 COMPILER_PARAMS = pltpu.CompilerParams(
-    dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=VMEM_BYTES
+    dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=ASKED_VMEM_BYTES
 )
 
 
@@ -264,11 +262,11 @@ def tile_sizes(layer: Layer, rows: Rows, whole: Sizes, columns: int, of: Of | No
         Sizes(n, k, d)
         for n in range(LANES, _up_to(whole.rows, _MOST_ROWS) + 1, LANES)
         for k in range(LANES, _up_to(whole.classes, _MOST_CLASSES) + 1, LANES)
-        if vmem_bytes(n, k) <= VMEM_BYTES
+        if vmem_bytes(n, k) <= ASKED_VMEM_BYTES
     ]
     if not fitting:
         raise NotImplementedError(
-            f"x: expected rows of which {LANES} fit in {VMEM_BYTES} bytes, got {whole}"
+            f"x: expected rows of which {LANES} fit in {ASKED_VMEM_BYTES} bytes, got {whole}"
         )
     return max(fitting, key=lambda tile: tile.rows * tile.classes / (tile.rows + tile.classes))
 

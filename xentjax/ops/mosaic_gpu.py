@@ -19,9 +19,10 @@ import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
-from jaxtyping import Array, Bool, Float, Int32, Integer
+from jaxtyping import Array, Float, Int32, Integer
 
 from xentjax.ops.merge import OVER_FIRST_AXIS, merge
+from xentjax.ops.mosaic import with_batch, zeros_where_masked
 from xentjax.ops.mosaic_gpu_blocks import Plan, plan
 from xentjax.ops.statistics import (
     InnerProduct,
@@ -78,7 +79,7 @@ def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
         if batched.soft_cap or batched.temperature:
             stats = _one_by_one(rows, batched, axis_size, wanted)
         else:
-            stats = statistics(_with_batch(rows, batched, axis_size))
+            stats = statistics(with_batch(rows, batched, axis_size))
         return stats, jax.tree.map(lambda _: True, stats)
 
     return statistics(rows._replace(class_weights=None))
@@ -114,17 +115,6 @@ def _compute_capability() -> str:
     return str(getattr(jax.local_devices()[0], "compute_capability", jax.default_backend()))
 
 
-def _with_batch(rows: Rows, batched: Rows, size: int) -> Rows:
-    """The rows with the batch as their first axis, also where all of it shares an array."""
-
-    def with_batch(name: str) -> Array | None:
-        x = getattr(rows, name)
-        return x if x is None or getattr(batched, name) else jnp.broadcast_to(x, (size, *x.shape))
-
-    by_row = ("logits", "labels", "row_mask")
-    return rows._replace(**{name: with_batch(name) for name in by_row})
-
-
 def _one_by_one(rows: Rows, batched: Rows, size: int, wanted: Wanted) -> RowStatistics:
     """A kernel for each member of a batch with its own scalars."""
 
@@ -145,7 +135,7 @@ def _statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
         stats = _whole_rows(matrix, wanted, plan((n, k), rows.logits.dtype.itemsize))
     stats = jax.tree.map(lambda x: x.reshape(row_shape), stats)
     if rows.row_mask is not None:
-        stats = _zeros_where_masked(stats, rows.row_mask, k)
+        stats = zeros_where_masked(stats, rows.row_mask, k)
     if rows.labels is not None:
         at_labels = rows._replace(logits=at_label(rows.logits, rows.labels)[..., None])
         label = adjusted_logits(at_labels)[..., 0] - stats.shift
@@ -168,17 +158,6 @@ def _of_parts(sums: _Sums, num_classes: Float[Array, "*#parts"]) -> RowStatistic
         mean_logit=None if sums.weighted is None else sums.weighted / sums.sum_exp,
         predicted=sums.predicted,
     )
-
-
-def _zeros_where_masked(
-    stats: RowStatistics, row_mask: Bool[Array, "*rows"], num_classes: int
-) -> RowStatistics:
-    """The statistics of rows whose logits are all 0 where they are masked."""
-    zeros = jax.tree.map(jnp.zeros_like, stats)
-    zeros = zeros._replace(log_sum=jnp.full_like(stats.log_sum, math.log(num_classes)))
-    if zeros.uniform is not None and stats.uniform is not None:
-        zeros = zeros._replace(uniform=zeros.uniform._replace(total=stats.uniform.total))
-    return jax.tree.map(partial(jnp.where, row_mask), stats, zeros)
 
 
 def _whole_rows(rows: Rows, wanted: Wanted, p: Plan) -> RowStatistics:

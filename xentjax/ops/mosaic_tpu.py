@@ -18,6 +18,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float, Int32, Shaped
 
 from xentjax.ops.blocks import flat_mask
+from xentjax.ops.mosaic import with_batch, zeros_where_masked
 from xentjax.ops.mosaic_tpu_blocks import LANES, Footprint, tile_shape
 from xentjax.ops.statistics import (
     InnerProduct,
@@ -52,9 +53,7 @@ class Sums(NamedTuple):
 
 def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
     """The kernel's sums, finished; under vmap a batch of rows is more rows."""
-    check_backend()
-    if rows.logits.dtype == jnp.float64:
-        raise NotImplementedError("logits: expected at most 32 bits for 'mosaic_tpu', got float64")
+    check_logits(rows.logits)
 
     @jax.custom_batching.custom_vmap
     def statistics(rows: Rows) -> RowStatistics:
@@ -67,10 +66,17 @@ def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
             axes = jax.tree.map(lambda b: 0 if b else None, batched)
             stats = jax.vmap(partial(_statistics, wanted=wanted), (axes,))(rows)
         else:
-            stats = statistics(_with_batch(rows, batched, axis_size))
+            stats = statistics(with_batch(rows, batched, axis_size))
         return stats, jax.tree.map(lambda _: True, stats)
 
     return statistics(rows)
+
+
+def check_logits(logits: Float[Array, "*rows k"]) -> None:
+    """Of a dtype that TPUs know, and where one is."""
+    check_backend()
+    if logits.dtype == jnp.float64:
+        raise NotImplementedError("logits: expected at most 32 bits for 'mosaic_tpu', got float64")
 
 
 def check_backend() -> None:
@@ -78,19 +84,6 @@ def check_backend() -> None:
     backend = jax.default_backend()
     if backend != "tpu" and not interpret.value:
         raise NotImplementedError(f"implementation: expected a TPU for 'mosaic_tpu', got {backend}")
-
-
-def _with_batch(rows: Rows, batched: Rows, size: int) -> Rows:
-    """The rows with the batch as their first axis, also where all of it shares an array."""
-
-    def with_batch(name: str) -> Array | None:
-        x = getattr(rows, name)
-        if x is None or getattr(batched, name):
-            return x
-        return jnp.broadcast_to(x[None], (1 if name == "class_mask" else size, *x.shape))
-
-    by_row = ("logits", "labels", "targets", "class_mask", "row_mask")
-    return rows._replace(**{name: with_batch(name) for name in by_row})
 
 
 def _statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
@@ -112,28 +105,11 @@ def finished(sums: Sums, rows: Rows, shape: tuple[int, ...]) -> RowStatistics:
         predicted=sums.predicted,
     )
     if rows.row_mask is not None:
-        stats = _zeros_where_masked(stats, rows.row_mask, k)
+        stats = zeros_where_masked(stats, rows.row_mask, k)
     if rows.labels is not None and stats.label_logit is not None:
         label = jnp.where(label_in_range(rows.labels, k), stats.label_logit, jnp.nan)
         stats = stats._replace(label_logit=label)
     return stats
-
-
-def _zeros_where_masked(
-    stats: RowStatistics, row_mask: Bool[Array, "*rows"], num_classes: int
-) -> RowStatistics:
-    """The statistics of rows whose logits are all 0 where they are masked."""
-
-    def same_total(zero: InnerProduct | None, t: InnerProduct | None) -> InnerProduct | None:
-        return None if zero is None or t is None else zero._replace(total=t.total)
-
-    zeros = jax.tree.map(jnp.zeros_like, stats)
-    zeros = zeros._replace(
-        log_sum=jnp.full_like(stats.log_sum, math.log(num_classes)),
-        target=same_total(zeros.target, stats.target),
-        uniform=same_total(zeros.uniform, stats.uniform),
-    )
-    return jax.tree.map(partial(jnp.where, row_mask), stats, zeros)
 
 
 def readable(x: Array | None, shape: tuple[int, int]) -> Any:

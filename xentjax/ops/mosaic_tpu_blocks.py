@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 LANES = 128
 """Numbers side by side in a register. A column of n rows is held as n x 128 numbers."""
+ASKED_VMEM_BYTES = 2**25
+"""For a kernel that asks for more than it is granted anyway: half of the smallest VMEM from v5 on.
+Older TPUs have 16 MiB, and their compiler refuses."""
 # Half of the 16 MiB that the compiler grants a kernel on every TPU unless it is told otherwise.
 _VMEM_BYTES = 2**23
 # More in a tile would not hide its transfer any better.

@@ -13,11 +13,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from xentjax.ops.mosaic_tpu import check_backend, interpret, readable
-from xentjax.ops.mosaic_tpu_blocks import LANES
+from xentjax.ops.mosaic_tpu import check_logits, interpret, readable
+from xentjax.ops.mosaic_tpu_blocks import ASKED_VMEM_BYTES, LANES
 
-# Half of the smallest VMEM from v5 on. Older TPUs have 16 MiB, and their compiler refuses.
-_VMEM_BYTES = 2**25
 _MOST_ROWS = 512
 # The fewest rows that fill a register of any dtype.
 _SUBLANES = 16
@@ -27,9 +25,7 @@ _TEMPORARIES = 3
 
 def normalized(logits: Float[Array, "*rows k"], log: bool) -> Float[Array, "*rows k"]:
     """log softmax, or softmax, of each row in its dtype. It has no derivative."""
-    check_backend()
-    if logits.dtype == jnp.float64:
-        raise NotImplementedError("logits: expected at most 32 bits for 'mosaic_tpu', got float64")
+    check_logits(logits)
 
     @jax.custom_batching.custom_vmap
     def of_rows(a: Float[Array, "*rows k"]) -> Float[Array, "*rows k"]:
@@ -58,7 +54,7 @@ def _of_rows(a: Float[Array, "n k"], log: bool) -> Float[Array, "n k"]:
         out_specs=block,
         out_shape=jax.eval_shape(lambda a: a, a),
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",), vmem_limit_bytes=_VMEM_BYTES
+            dimension_semantics=("parallel",), vmem_limit_bytes=ASKED_VMEM_BYTES
         ),
         # The compiler sees into no kernel: it plans what to do meanwhile by this.
         cost_estimate=pl.CostEstimate(
@@ -72,10 +68,10 @@ def _of_rows(a: Float[Array, "n k"], log: bool) -> Float[Array, "n k"]:
 def _rows_of_block(n: int, k: int, itemsize: int) -> int:
     # Read and written twice: while one block is computed, its neighbours are on their way.
     row = -(-k // LANES) * LANES * (4 * itemsize + 4 * _TEMPORARIES)
-    rows = min(_VMEM_BYTES // row, _MOST_ROWS, n + _SUBLANES - 1) // _SUBLANES * _SUBLANES
+    rows = min(ASKED_VMEM_BYTES // row, _MOST_ROWS, n + _SUBLANES - 1) // _SUBLANES * _SUBLANES
     if rows == 0:
         raise NotImplementedError(
-            f"logits: expected rows of at most {_VMEM_BYTES // _SUBLANES} bytes in VMEM for "
+            f"logits: expected rows of at most {ASKED_VMEM_BYTES // _SUBLANES} bytes in VMEM for "
             f"'mosaic_tpu', got {row} for {k} classes"
         )
     return rows
