@@ -21,7 +21,6 @@ from experiments.cifar10.model import (
     whitening_filters,
 )
 from experiments.cifar10.norm import NORM_EPSILON
-from tests.virtual_devices import jit
 
 WIDTHS, NUM_CLASSES, SIDE = (4, 5, 6), 3, 9
 CONFIG = Config(widths=WIDTHS, norm_momentum=0.7)
@@ -60,7 +59,7 @@ def whitening(images: np.ndarray) -> jax.Array:
 @pytest.fixture(scope="module")
 def variables(images: np.ndarray, whitening: jax.Array) -> Any:
     network = Network(CONFIG, NUM_CLASSES, jnp.float32)
-    init = jit(lambda key: network.init(key, jnp.asarray(images), whitening, train=False))
+    init = jax.jit(lambda key: network.init(key, jnp.asarray(images), whitening, train=False))
     return init(jax.random.key(0))
 
 
@@ -148,7 +147,7 @@ def test_logits_are_float32_whatever_the_computation(images, whitening, variable
     # flax's BatchNorm leaves x - mean to jax's promotion where x is not float32
     with jax.numpy_dtype_promotion("standard"):
         logits = [
-            jit(Network(CONFIG, NUM_CLASSES, dtype).apply, static_argnames="train")(
+            jax.jit(Network(CONFIG, NUM_CLASSES, dtype).apply, static_argnames="train")(
                 variables, images, whitening, train=False
             )
             for dtype in (jnp.float32, jnp.bfloat16)
@@ -164,7 +163,7 @@ def test_gradients_reach_the_whitening_only_while_its_bias_is_trained(
 ):
     network = Network(CONFIG, NUM_CLASSES, jnp.float32)
 
-    @jit
+    @jax.jit
     @jax.grad
     def gradient(params: Any) -> Any:
         logits: Any = network.apply(
@@ -185,7 +184,7 @@ def test_the_head_is_linear_and_scaled_by_a_ninth(images, whitening, variables):
     assert pytest.approx(1 / 9) == LOGIT_SCALE
     network = Network(CONFIG, NUM_CLASSES, jnp.float32)
 
-    @jit
+    @jax.jit
     def logits(head: jax.Array) -> Any:
         params = variables["params"] | {"head": head}
         return network.apply(variables | {"params": params}, images, whitening, train=False)
@@ -207,7 +206,7 @@ def test_statistics_of_a_split_batch_are_those_of_the_whole(images, whitening, v
             return network.apply(variables, part, whitening, train=True, mutable=["batch_stats"])
 
         split = jnp.asarray(images).reshape(parts, -1, *images.shape[1:])
-        logits, state = jit(jax.vmap(one, axis_name=DATA))(split)
+        logits, state = jax.jit(jax.vmap(one, axis_name=DATA))(split)
         statistics = jax.tree.map(np.asarray, state["batch_stats"])
         for leaf in jax.tree.leaves(statistics):
             np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
@@ -222,7 +221,7 @@ def test_statistics_of_a_split_batch_are_those_of_the_whole(images, whitening, v
 def test_running_statistics_keep_the_momentum_of_the_old_ones(images, whitening, variables):
     network = Network(CONFIG, NUM_CLASSES, jnp.float32)
 
-    @jit
+    @jax.jit
     def mean(old: jax.Array) -> Any:
         statistics = jax.tree.map(lambda leaf: jnp.full_like(leaf, old), variables["batch_stats"])
         variables_then = variables | {"batch_stats": statistics}
@@ -285,7 +284,7 @@ def test_the_network_is_the_one_written_out_in_numpy(options):
     images = rng.normal(size=(2, 12, 10, 3)).astype(np.float32)
     whitening = rng.normal(size=(12, 24)).astype(np.float32)
 
-    @jit
+    @jax.jit
     def initial(key: jax.Array) -> Any:
         return network.init(key, jnp.asarray(images), jnp.asarray(whitening), train=False)
 
@@ -294,7 +293,9 @@ def test_the_network_is_the_one_written_out_in_numpy(options):
         lambda leaf: jnp.asarray(leaf + rng.uniform(0.1, 0.5, leaf.shape).astype(np.float32)),
         initial(jax.random.key(0)),
     )
-    actual = jit(network.apply, static_argnames="train")(variables, images, whitening, train=False)
+    actual = jax.jit(network.apply, static_argnames="train")(
+        variables, images, whitening, train=False
+    )
     expected = numpy_network(config, variables, whitening, images)
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 

@@ -10,6 +10,7 @@ from xentjax.categorical.counts import (
     _DEVICE_BLOCK,
     _FEW_CLASSES,
     _HOST_BLOCK,
+    _MANY_SAMPLES,
     _count_blocks,
     _count_by_comparison,
 )
@@ -75,8 +76,10 @@ class TestCounts:
         weighted = jax.jit(lambda x, w: counts(x, 3, weights=w))(samples[0], jnp.ones(4))
         np.testing.assert_array_equal(weighted, [1, 0, 1])
 
-    @pytest.mark.parametrize("n", [_DEVICE_BLOCK, _DEVICE_BLOCK + 1, 3 * _DEVICE_BLOCK])
-    def test_more_samples_than_a_block(self, n):
+    @pytest.mark.parametrize(
+        "n", [_MANY_SAMPLES, _MANY_SAMPLES + 1, _MANY_SAMPLES + 3 * _DEVICE_BLOCK]
+    )
+    def test_many_samples_are_counted_block_by_block(self, n):
         samples = rolls(2 * n, 9).reshape(2, n) - 1
         expected = [np.bincount(row[(row >= 0) & (row < 7)], minlength=7) for row in samples]
         count = jax.jit(lambda row: counts(row, 7))

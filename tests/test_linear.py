@@ -21,23 +21,6 @@ from xentjax.ops.linear_xla import Blocks, LinearRows
 loss: Any = xentjax.linear_softmax_cross_entropy
 
 
-def known_options(**options: Any) -> dict[str, Any]:
-    """Those of the compiler's options that it still has."""
-
-    def known(name: str) -> bool:
-        try:
-            jax.jit(lambda: 0, compiler_options={name: options[name]})()
-        except jax.errors.JaxRuntimeError:
-            return False
-        return True
-
-    return {name: options[name] for name in options if known(name)}
-
-
-# Code that takes a third of the time to compile and longer to run: these arrays are small.
-OPTIONS = known_options(xla_backend_optimization_level=0, xla_cpu_use_fusion_emitters=False)
-jit = partial(jax.jit, compiler_options=OPTIONS)
-
 # Of 131 rows, 3 features and 41 classes. Rows and classes are prime: no tile divides them.
 TILED = 13_200
 IN_FORWARD: dict[str, Any] = {"gradients_in_forward": True, "max_bytes": TILED}
@@ -150,7 +133,7 @@ def evaluate(layer: Layer, labels: Any, how: dict[str, Any], **arrays: Any) -> A
     return jax.tree.map(np.asarray, results)
 
 
-@partial(jit, static_argnames="how")  # tests of the same keywords share what it compiles
+@partial(jax.jit, static_argnames="how")  # tests of the same keywords share what it compiles
 def _evaluate(layer, labels, arrays, cotangent, along, *, how):
     def losses(layer):
         x, kernel, bias = layer
@@ -235,7 +218,7 @@ def test_gradients_in_forward(name, reduction):
 def test_value_alone(how, reduction):
     layer, labels, keywords = named("everything")
     expected = oracle(layer, labels, **keywords)
-    got = jit(lambda at: loss(*at[:2], labels, at[2], reduction=reduction, **how, **keywords))(
+    got = jax.jit(lambda at: loss(*at[:2], labels, at[2], reduction=reduction, **how, **keywords))(
         layer
     )
     total = {"sum": expected.losses.sum(), "mean": expected.mean}[reduction]
@@ -256,7 +239,7 @@ def test_gradients_in_everything_else(how):
             *layer[:2], moving["labels"], layer.bias, where=where, reduction="sum", **how, **others
         )
 
-    gradient = jit(jax.grad(total))(moving)
+    gradient = jax.jit(jax.grad(total))(moving)
     rng = np.random.default_rng(3)
     step = 1e-5
     for name, at in moving.items():
@@ -273,7 +256,7 @@ def test_gradients_in_everything_else(how):
 def test_gradients_in_class_weights_with_integer_labels(how):
     layer, labels, keywords = named("weights and smoothing")
     weights = keywords.pop("class_weights")
-    gradient = jit(
+    gradient = jax.jit(
         jax.grad(
             lambda w: loss(
                 *layer[:2], labels, layer.bias, class_weights=w, reduction="sum", **how, **keywords
@@ -309,7 +292,7 @@ def test_stats_and_their_gradients(name):
     def total(stats):
         return sum(share * getattr(stats, field).sum() for field, share in shares.items())
 
-    @jit
+    @jax.jit
     def everything(layer):
         def with_stats(layer):
             losses, stats = loss(
@@ -339,8 +322,8 @@ def test_stats_with_gradients_in_forward():
             **IN_FORWARD, **keywords,
         )  # fmt: skip
 
-    value, _ = jit(total)(layer.x)
-    (with_gradient, stats), gradient = jit(jax.value_and_grad(total, has_aux=True))(layer.x)
+    value, _ = jax.jit(total)(layer.x)
+    (with_gradient, stats), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(layer.x)
     for got in (value, with_gradient):
         assert_close(got, expected.losses.sum(), VALUE["float32"])
     check_stats(stats, expected)
@@ -357,7 +340,7 @@ def test_hessian_vector_product():
     def total(layer):
         return loss(*layer[:2], labels, layer[2], reduction="sum", max_bytes=TILED, **keywords)
 
-    @jit
+    @jax.jit
     def forward_over_reverse(layer, along):
         return jax.jvp(jax.grad(total), (layer,), (along,))[1]
 
@@ -382,7 +365,7 @@ def test_vmap(how, axes):
     def mean(x, kernel):
         return loss(x, kernel, labels, layer.bias, reduction="mean", **how)
 
-    value, gradient = jit(jax.vmap(jax.value_and_grad(mean, (0, 1)), axes))(x, kernel)
+    value, gradient = jax.jit(jax.vmap(jax.value_and_grad(mean, (0, 1)), axes))(x, kernel)
     for i in range(2):
         at = Layer(x if axes[0] is None else x[i], kernel if axes[1] is None else kernel[i],
                    layer.bias)  # fmt: skip
@@ -400,7 +383,7 @@ def test_checkpoint_inside_scan(how):
     def mean(x, kernel):
         return loss(x, kernel, labels, layer.bias, reduction="mean", **how)
 
-    @jit
+    @jax.jit
     @jax.grad
     def gradient(kernel):
         def body(total, x):
@@ -436,7 +419,7 @@ def test_no_column_is_padded(k, divides, in_forward):
     assert all(blocks.count > 1 for blocks in classes)
     assert any(map(overlap, classes)) != divides
 
-    value, gradient = jit(
+    value, gradient = jax.jit(
         jax.value_and_grad(
             lambda bias: loss(
                 *layer[:2], labels, bias, reduction="mean", max_bytes=max_bytes,
@@ -475,8 +458,8 @@ def test_half_precision_is_no_worse_than_stored_logits(dtypes, how):
         logits = (x.astype(wider) @ kernel.astype(wider)).astype(jnp.float32) + bias[None]
         return xentjax.softmax_cross_entropy_with_integer_labels(logits, labels, reduction="mean")
 
-    value, gradient = jit(jax.value_and_grad(tiled, (0, 1, 2)))(*layer)
-    naive, naive_gradient = jit(jax.value_and_grad(stored, (0, 1, 2)))(*layer)
+    value, gradient = jax.jit(jax.value_and_grad(tiled, (0, 1, 2)))(*layer)
+    naive, naive_gradient = jax.jit(jax.value_and_grad(stored, (0, 1, 2)))(*layer)
     assert value.dtype == jnp.float32
     assert_close(value, expected.mean, VALUE["float32"])  # products accumulate in float32
     assert [g.dtype for g in gradient] == [*map(jnp.dtype, dtypes), jnp.float32]
@@ -496,7 +479,7 @@ def test_float64_stays(how):
     layer = exact(layer)
     keywords["class_weights"] = keywords["class_weights"].astype(np.float64)
     with jax.enable_x64(True):
-        value, gradient = jit(
+        value, gradient = jax.jit(
             jax.value_and_grad(
                 lambda at: loss(*at[:2], labels, at[2], reduction="sum", **how, **keywords)
             )
@@ -625,7 +608,7 @@ def test_rows_that_do_not_count_cost_no_products(monkeypatch, how):
     # No other test has this shape, whose products would be compiled already and tell nothing.
     x, kernel, labels = jnp.ones((521, 5)), jnp.ones((5, 11)), jnp.zeros(521, jnp.int32)
 
-    @jit
+    @jax.jit
     def value_and_gradient(x, where):
         return jax.value_and_grad(
             lambda x: loss(x, kernel, labels, where=where, reduction="sum", **how)

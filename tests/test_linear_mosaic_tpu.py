@@ -15,7 +15,6 @@ from tests.problems import EVERYTHING, WEIGHTS_7
 from tests.test_cross_entropy import assert_close
 from tests.test_mosaic_tpu import lowered_for_tpu
 from tests.tolerances import GRADIENT, VALUE
-from tests.virtual_devices import jit
 from xentjax.ops import Rows, linear_mosaic_tpu, mosaic_tpu
 
 INF, NAN = np.inf, np.nan
@@ -109,7 +108,7 @@ CASES: dict[str, tuple[Layer, dict[str, Any]]] = {
 def test_value_and_gradients_by_kernels(name):
     layer, keywords = CASES[name]
     expected = oracle(layer, **keywords)
-    value, gradient = jit(
+    value, gradient = jax.jit(
         jax.value_and_grad(lambda at: loss(at.x, at.kernel, bias=at.bias, **IN_FORWARD, **keywords))
     )(layer)
     assert_close(value, expected.losses.sum(), VALUE["float32"])
@@ -125,7 +124,7 @@ def test_statistics_by_the_kernel_and_all_derivatives(name):
     cotangent = np.random.default_rng(2).uniform(0.5, 2, layer.x.shape[0]).astype(np.float32)
     expected = oracle(layer, **keywords)
 
-    @jit
+    @jax.jit
     def evaluate(layer, along):
         def losses(at):
             return loss(at.x, at.kernel, bias=at.bias, return_stats=True, **keywords)
@@ -157,7 +156,7 @@ def test_bad_values():
     clean = layer._replace(x=np.where(np.isfinite(layer.x), layer.x, 0))
     expected = oracle(clean, labels, ignore_index=ignore)
 
-    @jit
+    @jax.jit
     def evaluate(x):
         def losses(x, **how):
             return loss(x, layer.kernel, labels, layer.bias, ignore_index=ignore, **how)
@@ -185,7 +184,7 @@ def test_blocks_of_rows_that_do_not_count(kept):
     labels[kept:] = -1
     layer.x[kept:] = NAN
     expected = oracle(layer._replace(x=np.nan_to_num(layer.x)), labels, ignore_index=-1)
-    value, gradient = jit(
+    value, gradient = jax.jit(
         jax.value_and_grad(
             lambda at: loss(
                 at.x,
@@ -209,7 +208,7 @@ def test_half_precision():
     layer, keywords = CASES["everything"]
     half = Layer(*(jnp.asarray(a, jnp.bfloat16) for a in layer))
     expected = oracle(half, **keywords)
-    value, gradient = jit(
+    value, gradient = jax.jit(
         jax.value_and_grad(lambda at: loss(at.x, at.kernel, bias=at.bias, **IN_FORWARD, **keywords))
     )(half)
     assert value.dtype == jnp.float32
@@ -223,7 +222,7 @@ def test_mixed_precision_is_that_of_float32():
     layer, keywords = CASES["everything"]
     mixed = layer._replace(kernel=jnp.asarray(layer.kernel, jnp.bfloat16))
     expected = oracle(mixed, **keywords)
-    value, gradient = jit(
+    value, gradient = jax.jit(
         jax.value_and_grad(
             lambda x: loss(x, mixed.kernel, bias=layer.bias, **IN_FORWARD, **keywords)
         )
@@ -245,7 +244,7 @@ def test_gradients_in_statistics_and_in_what_no_kernel_knows(name):
     def summed(losses: Any, stats: Any) -> Any:
         return losses.sum() + sum(s * getattr(stats, n).sum() for n, s in shares.items())
 
-    @jit
+    @jax.jit
     @partial(jax.grad, argnums=(0, 1))
     def gradient(layer, scalars):
         x, kernel, bias = layer
@@ -284,7 +283,7 @@ def test_second_order_by_kernels_and_no_forward_mode():
     def slope(at):
         return sum(jnp.vdot(g, v) for g, v in zip(jax.grad(total)(at), along, strict=True))
 
-    got = jit(jax.grad(slope))(layer)
+    got = jax.jit(jax.grad(slope))(layer)
     plus, minus = gradient_at(step), gradient_at(-step)
     expected = [(a - b) / (2 * step) for a, b in zip(plus, minus, strict=True)]
     assert_layer_close(got, expected, GRADIENT["float32"])
@@ -306,7 +305,7 @@ def test_vmap(batched):
         losses = loss(x, kernel, labels)
         return losses, jax.grad(lambda *at: loss(*at, labels, **IN_FORWARD), (0, 1))(x, kernel)
 
-    losses, gradients = jit(jax.vmap(evaluate, axes))(*arguments)
+    losses, gradients = jax.jit(jax.vmap(evaluate, axes))(*arguments)
     for i in range(2):
         x, kernel = (a if axis is None else a[i] for a, axis in zip(arguments, axes, strict=True))
         layer = Layer(x, kernel, np.zeros(140))

@@ -10,11 +10,10 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec as P
 
 import xentjax
-from tests import oracles
+from tests import kernels, oracles
 from tests.problems import PROBLEMS, Problem
-from tests.test_cross_entropy import assert_close, loss_of
-from tests.tolerances import GRADIENT, LOSS_GRADIENT, VALUE
-from tests.virtual_devices import jit
+from tests.test_cross_entropy import assert_close
+from tests.tolerances import VALUE
 from xentjax.ops import mosaic_gpu, mosaic_gpu_blocks
 
 try:
@@ -25,7 +24,8 @@ except ImportError:  # jax 0.10 has it, but not there
     from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 
 INF, NAN = np.inf, np.nan
-GPU: dict[str, Any] = {"implementation": "mosaic_gpu"}
+NAME = "mosaic_gpu"
+GPU: dict[str, Any] = {"implementation": NAME}
 integer_loss = xentjax.softmax_cross_entropy_with_integer_labels
 
 
@@ -65,44 +65,19 @@ def everything(shape: tuple[int, int] = (5, 300)) -> tuple[np.ndarray, np.ndarra
 @pytest.mark.parametrize("name", TABLE)
 @pytest.mark.usefixtures("interpreted")
 def test_value_and_gradient(name):
-    logits, labels, keywords = wide(name).arguments()
-    expected = oracles.cross_entropy(logits, labels, **keywords)
-
-    @jit
-    def value_and_gradient(x):
-        value, pullback = jax.vjp(lambda x: loss_of(labels)(x, labels, **GPU, **keywords), x)
-        return value, pullback(jnp.ones_like(value))[0]
-
-    value, gradient = value_and_gradient(logits)
-    assert value.dtype == jnp.float32
-    assert_close(value, expected.losses, VALUE["float32"])
-    assert_close(gradient, expected.gradient, LOSS_GRADIENT)
+    kernels.check_value_and_gradient(NAME, wide(name))
 
 
 @pytest.mark.parametrize("shape", [(1, 2), (33, 10), (3, 129), (2, 1000)], ids=str)
 @pytest.mark.usefixtures("interpreted")
 def test_sizes(shape):
-    """Every statistic; with small logits, a class that is not there would show."""
-    rng = np.random.default_rng(shape)
-    logits = (0.02 * rng.standard_normal(shape)).astype(np.float32)
-    labels = rng.integers(0, shape[1], shape[0]).astype(np.int32)
-    labels[-1] = shape[1] - 1
-    expected = oracles.cross_entropy(logits, labels, label_smoothing=0.1)
-    losses, stats = jit(
-        lambda x: integer_loss(x, labels, label_smoothing=0.1, return_stats=True, **GPU)
-    )(logits)
-    assert_close(losses, expected.losses, VALUE["float32"])
-    for name in ("log_normalizer", "label_log_prob", "entropy"):
-        assert_close(getattr(stats, name), getattr(expected, name), VALUE["float32"])
-    np.testing.assert_array_equal(stats.predicted, expected.predicted)
+    """Every statistic."""
+    kernels.check_size(NAME, shape)
 
 
 @pytest.mark.usefixtures("interpreted")
 def test_no_rows():
-    losses, stats = integer_loss(
-        jnp.zeros((0, 5)), jnp.zeros(0, jnp.int32), return_stats=True, **GPU
-    )
-    assert {x.shape for x in (losses, *stats)} == {(0,)}
+    kernels.check_no_rows(NAME)
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -113,99 +88,24 @@ def test_sums_move_with_the_maximum():
     logits = np.concatenate([rising, rising[:, ::-1], np.zeros((2, 300), np.float32)])
     logits[-2, [200, 270]] = 1
     labels = rng.integers(0, 300, 10).astype(np.int32)
-    expected = oracles.cross_entropy(logits, labels, label_smoothing=0.1)
-    losses, stats = jit(
-        lambda x: integer_loss(x, labels, label_smoothing=0.1, return_stats=True, **GPU)
-    )(logits)
-    assert_close(losses, expected.losses, VALUE["float32"])
-    for name in ("log_normalizer", "label_log_prob", "entropy"):
-        assert_close(getattr(stats, name), getattr(expected, name), VALUE["float32"])
-    np.testing.assert_array_equal(stats.predicted, expected.predicted)
+    kernels.check_statistics(NAME, logits, labels, label_smoothing=0.1)
 
 
 @pytest.mark.usefixtures("interpreted")
 def test_bad_values():
-    """What the table of bad values says, row by row, in the loss and in its gradient."""
-    ignore = -100
-    cases: list[tuple[int, Any, float]] = [  # label, classes, and the logit that they get
-        (290, slice(0, 128), -INF),  # nothing finite in the first tile
-        (290, slice(0, 290), -INF),  # nor in the first block
-        (5, slice(10, None), -INF),
-        (140, 140, -INF),
-        (140, slice(None), -INF),
-        (140, 200, NAN),
-        (140, 299, NAN),
-        (ignore, slice(None), NAN),
-        (ignore, slice(None), -INF),
-        (-1, 0, 0.0),
-        (300, 0, 0.0),
-        (383, 0, 0.0),  # a column of the last tile that is no class
-        (2**31 - 1, 0, 0.0),
-        (-(2**31), 0, 0.0),
-        (299, 0, 0.0),
-        (0, 0, 3e38),
-    ]
-    logits = np.random.default_rng(6).standard_normal((len(cases), 300)).astype(np.float32)
-    labels = np.array([label for label, *_ in cases], np.int32)
-    for row, (_, classes, value) in zip(logits, cases, strict=True):
-        row[classes] = value
-    expected = oracles.cross_entropy(logits, labels, ignore_index=ignore)
-
-    @jit
-    def evaluate(x):
-        def losses(x):
-            return integer_loss(x, labels, ignore_index=ignore, **GPU)
-
-        value, pullback = jax.vjp(losses, x)
-        return value, pullback(jnp.ones_like(value))[0]
-
-    value, gradient = map(np.asarray, evaluate(logits))
-    np.testing.assert_allclose(value, expected.losses, rtol=VALUE["float32"])
-    assert value[3] == INF
-    # The gradient of a row without any possible class is not promised.
-    known = [i for i in range(len(cases)) if i != 4]
-    np.testing.assert_allclose(gradient[known], expected.gradient[known], atol=LOSS_GRADIENT)
+    kernels.check_bad_values(NAME)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.usefixtures("interpreted")
 def test_half_precision(dtype, monkeypatch):
     monkeypatch.setattr(mosaic_gpu_blocks, "_NUMBERS", 2048)
-    logits, labels, keywords = everything()
-    half = jnp.asarray(logits, dtype)
-    expected = oracles.cross_entropy(half, labels, **keywords)
-    value, gradient = jit(
-        jax.value_and_grad(lambda x: jnp.sum(integer_loss(x, labels, **GPU, **keywords)))
-    )(half)
-    assert (value.dtype, gradient.dtype) == (jnp.float32, dtype)
-    assert_close(value, expected.losses.sum(), VALUE[dtype])
-    assert_close(gradient, expected.gradient, GRADIENT[dtype])
+    kernels.check_half_precision(NAME, everything(), dtype)
 
 
 @pytest.mark.usefixtures("interpreted")
 def test_forward_mode_and_second_order():
-    logits, labels, keywords = everything((3, 140))
-    direction = np.random.default_rng(2).standard_normal(logits.shape)
-    step = 1e-5
-    plus, minus = (
-        oracles.cross_entropy(logits + s * step * direction, labels, **keywords).gradient
-        for s in (1, -1)
-    )
-
-    def total(x):
-        return jnp.sum(integer_loss(x, labels, **GPU, **keywords))
-
-    @jit
-    def products(x, v):
-        slope, curvature = jax.jvp(lambda x: jax.jvp(total, (x,), (v,))[1], (x,), (v,))
-        return slope, curvature, jax.jvp(jax.grad(total), (x,), (v,))[1]
-
-    slope, curvature, product = products(logits, direction.astype(np.float32))
-    expected = (plus - minus) / (2 * step)
-    gradient = oracles.cross_entropy(logits, labels, **keywords).gradient
-    assert_close(slope, np.vdot(gradient, direction), GRADIENT["float32"])
-    assert_close(curvature, np.vdot(expected, direction), GRADIENT["float32"])
-    assert_close(product, expected, GRADIENT["float32"])
+    kernels.check_forward_mode_and_second_order(NAME, everything((3, 140)))
 
 
 @pytest.mark.parametrize("batched", ["logits", "temperature"])
@@ -218,7 +118,7 @@ def test_vmap(batched):
     temperature = np.array([0.5, 1.0, 2.0], np.float32)
     axes = (0, None) if batched == "logits" else (None, 0)
     arguments = (logits, temperature[0]) if batched == "logits" else (logits[0], temperature)
-    value = jit(jax.vmap(lambda x, t: integer_loss(x, labels, temperature=t, **GPU), axes))(
+    value = jax.jit(jax.vmap(lambda x, t: integer_loss(x, labels, temperature=t, **GPU), axes))(
         *arguments
     )
     for i in range(3):
@@ -229,16 +129,7 @@ def test_vmap(batched):
 
 @pytest.mark.usefixtures("interpreted")
 def test_tiles_of_the_linear_loss():
-    rng = np.random.default_rng(8)
-    x, kernel = (rng.standard_normal(s).astype(np.float32) for s in ((9, 3), (3, 140)))
-    labels = rng.integers(0, 140, 9).astype(np.int32)
-    value = jit(
-        lambda x, kernel: xentjax.linear_softmax_cross_entropy(
-            x, kernel, labels, max_bytes=9 * 140 * 4, **GPU
-        )
-    )(x, kernel)
-    expected = oracles.cross_entropy(x.astype(np.float64) @ kernel, labels).losses
-    assert_close(value, expected, VALUE["float32"])
+    kernels.check_tiles_of_the_linear_loss(NAME, 140)
 
 
 LOWERED: dict[str, tuple[tuple[int, int], Any, dict[str, Any]]] = {
@@ -335,11 +226,7 @@ def test_refuses_soft_labels():
 
 @pytest.mark.usefixtures("interpreted")
 def test_refuses_64_bits():
-    with (
-        jax.enable_x64(True),
-        pytest.raises(NotImplementedError, match="expected at most 32 bits for 'mosaic_gpu'"),
-    ):
-        integer_loss(jnp.zeros((2, 3), jnp.float64), jnp.zeros(2, jnp.int32), **GPU)
+    kernels.check_refuses_64_bits(NAME)
 
 
 @pytest.mark.parametrize("n", [1, 7, 300, 8192, 2**20])

@@ -11,15 +11,15 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import AxisType, PartitionSpec as P
 
 import xentjax
-from tests import oracles
+from tests import kernels, oracles
 from tests.problems import EVERYTHING, PROBLEMS, WEIGHTS_7, Problem
-from tests.test_cross_entropy import assert_close, loss_of
-from tests.tolerances import GRADIENT, LOSS_GRADIENT, VALUE
-from tests.virtual_devices import jit
+from tests.test_cross_entropy import assert_close
+from tests.tolerances import LOSS_GRADIENT, VALUE
 from xentjax.ops import mosaic_tpu, mosaic_tpu_blocks
 
 INF, NAN = np.inf, np.nan
-TPU: dict[str, Any] = {"implementation": "mosaic_tpu"}
+NAME = "mosaic_tpu"
+TPU: dict[str, Any] = {"implementation": NAME}
 WEIGHTS_300 = np.resize(WEIGHTS_7, 300)
 integer_loss = xentjax.softmax_cross_entropy_with_integer_labels
 
@@ -49,44 +49,19 @@ WIDE = {p.name: wide(p) for p in PROBLEMS if p.shape == (6, 7) and p.name not in
 @pytest.mark.parametrize("problem", WIDE.values(), ids=WIDE)
 @pytest.mark.usefixtures("interpreted")
 def test_value_and_gradient(problem):
-    logits, labels, keywords = problem.arguments()
-    expected = oracles.cross_entropy(logits, labels, **keywords)
-
-    @jit
-    def value_and_gradient(x):
-        value, pullback = jax.vjp(lambda x: loss_of(labels)(x, labels, **TPU, **keywords), x)
-        return value, pullback(jnp.ones_like(value))[0]
-
-    value, gradient = value_and_gradient(logits)
-    assert value.dtype == jnp.float32
-    assert_close(value, expected.losses, VALUE["float32"])
-    assert_close(gradient, expected.gradient, LOSS_GRADIENT)
+    kernels.check_value_and_gradient(NAME, problem)
 
 
 @pytest.mark.parametrize("shape", [(1, 2), (7, 10), (33, 129), (130, 1000), (1, 1000)], ids=str)
 @pytest.mark.usefixtures("interpreted")
 def test_sizes(shape):
-    """Every statistic; with small logits, a class that is not there would show."""
-    rng = np.random.default_rng(shape)
-    logits = (0.02 * rng.standard_normal(shape)).astype(np.float32)
-    labels = rng.integers(0, shape[1], shape[0]).astype(np.int32)
-    labels[-1] = shape[1] - 1
-    expected = oracles.cross_entropy(logits, labels, label_smoothing=0.1)
-    losses, stats = jit(
-        lambda x: integer_loss(x, labels, label_smoothing=0.1, return_stats=True, **TPU)
-    )(logits)
-    assert_close(losses, expected.losses, VALUE["float32"])
-    for name in ("log_normalizer", "label_log_prob", "entropy"):
-        assert_close(getattr(stats, name), getattr(expected, name), VALUE["float32"])
-    np.testing.assert_array_equal(stats.predicted, expected.predicted)
+    """Every statistic."""
+    kernels.check_size(NAME, shape)
 
 
 @pytest.mark.usefixtures("interpreted")
 def test_no_rows():
-    losses, stats = integer_loss(
-        jnp.zeros((0, 5)), jnp.zeros(0, jnp.int32), return_stats=True, **TPU
-    )
-    assert {x.shape for x in (losses, *stats)} == {(0,)}
+    kernels.check_no_rows(NAME)
 
 
 @pytest.mark.parametrize("order", ["rising", "falling"])
@@ -97,60 +72,12 @@ def test_sums_move_with_the_maximum(order):
     logits = np.sort(1000 * rng.standard_normal((4, 300)), -1).astype(np.float32)
     logits = logits if order == "rising" else logits[:, ::-1]
     targets = rng.dirichlet(np.ones(300), 4).astype(np.float32)
-    expected = oracles.cross_entropy(logits, targets, label_smoothing=0.1)
-    losses, stats = jit(
-        lambda x: xentjax.softmax_cross_entropy(
-            x, targets, label_smoothing=0.1, return_stats=True, **TPU
-        )
-    )(logits)
-    assert_close(losses, expected.losses, VALUE["float32"])
-    for name in ("log_normalizer", "label_log_prob", "entropy"):
-        assert_close(getattr(stats, name), getattr(expected, name), VALUE["float32"])
-    np.testing.assert_array_equal(stats.predicted, expected.predicted)
+    kernels.check_statistics(NAME, logits, targets, label_smoothing=0.1)
 
 
 @pytest.mark.usefixtures("interpreted")
 def test_bad_values():
-    """What the table of bad values says, row by row, in the loss and in its gradient."""
-    ignore = -100
-    cases: list[tuple[int, Any, float]] = [  # label, classes, and the logit that they get
-        (290, slice(0, 128), -INF),  # nothing finite in the first tile
-        (290, slice(0, 290), -INF),  # nor in the second
-        (5, slice(10, None), -INF),
-        (140, 140, -INF),
-        (140, slice(None), -INF),
-        (140, 200, NAN),
-        (140, 299, NAN),
-        (ignore, slice(None), NAN),
-        (ignore, slice(None), -INF),
-        (-1, 0, 0.0),
-        (300, 0, 0.0),
-        (383, 0, 0.0),  # a column of the last tile that is no class
-        (2**31 - 1, 0, 0.0),
-        (-(2**31), 0, 0.0),
-        (299, 0, 0.0),
-        (0, 0, 3e38),
-    ]
-    logits = np.random.default_rng(6).standard_normal((len(cases), 300)).astype(np.float32)
-    labels = np.array([label for label, *_ in cases], np.int32)
-    for row, (_, classes, value) in zip(logits, cases, strict=True):
-        row[classes] = value
-    expected = oracles.cross_entropy(logits, labels, ignore_index=ignore)
-
-    @jit
-    def evaluate(x):
-        def losses(x):
-            return integer_loss(x, labels, ignore_index=ignore, **TPU)
-
-        value, pullback = jax.vjp(losses, x)
-        return value, pullback(jnp.ones_like(value))[0]
-
-    value, gradient = map(np.asarray, evaluate(logits))
-    np.testing.assert_allclose(value, expected.losses, rtol=VALUE["float32"])
-    assert value[3] == INF
-    # The gradient of a row without any possible class is not promised.
-    known = [i for i in range(len(cases)) if i != 4]
-    np.testing.assert_allclose(gradient[known], expected.gradient[known], atol=LOSS_GRADIENT)
+    kernels.check_bad_values(NAME)
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -159,48 +86,19 @@ def test_predicted_is_the_first_of_the_largest():
     logits[0, [200, 250]] = 1
     logits[1] = -INF
     labels = np.zeros(3, np.int32)
-    _, stats = jit(lambda x: integer_loss(x, labels, return_stats=True, **TPU))(logits)
+    _, stats = jax.jit(lambda x: integer_loss(x, labels, return_stats=True, **TPU))(logits)
     np.testing.assert_array_equal(stats.predicted, [200, 0, 0])
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.usefixtures("interpreted")
 def test_half_precision(dtype):
-    logits, labels, keywords = WIDE["everything"].arguments()
-    half = jnp.asarray(logits, dtype)
-    expected = oracles.cross_entropy(half, labels, **keywords)
-    value, gradient = jit(
-        jax.value_and_grad(lambda x: jnp.sum(integer_loss(x, labels, **TPU, **keywords)))
-    )(half)
-    assert (value.dtype, gradient.dtype) == (jnp.float32, dtype)
-    assert_close(value, expected.losses.sum(), VALUE[dtype])
-    assert_close(gradient, expected.gradient, GRADIENT[dtype])
+    kernels.check_half_precision(NAME, WIDE["everything"].arguments(), dtype)
 
 
 @pytest.mark.usefixtures("interpreted")
 def test_forward_mode_and_second_order():
-    logits, labels, keywords = WIDE["everything"].arguments()
-    direction = np.random.default_rng(2).standard_normal(logits.shape)
-    step = 1e-5
-    plus, minus = (
-        oracles.cross_entropy(logits + s * step * direction, labels, **keywords).gradient
-        for s in (1, -1)
-    )
-
-    def total(x):
-        return jnp.sum(integer_loss(x, labels, **TPU, **keywords))
-
-    @jit
-    def products(x, v):
-        slope, curvature = jax.jvp(lambda x: jax.jvp(total, (x,), (v,))[1], (x,), (v,))
-        return slope, curvature, jax.jvp(jax.grad(total), (x,), (v,))[1]
-
-    slope, curvature, product = products(logits, direction.astype(np.float32))
-    expected = (plus - minus) / (2 * step)
-    gradient = oracles.cross_entropy(logits, labels, **keywords).gradient
-    assert_close(slope, np.vdot(gradient, direction), GRADIENT["float32"])
-    assert_close(curvature, np.vdot(expected, direction), GRADIENT["float32"])
-    assert_close(product, expected, GRADIENT["float32"])
+    kernels.check_forward_mode_and_second_order(NAME, WIDE["everything"].arguments())
 
 
 @pytest.mark.parametrize("batched", ["rows", "class_weights", "temperature"])
@@ -228,7 +126,7 @@ def test_vmap(batched):
     def losses(x, y, w, t):
         return integer_loss(x, y, -1, where, class_weights=w, temperature=t, **TPU)
 
-    value = jit(jax.vmap(losses, axes))(*arguments)
+    value = jax.jit(jax.vmap(losses, axes))(*arguments)
     for i in range(3):
         x, y, w, t = (a[i] if axis == 0 else a for a, axis in zip(arguments, axes, strict=True))
         expected = oracles.cross_entropy(x, y, where=where, class_weights=w, temperature=float(t))
@@ -260,16 +158,7 @@ def test_inside_shard_map(split):
 
 @pytest.mark.usefixtures("interpreted")
 def test_tiles_of_the_linear_loss():
-    rng = np.random.default_rng(8)
-    x, kernel = (rng.standard_normal(s).astype(np.float32) for s in ((9, 3), (3, 140)))
-    labels = rng.integers(0, 140, 9).astype(np.int32)
-    value = jit(
-        lambda x, kernel: xentjax.linear_softmax_cross_entropy(
-            x, kernel, labels, max_bytes=9 * 70 * 4, **TPU
-        )
-    )(x, kernel)
-    expected = oracles.cross_entropy(x.astype(np.float64) @ kernel, labels).losses
-    assert_close(value, expected, VALUE["float32"])
+    kernels.check_tiles_of_the_linear_loss(NAME, 70)
 
 
 def call(shape: tuple[int, int], dtype: Any, soft: bool, **keywords: Any) -> tuple[Any, Any, Any]:
@@ -333,11 +222,7 @@ def test_needs_a_tpu():
 
 @pytest.mark.usefixtures("interpreted")
 def test_refuses_64_bits():
-    with (
-        jax.enable_x64(True),
-        pytest.raises(NotImplementedError, match="expected at most 32 bits for 'mosaic_tpu'"),
-    ):
-        integer_loss(jnp.zeros((2, 3), jnp.float64), jnp.zeros(2, jnp.int32), **TPU)
+    kernels.check_refuses_64_bits(NAME)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (8192, 1000), (7, 2**20), (2**20, 10)], ids=str)

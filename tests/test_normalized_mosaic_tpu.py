@@ -12,7 +12,6 @@ import xentjax
 from tests.test_mosaic_tpu import lowered_for_tpu
 from tests.test_normalized import oracle
 from tests.tolerances import GRADIENT, VALUE
-from tests.virtual_devices import jit
 from xentjax.ops import mosaic_tpu, normalized_mosaic_tpu
 
 INF = np.inf
@@ -42,7 +41,7 @@ def test_value_and_derivatives(name, shape):
     direction = rng.standard_normal(shape)
     weight = rng.standard_normal(shape).astype(np.float32)
 
-    @jit
+    @jax.jit
     def evaluate(x, dx):
         value, derivative = jax.jvp(FUNCTIONS[name], (x,), (dx,))
         return value, derivative, jax.grad(lambda x: jnp.vdot(FUNCTIONS[name](x), weight))(x)
@@ -73,14 +72,14 @@ def test_where(name, kind):
     if kind == "rows":
         where = np.array([False, False, True])
         full = np.repeat(where[:, None], 3, 1)
-    got = jit(lambda x: FUNCTIONS[name](x, -1, where))(logits)
+    got = jax.jit(lambda x: FUNCTIONS[name](x, -1, where))(logits)
     np.testing.assert_allclose(got, oracle(name, logits, -1, full), rtol=VALUE["float32"])
 
 
 @pytest.mark.usefixtures("interpreted")
 def test_extremes(name):
     logits = np.array([[0.0, -INF, 1.0], [1e5, 1e5 + 1, -1e5], [-INF] * 3, [0, np.nan, 1]])
-    got = jit(FUNCTIONS[name])(logits.astype(np.float32))
+    got = jax.jit(FUNCTIONS[name])(logits.astype(np.float32))
     np.testing.assert_allclose(got, oracle(name, logits), rtol=VALUE["float32"])
     assert np.isnan(got[2:]).all()
 
@@ -90,7 +89,7 @@ def test_extremes(name):
 def test_half_precision_and_vmap(name, dtype):
     """A batch along any axis is more rows."""
     logits = jnp.asarray(np.random.default_rng(1).standard_normal((4, 9, 3)), dtype)
-    got = jit(jax.vmap(FUNCTIONS[name], 2))(logits)
+    got = jax.jit(jax.vmap(FUNCTIONS[name], 2))(logits)
     assert got.dtype == dtype
     rounding = float(jnp.finfo(dtype).eps)
     expected = oracle(name, np.moveaxis(np.asarray(logits, np.float64), 2, 0))

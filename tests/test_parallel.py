@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec as P
 
 from tests import parallel_devices, parallel_linear_devices
-from tests.virtual_devices import jit, run_module
+from tests.virtual_devices import run_module
 from xentjax import (
     sharded_counts,
     vocab_parallel_linear_softmax_cross_entropy,
@@ -40,7 +40,7 @@ PMFS = jnp.full((4, 5), 0.2)
 
 def on_one_device(function, *arrays):
     mesh = Mesh(np.array(jax.devices()[:1]), ("classes",))
-    return jit(jax.shard_map(function, mesh=mesh, in_specs=P(), out_specs=P()))(*arrays)
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=P(), out_specs=P()))(*arrays)
 
 
 def loss_of(logits=LOGITS, labels=LABELS, **keywords):

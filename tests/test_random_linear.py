@@ -15,7 +15,6 @@ from hypothesis import given, settings, strategies as st
 
 import xentjax
 from tests import oracles
-from tests.test_linear import jit
 from tests.tolerances import RANDOM_GRADIENT, RANDOM_VALUE
 
 # Rows and classes are prime: with these bytes every tiling has several blocks, which overlap.
@@ -85,7 +84,7 @@ def random_call(c: Configuration, rng: Any) -> tuple[Any, Any, dict[str, Any]]:
     return (x, kernel, bias), labels, arrays
 
 
-@partial(jit, static_argnames=("reduction", "how"))
+@partial(jax.jit, static_argnames=("reduction", "how"))
 def evaluate(layer, labels, arrays, *, reduction, how):
     def total(layer):
         x, kernel, bias = layer

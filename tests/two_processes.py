@@ -11,7 +11,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
-from tests.virtual_devices import jit
 from xentjax import (
     sharded_counts,
     softmax_cross_entropy_with_integer_labels,
@@ -67,7 +66,7 @@ def main(port: str, process: str) -> None:
         return jax.make_array_from_process_local_data(sharding, own_part(x, axis))
 
     def run(function: Any, *arrays: Any) -> Any:
-        results = jit(function, out_shardings=NamedSharding(mesh, P()))(*arrays)
+        results = jax.jit(function, out_shardings=NamedSharding(mesh, P()))(*arrays)
         return jax.tree.map(lambda a: np.asarray(a).tolist(), results)
 
     x, kernel, bias, labels = problem().values()
