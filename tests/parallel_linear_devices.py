@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec as P
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
+from tests import kernels
 from tests.parallel_devices import PROBLEMS, mesh
 from tests.problems import EVERYTHING, Problem
 from tests.test_cross_entropy import assert_close
@@ -29,7 +30,7 @@ from tests.test_linear import (
 from tests.tolerances import GRADIENT, VALUE
 from tests.virtual_devices import NUM_DEVICES, collectives, run_checks, sent_once
 from xentjax import linear_softmax_cross_entropy, vocab_parallel_linear_softmax_cross_entropy
-from xentjax.ops import linear_xla
+from xentjax.ops import linear_xla, mosaic_gpu, mosaic_tpu
 
 K_LOCAL = 9
 HELD = NUM_DEVICES * K_LOCAL
@@ -359,6 +360,24 @@ def labels_split_over_an_axis_that_the_layer_is_not() -> None:
     raters = (oracle(layer, y, ignore_index=-1).gradient for y in np.split(labels, 2))
     raters = (chained(d_logits, layer) for d_logits in raters)
     assert_layer_close(gradient, map(np.add, *raters), GRADIENT["float32"])
+
+
+@check
+def kernels_of_slices() -> None:
+    """Interpreted on two devices: on all, their callbacks leave no threads to the collectives."""
+    layer, labels, keywords = arguments(Problem("kernels", shape=(9, HELD)))
+    half = Layer(*(jnp.asarray(a, jnp.bfloat16) for a in layer))
+    expected = oracle(half, labels, **keywords)
+    contexts = {
+        "mosaic_gpu": mosaic_gpu.interpret(kernels.gpu_interpreter()),
+        "mosaic_tpu": mosaic_tpu.interpret(True),
+    }
+    devices = Mesh(np.array(jax.devices()[:2]), ("classes",))
+    fixed = {"labels": labels, "devices": devices, **keywords}
+    for name, interpreted in contexts.items():
+        run = jax.jit(partial(parallel_loss, implementation=name, **fixed))
+        with interpreted:
+            assert_close(run(half), expected.losses, VALUE["bfloat16"])
 
 
 @check

@@ -16,13 +16,6 @@ from tests.test_cross_entropy import assert_close
 from tests.tolerances import VALUE
 from xentjax.ops import mosaic_gpu, mosaic_gpu_blocks
 
-try:
-    from jax.experimental.pallas.mosaic_gpu import (
-        InterpretGPUParams,  # pyright: ignore[reportAttributeAccessIssue]
-    )
-except ImportError:  # jax 0.10 has it, but not there
-    from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
-
 INF, NAN = np.inf, np.nan
 NAME = "mosaic_gpu"
 GPU: dict[str, Any] = {"implementation": NAME}
@@ -31,13 +24,10 @@ integer_loss = xentjax.softmax_cross_entropy_with_integer_labels
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """By tiles of one box, two blocks a row: small arrays have several, the last ones ragged.
-
-    What lies beyond an array is read as NaN, where the hardware reads 0.
-    """
+    """By tiles of one box, two blocks a row: small arrays have several, the last ones ragged."""
     monkeypatch.setattr(mosaic_gpu_blocks, "_NUMBERS", 1024)
     monkeypatch.setattr(mosaic_gpu_blocks, "_BLOCKS", 2)
-    with mosaic_gpu.interpret(InterpretGPUParams(out_of_bounds_reads="uninitialized")):
+    with mosaic_gpu.interpret(kernels.gpu_interpreter()):
         yield
 
 

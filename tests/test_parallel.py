@@ -100,7 +100,6 @@ CASES = [
     (linear_loss_of, {"bias": jnp.zeros(6)}, ValueError, "bias_shard"),
     (linear_loss_of, {"bias": jnp.zeros(5, jnp.int32)}, TypeError, "bias_shard"),
     (linear_loss_of, {"max_bytes": 0}, ValueError, "max_bytes"),
-    (linear_loss_of, {"implementation": "reference"}, ValueError, "implementation"),
     (counts_of, {"axis_name": "rows"}, ValueError, "axis_name"),
     (counts_of, {"num_classes": 0}, ValueError, "num_classes"),
     (counts_of, {"samples": jnp.zeros(4)}, TypeError, "samples"),

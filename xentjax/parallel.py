@@ -253,7 +253,8 @@ def vocab_parallel_linear_softmax_cross_entropy(
         reduction: "none", "sum" or "mean" over the rows at hand, as in the function above.
         return_stats: also return the `SoftmaxStats` of each row.
         max_bytes: as in `linear_softmax_cross_entropy`, on each device.
-        implementation: "xla" or None, which takes the best.
+        implementation: of the statistics of a slice, as in `linear_softmax_cross_entropy`, but that
+            "reference" too goes tile by tile.
 
     Returns:
         The loss, float32 (float64 if x or kernel is): one a row, or a scalar. With `return_stats`
@@ -283,7 +284,7 @@ def vocab_parallel_linear_softmax_cross_entropy(
 
     Source: Shoeybi et al., Megatron-LM (2019), arXiv:1909.08053, section 3.
     """
-    check_names(reduction, implementation, ("xla",))
+    check_names(reduction, implementation)
     check_flag("return_stats", return_stats)
     budget = check_max_bytes(max_bytes)
     split = {"kernel_shard": kernel_shard, "bias_shard": bias_shard}
@@ -313,7 +314,7 @@ def vocab_parallel_linear_softmax_cross_entropy(
             part.first_class,
             part.counts_label,
             axis_name,
-            Wanted(uniform, mean=public, predicted=public),
+            Wanted(uniform, mean=public, predicted=public, implementation=implementation),
             budget,
         )
         return in_place(stats)

@@ -144,9 +144,10 @@ def linear_softmax_cross_entropy(
             `return_stats` the statistics then have no derivative. Where `max_bytes` is less than
             64 rows of logits, and with "reference", gradients are computed as without it.
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference" (which stores the logits);
-            None takes the best one measured for the backend. "mosaic_tpu" makes logits on the chip
-            alone, whatever `max_bytes`, but for the gradients of "xla" that it has without
-            `gradients_in_forward`. With it kernels make those of x, kernel and bias in the
+            None takes the best one measured for the backend. In the forward pass "mosaic_tpu", and
+            "mosaic_gpu" for x and kernel of one half-precision dtype, make logits on the chip
+            alone, whatever `max_bytes`; their gradients are those of "xla". With
+            `gradients_in_forward`, kernels of "mosaic_tpu" make those of x, kernel and bias in the
             backward pass, in 10 N D K operations, and the statistics keep their derivatives.
 
     Returns:

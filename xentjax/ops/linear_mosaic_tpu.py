@@ -73,6 +73,12 @@ Places = Callable[..., Place]
 """The place at a point of the grid, given its coordinates and how many blocks of rows count."""
 
 
+def makes_logits(linear: LinearRows) -> bool:
+    """Of every layer; what the kernel cannot do it refuses."""
+    del linear
+    return True
+
+
 def row_statistics(linear: LinearRows, wanted: Wanted) -> RowStatistics:
     """The kernel's sums, finished."""
     layer, rows, whole = read(linear)

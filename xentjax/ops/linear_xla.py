@@ -127,9 +127,10 @@ def _folded(linear: LinearRows, batched: LinearRows, size: int) -> LinearRows:
 
 def _of_whole_rows(linear: LinearRows, wanted: Wanted, max_bytes: int | None) -> RowStatistics:
     """By a kernel that makes its logits itself, or by blocks of logits."""
-    if wanted.implementation == "mosaic_tpu":
-        implementation = importlib.import_module("xentjax.ops.linear_mosaic_tpu")
-        return implementation.row_statistics(linear, wanted)
+    if wanted.implementation in ("mosaic_gpu", "mosaic_tpu"):
+        kernel = importlib.import_module(f"xentjax.ops.linear_{wanted.implementation}")
+        if kernel.makes_logits(linear):
+            return kernel.row_statistics(linear, wanted)
     return _block_by_block(linear, wanted, max_bytes)
 
 

@@ -9,8 +9,9 @@ want `shard_map`.
 
 import functools
 import math
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.custom_batching
@@ -34,12 +35,14 @@ from xentjax.ops.statistics import (
     label_in_range,
 )
 
+T = TypeVar("T")
+
 interpret = jax.make_user_context(None)
 """What `plgpu.kernel` takes by that name: `with interpret(InterpretGPUParams(...)):` runs the
 kernel on any backend. Reads beyond an array have to be "uninitialized" there, not an error."""
 
 
-class _Sums(NamedTuple):
+class Sums(NamedTuple):
     """What is known of rows from the classes seen, a vector each, None if not wanted."""
 
     top: Array
@@ -53,7 +56,7 @@ class _Sums(NamedTuple):
     predicted: Array | None
 
 
-class _Tile(NamedTuple):
+class Tile(NamedTuple):
     """Some classes of some rows, box by box."""
 
     logits: list[Array]
@@ -67,7 +70,9 @@ class _Tile(NamedTuple):
 
 def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
     """The kernel's sums, finished; under vmap a batch of rows is more rows."""
-    _refuse(rows, wanted)
+    check_supported(rows, wanted)
+    if rows.logits.dtype == jnp.float64:
+        raise NotImplementedError("logits: expected at most 32 bits for 'mosaic_gpu', got float64")
 
     @jax.custom_batching.custom_vmap
     def statistics(rows: Rows) -> RowStatistics:
@@ -85,18 +90,13 @@ def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
     return statistics(rows._replace(class_weights=None))
 
 
-def _refuse(rows: Rows, wanted: Wanted) -> None:
-    """What the kernel cannot do is refused here, before anything is compiled."""
-    capability = _compute_capability()
-    major = capability.partition(".")[0]
-    hopper = major.isdigit() and int(major) >= 9
-    if not hopper and interpret.value is None:
+def check_supported(rows: Rows, wanted: Wanted) -> None:
+    """What the kernels cannot do is refused here, before anything is compiled."""
+    if generation() < 9:
         raise NotImplementedError(
             "implementation: expected a GPU of compute capability 9.0 or more for 'mosaic_gpu', "
-            f"got {capability}"
+            f"got {_compute_capability()}"
         )
-    if rows.logits.dtype == jnp.float64:
-        raise NotImplementedError("logits: expected at most 32 bits for 'mosaic_gpu', got float64")
     if rows.targets is not None:
         raise NotImplementedError("labels: expected class indices for 'mosaic_gpu', got a pmf")
     if rows.class_mask is not None:
@@ -108,6 +108,14 @@ def _refuse(rows: Rows, wanted: Wanted) -> None:
         raise NotImplementedError(
             "class_weights: expected None with label smoothing for 'mosaic_gpu', got an array"
         )
+
+
+def generation() -> int:
+    """9 for Hopper, which is also what kernels are interpreted as; 0 for what is no such GPU."""
+    major = _compute_capability().partition(".")[0]
+    if interpret.value is not None:
+        return 9
+    return int(major) if major.isdigit() else 0
 
 
 def _compute_capability() -> str:
@@ -129,7 +137,7 @@ def _statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
     *row_shape, k = rows.logits.shape
     n = math.prod(row_shape)
     if n == 0:
-        stats = _of_parts(_nothing((0,), wanted), jnp.zeros(0, jnp.float32))
+        stats = of_parts(no_sums((0,), wanted), jnp.zeros(0, jnp.float32))
     else:
         matrix = rows._replace(logits=rows.logits.reshape(n, k))
         stats = _whole_rows(matrix, wanted, plan((n, k), rows.logits.dtype.itemsize))
@@ -144,13 +152,13 @@ def _statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
     return stats
 
 
-def _of_parts(sums: _Sums, num_classes: Float[Array, "*#parts"]) -> RowStatistics:
+def of_parts(sums: Sums, num_classes: Float[Array, "*#parts"]) -> RowStatistics:
     """The statistics of parts of rows, with so many classes each."""
     uniform = None
     if sums.uniform is not None:
         uniform = InnerProduct(sums.uniform, jnp.broadcast_to(num_classes, sums.uniform.shape))
     return RowStatistics(
-        shift=_finite(sums.top),
+        shift=finite(sums.top),
         log_sum=jnp.log(sums.sum_exp),
         label_logit=None,
         target=None,
@@ -168,13 +176,13 @@ def _whole_rows(rows: Rows, wanted: Wanted, p: Plan) -> RowStatistics:
     sums = jax.tree.map(lambda x: jnp.swapaxes(x, 1, 2).reshape(p.splits, -1)[:, :n], sums)
     part = p.tiles * p.classes
     first_class = jnp.arange(0, k, part, dtype=jnp.int32)[:, None]
-    stats = _of_parts(sums, jnp.minimum(k - first_class, part).astype(jnp.float32))
+    stats = of_parts(sums, jnp.minimum(k - first_class, part).astype(jnp.float32))
     if p.splits > 1:
         stats = merge(stats, first_class, None, OVER_FIRST_AXIS)
     return jax.tree.map(lambda x: x[0], stats)
 
 
-def _sums_of_parts(rows: Rows, wanted: Wanted, p: Plan) -> _Sums:
+def _sums_of_parts(rows: Rows, wanted: Wanted, p: Plan) -> Sums:
     """The sums over each part of each row, [splits, phases, rows of a phase and of its last tile].
 
     Only where phases do not divide the rows is an array of the logits' size copied, to fill up.
@@ -185,12 +193,7 @@ def _sums_of_parts(rows: Rows, wanted: Wanted, p: Plan) -> _Sums:
     scalars = {name: x.reshape(1) for name, x in scalars.items() if x is not None}
     shape = (p.splits, p.phases, p.row_blocks * p.rows)
 
-    def results(logits: Array, scalars: dict[str, Array]) -> _Sums:
-        one = logits[0, 0].astype(jnp.float32) + sum(x[0] for x in scalars.values())
-        return jax.tree.map(lambda x: x + one.astype(x.dtype), _nothing(shape, wanted))
-
-    # Types with the mesh axes that the results vary over.
-    out, tree = jax.tree.flatten(jax.eval_shape(results, logits, scalars))
+    out, tree = jax.tree.flatten(types_of(partial(no_sums, shape, wanted), (logits, scalars)))
     kernel = plgpu.kernel(
         partial(_kernel, scalars=tuple(scalars), k=k, wanted=wanted, p=p),
         out_type=out,
@@ -201,15 +204,30 @@ def _sums_of_parts(rows: Rows, wanted: Wanted, p: Plan) -> _Sums:
         ],
         grid=(p.row_blocks * p.splits * p.phases,),
         grid_names=("block",),
-        compiler_params=plgpu.CompilerParams(
-            # The approximate exp is right to 2 ulp, the approximate tanh to 5e-4 only.
-            approx_math=rows.soft_cap is None,
-            # The other semantics may store tiles in an order for which columns have to be aligned.
-            lowering_semantics=plgpu.LoweringSemantics.Lane,
-        ),
+        compiler_params=compiler_params(rows.soft_cap),
         interpret=interpret.value,
     )
     return jax.tree.unflatten(tree, kernel(logits, *scalars.values()))
+
+
+def compiler_params(soft_cap: Array | None) -> plgpu.CompilerParams:
+    """How a kernel whose logits have that cap is compiled."""
+    return plgpu.CompilerParams(
+        # The approximate exp is right to 2 ulp, the approximate tanh to 5e-4 only.
+        approx_math=soft_cap is None,
+        # The other semantics may store tiles in an order for which columns have to be aligned.
+        lowering_semantics=plgpu.LoweringSemantics.Lane,
+    )
+
+
+def types_of(make: Callable[[], T], inputs: Any) -> T:
+    """The types of what `make` makes, if it varies over the mesh axes that the inputs do."""
+
+    def results(inputs: Any) -> T:
+        one = sum(jnp.sum(x).astype(jnp.float32) for x in jax.tree.leaves(inputs))
+        return jax.tree.map(lambda x: x + jnp.asarray(one).astype(x.dtype), make())
+
+    return jax.eval_shape(results, inputs)
 
 
 def _kernel(
@@ -224,6 +242,7 @@ def _kernel(
     block, split = _divmod(block, p.splits)
     first_row = block * p.rows
     first_class = split * (p.tiles * p.classes)
+    layout = _layout(p)
 
     def fetch(t: Int32[Array, ""]) -> None:
         stage = _divmod(t, p.stages)[1]
@@ -232,29 +251,30 @@ def _kernel(
             box = logits.at[pl.ds(first_row, p.rows), pl.ds(column, p.columns)]
             plgpu.copy_gmem_to_smem(box, tiles.at[stage, i], arrived.at[stage])
 
-    def with_tile(step: Integer[Array, ""], seen: _Sums) -> _Sums:
+    def next_tile(step: Integer[Array, ""], seen: Sums) -> Sums:
         t = step.astype(jnp.int32)
         stage = _divmod(t, p.stages)[1]
         plgpu.barrier_wait(arrived.at[stage])
-        boxes = [_laid_out(tiles[stage, i], p).astype(jnp.float32) for i in range(p.copies)]
+        boxes = [laid_out(tiles[stage, i], layout).astype(jnp.float32) for i in range(p.copies)]
 
         @pl.when(t + p.stages < p.tiles)
         def _() -> None:
             fetch(t + p.stages)
 
         before = t * p.classes
-        index = [_iota(p) + (before + i * p.columns) for i in range(p.copies)]
+        columns = class_index((p.rows, p.columns), layout)
+        index = [columns + (before + i * p.columns) for i in range(p.copies)]
         # Beyond the last class lie the next row, or zeros.
         exists = [j < k - first_class for j in index]
         pairs = zip(exists, boxes, strict=True)
-        boxes = [jnp.where(e, _adjusted(a, adjusts), -jnp.inf) for e, a in pairs]
+        boxes = [jnp.where(e, adjusted(a, adjusts), -jnp.inf) for e, a in pairs]
         classes_before = jnp.minimum(before, k - first_class).astype(jnp.float32)
-        return _with_tile(seen, _Tile(boxes, index, exists, classes_before), p)
+        return with_tile(seen, Tile(boxes, index, exists, classes_before), layout)
 
     for t in range(p.stages):
         fetch(jnp.int32(t))
-    nothing = jax.tree.map(lambda x: _laid_out(x, p), _nothing((p.rows,), wanted))
-    sums = lax.fori_loop(0, p.tiles, with_tile, nothing)
+    nothing = jax.tree.map(lambda x: laid_out(x, layout), no_sums((p.rows,), wanted))
+    sums = lax.fori_loop(0, p.tiles, next_tile, nothing)
     # By way of shared memory, since a warp alone has too few neighbours for a whole sector.
     for ref, x in zip(staged, jax.tree.leaves(sums), strict=True):
         ref[...] = x
@@ -269,7 +289,7 @@ def _divmod(x: Int32[Array, ""], divisor: int) -> tuple[Int32[Array, ""], Int32[
     return lax.div(x, np.int32(divisor)), lax.rem(x, np.int32(divisor))
 
 
-def _adjusted(a: Float[Array, "n k"], adjusts: dict[str, Array]) -> Float[Array, "n k"]:
+def adjusted(a: Float[Array, "n k"], adjusts: dict[str, Array]) -> Float[Array, "n k"]:
     """`adjusted_logits`; Mosaic lowers no rule with symbolic zeros, which its division has."""
     a = adjusted_logits(Rows(a, soft_cap=adjusts.get("soft_cap")))
     return a / adjusts["temperature"] if "temperature" in adjusts else a
@@ -285,25 +305,24 @@ def _layout(p: Plan) -> Any:
     return plgpu.Layout.TILED(tiling, warp_dims=(-4,), lane_dims=(-2, -3), vector_dim=-1)
 
 
-def _laid_out(x: Array, p: Plan) -> Array:
-    """A box, or a number for each of its rows, in the registers where it belongs."""
+def laid_out(x: Array, layout: Any) -> Array:
+    """A tile, or a number for each of its rows, in the registers where it belongs."""
     if interpret.value is not None:
         return x
-    layout = _layout(p)
     return plgpu.layout_cast(x, layout if x.ndim == 2 else layout.reduce(1))
 
 
-def _iota(p: Plan) -> Int32[Array, "n k"]:
-    """The column of each number of a box."""
+def class_index(shape: tuple[int, int], layout: Any) -> Int32[Array, "n k"]:
+    """The column of each number of a tile."""
     if interpret.value is not None:
-        return lax.broadcasted_iota(jnp.int32, (p.rows, p.columns), 1)
-    return plgpu.broadcasted_iota(jnp.int32, (p.rows, p.columns), 1, layout=_layout(p))
+        return lax.broadcasted_iota(jnp.int32, shape, 1)
+    return plgpu.broadcasted_iota(jnp.int32, shape, 1, layout=layout)
 
 
-def _nothing(shape: tuple[int, ...], wanted: Wanted) -> _Sums:
+def no_sums(shape: tuple[int, ...], wanted: Wanted) -> Sums:
     """The sums over no class."""
     zeros = jnp.zeros(shape, jnp.float32)
-    return _Sums(
+    return Sums(
         top=jnp.full(shape, -jnp.inf, jnp.float32),
         sum_exp=zeros,
         uniform=zeros if wanted.uniform else None,
@@ -312,16 +331,16 @@ def _nothing(shape: tuple[int, ...], wanted: Wanted) -> _Sums:
     )
 
 
-def _finite(top: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
+def finite(top: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
     """m: a row without a finite maximum keeps its infinities."""
     return jnp.where(jnp.abs(top) < jnp.inf, top, 0)  # Mosaic lowers no isfinite
 
 
-def _with_tile(seen: _Sums, tile: _Tile, p: Plan) -> _Sums:
+def with_tile(seen: Sums, tile: Tile, layout: Any) -> Sums:
     """The sums over the classes seen and those of a tile."""
 
     def along(x: Array) -> Array:
-        return _laid_out(lax.broadcast_in_dim(x, (p.rows, p.columns), (0,)), p)
+        return laid_out(lax.broadcast_in_dim(x, tile.logits[0].shape, (0,)), layout)
 
     def total(boxes: list[Array]) -> Array:
         return jnp.sum(functools.reduce(jnp.add, boxes), axis=1)
@@ -329,8 +348,8 @@ def _with_tile(seen: _Sums, tile: _Tile, p: Plan) -> _Sums:
     # Boxes meet number by number, so that lanes exchange theirs once a tile.
     best = jnp.max(functools.reduce(jnp.maximum, tile.logits), axis=1)
     top = jnp.maximum(seen.top, best)
-    shift = _finite(top)
-    above = _finite(seen.top) - shift
+    shift = finite(top)
+    above = finite(seen.top) - shift
     scale = jnp.where(seen.top == -jnp.inf, 0, jnp.exp(above))  # else 0 * inf after tiles of -inf
     z = [a - along(shift) for a in tile.logits]
     exp_z = [jnp.exp(box) for box in z]
@@ -349,4 +368,4 @@ def _with_tile(seen: _Sums, tile: _Tile, p: Plan) -> _Sums:
         at = [jnp.where(a == along(best), index, none) for a, index in pairs]
         first = jnp.min(functools.reduce(jnp.minimum, at), axis=1)
         predicted = jnp.where(best > seen.top, first, seen.predicted)
-    return _Sums(top, scale * seen.sum_exp + total(exp_z), uniform, weighted, predicted)
+    return Sums(top, scale * seen.sum_exp + total(exp_z), uniform, weighted, predicted)
