@@ -35,6 +35,9 @@ SUBJECTS = {
         "counts, entropies, intervals and tests of a die against NumPy, SciPy, statsmodels, torch",
         rounds=7,
     ),
+    "kernels": Subject(
+        "the kernels of a GPU or TPU against XLA, optax, torch, Liger and cut-cross-entropy"
+    ),
     "training": Subject("a step of three CIFAR-10 presets, beside the same networks in torch"),
 }
 
@@ -93,7 +96,10 @@ def main(args: Sequence[str] | None = None) -> int:
     progress = Console(stderr=True)
     subject = importlib.import_module(f"benchmarks.{command.name}")
     rounds = min(rounds, 3) if command.quick else rounds
-    result = subject.run(quick=command.quick, rounds=rounds, console=progress, **options)
+    try:
+        result = subject.run(quick=command.quick, rounds=rounds, console=progress, **options)
+    except NotImplementedError as error:  # by a kernel, on the wrong machine
+        return _refuse(str(error))
     try:
         folder = report.save(result, command.output)
         progress.print(f"JSON and PNG: {folder}", highlight=False, soft_wrap=True)

@@ -32,6 +32,20 @@ KEYWORDS = ((8192, 1000), (1024, 32768))
 KEYWORDS_QUICK = ((16, 1000),)
 
 
+def _in_memory(*shapes: tuple[int, int]) -> tuple[LossCase, ...]:
+    return tuple(
+        LossCase(f"{shape[0]} × {shape[1]} {name}", shape, dtype, mode)
+        for shape in shapes
+        for dtype, name in (("float32", "f32"), ("bfloat16", "bf16"))
+        for mode in ("forward", "value_and_grad")
+    )
+
+
+# A quarter of a gigabyte and more each, far beyond what a cache holds.
+KERNELS = _in_memory((2**23, 10), (2**18, 1000), (2**16, 4096), (8192, 32768), (4096, 131072))
+KERNELS_QUICK = _in_memory((64, 10))
+
+
 class LinearCase(NamedTuple):
     """Features [N, D] and a kernel [D, K] of one dtype, and what is done with the mean loss."""
 
@@ -58,6 +72,13 @@ LINEAR_BIG = LinearCase((16384, 256, 262144), "bfloat16", "value_and_grad")
 LINEAR_BIG_QUICK = LinearCase((512, 32, 4096), "bfloat16", "value_and_grad")
 LINEAR_ACCURACY = (512, 256, 8192)
 LINEAR_ACCURACY_QUICK = (64, 32, 512)
+# Heads of language models, half precision: what `kernels` measures.
+KERNELS_LINEAR = tuple(
+    LinearCase(shape, "bfloat16", mode)
+    for shape in ((8192, 2048, 50304), (8192, 4096, 131072))
+    for mode in LINEAR_MODES
+)
+KERNELS_LINEAR_QUICK = (LinearCase((64, 32, 128), "bfloat16", "value_and_grad"),)
 
 
 @dataclass(frozen=True)

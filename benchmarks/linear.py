@@ -5,7 +5,7 @@ loss with the gradients in features and kernel.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -88,7 +88,7 @@ def jax_rivals() -> dict[str, Rival]:
         BUDGET: Rival(partial(xentjax_loss, max_bytes=16 * MIB)),
         NAIVE: Rival(naive_loss),
     }
-    if (tokamax := _installed("tokamax")) is not None:
+    if (tokamax := installed("tokamax")) is not None:
         # It would parse this program's command line, and refuse what is not its own.
         importlib.import_module("absl.flags").FLAGS.mark_as_parsed()
         for name in TOKAMAX:
@@ -98,7 +98,7 @@ def jax_rivals() -> dict[str, Rival]:
             except ValueError:  # no such implementation in this version
                 continue
             found[name] = Rival(loss)
-    if (jax_cce := _installed("jax_cce")) is not None:
+    if (jax_cce := installed("jax_cce")) is not None:
         found[JAX_CCE] = Rival(jax_cce.linear_cross_entropy, classes_first=True)
     return found
 
@@ -115,7 +115,7 @@ def _tokamax_loss(
     )
 
 
-def _installed(name: str) -> ModuleType | None:
+def installed(name: str) -> ModuleType | None:
     """The package, or None where it does not import."""
     try:
         return importlib.import_module(name)
@@ -171,17 +171,19 @@ def torch_thunks(
 def measure(
     case: cases.LinearCase,
     rivals: dict[str, Rival],
-    torch: ModuleType | None,
+    others: Mapping[str, timing.Thunk],
     rounds: int,
     *,
     quick: bool,
 ) -> Cell:
-    """Compile and time all rivals on one case, with the machine's matrix product among them."""
+    """Compile and time all rivals on one case, with the machine's matrix product among them.
+
+    XLA compiles the `rivals`; the `others` run as they are.
+    """
     given = problem(case.shape)
     programs = {name: compile_rival(rival, case) for name, rival in rivals.items()}
     thunks = {name: jax_thunk(programs[name], rivals[name], case, given) for name in rivals}
-    if torch is not None:
-        thunks |= torch_thunks(torch, case, given)
+    thunks |= others
     product, flops = machine.product(case.dtype, quick=quick)
     seconds = timing.interleave(thunks | {"product": product}, rounds=rounds, settle=False)
     return Cell(
@@ -333,7 +335,8 @@ def run(*, quick: bool, rounds: int, console: Console, options: cases.LinearOpti
     ]
     cells, found = [], []
     for case in track(table, "linear + cross-entropy", console=console, transient=True):
-        cell = measure(case, rivals, torch, rounds, quick=quick)
+        others = {} if torch is None else torch_thunks(torch, case, problem(case.shape))
+        cell = measure(case, rivals, others, rounds, quick=quick)
         cells.append(cell)
         n, _, k = case.shape
         found += [(f"{case.name}, {case.mode}", t) for t in targets(cell, 4 * n * k)]

@@ -189,7 +189,7 @@ def test_tokamax_without_an_implementation_is_absent(monkeypatch):
 
 def test_command_measures_without_any_rival(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(linear, "load_torch", lambda: None)
-    monkeypatch.setattr(linear, "_installed", lambda name: None)
+    monkeypatch.setattr(linear, "installed", lambda name: None)
     monkeypatch.setattr(cases, "LINEAR_BIG_QUICK", cases.LinearCase(SHAPE, "bfloat16", "loss"))
     args = ["linear", "--quick", "--rounds", "1", "--shapes", "6", "4", "11", "--accuracy", "--big"]
     assert (

@@ -1,0 +1,211 @@
+"""An accelerator's kernels: row statistics of logits in memory and of a linear layer, mean loss.
+
+The subject is the kernel that `implementation=` names on this backend. All rivals get the same
+logits, or the same features and kernel, and take turns in one process.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks import cases, linear, losses, machine, timing
+from benchmarks.linear import NAIVE, Rival
+from benchmarks.modes import Loss, jax_function
+from benchmarks.report import Cell, Result
+from benchmarks.tables import Table
+from xentjax import softmax_cross_entropy_with_integer_labels
+
+KERNELS = {"gpu": "mosaic_gpu", "tpu": "mosaic_tpu"}
+"""By backend."""
+SUBJECT, XLA, OPTAX = "kernel", "xla", "optax"
+TORCH, TORCH_COMPILED, LIGER, CCE = "torch", "torch compiled", "liger", "cut-cross-entropy"
+RIVALS = (XLA, OPTAX, TORCH, TORCH_COMPILED, LIGER)
+NOTES = (
+    "kernel: implementation='mosaic_gpu' or 'mosaic_tpu'; xla: the default",
+    "bytes counted: forward reads the logits once; value_and_grad reads them twice (statistics, "
+    "then gradient) and writes them once",
+    "limit: the share of the bandwidth of x + 1 into a fresh buffer, for logits of the same shape "
+    "and dtype in the same rounds; of linear layers, that of the rate of a large square matrix "
+    "product of the same dtype",
+    "TFLOP/s count 2 N D K operations for the loss and 6 N D K with the gradients, whoever "
+    "computes more",
+)
+
+
+def run(*, quick: bool, rounds: int, console: Console) -> Result:
+    """Measure every case; NotImplementedError where this backend has no kernel."""
+    backend = jax.default_backend()
+    if backend not in KERNELS:
+        raise NotImplementedError(
+            f"kernels: expected a backend among {', '.join(KERNELS)}, got {backend}"
+        )
+    kernel, torch = KERNELS[backend], _torch_with_gpu()
+    limits = machine.measure(quick=quick, rivals=("liger-kernel", "cut-cross-entropy"))
+    table = cases.KERNELS_QUICK if quick else cases.KERNELS
+    cells = [
+        measure(case, kernel, torch, rounds)
+        for case in track(table, "logits", console=console, transient=True)
+    ]
+    layers = cases.KERNELS_LINEAR_QUICK if quick else cases.KERNELS_LINEAR
+    layer_cells = [
+        measure_layer(case, kernel, torch, rounds, quick=quick)
+        for case in track(layers, "linear layers", console=console, transient=True)
+    ]
+    return Result(
+        name="kernels",
+        subject=SUBJECT,
+        rivals=RIVALS,
+        unit="GB/s",
+        cells=tuple(cells),
+        machine=limits,
+        notes=NOTES,
+        tables=(table_of_layers(layer_cells),),
+    )
+
+
+def measure(case: cases.LossCase, kernel: str, torch: ModuleType | None, rounds: int) -> Cell:
+    """Compile and time all rivals on logits in memory, with a copy of them among the turns."""
+    logits, labels = losses.problem(case)
+    x, y = jnp.asarray(logits), jnp.asarray(labels)
+    compiled = {
+        name: timing.compile_apart(jax_function(loss, case.mode), x, y)
+        for name, loss in _jax_losses(kernel).items()
+    }
+    thunks: dict[str, timing.Thunk] = {
+        name: partial(program.call, x, y) for name, program in compiled.items()
+    }
+    if torch is not None:
+        thunks |= _torch_thunks(torch, case, logits, labels)
+    copy = timing.compile_apart(lambda x: x + 1, x)
+    seconds = timing.interleave(thunks | {"copy": partial(copy.call, x)}, rounds=rounds)
+    passes = 1 if case.mode == "forward" else 3  # of the logits; a copy makes two
+    return Cell(
+        case=case.name,
+        mode=case.mode,
+        seconds=seconds,
+        work=passes * logits.nbytes / 1e9,
+        limit_seconds=[passes / 2 * each for each in seconds.pop("copy")],
+        temp_bytes={name: program.temp_bytes for name, program in compiled.items()},
+        compile_seconds={name: program.compile_seconds for name, program in compiled.items()},
+    )
+
+
+def measure_layer(
+    case: cases.LinearCase, kernel: str, torch: ModuleType | None, rounds: int, *, quick: bool
+) -> Cell:
+    """The same for a linear layer; with a TPU's kernel the gradients are kernels', too."""
+    rivals = {
+        SUBJECT: Rival(
+            partial(linear.xentjax_loss, implementation=kernel, gradients_in_forward=True)
+        ),
+        XLA: Rival(linear.xentjax_loss),
+        NAIVE: Rival(linear.naive_loss),
+    }
+    given = linear.problem(case.shape)
+    others = {} if torch is None else _torch_layer_thunks(torch, case, given)
+    return linear.measure(case, rivals, others, rounds, quick=quick)
+
+
+def table_of_layers(cells: list[Cell]) -> Table:
+    """A row for each case and rival."""
+    rows = []
+    for cell in cells:
+        assert cell.limit_seconds is not None
+        for name, samples in cell.seconds.items():
+            median = timing.quartiles(samples).median
+            temp = cell.temp_bytes.get(name)
+            rows.append(
+                (
+                    f"{cell.case}, {cell.mode}",
+                    name,
+                    median * 1e3,
+                    cell.work / median / 1e3,
+                    timing.ratio(cell.limit_seconds, samples),
+                    timing.ratio(samples, cell.seconds[SUBJECT]),
+                    None if temp is None else temp / 1e6,
+                )
+            )
+    return Table(
+        "Linear layers; limit: the share of a matrix product's rate; ×: the time over the kernel's",
+        ("case", "who", "ms", "TFLOP/s", "limit", "×", "temp MB"),
+        tuple(rows),
+    )
+
+
+def _jax_losses(kernel: str) -> dict[str, Loss]:
+    def of(implementation: str) -> Loss:
+        return partial(
+            softmax_cross_entropy_with_integer_labels,
+            reduction="mean",
+            implementation=implementation,
+        )
+
+    return {SUBJECT: of(kernel), XLA: of("xla"), OPTAX: losses.optax_integer_loss}
+
+
+def _torch_with_gpu() -> ModuleType | None:
+    torch = losses.load_torch()
+    return torch if torch is not None and torch.cuda.is_available() else None
+
+
+def _torch_thunks(
+    torch: ModuleType, case: cases.LossCase, logits: np.ndarray, labels: np.ndarray
+) -> dict[str, timing.Thunk]:
+    tensor = partial(_torch_tensor, torch, case)
+    y = torch.tensor(labels, dtype=torch.int64, device="cuda")
+    cross_entropy = torch.nn.functional.cross_entropy
+    functions = {TORCH: cross_entropy, TORCH_COMPILED: torch.compile(cross_entropy)}
+    if (liger := linear.installed("liger_kernel.transformers.functional")) is not None:
+        functions[LIGER] = liger.liger_cross_entropy
+    return {
+        # Liger writes the gradient over the logits, so each has its own.
+        name: partial(_torch_call, torch, function, tensor(logits), y)
+        for name, function in functions.items()
+    }
+
+
+def _torch_tensor(
+    torch: ModuleType, case: cases.LossCase | cases.LinearCase, array: np.ndarray
+) -> Any:
+    """The array on the GPU, in the dtype of the case, with gradients if its mode has them."""
+    tensor = torch.tensor(array.astype(np.float32))
+    tensor = tensor.to(device="cuda", dtype=getattr(torch, case.dtype))
+    return tensor.requires_grad_(case.mode == "value_and_grad")
+
+
+def _torch_layer_thunks(
+    torch: ModuleType, case: cases.LinearCase, given: linear.Problem
+) -> dict[str, timing.Thunk]:
+    functional = torch.nn.functional
+    x = _torch_tensor(torch, case, given.x)
+    kernel = _torch_tensor(torch, case, np.ascontiguousarray(given.kernel.T))
+    y = torch.tensor(given.labels, dtype=torch.int64, device="cuda")
+
+    def naive(x: Any, kernel: Any, y: Any) -> Any:
+        return functional.cross_entropy(functional.linear(x, kernel), y)
+
+    functions = {TORCH: naive, TORCH_COMPILED: torch.compile(naive)}
+    if (liger := linear.installed("liger_kernel.transformers.functional")) is not None:
+        functions[LIGER] = liger.liger_fused_linear_cross_entropy
+    if (cce := linear.installed("cut_cross_entropy")) is not None:
+        functions[CCE] = cce.linear_cross_entropy
+    return {
+        name: partial(_torch_call, torch, function, x, kernel, y)
+        for name, function in functions.items()
+    }
+
+
+def _torch_call(torch: ModuleType, function: Callable[..., Any], *arrays: Any) -> Any:
+    """The loss, with the gradients in what requires them, when the GPU is done."""
+    loss = function(*arrays)
+    wanted = [array for array in arrays if array.requires_grad]
+    gradients = torch.autograd.grad(loss, wanted) if wanted else ()
+    torch.cuda.synchronize()
+    return loss.detach(), gradients

@@ -1,0 +1,57 @@
+"""The benchmark of kernels: what it refuses, and its arithmetic on a backend without any."""
+
+import json
+
+import pytest
+
+from benchmarks import __main__ as command, cases, kernels, linear, report
+
+
+def test_a_backend_without_kernels_is_refused_in_one_line(tmp_path, capsys):
+    assert command.main(["kernels", "--quick", "--output", str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "kernels: expected a backend among gpu, tpu, got cpu\n"
+
+
+def test_command_measures_what_the_backend_has(tmp_path, monkeypatch, capsys):
+    """With the reference in the place of a kernel."""
+    monkeypatch.setattr(kernels, "KERNELS", {"cpu": "reference"})
+    monkeypatch.setattr(cases, "KERNELS_QUICK", cases.KERNELS_QUICK[2:])
+    assert command.main(["kernels", "--quick", "--markdown", "--output", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "| 64 × 10 bf16 | value_and_grad |" in out
+    assert "| 64 × 32 × 128 bf16, value_and_grad | kernel |" in out
+    (stored,) = (json.loads(path.read_text()) for path in tmp_path.rglob("kernels.json"))
+    for cell in stored["cells"]:
+        assert cell["rivals"]["liger"] == "not installed"
+        for name in (kernels.SUBJECT, kernels.XLA, kernels.OPTAX):
+            assert len(cell["rivals"][name]["samples"]) == 3
+    (layers,) = stored["tables"]
+    assert [row["who"] for row in layers["rows"]] == [kernels.SUBJECT, kernels.XLA, linear.NAIVE]
+
+
+@pytest.mark.parametrize(("mode", "passes"), [("forward", 1), ("value_and_grad", 3)])
+def test_bytes_and_limit_count_passes_over_the_logits(mode, passes, monkeypatch):
+    """A rival as fast as half a copy for each pass is at the limit."""
+    names = (kernels.SUBJECT, kernels.XLA, kernels.OPTAX)
+    seconds = {name: [passes / 2, passes] for name in names} | {"copy": [1.0, 2.0]}
+    monkeypatch.setattr(kernels.timing, "interleave", lambda thunks, rounds: seconds)
+    case = cases.LossCase("8 × 4 bf16", (8, 4), "bfloat16", mode)
+    cell = kernels.measure(case, "reference", None, 2)
+    assert cell.work == passes * 64 / 1e9
+    assert cell.limit_seconds == cell.seconds[kernels.SUBJECT]
+
+
+def test_layers_by_hand():
+    cell = report.Cell(
+        case="a layer",
+        mode="loss",
+        seconds={kernels.SUBJECT: [0.1, 0.2, 0.3], "xla": [0.2, 0.4, 0.6]},
+        work=2e3,
+        limit_seconds=[0.05, 0.1, 0.15],
+        temp_bytes={kernels.SUBJECT: 3_000_000},
+    )
+    table = kernels.table_of_layers([cell])
+    assert table.rows[0] == ("a layer, loss", "kernel", 200.0, 10.0, 0.5, 1.0, 3.0)
+    assert table.rows[1] == ("a layer, loss", "xla", 400.0, 5.0, 0.25, 2.0, None)
