@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int32, Integer
 
 from xentjax._dtypes import compute_dtype
 from xentjax.ops.blocks import Blocks, blocks, row_blocks, rows_of
+from xentjax.ops.choice import Case, with_the_fastest
 from xentjax.ops.merge import (
     OVER_FIRST_AXIS,
     AxisName,
@@ -127,11 +128,18 @@ def _folded(linear: LinearRows, batched: LinearRows, size: int) -> LinearRows:
 
 def _of_whole_rows(linear: LinearRows, wanted: Wanted, max_bytes: int | None) -> RowStatistics:
     """By a kernel that makes its logits itself, or by blocks of logits."""
-    if wanted.implementation in ("mosaic_gpu", "mosaic_tpu"):
-        kernel = importlib.import_module(f"xentjax.ops.linear_{wanted.implementation}")
-        if kernel.makes_logits(linear):
-            return kernel.row_statistics(linear, wanted)
-    return _block_by_block(linear, wanted, max_bytes)
+
+    def by(name: str) -> RowStatistics:
+        named = wanted._replace(implementation=name)
+        if name in ("mosaic_gpu", "mosaic_tpu"):
+            kernel = importlib.import_module(f"xentjax.ops.linear_{name}")
+            if kernel.makes_logits(linear):
+                return kernel.row_statistics(linear, named)
+        return _block_by_block(linear, named, max_bytes)
+
+    if wanted.implementation is None:
+        return with_the_fastest(by, Case("linear", linear.x.dtype, linear.kernel.shape[1]))
+    return by(wanted.implementation)
 
 
 def _block_by_block(linear: LinearRows, wanted: Wanted, max_bytes: int | None) -> RowStatistics:

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Integer, Shaped
 from xentjax._checks import check_choice
 from xentjax._dtypes import compute_dtype
 from xentjax._special import scale_tangent
+from xentjax.ops.choice import Case, with_the_fastest
 
 IMPLEMENTATIONS = ("xla", "reference", "mosaic_tpu", "mosaic_gpu")
 
@@ -103,10 +104,14 @@ def row_statistics(
     and `predicted` ask for the others. What is not asked for is None. `normalizer` says that
     `shift + log_sum` will be read, which has all its digits only if the shift is the maximum.
     """
+
+    def by(name: str) -> RowStatistics:
+        return _jitted_statistics(rows, Wanted(uniform, mean, predicted, normalizer, name))
+
     if implementation is None:
-        implementation = "xla"
+        return with_the_fastest(by, Case("logits", rows.logits.dtype, rows.logits.shape[-1]))
     check_choice("implementation", implementation, IMPLEMENTATIONS)
-    return _jitted_statistics(rows, Wanted(uniform, mean, predicted, normalizer, implementation))
+    return by(implementation)
 
 
 def adjusted_logits(rows: Rows) -> Float[Array, "*rows K"]:

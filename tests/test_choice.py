@@ -1,0 +1,78 @@
+"""The choice of an implementation: the table decides, a kernel that cannot gives way aloud."""
+
+import warnings
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import xentjax
+from xentjax.ops import choice
+from xentjax.ops.choice import Case, Measured, with_the_fastest
+
+FAST = Measured("cpu", "logits", "float32", 100, 1000, "mosaic_gpu", 1.5)
+TABLE = (
+    FAST,
+    FAST._replace(implementation="mosaic_tpu", times_as_fast=1.2),
+    FAST._replace(implementation="reference", dtype="bfloat16"),
+    FAST._replace(implementation="reference", device_kind="abacus", times_as_fast=9.0),
+    FAST._replace(implementation="reference", operation="linear"),
+)
+
+
+def chosen(*case: Any) -> str:
+    return with_the_fastest(lambda name: name, Case(*case))
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        (("logits", jnp.float32, 100), "mosaic_gpu"),
+        (("logits", jnp.float32, 1000), "mosaic_gpu"),
+        (("logits", jnp.float32, 99), "xla"),
+        (("logits", jnp.float32, 1001), "xla"),
+        (("logits", jnp.float16, 500), "xla"),
+        (("logits", jnp.bfloat16, 500), "reference"),
+        (("linear", jnp.float32, 500), "reference"),
+    ],
+    ids=str,
+)
+def test_the_fastest_measured_here(case, expected, monkeypatch):
+    monkeypatch.setattr(choice, "MEASURED", TABLE)
+    assert chosen(*case) == expected
+
+
+def test_without_a_measurement_it_is_xla():
+    assert {chosen(*row[1:4]) for row in TABLE} == {"xla"}
+
+
+@pytest.mark.parametrize("operation", ["logits", "linear"])
+def test_a_kernel_that_cannot_gives_way_and_says_so_once(operation, monkeypatch):
+    """On this machine no GPU kernel runs."""
+    monkeypatch.setattr(choice, "MEASURED", (FAST._replace(operation=operation),))
+    monkeypatch.setattr(choice, "_warn_once", choice.functools.cache(choice._warn_once.__wrapped__))
+    labels = np.array([3, 4])
+
+    def loss(num_classes):
+        if operation == "linear":
+            x, kernel = jnp.ones((2, 1)), jnp.ones((1, num_classes))
+            return xentjax.linear_softmax_cross_entropy(x, kernel, labels)
+        logits = jnp.ones((2, num_classes))
+        return xentjax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+    line = "implementation: 'mosaic_gpu' is the fastest here, but .*got cpu; used 'xla'$"
+    with pytest.warns(UserWarning, match=line) as said:
+        np.testing.assert_allclose(loss(201), np.log(201), rtol=1e-6)
+    assert len(said) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_allclose(loss(202), np.log(202), rtol=1e-6)
+
+
+def test_a_named_kernel_that_cannot_raises(monkeypatch):
+    monkeypatch.setattr(choice, "MEASURED", TABLE)
+    with pytest.raises(NotImplementedError, match="implementation: expected a TPU"):
+        xentjax.softmax_cross_entropy_with_integer_labels(
+            jnp.ones((2, 203)), np.array([3, 4]), implementation="mosaic_tpu"
+        )

@@ -1,0 +1,70 @@
+"""What `implementation=None` stands for: the fastest that was measured on a device of this kind.
+
+A kernel becomes the default of a device only after it ran there and `python -m benchmarks kernels`
+measured it. Everywhere else, and for every case without a row in the table, that is "xla".
+"""
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Literal, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+T = TypeVar("T")
+
+
+class Case(NamedTuple):
+    """What is to be computed."""
+
+    operation: Literal["logits", "linear"]
+    """The statistics of logits in memory, or of a linear layer."""
+    dtype: DTypeLike
+    """Of logits or features."""
+    num_classes: int
+
+
+class Measured(NamedTuple):
+    """A kernel that was faster than XLA wherever it was measured between two numbers of classes."""
+
+    device_kind: str
+    """As `jax.Device.device_kind` says it."""
+    operation: Literal["logits", "linear"]
+    dtype: str
+    fewest_classes: int
+    most_classes: int
+    implementation: str
+    times_as_fast: float
+    """As XLA, loss and gradient together."""
+
+    def holds_for(self, case: Case) -> bool:
+        """Whether the case is one of those on this device."""
+        return (
+            self.device_kind == jax.local_devices()[0].device_kind
+            and self.operation == case.operation
+            and self.dtype == jnp.dtype(case.dtype).name
+            and self.fewest_classes <= case.num_classes <= self.most_classes
+        )
+
+
+MEASURED: tuple[Measured, ...] = ()
+"""No GPU or TPU has been at hand."""
+
+
+def with_the_fastest(compute: Callable[[str], T], case: Case) -> T:
+    """`compute` by the name of the fastest; where that cannot, by "xla", with a warning."""
+    rows = [row for row in MEASURED if row.holds_for(case)]
+    if rows:
+        name = max(rows, key=lambda row: row.times_as_fast).implementation
+        try:
+            return compute(name)
+        except NotImplementedError as error:
+            _warn_once(f"implementation: {name!r} is the fastest here, but {error}; used 'xla'")
+    return compute("xla")
+
+
+@functools.cache
+def _warn_once(line: str) -> None:
+    warnings.warn(line, stacklevel=3)
