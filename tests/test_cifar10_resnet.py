@@ -59,15 +59,13 @@ def test_each_group_after_the_first_halves_the_sides():
 @pytest.mark.parametrize("side", [9, 32])
 def test_logits_are_float32_whatever_the_computation(side):
     network = ResNet(TINY, 3, jnp.bfloat16)
-    # flax's BatchNorm leaves x - mean to jax's promotion where x is not float32
-    with jax.numpy_dtype_promotion("standard"):
-        variables = shapes(network)
-        logits = jax.eval_shape(
-            lambda v, x, w: network.apply(v, x, w, train=False),
-            variables,
-            images(side=side),
-            WHITENING,
-        )
+    variables = shapes(network)
+    logits = jax.eval_shape(
+        lambda v, x, w: network.apply(v, x, w, train=False),
+        variables,
+        images(side=side),
+        WHITENING,
+    )
     assert {p.dtype for p in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
     assert (logits.shape, logits.dtype) == ((2, 3), jnp.float32)
 

@@ -65,10 +65,12 @@ class Network(nn.Module):
 
     def _first(self, images: Array, whitening: Array, train_whitening: bool) -> Array:
         """The first layer, of 2x2 patches."""
-        if not self.config.whiten:
+        bias_name = "whitening_bias"
+        if not self.config.whiten:  # filter and bias are trained as any other
             whitening = self.param("first", uniform_by_fan_in, whitening.shape)
+            bias_name = "first_bias"
         x = patches(images) @ whitening.astype(self.dtype)
-        bias = self.param("whitening_bias", nn.initializers.zeros, x.shape[-1:])
+        bias = self.param(bias_name, nn.initializers.zeros, x.shape[-1:])
         x = x + bias.astype(self.dtype)[None, None, None]
         if self.config.whiten and not train_whitening:
             x = lax.stop_gradient(x)  # nothing below is trained

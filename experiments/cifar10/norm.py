@@ -48,9 +48,8 @@ class BatchNorm(nn.Module):
             inverse = lax.rsqrt(variance.value + NORM_EPSILON)
             return _affine(x, mean.value, inverse * scale, bias).astype(self.dtype)
         y, batch_mean, batch_variance = _normalize(x, scale, bias)
-        if not self.is_initializing():
-            for running, batch in ((mean, batch_mean), (variance, batch_variance)):
-                running.value = self.momentum * running.value + (1 - self.momentum) * batch
+        for running, batch in ((mean, batch_mean), (variance, batch_variance)):
+            running.value = self.momentum * running.value + (1 - self.momentum) * batch
         return y.astype(self.dtype)
 
 

@@ -33,12 +33,14 @@ def make_optimizer(config: Config, length: Length) -> optax.GradientTransformati
     Three kinds of parameters: biases of batch normalisation have a `norm_bias_scale` times larger
     rate, the whitening's bias one that falls to 0 within `whiten_bias_epochs`, and everything else
     has the plain one. The decay is the same for all, so it is divided by each rate. With Muon the
-    convolutions' kernels are a fourth kind.
+    convolutions' kernels are a fourth kind, and all biases have the larger rate.
     """
     # a momentum m multiplies the steady step by 1 / (1 - m), and Nesterov adds one more
     per_image = 1 / (1024 * (1 + 1 / (1 - config.momentum)))
     rate = config.learning_rate * per_image
+    bias_rate = rate * config.norm_bias_scale
     decay = config.weight_decay * config.batch_size * per_image
+    by_muon = config.optimizer == "muon"
 
     def falling(step: ArrayLike) -> Array:
         return schedule(
@@ -58,10 +60,10 @@ def make_optimizer(config: Config, length: Length) -> optax.GradientTransformati
     other = descent(rate, falling)
     return optax.partition(
         {
-            "norm_bias": descent(rate * config.norm_bias_scale, falling),
-            "whitening_bias": descent(rate, until_frozen),
+            "norm_bias": descent(bias_rate, falling),
+            "whitening_bias": descent(bias_rate if by_muon else rate, until_frozen),
             "kernel": muon(lambda step: config.muon_rate * falling(step), config.muon_momentum)
-            if config.optimizer == "muon"
+            if by_muon
             else other,
             "other": other,
         },
@@ -78,7 +80,8 @@ def kinds(params: Any) -> Any:
             return "whitening_bias"
         if jnp.ndim(parameter) == 4:
             return "kernel"
-        return "norm_bias" if names[-1] == "bias" else "other"
+        is_of_norm = names[-1] == "bias" and "norm" in names[-2]
+        return "norm_bias" if is_of_norm else "other"
 
     return jax.tree_util.tree_map_with_path(kind, params)
 

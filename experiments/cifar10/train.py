@@ -183,7 +183,7 @@ class _Trainer:
                 plan,
                 steps=end - step if scans else 1,
                 side=side,
-                train_whitening=epoch < self.config.whiten_bias_epochs,
+                train_whitening=self.config.whiten and epoch < self.config.whiten_bias_epochs,
             )
             self._check_finite(np.asarray(losses), step)
             before, step = step, step + len(losses)
