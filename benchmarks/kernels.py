@@ -27,6 +27,7 @@ KERNELS = {"gpu": "mosaic_gpu", "tpu": "mosaic_tpu"}
 SUBJECT, XLA, OPTAX = "kernel", "xla", "optax"
 TORCH, TORCH_COMPILED, LIGER, CCE = "torch", "torch compiled", "liger", "cut-cross-entropy"
 RIVALS = (XLA, OPTAX, TORCH, TORCH_COMPILED, LIGER)
+IN_FORWARD = "in forward"
 NOTES = (
     "kernel: implementation='mosaic_gpu' or 'mosaic_tpu'; xla: the default",
     "bytes counted: forward reads the logits once; value_and_grad reads them twice (statistics, "
@@ -35,7 +36,7 @@ NOTES = (
     "and dtype in the same rounds; of linear layers, that of the rate of a large square matrix "
     "product of the same dtype",
     "TFLOP/s count 2 N D K operations for the loss and 6 N D K with the gradients, whoever "
-    "computes more",
+    "computes more; in forward: gradients_in_forward=True",
 )
 
 
@@ -100,12 +101,16 @@ def measure(case: cases.LossCase, kernel: str, torch: ModuleType | None, rounds:
 def measure_layer(
     case: cases.LinearCase, kernel: str, torch: ModuleType | None, rounds: int, *, quick: bool
 ) -> Cell:
-    """The same for a linear layer; with a TPU's kernel the gradients are kernels', too."""
+    """The same for a linear layer, in both ways to make gradients."""
+
+    def of(**keywords: Any) -> Rival:
+        return Rival(partial(linear.xentjax_loss, **keywords))
+
     rivals = {
-        SUBJECT: Rival(
-            partial(linear.xentjax_loss, implementation=kernel, gradients_in_forward=True)
-        ),
-        XLA: Rival(linear.xentjax_loss),
+        SUBJECT: of(implementation=kernel),
+        f"{SUBJECT}, {IN_FORWARD}": of(implementation=kernel, gradients_in_forward=True),
+        XLA: of(implementation="xla"),
+        f"{XLA}, {IN_FORWARD}": of(implementation="xla", gradients_in_forward=True),
         NAIVE: Rival(linear.naive_loss),
     }
     given = linear.problem(case.shape)

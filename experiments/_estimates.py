@@ -43,12 +43,22 @@ class Estimate:
         reach = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))
         return cls(n, mean, sd, error, mean - reach, mean + reach)
 
-    def runs_to_see(self, difference: float) -> float:
+    def runs_to_see(self, difference: float) -> int:
         """How many such values show that a mean of this size is not 0, with a power of 80 %.
 
-            n = ((z_0.975 + z_0.8) sd / difference)^2
-
-        The sd of n values is itself known to about 1 / sqrt(2 n) only, and so is this number.
+        The least n >= 2 whose t test, two-sided and at 5 %, has that power where the standard
+        deviation is `sd`. That is itself known to about 1 / sqrt(2 n) only, and so is this number.
         """
-        z = stats.norm.ppf((1 + CONFIDENCE) / 2) + stats.norm.ppf(POWER)
-        return (float(z) * self.sd / difference) ** 2
+        effect = abs(difference) / self.sd if self.sd else math.inf
+        normal = stats.norm.ppf((1 + CONFIDENCE) / 2) + stats.norm.ppf(POWER)
+        n = max(2, math.floor((float(normal) / effect) ** 2))  # a t test never takes fewer
+        while effect < math.inf and _power(effect, n) < POWER:
+            n += 1
+        return n
+
+
+def _power(effect: float, n: int) -> float:
+    """Of the t test of n values whose mean is so many standard deviations from 0."""
+    critical = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)
+    shifted = stats.nct(n - 1, effect * math.sqrt(n))
+    return float(shifted.sf(critical) + shifted.cdf(-critical))

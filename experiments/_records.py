@@ -1,7 +1,7 @@
 """A run's folder: what was asked, what was measured, and the figures drawn from it.
 
     runs/<experiment>/<date>_<time>/
-        config.json     the configuration, and what is needed to repeat the run
+        config.json     experiment and configuration, and what is needed to repeat the run
         metrics.jsonl   one line for each call of `log`
         summary.json    the numbers the run ends with
         <name>.png      figures
@@ -26,14 +26,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
 from experiments._command import UserError
 from experiments._hosts import is_writer, text_of_writer
 
-PACKAGES = ("xentjax", "jax", "jaxlib", "numpy")
+PACKAGES = ("xentjax", "jax", "jaxlib", "numpy", "flax", "optax", "scikit-learn")
 RUNS = Path("runs")
 
 
@@ -70,31 +69,40 @@ class RunFolder:
             with _writing(parent):
                 parent.mkdir(parents=True, exist_ok=True)
                 path = _new_folder(parent, started.strftime("%Y-%m-%d_%H-%M-%S"))
-        return cls(Path(text_of_writer(str(path))))._started(config, started)
+        return cls(Path(text_of_writer(str(path))))._started(experiment, config, started)
 
-    def part(self, name: str, config: Any) -> Self:
+    def part(self, name: str, experiment: str, config: Any) -> Self:
         """The folder of a run that is a part of this one: opened if it is there, else made.
 
         Raises:
-            RunError: the folder or its first file cannot be written.
+            RunError: the folder or its first file cannot be written, or the run that is there was
+                started with another configuration.
         """
         part = type(self)(self.path / name)
         if (part.path / "config.json").exists():
+            if part.config() != plain(config):
+                raise RunError(
+                    f"{part.path}: expected a run with the settings asked for, got one with others"
+                )
             return part
         if is_writer():
             with _writing(part.path):
                 part.path.mkdir(exist_ok=True)
-        return part._started(config, datetime.now().astimezone())
+        return part._started(experiment, config, datetime.now().astimezone())
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """The folder of an earlier run.
+    def open(cls, path: Path, *experiments: str) -> Self:
+        """The folder of an earlier run, of one of the experiments if any is named.
 
         Raises:
-            RunError: there is no run in `path`.
+            RunError: there is no such run in `path`.
         """
         folder = cls(Path(path))
-        folder.config()
+        found = folder._record().get("experiment")
+        if experiments and found not in experiments:
+            raise RunError(
+                f"{path}: expected a run of {' or '.join(experiments)}, got one of {found}"
+            )
         return folder
 
     def config(self) -> dict[str, Any]:
@@ -108,7 +116,8 @@ class RunFolder:
         return [
             f"{name} was {record.get(name)}, is {now[name]}"
             for name in ("revision", "versions", "device")
-            if record.get(name) != now[name]
+            # two edited trees of one revision may differ
+            if record.get(name) != now[name] or str(now[name]).endswith("-dirty")
         ]
 
     def log(self, **metrics: Any) -> None:
@@ -141,10 +150,9 @@ class RunFolder:
         return json.loads(text)
 
     def figure(self, name: str, figure: Figure) -> Path:
-        """Save `figure` as `<name>.png`, close it, and return the file's path."""
+        """Save `figure` as `<name>.png` and return the file's path."""
         path = self.path / f"{name}.png"
         _replace(path, lambda unfinished: figure.savefig(unfinished, format="png"))
-        plt.close(figure)
         return path
 
     def _record(self) -> dict[str, Any]:
@@ -162,8 +170,9 @@ class RunFolder:
                 f"{path}: expected JSON with an entry 'config', got something else"
             ) from error
 
-    def _started(self, config: Any, started: datetime) -> Self:
-        self._write_json("config.json", {"config": config, **_circumstances(started)})
+    def _started(self, experiment: str, config: Any, started: datetime) -> Self:
+        record = {"experiment": experiment, "config": config, **_circumstances(started)}
+        self._write_json("config.json", record)
         return self
 
     def _write_json(self, name: str, value: Any) -> None:

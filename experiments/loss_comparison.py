@@ -21,7 +21,7 @@ C. Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599 (tempe
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tyro
 from matplotlib.figure import Figure
@@ -34,10 +34,10 @@ from experiments._estimates import Estimate
 from experiments._plots import PALETTE, subplots
 from experiments._records import RUNS, RunFolder
 from experiments.cifar10.backend import split_cpu
-from experiments.cifar10.config import PRESETS, Config as Settings
+from experiments.cifar10.config import PRESETS, Config as Settings, PresetName
 from experiments.cifar10.data import Dataset, load
 from experiments.cifar10.interrupt import resumable
-from experiments.cifar10.seeds import Sweep, estimates, parse_seeds, run_seeds
+from experiments.cifar10.seeds import SWEEP_NAME, Sweep, estimates, parse_seeds, run_seeds
 
 NAME = "loss_comparison"
 PROGRAM = f"python -m experiments.{NAME}"
@@ -60,7 +60,7 @@ JUDGED = {
 class Config:
     """What is compared."""
 
-    preset: Literal["tiny", "small", "airbench94", "tour", "digits"] = "tiny"
+    preset: PresetName = "tiny"
     """The settings, but for the loss."""
     seeds: str = "0:3"
     """FIRST:END, or a list such as 1,4,7."""
@@ -115,7 +115,7 @@ def run(
         if console is not None:
             console.print(f"[bold]{name}")
         sweep = Sweep(settings, seeds)
-        part = folder.part(name.replace(" ", "-"), sweep)
+        part = folder.part(name.replace(" ", "-"), SWEEP_NAME, sweep)
         summaries[name] = run_seeds(sweep, dataset, part, console=console, should_stop=should_stop)
     return compare(summaries)
 
@@ -218,8 +218,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     with one_line_errors():
         config = tyro.cli(Config, args=argv, prog=PROGRAM, description=__doc__)
         if config.resume is not None:
-            recorded = RunFolder.open(config.resume).config()
+            recorded = RunFolder.open(config.resume, NAME).config()
             kept = {name: recorded[name] for name in ("preset", "seeds", "epochs")}
+            for name, value in kept.items():
+                if (given := getattr(config, name)) not in (getattr(Config(), name), value):
+                    raise UserError(f"--{name}: expected {value}, the resumed run's, got {given}")
             config = replace(config, **kept)
         if len(seeds := parse_seeds(config.seeds)) < 2:
             raise UserError(f"--seeds: expected at least 2, for a spread, got {len(seeds)}")
@@ -227,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = (
             RunFolder.create(NAME, config, config.runs_dir)
             if config.resume is None
-            else RunFolder.open(config.resume)
+            else RunFolder.open(config.resume, NAME)
         )
         console = Console()
         with resumable(PROGRAM, folder.path, config.data_dir) as should_stop:

@@ -47,8 +47,12 @@ BAD_VALUES: list[tuple[int, Any, float]] = [
 
 
 def gpu_interpreter() -> Any:
-    """What lies beyond an array is read as NaN, where the hardware reads 0."""
-    return InterpretGPUParams(out_of_bounds_reads="uninitialized")
+    """What lies beyond an array is read as NaN, where the hardware reads 0.
+
+    Races are looked for where the interpreter can.
+    """
+    races: dict[str, Any] = {"detect_races": True} if jax.__version_info__ >= (0, 11) else {}
+    return InterpretGPUParams(out_of_bounds_reads="uninitialized", **races)
 
 
 def check_value_and_gradient(implementation: str, problem: Problem) -> None:

@@ -1,10 +1,14 @@
 """The benchmark of kernels: what it refuses, and its arithmetic on a backend without any."""
 
 import json
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from benchmarks import __main__ as command, cases, kernels, linear, report
+from xentjax.ops import mosaic_gpu
 
 
 def test_a_backend_without_kernels_is_refused_in_one_line(tmp_path, capsys):
@@ -28,7 +32,8 @@ def test_command_measures_what_the_backend_has(tmp_path, monkeypatch, capsys):
         for name in (kernels.SUBJECT, kernels.XLA, kernels.OPTAX):
             assert len(cell["rivals"][name]["samples"]) == 3
     (layers,) = stored["tables"]
-    assert [row["who"] for row in layers["rows"]] == [kernels.SUBJECT, kernels.XLA, linear.NAIVE]
+    names = [kernels.SUBJECT, "kernel, in forward", kernels.XLA, "xla, in forward", linear.NAIVE]
+    assert [row["who"] for row in layers["rows"]] == names
 
 
 @pytest.mark.parametrize(("mode", "passes"), [("forward", 1), ("value_and_grad", 3)])
@@ -41,6 +46,25 @@ def test_bytes_and_limit_count_passes_over_the_logits(mode, passes, monkeypatch)
     cell = kernels.measure(case, "reference", None, 2)
     assert cell.work == passes * 64 / 1e9
     assert cell.limit_seconds == cell.seconds[kernels.SUBJECT]
+
+
+@pytest.mark.parametrize("mode", cases.LINEAR_MODES)
+def test_the_kernel_is_in_what_is_compiled_for_layers(mode, monkeypatch):
+    case = cases.LinearCase((64, 64, 128), "bfloat16", mode)
+    found = []
+
+    def keep(case: cases.LinearCase, rivals: dict[str, linear.Rival], *rest: Any, **more: Any):
+        found.append(rivals[kernels.SUBJECT])
+
+    monkeypatch.setattr(linear, "measure", keep)
+    kernels.measure_layer(case, "mosaic_gpu", None, 1, quick=True)
+    (rival,) = found
+    monkeypatch.setattr(mosaic_gpu, "_compute_capability", lambda: "9.0")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    shapes = [((64, 64), jnp.bfloat16), ((64, 128), jnp.bfloat16), ((64,), jnp.int32)]
+    arguments = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+    text = jax.jit(rival.loss).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+    assert "mosaic_gpu" in text
 
 
 def test_layers_by_hand():

@@ -9,7 +9,7 @@ from scipy import stats
 from experiments._command import UserError
 from experiments._records import RunFolder
 from experiments.cifar10 import compare as module
-from experiments.cifar10.compare import compare, main, parse_settings
+from experiments.cifar10.compare import check_common_seeds, compare, main, parse_settings
 from experiments.cifar10.config import PRESETS
 from experiments.cifar10.seeds import Sweep, run_seeds
 from tests.run_folders import check_figures, error_line, only_run, read_summary
@@ -23,7 +23,8 @@ BETTER = {2: 0.89, 0: 0.912, 1: 0.938, 8: 0.2}
 def test_differences_are_those_of_equal_seeds():
     first, second = compare({"plain": PLAIN, "better": BETTER})
     assert first.difference is None
-    assert (first.accuracy.n, second.accuracy.n) == (4, 4)
+    assert (first.accuracy.n, second.accuracy.n) == (4, 3)
+    assert second.accuracy.mean == pytest.approx((0.89 + 0.912 + 0.938) / 3)
     pairs = [0, 1, 2]
     test = stats.ttest_rel([BETTER[s] for s in pairs], [PLAIN[s] for s in pairs])
     interval = test.confidence_interval(0.95)
@@ -37,7 +38,7 @@ def test_differences_are_those_of_equal_seeds():
 @pytest.mark.parametrize("other", [{5: 0.9, 6: 0.9}, {0: 0.9, 6: 0.9}], ids=["no seed", "one seed"])
 def test_fewer_than_two_seeds_in_common_are_one_line(other):
     with pytest.raises(UserError, match=r"^b: expected at least 2 seeds in common, got [01]$"):
-        compare({"a": PLAIN, "b": other})
+        check_common_seeds({"a": PLAIN, "b": other})
 
 
 def test_settings_are_a_preset_and_what_changes_it():
@@ -53,6 +54,9 @@ def test_settings_are_a_preset_and_what_changes_it():
         (["tiny", "tiny"], "settings: expected at least 2 different ones, got 1"),
         (["tiny", "huge"], "settings: expected a folder or one of tiny, small, "),
         (["tiny", "tiny --epochs 0"], "epochs: expected a positive number, got 0.0"),
+        (["tiny", "tiny '"], "settings: expected what a shell can read, got"),
+        (["tiny", "small", "--seeds", "1"], "tiny: expected at least 2 seeds in common, got 1"),
+        (["tiny", "small", "--seeds", "3:1"], "--seeds: expected FIRST"),
         (["tiny", "digits"], "settings: expected one dataset for all, got "),
         (["--resume", "no/such/run"], "no/such/run: expected a run folder holding config.json"),
     ],
@@ -87,21 +91,6 @@ def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert caught.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     return line
-
-
-@pytest.mark.usefixtures("tiny")
-@pytest.mark.parametrize(
-    ("seeds", "message"),
-    [
-        ("1", "--seeds: expected at least 2, for a spread, got 1"),
-        ("3:1", "--seeds: expected FIRST"),
-    ],
-)
-def test_seeds_that_cannot_be_compared_are_one_line(tmp_path, capsys, seeds, message):
-    settings = ["tiny", "tiny --seed 7", "--seeds", seeds]
-    runs = tmp_path / "runs"
-    assert message in error_of([*settings, "--runs-dir", str(runs)], capsys)
-    assert not runs.exists()
 
 
 @pytest.mark.parametrize("kind", ["an empty folder", "one training", "an unfinished sweep"])
@@ -145,3 +134,22 @@ def test_presets_are_compared_with_folders_and_nothing_is_trained_twice(
     monkeypatch.setattr("experiments.cifar10.seeds.run", None)  # would fail if it were called
     main(["--resume", str(folder)])
     assert read_summary(folder) == summary
+    for beside in (["--seeds", "0:2"], ["tiny", "small"]):
+        line = error_of(["--resume", str(folder), *beside], capsys)
+        assert "--resume: expected no settings and no --seeds beside it" in line
+    assert f"{swept}: expected a run of cifar10-compare" in error_of(
+        ["--resume", str(swept)], capsys
+    )
+
+
+@pytest.mark.usefixtures("tiny")
+def test_folders_that_do_not_suit_the_settings_are_found_before_any_training(
+    swept, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("experiments.cifar10.seeds.run", None)  # would fail if it were called
+    runs = ["--runs-dir", str(tmp_path / "runs")]
+    line = error_of([str(swept), "tiny", "--seeds", "7:9", *runs], capsys)
+    assert "tiny: expected at least 2 seeds in common, got 0" in line
+    line = error_of([str(swept), "digits", "--seeds", "0:2", *runs], capsys)
+    assert "settings: expected one dataset for all, got " in line
+    assert not (tmp_path / "runs").exists()

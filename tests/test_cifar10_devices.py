@@ -11,7 +11,8 @@ import pytest
 from experiments._records import RunFolder
 from experiments.cifar10 import backend
 from experiments.cifar10.config import ConfigError
-from experiments.cifar10.train import Result, run
+from experiments.cifar10.evaluate import Result
+from experiments.cifar10.train import run
 from tests.cifar10_devices import PROCESSES
 from tests.run_folders import only_run, read_metrics, read_summary
 from tests.tiny_training import CONFIG, DATASET, STEPS
@@ -82,12 +83,14 @@ def test_the_first_process_alone_writes_the_run(runs_dir):
         assert [name for name in record["written"] if not name.startswith("checkpoint")] == []
 
 
-def test_devices_that_do_not_divide_the_batch_are_left_out_on_one_host(monkeypatch):
+def test_as_many_devices_as_divide_the_batch_on_one_host_unless_it_is_said(monkeypatch):
     devices = [f"device {i}" for i in range(6)]
     monkeypatch.setattr(backend.jax, "devices", lambda: devices)
     assert backend.data_mesh(12).size == 6
-    assert backend.data_mesh(8).size == 2
-    assert backend.data_mesh(8, 4).size == 4
+    assert backend.data_mesh(8).size == 4
+    assert backend.data_mesh(8, 2).size == 2
+    with pytest.raises(ConfigError, match=r"^batch_size: expected a multiple of 3, .*, got 8$"):
+        backend.data_mesh(8, 3)
     assert backend.data_mesh(7).size == 1
     assert backend.data_mesh(8, devices[2:4]).devices.tolist() == devices[2:4]
     with pytest.raises(ConfigError, match=r"^num_devices: expected at most 6, got 7$"):

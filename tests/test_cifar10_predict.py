@@ -12,8 +12,9 @@ from PIL import Image
 from experiments._command import UserError
 from experiments._records import RunFolder
 from experiments.cifar10 import checkpoint
+from experiments.cifar10.evaluate import Result
 from experiments.cifar10.predict import main, predict, read_image
-from experiments.cifar10.train import Result, run
+from experiments.cifar10.train import run
 from tests.run_folders import error_line
 from tests.tiny_training import CLASSES, CONFIG, DATASET
 

@@ -32,19 +32,28 @@ def test_one_value_has_a_mean_and_no_spread():
 def test_equal_values_are_known_exactly():
     estimate = Estimate.of([0.25] * 3)
     assert (estimate.sd, estimate.lower, estimate.upper) == (0, 0.25, 0.25)
-    assert estimate.runs_to_see(0.001) == 0
+    assert estimate.runs_to_see(0.001) == 2
 
 
-@pytest.mark.parametrize("difference", [0.001, -0.004])
+def share_seen(draws: np.ndarray) -> float:
+    """Of rows, the share whose mean a t test at 5 % tells from 0."""
+    t = draws.mean(1) / stats.sem(draws, axis=1)
+    return float(np.mean(np.abs(t) > stats.t.ppf(0.975, draws.shape[1] - 1)))
+
+
+@pytest.mark.parametrize("difference", [0.001, -0.004, 0.02])
 def test_so_many_runs_see_the_difference_four_times_in_five(difference):
-    estimate = Estimate.of([0.001, 0.004, -0.002, 0.002])
-    error = estimate.sd / math.sqrt(estimate.runs_to_see(difference))
-    # the power of a two-sided z test of that many values, the far side of which hardly counts
-    power = stats.norm.sf(stats.norm.ppf(0.975) - abs(difference) / error)
-    assert power == pytest.approx(0.8, rel=1e-9)
+    """And one fewer do not, by drawing them."""
+    estimate = Estimate.of([0.001, 0.004, -0.002, 0.002, 0.0])
+    n = estimate.runs_to_see(difference)
+    draws = np.random.default_rng(0).normal(difference, estimate.sd, (40_000, n))
+    assert share_seen(draws) > 0.79
+    if n > 2:
+        assert share_seen(draws[:, 1:]) < 0.81
 
 
 def test_the_number_of_runs_is_that_of_the_textbook():
-    # (1.96 + 0.84)^2 = 7.85 runs show a difference of one standard deviation
+    # Cohen's d of 1, paired, two-sided: 10 pairs; of 0.5: 34
     sd_of_1 = Estimate.of([-math.sqrt(0.5), math.sqrt(0.5)])
-    assert sd_of_1.runs_to_see(1.0) == pytest.approx(7.8489, rel=1e-4)
+    assert sd_of_1.runs_to_see(1.0) == 10
+    assert sd_of_1.runs_to_see(-0.5) == 34

@@ -34,6 +34,9 @@ STATISTICS = ("log_normalizer", "label_log_prob", "entropy")
 
 @pytest.fixture
 def interpreted(monkeypatch):
+    """Two stages and two clusters side by side, so that small arrays need more of either."""
+    monkeypatch.setattr(linear_mosaic_gpu, "_STAGES", 2)
+    monkeypatch.setattr(linear_mosaic_gpu, "_SIDE_BY_SIDE", 2)
     if jax.__version_info__ < (0, 11):  # the interpreter knows no clusters of blocks
         monkeypatch.setattr(linear_mosaic_gpu, "_CLUSTER", 1)
     with mosaic_gpu.interpret(kernels.gpu_interpreter()):
@@ -54,7 +57,7 @@ def some_ignored(n: int, k: int) -> np.ndarray:
 
 CASES: dict[str, tuple[Layer, np.ndarray, dict[str, Any]]] = {
     "one feature": (half(1, 1, 2), np.array([1]), {}),
-    "small logits": (half(300, 192, 520, 0.02), labels_of(300, 520), {}),
+    "small logits": (half(260, 200, 300, 0.02), labels_of(260, 300), {}),
     "float16": (half(8, 64, 256, dtype=jnp.float16), labels_of(8, 256), {}),
     "everything": (half(130, 65, 300), labels_of(130, 300), EVERYTHING),
     "ignored": (half(300, 8, 260), some_ignored(300, 260), {"ignore_index": -100}),
@@ -77,6 +80,30 @@ def test_statistics(name):
         assert_close(values, getattr(expected, field)[counts], VALUE["float32"])
     predicted = np.asarray(stats.predicted)
     np.testing.assert_array_equal(predicted[counts], expected.predicted[counts])
+
+
+def test_stages_fit_shared_memory():
+    kernel = linear_mosaic_gpu
+    rows, classes = kernel._WARPGROUPS * kernel._ROWS, kernel._CLASSES
+    stages = kernel._STAGES * (rows + classes) * kernel._FEATURES * 2
+    small = kernel._WARPGROUPS * (classes + 7 * kernel._ROWS) * 4
+    assert stages + small + 2**13 <= 227 * 2**10  # 8 KiB for barriers and what alignment takes
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_gradients_in_forward():
+    """The kernel of row statistics reads the blocks of logits."""
+    layer, labels, keywords = CASES["everything"]
+    expected = oracle(layer, labels, **keywords)
+
+    def total(at):
+        return loss(
+            at.x, at.kernel, labels, at.bias, reduction="sum", gradients_in_forward=True, **keywords
+        )
+
+    value, gradient = jax.jit(jax.value_and_grad(total))(layer)
+    assert_close(value, expected.losses.sum(), VALUE["bfloat16"])
+    assert_layer_close(gradient, chained(expected.gradient, layer), GRADIENT["bfloat16"])
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -192,10 +219,21 @@ def test_gradient_lowers_for_gpu_with_64_bit_integers():
 
 
 @pytest.mark.usefixtures("on_hopper")
+def test_gradients_in_forward_lower_with_the_kernel():
+    def total(x, kernel, labels):
+        return loss(x, kernel, labels, reduction="sum", gradients_in_forward=True)
+
+    x, kernel, _, labels = traced(300, 70, 1000)
+    assert "mosaic_gpu" in lowered(jax.value_and_grad(total), x, kernel, labels)
+
+
+@pytest.mark.usefixtures("on_hopper")
 def test_other_generations_read_the_logits_of_xla(monkeypatch):
     monkeypatch.setattr(mosaic_gpu, "_compute_capability", lambda: "10.0")
     x, kernel, _, labels = traced(300, 64, 1024)
-    assert "stablehlo.dot_general" in lowered(loss, x, kernel, labels)
+    text = lowered(loss, x, kernel, labels)
+    assert "stablehlo.dot_general" in text
+    assert "mosaic_gpu" in text
 
 
 @pytest.mark.usefixtures("on_hopper")

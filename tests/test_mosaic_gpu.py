@@ -66,6 +66,17 @@ def test_sizes(shape):
 
 
 @pytest.mark.usefixtures("interpreted")
+def test_boxes_side_by_side_in_stages_that_are_used_again(monkeypatch):
+    monkeypatch.setattr(mosaic_gpu_blocks, "_NUMBERS", 2048)
+    monkeypatch.setattr(mosaic_gpu_blocks, "_BLOCKS", 1)
+    monkeypatch.setattr(mosaic_gpu_blocks, "_STAGES", 2)
+    plan = mosaic_gpu_blocks.plan((9, 900), 4)
+    assert plan.copies > 1
+    assert plan.tiles > plan.stages
+    kernels.check_size(NAME, (9, 900))
+
+
+@pytest.mark.usefixtures("interpreted")
 def test_no_rows():
     kernels.check_no_rows(NAME)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -36,7 +35,8 @@ def test_config_json_holds_what_is_needed_to_repeat_the_run(folder):
     assert record["config"] == {"probs": [0.25, 0.75], "seed": 3, "data": "some/file.csv"}
     assert record["versions"]["jax"] == jax.__version__
     assert record["versions"]["numpy"] == np.__version__
-    assert set(record["versions"]) == {"python", "xentjax", "jax", "jaxlib", "numpy"}
+    assert record["experiment"] == "dice"
+    assert set(record["versions"]) == {"python", *_records.PACKAGES}
     assert record["device"]["platform"] == jax.devices()[0].platform
     assert Path(sys.orig_argv[0]).name in record["command"]
     assert record["started"].startswith(folder.path.name[:10])
@@ -74,12 +74,10 @@ def test_summary_replaces_an_earlier_one(folder):
     assert summary == {"accuracy": [0.25, 0.75], "confusion": [[1, 0], [0, 1]]}
 
 
-def test_figure_is_saved_and_closed(folder):
-    figure = plt.figure()
-    path = folder.figure("curve", figure)
+def test_figure_is_saved(folder):
+    path = folder.figure("curve", _plots.subplots()[0])
     assert path == folder.path / "curve.png"
     assert path.read_bytes().startswith(b"\x89PNG")
-    assert plt.get_fignums() == []
 
 
 def test_no_unfinished_file_stays(folder):
@@ -165,25 +163,36 @@ def test_revision_is_none_where_there_is_no_git(monkeypatch):
 
 
 def test_a_part_is_a_run_inside_a_run_and_opened_when_it_is_there(folder):
-    part = folder.part("seed-1", Config(seed=1))
+    part = folder.part("seed-1", "dice", Config(seed=1))
     assert part.path == folder.path / "seed-1"
     assert part.config() == {"probs": [0.25, 0.75], "seed": 1, "data": "some/file.csv"}
     part.log(step=1)
-    again = folder.part("seed-1", Config(seed=2))
+    again = folder.part("seed-1", "dice", Config(seed=1))
     assert again == part
-    assert again.config()["seed"] == 1  # of the first time
     assert again.metrics() == [{"step": 1}]
+
+
+def test_a_part_with_other_settings_is_one_clear_line(folder):
+    folder.part("seed-1", "dice", Config(seed=1))
+    with pytest.raises(RunError, match=r"seed-1: expected a run with the settings asked for, got"):
+        folder.part("seed-1", "dice", Config(seed=2))
+
+
+def test_a_run_of_another_experiment_is_one_clear_line(folder):
+    assert RunFolder.open(folder.path, "coins", "dice") == folder
+    with pytest.raises(RunError, match=r": expected a run of coins or cards, got one of dice$"):
+        RunFolder.open(folder.path, "coins", "cards")
 
 
 def test_a_part_that_was_stopped_before_its_config_is_made_again(folder):
     (folder.path / "seed-1").mkdir()
-    assert folder.part("seed-1", Config(seed=1)).config()["seed"] == 1
+    assert folder.part("seed-1", "dice", Config(seed=1)).config()["seed"] == 1
 
 
 def test_a_part_in_the_place_of_a_file_is_one_clear_line(folder):
     (folder.path / "seed-1").write_text("no folder")
     with pytest.raises(RunError, match=r"seed-1: cannot write, File exists$"):
-        folder.part("seed-1", Config())
+        folder.part("seed-1", "dice", Config())
 
 
 def test_the_summary_is_none_until_the_run_has_come_to_its_end(folder):
@@ -198,11 +207,13 @@ def test_hosts_but_the_first_write_nothing(tmp_path, monkeypatch):
     folder.log(step=1)
     folder.summary({"accuracy": 0.5})
     folder.figure("empty", _plots.subplots()[0])
-    assert folder.part("seed-1", Config()).path == tmp_path / "seed-1"
+    assert folder.part("seed-1", "dice", Config()).path == tmp_path / "seed-1"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_differences_are_what_has_changed_since_the_run(folder):
+def test_differences_are_what_has_changed_since_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(_records, "_revision", lambda: "0a1b")
+    folder = RunFolder.create("dice", Config(), tmp_path)
     assert folder.differences() == []
     path = folder.path / "config.json"
     record = json.loads(path.read_text())
@@ -211,3 +222,9 @@ def test_differences_are_what_has_changed_since_the_run(folder):
     (line,) = folder.differences()
     assert line.startswith("versions was {")
     assert "'jax': '0.0.1'" in line
+
+
+def test_an_edited_tree_may_differ_from_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(_records, "_revision", lambda: "0a1b-dirty")
+    folder = RunFolder.create("dice", Config(), tmp_path)
+    assert folder.differences() == ["revision was 0a1b-dirty, is 0a1b-dirty"]

@@ -12,14 +12,15 @@ hardware and --dataset decide.
 
 CIFAR-10 is looked for in --data-dir, $XENTJAX_DATA_DIR and the user's cache, else downloaded. The
 run's folder receives the settings, metrics.jsonl, summary.json, figures and a checkpoint. Ctrl-C
-or SIGTERM saves a checkpoint; --resume goes on from it to the very result the run would have had.
+or SIGTERM saves a checkpoint; --resume goes on from it, on the same machine to the very result the
+run would have had.
 """
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import tyro
@@ -31,27 +32,21 @@ from experiments._hosts import is_writer
 from experiments._records import RUNS, RunFolder
 from experiments.cifar10 import compare, predict
 from experiments.cifar10.backend import current_backend, split_cpu
-from experiments.cifar10.config import PRESETS, Config, DatasetName
+from experiments.cifar10.config import PRESETS, Config, DatasetName, PresetName
 from experiments.cifar10.data import load
+from experiments.cifar10.evaluate import Result
 from experiments.cifar10.interrupt import resumable
-from experiments.cifar10.seeds import Sweep, estimates, parse_seeds, run_seeds
-from experiments.cifar10.train import Result, run
+from experiments.cifar10.seeds import (
+    RUN_NAME,
+    SWEEP_NAME,
+    Sweep,
+    estimates,
+    parse_seeds,
+    run_seeds,
+)
+from experiments.cifar10.train import run
 
-NAME = "cifar10"
-SEEDS_NAME = "cifar10-seeds"
-PROGRAM = f"python -m experiments.{NAME}"
-PresetName = Literal[
-    "tiny",
-    "small",
-    "airbench93",
-    "airbench94",
-    "airbench94-muon",
-    "airbench95",
-    "airbench96",
-    "resnet18",
-    "tour",
-    "digits",
-]
+PROGRAM = "python -m experiments.cifar10"
 
 
 @dataclass(frozen=True)
@@ -100,15 +95,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         console = Console(quiet=not is_writer())
         dataset = load(command.settings.dataset, command.data_dir)
         console.print(f"{dataset.name} from {dataset.source}", highlight=False)
-        if command.replay is not None:
-            for difference in RunFolder.open(command.replay).differences():
-                console.print(f"replay: {difference}", highlight=False)
+        for option, earlier in (("resume", command.resume), ("replay", command.replay)):
+            if earlier is not None:
+                for difference in RunFolder.open(earlier).differences():
+                    console.print(f"{option}: {difference}", highlight=False)
         if command.resume:
             folder = RunFolder.open(command.resume)
         elif sweep:
-            folder = RunFolder.create(SEEDS_NAME, sweep, command.runs_dir)
+            folder = RunFolder.create(SWEEP_NAME, sweep, command.runs_dir)
         else:
-            folder = RunFolder.create(NAME, command.settings, command.runs_dir)
+            folder = RunFolder.create(RUN_NAME, command.settings, command.runs_dir)
         with resumable(PROGRAM, folder.path, command.data_dir) as should_stop:
             if sweep:
                 summaries = run_seeds(
@@ -124,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     console=console,
                     should_stop=should_stop,
                 )
-                show(result, console)
+                show(command.settings, result, console)
         console.print(f"Figures, numbers and checkpoint: {folder.path}", highlight=False)
 
 
@@ -137,6 +133,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Command, tuple[int, ...] |
         UserError: a setting is impossible, or differs from the run that is resumed.
     """
     start, _ = tyro.cli(Start, args=argv, return_unknown_args=True, add_help=False)
+    if start.replay is not None and start.preset is not None:
+        raise UserError(f"--replay: expected no --preset beside it, got {start.preset}")
     preset = start.preset or (
         "digits" if start.dataset == "digits" else current_backend().default_preset
     )
@@ -151,6 +149,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Command, tuple[int, ...] |
         description=__doc__,
     )
     given = seeds if command.seeds is None else parse_seeds(command.seeds)
+    if given is not None and command.settings.seed != settings.seed:
+        raise UserError(f"--seed: expected --seeds for many trainings, got {command.settings.seed}")
     if start.resume is not None and recorded is not None:
         changes = recorded.changes(command.settings) + ["seeds"] * (given != seeds)
         if changes:
@@ -165,14 +165,15 @@ def _recorded(path: Path | None) -> tuple[Config | None, tuple[int, ...] | None]
     """The settings of a run, and its seeds if it has many."""
     if path is None:
         return None, None
-    values = RunFolder.open(path).config()
+    folder = RunFolder.open(path, RUN_NAME, SWEEP_NAME)
+    values = folder.config()
     if "seeds" not in values:
         return Config.from_json(values), None
     sweep = Sweep.from_json(values)
     return sweep.settings, sweep.seeds
 
 
-def show(result: Result, console: Console) -> None:
+def show(settings: Config, result: Result, console: Console) -> None:
     """Print the numbers of a run."""
     table = Table(title="Test images")
     for heading in ("", "accuracy", "NLL (nats)", "Brier", "calibration error"):
@@ -192,16 +193,19 @@ def show(result: Result, console: Console) -> None:
         )
     console.print(table)
     low, high = result.test.accuracy_interval
+    seconds = result.train_seconds
+    training = "training" if seconds is None else f"{seconds:.1f} s of training"
     console.print(
         f"95 % interval of the accuracy: {low:.2%} to {high:.2%}; "
-        f"{result.train_seconds:.1f} s of training ({result.images_per_second:,.0f} images/s), "
+        f"{training} ({result.images_per_second:,.0f} images/s), "
         f"{result.compile_seconds:.1f} s of compiling, {result.test_seconds:.1f} s of testing",
         highlight=False,
     )
     if result.temperature is not None and result.temperature < 1:
+        smoothed = ", which label smoothing brings about" if settings.smooths_labels else ""
         console.print(
-            "A temperature below 1: the network is right more often than it says, which label "
-            "smoothing brings about. Its NLL and calibration error without it show that."
+            f"A temperature below 1: the network is right more often than it says{smoothed}. Its "
+            "NLL and calibration error without it show that."
         )
 
 

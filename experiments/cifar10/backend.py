@@ -1,7 +1,6 @@
 """What the hardware decides; everything else is the same on CPU, GPU and TPU."""
 
 import contextlib
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -67,22 +66,23 @@ def data_mesh(batch_size: int, devices: Sequence[Any] | int | None = None) -> Me
 
     Args:
         batch_size: images a step.
-        devices: which, or how many of all; None for all, of all hosts. On one host as many of them
-            are taken as divide the batch.
+        devices: which, or how many of all. None is all of all hosts, or of one host as many as
+            divide the batch.
 
     Raises:
-        ConfigError: there are fewer, or those of several hosts do not divide the batch.
+        ConfigError: there are fewer, or they do not divide the batch.
     """
     there = jax.devices()
+    if devices is None and jax.process_count() == 1:
+        devices = next(n for n in range(len(there), 0, -1) if batch_size % n == 0)
     if isinstance(devices, int):
         if devices > len(there):
             raise ConfigError(f"num_devices: expected at most {len(there)}, got {devices}")
         devices = there[:devices]
     chosen = there if devices is None else list(devices)
-    dividing = math.gcd(batch_size, len(chosen))
-    if dividing < len(chosen) and jax.process_count() > 1:
+    if batch_size % len(chosen):
         raise ConfigError(
             f"batch_size: expected a multiple of {len(chosen)}, the number of devices of "
             f"{jax.process_count()} hosts, got {batch_size}"
         )
-    return Mesh(np.array(chosen[:dividing]), (DATA,))
+    return Mesh(np.array(chosen), (DATA,))

@@ -8,12 +8,11 @@ report has the mean difference in accuracy, its 95 % interval, and how many pair
 to see a difference of 0.1 points with a power of 80 %.
 """
 
-import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tyro
 from matplotlib.figure import Figure
@@ -29,10 +28,11 @@ from experiments.cifar10.backend import split_cpu
 from experiments.cifar10.config import PRESETS, Config, DatasetName
 from experiments.cifar10.data import load
 from experiments.cifar10.interrupt import resumable
-from experiments.cifar10.seeds import Sweep, parse_seeds, run_seeds
+from experiments.cifar10.seeds import SWEEP_NAME, Sweep, parse_seeds, run_seeds
 
 NAME = "cifar10-compare"
 PROGRAM = "python -m experiments.cifar10 compare"
+DEFAULT_SEEDS = "0:3"
 SMALL_DIFFERENCE = 0.001  # of accuracy, a tenth of a point
 
 
@@ -42,8 +42,8 @@ class Command:
 
     settings: tyro.conf.Positional[tuple[str, ...]] = ()
     """Presets with options, or folders of runs with --seeds; the first is the yardstick."""
-    seeds: str = "0:3"
-    """FIRST:END, or a list such as 1,4,7."""
+    seeds: str | None = None
+    """FIRST:END, or a list such as 1,4,7; without it, 0:3."""
     data_dir: Path | None = None
     """Folder that holds CIFAR-10, or its archive."""
     runs_dir: Path = RUNS
@@ -58,7 +58,7 @@ class Compared:
 
     Attributes:
         name: as it was given.
-        accuracy: over the seeds.
+        accuracy: over the seeds that the first has too.
         difference: of the accuracy from that of the first, seed by seed; None for the first.
     """
 
@@ -73,7 +73,12 @@ def parse_settings(text: str) -> Config:
     Raises:
         UserError: no such preset, or a setting is impossible.
     """
-    preset, *options = shlex.split(text) or [""]
+    try:
+        preset, *options = shlex.split(text) or [""]
+    except ValueError as error:  # a quote without its other half
+        raise UserError(
+            f"settings: expected what a shell can read, got {text!r}: {error}"
+        ) from None
     if preset not in PRESETS:
         raise UserError(
             f"settings: expected a folder or one of {', '.join(PRESETS)} with options, got {text!r}"
@@ -82,29 +87,31 @@ def parse_settings(text: str) -> Config:
 
 
 def compare(accuracies: dict[str, dict[int, float]]) -> list[Compared]:
-    """The means, and the differences from the first on the seeds that both have.
+    """The means, and the differences from the first, on the seeds that both have.
 
     Args:
         accuracies: name -> seed -> accuracy.
-
-    Raises:
-        UserError: two seeds in common are needed, for a spread.
     """
     first = next(iter(accuracies.values()))
     compared = []
     for name, by_seed in accuracies.items():
         common = sorted(first.keys() & by_seed.keys())
-        if len(common) < 2:
-            raise UserError(f"{name}: expected at least 2 seeds in common, got {len(common)}")
         difference = Estimate.of([by_seed[seed] - first[seed] for seed in common])
-        compared.append(
-            Compared(
-                name,
-                Estimate.of(list(by_seed.values())),
-                None if by_seed is first else difference,
-            )
-        )
+        accuracy = Estimate.of([by_seed[seed] for seed in common])
+        compared.append(Compared(name, accuracy, None if by_seed is first else difference))
     return compared
+
+
+def check_common_seeds(seeds: Mapping[str, Iterable[int]]) -> None:
+    """Two seeds in common with the first are needed, for a spread.
+
+    Raises:
+        UserError: some settings have fewer.
+    """
+    first = set(next(iter(seeds.values())))
+    for name, own in seeds.items():
+        if (count := len(first.intersection(own))) < 2:
+            raise UserError(f"{name}: expected at least 2 seeds in common, got {count}")
 
 
 def draw_differences(compared: Sequence[Compared]) -> Figure:
@@ -135,7 +142,7 @@ def table(compared: Sequence[Compared]) -> Table:
             low, high = 100 * difference.lower, 100 * difference.upper
             cells = [
                 f"{100 * difference.mean:+.2f} [{low:+.2f}, {high:+.2f}]",
-                f"{math.ceil(difference.runs_to_see(SMALL_DIFFERENCE)):,}",
+                f"{difference.runs_to_see(SMALL_DIFFERENCE):,}",
             ]
         shown.add_row(
             entry.name, str(accuracy.n), f"{accuracy.mean:.2%}", f"{accuracy.sd:.2%}", *cells
@@ -164,33 +171,38 @@ def main(argv: Sequence[str] | None = None) -> None:
         command = tyro.cli(Command, args=argv, prog=PROGRAM, description=__doc__)
         names, seeds = command.settings, command.seeds
         if command.resume is not None:
-            recorded = RunFolder.open(command.resume).config()
+            recorded = RunFolder.open(command.resume, NAME).config()
+            if names or seeds is not None:
+                raise UserError("--resume: expected no settings and no --seeds beside it")
             names, seeds = tuple(recorded["settings"]), recorded["seeds"]
         if len(set(names)) < 2:
             raise UserError(f"settings: expected at least 2 different ones, got {len(set(names))}")
+        chosen = parse_seeds(seeds or DEFAULT_SEEDS)
         known = {name: _read(Path(name)) for name in names if name and Path(name).is_dir()}
         trained = {name: parse_settings(name) for name in names if name not in known}
-        if trained and len(parse_seeds(seeds)) < 2:
-            raise UserError(f"--seeds: expected at least 2, for a spread, got {seeds}")
+        check_common_seeds(
+            {name: known[name].accuracies if name in known else chosen for name in names}
+        )
         datasets: set[DatasetName] = {settings.dataset for settings in trained.values()}
+        datasets |= {sweep.dataset for sweep in known.values()}
         if len(datasets) > 1:
             raise UserError(f"settings: expected one dataset for all, got {', '.join(datasets)}")
-        dataset = load(datasets.pop(), command.data_dir) if datasets else None
+        dataset = load(datasets.pop(), command.data_dir) if trained else None
         folder = (
             RunFolder.create(NAME, {"settings": names, "seeds": seeds}, command.runs_dir)
             if command.resume is None
-            else RunFolder.open(command.resume)
+            else RunFolder.open(command.resume, NAME)
         )
         console = Console()
         accuracies: dict[str, dict[int, float]] = {}
         with resumable(PROGRAM, folder.path, command.data_dir) as should_stop:
             for place, name in enumerate(names):
                 if dataset is None or name in known:
-                    accuracies[name] = known[name]
+                    accuracies[name] = known[name].accuracies
                     continue
                 console.print(f"[bold]{escape(name)}")
-                sweep = Sweep(trained[name], parse_seeds(seeds))
-                part = folder.part(f"settings-{place}", sweep)
+                sweep = Sweep(trained[name], chosen)
+                part = folder.part(f"settings-{place}", SWEEP_NAME, sweep)
                 summaries = run_seeds(
                     sweep, dataset, part, console=console, should_stop=should_stop
                 )
@@ -206,8 +218,16 @@ def _accuracies(summaries: Sequence[Mapping[str, Any]]) -> dict[int, float]:
     return {int(run["seed"]): float(run["test_accuracy"]) for run in summaries}
 
 
-def _read(folder: Path) -> dict[int, float]:
-    summary = RunFolder.open(folder).read_summary()
-    if summary is None or "seeds" not in summary:
-        raise UserError(f"{folder}: expected the folder of a finished run with --seeds")
-    return _accuracies(summary["seeds"])
+class _Known(NamedTuple):
+    """A finished sweep."""
+
+    dataset: DatasetName
+    accuracies: dict[int, float]
+
+
+def _read(path: Path) -> _Known:
+    folder = RunFolder.open(path, SWEEP_NAME)
+    if (summary := folder.read_summary()) is None:
+        raise UserError(f"{path}: expected the folder of a finished run with --seeds")
+    sweep = Sweep.from_json(folder.config())
+    return _Known(sweep.settings.dataset, _accuracies(summary["seeds"]))

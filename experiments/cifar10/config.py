@@ -13,6 +13,18 @@ NetworkName = Literal["airbench", "resnet18"]
 LossName = Literal["cross_entropy", "focal", "poly", "brier"]
 OptimizerName = Literal["sgd", "muon"]
 ViewsName = Literal["plain", "mirrored", "mirrored_and_shifted"]
+PresetName = Literal[
+    "tiny",
+    "small",
+    "airbench93",
+    "airbench94",
+    "airbench94-muon",
+    "airbench95",
+    "airbench96",
+    "resnet18",
+    "tour",
+    "digits",
+]
 GROUPS: Mapping[str, int] = {"airbench": 3, "resnet18": 4}  # of convolutions, in each network
 
 
@@ -22,7 +34,7 @@ class ConfigError(UserError):
 
 @dataclass(frozen=True)
 class Config:
-    """Every setting of a run; equal settings on equal hardware give equal results.
+    """Every setting of a run; equal settings on one machine give equal results, bit for bit on CPU.
 
     Learning rate and weight decay are airbench's: per 1024 images and free of the momentum, so
     they need no change when the batch size or the momentum does (`optimizer.py` converts them).
@@ -113,7 +125,7 @@ class Config:
         fits = len(self.widths) == groups and min(self.widths) >= 1
         check("widths", f"{groups} numbers, at least 1", fits)
         check("convs", "2 or 3", self.convs in (2, 3))
-        check("whiten_bias_epochs", "0 or more", self.whiten_bias_epochs >= 0)
+        check("whiten_bias_epochs", "0 or more", 0 <= self.whiten_bias_epochs < math.inf)
         check("norm_momentum", "0 to below 1", 0 <= self.norm_momentum < 1)
         check("epochs", "a positive number", 0 < self.epochs < math.inf)
         check("batch_size", "at least 2, batch normalisation needs them", self.batch_size >= 2)
@@ -121,12 +133,12 @@ class Config:
         check("shift", "0 to 8 pixels", 0 <= self.shift <= 8)
         check("cutout", "0 to 32 pixels", 0 <= self.cutout <= 32)
         check("label_smoothing", "0 to 1", 0 <= self.label_smoothing <= 1)
-        check("learning_rate", "a positive number", self.learning_rate > 0)
-        check("weight_decay", "0 or more", self.weight_decay >= 0)
+        check("learning_rate", "a positive number", 0 < self.learning_rate < math.inf)
+        check("weight_decay", "0 or more", 0 <= self.weight_decay < math.inf)
         check("momentum", "0 to below 1", 0 <= self.momentum < 1)
-        check("muon_rate", "a positive number", self.muon_rate > 0)
+        check("muon_rate", "a positive number", 0 < self.muon_rate < math.inf)
         check("muon_momentum", "0 to below 1", 0 <= self.muon_momentum < 1)
-        check("norm_bias_scale", "a positive number", self.norm_bias_scale > 0)
+        check("norm_bias_scale", "a positive number", 0 < self.norm_bias_scale < math.inf)
         check("warmup", "0 to below 1", 0 <= self.warmup < 1)
         check("final_rate", "0 to 1", 0 <= self.final_rate <= 1)
 
@@ -140,6 +152,11 @@ class Config:
             return cls(**arguments)
         except (TypeError, AttributeError) as error:
             raise ConfigError(f"config.json: expected a CIFAR-10 run's settings: {error}") from None
+
+    @property
+    def smooths_labels(self) -> bool:
+        """Whether the loss is that of smoothed labels."""
+        return self.label_smoothing > 0 and self.loss in ("cross_entropy", "poly")
 
     def image_side(self, epoch: int) -> int:
         """Side of the images in this epoch, in pixels."""

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from experiments.cifar10.step import TrainState
 from xentjax import (
     ReliabilityCurve,
     RiskCoverage,
@@ -115,3 +116,41 @@ def evaluate(logits: np.ndarray, labels: np.ndarray) -> Evaluation:
         reliability=reliability_curve(probs, labels),
         selection=risk_coverage(probs, labels),
     )
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run ends with.
+
+    Attributes:
+        state: the trained state.
+        test: predictions of the test images, averaged over the settings' views.
+        test_plain: predictions of the test images as they are.
+        temperature: fitted to the held-out images, with the same views; None if there are none, or
+            none of them is wrong.
+        calibrated: `test` with its logits divided by the temperature; None without one.
+        train_seconds: time in training steps; None after a resume, which knows but a part of it.
+        compile_seconds: time to compile training and prediction.
+        test_seconds: time to predict images, after each epoch and at the end.
+        images_per_second: in training steps; after a resume, in the steps since.
+    """
+
+    state: TrainState
+    test: Evaluation
+    test_plain: Evaluation
+    temperature: float | None
+    calibrated: Evaluation | None
+    train_seconds: float | None
+    compile_seconds: float
+    test_seconds: float
+    images_per_second: float
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of the test images classified correctly."""
+        return self.test.accuracy
+
+    @property
+    def nll(self) -> float:
+        """Mean negative log-likelihood of the test labels in nats."""
+        return self.test.nll

@@ -20,7 +20,7 @@ class TrainingStopped(Exception):
 
 @contextmanager
 def resumable(program: str, folder: Path, data_dir: Path | None) -> Iterator[Callable[[], bool]]:
-    """What trainings ask before every step: whether they should stop, on any host.
+    """What trainings ask between calls of the step: whether they should stop, on any host.
 
     Where one stops, the command ends with one line, the command that goes on from the folder, and
     the shell's code for the signal.

@@ -24,6 +24,7 @@ from experiments.cifar10.backend import current_backend, data_mesh, split_cpu
 from experiments.cifar10.config import Config
 from experiments.cifar10.evaluate import predict_all
 from experiments.cifar10.programs import Programs
+from experiments.cifar10.seeds import RUN_NAME
 from experiments.cifar10.step import make_training
 from xentjax import softmax
 
@@ -71,10 +72,9 @@ def predict(run: Path, images: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]
     Raises:
         UserError: the folder holds no finished training, or its checkpoint cannot be read.
     """
-    folder = RunFolder.open(run)
-    summary = folder.read_summary()
-    if summary is None or "class_names" not in summary:
-        raise UserError(f"{run}: expected the folder of one finished training")
+    folder = RunFolder.open(run, RUN_NAME)
+    if (summary := folder.read_summary()) is None:
+        raise UserError(f"{run}: expected the folder of a finished training")
     config = Config.from_json(folder.config())
     class_names = tuple(summary["class_names"])
     # of a training on one batch, which has a state of the same shapes

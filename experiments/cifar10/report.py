@@ -1,10 +1,8 @@
 """The figures and numbers of a trained classifier."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,13 +11,16 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from experiments._hosts import is_writer
 from experiments._plots import GREY, PALETTE, subplots
 from experiments._records import RunFolder
-from experiments.cifar10.config import Config
+from experiments.cifar10.config import Config, LossName
 from experiments.cifar10.data import Dataset
-from experiments.cifar10.evaluate import Evaluation
+from experiments.cifar10.evaluate import Evaluation, Result
 
-if TYPE_CHECKING:  # train imports this module
-    from experiments.cifar10.train import Result
-
+LOSSES: Mapping[LossName, str] = {
+    "cross_entropy": "cross-entropy (nats)",
+    "focal": "focal loss (nats)",
+    "poly": "poly loss (nats)",
+    "brier": "Brier score",
+}
 MISTAKES = (4, 6)  # rows and columns of misclassified images
 _DRAWING = threading.Lock()  # seeds are trained side by side, and matplotlib is of one thread
 
@@ -28,15 +29,17 @@ def save(folder: RunFolder, config: Config, dataset: Dataset, result: Result) ->
     """Write summary.json and the figures."""
     if is_writer():
         with _DRAWING:
-            _draw(folder, dataset, result)
+            _draw(folder, config, dataset, result)
     folder.summary(summary(config, dataset, result))
 
 
-def _draw(folder: RunFolder, dataset: Dataset, result: Result) -> None:
+def _draw(folder: RunFolder, config: Config, dataset: Dataset, result: Result) -> None:
     judged = {"test": result.test}
     if result.calibrated is not None:
         judged[f"at temperature {result.temperature:.2f}"] = result.calibrated
-    folder.figure("curves", draw_curves(folder.metrics(), result))
+    # a run that was killed before it saved an epoch has it twice
+    epochs = {entry["epoch"]: entry for entry in folder.metrics()}
+    folder.figure("curves", draw_curves(list(epochs.values()), config, result))
     folder.figure("confusion", draw_confusion(result.test, dataset.class_names))
     folder.figure("reliability", draw_reliability(judged))
     folder.figure("risk_coverage", draw_risk_coverage(judged))
@@ -71,7 +74,7 @@ def summary(config: Config, dataset: Dataset, result: Result) -> dict[str, Any]:
     }
 
 
-def draw_curves(epochs: list[dict[str, Any]], result: Result) -> Figure:
+def draw_curves(epochs: list[dict[str, Any]], config: Config, result: Result) -> Figure:
     """Loss and accuracy by epoch."""
     figure, ((left, right),) = subplots(1, 2, height=3.6)
     numbers = [entry["epoch"] for entry in epochs]
@@ -80,8 +83,8 @@ def draw_curves(epochs: list[dict[str, Any]], result: Result) -> Figure:
         ax.plot(numbers, [float(entry[name]) for entry in epochs], "o-", color=color, label=label)
 
     plot(left, "loss", "", PALETTE[0])
-    left.set_title("Training loss, augmented and smoothed")
-    left.set_ylabel("cross-entropy (nats)")
+    left.set_title(f"Training loss, augmented{' and smoothed' if config.smooths_labels else ''}")
+    left.set_ylabel(LOSSES[config.loss])
     plot(right, "accuracy", "training, augmented", PALETTE[0])
     plot(right, "test_accuracy", "test, at the epoch's image size", PALETTE[1])
     right.plot(

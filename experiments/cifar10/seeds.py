@@ -20,8 +20,9 @@ from experiments._records import RunFolder
 from experiments.cifar10 import checkpoint
 from experiments.cifar10.config import Config
 from experiments.cifar10.data import Dataset
-from experiments.cifar10.train import run
+from experiments.cifar10.train import DivergenceError, run
 
+RUN_NAME, SWEEP_NAME = "cifar10", "cifar10-seeds"  # of the folders of one seed and of many
 # of a run's summary, in the order they are shown
 FIGURES = (
     "test_accuracy",
@@ -86,13 +87,15 @@ def run_seeds(
         dataset: the images.
         folder: in which every seed gets a folder of its own.
         console: where to show the progress; None shows nothing.
-        should_stop: asked before every step; True saves checkpoints and stops.
+        should_stop: asked before every call of the step, see `train.run`; True saves checkpoints
+            and stops.
 
     Returns:
         The summary of each seed's run, in order.
 
     Raises:
         TrainingStopped: `should_stop` said so.
+        DivergenceError: some trainings diverged; the others are done.
         UserError: see `train.run`.
     """
     devices = jax.local_devices()
@@ -108,7 +111,7 @@ def run_seeds(
         settings = replace(sweep.settings, seed=seed)
         if not alone:
             settings = replace(settings, num_devices=1)
-        part = folder.part(f"seed-{seed}", settings)
+        part = folder.part(f"seed-{seed}", RUN_NAME, settings)
         if (known := part.read_summary()) is None:
             device = free.get()
             try:
@@ -130,14 +133,25 @@ def run_seeds(
             console.print(_line(seed, known), highlight=False)
         return known
 
+    diverged: list[str] = []
+
+    def train_or_note(seed: int) -> dict[str, Any]:
+        try:
+            return train(seed)
+        except DivergenceError as error:
+            diverged.append(f"seed {seed}: {error}")
+            return {}
+
     with ThreadPoolExecutor(max_workers=len(devices)) as pool:
         # all are waited for, so that each has saved its checkpoint when one of them was stopped
-        futures = [pool.submit(train, seed) for seed in sweep.seeds]
+        futures = [pool.submit(train_or_note, seed) for seed in sweep.seeds]
         try:
             summaries = [future.result() for future in futures]
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    if diverged:
+        raise DivergenceError("; ".join(diverged))
     folder.summary(summarize(sweep, summaries))
     folder.figure("seeds", draw_seeds(sweep, summaries))
     return summaries
@@ -185,7 +199,9 @@ def draw_seeds(sweep: Sweep, summaries: Sequence[Mapping[str, Any]]) -> Figure:
 def _line(seed: int, summary: Mapping[str, Any]) -> str:
     calibrated = summary.get("test_calibrated_nll")
     more = "" if calibrated is None else f", {calibrated:.4f} with temperature"
+    seconds = summary["train_seconds"]
+    time = "" if seconds is None else f", {seconds:.0f} s of training"
     return (
         f"seed {seed}: accuracy {summary['test_accuracy']:.2%}, NLL {summary['test_nll']:.4f}"
-        f"{more}, {summary['train_seconds']:.0f} s of training"
+        f"{more}{time}"
     )

@@ -1,7 +1,7 @@
 """Training from the first step, or from a checkpoint, to the evaluation and its figures."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -15,54 +15,16 @@ from experiments.cifar10 import checkpoint, report
 from experiments.cifar10.backend import current_backend, data_mesh
 from experiments.cifar10.config import Config, ConfigError, ViewsName
 from experiments.cifar10.data import Dataset
-from experiments.cifar10.evaluate import Evaluation, accuracy, evaluate, predict_all
+from experiments.cifar10.evaluate import Evaluation, Result, accuracy, evaluate, predict_all
 from experiments.cifar10.interrupt import TrainingStopped
 from experiments.cifar10.programs import Programs
 from experiments.cifar10.progress import TrainingProgress
-from experiments.cifar10.step import Training, TrainState, make_training
+from experiments.cifar10.step import Training, make_training
 from xentjax import fit_temperature
 
 
 class DivergenceError(UserError):
     """The loss is no longer a number; the text names the step."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run ends with.
-
-    Attributes:
-        state: the trained state.
-        test: predictions of the test images, averaged over the settings' views.
-        test_plain: predictions of the test images as they are.
-        temperature: fitted to the held-out images, with the same views; None if there are none, or
-            none of them is wrong.
-        calibrated: `test` with its logits divided by the temperature; None without one.
-        train_seconds: time in training steps; after a resume, of the steps since.
-        compile_seconds: time to compile training and prediction.
-        test_seconds: time to predict images, after each epoch and at the end.
-        images_per_second: in training steps; after a resume, in the steps since.
-    """
-
-    state: TrainState
-    test: Evaluation
-    test_plain: Evaluation
-    temperature: float | None
-    calibrated: Evaluation | None
-    train_seconds: float
-    compile_seconds: float
-    test_seconds: float
-    images_per_second: float
-
-    @property
-    def accuracy(self) -> float:
-        """Fraction of the test images classified correctly."""
-        return self.test.accuracy
-
-    @property
-    def nll(self) -> float:
-        """Mean negative log-likelihood of the test labels in nats."""
-        return self.test.nll
 
 
 def run(
@@ -84,7 +46,8 @@ def run(
         resume: go on from the folder's checkpoint.
         devices: that share each batch; by default as many of all as the settings say.
         console: where to show the progress; None shows nothing.
-        should_stop: asked before every step; True saves a checkpoint and stops.
+        should_stop: asked before every call of the step, which is one step on CPU and what is left
+            of an epoch elsewhere; True saves a checkpoint and stops.
 
     Raises:
         ConfigError: the settings do not suit the data set or the devices.
@@ -104,7 +67,7 @@ def run(
     with TrainingProgress(first_step, length.steps, console) as progress:
         for epoch in range(first_step // length.steps_per_epoch, length.epochs):
             trainer.train_epoch(epoch, progress, should_stop)
-    result = trainer.result(images=config.batch_size * (length.steps - first_step))
+    result = trainer.result(first_step)
     report.save(folder, config, dataset, result)
     return result
 
@@ -201,8 +164,9 @@ class _Trainer:
         checkpoint.save(self.folder.path, self.state)
         progress.epoch_done(epoch + 1, side, metrics)
 
-    def result(self, images: int) -> Result:
-        """Test the trained network; `images` is the number it was trained on in this process."""
+    def result(self, first_step: int) -> Result:
+        """Test the network, which this process has trained from `first_step` on."""
+        images = self.config.batch_size * (self.length.steps - first_step)
         views = self.config.views
         plain = self._test("plain")
         test = plain if views == "plain" else self._test(views)
@@ -220,7 +184,7 @@ class _Trainer:
             test_plain=plain,
             temperature=temperature,
             calibrated=calibrated,
-            train_seconds=seconds,
+            train_seconds=None if first_step else seconds,
             compile_seconds=self._advance.compile_seconds + self._predict.compile_seconds,
             test_seconds=self._predict.run_seconds,
             images_per_second=images / seconds if seconds else 0.0,

@@ -145,10 +145,12 @@ def linear_softmax_cross_entropy(
             64 rows of logits, and with "reference", gradients are computed as without it.
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference" (which stores the logits);
             None takes the best one measured for the backend. In the forward pass "mosaic_tpu", and
-            "mosaic_gpu" for x and kernel of one half-precision dtype, make logits on the chip
-            alone, whatever `max_bytes`; their gradients are those of "xla". With
-            `gradients_in_forward`, kernels of "mosaic_tpu" make those of x, kernel and bias in the
-            backward pass, in 10 N D K operations, and the statistics keep their derivatives.
+            on Hopper "mosaic_gpu" for x and kernel of one half-precision dtype, make logits on the
+            chip alone, whatever `max_bytes`; their gradients are those of "xla". The GPU's takes
+            12 to 24 bytes for each row and 256 classes, and copies a kernel whose D or K is no
+            multiple of 64. With `gradients_in_forward`, "mosaic_gpu" reads blocks of logits that
+            XLA makes, and kernels of "mosaic_tpu" make the gradients of x, kernel and bias in the
+            backward pass, in 10 N D K operations; the statistics keep their derivatives then.
 
     Returns:
         The loss, float32 (float64 if x or kernel is): one a row, or a scalar. With `return_stats`
@@ -306,7 +308,7 @@ def _cross_entropy(
     linear, in_place = kept_first(varying_alike(linear))
     by_kernel = implementation == "mosaic_tpu"
     if gradients_in_forward and not by_kernel and rows_that_fit(linear, max_bytes) is not None:
-        losses = partial(_losses_of_rows, return_stats=return_stats)
+        losses = partial(_losses_of_rows, return_stats=return_stats, implementation=implementation)
         result: Any = sum_of_losses(linear, (label_smoothing, z_loss), losses, max_bytes)
         total, stats = result
         loss = reduce_total(total, rows, reduction)
@@ -328,10 +330,14 @@ def _cross_entropy(
 
 
 def _losses_of_rows(
-    rows: Rows, scalars: tuple[Any, Any], *, return_stats: bool
+    rows: Rows, scalars: tuple[Any, Any], *, return_stats: bool, implementation: str | None
 ) -> tuple[Loss, SoftmaxStats | None]:
     result = cross_entropy_of_rows(
-        rows, *scalars, reduction="none", return_stats=return_stats, implementation=None
+        rows,
+        *scalars,
+        reduction="none",
+        return_stats=return_stats,
+        implementation=implementation,
     )
     return result if isinstance(result, tuple) else (result, None)
 

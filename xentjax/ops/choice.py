@@ -1,16 +1,18 @@
 """What `implementation=None` stands for: the fastest that was measured on a device of this kind.
 
 A kernel becomes the default of a device only after it ran there and `python -m benchmarks kernels`
-measured it. Everywhere else, and for every case without a row in the table, that is "xla".
+measured it. Everywhere else, for every case without a row in the table, and where arrays may lie on
+several devices outside of `shard_map`, that is "xla".
 """
 
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
 from jax.typing import DTypeLike
 
 T = TypeVar("T")
@@ -42,11 +44,26 @@ class Measured(NamedTuple):
     def holds_for(self, case: Case) -> bool:
         """Whether the case is one of those on this device."""
         return (
-            self.device_kind == jax.local_devices()[0].device_kind
+            self.device_kind == default_device().device_kind
             and self.operation == case.operation
             and self.dtype == jnp.dtype(case.dtype).name
             and self.fewest_classes <= case.num_classes <= self.most_classes
         )
+
+
+def default_device() -> Any:
+    """What computes where nothing else is said."""
+    device: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(device, str):
+        return jax.local_devices(backend=device)[0]
+    return device or jax.local_devices()[0]
+
+
+def is_on_one_device() -> bool:
+    """Whether XLA has nothing to partition, which it cannot do with a kernel."""
+    types = jax.sharding.get_abstract_mesh().axis_types
+    inside_shard_map = bool(types) and all(t == AxisType.Manual for t in types)
+    return inside_shard_map or jax.device_count() == 1
 
 
 MEASURED: tuple[Measured, ...] = ()
@@ -56,7 +73,7 @@ MEASURED: tuple[Measured, ...] = ()
 def with_the_fastest(compute: Callable[[str], T], case: Case) -> T:
     """`compute` by the name of the fastest; where that cannot, by "xla", with a warning."""
     rows = [row for row in MEASURED if row.holds_for(case)]
-    if rows:
+    if rows and is_on_one_device():
         name = max(rows, key=lambda row: row.times_as_fast).implementation
         try:
             return compute(name)

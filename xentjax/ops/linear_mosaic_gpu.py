@@ -1,9 +1,9 @@
 """Row statistics of x @ kernel + bias by a Pallas kernel for GPUs of the Hopper generation.
 
 Two warpgroups multiply while a third one fetches: a tile of logits adds up in registers and goes
-from there into the sums of `mosaic_gpu`. A block writes a few numbers a row for its classes, and
-`merge` finishes, in one order, without locks. Two blocks with different rows share what they read
-of the kernel.
+from there into the sums of `mosaic_gpu`. A block writes three to six numbers a row for its classes,
+and `merge` finishes, in one order, without locks. Two blocks with different rows share what they
+read of the kernel.
 """
 
 from functools import partial

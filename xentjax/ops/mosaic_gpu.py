@@ -1,10 +1,10 @@
 """Row statistics by a Pallas kernel for GPUs of the Hopper generation and later, by Mosaic.
 
-Each logit is read once. A block of threads goes through its tiles of some rows: the maximum m, the
-sum of exp(a - m) and the inner products with a - m are kept in registers and moved along with m.
-Where there are few rows, several blocks share each: every block writes what it knows of its part,
-and `merge` finishes, in one order, without locks. XLA cannot partition a kernel: sharded arrays
-want `shard_map`.
+Each logit is read once, but for short rows, of which a block reads some more. A block of threads
+goes through its tiles of some rows: the maximum m, the sum of exp(a - m) and the inner products
+with a - m are kept in registers and moved along with m. Where there are few rows, several blocks
+share each: every block writes what it knows of its part, and `merge` finishes, in one order,
+without locks. XLA cannot partition a kernel: sharded arrays want `shard_map`.
 """
 
 import functools
@@ -22,6 +22,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int32, Integer
 
+from xentjax.ops.choice import default_device
 from xentjax.ops.merge import OVER_FIRST_AXIS, merge
 from xentjax.ops.mosaic import with_batch, zeros_where_masked
 from xentjax.ops.mosaic_gpu_blocks import Plan, plan
@@ -120,7 +121,7 @@ def generation() -> int:
 
 def _compute_capability() -> str:
     """Such as "9.0"; of other backends than CUDA something that is no number."""
-    return str(getattr(jax.local_devices()[0], "compute_capability", jax.default_backend()))
+    return str(getattr(default_device(), "compute_capability", jax.default_backend()))
 
 
 def _one_by_one(rows: Rows, batched: Rows, size: int, wanted: Wanted) -> RowStatistics:
@@ -213,7 +214,8 @@ def _sums_of_parts(rows: Rows, wanted: Wanted, p: Plan) -> Sums:
 def compiler_params(soft_cap: Array | None) -> plgpu.CompilerParams:
     """How a kernel whose logits have that cap is compiled."""
     return plgpu.CompilerParams(
-        # The approximate exp is right to 2 ulp, the approximate tanh to 5e-4 only.
+        # The approximate exp has errors of 2 ulp and that of x log2 e, which an f32 holds: little
+        # where e^x is not small. The approximate tanh is right to 5e-4 only.
         approx_math=soft_cap is None,
         # The other semantics may store tiles in an order for which columns have to be aligned.
         lowering_semantics=plgpu.LoweringSemantics.Lane,
@@ -259,6 +261,7 @@ def _kernel(
 
         @pl.when(t + p.stages < p.tiles)
         def _() -> None:
+            plgpu.commit_smem()  # what was read must have been, before a copy writes over it
             fetch(t + p.stages)
 
         before = t * p.classes
