@@ -1,6 +1,8 @@
 """Many seeds: each as if it were alone, none of them twice."""
 
 import dataclasses
+import json
+import shutil
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,9 @@ from experiments._estimates import Estimate
 from experiments._records import RunFolder
 from experiments.cifar10 import __main__ as command, checkpoint
 from experiments.cifar10.__main__ import main, parse
-from experiments.cifar10.config import PRESETS
+from experiments.cifar10.config import PRESETS, Config
 from experiments.cifar10.seeds import Sweep, parse_seeds, run_seeds
-from experiments.cifar10.train import TrainingStopped, run
+from experiments.cifar10.train import DivergenceError, TrainingStopped, run
 from tests.run_folders import check_figures, only_run, read_metrics, read_summary
 from tests.tiny_training import CONFIG, DATASET, STEPS, differences, stop_after
 
@@ -92,6 +94,20 @@ def test_each_seed_is_bit_for_bit_a_training_of_its_own(sweep, tmp_path):
     assert first["test_nll"] != second["test_nll"]
 
 
+def test_a_seed_that_diverges_keeps_no_other_from_training(tmp_path, monkeypatch):
+    def diverging(config: Config, dataset: Any, folder: RunFolder, **how: Any) -> None:
+        if config.seed == SEEDS[0]:
+            raise DivergenceError("loss: expected a finite number, got nan in step 1")
+        folder.summary({"test_accuracy": 0.5, "test_nll": 1.0, "train_seconds": None})
+
+    monkeypatch.setattr("experiments.cifar10.seeds.run", diverging)
+    folder = RunFolder.create("cifar10-seeds", SWEEP, tmp_path)
+    with pytest.raises(DivergenceError, match=r"^seed 5: loss: expected a finite number, got nan"):
+        run_seeds(SWEEP, DATASET, folder)
+    assert read_summary(folder.path / "seed-3")["test_accuracy"] == 0.5
+    assert folder.read_summary() is None
+
+
 def test_the_summary_has_every_seed_and_the_means(sweep):
     folder, summaries, _ = sweep
     written = read_summary(folder.path)
@@ -130,3 +146,28 @@ def test_a_sweep_is_resumed_with_its_own_seeds_and_settings(sweep):
     assert (given.settings, seeds) == (CONFIG, SEEDS)
     with pytest.raises(UserError, match=r"got other values of epochs, seeds$"):
         parse(["--resume", str(folder.path), "--seeds", "0:9", "--epochs", "3"])
+
+
+def test_a_sweep_is_replayed_from_its_own_seeds_and_settings(sweep):
+    replay = ["--replay", str(sweep[0].path)]
+    given, seeds = parse(replay)
+    assert (given.settings, seeds) == (CONFIG, SEEDS)
+    given, seeds = parse([*replay, "--seeds", "0:2", "--epochs", "3"])
+    assert (CONFIG.changes(given.settings), seeds) == (["epochs"], (0, 1))
+    with pytest.raises(UserError, match=r"^--replay: expected no --preset beside it, got tiny$"):
+        parse([*replay, "--preset", "tiny"])
+    with pytest.raises(UserError, match=r"^--seed: expected --seeds for many trainings, got 7$"):
+        parse([*replay, "--seed", "7"])
+
+
+def test_a_replay_says_what_differs_and_ends_as_the_run_did(sweep, tmp_path, capsys, monkeypatch):
+    earlier = sweep[0].path / "seed-3"
+    record = json.loads((earlier / "config.json").read_text())
+    record["versions"]["jax"] = "0.0.1"
+    shutil.copytree(earlier, tmp_path / "earlier")
+    (tmp_path / "earlier" / "config.json").write_text(json.dumps(record))
+    monkeypatch.setattr(command, "load", lambda *place: DATASET)
+    main(["--replay", str(tmp_path / "earlier"), "--runs-dir", str(tmp_path)])
+    assert "replay: versions was {" in capsys.readouterr().out
+    again = read_summary(only_run(tmp_path, "cifar10"))
+    assert again["test_nll"] == read_summary(earlier)["test_nll"]

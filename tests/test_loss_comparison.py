@@ -8,9 +8,11 @@ import pytest
 from rich.console import Console
 
 from experiments import loss_comparison
+from experiments.cifar10.config import PRESETS
 from experiments.cifar10.train import TrainingStopped
 from experiments.loss_comparison import BASELINE, LOSSES, Config, compare, draw, main, settings_of
-from tests.run_folders import error_line, only_run
+from tests.run_folders import check_figures, error_line, only_run, read_summary
+from tests.tiny_training import CONFIG, DATASET
 
 ACCURACIES = {loss: (0.8 + 0.01 * i, 0.82 + 0.02 * i) for i, loss in enumerate(LOSSES)}
 RESULTS = compare(
@@ -69,6 +71,33 @@ def test_one_seed_is_one_line_and_no_run(tmp_path, capsys):
     arguments = ["--preset", "digits", "--seeds", "3", "--runs-dir", str(tmp_path / "runs")]
     assert "--seeds: expected at least 2" in error_line(main, arguments, capsys)
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_command_trains_compares_and_goes_on(tmp_path, capsys, monkeypatch):
+    losses = {name: LOSSES[name] for name in (BASELINE, "Brier")}
+    monkeypatch.setattr(loss_comparison, "LOSSES", losses)
+    monkeypatch.setattr(loss_comparison, "load", lambda *place: DATASET)
+    monkeypatch.setitem(PRESETS, "tiny", CONFIG)
+    main(["--seeds", "0:2", "--runs-dir", str(tmp_path)])
+    folder = only_run(tmp_path, loss_comparison.NAME)
+    summary = read_summary(folder)
+    for name in losses:
+        seeds = [read_summary(folder / name / f"seed-{seed}") for seed in (0, 1)]
+        for figure in ("test_accuracy", "test_calibrated_nll"):
+            mean = np.mean([seed[figure] for seed in seeds])
+            assert summary[name]["figures"][figure]["mean"] == pytest.approx(mean)
+    check_figures(folder, ("losses",))
+    assert "NLL at T" in capsys.readouterr().out
+
+    (folder / "summary.json").unlink()
+    monkeypatch.setattr("experiments.cifar10.seeds.run", None)  # would fail if it were called
+    main(["--resume", str(folder)])
+    assert read_summary(folder) == summary
+    capsys.readouterr()
+    other = ["--resume", str(folder), "--seeds", "0:4"]
+    assert "--seeds: expected 0:2, the resumed run's, got 0:4" in error_line(main, other, capsys)
+    sweep = ["--resume", str(folder / BASELINE)]
+    assert "expected a run of loss_comparison, got one of" in error_line(main, sweep, capsys)
 
 
 def test_a_stop_names_the_command_that_goes_on(tmp_path, capsys, monkeypatch):

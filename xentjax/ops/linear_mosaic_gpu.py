@@ -19,20 +19,17 @@ from jaxtyping import Array, Bool, Int32, Shaped
 from xentjax.ops.linear_xla import LinearRows, rows_with
 from xentjax.ops.merge import OVER_FIRST_AXIS, merge
 from xentjax.ops.mosaic import zeros_where_masked
-from xentjax.ops.mosaic_gpu import (
+from xentjax.ops.mosaic_gpu import check_supported, compiler_params, generation, types_of
+from xentjax.ops.mosaic_gpu_sums import (
     Sums,
     Tile,
     adjusted,
-    check_supported,
     class_index,
-    compiler_params,
     finite,
-    generation,
     interpret,
     laid_out,
     no_sums,
     of_parts,
-    types_of,
     with_tile,
 )
 from xentjax.ops.statistics import RowStatistics, Wanted, label_in_range
