@@ -115,7 +115,7 @@ def measure_layer(
     }
     given = linear.problem(case.shape)
     others = {} if torch is None else _torch_layer_thunks(torch, case, given)
-    return linear.measure(case, rivals, others, rounds, quick=quick)
+    return linear.measure(case, rivals, others, rounds, given=given, quick=quick)
 
 
 def table_of_layers(cells: list[Cell]) -> Table:

@@ -174,13 +174,13 @@ def measure(
     others: Mapping[str, timing.Thunk],
     rounds: int,
     *,
+    given: Problem,
     quick: bool,
 ) -> Cell:
     """Compile and time all rivals on one case, with the machine's matrix product among them.
 
     XLA compiles the `rivals`; the `others` run as they are.
     """
-    given = problem(case.shape)
     programs = {name: compile_rival(rival, case) for name, rival in rivals.items()}
     thunks = {name: jax_thunk(programs[name], rivals[name], case, given) for name in rivals}
     thunks |= others
@@ -335,8 +335,9 @@ def run(*, quick: bool, rounds: int, console: Console, options: cases.LinearOpti
     ]
     cells, found = [], []
     for case in track(table, "linear + cross-entropy", console=console, transient=True):
-        others = {} if torch is None else torch_thunks(torch, case, problem(case.shape))
-        cell = measure(case, rivals, others, rounds, quick=quick)
+        given = problem(case.shape)
+        others = {} if torch is None else torch_thunks(torch, case, given)
+        cell = measure(case, rivals, others, rounds, given=given, quick=quick)
         cells.append(cell)
         n, _, k = case.shape
         found += [(f"{case.name}, {case.mode}", t) for t in targets(cell, 4 * n * k)]
