@@ -17,7 +17,7 @@ from benchmarks.losses import SUBJECT, TORCH, load_torch
 from benchmarks.report import Cell, Result
 from benchmarks.tables import Table
 from experiments.cifar10.augment import MEAN, STANDARD_DEVIATION
-from experiments.cifar10.backend import current_backend, data_mesh, split_cpu
+from experiments.cifar10.backend import current_backend, data_mesh, prepare_cpu
 from experiments.cifar10.config import PRESETS, Config
 from experiments.cifar10.programs import Programs
 from experiments.cifar10.step import make_training
@@ -153,7 +153,7 @@ def step_flops(config: Config, side: int, *, train_whitening: bool) -> float:
 
 def run(*, quick: bool, rounds: int, console: Console) -> Result:
     """Measure a step of the presets for CPU in the forms their trainings consist of."""
-    split_cpu()  # before the measurement of the limits, which uses jax
+    prepare_cpu()  # before the measurement of the limits, which uses jax
     limits = machine.measure(quick=quick)
     torch = load_torch()
     cells, rates = [], []

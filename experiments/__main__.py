@@ -26,7 +26,7 @@ from rich.text import Text
 from experiments import categorical_mle, divergences, law_of_large_numbers
 from experiments._command import UserError, one_line_errors
 from experiments._records import RUNS, RunFolder
-from experiments.cifar10.backend import split_cpu
+from experiments.cifar10.backend import prepare_cpu
 from experiments.cifar10.config import PRESETS
 from experiments.cifar10.data import (
     Dataset,
@@ -172,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 raise UserError(f"NAME: expected one of {', '.join(EXPERIMENTS)}, got '{name}'")
             importlib.import_module(EXPERIMENTS[name]).main(rest)
             return
-        split_cpu()
+        prepare_cpu()
         config = tyro.cli(Config, args=arguments, prog="python -m experiments", description=__doc__)
         console = Console()
         tour(config, console)

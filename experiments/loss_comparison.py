@@ -33,7 +33,7 @@ from experiments._command import UserError, one_line_errors
 from experiments._estimates import Estimate
 from experiments._plots import PALETTE, subplots
 from experiments._records import RUNS, RunFolder
-from experiments.cifar10.backend import split_cpu
+from experiments.cifar10.backend import prepare_cpu
 from experiments.cifar10.config import PRESETS, Config as Settings, PresetName
 from experiments.cifar10.data import Dataset, load
 from experiments.cifar10.interrupt import resumable
@@ -214,7 +214,7 @@ def table(results: Mapping[str, Result]) -> Table:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    split_cpu()
+    prepare_cpu()
     with one_line_errors():
         config = tyro.cli(Config, args=argv, prog=PROGRAM, description=__doc__)
         if config.resume is not None:

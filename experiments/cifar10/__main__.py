@@ -31,7 +31,7 @@ from experiments._command import UserError, one_line_errors
 from experiments._hosts import is_writer
 from experiments._records import RUNS, RunFolder
 from experiments.cifar10 import compare, predict
-from experiments.cifar10.backend import current_backend, split_cpu
+from experiments.cifar10.backend import current_backend, prepare_cpu
 from experiments.cifar10.config import PRESETS, Config, DatasetName, PresetName
 from experiments.cifar10.data import load
 from experiments.cifar10.evaluate import Result
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments and arguments[0] in COMMANDS:
         COMMANDS[arguments[0]](arguments[1:])
         return
-    split_cpu()
+    prepare_cpu()
     with one_line_errors():
         if "--distributed" in arguments:  # before anything asks which devices there are
             jax.distributed.initialize()

@@ -24,7 +24,7 @@ from experiments._command import UserError, one_line_errors
 from experiments._estimates import Estimate
 from experiments._plots import GREY, PALETTE, subplots
 from experiments._records import RUNS, RunFolder
-from experiments.cifar10.backend import split_cpu
+from experiments.cifar10.backend import prepare_cpu
 from experiments.cifar10.config import PRESETS, Config, DatasetName
 from experiments.cifar10.data import load
 from experiments.cifar10.interrupt import resumable
@@ -166,7 +166,7 @@ def summarize(compared: Sequence[Compared]) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    split_cpu()
+    prepare_cpu()
     with one_line_errors():
         command = tyro.cli(Command, args=argv, prog=PROGRAM, description=__doc__)
         names, seeds = command.settings, command.seeds

@@ -1,8 +1,13 @@
 """3x3 convolution; on CPU with fewer multiplications where that is faster.
 
-Winograd's minimal filtering along the width makes m outputs of a row from m + 2 products instead of
-3 m, for each of the kernel's three rows: with F(3, 3) and F(4, 3) a convolution takes 5/9 or 1/2 of
-the multiplications. The result is exact but for rounding, 4e-6 of the largest element at most.
+Winograd's minimal filtering makes m x m outputs Y of the (m + 2) x (m + 2) inputs X below them with
+(m + 2)^2 products a pair of channels instead of 9 m^2:
+
+    Y = A^T [(G K G^T) * (B^T X B)] A
+
+The sums over channels make (m + 2)^2 products of matrices of it. The kernel's gradient is made in
+the same way: each transform of a tile or of the kernel is linear, and that gradient needs only
+transposed ones. The result is exact but for rounding, 1e-5 of the largest element at most.
 
 Source: S. Winograd, Arithmetic Complexity of Computations, 1980; A. Lavin and S. Gray, Fast
 Algorithms for Convolutional Neural Networks, arXiv 1509.09308.
@@ -18,21 +23,14 @@ import numpy as np
 from jax import Array, lax
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
-# Processor time of result and both gradients, ms a core of 64 images (2 cores, jax 0.10.2):
-#     side, C, D     lax    F(3, 3)   F(4, 3)
-#     24, 24, 64     43.8    42.5      42.3
-#     12, 64, 64     27.5    26.6      23.5
-#     12, 64, 128    47.2    38.7      40.4
-#      6, 64, 128    12.1     9.9      11.6
-#      6, 256, 256   89.2    67.8      75.6
-#      3, 128, 128    6.0     5.2       5.8
-# The kernel's gradient is lax's in all three. Narrower layers gain nothing.
-MIN_CHANNELS = 32
-MIN_WIDTH = 3
+MIN_SIDE = 3
+MIN_PAIRS = 1024  # of a channel of the inputs and one of the outputs
+# Images are taken in blocks of so many tiles, whose transforms stay in the caches of a core.
+BLOCK_TILES = 128
 
 
 class Filtering(NamedTuple):
-    """F(m, 3): m outputs y = A^T [(G g) * (B^T d)] of a filter g [3] and a signal d [m + 2].
+    """F(m, 3): m outputs A^T [(G k) * (B^T x)] of m + 2 inputs x and three taps k.
 
     Attributes:
         signal: B^T [m + 2, m + 2].
@@ -45,13 +43,17 @@ class Filtering(NamedTuple):
     output: np.ndarray
 
     @property
-    def outputs(self) -> int:
-        """m."""
+    def side(self) -> int:
+        """m, the outputs along a side of a tile."""
         return self.output.shape[0]
 
-    def products(self, width: int) -> int:
-        """How many products a row of `width` outputs takes, for each row of the kernel."""
-        return -(-width // self.outputs) * (self.outputs + 2)
+    def tiles(self, size: int) -> int:
+        """How many tiles cover `size` outputs in a row."""
+        return -(-size // self.side)
+
+    def products(self, height: int, width: int) -> int:
+        """Multiplications for an image of so many outputs, a pair of channels."""
+        return self.tiles(height) * self.tiles(width) * (self.side + 2) ** 2
 
 
 # The polynomials of signal and filter are evaluated at 0, 1, -1, 2 and infinity, or at 0, 1, -1,
@@ -103,70 +105,124 @@ def conv3x3(x: Array, kernel: Array, *, even: bool = False) -> Array:
     Returns:
         [N, H', W', D], where H' and W' are H and W, rounded down to even numbers with `even`.
     """
-    fits = (
-        x.shape[2] - even * (x.shape[2] % 2) >= MIN_WIDTH and min(kernel.shape[2:]) >= MIN_CHANNELS
-    )
+    height, width = (size - even * (size % 2) for size in x.shape[1:3])
+    inputs, outputs = kernel.shape[2:]
+    fits = min(height, width) >= MIN_SIDE and inputs * outputs >= MIN_PAIRS
     if jax.default_backend() == "cpu" and x.dtype == jnp.float32 and fits:
-        return _with_fast_gradient(x, kernel, even)
-    return _plain(x, kernel, even)
-
-
-def _plain(x: Array, kernel: Array, even: bool) -> Array:
-    padding = [(1, 1 - size % 2 if even else 1) for size in x.shape[1:3]]
+        return _filtered(x, kernel, height, width)
+    padding = [
+        (1, 1 + part - size) for size, part in zip(x.shape[1:3], (height, width), strict=True)
+    ]
     return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=LAYOUT)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _with_fast_gradient(x: Array, kernel: Array, even: bool) -> Array:
-    return _filtered(x, kernel, even)
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _filtered(x: Array, kernel: Array, height: int, width: int) -> Array:
+    """The first rows and columns of the convolution, by minimal filtering."""
+    filtering = _fewest_products(height, width)
+    matrix = filtering.kernel.astype(np.float32)
+    taps = jnp.einsum("pi,qj,ijcd->pqcd", matrix, matrix, kernel)
+
+    def of_block(x: Array) -> Array:
+        signal = _signal(filtering, x, height, width)
+        products = jnp.einsum("pqnhwc,pqcd->pqnhwd", signal, taps)
+        return _outputs(filtering, products)[:, :height, :width]
+
+    blocks = _blocks(filtering, x, height, width)
+    return lax.map(of_block, blocks).reshape(-1, height, width, kernel.shape[-1])
 
 
-def _forward(x: Array, kernel: Array, even: bool) -> tuple[Array, tuple[Array, Array]]:
-    return _filtered(x, kernel, even), (x, kernel)
+def _forward(x: Array, kernel: Array, height: int, width: int) -> tuple[Array, tuple[Array, Array]]:
+    return _filtered(x, kernel, height, width), (x, kernel)
 
 
-def _backward(even: bool, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    """The kernel's gradient needs its sum over all images at once: XLA's own is the fastest."""
+def _backward(
+    height: int, width: int, residuals: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
     x, kernel = residuals
-    _, transpose = jax.vjp(lambda kernel: _plain(x, kernel, even), kernel)
-    rest = [(0, whole - part) for whole, part in zip(x.shape, gradient.shape, strict=True)]
+    filtering = _fewest_products(height, width)
+
+    def add_block(taps: Array, block: tuple[Array, Array]) -> tuple[Array, None]:
+        x, gradient = block
+        signal = _signal(filtering, x, height, width)
+        of_products = _output_gradient(filtering, gradient)
+        return taps + jnp.einsum("pqnhwc,pqnhwd->pqcd", signal, of_products), None
+
+    points = filtering.side + 2
+    zeros = jnp.zeros((points, points, *kernel.shape[2:]), x.dtype)
+    blocks = _blocks(filtering, x, height, width), _blocks(filtering, gradient, height, width)
+    taps, _ = lax.scan(add_block, zeros, blocks)
+    matrix = filtering.kernel.astype(np.float32)
+    dkernel = jnp.einsum("pi,qj,pqcd->ijcd", matrix, matrix, taps)
+    rest = [(0, size - part) for size, part in zip(x.shape, gradient.shape, strict=True)]
     whole = jnp.pad(gradient, (*rest[:3], (0, 0)))
-    return _filtered(whole, kernel[::-1, ::-1].swapaxes(2, 3), False), transpose(gradient)[0]
+    transposed = kernel[::-1, ::-1].swapaxes(2, 3)
+    return _filtered(whole, transposed, *x.shape[1:3]), dkernel
 
 
-_with_fast_gradient.defvjp(_forward, _backward)
+_filtered.defvjp(_forward, _backward)
 
 
-def _filtered(x: Array, kernel: Array, even: bool) -> Array:
-    """The convolution by minimal filtering along the width."""
-    n, height, width, _ = x.shape
-    height, width = (size - size % 2 if even else size for size in (height, width))
-    filtering = min(FILTERINGS, key=lambda each: each.products(width))
-    m = filtering.outputs
-    tiles = -(-width // m)
-    # tile t reads columns m t - 1 to m t + m of x
-    x = lax.pad(
-        x,
-        jnp.zeros((), x.dtype),
-        [(0, 0, 0), (0, 0, 0), (1, m * tiles + 1 - x.shape[2], 0), (0, 0, 0)],
-    )
-    columns = [x[:, :, k : k + m * (tiles - 1) + 1 : m] for k in range(m + 2)]
-    rows = ((1, height - x.shape[1] + 1), (0, 0))
-    products = [
-        lax.conv_general_dilated(
-            _combine(signal, columns),
-            _combine(taps, list(kernel.swapaxes(0, 1)))[:, None],
-            (1, 1),
-            rows,
-            dimension_numbers=LAYOUT,
-        )
-        for signal, taps in zip(filtering.signal, filtering.kernel, strict=True)
+def _fewest_products(height: int, width: int) -> Filtering:
+    return min(FILTERINGS, key=lambda each: each.products(height, width))
+
+
+def _blocks(filtering: Filtering, images: Array, height: int, width: int) -> Array:
+    """[blocks, images of a block, ...]."""
+    number = images.shape[0]
+    most = max(1, BLOCK_TILES // (filtering.tiles(height) * filtering.tiles(width)))
+    size = next(size for size in range(min(most, number), 0, -1) if number % size == 0)
+    return images.reshape(-1, size, *images.shape[1:])
+
+
+def _signal(filtering: Filtering, x: Array, height: int, width: int) -> Array:
+    """B^T X B of the tiles that cover the outputs, as `_transformed`."""
+    # tile t reads rows and columns m t - 1 to m t + m of x
+    ends = [
+        filtering.side * filtering.tiles(part) + 1 - size
+        for part, size in zip((height, width), x.shape[1:3], strict=True)
     ]
-    outputs = jnp.stack([_combine(weights, products) for weights in filtering.output], axis=3)
-    return outputs.reshape(n, height, tiles * m, -1)[:, :, :width]
+    zero = jnp.zeros((), x.dtype)
+    x = lax.pad(x, zero, [(0, 0, 0), (1, ends[0], 0), (1, ends[1], 0), (0, 0, 0)])
+    return _transformed(filtering.signal, x, filtering.side)
 
 
-def _combine(coefficients: np.ndarray, terms: Sequence[Array]) -> Array:
+def _output_gradient(filtering: Filtering, gradient: Array) -> Array:
+    """A Y A^T of the tiles of Y, as `_transformed`: the transpose of `_outputs`."""
+    ends = [(0, -size % filtering.side) for size in gradient.shape[1:3]]
+    whole = jnp.pad(gradient, ((0, 0), *ends, (0, 0)))
+    return _transformed(filtering.output.T, whole, filtering.side)
+
+
+def _transformed(matrix: np.ndarray, images: Array, side: int) -> Array:
+    """[P, P, N, rows of tiles, tiles of a row, C] for a matrix [P, K] applied along both sides.
+
+    A tile has K rows and columns; the next one begins `side` after it.
+    """
+    reach = matrix.shape[1]
+    height, width = (size - reach + 1 for size in images.shape[1:3])
+    rows = jnp.stack(
+        [
+            _combined(each, [images[:, k : k + height : side] for k in range(reach)])
+            for each in matrix
+        ]
+    )
+    both = [
+        _combined(each, [rows[:, :, :, k : k + width : side] for k in range(reach)])
+        for each in matrix
+    ]
+    return jnp.stack(both, axis=1)
+
+
+def _outputs(filtering: Filtering, products: Array) -> Array:
+    """A^T P A of products [P, P, N, rows of tiles, tiles of a row, D], as whole images."""
+    rows = jnp.stack([_combined(each, list(products)) for each in filtering.output], axis=3)
+    both = jnp.stack([_combined(each, list(rows)) for each in filtering.output], axis=4)
+    n, tile_rows, side, tile_columns, side, channels = both.shape
+    return both.reshape(n, tile_rows * side, tile_columns * side, channels)
+
+
+def _combined(coefficients: np.ndarray, terms: Sequence[Array]) -> Array:
     """Sum of coefficient times term, leaving out zeros."""
     scaled = [
         term if factor == 1 else term * np.float32(factor)

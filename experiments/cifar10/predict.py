@@ -20,7 +20,7 @@ from rich.text import Text
 from experiments._command import UserError, one_line_errors
 from experiments._records import RunFolder
 from experiments.cifar10 import checkpoint
-from experiments.cifar10.backend import current_backend, data_mesh, split_cpu
+from experiments.cifar10.backend import current_backend, data_mesh, prepare_cpu
 from experiments.cifar10.config import Config
 from experiments.cifar10.evaluate import predict_all
 from experiments.cifar10.programs import Programs
@@ -92,7 +92,7 @@ def predict(run: Path, images: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    split_cpu()
+    prepare_cpu()
     with one_line_errors():
         command = tyro.cli(Command, args=argv, prog=PROGRAM, description=__doc__)
         if not command.images:
