@@ -27,7 +27,8 @@ NUM_CLASSES = 10
 NOTES = (
     "a step: gather, shift, mirror, normalise and shrink a batch of uint8 images, forward, "
     "backward, Nesterov descent with decay, lookahead every fifth step",
-    "torch: the same in eager mode, channels last, on all cores; random data for both",
+    "torch: the same in eager mode, channels last, on all cores; random data for both, and a C "
+    "library that keeps freed memory",
     "GFLOP/s: 2 for each multiplication of a plain convolution, forward and in the gradients that "
     "are needed; xentjax does fewer",
 )

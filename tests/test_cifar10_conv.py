@@ -54,16 +54,16 @@ def test_tiles_are_those_of_the_fewest_products(size, side):
     ("height", "width", "even"),
     [(5, 3, False), (4, 8, False), (3, 7, True), (7, 9, True), (6, 12, True), (1, 2, False)],
 )
-@pytest.mark.parametrize("tiles_of_a_block", [conv.BLOCK_TILES, 1], ids=["one block", "blocks"])
+@pytest.mark.parametrize("tiles_of_a_block", [conv.BLOCK_TILES, 12], ids=["one block", "blocks"])
 def test_convolution_and_gradients_are_the_sums(
     monkeypatch, height, width, even, channels, tiles_of_a_block
 ):
     monkeypatch.setattr(conv, "BLOCK_TILES", tiles_of_a_block)
     rng = np.random.default_rng(1)
-    x = rng.normal(size=(2, height, width, channels[0])).astype(np.float32)
+    x = rng.normal(size=(5, height, width, channels[0])).astype(np.float32)
     kernel = rng.normal(size=(3, 3, *channels)).astype(np.float32)
     sizes = [size - size % 2 if even else size for size in (height, width)]
-    gradient = rng.normal(size=(2, *sizes, channels[1])).astype(np.float32)
+    gradient = rng.normal(size=(5, *sizes, channels[1])).astype(np.float32)
 
     @jax.jit
     def all_three(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
@@ -94,13 +94,33 @@ def test_only_wide_float32_convolutions_on_cpu_are_filtered(
     assert ("conv_general_dilated[" in text) != filtered
 
 
-@pytest.mark.parametrize(("images", "size"), [(64, 14), (64, 12), (10, 12), (7, 15), (1, 30)])
-def test_blocks_split_the_images_evenly_and_few_tiles_a_block(images, size):
+@pytest.mark.parametrize(
+    ("images", "size", "blocks", "of_block"),
+    [(64, 14, 8, 8), (64, 6, 2, 32), (10, 12, 1, 10), (17, 14, 3, 8), (1, 30, 1, 1), (0, 6, 0, 32)],
+)
+def test_blocks_hold_all_images_in_order(images, size, blocks, of_block):
     filtering = conv._fewest_products(size, size)
     x = jnp.arange(images * size * size * 2.0).reshape(images, size, size, 2)
-    blocks = conv._blocks(filtering, x, size, size)
-    assert blocks.shape[1] == 1 or blocks.shape[1] * filtering.tiles(size) ** 2 <= conv.BLOCK_TILES
-    np.testing.assert_array_equal(blocks.reshape(x.shape), x)
+    result = conv._blocks(filtering, x, size, size)
+    assert result.shape == (blocks, of_block, size, size, 2)
+    flat = result.reshape(-1, size, size, 2)
+    np.testing.assert_array_equal(flat[:images], x)
+    assert not flat[images:].any()
+
+
+def test_mixed_dtypes_are_refused():
+    x, kernel = jnp.zeros((1, 6, 6, MANY)), jnp.zeros((3, 3, MANY, MANY), jnp.bfloat16)
+    with pytest.raises(TypeError, match="dtype"):
+        conv3x3(x, kernel)
+
+
+def test_no_images_are_convolved_to_none():
+    x, kernel = jnp.zeros((0, 6, 7, MANY)), jnp.ones((3, 3, MANY, MANY + 1))
+    result, transpose = jax.vjp(lambda *args: conv3x3(*args, even=True), x, kernel)
+    assert result.shape == (0, 6, 6, MANY + 1)
+    dx, dkernel = transpose(result)
+    assert dx.shape == x.shape
+    assert not dkernel.any()
 
 
 def test_vmap_convolves_each():

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -53,8 +54,9 @@ def current_backend() -> Backend:
 
 
 def prepare_cpu() -> None:
-    """Make a CPU fast to train on. To be called before jax first computes; without it training is
-    only slower.
+    """Make training on CPU fast, for the whole process; without it training is only slower.
+
+    To be called before jax first computes.
     """
     _split_cpu()
     _keep_memory()
@@ -74,13 +76,15 @@ def _split_cpu() -> None:
 def _keep_memory() -> None:
     """Let glibc keep the memory that a step frees for the next step.
 
-    Large blocks would go back to the system, which clears each of their pages when it hands them
-    out again: a quarter of the time of a step of `tiny`.
+    Else the system takes large blocks back, and clears their pages when it hands them out again:
+    for `tiny` 16,455 pages a step instead of 418, which is 75 ms instead of 57. Blocks larger than
+    64 MiB still go back.
     """
-    with contextlib.suppress(OSError, AttributeError):  # no glibc
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # another C library
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(M_MMAP_MAX, 0)
+            mallopt(M_TRIM_THRESHOLD, -1)  # never
 
 
 def data_mesh(batch_size: int, devices: Sequence[Any] | int | None = None) -> Mesh:

@@ -207,16 +207,26 @@ def make_training(
 
     @partial(jax.jit, static_argnames=("side", "views"))
     def predict(state: TrainState, images: Array, *, side: int, views: ViewsName) -> Array:
-        if images.shape[0] % mesh.size == 0:
-            images = lax.with_sharding_constraint(images, NamedSharding(mesh, split))
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        logits = jnp.zeros((images.shape[0], num_classes))
-        for weight, view in looks(normalize(images), views):
-            of_view: Any = network.apply(
-                variables, shrink(view, side), state.whitening, train=False
-            )
-            logits += weight * of_view
-        return lax.with_sharding_constraint(logits, everywhere)
+        of_device = split if images.shape[0] % mesh.size == 0 else whole
+
+        @partial(
+            jax.shard_map,
+            mesh=mesh,
+            in_specs=(whole, of_device),
+            out_specs=of_device,
+            check_vma=False,
+        )
+        def logits(state: TrainState, images: Array) -> Array:
+            variables = {"params": state.params, "batch_stats": state.batch_stats}
+            total = jnp.zeros((images.shape[0], num_classes))
+            for weight, view in looks(normalize(images), views):
+                of_view: Any = network.apply(
+                    variables, shrink(view, side), state.whitening, train=False
+                )
+                total += weight * of_view
+            return total
+
+        return lax.with_sharding_constraint(logits(state, images), everywhere)
 
     return Training(
         length=length,
