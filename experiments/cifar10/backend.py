@@ -20,7 +20,8 @@ DATA = "data"  # the mesh axis along which a batch is split
 CPU_DEVICES = 2
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 # Without XLA's YNNPACK kernels, whose convolutions and reductions are slower here: 2,880 images/s
-# instead of 2,064 at 25 pixels, 2,453 instead of 2,376 at 32 (`tiny`, 2 cores, jax 0.10.2).
+# instead of 2,064 at 25 pixels, 2,453 instead of 2,376 at 32 (`tiny`, 2 cores, jax 0.10.2, before
+# convolutions were filtered along both sides).
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
@@ -66,7 +67,7 @@ def _split_cpu() -> None:
     """Let jax see a CPU of several cores as two devices, each with half of every batch.
 
     Much of a training step is not parallel inside one device: 2,851 images/s against 2,055 for
-    `tiny` on 2 cores.
+    `tiny` on 2 cores, before convolutions were filtered along both sides.
     """
     if (os.cpu_count() or 1) >= CPU_DEVICES:
         with contextlib.suppress(RuntimeError):  # too late, jax has computed already
