@@ -100,9 +100,8 @@ class RunFolder:
         folder = cls(Path(path))
         found = folder._record().get("experiment")
         if experiments and found not in experiments:
-            raise RunError(
-                f"{path}: expected a run of {' or '.join(experiments)}, got one of {found}"
-            )
+            got = f"one of {found}" if found else "one that does not say of what"
+            raise RunError(f"{path}: expected a run of {' or '.join(experiments)}, got {got}")
         return folder
 
     def config(self) -> dict[str, Any]:

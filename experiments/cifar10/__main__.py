@@ -180,9 +180,9 @@ def show(settings: Config, result: Result, console: Console) -> None:
         table.add_column(heading, justify="right")
     rows = {"as they are": result.test_plain}
     if result.test is not result.test_plain:  # some settings have one view only
-        rows = {"averaged over views": result.test} | rows
+        rows["averaged over views"] = result.test
     if result.calibrated is not None:
-        rows = {f"and at temperature {result.temperature:.3f}": result.calibrated} | rows
+        rows[f"and at temperature {result.temperature:.3f}"] = result.calibrated
     for name, test in rows.items():
         table.add_row(
             name,
