@@ -131,8 +131,7 @@ def conv3x3(x: Array, kernel: Array, *, even: bool = False) -> Array:
 def _filtered(x: Array, kernel: Array, height: int, width: int) -> Array:
     """The first rows and columns of the convolution, by minimal filtering."""
     filtering = _fewest_products(height, width)
-    matrix = filtering.kernel.astype(np.float32)
-    filters = jnp.einsum("pi,qj,ijcd->pqcd", matrix, matrix, kernel)
+    filters = _on_squares(filtering.kernel, kernel)
 
     def of_block(x: Array) -> Array:
         signal = _signal(filtering, x, height, width)
@@ -163,11 +162,10 @@ def _backward(
     zeros = jnp.zeros((points, points, *kernel.shape[2:]), x.dtype)
     blocks = _blocks(filtering, x, height, width), _blocks(filtering, gradient, height, width)
     of_filters, _ = lax.scan(add_block, zeros, blocks)
-    matrix = filtering.kernel.astype(np.float32)
-    of_kernel = jnp.einsum("pi,qj,pqcd->ijcd", matrix, matrix, of_filters)
     rest = [(0, size - part) for size, part in zip(x.shape, gradient.shape, strict=True)]
     whole = jnp.pad(gradient, (*rest[:3], (0, 0)))
     transposed = kernel[::-1, ::-1].swapaxes(2, 3)
+    of_kernel = _on_squares(filtering.kernel.T, of_filters)
     return _filtered(whole, transposed, *x.shape[1:3]), of_kernel
 
 
@@ -178,12 +176,18 @@ def _fewest_products(height: int, width: int) -> Filtering:
     return min(FILTERINGS, key=lambda each: each.products(height, width))
 
 
+def _on_squares(matrix: np.ndarray, squares: Array) -> Array:
+    """M S M^T [P, P, C, D] of a matrix M [P, K] and squares S [K, K, C, D]."""
+    single = matrix.astype(np.float32)
+    return jnp.einsum("pi,qj,ijcd->pqcd", single, single, squares)
+
+
 def _blocks(filtering: Filtering, images: Array, height: int, width: int) -> Array:
     """[blocks, images of a block, ...]; where none divides their number, zeros fill the last."""
     number = images.shape[0]
     most = max(1, BLOCK_TILES // (filtering.tiles(height) * filtering.tiles(width)))
-    even = next((size for size in range(most, most // 2, -1) if number % size == 0), None)
-    size = even or min(most, number)
+    dividing = (size for size in range(most, most // 2, -1) if number % size == 0)
+    size = next(dividing, min(most, number))
     count = -(-number // size)
     filled = jnp.pad(images, ((0, count * size - number), (0, 0), (0, 0), (0, 0)))
     return filled.reshape(count, size, *images.shape[1:])
