@@ -21,7 +21,8 @@ class Estimate:
         mean: their mean.
         sd: their standard deviation, with n - 1 degrees of freedom; NaN for one value.
         standard_error: of the mean, sd / sqrt(n).
-        lower, upper: the 95 % interval of the mean, by Student's t; -inf and inf for one value.
+        lower, upper: the 95 % interval of the mean, by Student's t; of one value it is all
+            there can be.
     """
 
     n: int
@@ -32,16 +33,24 @@ class Estimate:
     upper: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Self:
-        """The estimate that these values, at least one, give."""
+    def of(
+        cls, values: Sequence[float], *, least: float = -math.inf, most: float = math.inf
+    ) -> Self:
+        """The estimate that these values, at least one, give.
+
+        Args:
+            values: to average.
+            least: no mean can be smaller, so the interval ends there.
+            most: no mean can be larger.
+        """
         x = np.asarray(values, np.float64)
         n, mean = len(x), float(x.mean())
         if n == 1:
-            return cls(1, mean, math.nan, math.nan, -math.inf, math.inf)
+            return cls(1, mean, math.nan, math.nan, least, most)
         sd = float(x.std(ddof=1))
         error = sd / math.sqrt(n)
         reach = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))
-        return cls(n, mean, sd, error, mean - reach, mean + reach)
+        return cls(n, mean, sd, error, max(least, mean - reach), min(most, mean + reach))
 
     def runs_to_see(self, difference: float) -> int:
         """How many such values show that a mean of this size is not 0, with a power of 80 %.

@@ -161,8 +161,10 @@ class RunFolder:
             record = json.loads(path.read_text(encoding="utf-8"))
             return {"config": record["config"], **record}
         except OSError as error:
+            missing = isinstance(error, FileNotFoundError) and self.path.is_dir()
+            got = "a folder without it" if missing else error.strerror
             raise RunError(
-                f"{self.path}: expected a run folder holding config.json, got {error.strerror}"
+                f"{self.path}: expected a run folder holding config.json, got {got}"
             ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(

@@ -38,6 +38,7 @@ from experiments.cifar10.config import PRESETS, Config as Settings, PresetName
 from experiments.cifar10.data import Dataset, load
 from experiments.cifar10.interrupt import resumable
 from experiments.cifar10.seeds import SWEEP_NAME, Sweep, estimates, parse_seeds, run_seeds
+from experiments.cifar10.train import check
 
 NAME = "loss_comparison"
 PROGRAM = f"python -m experiments.{NAME}"
@@ -162,7 +163,7 @@ def draw(results: Mapping[str, Result]) -> Figure:
                 ax.errorbar(
                     value.mean,
                     place + offset,
-                    xerr=value.upper - value.mean,
+                    xerr=[[value.mean - value.lower], [value.upper - value.mean]],
                     fmt="o",
                     color=color,
                     capsize=3,
@@ -227,6 +228,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if len(seeds := parse_seeds(config.seeds)) < 2:
             raise UserError(f"--seeds: expected at least 2, for a spread, got {len(seeds)}")
         dataset = load(PRESETS[config.preset].dataset, config.data_dir)
+        for settings in settings_of(config).values():
+            check(settings, dataset)
         folder = (
             RunFolder.create(NAME, config, config.runs_dir)
             if config.resume is None

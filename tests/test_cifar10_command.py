@@ -63,6 +63,40 @@ def test_a_wrong_value_is_one_line_and_no_run(tmp_path, capsys, arguments, messa
     assert not runs.exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--held-out", "1400"], "batch_size: expected at most 37, the number of training images"),
+        (["--held-out", "1437"], "held_out: expected less than 1437, the number of training"),
+        (["--num-devices", "999"], "num_devices: expected at most"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+@pytest.mark.parametrize("seeds", [[], ["--seeds", "0:2"]], ids=["one", "seeds"])
+def test_settings_that_do_not_suit_the_images_are_one_line_and_no_run(
+    tmp_path, capsys, arguments, message, seeds
+):
+    runs = tmp_path / "runs"
+    line = error_line(main, [*DIGITS, *arguments, *seeds, "--runs-dir", str(runs)], capsys)
+    assert message in line
+    assert not runs.exists()
+
+
+def test_a_folder_of_no_run_is_said_to_be_one(tmp_path, capsys):
+    line = error_line(main, [*DIGITS, "--resume", str(tmp_path)], capsys)
+    assert line.endswith("expected a run folder holding config.json, got a folder without it")
+
+
+def test_a_preset_that_does_not_exist_is_told_the_others_in_order(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--preset", "huge"])
+    assert caught.value.code == 2
+    printed = re.sub(r"[^a-z0-9, -]|\n", "", capsys.readouterr().err)
+    assert "None" not in printed
+    places = [printed.index(name) for name in ("tiny", "small", "airbench93", "resnet18")]
+    assert places == sorted(places)
+
+
 def test_an_option_that_does_not_exist_ends_with_code_2(capsys):
     with pytest.raises(SystemExit) as caught:
         main([*DIGITS, "--nonsense"])
@@ -135,7 +169,8 @@ def test_sigterm_saves_and_the_printed_command_goes_on_to_the_end(tmp_path, caps
         process.kill()
         process.wait()
     assert process.returncode == 143, errors
-    (line,) = errors.splitlines()
+    noted, line = errors.splitlines()
+    assert noted.startswith("stopping after the step in progress; once more stops at once")
     folder = only_run(runs, "cifar10")
     assert not (folder / "summary.json").exists()
     stopped = re.fullmatch(r"stopped after step (\d+) of 160; go on with: python (.+)", line)

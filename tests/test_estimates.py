@@ -1,5 +1,6 @@
 """Means of a few runs against scipy, and the number of runs that show a difference."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -27,6 +28,16 @@ def test_one_value_has_a_mean_and_no_spread():
     assert math.isnan(estimate.sd)
     assert math.isnan(estimate.standard_error)
     assert (estimate.lower, estimate.upper) == (-math.inf, math.inf)
+
+
+def test_an_interval_ends_where_no_mean_can_be():
+    free = Estimate.of([0.9, 0.7])
+    assert free.lower < 0 < 1 < free.upper
+    held = Estimate.of([0.9, 0.7], least=0.0, most=1.0)
+    assert dataclasses.replace(held, lower=free.lower, upper=free.upper) == free
+    assert (held.lower, held.upper) == (0, 1)
+    loose = Estimate.of([0.9, 0.7], least=-10.0, most=10.0)
+    assert loose == free
 
 
 def test_equal_values_are_known_exactly():

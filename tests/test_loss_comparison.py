@@ -106,6 +106,7 @@ def test_a_stop_names_the_command_that_goes_on(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(loss_comparison, "run", stopped_at_once)
     monkeypatch.setattr(loss_comparison, "load", lambda *place: None)
+    monkeypatch.setattr(loss_comparison, "check", lambda *settings: None)
     runs = tmp_path / "my runs"
     with pytest.raises(SystemExit):
         main(["--data-dir", "some where", "--runs-dir", str(runs)])

@@ -142,7 +142,7 @@ def test_a_line_that_does_not_fit_is_taken_back(folder):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "expected a run folder holding config.json, got No such file or directory"),
+        (None, "expected a run folder holding config.json, got a folder without it"),
         ("{", "expected JSON with an entry 'config'"),
         ("[]", "expected JSON with an entry 'config'"),
         ("{}", "expected JSON with an entry 'config'"),

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import tyro
@@ -32,7 +32,7 @@ from experiments._hosts import is_writer
 from experiments._records import RUNS, RunFolder
 from experiments.cifar10 import compare, predict
 from experiments.cifar10.backend import current_backend, prepare_cpu
-from experiments.cifar10.config import PRESETS, Config, DatasetName, PresetName
+from experiments.cifar10.config import PRESETS, Config, PresetName
 from experiments.cifar10.data import load
 from experiments.cifar10.evaluate import Result
 from experiments.cifar10.interrupt import resumable
@@ -44,7 +44,7 @@ from experiments.cifar10.seeds import (
     parse_seeds,
     run_seeds,
 )
-from experiments.cifar10.train import run
+from experiments.cifar10.train import check, run
 
 PROGRAM = "python -m experiments.cifar10"
 
@@ -72,10 +72,10 @@ class Command:
 
 @dataclass(frozen=True)
 class Start:
-    """The options that decide what the others default to."""
+    """The options that decide what the others default to; `Command` refuses impossible ones."""
 
-    preset: PresetName | None = None
-    dataset: DatasetName | None = None
+    preset: str | None = None
+    dataset: str | None = None
     resume: Path | None = None
     replay: Path | None = None
 
@@ -94,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sweep = None if seeds is None else Sweep(command.settings, seeds)
         console = Console(quiet=not is_writer())
         dataset = load(command.settings.dataset, command.data_dir)
+        check(command.settings, dataset)
         console.print(f"{dataset.name} from {dataset.source}", highlight=False)
         for option, earlier in (("resume", command.resume), ("replay", command.replay)):
             if earlier is not None:
@@ -135,9 +136,12 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Command, tuple[int, ...] |
     start, _ = tyro.cli(Start, args=argv, return_unknown_args=True, add_help=False)
     if start.replay is not None and start.preset is not None:
         raise UserError(f"--replay: expected no --preset beside it, got {start.preset}")
-    preset = start.preset or (
+    default: PresetName = (
         "digits" if start.dataset == "digits" else current_backend().default_preset
     )
+    presets: tuple[PresetName, ...] = get_args(PresetName)
+    # one that does not exist is refused below, as any other option
+    preset = next((name for name in presets if name == start.preset), default)
     recorded, seeds = _recorded(start.resume or start.replay)
     # a preset given with --resume is compared like any other setting
     settings = PRESETS[preset] if recorded is None or start.preset else recorded
@@ -194,10 +198,15 @@ def show(settings: Config, result: Result, console: Console) -> None:
     console.print(table)
     low, high = result.test.accuracy_interval
     seconds = result.train_seconds
-    training = "training" if seconds is None else f"{seconds:.1f} s of training"
+    speed = f"{result.images_per_second:,.0f} images/s"
+    training = (
+        f"training ({speed} since it was resumed)"
+        if seconds is None
+        else f"{seconds:.1f} s of training ({speed})"
+    )
     console.print(
         f"95 % interval of the accuracy: {low:.2%} to {high:.2%}; "
-        f"{training} ({result.images_per_second:,.0f} images/s), "
+        f"{training}, "
         f"{result.compile_seconds:.1f} s of compiling, {result.test_seconds:.1f} s of testing",
         highlight=False,
     )

@@ -29,6 +29,7 @@ from experiments.cifar10.config import PRESETS, Config, DatasetName
 from experiments.cifar10.data import load
 from experiments.cifar10.interrupt import resumable
 from experiments.cifar10.seeds import SWEEP_NAME, Sweep, parse_seeds, run_seeds
+from experiments.cifar10.train import check
 
 NAME = "cifar10-compare"
 PROGRAM = "python -m experiments.cifar10 compare"
@@ -168,7 +169,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     prepare_cpu()
     with one_line_errors():
-        command = tyro.cli(Command, args=argv, prog=PROGRAM, description=__doc__)
+        command, rest = tyro.cli(
+            Command, args=argv, prog=PROGRAM, description=__doc__, return_unknown_args=True
+        )
+        if rest:
+            quoted = " ".join([*command.settings[-1:], *rest])
+            raise UserError(
+                f"{rest[0]}: expected --seeds, --data-dir, --runs-dir or --resume; options of a "
+                f'preset belong within its quotes, as in "{quoted}"'
+            )
         names, seeds = command.settings, command.seeds
         if command.resume is not None:
             recorded = RunFolder.open(command.resume, NAME).config()
@@ -188,6 +197,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if len(datasets) > 1:
             raise UserError(f"settings: expected one dataset for all, got {', '.join(datasets)}")
         dataset = load(datasets.pop(), command.data_dir) if trained else None
+        if dataset is not None:
+            for settings in trained.values():
+                check(settings, dataset)
         folder = (
             RunFolder.create(NAME, {"settings": names, "seeds": seeds}, command.runs_dir)
             if command.resume is None

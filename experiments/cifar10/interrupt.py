@@ -1,17 +1,20 @@
 """Ctrl-C and SIGTERM as a wish to stop, which the training grants between two steps."""
 
+import os
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from experiments._hosts import on_any_host
 
+STDERR = 2
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+NOTED = b"stopping after the step in progress; once more stops at once, without saving\n"
 
 
 class TrainingStopped(Exception):
@@ -67,6 +70,8 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
         self._restore()
+        with suppress(OSError):  # not print, which the signal may have interrupted
+            os.write(STDERR, NOTED)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -33,6 +33,9 @@ class TrainingProgress:
         )
 
     def __enter__(self) -> Self:
+        console = self._progress.console
+        if not self._progress.disable and not console.is_terminal:  # which shows no bar
+            console.print("compiling; a line follows for every epoch")
         self._progress.start()
         return self
 

@@ -137,6 +137,9 @@ def draw_reliability(judged: Mapping[str, Evaluation]) -> Figure:
         sharey="row",
         gridspec_kw={"height_ratios": (3, 1)},
     )
+    tallest = max(
+        float(np.max(test.reliability.counts)) / len(test.labels) for test in judged.values()
+    )
     for (name, test), upper, lower in zip(judged.items(), axes[0], axes[1], strict=True):
         edges, counts = np.asarray(test.reliability.edges), np.asarray(test.reliability.counts)
         held, centres, width = counts > 0, (edges[1:] + edges[:-1]) / 2, np.diff(edges)
@@ -169,6 +172,7 @@ def draw_reliability(judged: Mapping[str, Evaluation]) -> Figure:
             test.accuracy, color=PALETTE[0], linestyle="--", label=f"accuracy {test.accuracy:.1%}"
         )
         lower.set_xlim(0, 1)
+        lower.set_ylim(0, 1.7 * tallest)  # room for the legend
         lower.set_xlabel("confidence: the largest probability")
         lower.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         lower.legend(frameon=False, loc="upper left", fontsize=8.5)

@@ -1,5 +1,6 @@
 """The same training from many seeds, one run folder each, and what their results have in common."""
 
+import math
 import queue
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -23,17 +24,17 @@ from experiments.cifar10.data import Dataset
 from experiments.cifar10.train import DivergenceError, run
 
 RUN_NAME, SWEEP_NAME = "cifar10", "cifar10-seeds"  # of the folders of one seed and of many
-# of a run's summary, in the order they are shown
-FIGURES = (
-    "test_accuracy",
-    "test_plain_accuracy",
-    "test_nll",
-    "test_calibrated_nll",
-    "test_calibration_error",
-    "test_calibrated_calibration_error",
-    "temperature",
-    "train_seconds",
-)
+# of a run's summary, in the order they are shown, and the most they can be; the least is 0
+FIGURES = {
+    "test_accuracy": 1.0,
+    "test_plain_accuracy": 1.0,
+    "test_nll": math.inf,
+    "test_calibrated_nll": math.inf,
+    "test_calibration_error": 1.0,
+    "test_calibrated_calibration_error": 1.0,
+    "temperature": math.inf,
+    "train_seconds": math.inf,
+}
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,9 @@ def estimates(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
     """The mean of each figure that all runs have."""
     values = {name: [summary.get(name) for summary in summaries] for name in FIGURES}
     return {
-        name: Estimate.of([float(value) for value in column if value is not None])
+        name: Estimate.of(
+            [float(value) for value in column if value is not None], least=0.0, most=FIGURES[name]
+        )
         for name, column in values.items()
         if None not in column
     }
@@ -182,7 +185,7 @@ def draw_seeds(sweep: Sweep, summaries: Sequence[Mapping[str, Any]]) -> Figure:
     """The accuracy of every seed, and the mean with its interval."""
     figure, ((ax,),) = subplots(height=3.6)
     accuracies = [float(summary["test_accuracy"]) for summary in summaries]
-    mean = Estimate.of(accuracies)
+    mean = estimates(summaries)["test_accuracy"]
     if mean.n > 1:
         ax.axhspan(mean.lower, mean.upper, color=PALETTE[0], alpha=0.15, label="its 95 % interval")
     ax.axhline(mean.mean, color=GREY, linestyle="--", label=f"mean {mean.mean:.2%}")

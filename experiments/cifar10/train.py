@@ -17,6 +17,7 @@ from experiments.cifar10.config import Config, ConfigError, ViewsName
 from experiments.cifar10.data import Dataset
 from experiments.cifar10.evaluate import Evaluation, Result, accuracy, evaluate, predict_all
 from experiments.cifar10.interrupt import TrainingStopped
+from experiments.cifar10.length import Length
 from experiments.cifar10.programs import Programs
 from experiments.cifar10.progress import TrainingProgress
 from experiments.cifar10.step import Training, make_training
@@ -25,6 +26,16 @@ from xentjax import fit_temperature
 
 class DivergenceError(UserError):
     """The loss is no longer a number; the text names the step."""
+
+
+def check(config: Config, dataset: Dataset) -> None:
+    """Find out, before a folder is made for the run, whether it can begin.
+
+    Raises:
+        ConfigError: the settings do not suit the data set or the devices.
+    """
+    Length.of(config, _trained_images(config, dataset))
+    data_mesh(config.batch_size, config.num_devices)
 
 
 def run(
@@ -72,6 +83,17 @@ def run(
     return result
 
 
+def _trained_images(config: Config, dataset: Dataset) -> int:
+    """How many of the training images are not held out."""
+    there = len(dataset.train_images)
+    if config.held_out >= there:
+        raise ConfigError(
+            f"held_out: expected less than {there}, the number of training images, "
+            f"got {config.held_out}"
+        )
+    return there - config.held_out
+
+
 class _Compiled(NamedTuple):
     """The functions of a run, and those of them that are compiled ahead."""
 
@@ -99,12 +121,7 @@ class _Trainer:
         folder: RunFolder,
         devices: Sequence[Any] | None,
     ) -> None:
-        if config.held_out >= len(dataset.train_images):
-            raise ConfigError(
-                f"held_out: expected less than {len(dataset.train_images)}, the number of "
-                f"training images, got {config.held_out}"
-            )
-        num_images = len(dataset.train_images) - config.held_out
+        num_images = _trained_images(config, dataset)
         train_images, held_out_images = np.split(dataset.train_images, [num_images])
         train_labels, held_out_labels = np.split(dataset.train_labels, [num_images])
         mesh = data_mesh(config.batch_size, devices or config.num_devices)
