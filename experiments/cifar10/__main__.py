@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import tyro
@@ -139,9 +139,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Command, tuple[int, ...] |
     default: PresetName = (
         "digits" if start.dataset == "digits" else current_backend().default_preset
     )
-    presets: tuple[PresetName, ...] = get_args(PresetName)
-    # one that does not exist is refused below, as any other option
-    preset = next((name for name in presets if name == start.preset), default)
+    asked: Any = start.preset  # one that does not exist is refused below, as any other option
+    preset: PresetName = asked if asked in PRESETS else default
     recorded, seeds = _recorded(start.resume or start.replay)
     # a preset given with --resume is compared like any other setting
     settings = PRESETS[preset] if recorded is None or start.preset else recorded
