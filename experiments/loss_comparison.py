@@ -25,7 +25,7 @@ from typing import Any
 
 import tyro
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from rich.console import Console
 from rich.table import Table
 
@@ -170,6 +170,7 @@ def draw(results: Mapping[str, Result]) -> Figure:
                     label=label if place == 0 else "",
                 )
         ax.set_xlabel(title)
+        ax.xaxis.set_major_locator(MaxNLocator(3))
         if figure_name != "test_nll":
             ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     axes[0].set_yticks(range(len(names)), names)
