@@ -135,7 +135,10 @@ def _filtered(x: Array, kernel: Array, height: int, width: int) -> Array:
 
     def of_block(x: Array) -> Array:
         signal = _signal(filtering, x, height, width)
-        products = jnp.einsum("pqnhwc,pqcd->pqnhwd", signal, filters)
+        products = jnp.einsum(
+            "prc,pcd->prd", signal.reshape(len(filters), -1, signal.shape[-1]), filters
+        )
+        products = products.reshape(*signal.shape[:-1], -1)
         return _outputs(filtering, products)[:, :height, :width]
 
     outputs = lax.map(of_block, _blocks(filtering, x, height, width))
@@ -156,16 +159,18 @@ def _backward(
         x, gradient = block
         signal = _signal(filtering, x, height, width)
         of_products = _output_gradient(filtering, gradient)
-        return total + jnp.einsum("pqnhwc,pqnhwd->pqcd", signal, of_products), None
+        # as [points, rows, channels]: XLA transposes the operands of a product with more dimensions
+        first, second = (each.reshape(points, -1, each.shape[-1]) for each in (signal, of_products))
+        return total + jnp.einsum("prc,prd->pcd", first, second), None
 
-    points = filtering.side + 2
-    zeros = jnp.zeros((points, points, *kernel.shape[2:]), x.dtype)
+    points = (filtering.side + 2) ** 2
+    zeros = jnp.zeros((points, *kernel.shape[2:]), x.dtype)
     blocks = _blocks(filtering, x, height, width), _blocks(filtering, gradient, height, width)
     of_filters, _ = lax.scan(add_block, zeros, blocks)
     rest = [(0, size - part) for size, part in zip(x.shape, gradient.shape, strict=True)]
     whole = jnp.pad(gradient, (*rest[:3], (0, 0)))
     transposed = kernel[::-1, ::-1].swapaxes(2, 3)
-    of_kernel = _on_squares(filtering.kernel.T, of_filters)
+    of_kernel = _on_squares(filtering.kernel.T, of_filters).reshape(kernel.shape)
     return _filtered(whole, transposed, *x.shape[1:3]), of_kernel
 
 
@@ -177,9 +182,10 @@ def _fewest_products(height: int, width: int) -> Filtering:
 
 
 def _on_squares(matrix: np.ndarray, squares: Array) -> Array:
-    """M S M^T [P, P, C, D] of a matrix M [P, K] and squares S [K, K, C, D]."""
-    single = matrix.astype(np.float32)
-    return jnp.einsum("pi,qj,ijcd->pqcd", single, single, squares)
+    """M S M^T of a matrix M [P, K] and squares S [K, K, ...], as [P^2, ...]."""
+    both = np.kron(matrix, matrix).astype(np.float32)
+    products = both @ squares.reshape(both.shape[1], -1)
+    return products.reshape(-1, *squares.shape[-2:])
 
 
 def _blocks(filtering: Filtering, images: Array, height: int, width: int) -> Array:
