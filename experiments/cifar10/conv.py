@@ -25,17 +25,18 @@ from jax import Array, lax
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 # Result and gradients, ms (2 cores, jax 0.10.2); at 24 and 30 pixels no gradient for the images:
 #     images, side, C, D       lax   F(3, 3)   F(4, 3)
-#       128, 24, 24, 32       16.8                20.7
-#       128, 24, 24, 64       27.5                25.5
-#      1024, 30, 24, 64        464                 265
-#      1024, 15, 64, 64        324       189       178
-#       128, 12, 32, 64       12.8      12.5       9.5
-#       128, 12, 64, 128      47.2      29.8      25.1
-#      1024, 7, 256, 256       917       726       529
-#       128, 6, 64, 64         6.6       4.8       7.5
-#       128, 3, 128, 128       6.0       4.9       7.0
+#       128, 24, 24, 32       16.0      20.1      17.0
+#       128, 24, 24, 64       27.7      28.7      21.0
+#      1024, 30, 24, 64        534       476       338
+#      1024, 15, 64, 64        334       170       147
+#       128, 12, 32, 64       14.0      13.2      10.3
+#       128, 12, 64, 128      50.0      21.7      18.9
+#      1024, 7, 256, 256       954       751       447
+#       128, 6, 64, 64         7.6       4.3       6.4
+#       128, 3, 128, 128       6.3       4.5       6.2
+# The first is not faster by itself, but in a whole step, where XLA has to copy its operands for lax.
 MIN_SIDE = 3
-MIN_PAIRS = 1024  # of a channel of the inputs and one of the outputs
+MIN_PAIRS = 512  # of a channel of the inputs and one of the outputs
 # Images are taken in blocks of so many tiles, whose transforms stay in a core's caches.
 BLOCK_TILES = 128
 
@@ -58,13 +59,18 @@ class Filtering(NamedTuple):
         """m, the outputs along a side of a tile."""
         return self.output.shape[0]
 
+    @property
+    def points(self) -> int:
+        """m + 2, the inputs along a side of a tile, and the products."""
+        return self.output.shape[1]
+
     def tiles(self, size: int) -> int:
         """How many tiles cover `size` outputs in a row."""
         return -(-size // self.side)
 
     def products(self, height: int, width: int) -> int:
         """Multiplications for an image of so many outputs, a pair of channels."""
-        return self.tiles(height) * self.tiles(width) * (self.side + 2) ** 2
+        return self.tiles(height) * self.tiles(width) * self.points**2
 
 
 # The polynomials of signal and filter are evaluated at 0, 1, -1, 2 and infinity, or at 0, 1, -1,
@@ -135,11 +141,9 @@ def _filtered(x: Array, kernel: Array, height: int, width: int) -> Array:
 
     def of_block(x: Array) -> Array:
         signal = _signal(filtering, x, height, width)
-        products = jnp.einsum(
-            "prc,pcd->prd", signal.reshape(len(filters), -1, signal.shape[-1]), filters
-        )
-        products = products.reshape(*signal.shape[:-1], -1)
-        return _outputs(filtering, products)[:, :height, :width]
+        products = jnp.einsum("prc,pcd->prd", _matrices(signal), filters)
+        tiles = products.reshape(*signal.shape[:-1], -1)
+        return _outputs(filtering, tiles)[:, :height, :width]
 
     outputs = lax.map(of_block, _blocks(filtering, x, height, width))
     return outputs.reshape(-1, *outputs.shape[2:])[: x.shape[0]]
@@ -159,12 +163,10 @@ def _backward(
         x, gradient = block
         signal = _signal(filtering, x, height, width)
         of_products = _output_gradient(filtering, gradient)
-        # as [points, rows, channels]: XLA transposes the operands of a product with more dimensions
-        first, second = (each.reshape(points, -1, each.shape[-1]) for each in (signal, of_products))
-        return total + jnp.einsum("prc,prd->pcd", first, second), None
+        of_block = jnp.einsum("prc,prd->pcd", _matrices(signal), _matrices(of_products))
+        return total + of_block, None
 
-    points = (filtering.side + 2) ** 2
-    zeros = jnp.zeros((points, *kernel.shape[2:]), x.dtype)
+    zeros = jnp.zeros((filtering.points**2, *kernel.shape[2:]), x.dtype)
     blocks = _blocks(filtering, x, height, width), _blocks(filtering, gradient, height, width)
     of_filters, _ = lax.scan(add_block, zeros, blocks)
     rest = [(0, size - part) for size, part in zip(x.shape, gradient.shape, strict=True)]
@@ -236,6 +238,11 @@ def _transformed(matrix: np.ndarray, images: Array, side: int) -> Array:
         for each in matrix
     ]
     return jnp.stack(both, axis=1)
+
+
+def _matrices(tiles: Array) -> Array:
+    """[P^2, tiles, C] of `_transformed`: with more dimensions XLA transposes what it multiplies."""
+    return tiles.reshape(tiles.shape[0] ** 2, -1, tiles.shape[-1])
 
 
 def _outputs(filtering: Filtering, products: Array) -> Array:
