@@ -34,7 +34,7 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 #      1024, 7, 256, 256       954       751       447
 #       128, 6, 64, 64         7.6       4.3       6.4
 #       128, 3, 128, 128       6.3       4.5       6.2
-# The first is not faster by itself, but in a whole step, where XLA has to copy its operands for lax.
+# The first is faster in a whole step only, where XLA has to copy the operands of lax.
 MIN_SIDE = 3
 MIN_PAIRS = 512  # of a channel of the inputs and one of the outputs
 # Images are taken in blocks of so many tiles, whose transforms stay in a core's caches.
@@ -186,7 +186,7 @@ def _fewest_products(height: int, width: int) -> Filtering:
 def _on_squares(matrix: np.ndarray, squares: Array) -> Array:
     """M S M^T of a matrix M [P, K] and squares S [K, K, ...], as [P^2, ...]."""
     both = np.kron(matrix, matrix).astype(np.float32)
-    products = both @ squares.reshape(both.shape[1], -1)
+    products = jnp.matmul(both, squares.reshape(both.shape[1], -1))
     return products.reshape(-1, *squares.shape[-2:])
 
 
