@@ -190,7 +190,7 @@ LOOKS: dict[ViewsName, list[tuple[float, tuple[int, int], bool]]] = {
 @pytest.mark.parametrize("which", LOOKS)
 def test_views_are_what_np_pad_cuts_out(which: ViewsName):
     images = IMAGES[:3].astype(np.float32)
-    actual = views(jnp.asarray(images), which)
+    actual = views(images, which)
     assert sum(weight for weight, _ in actual) == 1
     for (weight, view), (expected, offset, flip) in zip(actual, LOOKS[which], strict=True):
         assert weight == expected

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.cifar10 import evaluate as evaluate_module
+from experiments.cifar10.config import ViewsName
 from experiments.cifar10.evaluate import evaluate, predict_all
 from tests.tolerances import VALUE
 
@@ -97,6 +98,25 @@ def test_predict_all_takes_any_number_of_images_in_batches_of_one_size(
         sizes.append(len(batch))
         return jnp.asarray(batch.reshape(len(batch), -1), jnp.float32)
 
-    logits = predict_all(predict, images)
+    logits = predict_all(predict, images, "plain")
     np.testing.assert_array_equal(logits, images.reshape(number, -1))
     assert sizes == batches
+
+
+def test_predict_all_averages_over_the_views():
+    images = np.random.default_rng(2).integers(0, 256, (5, 3, 4, 3), np.uint8)
+
+    def predict(batch: np.ndarray) -> jax.Array:
+        return jnp.asarray(batch[:, 0, 0], jnp.float32)  # the first pixel's colours
+
+    padded = np.pad(images.astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    corners: dict[ViewsName, np.ndarray] = {
+        "plain": images[:, 0, 0],
+        "mirrored": images[:, 0, 0] / 2 + images[:, 0, -1] / 2,
+        # rows and columns of the padded image begin one pixel before the image's
+        "mirrored_and_shifted": images[:, 0, 0] / 4
+        + images[:, 0, -1] / 4
+        + (padded[:, 0, 0] + padded[:, 0, 3] + padded[:, 2, 2] + padded[:, 2, 5]) / 8,
+    }
+    for which, expected in corners.items():
+        np.testing.assert_array_equal(predict_all(predict, images, which), expected)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
@@ -135,7 +136,7 @@ def _reflect(positions: Array, size: int) -> Array:
     return jnp.where(positions < size, positions, 2 * (size - 1) - positions)
 
 
-def views(images: Array, which: ViewsName) -> list[tuple[float, Array]]:
+def views(images: np.ndarray, which: ViewsName) -> list[tuple[float, np.ndarray]]:
     """What a test image is looked at as, and the weight of each look's logits; they sum to 1.
 
     Args:
@@ -149,7 +150,7 @@ def views(images: Array, which: ViewsName) -> list[tuple[float, Array]]:
     looks = [(1.0, images)]
     if which == "mirrored_and_shifted":
         _, height, width, _ = images.shape
-        padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+        padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
         moved = [padded[:, i : i + height, i : i + width] for i in (0, 2)]
         looks = [(0.5, images)] + [(0.25, x) for x in moved]
     if which == "plain":

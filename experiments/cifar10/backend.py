@@ -36,7 +36,7 @@ class Backend:
         scans_epochs: run an epoch as one lax.scan rather than call the step in a Python loop.
             XLA's CPU convolutions are up to 70 times slower inside loops, and a step there takes
             so long that calling it costs nothing.
-        compiler_options: for XLA, of the training step.
+        compiler_options: for XLA, of training and prediction.
     """
 
     name: str

@@ -78,14 +78,15 @@ def predict(run: Path, images: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]
     config = Config.from_json(folder.config())
     class_names = tuple(summary["class_names"])
     # of a training on one batch, which has a state of the same shapes
+    backend = current_backend()
     training = make_training(
-        config, current_backend(), data_mesh(config.batch_size), config.batch_size, len(class_names)
+        config, backend, data_mesh(config.batch_size), config.batch_size, len(class_names)
     )
     state = checkpoint.restore(run, training.initial_state(0, images[:1]))
-    program = Programs(training.predict)
+    program = Programs(training.predict, backend.compiler_options)
     side = config.image_side(training.length.epochs - 1)
     logits = predict_all(
-        lambda batch: program(state, training.put(batch), side=side, views=config.views), images
+        lambda batch: program(state, training.put(batch), side=side), images, config.views
     )
     return np.asarray(softmax(logits / np.float32(summary["temperature"] or 1))), class_names
 

@@ -19,10 +19,9 @@ from experiments.cifar10.augment import (
     plan_epoch,
     shrink,
     take_batch,
-    views as looks,
 )
 from experiments.cifar10.backend import DATA, Backend
-from experiments.cifar10.config import Config, NetworkName, ViewsName
+from experiments.cifar10.config import Config, NetworkName
 from experiments.cifar10.length import Length
 from experiments.cifar10.loss import summed_loss
 from experiments.cifar10.model import Network, whitening_filters
@@ -73,8 +72,8 @@ class Training:
         put: `(array) -> Array` on every device, for the images and labels of `advance`.
         advance: `(state, images, labels, plan, *, steps, side, train_whitening) -> (state, losses
             [steps])`, whose keywords are static and whose state is donated.
-        predict: `(state, images uint8 [B, H, W, C], *, side, views) -> logits [B, K]`, whose
-            keywords are static; `views` are those of `augment.views`.
+        predict: `(state, images uint8 [B, H, W, C], *, side) -> logits [B, K]`, whose keyword is
+            static.
     """
 
     length: Length
@@ -205,8 +204,8 @@ def make_training(
             return state, loss[None]
         return lax.scan(step, state, None, length=steps)
 
-    @partial(jax.jit, static_argnames=("side", "views"))
-    def predict(state: TrainState, images: Array, *, side: int, views: ViewsName) -> Array:
+    @partial(jax.jit, static_argnames="side")
+    def predict(state: TrainState, images: Array, *, side: int) -> Array:
         of_device = split if images.shape[0] % mesh.size == 0 else whole
 
         @partial(
@@ -216,15 +215,10 @@ def make_training(
             out_specs=of_device,
             check_vma=False,
         )
-        def logits(state: TrainState, images: Array) -> Array:
+        def logits(state: TrainState, images: Array) -> Any:
             variables = {"params": state.params, "batch_stats": state.batch_stats}
-            total = jnp.zeros((images.shape[0], num_classes))
-            for weight, view in looks(normalize(images), views):
-                of_view: Any = network.apply(
-                    variables, shrink(view, side), state.whitening, train=False
-                )
-                total += weight * of_view
-            return total
+            shrunk = shrink(normalize(images), side)
+            return network.apply(variables, shrunk, state.whitening, train=False)
 
         return lax.with_sharding_constraint(logits(state, images), everywhere)
 

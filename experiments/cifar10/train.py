@@ -108,7 +108,7 @@ def _compiled(config: Config, mesh: Mesh, num_images: int, num_classes: int) -> 
     backend = current_backend()
     training = make_training(config, backend, mesh, num_images, num_classes)
     advance = Programs(training.advance, backend.compiler_options)
-    return _Compiled(training, advance, Programs(training.predict))
+    return _Compiled(training, advance, Programs(training.predict, backend.compiler_options))
 
 
 class _Trainer:
@@ -215,10 +215,9 @@ class _Trainer:
         """Of the images, shrunk to `side`: as in the last epoch, if it is None."""
         side = side or self.config.image_side(self.length.epochs - 1)
         return predict_all(
-            lambda batch: self._predict(
-                self.state, self._training.put(batch), side=side, views=views
-            ),
+            lambda batch: self._predict(self.state, self._training.put(batch), side=side),
             images,
+            views,
         )
 
     def _check_finite(self, losses: np.ndarray, first_step: int) -> None:
