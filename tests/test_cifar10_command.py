@@ -91,7 +91,7 @@ def test_a_preset_that_does_not_exist_is_told_the_others_in_order(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--preset", "huge"])
     assert caught.value.code == 2
-    printed = re.sub(r"[^a-z0-9, -]|\n", "", capsys.readouterr().err)
+    printed = re.sub(r"[^A-Za-z0-9, -]|\n", "", capsys.readouterr().err)
     assert "None" not in printed
     places = [printed.index(name) for name in ("tiny", "small", "airbench93", "resnet18")]
     assert places == sorted(places)
@@ -170,7 +170,7 @@ def test_sigterm_saves_and_the_printed_command_goes_on_to_the_end(tmp_path, caps
         process.wait()
     assert process.returncode == 143, errors
     noted, line = errors.splitlines()
-    assert noted.startswith("stopping after the step in progress; once more stops at once")
+    assert noted.startswith("stopping after the steps in progress, unless the training ends")
     folder = only_run(runs, "cifar10")
     assert not (folder / "summary.json").exists()
     stopped = re.fullmatch(r"stopped after step (\d+) of 160; go on with: python (.+)", line)

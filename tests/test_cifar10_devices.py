@@ -1,6 +1,7 @@
 """A training on eight devices, and on those of two processes, is the one on a single device."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,15 @@ def test_the_first_process_alone_writes_the_run(runs_dir):
         assert [name for name in record["written"] if not name.startswith("checkpoint")] == []
 
 
+@dataclass(frozen=True, eq=False)
+class OfHost:
+    """What a mesh is made of."""
+
+    process_index: int
+
+
 def test_as_many_devices_as_divide_the_batch_on_one_host_unless_it_is_said(monkeypatch):
-    devices = [f"device {i}" for i in range(6)]
+    devices = [OfHost(i // 3) for i in range(6)]
     monkeypatch.setattr(backend.jax, "devices", lambda: devices)
     assert backend.data_mesh(12).size == 6
     assert backend.data_mesh(8).size == 4
@@ -99,3 +107,7 @@ def test_as_many_devices_as_divide_the_batch_on_one_host_unless_it_is_said(monke
     assert backend.data_mesh(12).size == 6
     with pytest.raises(ConfigError, match=r"^batch_size: expected a multiple of 6, .*, got 8$"):
         backend.data_mesh(8)
+    # a host without a device could not take part
+    with pytest.raises(ConfigError, match=r"^num_devices: expected devices of all 2 hosts, got 2"):
+        backend.data_mesh(8, 2)
+    assert backend.data_mesh(8, 4).size == 4

@@ -1,11 +1,14 @@
 """Accuracy, likelihood and calibration against numbers worked out by hand."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments.cifar10 import evaluate as evaluate_module
+from experiments.cifar10.backend import current_backend
 from experiments.cifar10.config import ViewsName
 from experiments.cifar10.evaluate import evaluate, predict_all
 from tests.tolerances import VALUE
@@ -89,7 +92,8 @@ def test_random_predictions_agree_with_a_loop_over_images():
 def test_predict_all_takes_any_number_of_images_in_batches_of_one_size(
     monkeypatch, number, batches
 ):
-    monkeypatch.setattr(evaluate_module, "BATCH_SIZE", 4)
+    small = dataclasses.replace(current_backend(), test_batch=4)
+    monkeypatch.setattr(evaluate_module, "current_backend", lambda: small)
     images = np.random.default_rng(1).integers(0, 256, (number, 2, 2, 3), np.uint8)
     sizes = []
 
@@ -106,7 +110,10 @@ def test_predict_all_takes_any_number_of_images_in_batches_of_one_size(
 def test_predict_all_averages_over_the_views():
     images = np.random.default_rng(2).integers(0, 256, (5, 3, 4, 3), np.uint8)
 
+    calls = []
+
     def predict(batch: np.ndarray) -> jax.Array:
+        calls.append((batch.shape, batch.dtype))
         return jnp.asarray(batch[:, 0, 0], jnp.float32)  # the first pixel's colours
 
     padded = np.pad(images.astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
@@ -120,3 +127,4 @@ def test_predict_all_averages_over_the_views():
     }
     for which, expected in corners.items():
         np.testing.assert_array_equal(predict_all(predict, images, which), expected)
+    assert calls == [((5, 3, 4, 3), np.uint8)] * (1 + 2 + 6)  # one program serves all views

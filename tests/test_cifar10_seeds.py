@@ -15,7 +15,7 @@ from experiments._records import RunFolder, plain
 from experiments.cifar10 import __main__ as command, checkpoint
 from experiments.cifar10.__main__ import main, parse
 from experiments.cifar10.config import PRESETS, Config
-from experiments.cifar10.seeds import Sweep, parse_seeds, run_seeds
+from experiments.cifar10.seeds import Sweep, draw_seeds, parse_seeds, run_seeds
 from experiments.cifar10.train import DivergenceError, TrainingStopped, run
 from tests.run_folders import check_figures, only_run, read_metrics, read_summary
 from tests.tiny_training import CONFIG, DATASET, STEPS, differences, stop_after
@@ -119,6 +119,14 @@ def test_the_summary_has_every_seed_and_the_means(sweep):
         mean = Estimate.of(values, least=0.0, most=1.0 if name == "test_accuracy" else math.inf)
         assert written["means"][name] == plain(dataclasses.asdict(mean))
     check_figures(folder.path, ("seeds",))
+
+
+def test_the_figure_ends_where_no_accuracy_can_be(sweep):
+    far_apart = [{"test_accuracy": 0.9}, {"test_accuracy": 0.7}]
+    ax = draw_seeds(SWEEP, far_apart).axes[0]
+    corners = ax.patches[0].get_extents().get_points()
+    (_, low), (_, high) = ax.transData.inverted().transform(corners)
+    assert (low, high) == pytest.approx((0, 1))
 
 
 def test_the_command_trains_no_finished_seed_again(sweep, capsys, monkeypatch):

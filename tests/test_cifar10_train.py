@@ -1,6 +1,7 @@
 """A tiny training: it learns, leaves its files, and ends the same however often it is stopped."""
 
 import dataclasses
+import io
 import math
 import re
 import shutil
@@ -9,15 +10,19 @@ from collections.abc import Callable
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 from experiments._command import UserError
 from experiments._records import RunError, RunFolder
 from experiments.cifar10 import checkpoint, train
+from experiments.cifar10.__main__ import show
 from experiments.cifar10.backend import current_backend
 from experiments.cifar10.checkpoint import CheckpointError
 from experiments.cifar10.config import Config, ConfigError
+from experiments.cifar10.progress import TrainingProgress
+from experiments.cifar10.report import draw_reliability
 from experiments.cifar10.train import (
     DivergenceError,
     Result,
@@ -120,6 +125,37 @@ def test_held_out_images_are_not_trained_on(finished, new_folder):
     result = run(CONFIG, changed, new_folder(CONFIG))
     assert differences(result.state, expected.state) == []
     assert result.temperature != expected.temperature
+
+
+@pytest.mark.parametrize(
+    ("seconds", "speed", "said"),
+    [
+        (12.34, 567.0, "12.3 s of training (567 images/s)"),
+        (None, 567.0, "training (567 images/s since it was resumed)"),
+        (None, 0.0, "training, done before it was resumed"),
+    ],
+)
+def test_what_is_said_of_the_time_of_training(finished, seconds, speed, said):
+    result = dataclasses.replace(finished[1], train_seconds=seconds, images_per_second=speed)
+    output = io.StringIO()
+    show(CONFIG, result, Console(file=output, width=300))
+    assert f"; {said}, " in output.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_only_where_no_bar_is_shown_a_line_says_what_to_wait_for(terminal):
+    output = io.StringIO()
+    with TrainingProgress(0, 9, Console(file=output, width=300, force_terminal=terminal)):
+        pass
+    assert ("a line follows for every epoch" in output.getvalue()) != terminal
+
+
+def test_every_bar_of_the_reliability_diagram_has_room(finished):
+    figure = draw_reliability({"test": finished[1].test})
+    tops = [bar.get_path().get_extents(bar.get_transform()).y1 for bar in figure.axes[1].patches]
+    _, limit = figure.axes[1].transAxes.transform((0, 1))
+    _, foot = figure.axes[1].transAxes.transform((0, 0))
+    assert (max(tops) - foot) / (limit - foot) == pytest.approx(1 / 1.7)
 
 
 def test_holding_out_all_images_is_one_line(new_folder):

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -98,6 +99,15 @@ def test_the_command_trains_compares_and_goes_on(tmp_path, capsys, monkeypatch):
     assert "--seeds: expected 0:2, the resumed run's, got 0:4" in error_line(main, other, capsys)
     sweep = ["--resume", str(folder / BASELINE)]
     assert "expected a run of loss_comparison, got one of" in error_line(main, sweep, capsys)
+
+
+def test_settings_that_do_not_suit_the_images_leave_no_folder(tmp_path, capsys, monkeypatch):
+    images = np.zeros((1000, 32, 32, 3), np.uint8)  # as many as `tiny` holds out
+    dataset = SimpleNamespace(train_images=images)
+    monkeypatch.setattr(loss_comparison, "load", lambda *place: dataset)
+    line = error_line(main, ["--runs-dir", str(tmp_path / "runs")], capsys)
+    assert line.startswith("error: held_out: expected less than 1000, the number of training")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_stop_names_the_command_that_goes_on(tmp_path, capsys, monkeypatch):

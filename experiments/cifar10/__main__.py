@@ -198,11 +198,12 @@ def show(settings: Config, result: Result, console: Console) -> None:
     low, high = result.test.accuracy_interval
     seconds = result.train_seconds
     speed = f"{result.images_per_second:,.0f} images/s"
-    training = (
-        f"training ({speed} since it was resumed)"
-        if seconds is None
-        else f"{seconds:.1f} s of training ({speed})"
-    )
+    if seconds is not None:
+        training = f"{seconds:.1f} s of training ({speed})"
+    elif result.images_per_second:
+        training = f"training ({speed} since it was resumed)"
+    else:
+        training = "training, done before it was resumed"
     console.print(
         f"95 % interval of the accuracy: {low:.2%} to {high:.2%}; "
         f"{training}, "

@@ -173,10 +173,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             Command, args=argv, prog=PROGRAM, description=__doc__, return_unknown_args=True
         )
         if rest:
-            quoted = " ".join([*command.settings[-1:], *rest])
             raise UserError(
                 f"{rest[0]}: expected --seeds, --data-dir, --runs-dir or --resume; options of a "
-                f'preset belong within its quotes, as in "{quoted}"'
+                'preset belong within its quotes, as in "tiny --no-whiten"'
             )
         names, seeds = command.settings, command.seeds
         if command.resume is not None:

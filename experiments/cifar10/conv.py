@@ -34,7 +34,8 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 #      1024, 7, 256, 256       954       751       447
 #       128, 6, 64, 64         7.6       4.3       6.4
 #       128, 3, 128, 128       6.3       4.5       6.2
-# The first is faster in a whole step only, where XLA has to copy the operands of lax.
+# The first is faster in a whole step only, where XLA has to copy the operands of lax: a step of
+# `tiny` took 48.1 ms instead of 49.4, and 69.3 instead of 71.7 at 32 pixels.
 MIN_SIDE = 3
 MIN_PAIRS = 512  # of a channel of the inputs and one of the outputs
 # Images are taken in blocks of so many tiles, whose transforms stay in a core's caches.

@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 
 from experiments.cifar10.augment import views
+from experiments.cifar10.backend import current_backend
 from experiments.cifar10.config import ViewsName
 from experiments.cifar10.step import TrainState
 from xentjax import (
@@ -23,14 +24,11 @@ from xentjax import (
     softmax_cross_entropy_with_integer_labels,
 )
 
-# On CPU, 230 microseconds an image; with 128 or from 400 on, which exceed caches, 300 and more.
-BATCH_SIZE = 200
-
 
 def predict_all(
     predict: Callable[[np.ndarray], Array], images: np.ndarray, which: ViewsName
 ) -> np.ndarray:
-    """Logits [N, K] of any number of images, averaged over views of them.
+    """Logits [N, K] of images, at least one, averaged over views of them.
 
     All is predicted in batches of one size, so that one program serves.
 
@@ -46,7 +44,7 @@ def predict_all(
 
 
 def _of_view(predict: Callable[[np.ndarray], Array], images: np.ndarray) -> np.ndarray:
-    size = min(BATCH_SIZE, len(images))
+    size = min(current_backend().test_batch, len(images))
     padding = -len(images) % size
     padded = np.concatenate([images, images[:padding]])
     batches = padded.reshape(-1, size, *images.shape[1:])

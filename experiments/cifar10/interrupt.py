@@ -14,7 +14,10 @@ from experiments._hosts import on_any_host
 
 STDERR = 2
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-NOTED = b"stopping after the step in progress; once more stops at once, without saving\n"
+NOTED = (
+    b"stopping after the steps in progress, unless the training ends with them; "
+    b"once more interrupts them\n"
+)
 
 
 class TrainingStopped(Exception):
@@ -64,8 +67,11 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """What a shell reports of a process that ended by the signal: 130 or 143."""
-        return 128 + (self.signal or 0)
+        """What a shell reports of a process that ended by the signal: 130 or 143.
+
+        A host that stops because another one got a signal says 143.
+        """
+        return 128 + (self.signal or signal.SIGTERM)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number

@@ -67,7 +67,7 @@ def predict(run: Path, images: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]
 
     Args:
         run: folder of a finished training.
-        images: any number.
+        images: at least one.
 
     Raises:
         UserError: the folder holds no finished training, or its checkpoint cannot be read.

@@ -35,7 +35,7 @@ class TrainingProgress:
     def __enter__(self) -> Self:
         console = self._progress.console
         if not self._progress.disable and not console.is_terminal:  # which shows no bar
-            console.print("compiling; a line follows for every epoch")
+            console.print("a line follows for every epoch; the first step may have to be compiled")
         self._progress.start()
         return self
 

@@ -143,14 +143,17 @@ def run_seeds(
             diverged.append(f"seed {seed}: {error}")
             return {}
 
-    with ThreadPoolExecutor(max_workers=len(devices)) as pool:
-        # all are waited for, so that each has saved its checkpoint when one of them was stopped
-        futures = [pool.submit(train_or_note, seed) for seed in sweep.seeds]
-        try:
-            summaries = [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    if alone:
+        summaries = [train_or_note(seed) for seed in sweep.seeds]
+    else:
+        with ThreadPoolExecutor(max_workers=len(devices)) as pool:
+            # all are waited for, so that each has saved its checkpoint when one was stopped
+            futures = [pool.submit(train_or_note, seed) for seed in sweep.seeds]
+            try:
+                summaries = [future.result() for future in futures]
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
     if diverged:
         raise DivergenceError("; ".join(diverged))
     folder.summary(summarize(sweep, summaries))
@@ -194,7 +197,8 @@ def draw_seeds(sweep: Sweep, summaries: Sequence[Mapping[str, Any]]) -> Figure:
     ax.set_ylabel("test accuracy")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
-    ax.set_title(f"{mean.n} trainings, standard deviation {mean.sd:.2%}")
+    spread = f"s, standard deviation {mean.sd:.2%}" if mean.n > 1 else ""
+    ax.set_title(f"{mean.n} training{spread}")
     ax.legend(frameon=False)
     return figure
 
