@@ -52,6 +52,7 @@ def started_jax() -> None:
         (["--muon-rate", "0"], "muon_rate: expected a positive number, got 0.0"),
         (["--seeds", "2:1"], "--seeds: expected FIRST:END or a list as 1,4,7, got '2:1'"),
         (["--seed", "-1"], "seed: expected 0 to 4294967295, got -1"),
+        (["--resume", "a", "--replay", "b"], "--replay: expected no --resume beside it, got a"),
         (["--resume", "no/such/run"], "no/such/run: expected a run folder holding config.json"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -59,6 +59,10 @@ def test_settings_are_a_preset_and_what_changes_it():
         (["tiny", "small", "--seeds", "3:1"], "--seeds: expected FIRST"),
         (["tiny", "digits"], "settings: expected one dataset for all, got "),
         (["digits", "digits", "--no-whiten"], 'within its quotes, as in "tiny --no-whiten"'),
+        (
+            ["digits", "digits --seed 3"],
+            "settings: expected --seeds for all of them, got --seed in",
+        ),
         (["digits", "digits --held-out 1437"], "held_out: expected less than 1437, the number"),
         (["--resume", "no/such/run"], "no/such/run: expected a run folder holding config.json"),
     ],

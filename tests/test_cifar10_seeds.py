@@ -30,7 +30,6 @@ SWEEP = Sweep(CONFIG, SEEDS)
         ("7", (7,)),
         ("1,4,7", (1, 4, 7)),
         ("7,1", (7, 1)),
-        ("2,2,1,2", (2, 1)),
         ("0:3", (0, 1, 2)),
         ("4:5", (4,)),
         (f"{2**32 - 1}", (2**32 - 1,)),
@@ -48,6 +47,11 @@ def test_other_texts_are_one_line(text):
         UserError, match=r"^--seeds: expected FIRST:END or a list as 1,4,7, got .*$"
     ):
         parse_seeds(text)
+
+
+def test_a_seed_that_comes_twice_is_one_line():
+    with pytest.raises(UserError, match=r"^--seeds: expected different ones, got 2,1,2$"):
+        parse_seeds("2,1,2")
 
 
 @pytest.mark.parametrize("text", [f"{2**32}", f"1,{2**32}", f"{2**32 - 1}:{2**32 + 1}"])

@@ -65,7 +65,8 @@ class Command:
     resume: Path | None = None
     """Folder of a stopped run to go on with, under its own settings."""
     replay: Path | None = None
-    """Folder of a run whose settings to start from, instead of a preset; what differs is said."""
+    """Folder of a run whose settings to start from, instead of a preset; the command says which
+    revision, versions and device have changed since."""
     distributed: bool = False
     """Share every batch with the other hosts that this command was started on."""
 
@@ -89,7 +90,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     prepare_cpu()
     with one_line_errors():
         if "--distributed" in arguments:  # before anything asks which devices there are
-            jax.distributed.initialize()
+            try:
+                jax.distributed.initialize()
+            except (ValueError, RuntimeError) as error:
+                raise UserError(
+                    f"--distributed: expected several hosts that jax knows of, got: {error}"
+                ) from error
         command, seeds = parse(arguments)
         sweep = None if seeds is None else Sweep(command.settings, seeds)
         console = Console(quiet=not is_writer())
@@ -122,7 +128,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                     should_stop=should_stop,
                 )
                 show(command.settings, result, console)
-        console.print(f"Figures, numbers and checkpoint: {folder.path}", highlight=False)
+        more = "a folder for each seed" if sweep else "checkpoint"
+        console.print(f"Figures, numbers and {more}: {folder.path}", highlight=False)
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Command, tuple[int, ...] | None]:
@@ -134,6 +141,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Command, tuple[int, ...] |
         UserError: a setting is impossible, or differs from the run that is resumed.
     """
     start, _ = tyro.cli(Start, args=argv, return_unknown_args=True, add_help=False)
+    if start.replay is not None and start.resume is not None:
+        raise UserError(f"--replay: expected no --resume beside it, got {start.resume}")
     if start.replay is not None and start.preset is not None:
         raise UserError(f"--replay: expected no --preset beside it, got {start.preset}")
     default: PresetName = (
@@ -211,10 +220,15 @@ def show(settings: Config, result: Result, console: Console) -> None:
         highlight=False,
     )
     if result.temperature is not None and result.temperature < 1:
-        smoothed = ", which label smoothing brings about" if settings.smooths_labels else ""
+        smoothed = ", as smoothed labels make it" if settings.smooths_labels else ""
         console.print(
             f"A temperature below 1: the network is right more often than it says{smoothed}. Its "
             "NLL and calibration error without it show that."
+        )
+    if settings.held_out and result.temperature is None:
+        console.print(
+            "No temperature suits the held-out images: all of them are classified correctly, or "
+            "none better than by chance."
         )
 
 

@@ -72,7 +72,7 @@ def parse_settings(text: str) -> Config:
     """The settings that a preset and the options after it stand for.
 
     Raises:
-        UserError: no such preset, or a setting is impossible.
+        UserError: no such preset, a setting is impossible, or is the seed.
     """
     try:
         preset, *options = shlex.split(text) or [""]
@@ -84,7 +84,10 @@ def parse_settings(text: str) -> Config:
         raise UserError(
             f"settings: expected a folder or one of {', '.join(PRESETS)} with options, got {text!r}"
         )
-    return tyro.cli(Config, args=options, default=PRESETS[preset], prog=f"{PROGRAM} {preset}")
+    chosen = tyro.cli(Config, args=options, default=PRESETS[preset], prog=f"{PROGRAM} {preset}")
+    if chosen.seed != PRESETS[preset].seed:
+        raise UserError(f"settings: expected --seeds for all of them, got --seed in {text!r}")
+    return chosen
 
 
 def compare(accuracies: dict[str, dict[int, float]]) -> list[Compared]:

@@ -95,12 +95,13 @@ def draw_curves(epochs: list[dict[str, Any]], config: Config, result: Result) ->
         color=PALETTE[2],
         label=f"test, final: {result.test.accuracy:.2%}",
     )
-    right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     right.set_ylabel("accuracy")
     right.set_title("Accuracy")
     right.legend(frameon=False)
     for ax in (left, right):
         ax.set_xlabel("epoch")
+        ax.set_xlim(0.5, max(numbers) + 0.5)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
@@ -137,9 +138,6 @@ def draw_reliability(judged: Mapping[str, Evaluation]) -> Figure:
         sharey="row",
         gridspec_kw={"height_ratios": (3, 1)},
     )
-    tallest = max(
-        float(np.max(test.reliability.counts)) / len(test.labels) for test in judged.values()
-    )
     for (name, test), upper, lower in zip(judged.items(), axes[0], axes[1], strict=True):
         edges, counts = np.asarray(test.reliability.edges), np.asarray(test.reliability.counts)
         held, centres, width = counts > 0, (edges[1:] + edges[:-1]) / 2, np.diff(edges)
@@ -159,25 +157,25 @@ def draw_reliability(judged: Mapping[str, Evaluation]) -> Figure:
             "o",
             color=PALETTE[1],
             label="at the bin's mean confidence",
+            clip_on=False,  # also at 0 and 1
         )
         upper.plot([0, 1], [0, 1], "--", color=GREY, label="perfect calibration")
         upper.set_ylim(0, 1.03)  # room for the points at 1
-        upper.set_title(f"{name}: calibration error {test.calibration_error:.2%}", size=10)
-        lower.bar(centres, counts / counts.sum(), width=width, color=GREY)
         mean_confidence = float(test.reliability.mean_confidence)
-        lower.axvline(
-            mean_confidence, color=PALETTE[1], label=f"mean confidence {mean_confidence:.1%}"
+        upper.set_title(
+            f"{name}: calibration error {test.calibration_error:.2%}\n"
+            f"mean confidence {mean_confidence:.1%}, accuracy {test.accuracy:.1%}",
+            size=10,
         )
-        lower.axvline(
-            test.accuracy, color=PALETTE[0], linestyle="--", label=f"accuracy {test.accuracy:.1%}"
-        )
+        lower.bar(centres, counts / counts.sum(), width=width, color=GREY)
+        lower.axvline(mean_confidence, color=PALETTE[1], label="mean confidence")
+        lower.axvline(test.accuracy, color=PALETTE[0], linestyle="--", label="accuracy of all")
         lower.set_xlim(0, 1)
-        lower.set_ylim(0, 1.7 * tallest)  # room for the legend
         lower.set_xlabel("confidence: the largest probability")
         lower.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        lower.legend(frameon=False, loc="upper left", fontsize=8.5)
     axes[0, 0].set_ylabel("accuracy")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
+    entries = [axes[row, 0].get_legend_handles_labels() for row in (0, 1)]
+    handles, labels = (upper + lower for upper, lower in zip(*entries, strict=True))
     figure.legend(handles, labels, frameon=False, loc="outside upper center", ncols=3)
     axes[1, 0].set_ylabel("share of images")
     return figure
@@ -188,14 +186,14 @@ def draw_risk_coverage(judged: Mapping[str, Evaluation]) -> Figure:
     figure, ((ax,),) = subplots(height=4.0)
     for (name, test), color in zip(judged.items(), PALETTE, strict=False):
         coverage, risk = np.asarray(test.selection.coverage), np.asarray(test.selection.risk)
-        label = f"{name}: area {float(test.selection.aurc):.2%}"
+        label = f"{name}: area {100 * float(test.selection.aurc):.3g}%"
         ax.plot(coverage, risk, color=color, label=label, linewidth=1.5)
     ax.set_xlim(0, 1)
     ax.set_ylim(bottom=0)
     ax.set_xlabel("coverage: share of images that are classified, the most confident first")
     ax.set_ylabel("risk: share of these that is wrong")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     ax.set_title("Selective classification")
     ax.legend(frameon=False)
     return figure
@@ -206,7 +204,8 @@ def draw_mistakes(test: Evaluation, images: np.ndarray, class_names: tuple[str, 
     confidence = test.probabilities.max(axis=-1)
     wrong = np.flatnonzero(test.predicted != test.labels)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
-    rows, columns = MISTAKES
+    most_rows, columns = MISTAKES
+    rows = min(most_rows, max(1, -(-len(wrong) // columns)))
     figure, axes = subplots(rows, columns, height=1.75 * rows, grid=False)
     for ax in axes.flat:
         ax.set_axis_off()

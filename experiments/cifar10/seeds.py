@@ -61,9 +61,11 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if (match := re.fullmatch(r"(\d+):(\d+)", text)) and int(match[1]) < int(match[2]):
         seeds = tuple(range(int(match[1]), int(match[2])))
     elif re.fullmatch(r"\d+(,\d+)*", text):
-        seeds = tuple(dict.fromkeys(map(int, text.split(","))))
+        seeds = tuple(map(int, text.split(",")))
     else:
         raise UserError(f"--seeds: expected FIRST:END or a list as 1,4,7, got {text!r}")
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds: expected different ones, got {text}")
     for seed in seeds:
         check_seed("--seeds", seed)
     return seeds

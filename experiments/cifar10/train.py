@@ -1,5 +1,6 @@
 """Training from the first step, or from a checkpoint, to the evaluation and its figures."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -190,7 +191,8 @@ class _Trainer:
         temperature = calibrated = None
         if self.config.held_out:
             held_out = self._logits(self._held_out_set[0], views)
-            fit = fit_temperature(held_out, self._held_out_set[1])
+            with warnings.catch_warnings(action="ignore"):  # the command says that there is none
+                fit = fit_temperature(held_out, self._held_out_set[1])
             if fit.converged:  # not where all of them are right, whose best temperature is 0
                 temperature = float(fit.temperature)
                 calibrated = evaluate(test.logits / np.float32(temperature), test.labels)
