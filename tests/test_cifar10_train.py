@@ -196,7 +196,7 @@ def test_a_finished_run_cannot_be_resumed(finished):
 
 def test_a_folder_without_checkpoint_cannot_be_resumed(new_folder):
     folder = new_folder(CONFIG)
-    with pytest.raises(CheckpointError, match="expected a checkpoint to resume from, got none"):
+    with pytest.raises(CheckpointError, match="expected a checkpoint, got none"):
         run(CONFIG, DATASET, folder, resume=True)
     assert not (folder.path / checkpoint.FOLDER).exists()
 

@@ -1,15 +1,19 @@
 """Checkpoints of the whole training state, so that a resumed run ends as an uninterrupted one."""
 
+import hashlib
 import logging
+import os
 from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
 
 from experiments._command import UserError
+from experiments._hosts import is_writer
 from experiments.cifar10.step import TrainState
 
 FOLDER = "checkpoint"
+DIGEST = "checkpoint.sha256"  # beside the folder, whose contents are orbax's
 
 
 class CheckpointError(UserError):
@@ -30,6 +34,8 @@ def save(run: Path, state: TrainState) -> None:
         with _manager(run, create=True) as manager:
             if manager.latest_step() != step:
                 manager.save(step, args=ocp.args.StandardSave(state._asdict()))
+                if is_writer():
+                    _write_digest(run, step)
     except (ValueError, OSError) as error:  # TensorStore's failures are ValueErrors
         raise CheckpointError(
             f"{run / FOLDER}: cannot write step {step}, {_reason(error)}"
@@ -54,18 +60,45 @@ def restore(run: Path, like: TrainState) -> TrainState:
         like: a state of the same shapes.
 
     Raises:
-        CheckpointError: there is none, or it is of another network.
+        CheckpointError: there is none, it is damaged, or it is of another network.
     """
     step = latest_step(run)
     if step is None:
-        raise CheckpointError(f"{run}: expected a checkpoint to resume from, got none")
+        raise CheckpointError(f"{run}: expected a checkpoint, got none")
+    if (kept := _read_digest(run, step)) is not None and kept != _digest(run, step):
+        raise CheckpointError(f"{run / FOLDER}: damaged, step {step} is not what was saved")
     with _manager(run, create=False) as manager:
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
         try:
             values = manager.restore(step, args=ocp.args.StandardRestore(shapes))
-        except (ValueError, KeyError, OSError) as error:
+        except Exception as error:  # orbax has no type of its own for what it cannot read
             raise CheckpointError(f"{run / FOLDER}: cannot be read: {_reason(error)}") from error
     return TrainState(**values)
+
+
+def _digest(run: Path, step: int) -> str:
+    """SHA-256 of all files of the step: orbax notices some damage only, and in many lines."""
+    digest = hashlib.sha256()
+    folder = run / FOLDER / str(step)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _write_digest(run: Path, step: int) -> None:
+    unfinished = run / f"{DIGEST}.unfinished"
+    unfinished.write_text(f"{step} {_digest(run, step)}\n", encoding="utf-8")
+    os.replace(unfinished, run / DIGEST)
+
+
+def _read_digest(run: Path, step: int) -> str | None:
+    """What the step's files were when they were saved; None if the process was killed before."""
+    try:
+        of_step, digest = (run / DIGEST).read_text(encoding="utf-8").split()
+    except (OSError, ValueError):
+        return None
+    return digest if of_step == str(step) else None
 
 
 def _manager(run: Path, *, create: bool) -> ocp.CheckpointManager:
