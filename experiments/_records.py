@@ -151,7 +151,7 @@ class RunFolder:
     def figure(self, name: str, figure: Figure) -> Path:
         """Save `figure` as `<name>.png` and return the file's path."""
         path = self.path / f"{name}.png"
-        _replace(path, lambda unfinished: figure.savefig(unfinished, format="png"))
+        replace_file(path, lambda unfinished: figure.savefig(unfinished, format="png"))
         return path
 
     def _record(self) -> dict[str, Any]:
@@ -178,7 +178,9 @@ class RunFolder:
 
     def _write_json(self, name: str, value: Any) -> None:
         text = json.dumps(plain(value), indent=2) + "\n"
-        _replace(self.path / name, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+        replace_file(
+            self.path / name, lambda unfinished: unfinished.write_text(text, encoding="utf-8")
+        )
 
 
 def plain(value: Any) -> Any:
@@ -252,8 +254,12 @@ def _revision() -> str | None:
     return done.stdout.strip()
 
 
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside `path`, then rename, so that a half-written file never carries its name."""
+def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write beside `path`, then rename, so that a half-written file never carries its name.
+
+    Raises:
+        RunError: it cannot be written.
+    """
     if not is_writer():
         return
     unfinished = path.with_name(f"{path.name}.unfinished")

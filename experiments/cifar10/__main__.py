@@ -214,8 +214,7 @@ def show(settings: Config, result: Result, console: Console) -> None:
     else:
         training = "training, done before it was resumed"
     console.print(
-        f"95 % interval of the accuracy: {low:.2%} to {high:.2%}; "
-        f"{training}, "
+        f"95 % interval of the accuracy: {low:.2%} to {high:.2%}; {training}, "
         f"{result.compile_seconds:.1f} s of compiling, {result.test_seconds:.1f} s of testing",
         highlight=False,
     )

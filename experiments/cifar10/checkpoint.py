@@ -2,14 +2,13 @@
 
 import hashlib
 import logging
-import os
 from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
 
 from experiments._command import UserError
-from experiments._hosts import is_writer
+from experiments._records import replace_file
 from experiments.cifar10.step import TrainState
 
 FOLDER = "checkpoint"
@@ -27,6 +26,7 @@ def save(run: Path, state: TrainState) -> None:
 
     Raises:
         CheckpointError: it cannot be written.
+        RunError: its digest cannot.
     """
     step = int(state.step)
     logging.disable()  # orbax's threads would print what is raised here as well
@@ -34,8 +34,10 @@ def save(run: Path, state: TrainState) -> None:
         with _manager(run, create=True) as manager:
             if manager.latest_step() != step:
                 manager.save(step, args=ocp.args.StandardSave(state._asdict()))
-                if is_writer():
-                    _write_digest(run, step)
+                replace_file(
+                    run / DIGEST,
+                    lambda unfinished: unfinished.write_text(f"{step} {_digest(run, step)}\n"),
+                )
     except (ValueError, OSError) as error:  # TensorStore's failures are ValueErrors
         raise CheckpointError(
             f"{run / FOLDER}: cannot write step {step}, {_reason(error)}"
@@ -84,12 +86,6 @@ def _digest(run: Path, step: int) -> str:
         digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def _write_digest(run: Path, step: int) -> None:
-    unfinished = run / f"{DIGEST}.unfinished"
-    unfinished.write_text(f"{step} {_digest(run, step)}\n", encoding="utf-8")
-    os.replace(unfinished, run / DIGEST)
 
 
 def _read_digest(run: Path, step: int) -> str | None:

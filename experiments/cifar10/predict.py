@@ -77,8 +77,8 @@ def predict(run: Path, images: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]
         raise UserError(f"{run}: expected the folder of a finished training")
     config = Config.from_json(folder.config())
     class_names = tuple(summary["class_names"])
-    # of a training on one batch, which has a state of the same shapes
     backend = current_backend()
+    # of a training on one batch, which has a state of the same shapes
     training = make_training(
         config, backend, data_mesh(config.batch_size), config.batch_size, len(class_names)
     )
