@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Sequence
-from typing import Any, NoReturn, SupportsIndex
+from typing import Any, NoReturn, SupportsIndex, cast
 
 import jax
 import jax.core
@@ -24,10 +24,44 @@ def concrete(x: ArrayLike) -> np.ndarray | None:
     return None if isinstance(x, jax.core.Tracer) else np.asarray(x)
 
 
-def check_array(name: str, x: ArrayLike | None) -> jax.Array:
-    """`x` as a jax array; a list, None or a string is a TypeError."""
-    if not isinstance(x, jax.Array | np.ndarray | np.generic | bool | int | float):
+Native = jax.Array | np.ndarray | np.generic | bool | int | float
+"""What jax takes as an array."""
+
+
+def native(name: str, x: Any) -> ArrayLike:
+    """Return the argument as a jax array, a NumPy array or a Python number.
+
+    Whatever holds one without doubt is taken: objects with `__jax_array__` (flax.nnx.Param) or
+    `__array__` (a pandas Series), and lists of numbers.
+    """
+    if isinstance(x, np.ma.MaskedArray):
+        expected = "an array without a mask (pass `x.data` and, as `where`, `~x.mask`)"
+        raise TypeError(f"{name}: expected {expected}, got MaskedArray")
+    if isinstance(x, Native):
+        return cast(ArrayLike, x)
+    if hasattr(x, "__jax_array__"):
+        return native(name, x.__jax_array__())
+    if hasattr(x, "__array__"):
+        convert = np.asarray
+    elif isinstance(x, list | tuple):
+        traced = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(x))
+        convert = jnp.asarray if traced else np.asarray
+    else:
         raise TypeError(f"{name}: expected an array, got {type(x).__name__}")
+    try:
+        array = convert(x)
+    except Exception as error:  # whatever the object's own conversion raises
+        reason = str(error).partition("\n")[0]
+        raise TypeError(f"{name}: expected an array, got {type(x).__name__}: {reason}") from None
+    if array.dtype == object:
+        expected = "an array of numbers (of a nullable column: `x.to_numpy(dtype)`)"
+        raise TypeError(f"{name}: expected {expected}, got {type(x).__name__} of objects")
+    return array
+
+
+def check_array(name: str, x: Any) -> jax.Array:
+    """Return the argument as a jax array; None, strings and objects are TypeErrors."""
+    x = native(name, x)
     # jnp.asarray of a tracer would be a copy that reverse mode keeps.
     if isinstance(x, jax.Array):
         return x
@@ -84,17 +118,18 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
         fail(name, "one of " + ", ".join(map(repr, choices)), repr(value))
 
 
-def check_scalar(name: str, value: ArrayLike | None, expected: str, holds: Any) -> None:
-    """A real scalar for which `holds` is true; the value is checked where it is concrete."""
-    if isinstance(value, bool) or not isinstance(
-        value, jax.Array | np.ndarray | np.generic | int | float
-    ):
+def check_scalar(name: str, value: Any, expected: str, holds: Any) -> jax.Array | float:
+    """Return a real scalar for which `holds` is true; its value is checked where it is known."""
+    if not isinstance(value, Native) and hasattr(value, "__jax_array__"):
+        value = value.__jax_array__()
+    if isinstance(value, bool) or not isinstance(value, Native):
         raise TypeError(f"{name}: expected {expected}, got {value!r}")
     if np.ndim(value) != 0:
         fail(name, f"{expected} (a scalar)", f"shape {np.shape(value)}")
-    known = concrete(value)
+    known = concrete(cast(ArrayLike, value))
     if known is not None and not holds(known):
         fail(name, expected, known)
+    return cast(float, value)
 
 
 def check_flag(name: str, value: Any) -> None:

@@ -17,6 +17,7 @@ from xentjax._checks import (
     check_scalar,
     concrete,
     fail,
+    native,
 )
 from xentjax._dtypes import compute_dtype, without_wrapping
 from xentjax._softmax_descent import Problem, centre, descend, log_likelihood, unit_diagonal
@@ -133,7 +134,7 @@ def fit_softmax_regression(
     k = check_index("num_classes", num_classes)
     if isinstance(num_classes, bool) or k < 1:
         fail("num_classes", "an integer >= 1", repr(num_classes))
-    indices = check_integer("labels", without_wrapping(labels, bad=-1))
+    indices = check_integer("labels", without_wrapping(native("labels", labels), bad=-1))
     if indices.shape != x.shape[:1]:
         fail("labels", f"shape {x.shape[:1]}, one for each row of x", f"shape {indices.shape}")
     check_num_steps("max_steps", max_steps)

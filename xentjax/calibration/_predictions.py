@@ -7,7 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from xentjax._checks import check_bool, check_floating, check_integer, concrete, fail
+from xentjax._checks import check_bool, check_floating, check_integer, concrete, fail, native
 from xentjax._dtypes import compute_dtype, signed, without_wrapping
 from xentjax._pmfs import check_pmf_named
 
@@ -39,7 +39,7 @@ def check_predictions(
     if array.ndim != 2 or 0 in array.shape:
         fail(name, "shape [N, K] with N >= 1 and K >= 1", f"shape {array.shape}")
     n, k = array.shape
-    indices = check_integer("labels", without_wrapping(labels, bad=-1))
+    indices = check_integer("labels", without_wrapping(native("labels", labels), bad=-1))
     if indices.shape != (n,):
         fail("labels", f"shape {(n,)}, one for each row of {name}", f"shape {indices.shape}")
     indices = signed(indices)  # one that does not fit names no class either way

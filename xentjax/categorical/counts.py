@@ -18,6 +18,7 @@ from xentjax._checks import (
     check_integer,
     concrete,
     fail,
+    native,
 )
 from xentjax._dtypes import compute_dtype, signed, without_wrapping
 
@@ -74,7 +75,7 @@ def counts(
         fail("samples", f"at most {_INT32_MAX} (stream_counts takes more)", np.size(samples))
     if isinstance(samples, np.ndarray) and weights is None and where is None:
         return jnp.asarray(_host_counts("samples", samples, k), jnp.int32)
-    labels = check_integer("samples", without_wrapping(samples, bad=-1))
+    labels = check_integer("samples", without_wrapping(native("samples", samples), bad=-1))
     keep = None
     if where is not None:
         keep = _broadcast("where", check_bool("where", where), labels.shape)

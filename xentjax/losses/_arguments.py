@@ -17,6 +17,7 @@ from xentjax._checks import (
     check_floating,
     check_scalar,
     fail,
+    native,
 )
 from xentjax._dtypes import compute_dtype, without_wrapping
 from xentjax.losses._expression import REDUCTIONS
@@ -144,7 +145,8 @@ def check_labels(labels: ArrayLike, num_classes: int, ignore_index: int | None) 
     """Labels of either kind as a jax array."""
     # A label of more than 32 bits names no class: another one that does not takes its place.
     return check_array(
-        "labels", without_wrapping(labels, num_classes if ignore_index == -1 else -1)
+        "labels",
+        without_wrapping(native("labels", labels), num_classes if ignore_index == -1 else -1),
     )
 
 
@@ -238,7 +240,7 @@ def optional_scalar(
     if value is None and neutral is None:
         return None
     expected, holds = _SCALARS[name]
-    check_scalar(name, value, expected, holds)  # None where a number belongs is its TypeError
+    value = check_scalar(name, value, expected, holds)  # None for a number is its TypeError
     if isinstance(value, int | float) and value == neutral:
         return None
     return jnp.asarray(value, compute_dtype(dtype))
