@@ -137,8 +137,19 @@ def adjusted_logits(rows: Rows) -> Float[Array, "*rows K"]:
 
 
 def afresh(rows: Rows, after: Any) -> tuple[Rows, Any]:
-    """Rows whose adjusted logits are computed once more after `after`, not kept as an array."""
-    cap, temperature, after = jax.lax.optimization_barrier((rows.soft_cap, rows.temperature, after))
+    """Return rows whose adjusted logits are computed once more after `after`, not kept as an array.
+
+    XLA takes numbers that a barrier has passed for new ones. It is scalars that pass, and a zero
+    that is added to `after`: XLA still sees which of its rows are alike. Where whole rows passed,
+    a reduction of one row broadcast to many, of scalars and vectors alone, was left to the CPU's
+    `__ynn_fusion`, which reads beyond its inputs in jaxlib 0.10.2 (values of the wrong class, or a
+    crash; jaxlib 0.9.2 to 0.10.1 are right).
+    """
+    zero = jnp.zeros((), compute_dtype(rows.logits.dtype))
+    cap, temperature, zero = jax.lax.optimization_barrier(
+        (rows.soft_cap, rows.temperature, zero)
+    )
+    after = jax.tree.map(lambda x: x + zero, after)
     return rows._replace(soft_cap=cap, temperature=temperature), after
 
 
@@ -203,7 +214,14 @@ def uniform_targets(rows: Rows) -> Float[Array, "*#rows K"]:
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
     implementation = importlib.import_module(f"xentjax.ops.{wanted.implementation}")
-    return implementation.row_statistics(rows, wanted)
+    stats = implementation.row_statistics(rows, wanted)
+    if rows.labels is None:
+        return stats
+    # A bad label makes every tangent NaN, so every statistic has to depend on the label as well:
+    # vmap sums tangents over a batch that their primals do not have (jax-ml/jax#16374). XLA removes
+    # a choice between the same two values.
+    either = rows.labels == 0
+    return jax.tree.map(lambda x: jnp.where(either, x, x), stats)
 
 
 _jitted_statistics = jax.jit(_statistics, static_argnums=1)
