@@ -15,7 +15,7 @@ import numpy as np
 
 import xentjax
 
-N, K, D = 4, 5, 3
+N, K, D = 8, 5, 3
 Rng = np.random.Generator
 Draw = Callable[[Rng], np.ndarray]
 

@@ -32,7 +32,6 @@ from xentjax.ops.merge import (
     merge_tangents,
     over_devices,
     part_of,
-    varying_axes,
 )
 from xentjax.ops.statistics import (
     Rows,
@@ -60,21 +59,6 @@ class LinearRows(NamedTuple):
     row_mask: Bool[Array, " n"] | None = None
     soft_cap: Float[Array, ""] | None = None
     temperature: Float[Array, ""] | None = None
-
-
-def varying_alike(tree: T) -> T:
-    """The tree, each array varying over all mesh axes that any of them varies over.
-
-    Then the cotangent of what devices share is summed over them once, not in every tile.
-    """
-
-    every = frozenset().union(*map(varying_axes, jax.tree.leaves(tree)))
-
-    def vary(x: Array) -> Array:
-        missing = tuple(every - varying_axes(x))
-        return lax.pcast(x, missing, to="varying") if missing else x
-
-    return jax.tree.map(vary, tree)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2))

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool, Float, Integer, Shaped
 
@@ -21,6 +20,7 @@ from xentjax._checks import check_choice
 from xentjax._dtypes import compute_dtype
 from xentjax._special import scale_tangent
 from xentjax.ops.choice import Case, with_the_fastest
+from xentjax.ops.varying import varying_as
 
 IMPLEMENTATIONS = ("xla", "reference", "mosaic_tpu", "mosaic_gpu")
 
@@ -146,9 +146,7 @@ def afresh(rows: Rows, after: Any) -> tuple[Rows, Any]:
     crash; jaxlib 0.9.2 to 0.10.1 are right).
     """
     zero = jnp.zeros((), compute_dtype(rows.logits.dtype))
-    cap, temperature, zero = jax.lax.optimization_barrier(
-        (rows.soft_cap, rows.temperature, zero)
-    )
+    cap, temperature, zero = jax.lax.optimization_barrier((rows.soft_cap, rows.temperature, zero))
     after = jax.tree.map(lambda x: x + zero, after)
     return rows._replace(soft_cap=cap, temperature=temperature), after
 
@@ -242,7 +240,10 @@ def statistics_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowSt
     moving = moving_inputs(d_rows)
     if moving.logits is None:
         moving = moving._replace(logits=jnp.zeros_like(rows.logits))
-    return with_predicted(_jitted_tangents(rows, stats, moving), stats)
+    d_stats = _jitted_tangents(rows, stats, moving)
+    # What does not move has tangents that were made here, and not on every device apart.
+    d_stats = varying_as(d_stats, stats._replace(predicted=None))
+    return with_predicted(d_stats, stats)
 
 
 def moving_inputs(tangents: T) -> T:
@@ -258,7 +259,7 @@ def with_predicted(d_stats: RowStatistics, stats: RowStatistics) -> RowStatistic
     """The derivative with what stands for that of a class, which has none."""
     if stats.predicted is None:
         return d_stats
-    return d_stats._replace(predicted=np.zeros(stats.predicted.shape, jax.dtypes.float0))
+    return d_stats._replace(predicted=SymbolicZero.from_primal_value(stats.predicted))
 
 
 @jax.jit
