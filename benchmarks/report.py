@@ -102,10 +102,18 @@ class Result:
         ]
         return min(ratios, key=lambda pair: pair[1], default=None)
 
-    def mean_ratio(self, rival: str) -> float | None:
-        """Geometric mean of the rival's ratios over the cells it ran in."""
-        ratios = [r for cell in self.cells if (r := self.ratio(cell, rival)) is not None]
+    def mean_ratio(self, rival: str, mode: str) -> float | None:
+        """Geometric mean of the rival's ratios over the cells of a mode that it ran in."""
+        ratios = [
+            ratio
+            for cell in self.cells
+            if cell.mode == mode and (ratio := self.ratio(cell, rival)) is not None
+        ]
         return timing.geometric_mean(ratios) if ratios else None
+
+    def modes(self) -> list[str]:
+        """The modes in their order."""
+        return list(dict.fromkeys(cell.mode for cell in self.cells))
 
     def sheets(self) -> list[Sheet]:
         """Speed and, where it was measured, memory; then the other tables."""
@@ -151,8 +159,9 @@ def _speed(result: Result) -> Sheet:
             ]
         )
     if result.extent.whole:
-        means = [_times(result.mean_ratio(rival)) for rival in result.rivals]
-        rows.append(["all", "geometric mean", "", "", "", "", *means, ""])
+        for mode in result.modes():
+            means = [_times(result.mean_ratio(rival, mode)) for rival in result.rivals]
+            rows.append(["geometric mean", mode, "", "", "", "", *means, ""])
     return Sheet(
         f"Time of {result.subject}; rivals as multiples of it "
         f"(above 1×: {result.subject} is faster)",
@@ -339,7 +348,10 @@ def _as_json(result: Result) -> dict[str, Any]:
             "samples": samples,
         }
 
-    means = {rival: result.mean_ratio(rival) for rival in result.rivals}
+    means = {
+        mode: {rival: result.mean_ratio(rival, mode) for rival in result.rivals}
+        for mode in result.modes()
+    }
     return {
         "name": result.name,
         "subject": result.subject,

@@ -197,8 +197,11 @@ def test_result_ratios():
     assert RESULT.ratio(first, "optax") == pytest.approx(3.0)
     assert RESULT.ratio(first, "torch") is None
     assert RESULT.fastest_rival(second) == ("optax", 0.5)
-    assert RESULT.mean_ratio("optax") == pytest.approx(1.5**0.5)
-    assert RESULT.mean_ratio("torch") is None
+    cells = (first, dataclasses.replace(second, mode="forward"), second)
+    result = dataclasses.replace(RESULT, cells=cells)
+    assert result.mean_ratio("optax", "forward") == pytest.approx(1.5**0.5)
+    assert result.mean_ratio("optax", "value_and_grad") == pytest.approx(0.5)
+    assert result.mean_ratio("torch", "forward") is None
 
 
 def test_markdown_holds_the_figures():
@@ -207,7 +210,8 @@ def test_markdown_holds_the_figures():
     # median 2 ms, quartiles 1.5 and 3: half their distance is 37.5 %; 0.02 GB in 2 ms is 10 GB/s
     assert "| 8 × 4 | forward | 2.00 | ±38% | 10.0 | 50% | 3.00× | not installed | 3.00× |" in text
     assert "| 8 × 4 | value_and_grad | 4.00 | ±0% | 5.00 | - | 0.50× | not installed |" in text
-    assert "| all | geometric mean |  |  |  |  | 1.22× | not installed |  |" in text
+    assert "| geometric mean | forward |  |  |  |  | 3.00× | not installed |  |" in text
+    assert "| geometric mean | value_and_grad |  |  |  |  | 0.50× | not installed |  |" in text
     assert "| 8 × 4 | forward | 0 | 2.50 |" in text
     assert "| 8 × 4 | value_and_grad | 0.00100 | unknown |" in text
     assert "compilation of all cells: xentjax 0.5 s, optax 1.0 s" in text
@@ -240,7 +244,7 @@ def test_terminal_tables_fit_eighty_columns(missing):
     assert ("installed" in text) == (missing == losses.TORCH)
     assert any(line.split()[:3] == ["value_and_grad", "12.3", "±0%"] for line in lines)
     # one table, the last of all, with what its columns mean beneath it
-    assert sum(line.startswith("value_and_grad") for line in lines) == 2
+    assert sum(line.startswith("value_and_grad") for line in lines) == 3  # memory, time, mean
     after = text[text.index("Time of xentjax") :]
     assert "- ms: median" in after
     assert "best: that of the fastest rival" in after
@@ -405,7 +409,10 @@ def test_save_writes_json_and_png_once(tmp_path):
     assert (folder / "demo.png").read_bytes().startswith(b"\x89PNG\r\n")
     stored = json.loads((folder / "demo.json").read_text())
     assert stored["machine"] == MACHINE.as_dict()
-    assert stored["geometric_mean_ratio"] == {"optax": pytest.approx(1.5**0.5), "torch": None}
+    assert stored["geometric_mean_ratio"] == {
+        "forward": {"optax": pytest.approx(3.0), "torch": None},
+        "value_and_grad": {"optax": pytest.approx(0.5), "torch": None},
+    }
     cell = stored["cells"][0]
     assert cell["rivals"]["torch"] == "not installed"
     optax = cell["rivals"]["optax"]
