@@ -4,11 +4,12 @@ jax 0.10 is the lowest here and the last for Python 3.11, which is what these pi
 """
 
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
 extras = project["optional-dependencies"].values()
-for requirement in sum(extras, project["dependencies"]):
+for requirement in chain(project["dependencies"], *extras):
     name, _, version = requirement.partition(">=")
     if version:  # an extra that names another one has none
         print(f"{name}=={version}")

@@ -13,6 +13,7 @@ from rich.console import Console
 from benchmarks import cases, report
 from benchmarks.session import Session
 
+EXIT_REFUSED = 2  # what argument parsers exit with
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -114,14 +115,16 @@ def _run(command: Command, session: Session, options: dict[str, Any]) -> int:
         session.say("loading what is compared, measuring this machine's limits", log=False)
         subject = importlib.import_module(f"benchmarks.{command.name}")
         result = subject.run(session, **options)
-    if not session.finished:
-        raise KeyboardInterrupt
-    code = EXIT_INTERRUPTED if session.interrupted else 0
-    try:
-        folder = report.save(result, command.output)
-        session.console.print(f"JSON and PNG: {folder}", highlight=False, soft_wrap=True)
-    except OSError as error:  # the tables are still worth printing
-        code = _refuse(f"--output: expected a folder that can be written, got {error}")
+        if not session.finished:
+            raise KeyboardInterrupt
+        session.say("writing JSON and PNG", log=False)
+        code = EXIT_INTERRUPTED if session.interrupted else 0
+        try:
+            end = f"JSON and PNG: {report.save(result, command.output)}"
+        except OSError as error:  # the tables are still worth printing
+            code = EXIT_REFUSED
+            end = f"--output: expected a folder that can be written, got {error}"
+    session.console.print(end, highlight=False, markup=False, soft_wrap=True)
     if command.markdown:
         print(report.markdown(result), end="")
     else:
@@ -132,7 +135,7 @@ def _run(command: Command, session: Session, options: dict[str, Any]) -> int:
 def _refuse(line: str) -> int:
     """Say in one line what is wrong; the exit code of a misused command."""
     print(line, file=sys.stderr)
-    return 2
+    return EXIT_REFUSED
 
 
 if __name__ == "__main__":
