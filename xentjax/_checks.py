@@ -99,7 +99,7 @@ def check_bool(name: str, x: ArrayLike) -> jax.Array:
 def broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
     """Whether an array of `shape` broadcasts to `target`."""
     try:
-        return np.broadcast_shapes(shape, target) == target
+        return jax.lax.broadcast_shapes(shape, target) == target  # NumPy's knows no symbolic sizes
     except ValueError:
         return False
 

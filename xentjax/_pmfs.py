@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from types import ModuleType
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -96,7 +97,7 @@ def _check_arrays(where: ArrayLike | None, form: str, arrays: dict[str, ArrayLik
     shape: tuple[int, ...] = ()
     for name, array in checked.items():
         try:
-            shape = np.broadcast_shapes(shape, array.shape)
+            shape = jax.lax.broadcast_shapes(shape, array.shape)
         except ValueError:
             fail(name, f"a shape that broadcasts with {shape}", array.shape)
     dtype = compute_dtype(*(array.dtype for array in checked.values()))

@@ -134,7 +134,7 @@ def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]
     if known is not None and not (np.isfinite(known) & (known >= 0)).all():
         fail("n", "finite numbers >= 0", n)
     try:
-        batch = np.broadcast_shapes(q.shape[:-1], size.shape)
+        batch = jax.lax.broadcast_shapes(q.shape[:-1], size.shape)
     except ValueError:
         fail("n", f"a shape that broadcasts with {q.shape[:-1]}, q's but the last", size.shape)
     q = q.astype(compute_dtype(q.dtype))
@@ -190,7 +190,7 @@ def check_pmf_and_counts(q: ArrayLike, counts: ArrayLike) -> tuple[Array, Array]
     if checked_q.shape[-1] != checked_counts.shape[-1]:
         fail("counts", f"{checked_q.shape[-1]} classes as in q", checked_counts.shape[-1])
     try:
-        shape = np.broadcast_shapes(checked_q.shape, checked_counts.shape)
+        shape = jax.lax.broadcast_shapes(checked_q.shape, checked_counts.shape)
     except ValueError:
         fail("counts", f"a shape that broadcasts with q's {checked_q.shape}", checked_counts.shape)
     dtype = compute_dtype(checked_q.dtype, checked_counts.dtype)

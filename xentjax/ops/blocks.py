@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.export import is_symbolic_dim
 from jaxtyping import Array, Bool, Int32
 
 
@@ -62,8 +63,11 @@ class Blocks:
 
 
 def blocks(total: int, size: int) -> Blocks:
-    """Blocks of at most `size`: a divisor of `total` if one is near, else they overlap a little."""
-    if size >= total:
+    """Blocks of at most `size`: a divisor of `total` if one is near, else they overlap a little.
+
+    A symbolic total, of `jax.export`, is one block: a loop over blocks needs its number.
+    """
+    if is_symbolic_dim(total) or size >= total:
         return Blocks(total, total, 1)
     size = max(1, size)
     for divisor in range(size, max(size // 2, size - 4096), -1):
@@ -76,6 +80,8 @@ def blocks(total: int, size: int) -> Blocks:
 def row_blocks(total: int, size: int) -> Blocks:
     """The same for rows, which devices may share: each block then has rows of every device."""
     parts = blocks(total, size)
+    if parts.count == 1:
+        return parts
     divides = parts.size * parts.count == total
     return replace(parts, interleaved=jax.device_count() > 1 and divides)
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
+from jax.export import is_symbolic_dim
 from jaxtyping import Array, Float, Int32
 
 from xentjax.ops.blocks import Blocks, blocks, row_blocks, rows_of
@@ -41,8 +42,13 @@ _SHARE = 6
 
 
 def rows_that_fit(linear: LinearRows, max_bytes: int | None, share: int = _SHARE) -> Blocks | None:
-    """Blocks of rows whose logits fit seven eighths of the memory; None if too few rows do."""
+    """Blocks of rows whose logits fit seven eighths of the memory; None if too few rows do.
+
+    None as well for a symbolic number of rows, of which no block can be made.
+    """
     n, k = linear.x.shape[0], linear.kernel.shape[1]
+    if is_symbolic_dim(n):
+        return None
     eighth = numbers_in(max_bytes, linear, share) // 8
     size = min(7 * eighth // k, 8 * eighth // (k + _FEWEST_CLASSES))
     return None if size < min(n, _FEWEST_ROWS) else row_blocks(n, size)

@@ -17,9 +17,11 @@ import jax
 import jax.custom_batching
 import jax.numpy as jnp
 from jax import lax
+from jax.export import is_symbolic_dim
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int32, Integer
 
+from xentjax._checks import fail
 from xentjax._dtypes import compute_dtype
 from xentjax.ops.blocks import Blocks, blocks, row_blocks, rows_of
 from xentjax.ops.choice import Case, with_the_fastest
@@ -386,6 +388,8 @@ _FEWEST_ROWS = 128
 def _forward_blocks(linear: LinearRows, max_bytes: int | None) -> tuple[Blocks, Blocks]:
     """All classes of as many rows as may be, or of the fewest rows as many classes."""
     (n, d), k = linear.x.shape, linear.kernel.shape[1]
+    if is_symbolic_dim(n):
+        return _blocks_of_symbolic_rows(linear, max_bytes, share=10)
     numbers = numbers_in(max_bytes, linear, share=10)
     fewest = min(n, _FEWEST_ROWS)
     if numbers >= fewest * k:
@@ -394,12 +398,24 @@ def _forward_blocks(linear: LinearRows, max_bytes: int | None) -> tuple[Blocks, 
     return row_blocks(n, fewest), blocks(k, numbers // (fewest + d))
 
 
+def _blocks_of_symbolic_rows(
+    linear: LinearRows, max_bytes: int | None, share: int
+) -> tuple[Blocks, Blocks]:
+    """Return one block of rows, whose number is unknown, and blocks of one class in `share`."""
+    if max_bytes is not None:
+        fail("max_bytes", "None with a symbolic number of rows", max_bytes)
+    n, k = linear.x.shape[0], linear.kernel.shape[1]
+    return blocks(n, n), blocks(k, max(k // share, _FEWEST_ROWS))
+
+
 def _backward_blocks(linear: LinearRows, max_bytes: int | None) -> tuple[Blocks, Blocks]:
     """Square tiles, which read and write the least for their work; less square at an edge.
 
     A tile of r rows and c classes takes two arrays of r c numbers, five of r d and five of c d.
     """
     (n, d), k = linear.x.shape, linear.kernel.shape[1]
+    if is_symbolic_dim(n):
+        return _blocks_of_symbolic_rows(linear, max_bytes, share=8)
     numbers = numbers_in(max_bytes, linear, share=4)
     side = int(math.sqrt((2.5 * d) ** 2 + numbers / 2) - 2.5 * d)
     rows = classes = side
