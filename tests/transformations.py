@@ -131,7 +131,7 @@ CALLS = (
             **SCALARS,
         },
         return_stats=True,
-        max_bytes=64,
+        max_bytes=512,
     ),
     Call(
         "linear, gradients in forward",

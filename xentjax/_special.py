@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 
 def scale_tangent(slope: Float[Array, "*s"], tangent: Float[Array, "*s"]) -> Float[Array, "*s"]:
@@ -36,7 +36,7 @@ def scale_tangent(slope: Float[Array, "*s"], tangent: Float[Array, "*s"]) -> Flo
 
 
 def _scale(slope: Array, tangent: Array) -> Array:
-    return jnp.where(tangent == 0, jnp.zeros_like(tangent), slope * tangent)
+    return jnp.where(tangent == 0, jnp.zeros_like(slope), slope) * tangent
 
 
 def _jvp(primals, tangents):
@@ -70,6 +70,15 @@ ad.primitive_jvps[_scale_tangent_p] = _jvp
 ad.primitive_transposes[_scale_tangent_p] = _transpose
 batching.primitive_batchers[_scale_tangent_p] = _batch
 mlir.register_lowering(_scale_tangent_p, mlir.lower_fun(_scale, multiple_results=False))
+
+
+def nan_unless(valid: Bool[Array, "*s"], dtype: DTypeLike) -> Float[Array, "*s"]:
+    """Return 0 where `valid`, else NaN.
+
+    It is 0 / 0 there, so that no NaN is made where all is valid: `jax_debug_nans` stops at one,
+    also at a constant that a `where` leaves out.
+    """
+    return jnp.zeros(valid.shape, dtype) / valid.astype(dtype)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))

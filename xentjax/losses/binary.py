@@ -17,6 +17,7 @@ from xentjax._checks import (
     fail,
 )
 from xentjax._dtypes import compute_dtype
+from xentjax._special import nan_unless
 from xentjax.losses._arguments import check_names
 from xentjax.losses._expression import reduce_losses, weighted
 from xentjax.ops import Rows
@@ -183,7 +184,7 @@ def _element_losses(
         None if x is None else jnp.broadcast_to(x, a.shape) for x in factors
     )
     if not jnp.issubdtype(labels.dtype, jnp.floating):
-        t = jnp.where((t == 0) | (t == 1), t, jnp.nan)
+        t += nan_unless((t == 0) | (t == 1), t.dtype)
     if where is not None:  # what is masked may be NaN or infinite
         a, t = jnp.where(where, a, 0), jnp.where(where, t, 0)
     if gamma is None:

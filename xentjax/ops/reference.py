@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from xentjax._special import nan_unless
 from xentjax.ops.statistics import (
     InnerProduct,
     Rows,
@@ -27,7 +28,7 @@ def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
     if rows.labels is not None:
         one_hot = jax.nn.one_hot(rows.labels, z.shape[-1], dtype=jnp.bool_)
         in_range = label_in_range(rows.labels, z.shape[-1])
-        label = jnp.where(in_range, jnp.sum(z, -1, where=one_hot), jnp.nan)
+        label = jnp.sum(z, -1, where=one_hot) + nan_unless(in_range, z.dtype)
     target = uniform = None
     if rows.targets is not None:
         target = _inner_product(weighted_targets(rows), z)

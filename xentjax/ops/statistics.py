@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Integer, Shaped
 
 from xentjax._checks import check_choice
 from xentjax._dtypes import compute_dtype
-from xentjax._special import scale_tangent
+from xentjax._special import nan_unless, scale_tangent
 from xentjax.ops.choice import Case, with_the_fastest
 from xentjax.ops.varying import varying_as
 
@@ -271,19 +271,16 @@ def _jitted_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowStati
     a, da = _value_and_tangent(adjusted_logits, rows, d_rows, ("logits", "soft_cap", "temperature"))
     z = a - shift[..., None]
     log_sum = stats.log_sum
-    if rows.labels is not None:
-        # A bad label makes the whole row's derivative NaN: one operation a row, none an element.
-        log_sum = jnp.where(label_in_range(rows.labels, z.shape[-1]), log_sum, jnp.nan)
-    p = jnp.exp(z - log_sum[..., None])
-
     d_label = d_target = d_uniform = d_mean = None
     if rows.labels is not None:
+        # A bad label makes the whole row's derivative NaN: one operation a row, none an element.
+        bad = nan_unless(label_in_range(rows.labels, z.shape[-1]), z.dtype)
+        log_sum += bad
         d_label = jnp.sum(jnp.where(is_label(rows.labels, z.shape[-1]), da, 0), -1)
         if rows.class_mask is not None or rows.soft_cap is not None:
             # The mask, or the cap of a logit -inf, stops `da`; the NaN of a bad label passes.
-            in_range = label_in_range(rows.labels, z.shape[-1])
-            nan = jnp.where(in_range, 0, jnp.nan).astype(da.dtype)
-            d_label += nan * jnp.sum(d_rows.logits.astype(da.dtype), -1)
+            d_label += bad * jnp.sum(d_rows.logits.astype(da.dtype), -1)
+    p = jnp.exp(z - log_sum[..., None])
     if stats.target is not None:
         d_target = _inner_product_tangent(weighted_targets, rows, d_rows, z, da)
     if stats.uniform is not None:

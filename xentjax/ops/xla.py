@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from xentjax._dtypes import compute_dtype
-from xentjax._special import scale_tangent
+from xentjax._special import nan_unless, scale_tangent
 from xentjax.ops.blocks import blocks, flat_mask, rows_of
 from xentjax.ops.statistics import (
     InnerProduct,
@@ -89,7 +89,7 @@ def _one_pass(rows: Rows, wanted: Wanted) -> RowStatistics:
         dot = _row_sum((_simply_adjusted(later) - label[..., None]) * t)
         uniform = InnerProduct(dot, jnp.broadcast_to(jnp.sum(t, -1), dot.shape))
         good &= ~jnp.isnan(uniform.dot)
-    nothing = jnp.where(in_range, jnp.zeros_like(label), jnp.nan)
+    nothing = nan_unless(in_range, label.dtype)
     if rows.row_mask is not None:
         # Whatever a masked row holds, its logits count as zeros.
         good |= ~rows.row_mask
@@ -165,13 +165,13 @@ def _max_then_sums(rows: Rows, wanted: Wanted) -> RowStatistics:
     label = target = uniform = mean = None
     if rows.labels is not None:
         in_range, label = _label_logit(rows)
-        label = jnp.where(in_range, label - shift, jnp.nan)
+        label = label - shift + nan_unless(in_range, label.dtype)
     if rows.targets is not None:
         target = _inner_product(weighted_targets(rows), z)
     if wanted.uniform:
         uniform = _inner_product(uniform_targets(rows), z)
     if wanted.mean:
-        mean = _row_sum(jnp.where(exp_z > 0, exp_z * z, 0)) / sum_exp
+        mean = _row_sum(exp_z * jnp.where(exp_z > 0, z, 0)) / sum_exp
     return RowStatistics(
         shift=shift,
         log_sum=jnp.log(sum_exp),
