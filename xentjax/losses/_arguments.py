@@ -1,5 +1,6 @@
 """From the arguments of a public loss to rows: checks, class axes, masks, scalars."""
 
+import math
 import operator
 from collections.abc import Sequence
 
@@ -47,12 +48,13 @@ def class_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     return axes
 
 
-def _classes_last(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def classes_last(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """The class axes moved to the end, in the order given, and joined into one."""
     if axes == (x.ndim - 1,):
         return x
     x = jnp.moveaxis(x, axes, range(-len(axes), 0))
-    return x.reshape(*x.shape[: x.ndim - len(axes)], int(np.prod(x.shape[-len(axes) :])))
+    rows = x.ndim - len(axes)
+    return x.reshape(*x.shape[:rows], math.prod(x.shape[rows:]))
 
 
 def logits_rows(
@@ -110,7 +112,7 @@ def _classes_of(logits: ArrayLike, axis: Axis, name: str) -> tuple[jax.Array, tu
     if logits.ndim == 0:
         fail(name, "at least one axis, that of the classes", "shape ()")
     axes = class_axes(axis, logits.ndim)
-    rows = _classes_last(logits, axes)
+    rows = classes_last(logits, axes)
     if rows.shape[-1] == 0:
         fail(name, f"at least one class along axis {axis}", f"shape {logits.shape}")
     return rows, axes
@@ -132,7 +134,7 @@ def masks(
             fail("where", f"a shape that broadcasts to the logits' {shape}", where.shape)
         # Only an axis that joins others has to have its full size.
         full = [n if i in axes and len(axes) > 1 else where.shape[i] for i, n in enumerate(shape)]
-        mask = _classes_last(jnp.broadcast_to(where, full), axes)
+        mask = classes_last(jnp.broadcast_to(where, full), axes)
         return mask, jnp.broadcast_to(jnp.any(mask, -1), row_shape)
     if where.ndim == len(row_shape):
         if not broadcasts(where.shape, row_shape):
@@ -211,7 +213,7 @@ def soft_labels(
     if not fits:
         expected = f"one target a class, the logits' shape {shape}"
         fail("labels", expected, f"shape {labels.shape}")
-    return _classes_last(jnp.broadcast_to(labels.reshape(full), shape), axes)
+    return classes_last(jnp.broadcast_to(labels.reshape(full), shape), axes)
 
 
 def class_weight_vector(weights: ArrayLike | None, num_classes: int) -> Float[Array, " K"] | None:
@@ -224,13 +226,16 @@ def class_weight_vector(weights: ArrayLike | None, num_classes: int) -> Float[Ar
     return weights
 
 
-def check_names(
-    reduction: str, implementation: str | None = None, known: Sequence[str] = IMPLEMENTATIONS
-) -> None:
+def check_names(reduction: str, implementation: str | None = None) -> None:
     """The keywords that name something; before jax sees them, which has to hash them."""
     check_choice("reduction", reduction, REDUCTIONS)
-    if implementation is not None:
-        check_choice("implementation", implementation, known)
+    check_implementation(implementation)
+
+
+def check_implementation(name: str | None) -> None:
+    """The name of an implementation, or None."""
+    if name is not None:
+        check_choice("implementation", name, IMPLEMENTATIONS)
 
 
 def optional_scalar(
