@@ -245,12 +245,21 @@ def _(primals, tangents) -> tuple[Array, Array]:
 
 
 @jax.custom_jvp
+def _sigmoid(a: Array) -> Float[Array, "*s"]:
+    """1 / (1 + e^-a); its slope, p sigmoid(-a), keeps the digits that 1 - p has lost near p = 1."""
+    return jax.nn.sigmoid(a)
+
+
+_sigmoid.defjvps(lambda da, p, a: p * _sigmoid(-a) * da)
+
+
+@jax.custom_jvp
 def _softplus(a: Array) -> Float[Array, "*s"]:
     """log(1 + e^a): -log sigmoid(-a), with the sigmoid itself as its derivative."""
     return jax.nn.softplus(a)
 
 
-_softplus.defjvps(lambda da, _, a: jax.nn.sigmoid(a) * da)
+_softplus.defjvps(lambda da, _, a: _sigmoid(a) * da)
 
 
 @jax.custom_jvp
@@ -268,5 +277,5 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     limit = jnp.log(jnp.finfo(a.dtype).max) - 1
     no_ratio = jnp.exp(jnp.minimum(-_softplus(-a) - result, limit))
     yes_ratio = jnp.exp(jnp.minimum(-_softplus(a) - result, limit))
-    slope = (1 - t) * no_ratio * jax.nn.sigmoid(-a) - t * yes_ratio * jax.nn.sigmoid(a)
+    slope = (1 - t) * no_ratio * _sigmoid(-a) - t * yes_ratio * _sigmoid(a)
     return result, slope * da + (yes_ratio - no_ratio) * dt
