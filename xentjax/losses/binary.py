@@ -145,12 +145,16 @@ def _factor(
     name: str, value: ArrayLike, logits: Array, expected: str, largest: float = np.inf
 ) -> Float[Array, "..."]:
     """Numbers from 0 to `largest`, in the compute dtype; they broadcast to the logits."""
-    array = check_array(name, value)
+    with np.errstate(over="ignore"):
+        array = check_array(name, value)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise TypeError(f"{name}: expected {expected}, got {array.dtype}")
+    array = array.astype(compute_dtype(logits.dtype))  # in which too large a number is infinite
     known = concrete(array)
     if known is not None and not np.all(np.isfinite(known) & (known >= 0) & (known <= largest)):
         fail(name, expected, value)
     _check_shape(name, array, logits)
-    return array.astype(compute_dtype(logits.dtype))
+    return array
 
 
 @partial(jax.jit, static_argnames="reduction")
