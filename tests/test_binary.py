@@ -422,7 +422,7 @@ def focal_derivatives(a: np.ndarray, gamma: float) -> list[tuple[np.ndarray, np.
     w, sizes = [w0, w1, w2, w3], [w0, -w1, size * w0, (1 + gamma) * size * w0]
 
     def leibniz(w, h, n):
-        return sum(math.comb(n, k) * w[k] * h[n - k] for k in range(n + 1))
+        return np.sum([math.comb(n, k) * w[k] * h[n - k] for k in range(n + 1)], 0)
 
     return [(leibniz(w, h, n), leibniz(sizes, list(map(np.abs, h)), n)) for n in range(4)]
 

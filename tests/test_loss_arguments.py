@@ -27,7 +27,7 @@ ADJUSTS = {"logit_soft_cap": np.float32(3.0), "temperature": np.float32(1.5)}
 SMOOTHED = {"label_smoothing": np.float32(0.1), "z_loss": np.float32(0.01), **ADJUSTS}
 
 # The loss, its arrays, and its keywords that are arrays or scalars.
-CALLS: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...], dict[str, Any]]] = {
+CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = {
     "softmax_cross_entropy": (
         xentjax.softmax_cross_entropy,
         (LOGITS, PMFS),
@@ -185,8 +185,8 @@ focal_loss = xentjax.sigmoid_focal_loss
         (ValueError, "labels: expected class indices, integers of shape (2,), or probabilities of "
          "shape (2, 3), got int32 of shape (2, 1)",
          lambda: linear_loss(LOGITS, KERNEL, LABELS[:, None])),
-        (ValueError, "labels: expected one target a class, the logits' shape (3, 3), got an index "
-         "a row, shape (3,); softmax_cross_entropy_with_integer_labels takes class indices",
+        (ValueError, "labels: expected one target a class, the logits' shape (3, 3), got shape "
+         "(3,), an index a row; softmax_cross_entropy_with_integer_labels takes class indices",
          lambda: xentjax.softmax_cross_entropy(KERNEL, jnp.arange(3))),
         (ValueError, "temperature: expected a number > 0 in float32, got 1e-46",
          lambda: integer_loss(LOGITS, LABELS, temperature=1e-46)),

@@ -22,7 +22,7 @@ FUNCTIONS = {
 }
 
 
-def oracle(name, logits, axis=-1, where: Any = True):
+def oracle(name, logits, axis: Any = -1, where: Any = True):
     """The definition over the classes of the mask."""
     a = np.where(where, np.asarray(logits, np.float64), -INF)
     with np.errstate(all="ignore"):

@@ -222,11 +222,9 @@ def soft_labels(labels: ArrayLike, classes: Classes, dtype: DTypeLike) -> Float[
         row_shape = tuple(n for i, n in enumerate(shape) if i not in axes)
         if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == row_shape:
             # Where there are as many rows as classes, they could pass for one target of all rows.
-            expected = f"one target a class, the logits' shape {shape}"
-            raise ValueError(
-                f"labels: expected {expected}, got an index a row, shape {labels.shape}; "
-                "softmax_cross_entropy_with_integer_labels takes class indices"
-            )
+            got = f"shape {labels.shape}, an index a row"
+            loss = "softmax_cross_entropy_with_integer_labels takes class indices"
+            fail("labels", f"one target a class, the logits' shape {shape}", f"{got}; {loss}")
         labels = labels.astype(compute_dtype(dtype))
     full = (1,) * (len(shape) - labels.ndim) + labels.shape
     fits = len(full) == len(shape) and all(
