@@ -106,7 +106,12 @@ def broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
 
 def check_index(name: str, value: SupportsIndex) -> int:
     """`value` as an int, else a TypeError."""
+    if isinstance(value, jax.core.Tracer):
+        expected = f"{name}: expected an integer that is known under jit (a static argument)"
+        raise TypeError(f"{expected}, got a traced {value.aval.str_short()}")
     try:
+        if isinstance(value, bool):  # an int to Python, and a slip here
+            raise TypeError
         return operator.index(value)
     except TypeError:
         raise TypeError(f"{name}: expected an integer, got {value!r}") from None
@@ -118,18 +123,23 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
         fail(name, "one of " + ", ".join(map(repr, choices)), repr(value))
 
 
-def check_scalar(name: str, value: Any, expected: str, holds: Any) -> jax.Array | float:
-    """Return a real scalar for which `holds` is true; its value is checked where it is known."""
+def check_scalar(name: str, value: Any, expected: str, holds: Any) -> Any:
+    """Return a real scalar, an array or a Python number, for which `holds` is true.
+
+    Its value is checked where it is known.
+    """
     if not isinstance(value, Native) and hasattr(value, "__jax_array__"):
         value = value.__jax_array__()
-    if isinstance(value, bool) or not isinstance(value, Native):
+    dtype = getattr(value, "dtype", type(value))
+    real = any(jnp.issubdtype(dtype, kind) for kind in (jnp.integer, jnp.floating))
+    if not (isinstance(value, Native) and real):
         raise TypeError(f"{name}: expected {expected}, got {value!r}")
     if np.ndim(value) != 0:
         fail(name, f"{expected} (a scalar)", f"shape {np.shape(value)}")
     known = concrete(cast(ArrayLike, value))
     if known is not None and not holds(known):
         fail(name, expected, known)
-    return cast(float, value)
+    return value
 
 
 def check_flag(name: str, value: Any) -> None:

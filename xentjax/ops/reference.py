@@ -12,6 +12,7 @@ from xentjax.ops.statistics import (
     Wanted,
     adjusted_logits,
     label_in_range,
+    shifted,
     uniform_targets,
     weighted_targets,
 )
@@ -21,7 +22,7 @@ def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
     """Every statistic is its definition, evaluated on arrays of the logits' full size."""
     a = adjusted_logits(rows)
     shift = jnp.nan_to_num(jnp.max(a, -1), nan=0, posinf=0, neginf=0)
-    z = a - shift[..., None]
+    z = shifted(a, shift, rows.temperature)
     p = jax.nn.softmax(z, -1)
 
     label = None
