@@ -72,7 +72,7 @@ def check_array(name: str, x: Any) -> jax.Array:
         raise TypeError(f"{name}: expected an array of numbers, got {kind}") from None
 
 
-def check_floating(name: str, x: ArrayLike) -> jax.Array:
+def check_floating(name: str, x: Any) -> jax.Array:
     """`x` as a jax array of a real floating dtype, else a TypeError."""
     array = check_array(name, x)
     if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -80,7 +80,7 @@ def check_floating(name: str, x: ArrayLike) -> jax.Array:
     return array
 
 
-def check_integer(name: str, x: ArrayLike) -> jax.Array:
+def check_integer(name: str, x: Any) -> jax.Array:
     """`x` as a jax array of an integer dtype, else a TypeError."""
     array = check_array(name, x)
     if not jnp.issubdtype(array.dtype, jnp.integer):
@@ -88,7 +88,7 @@ def check_integer(name: str, x: ArrayLike) -> jax.Array:
     return array
 
 
-def check_bool(name: str, x: ArrayLike) -> jax.Array:
+def check_bool(name: str, x: Any) -> jax.Array:
     """`x` as a jax array of booleans, else a TypeError."""
     array = check_array(name, x)
     if array.dtype != jnp.bool_:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from xentjax.calibration._sums import accurate_segment_sum
+from xentjax._sums import accurate_segment_sum
 
 BINNINGS = ("width", "mass")
 

@@ -24,8 +24,7 @@ from xentjax.categorical.likelihood import factorial_remainder
 
 _FALL = 40.0
 _NEWTON_STEPS = 12
-_legendre = np.polynomial.legendre.leggauss(32)
-_NODES, _WEIGHTS = (1 + _legendre[0]) / 2, _legendre[1] / 2
+_NODES = {"float32": 32, "float64": 64}
 
 
 @jax.custom_jvp
@@ -103,7 +102,8 @@ def _gamma_log_scale(a: Array) -> Array:
 
 def _gamma_tail(a: Array, x: Array, upper: Bool[Array, "*s"]) -> tuple[Array, Array]:
     """Log of the mass on one side of x, and that mass over the density of log x."""
-    above = (a - x + jnp.sqrt((x - a) ** 2 + 2 * x * _FALL)) / x
+    # The positive root of x w^2 / 2 + (x - a) w = _FALL, in a form that does not overflow.
+    above = 2 * _FALL / (x - a + jnp.hypot(x - a, jnp.sqrt(2 * _FALL * x)))
     for _ in range(3):
         above = jnp.log1p((_FALL + a * above) / x)
     below = _width_below(a - x, x, (_FALL + x) / a)
@@ -120,14 +120,16 @@ def _width_below(slope: Array, curvature: Array, limit: Array) -> Array:
     """
     both = slope + curvature
     half = _FALL / 2 - slope
-    root = (half + jnp.sqrt(half**2 + 2 * _FALL * jnp.maximum(both, 0))) / both
+    root = (half + jnp.hypot(half, jnp.sqrt(2 * _FALL * jnp.maximum(both, 0)))) / both
     return jnp.where(both > 0, jnp.minimum(root, limit), limit)
 
 
 def _tail(deviance: Callable[[Array], Array], x: Array, window: Array) -> tuple[Array, Array]:
     """The deviance at x and the integral of the density over log x from there, relative to it."""
+    legendre = np.polynomial.legendre.leggauss(_NODES[x.dtype.name])
     nodes, weights = (
-        jnp.asarray(v, x.dtype).reshape(*(1 for _ in x.shape), -1) for v in (_NODES, _WEIGHTS)
+        jnp.asarray(v / 2, x.dtype).reshape(*(1 for _ in x.shape), -1)
+        for v in (1 + legendre[0], legendre[1])
     )
     points = x[..., None] * jnp.exp(window[..., None] * nodes)
     here = deviance(x[..., None])

@@ -7,8 +7,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from xentjax import _special
+from xentjax._dtypes import in_float64
 from xentjax.categorical.counts import check_not_all_zero
-from xentjax.categorical.likelihood import check_pmf_and_counts
+from xentjax.categorical.likelihood import check_pmf_and_counts, rounding_of_sum
 
 
 class KKTCertificate(NamedTuple):
@@ -72,10 +73,14 @@ def kkt_certificate(q: ArrayLike, counts: ArrayLike) -> KKTCertificate:
     """
     q, counts = check_pmf_and_counts(q, counts)
     check_not_all_zero("counts", counts)
+    return _certificate(q, counts, rounding=rounding_of_sum(q))
+
+
+@in_float64
+def _certificate(q: Array, counts: Array, *, rounding: float) -> KKTCertificate:
     n = counts.sum(-1, keepdims=True)
     multipliers = jnp.where(counts == 0, n, jnp.zeros_like(counts))
     stationarity = -_special.times_power(counts, q, -1) + n - multipliers
-    rounding = 4 * float(jnp.finfo(q.dtype).eps)
     return KKTCertificate(
         multiplier=n[..., 0],
         inequality_multipliers=multipliers,

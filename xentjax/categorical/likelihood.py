@@ -1,6 +1,7 @@
 """Likelihood of a pmf given counts, its derivatives in the logits, and samples to try it on."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from xentjax import _special
 from xentjax._checks import check_array, check_floating, check_index, concrete, fail
-from xentjax._dtypes import compute_dtype
+from xentjax._dtypes import compute_dtype, in_float64
 from xentjax._pmfs import check_pmf_named
 from xentjax._units import Base, in_units
 from xentjax.categorical.counts import check_counts
@@ -41,8 +42,7 @@ def log_likelihood(q: ArrayLike, counts: ArrayLike, *, base: Base = None) -> Flo
         >>> print(log_likelihood(jnp.array([0.5, 0.25, 0.25]), jnp.array([2, 1, 0]), base="bits"))
         -4.0
     """
-    q, counts = check_pmf_and_counts(q, counts)
-    return in_units(-_special.cross_entropy(counts, q), base)
+    return in_units(_log_likelihood(*check_pmf_and_counts(q, counts)), base)
 
 
 def multinomial_log_likelihood(q: ArrayLike, counts: ArrayLike) -> Float[Array, "..."]:
@@ -72,7 +72,8 @@ def multinomial_log_likelihood(q: ArrayLike, counts: ArrayLike) -> Float[Array, 
 
     Source: C. Loader, "Fast and accurate computation of binomial probabilities" (2000).
     """
-    return _multinomial(*check_pmf_and_counts(q, counts))
+    q, counts = check_pmf_and_counts(q, counts)
+    return _multinomial(q, counts, rounding=rounding_of_sum(q))
 
 
 def score(q: ArrayLike, counts: ArrayLike) -> Float[Array, "..."]:
@@ -95,8 +96,7 @@ def score(q: ArrayLike, counts: ArrayLike) -> Float[Array, "..."]:
         >>> print(score(jnp.array([0.5, 0.5]), jnp.array([3, 1])))
         [ 1. -1.]
     """
-    q, counts = check_pmf_and_counts(q, counts)
-    return counts - counts.sum(-1, keepdims=True) * q
+    return _score(*check_pmf_and_counts(q, counts))
 
 
 def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]:
@@ -125,9 +125,8 @@ def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]
          [-1.  1.]]
     """
     q = _check_pmf_shape(check_floating("q", q))
-    # 64-bit integers of the host would wrap around on their way into a jax array.
-    wide = isinstance(n, np.ndarray | np.generic) and np.issubdtype(n.dtype, np.integer)
-    size = check_array("n", np.asarray(n, np.float64) if wide else n)
+    with jax.enable_x64(True):  # where 64-bit integers of the host do not wrap around
+        size = check_array("n", n)
     if size.dtype == jnp.bool_:
         raise TypeError("n: expected numbers, got bool")
     known = concrete(size)
@@ -151,7 +150,7 @@ def sample(key: PRNGKeyArray, q: ArrayLike, shape: tuple[int, ...] = ()) -> Int[
 
     The inverse of the cumulative pmf at uniform numbers: K + N numbers of memory, where
     `jax.random.categorical` takes N K. A class of probability 0 is never drawn. Probabilities are
-    resolved to 2^-23 (float32) or 2^-52 (float64).
+    summed in float64 and resolved to 2^-53, whatever the dtype of q.
 
     Args:
         key: random key.
@@ -173,31 +172,41 @@ def sample(key: PRNGKeyArray, q: ArrayLike, shape: tuple[int, ...] = ()) -> Int[
     check_pmf_named("q", q)
     _check_shape("shape", shape)
     q = q.astype(compute_dtype(q.dtype))
+    with jax.enable_x64(True):
+        return _rolls(key, q, shape)
+
+
+@partial(jax.jit, static_argnames="shape")
+def _rolls(key: PRNGKeyArray, q: Array, shape: tuple[int, ...]) -> Array:
     # Rounding may lift a running sum over a class of probability 0; the maximum undoes it.
-    cumulative = jnp.where(q > 0, jnp.cumsum(q, axis=-1), -jnp.inf)
+    cumulative = jnp.where(q > 0, jnp.cumsum(q.astype(jnp.float64), axis=-1), -jnp.inf)
     cumulative = jax.lax.cummax(cumulative, axis=q.ndim - 1)
     batch, size = q.shape[:-1], math.prod(shape)
-    uniform = 1 - jax.random.uniform(key, (*batch, size), q.dtype)  # in (0, 1]
+    uniform = _uniform(key, (*batch, size))
     search = jnp.vectorize(jnp.searchsorted, signature="(k),(n)->(n)")
-    rolls = search(cumulative, uniform * cumulative[..., -1:])
+    rolls = search(cumulative, uniform * cumulative[..., -1:]).astype(jnp.int32)
     return jnp.moveaxis(rolls, -1, 0).reshape(*shape, *batch)
 
 
+def _uniform(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
+    """Multiples of 2^-53 in (0, 1), from two words: TPUs have no float64 to take bits for."""
+    low, high = (jax.random.bits(k, shape, jnp.uint32) for k in jax.random.split(key))
+    whole = high.astype(jnp.float64) * 2**21 + (low >> jnp.uint32(11)).astype(jnp.float64)
+    return (whole + 0.5) * 2.0**-53
+
+
 def check_pmf_and_counts(q: ArrayLike, counts: ArrayLike) -> tuple[Array, Array]:
-    """`q` and `counts` [..., K], floating, of one shape and precision."""
+    """`q` and `counts` [..., K], floating and of one shape, for functions `in_float64`."""
     checked_counts = check_counts("counts", counts)
-    checked_q = _check_pmf_shape(check_floating("q", q))
+    with jax.enable_x64(True):  # which keeps a float64 pmf of the host as it is
+        checked_q = _check_pmf_shape(check_floating("q", q))
     if checked_q.shape[-1] != checked_counts.shape[-1]:
         fail("counts", f"{checked_q.shape[-1]} classes as in q", checked_counts.shape[-1])
     try:
         shape = np.broadcast_shapes(checked_q.shape, checked_counts.shape)
     except ValueError:
         fail("counts", f"a shape that broadcasts with q's {checked_q.shape}", checked_counts.shape)
-    dtype = compute_dtype(checked_q.dtype, checked_counts.dtype)
-    return (
-        jnp.broadcast_to(checked_q.astype(dtype), shape),
-        jnp.broadcast_to(checked_counts.astype(dtype), shape),
-    )
+    return jnp.broadcast_to(checked_q, shape), jnp.broadcast_to(checked_counts, shape)
 
 
 def _check_shape(name: str, shape: tuple[int, ...]) -> None:
@@ -213,24 +222,43 @@ def _check_pmf_shape(q: Array) -> Array:
     return q
 
 
-@jax.custom_jvp
-@jax.jit
-def _multinomial(q: Array, counts: Array) -> Array:
+@in_float64
+def _log_likelihood(q: Array, counts: Array) -> Array:
+    return -_special.cross_entropy(counts, q)
+
+
+@in_float64
+def _score(q: Array, counts: Array) -> Array:
+    return counts - counts.sum(-1, keepdims=True) * q
+
+
+def rounding_of_sum(q: Array) -> float:
+    """Relative difference of the sum of a pmf of this dtype from 1 that its rounding explains."""
+    eps = float(jnp.finfo(compute_dtype(q.dtype)).eps)
+    return _special.summed_rounding(4 * eps, q.shape[-1], compute_dtype(q.dtype))
+
+
+@in_float64
+def _multinomial(q: Array, counts: Array, *, rounding: float) -> Array:
+    return _of_multinomial(q, counts, rounding)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _of_multinomial(q: Array, counts: Array, rounding: float) -> Array:
     n = counts.sum(-1, keepdims=True)
-    rounding = 4 * float(jnp.finfo(q.dtype).eps)
     coefficient = factorial_remainder(n[..., 0]) - factorial_remainder(counts).sum(-1)
     return coefficient - _special.kl_divergence(counts, n * q, rounding)
 
 
-@_multinomial.defjvp
-def _(primals, tangents):
+@_of_multinomial.defjvp
+def _(rounding, primals, tangents):
     q, counts = primals
     n = counts.sum(-1, keepdims=True)
     q_slope = _special.times_power(counts, q, -1)
     counts_slope = digamma(n + 1) - digamma(counts + 1) + _special.log(q)
     dot = _special.scale_tangent(q_slope, tangents[0])
     dot += _special.scale_tangent(counts_slope, tangents[1])
-    return _multinomial(q, counts), dot.sum(-1)
+    return _of_multinomial(q, counts, rounding), dot.sum(-1)
 
 
 def factorial_remainder(x: Array) -> Array:

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from xentjax import _special
+from xentjax._dtypes import in_float64
 from xentjax._pmfs import check_pmf_named
 from xentjax.categorical._tails import gamma_survival
 from xentjax.categorical.counts import check_whole_counts
@@ -99,18 +100,23 @@ def _check(counts: ArrayLike, q: ArrayLike) -> tuple[Array, Array]:
     return whole, pmf
 
 
-@jax.jit
+@in_float64
 def _g_test(counts: Array, q: Array) -> TestResult:
-    n = counts.sum(-1, keepdims=True)
-    # A pmf sums to 1: whatever its sum differs by is rounding, and no evidence against it.
-    return _result(2 * _special.kl_divergence(counts, n * q, math.inf), q)
+    return _result(2 * _special.kl_divergence(counts, _expected(counts, q), math.inf), q)
 
 
-@jax.jit
+@in_float64
 def _chi_squared_test(counts: Array, q: Array) -> TestResult:
-    expected = counts.sum(-1, keepdims=True) * q
+    expected = _expected(counts, q)
     difference = counts - expected
-    return _result(_special.times_power(difference**2, expected, -1).sum(-1), q)
+    # Its square would overflow where the quotient does not.
+    relative = _special.times_power(difference, expected, -1)
+    return _result((difference * relative).sum(-1), q)
+
+
+def _expected(counts: Array, q: Array) -> Array:
+    # A pmf sums to 1: whatever its sum differs by is rounding, and no evidence against it.
+    return counts.sum(-1, keepdims=True) * (q / jax.lax.stop_gradient(q.sum(-1, keepdims=True)))
 
 
 def _result(statistic: Array, q: Array) -> TestResult:
