@@ -184,45 +184,50 @@ def _fit(
     x: Array, labels: Array, counts: Array, l2: Array, max_steps: Array, tol: Array
 ) -> SoftmaxRegressionFit:
     n, d = x.shape
+    # Squares of features of 1e-20 or 1e20 have no place in float32. Powers of 2 round nothing.
+    exponent = jnp.frexp(jnp.abs(x).max(0))[1].clip(-125, 125)
+    x = jnp.ldexp(x, -exponent[None])
     # Relative to a row first: constant features become 0 exactly, and large offsets lose nothing.
     shifted = x - x[:1]
     mean = shifted.mean(0, keepdims=True)
     centred = shifted - mean
-    scale = jnp.sqrt(jnp.square(centred).mean(0))
-    # A label that was not counted names no class.
-    scale = jnp.where(counts.sum() == n, jnp.where(scale > 0, scale, 1), jnp.nan)
-    log_pmf = jnp.where(counts.sum() == n, jnp.log(counts.astype(x.dtype) / n), jnp.nan)
-    occurs = counts > 0
+    deviation = jnp.ldexp(jnp.sqrt(jnp.square(centred).mean(0)), exponent)
+    # One that the penalty outweighs is scaled by that, which its own scale may make infinite.
+    scale = jnp.maximum(deviation, jnp.sqrt(l2 / n))
+    valid = counts.sum() == n  # a label that was not counted names no class
+    scale = jnp.where(valid, jnp.where(scale > 0, scale, 1), jnp.nan)
+    log_pmf = jnp.where(valid, jnp.log(counts.astype(x.dtype) / n), jnp.nan)
+    occurs = (counts > 0) | ~valid
+    to_features = (jnp.ldexp(jnp.ones_like(scale), exponent) / scale)[None]
     problem = Problem(
-        features=jnp.concatenate([centred / scale[None], jnp.ones_like(x, shape=(n, 1))], 1),
+        features=jnp.concatenate([centred * to_features, jnp.ones_like(x, shape=(n, 1))], 1),
         labels=labels,
         start=jnp.zeros_like(x, shape=(d + 1, counts.size)).at[-1].set(log_pmf),
         occurs=occurs,
-        penalty=jnp.concatenate([l2 / jnp.square(scale), jnp.zeros_like(x, shape=1)]),
+        penalty=jnp.concatenate([jnp.square(jnp.sqrt(l2) / scale), jnp.zeros_like(x, shape=1)]),
     )
     end = descend(problem, max_steps, tol)
-    separated = end.separated & (l2 == 0)
 
-    offset = (x[:1] + mean)[0]
-    kernel = centre(end.point[:-1] / scale[:, None], occurs)
+    offset = ((x[:1] + mean) * to_features)[0]
+    kernel = centre(end.point[:-1], occurs)
     bias = end.point[-1] + jnp.where(occurs, log_pmf, 0) - offset @ kernel
     bias = jnp.where(occurs, centre(bias[None], occurs)[0], -jnp.inf)
     covariance = identified = None
     if end.hessian is not None:
         to_original = jnp.diag(jnp.concatenate([1 / scale, jnp.ones_like(x, shape=1)]))
-        to_original = to_original.at[-1, :-1].set(-offset / scale)
+        to_original = to_original.at[-1, :-1].set(-offset)
         covariance, independent = _covariance(end.hessian, to_original, occurs)
-        covariance = jnp.where(separated, jnp.nan, covariance)
-        identified = independent & ~separated
+        covariance = jnp.where(end.separated, jnp.nan, covariance)
+        identified = independent & ~end.separated
     return SoftmaxRegressionFit(
-        kernel=kernel,
+        kernel=kernel / scale[:, None],
         bias=bias,
         log_likelihood=log_likelihood(problem, end.point),
         covariance=covariance,
         gradient_norm=jnp.abs(end.gradient).max() / n,
         steps=end.steps,
         converged=end.converged,
-        separated=separated,
+        separated=end.separated,
         identified=identified,
     )
 
