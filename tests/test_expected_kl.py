@@ -45,7 +45,7 @@ def test_reference_values(p, n, expected):
 def test_every_size_of_sample(n, dtype):
     """Rows of few classes are filled up with probability 0, which adds nothing."""
     p = np.zeros((5, 10))
-    p[0], p[1, :2], p[2, :3] = P, [1 - 2**-20, 2**-20], [0.5, 0.5, 1e-10]
+    p[0], p[1, :2], p[2, :3] = P, [1 - 2**-20, 2**-20], [0.5, 0.5 - 1e-10, 1e-10]
     p[3, 1:3], p[4, :3] = [0.25, 0.75], [0.7, 0.3, 1e-30]
     with jax.enable_x64(dtype == "float64"):
         p = jnp.array(p, dtype)

@@ -229,3 +229,36 @@ class TestBadArguments:
             function(jnp.float32(1), jnp.ones(2))
         with pytest.raises(TypeError, match="q: expected a floating dtype, got int32"):
             function(jnp.array([0, 1]), jnp.ones(2))
+
+
+class TestPmfs:
+    """q is a pmf by the one tolerance, and arguments in the wrong order are told so."""
+
+    counts = jnp.array([3.0, 1.0, 2.0])
+    pmf = jnp.array([0.5, 0.2, 0.3])
+
+    @pytest.mark.parametrize(
+        "function", [log_likelihood, multinomial_log_likelihood, score], ids=lambda f: f.__name__
+    )
+    def test_swapped_or_not_normalised(self, function):
+        swapped = rf"are the arguments of {function.__name__}\(q, counts\) swapped\?$"
+        message = r"^q: expected probabilities with sum 1 within .*, got sum 6; .*"
+        with pytest.raises(ValueError, match=message + swapped):
+            function(self.counts, self.pmf)
+        with pytest.raises(
+            TypeError, match=r"^q: expected a floating dtype, got int32.*" + swapped
+        ):
+            function(self.counts.astype(jnp.int32), self.pmf)
+        with pytest.raises(ValueError, match=message + r"entropy_estimate$"):
+            function(self.counts, self.counts)
+        with pytest.raises(ValueError, match=r"^q: expected probabilities >= 0, got nan$"):
+            function(self.pmf.at[0].set(jnp.nan), self.counts)
+        jax.jit(function)(self.counts, self.pmf)  # whose values are unknown
+
+    def test_fisher_information(self):
+        with pytest.raises(ValueError, match="^q: expected probabilities with sum 1 within"):
+            fisher_information(self.counts, 4)
+
+    def test_a_float64_array_of_the_host_is_as_good_as_float32_where_x64_is_off(self):
+        q = np.array([0.3, 0.7], np.float32).astype(np.float64)
+        assert np.isfinite(log_likelihood(q, self.counts[:2]))

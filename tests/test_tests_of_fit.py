@@ -96,7 +96,7 @@ class TestBoth:
     def test_statistics_up_to_infinity(self, test, exponent, x64):
         """Derivatives too: nothing is NaN where the p-value has underflowed."""
         with jax.enable_x64(x64):
-            q = jnp.array([1.0, 10.0**exponent])
+            q = jnp.array([1 - 10.0**exponent, 10.0**exponent])
             for c in ([1, 1], [10**6, 1], [0, 10**15]):
                 statistic, p_value, _ = test(np.array(c), q)
                 assert statistic > 2
@@ -204,3 +204,13 @@ def test_tail_of_the_p_value_until_it_underflows():
         result.p_value, scipy.stats.chi2.sf(np.asarray(result.statistic, float), 1), 1e-5
     )
     assert result.p_value[-1] < 1e-30
+
+
+@pytest.mark.parametrize("test", TESTS, ids=lambda f: f.__name__)
+def test_swapped_arguments_are_told_so(test):
+    pmf = jnp.array([0.5, 0.25, 0.25])
+    swapped = rf"are the arguments of {test.__name__}\(counts, q\) swapped\?$"
+    with pytest.raises(ValueError, match=r"^counts: expected whole numbers, got 0\.5.*" + swapped):
+        test(pmf, jnp.array([3, 1, 2]))
+    with pytest.raises(ValueError, match=r"^q: .* got sum 6; counts go .*entropy_estimate$"):
+        test(jnp.array([3, 1, 2]), jnp.array([3.0, 1.0, 2.0]))

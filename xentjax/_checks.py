@@ -19,9 +19,12 @@ def fail(name: str, expected: str, got: object) -> NoReturn:
 def concrete(x: ArrayLike) -> np.ndarray | None:
     """The value of `x` where it is known, None under jit, vmap and grad.
 
-    Checks of values (rather than shapes and dtypes) apply to concrete arrays only.
+    Checks of values (rather than shapes and dtypes) apply to concrete arrays only; not to those
+    that lie in part on other hosts.
     """
-    return None if isinstance(x, jax.core.Tracer) else np.asarray(x)
+    if isinstance(x, jax.core.Tracer) or (isinstance(x, jax.Array) and not x.is_fully_addressable):
+        return None
+    return np.asarray(x)
 
 
 Native = jax.Array | np.ndarray | np.generic | bool | int | float

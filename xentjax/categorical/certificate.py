@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from xentjax import _special
 from xentjax._dtypes import in_float64
 from xentjax.categorical.counts import check_not_all_zero
-from xentjax.categorical.likelihood import check_pmf_and_counts, rounding_of_sum
+from xentjax.categorical.likelihood import check_pmf_and_counts
 
 
 class KKTCertificate(NamedTuple):
@@ -49,7 +49,7 @@ def kkt_certificate(q: ArrayLike, counts: ArrayLike) -> KKTCertificate:
     and the bound is tight, by strong duality.
 
     Args:
-        q: pmf, [..., K].
+        q: pmf, [..., K]; of anything else `primal_residual` says how far from one it is.
         counts: [..., K], integer or floating; a class with count 0 is no problem.
 
     Returns:
@@ -71,9 +71,10 @@ def kkt_certificate(q: ArrayLike, counts: ArrayLike) -> KKTCertificate:
 
     Source: S. Boyd and L. Vandenberghe, Convex Optimization (2004), sections 5.2 and 5.5.
     """
-    q, counts = check_pmf_and_counts(q, counts)
+    call = "kkt_certificate(q, counts)"
+    q, counts = check_pmf_and_counts(call, q, counts, normalised=False)
     check_not_all_zero("counts", counts)
-    return _certificate(q, counts, rounding=rounding_of_sum(q))
+    return _certificate(q, counts, rounding=_special.sum_tolerance(q.dtype, q.shape[-1]))
 
 
 @in_float64

@@ -1,6 +1,7 @@
 """Likelihood of a pmf given counts, its derivatives in the logits, and samples to try it on."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -35,14 +36,16 @@ def log_likelihood(q: ArrayLike, counts: ArrayLike, *, base: Base = None) -> Flo
         [...], a sum over the samples.
 
     Raises:
-        ValueError: for concrete counts that are negative or not finite, or shapes that do not fit.
+        ValueError: for a concrete q that is not a pmf, concrete counts that are negative or not
+            finite, or shapes that do not fit.
         TypeError: for q that is not floating or counts that are not numbers.
 
     Example:
         >>> print(log_likelihood(jnp.array([0.5, 0.25, 0.25]), jnp.array([2, 1, 0]), base="bits"))
         -4.0
     """
-    return in_units(_log_likelihood(*check_pmf_and_counts(q, counts)), base)
+    call = "log_likelihood(q, counts)"
+    return in_units(_log_likelihood(*check_pmf_and_counts(call, q, counts)), base)
 
 
 def multinomial_log_likelihood(q: ArrayLike, counts: ArrayLike) -> Float[Array, "..."]:
@@ -62,7 +65,8 @@ def multinomial_log_likelihood(q: ArrayLike, counts: ArrayLike) -> Float[Array, 
         [...], in nats; -inf for a count on q_k = 0.
 
     Raises:
-        ValueError: for concrete counts that are negative or not finite, or shapes that do not fit.
+        ValueError: for a concrete q that is not a pmf, concrete counts that are negative or not
+            finite, or shapes that do not fit.
         TypeError: for q that is not floating or counts that are not numbers.
 
     Example:
@@ -72,8 +76,8 @@ def multinomial_log_likelihood(q: ArrayLike, counts: ArrayLike) -> Float[Array, 
 
     Source: C. Loader, "Fast and accurate computation of binomial probabilities" (2000).
     """
-    q, counts = check_pmf_and_counts(q, counts)
-    return _multinomial(q, counts, rounding=rounding_of_sum(q))
+    q, counts = check_pmf_and_counts("multinomial_log_likelihood(q, counts)", q, counts)
+    return _multinomial(q, counts, rounding=_special.sum_tolerance(q.dtype, q.shape[-1]))
 
 
 def score(q: ArrayLike, counts: ArrayLike) -> Float[Array, "..."]:
@@ -89,14 +93,15 @@ def score(q: ArrayLike, counts: ArrayLike) -> Float[Array, "..."]:
         [..., K], in nats.
 
     Raises:
-        ValueError: for concrete counts that are negative or not finite, or shapes that do not fit.
+        ValueError: for a concrete q that is not a pmf, concrete counts that are negative or not
+            finite, or shapes that do not fit.
         TypeError: for q that is not floating or counts that are not numbers.
 
     Example:
         >>> print(score(jnp.array([0.5, 0.5]), jnp.array([3, 1])))
         [ 1. -1.]
     """
-    return _score(*check_pmf_and_counts(q, counts))
+    return _score(*check_pmf_and_counts("score(q, counts)", q, counts))
 
 
 def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]:
@@ -115,8 +120,8 @@ def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]
         [..., K, K], in nats.
 
     Raises:
-        ValueError: for q without classes, a concrete n that is negative or not finite, or shapes
-            that do not fit.
+        ValueError: for a concrete q that is not a pmf, a concrete n that is negative or not finite,
+            or shapes that do not fit.
         TypeError: for q that is not floating, or n that is not a number.
 
     Example:
@@ -125,6 +130,7 @@ def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]
          [-1.  1.]]
     """
     q = _check_pmf_shape(check_floating("q", q))
+    check_pmf_named("q", q)
     with jax.enable_x64(True):  # where 64-bit integers of the host do not wrap around
         size = check_array("n", n)
     if size.dtype == jnp.bool_:
@@ -195,9 +201,42 @@ def _uniform(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
     return (whole + 0.5) * 2.0**-53
 
 
-def check_pmf_and_counts(q: ArrayLike, counts: ArrayLike) -> tuple[Array, Array]:
-    """`q` and `counts` [..., K], floating and of one shape, for functions `in_float64`."""
-    checked_counts = check_counts("counts", counts)
+def check_pmf_and_counts(
+    call: str,
+    q: ArrayLike,
+    counts: ArrayLike,
+    *,
+    check: Callable[[str, ArrayLike], Array] = check_counts,
+    normalised: bool = True,
+) -> tuple[Array, Array]:
+    """Return `q` and `counts` [..., K], floating and of one shape, for functions `in_float64`.
+
+    Args:
+        call: the function with its arguments in their order, for arguments that seem swapped.
+        q: a pmf, unless it need not be `normalised`.
+        counts: what `check` takes.
+    """
+    try:
+        arrays = _check_shapes(q, check("counts", counts))
+        if normalised:
+            check_pmf_named("q", q)
+    except (TypeError, ValueError) as error:
+        if not _is_pmf(counts) or _is_pmf(q):
+            raise
+        raise type(error)(f"{error}; are the arguments of {call} swapped?") from None
+    return arrays
+
+
+def _is_pmf(x: ArrayLike) -> bool:
+    """Whether nothing is known that speaks against it."""
+    try:
+        check_pmf_named("", x)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _check_shapes(q: ArrayLike, checked_counts: Array) -> tuple[Array, Array]:
     with jax.enable_x64(True):  # which keeps a float64 pmf of the host as it is
         checked_q = _check_pmf_shape(check_floating("q", q))
     if checked_q.shape[-1] != checked_counts.shape[-1]:
@@ -230,12 +269,6 @@ def _log_likelihood(q: Array, counts: Array) -> Array:
 @in_float64
 def _score(q: Array, counts: Array) -> Array:
     return counts - counts.sum(-1, keepdims=True) * q
-
-
-def rounding_of_sum(q: Array) -> float:
-    """Relative difference of the sum of a pmf of this dtype from 1 that its rounding explains."""
-    eps = float(jnp.finfo(compute_dtype(q.dtype)).eps)
-    return _special.summed_rounding(4 * eps, q.shape[-1], compute_dtype(q.dtype))
 
 
 @in_float64

@@ -10,7 +10,6 @@ from jaxtyping import Array, Float, Int
 
 from xentjax import _special
 from xentjax._dtypes import in_float64
-from xentjax._pmfs import check_pmf_named
 from xentjax.categorical._tails import gamma_survival
 from xentjax.categorical.counts import check_whole_counts
 from xentjax.categorical.likelihood import check_pmf_and_counts
@@ -60,7 +59,7 @@ def g_test(counts: ArrayLike, q: ArrayLike) -> TestResult:
     Source: S. S. Wilks, "The large-sample distribution of the likelihood ratio for testing
     composite hypotheses" (1938).
     """
-    return _g_test(*_check(counts, q))
+    return _g_test(*_check("g_test(counts, q)", counts, q))
 
 
 def chi_squared_test(counts: ArrayLike, q: ArrayLike) -> TestResult:
@@ -91,12 +90,11 @@ def chi_squared_test(counts: ArrayLike, q: ArrayLike) -> TestResult:
     case of a correlated system of variables is such that it can be reasonably supposed to have
     arisen from random sampling" (1900).
     """
-    return _chi_squared_test(*_check(counts, q))
+    return _chi_squared_test(*_check("chi_squared_test(counts, q)", counts, q))
 
 
-def _check(counts: ArrayLike, q: ArrayLike) -> tuple[Array, Array]:
-    pmf, whole = check_pmf_and_counts(q, check_whole_counts("counts", counts))
-    check_pmf_named("q", q)
+def _check(call: str, counts: ArrayLike, q: ArrayLike) -> tuple[Array, Array]:
+    pmf, whole = check_pmf_and_counts(call, q, counts, check=check_whole_counts)
     return whole, pmf
 
 
