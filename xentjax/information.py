@@ -16,6 +16,10 @@ A slope at p = 0 is the limit from inside the simplex, so it may be infinite: d 
 +inf. A tangent or cotangent of 0 (a probability held fixed, a masked outcome) gives 0 there. Slopes
 in log p are p times those in p, and 0 at log p = -inf.
 
+In reverse mode an infinite slope goes on to whatever made p. Where a softmax underflows, its own
+slope of 0 should win; `jax.nn.softmax` multiplies, 0 * inf, and its gradient is NaN. Give logits
+with form="logits", which also keeps what p has lost, or use forward mode.
+
 Source: T. M. Cover and J. A. Thomas, Elements of Information Theory, 2nd ed. (2006), chapter 2.
 """
 
