@@ -100,7 +100,7 @@ def digamma_excess(x: Float[Array, "*s"]) -> tuple[Float[Array, "*s"], Float[Arr
     y = jnp.where(small, x + _SHIFT, x)
     rest = -_even_powers(1 / y, [b / (2 * i + 2) for i, b in enumerate(_BERNOULLI)])
     value = 1 / (2 * y) + rest
-    near = value + jnp.log1p(_SHIFT / x) - sum(1 / (x + i) for i in range(1, _SHIFT + 1))
+    near = value + (jnp.log(y) - jnp.log(x)) - sum(1 / (x + i) for i in range(1, _SHIFT + 1))
     return jnp.where(small, near, value), jnp.where(small, near - 1 / (2 * x), rest)
 
 

@@ -213,7 +213,7 @@ def _james_stein(counts: Array, n: Array) -> Array:
     p = counts / n
     variance = (p * ((n - counts) / n)).sum(-1, keepdims=True)
     distance = (n - 1) * ((p - 1 / k) ** 2).sum(-1, keepdims=True)
-    shrinks = (0 < variance) & (variance < distance)
+    shrinks = (variance > 0) & (variance < distance)
     intensity = jnp.where(shrinks, variance / jnp.where(shrinks, distance, 1), 1)
     weights = intensity * (n / k) + (1 - intensity) * counts
     others = intensity * (n / k * (k - 1)) + (1 - intensity) * (n - counts)
