@@ -366,7 +366,7 @@ class TestCalls:
             fitted = fit_softmax_regression(features, classes, 3)
             np.testing.assert_array_equal(fitted.kernel, expected.kernel)
         with pytest.raises(ValueError, match=r"labels: expected integers 0\.\.1, got 2"):
-            fit_softmax_regression(*people[1], 2)
+            fit_softmax_regression(people[1][0], people[1][1], 2)
         named: Any = table.assign(name="a")
         with pytest.raises(TypeError, match="x: expected an array of numbers"):
             fit_softmax_regression(named, labels, 3)

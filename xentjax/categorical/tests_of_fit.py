@@ -43,8 +43,8 @@ def g_test(counts: ArrayLike, q: ArrayLike) -> TestResult:
         q: pmf, [..., K], broadcast with the counts.
 
     Returns:
-        Statistic, p-value and degrees of freedom, [...]. A p-value keeps its relative precision
-        until it underflows.
+        Statistic, p-value and degrees of freedom, [...]. Both are computed in float64 from exact
+        integers, and a p-value keeps its relative precision until it underflows.
 
     Raises:
         ValueError: for concrete counts that are negative, not whole or all 0, a concrete `q` that
