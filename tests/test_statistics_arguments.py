@@ -5,6 +5,7 @@ import inspect
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -66,7 +67,7 @@ def find(name):
     function = categorical if hasattr(categorical, name.split()[0].split(".")[0]) else calibration
     for part in name.split()[0].split("."):
         function = getattr(function, part)
-    return inspect.unwrap(function)  # annotations, which the suite checks, promise arrays only
+    return function
 
 
 class Holder:
@@ -89,6 +90,14 @@ class Series:
         return self.value if dtype is None else self.value.astype(dtype)
 
 
+@pytest.fixture
+def unchecked_annotations():
+    """The suite checks annotations, which promise arrays only; users' calls are not checked."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 def close(result, expected, rtol):
     for got, wanted in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(got, wanted, rtol, atol=rtol)
@@ -104,6 +113,7 @@ def test_every_public_function_is_called_here():
     assert public == {name.split()[0] for name in CALLS} - {"solvers.solve"}
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 @pytest.mark.parametrize("name", CALLS)
 def test_whatever_holds_an_array_is_taken(name):
     call, *arguments = CALLS[name]
@@ -124,7 +134,9 @@ def test_no_mixture_of_dtypes_under_x64(name):
             kinds = {"i": integer, "f": floating, "b": "bool"}
             arrays = [jnp.array(np.array(x), kinds[np.array(x).dtype.kind]) for x in arguments]
             results.append(call(function, *arrays))
-    for result in results[1:]:  # all arguments are exact in every dtype but the last one's prior
+    if name == "fit_temperature":  # a coarser dtype needs fewer steps
+        results = [result._replace(steps=0) for result in results]
+    for result in results[1:]:  # the arguments are exact in every dtype
         close(result, results[0], 2e-6)
     if "solve" not in name and name not in ("sample", "stream_counts", "counts where"):
         assert any(x.dtype == np.float64 for x in jax.tree.leaves(results[0]))

@@ -149,7 +149,9 @@ def halfwidth(
     if not few:
         bracket = jax.lax.while_loop(undecided, halve, bracket)
     rise = bracket.high_coverage - bracket.low_coverage
-    return jnp.stack([bracket.low, (level - bracket.low_coverage) / rise])
+    # Both are 1 where 1 - alpha rounds to it.
+    fraction = jnp.where(rise > 0, (level - bracket.low_coverage) / rise, 0)
+    return jnp.stack([bracket.low, jnp.where(n < jnp.inf, fraction, jnp.nan)])
 
 
 def _add(masses: _Masses, top: Array, bottom: Array) -> _Masses:

@@ -73,7 +73,7 @@ def fit_categorical(
     nats a sample. By default that is 1e-6, and for more than 100 samples 1e-4 / N: 1e-4 nats in
     all, or 0.014 standard errors of a probability; but no less than 4 eps^2, which is what the
     dtype resolves. "natural_gradient" takes 1 step; "newton" and "exponentiated_gradient" with step
-    size 1, which are the same, seldom more than 15. An optax optimizer minimises the cross-entropy
+    size 1, which are the same, seldom more than 25. An optax optimizer minimises the cross-entropy
     to c / N over the logits of q = softmax(logits). Where every class occurs, gradient descent
     converges linearly: its error shrinks by about 1 - eta min_k c_k / N a step. A class that never
     occurred has no finite logit: by gradient descent its probability falls as 1 / (eta t), the gap
