@@ -323,7 +323,7 @@ class TestPmfs:
         jax.jit(function)(self.counts, self.pmf)  # whose values are unknown
 
     def test_fisher_information(self):
-        with pytest.raises(ValueError, match="^q: expected probabilities with sum 1 within"):
+        with pytest.raises(ValueError, match=r"^q: expected probabilities with sum 1 within"):
             fisher_information(self.counts, 4)
 
     def test_a_float64_array_of_the_host_is_as_good_as_float32_where_x64_is_off(self):
