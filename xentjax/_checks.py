@@ -19,9 +19,12 @@ def fail(name: str, expected: str, got: object) -> NoReturn:
 def concrete(x: ArrayLike) -> np.ndarray | None:
     """The value of `x` where it is known, None under jit, vmap and grad.
 
-    Checks of values (rather than shapes and dtypes) apply to concrete arrays only.
+    Checks of values (rather than shapes and dtypes) apply to concrete arrays only; not to those
+    that lie in part on other hosts.
     """
-    return None if isinstance(x, jax.core.Tracer) else np.asarray(x)
+    if isinstance(x, jax.core.Tracer) or (isinstance(x, jax.Array) and not x.is_fully_addressable):
+        return None
+    return np.asarray(x)
 
 
 Native = jax.Array | np.ndarray | np.generic | bool | int | float
@@ -72,7 +75,7 @@ def check_array(name: str, x: Any) -> jax.Array:
         raise TypeError(f"{name}: expected an array of numbers, got {kind}") from None
 
 
-def check_floating(name: str, x: ArrayLike) -> jax.Array:
+def check_floating(name: str, x: Any) -> jax.Array:
     """`x` as a jax array of a real floating dtype, else a TypeError."""
     array = check_array(name, x)
     if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -80,7 +83,7 @@ def check_floating(name: str, x: ArrayLike) -> jax.Array:
     return array
 
 
-def check_integer(name: str, x: ArrayLike) -> jax.Array:
+def check_integer(name: str, x: Any) -> jax.Array:
     """`x` as a jax array of an integer dtype, else a TypeError."""
     array = check_array(name, x)
     if not jnp.issubdtype(array.dtype, jnp.integer):
@@ -88,7 +91,7 @@ def check_integer(name: str, x: ArrayLike) -> jax.Array:
     return array
 
 
-def check_bool(name: str, x: ArrayLike) -> jax.Array:
+def check_bool(name: str, x: Any) -> jax.Array:
     """`x` as a jax array of booleans, else a TypeError."""
     array = check_array(name, x)
     if array.dtype != jnp.bool_:
