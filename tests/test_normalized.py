@@ -244,3 +244,18 @@ def test_wrong_arguments(name, unchecked_annotations):
     if name == "logsumexp":
         with pytest.raises(TypeError, match=r"^keepdims: expected True or False, got 1"):
             function(x, keepdims=1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_infinite_slope_at_a_probability_that_underflows_counts_as_0(dtype):
+    """As in forward mode: the slope of the softmax is 0 there, and jax.nn's 0 * inf is NaN."""
+    logits = jnp.array([110.0, 0.0, 109.0], dtype)
+    p = np.exp([0.0, -1.0]) / (1 + np.exp(-1.0))
+    slope = -p * np.log(p)
+    slope -= p * slope.sum()
+    rtol = 1e-6 if dtype == "float32" else 1e-2
+    for values in (lambda a: xentjax.softmax(a), lambda a: jax.jit(xentjax.softmax)(a)):
+        gradient = jax.grad(lambda a, values=values: xentjax.entropy(values(a)))(logits)
+        np.testing.assert_allclose(
+            np.asarray(gradient, np.float32), [slope[0], 0, slope[1]], rtol, 1e-6
+        )

@@ -171,7 +171,12 @@ def _normalized(rows: Rows, log: bool, implementation: str | None) -> Float[Arra
         return _normalized_by_kernel(rows, log)
     stats = row_statistics(rows, normalizer=True, implementation=implementation)
     log_p = _masked(log_probabilities(rows, stats), rows, log=True)
-    return (log_p if log else jnp.exp(log_p)).astype(rows.logits.dtype)
+    if log:
+        return log_p.astype(rows.logits.dtype)
+    p = jnp.exp(log_p).astype(rows.logits.dtype)
+    # In reverse mode the slope 0 of a p that underflows wins over what comes back, which may be the
+    # entropy's infinite slope at 0; forward mode has it the same way round.
+    return jnp.where(p == 0, jnp.zeros_like(p), p)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
