@@ -1,9 +1,9 @@
 """The tour, from a rolled die to a classifier: one minimisation of cross-entropy in four steps.
 
-    python -m experiments                  the tour, in a minute or two on two CPU cores
-    python -m experiments NAME --help      one experiment: law_of_large_numbers, categorical_mle,
-                                           asymptotics, divergences, cifar10 or
-                                           loss_comparison
+    python -m experiments                the tour, in a minute or two on two cores
+    python -m experiments NAME --help    one experiment: law_of_large_numbers,
+                                         categorical_mle, asymptotics,
+                                         divergences, cifar10, loss_comparison
 
 Nothing is downloaded: the classifier learns CIFAR-10 where it is found (in --data-dir, in
 $XENTJAX_DATA_DIR or in the user's cache), and else scikit-learn's handwritten digits.
@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import tyro
 from rich.console import Console, Group
 from rich.panel import Panel
 from rich.progress import track
 from rich.text import Text
 
 from experiments import categorical_mle, divergences, law_of_large_numbers
-from experiments._command import UserError, one_line_errors
+from experiments._command import UserError, one_line_errors, parse_options, say
 from experiments._records import RUNS, RunFolder
 from experiments.cifar10.backend import prepare_cpu
 from experiments.cifar10.config import PRESETS
@@ -141,7 +140,7 @@ def _classifier(config: Config, dataset: Dataset, console: Console) -> None:
     settings = PRESETS["digits" if dataset.name == "digits" else "tour"]
     folder = RunFolder.create("cifar10", settings, config.runs_dir)
     absent = "" if dataset.name == "CIFAR-10" else "CIFAR-10 is not on this machine. "
-    console.print(f"{absent}Training a network on {dataset.name} ({dataset.source}).", markup=False)
+    say(console, f"{absent}Training a network on {dataset.name} ({dataset.source}).")
     result = train(settings, dataset, folder, console=console)
     num_classes = len(dataset.class_names)
     _report(
@@ -157,9 +156,11 @@ def _classifier(config: Config, dataset: Dataset, console: Console) -> None:
 
 def _report(console: Console, title: str, formula: str, finding: str, folder: RunFolder) -> None:
     """One step's panel: what it is about, what was found, and where the plots are."""
-    plots = "\n".join(str(path) for path in sorted(folder.path.glob("*.png")))
-    body = Group(Text(formula, style="bold"), "", Text(finding), "", Text(plots, style="dim"))
+    body = Group(Text(formula, style="bold"), "", Text(finding))
     console.print(Panel(body, title=title, title_align="left", padding=(1, 2)))
+    for path in sorted(folder.path.glob("*.png")):  # no frame around them: they can be copied
+        say(console, str(path))
+    console.print()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -173,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             importlib.import_module(EXPERIMENTS[name]).main(rest)
             return
         prepare_cpu()
-        config = tyro.cli(Config, args=arguments, prog="python -m experiments", description=__doc__)
+        config = parse_options(Config, arguments, prog="python -m experiments", description=__doc__)
         console = Console()
         tour(config, console)
         console.print(

@@ -121,7 +121,7 @@ def printable(text: str) -> str:
 
 
 def say(console: Console, text: str) -> None:
-    """Print a line that only the terminal breaks: a path in it stays as it is, and can be copied."""
+    """Print a line that is not wrapped: a path in it can be copied."""
     console.print(Text(printable(text)), soft_wrap=True)
 
 

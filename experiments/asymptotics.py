@@ -21,13 +21,19 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from experiments import _dice_plots
-from experiments._command import UserError, check_seed, one_line_errors, pmf_option
+from experiments._command import (
+    UserError,
+    check_seed,
+    one_line_errors,
+    parse_options,
+    pmf_option,
+    say,
+)
 from experiments._dice import NSB_DICE, Mean, Measurement, measure
 from experiments._records import RUNS, RunFolder
 
@@ -200,8 +206,8 @@ def _text(mean: Mean) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     with one_line_errors():
-        config = tyro.cli(
-            Config, args=argv, prog=f"python -m experiments.{NAME}", description=__doc__
+        config = parse_options(
+            Config, argv, prog=f"python -m experiments.{NAME}", description=__doc__
         )
         console = Console()
         folder = RunFolder.create(NAME, config, config.runs_dir)
@@ -209,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = run(config, progress=show_sizes)
         save(result, folder)
         show(result, console)
-        console.print(f"Plots and numbers: {folder.path}", markup=False, soft_wrap=True)
+        say(console, f"Plots and numbers: {folder.path}")
 
 
 if __name__ == "__main__":

@@ -20,14 +20,20 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
-import tyro
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 import xentjax
 from experiments import _samples, _solver_rates
-from experiments._command import UserError, check_seed, one_line_errors, pmf_option
+from experiments._command import (
+    UserError,
+    check_seed,
+    one_line_errors,
+    parse_options,
+    pmf_option,
+    say,
+)
 from experiments._methods import ENTROPY_ESTIMATORS
 from experiments._records import RUNS, RunFolder
 from experiments._samples import Sample
@@ -265,8 +271,8 @@ def _table(title: str, *headings: str) -> Table:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     with one_line_errors():
-        config = tyro.cli(
-            Config, args=argv, prog=f"python -m experiments.{NAME}", description=__doc__
+        config = parse_options(
+            Config, argv, prog=f"python -m experiments.{NAME}", description=__doc__
         )
         console = Console()
         with console.status("counting and fitting"):
@@ -274,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = RunFolder.create(NAME, config, config.runs_dir)
         save(result, folder)
         show(result, console)
-        console.print(f"Plots and numbers: {folder.path}", markup=False, soft_wrap=True)
+        say(console, f"Plots and numbers: {folder.path}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
@@ -26,7 +25,7 @@ from rich.table import Table
 
 import xentjax
 from experiments import _plots
-from experiments._command import UserError, one_line_errors, pmf_option
+from experiments._command import UserError, one_line_errors, parse_options, pmf_option, say
 from experiments._records import RUNS, RunFolder
 
 NAME = "divergences"
@@ -236,15 +235,15 @@ def _text(pmf: Sequence[float]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     with one_line_errors():
-        config = tyro.cli(
-            Config, args=argv, prog=f"python -m experiments.{NAME}", description=__doc__
+        config = parse_options(
+            Config, argv, prog=f"python -m experiments.{NAME}", description=__doc__
         )
         console = Console()
         folder = RunFolder.create(NAME, config, config.runs_dir)
         result = run(config)
         save(result, folder)
         show(result, console)
-        console.print(f"Plots and numbers: {folder.path}", markup=False, soft_wrap=True)
+        say(console, f"Plots and numbers: {folder.path}")
 
 
 if __name__ == "__main__":

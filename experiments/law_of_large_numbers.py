@@ -15,7 +15,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
@@ -24,7 +23,14 @@ from rich.table import Table
 
 import xentjax
 from experiments import _plots
-from experiments._command import UserError, check_seed, one_line_errors, pmf_option
+from experiments._command import (
+    UserError,
+    check_seed,
+    one_line_errors,
+    parse_options,
+    pmf_option,
+    say,
+)
 from experiments._records import RUNS, RunFolder
 
 NAME = "law_of_large_numbers"
@@ -246,8 +252,8 @@ def show(result: Result, console: Console) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     with one_line_errors():
-        config = tyro.cli(
-            Config, args=argv, prog=f"python -m experiments.{NAME}", description=__doc__
+        config = parse_options(
+            Config, argv, prog=f"python -m experiments.{NAME}", description=__doc__
         )
         console = Console()
         folder = RunFolder.create(NAME, config, config.runs_dir)
@@ -255,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = run(config, progress=show_seeds)
         save(result, folder)
         show(result, console)
-        console.print(f"Plots and numbers: {folder.path}", markup=False, soft_wrap=True)
+        say(console, f"Plots and numbers: {folder.path}")
 
 
 if __name__ == "__main__":

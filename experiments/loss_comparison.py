@@ -23,16 +23,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import tyro
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from rich.console import Console
 from rich.table import Table
 
-from experiments._command import UserError, one_line_errors
+from experiments._command import UserError, one_line_errors, parse_options, say
 from experiments._estimates import Estimate
 from experiments._plots import PALETTE, subplots
-from experiments._records import RUNS, RunFolder
+from experiments._records import RUNS, RunFolder, reading
 from experiments.cifar10.backend import prepare_cpu
 from experiments.cifar10.config import PRESETS, Config as Settings, PresetName
 from experiments.cifar10.data import Dataset, load
@@ -218,10 +217,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     prepare_cpu()
     with one_line_errors():
-        config = tyro.cli(Config, args=argv, prog=PROGRAM, description=__doc__)
+        config = parse_options(Config, argv, prog=PROGRAM, description=__doc__)
         if config.resume is not None:
             recorded = RunFolder.open(config.resume, NAME).config()
-            kept = {name: recorded[name] for name in ("preset", "seeds", "epochs")}
+            with reading(config.resume / "config.json"):
+                kept = {name: recorded[name] for name in ("preset", "seeds", "epochs")}
+                settings_of(Config(**kept))
+                parse_seeds(kept["seeds"])
             for name, value in kept.items():
                 if (given := getattr(config, name)) not in (getattr(Config(), name), value):
                     raise UserError(f"--{name}: expected {value}, the resumed run's, got {given}")
@@ -237,12 +239,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             else RunFolder.open(config.resume, NAME)
         )
         console = Console()
-        with resumable(PROGRAM, folder.path, config.data_dir) as should_stop:
+        with (
+            folder.locked(),
+            resumable(PROGRAM, folder.path, config.data_dir) as should_stop,
+        ):
             results = run(config, dataset, folder, console=console, should_stop=should_stop)
         folder.summary(results)
         folder.figure("losses", draw(results))
         console.print(table(results))
-        console.print(f"Numbers and figure: {folder.path}", highlight=False)
+        say(console, f"Numbers and figure: {folder.path}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """Train a convolutional network on CIFAR-10 with xentjax's cross-entropy, and test it.
 
-    python -m experiments.cifar10 [OPTIONS]                     one training, or one for each seed
-    python -m experiments.cifar10 compare SETTINGS SETTINGS...  which settings are better
-    python -m experiments.cifar10 predict --run RUN IMAGE...    the classes of your own images
+    python -m experiments.cifar10 [OPTIONS]
+        one training, or one for each seed
+    python -m experiments.cifar10 compare SETTINGS SETTINGS...
+        which settings are better
+    python -m experiments.cifar10 predict --run RUN IMAGE...
+        the classes of your own images
 
 A preset names a set of settings; any other option replaces one of them. `tiny` and `small` take
 minutes on two CPU cores, the `airbench` presets are made for a GPU or TPU and named by the accuracy
@@ -11,9 +14,9 @@ their recipe is known for, `resnet18` is the usual yardstick, `tour` is a traini
 hardware and --dataset decide.
 
 CIFAR-10 is looked for in --data-dir, $XENTJAX_DATA_DIR and the user's cache, else downloaded. The
-run's folder receives the settings, metrics.jsonl, summary.json, figures and a checkpoint. Ctrl-C
-or SIGTERM saves a checkpoint; --resume goes on from it, on the same machine to the very result the
-run would have had.
+run's folder receives the settings, metrics.jsonl, summary.json, figures and a checkpoint. Ctrl-C,
+SIGTERM and a closed terminal save a checkpoint; --resume goes on from it, on the same machine to
+the very result the run would have had.
 """
 
 import sys
@@ -27,7 +30,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments._command import UserError, one_line_errors
+from experiments._command import UserError, one_line_errors, parse_options, say
 from experiments._hosts import is_writer
 from experiments._records import RUNS, RunFolder
 from experiments.cifar10 import compare, predict
@@ -101,11 +104,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         console = Console(quiet=not is_writer())
         dataset = load(command.settings.dataset, command.data_dir)
         check(command.settings, dataset)
-        console.print(f"{dataset.name} from {dataset.source}", highlight=False)
+        say(console, f"{dataset.name} from {dataset.source}")
         for option, earlier in (("resume", command.resume), ("replay", command.replay)):
             if earlier is not None:
                 for difference in RunFolder.open(earlier).differences():
-                    console.print(f"{option}: {difference}", highlight=False)
+                    say(console, f"{option}: {difference}")
         if command.resume:
             folder = RunFolder.open(command.resume)
         elif sweep:
@@ -129,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 )
                 show(command.settings, result, console)
         more = "a folder for each seed" if sweep else "checkpoint"
-        console.print(f"Figures, numbers and {more}: {folder.path}", highlight=False)
+        say(console, f"Figures, numbers and {more}: {folder.path}")
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Command, tuple[int, ...] | None]:
@@ -153,9 +156,9 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Command, tuple[int, ...] |
     recorded, seeds = _recorded(start.resume or start.replay)
     # a preset given with --resume is compared like any other setting
     settings = PRESETS[preset] if recorded is None or start.preset else recorded
-    command = tyro.cli(
+    command = parse_options(
         Command,
-        args=argv,
+        argv,
         default=Command(settings, preset),
         prog=PROGRAM,
         description=__doc__,

@@ -8,6 +8,7 @@ report has the mean difference in accuracy, its 95 % interval, and how many pair
 to see a difference of 0.1 points with a power of 80 %.
 """
 
+import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +18,13 @@ from typing import Any, NamedTuple
 import tyro
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from experiments._command import UserError, one_line_errors
+from experiments._command import UserError, one_line_errors, parse_options, printable, say
 from experiments._estimates import Estimate
 from experiments._plots import GREY, PALETTE, subplots
-from experiments._records import RUNS, RunFolder
+from experiments._records import RUNS, RunFolder, reading
 from experiments.cifar10.backend import prepare_cpu
 from experiments.cifar10.config import PRESETS, Config, DatasetName
 from experiments.cifar10.data import load
@@ -84,7 +85,7 @@ def parse_settings(text: str) -> Config:
         raise UserError(
             f"settings: expected a folder or one of {', '.join(PRESETS)} with options, got {text!r}"
         )
-    chosen = tyro.cli(Config, args=options, default=PRESETS[preset], prog=f"{PROGRAM} {preset}")
+    chosen = parse_options(Config, options, default=PRESETS[preset], prog=f"{PROGRAM} {preset}")
     if chosen.seed != PRESETS[preset].seed:
         raise UserError(f"settings: expected --seeds for all of them, got --seed in {text!r}")
     return chosen
@@ -172,8 +173,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     prepare_cpu()
     with one_line_errors():
-        command, rest = tyro.cli(
-            Command, args=argv, prog=PROGRAM, description=__doc__, return_unknown_args=True
+        command, rest = parse_options(
+            Command, argv, prog=PROGRAM, description=__doc__, return_unknown_args=True
         )
         if rest:
             raise UserError(
@@ -182,14 +183,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         names, seeds = command.settings, command.seeds
         if command.resume is not None:
-            recorded = RunFolder.open(command.resume, NAME).config()
             if names or seeds is not None:
                 raise UserError("--resume: expected no settings and no --seeds beside it")
-            names, seeds = tuple(recorded["settings"]), recorded["seeds"]
+            recorded = RunFolder.open(command.resume, NAME).config()
+            with reading(command.resume / "config.json"):
+                names = tuple(str(name) for name in recorded["settings"])
+                seeds = recorded["seeds"] and str(recorded["seeds"])
         if len(set(names)) < 2:
             raise UserError(f"settings: expected at least 2 different ones, got {len(set(names))}")
         chosen = parse_seeds(seeds or DEFAULT_SEEDS)
-        known = {name: _read(Path(name)) for name in names if name and Path(name).is_dir()}
+        # not Path.is_dir, which fails where the settings are too long for a name
+        known = {name: _read(Path(name)) for name in names if name and os.path.isdir(name)}
         trained = {name: parse_settings(name) for name in names if name not in known}
         check_common_seeds(
             {name: known[name].accuracies if name in known else chosen for name in names}
@@ -209,12 +213,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         console = Console()
         accuracies: dict[str, dict[int, float]] = {}
-        with resumable(PROGRAM, folder.path, command.data_dir) as should_stop:
+        with (
+            folder.locked(),
+            resumable(PROGRAM, folder.path, command.data_dir) as should_stop,
+        ):
             for place, name in enumerate(names):
                 if dataset is None or name in known:
                     accuracies[name] = known[name].accuracies
                     continue
-                console.print(f"[bold]{escape(name)}")
+                console.print(Text(printable(name), style="bold"), soft_wrap=True)
                 sweep = Sweep(trained[name], chosen)
                 part = folder.part(f"settings-{place}", SWEEP_NAME, sweep)
                 summaries = run_seeds(
@@ -225,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder.summary(summarize(compared))
         folder.figure("differences", draw_differences(compared))
         console.print(table(compared))
-        console.print(f"Numbers and figure: {folder.path}", highlight=False)
+        say(console, f"Numbers and figure: {folder.path}")
 
 
 def _accuracies(summaries: Sequence[Mapping[str, Any]]) -> dict[int, float]:
@@ -242,6 +249,10 @@ class _Known(NamedTuple):
 def _read(path: Path) -> _Known:
     folder = RunFolder.open(path, SWEEP_NAME)
     if (summary := folder.read_summary()) is None:
-        raise UserError(f"{path}: expected the folder of a finished run with --seeds")
+        raise UserError(
+            f"{path}: expected the folder of a finished run with --seeds, got one without a whole "
+            "summary.json, which --resume writes"
+        )
     sweep = Sweep.from_json(folder.config())
-    return _Known(sweep.settings.dataset, _accuracies(summary["seeds"]))
+    with reading(path / "summary.json"):
+        return _Known(sweep.settings.dataset, _accuracies(summary["seeds"]))

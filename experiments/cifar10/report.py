@@ -39,7 +39,8 @@ def _draw(folder: RunFolder, config: Config, dataset: Dataset, result: Result) -
         judged[f"at temperature {result.temperature:.2f}"] = result.calibrated
     # a run that was killed before it saved an epoch has it twice
     epochs = {entry["epoch"]: entry for entry in folder.metrics()}
-    folder.figure("curves", draw_curves(list(epochs.values()), config, result))
+    if epochs:  # not where metrics.jsonl was lost
+        folder.figure("curves", draw_curves(list(epochs.values()), config, result))
     folder.figure("confusion", draw_confusion(result.test, dataset.class_names))
     folder.figure("reliability", draw_reliability(judged))
     folder.figure("risk_coverage", draw_risk_coverage(judged))

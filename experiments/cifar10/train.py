@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
-from experiments._command import UserError
+from experiments._command import UserError, say
 from experiments._records import RunFolder
 from experiments.cifar10 import checkpoint, report
 from experiments.cifar10.backend import current_backend, data_mesh
@@ -64,24 +64,27 @@ def run(
     Raises:
         ConfigError: the settings do not suit the data set or the devices.
         CheckpointError: there is nothing to resume, nothing left to do, or no room to save.
-        RunError: the folder cannot be written.
+        RunError: the folder cannot be written, or another process is at work on it.
         TrainingStopped: `should_stop` said so.
         DivergenceError: the loss became NaN or infinite.
     """
-    trainer = _Trainer(config, dataset, folder, devices)
-    if resume:
-        trainer.state = checkpoint.restore(folder.path, trainer.state)
-    first_step, length = int(trainer.state.step), trainer.length
-    if first_step == length.steps and folder.read_summary() is not None:
-        raise checkpoint.CheckpointError(
-            f"{folder.path}: expected a stopped run, got a finished one"
-        )
-    with TrainingProgress(first_step, length.steps, console) as progress:
-        for epoch in range(first_step // length.steps_per_epoch, length.epochs):
-            trainer.train_epoch(epoch, progress, should_stop)
-    result = trainer.result(first_step)
-    report.save(folder, config, dataset, result)
-    return result
+    with folder.locked():
+        trainer = _Trainer(config, dataset, folder, devices)
+        if resume:
+            trainer.state = checkpoint.restore(folder.path, trainer.state)
+        first_step, length = int(trainer.state.step), trainer.length
+        if first_step == length.steps and folder.read_summary() is not None:
+            raise checkpoint.CheckpointError(
+                f"{folder.path}: expected a stopped run, got a finished one"
+            )
+        if (torn := folder.drop_torn_lines()) and console is not None:
+            say(console, f"metrics.jsonl: left out what is no whole line, {torn} in all")
+        with TrainingProgress(first_step, length.steps, console) as progress:
+            for epoch in range(first_step // length.steps_per_epoch, length.epochs):
+                trainer.train_epoch(epoch, progress, should_stop)
+        result = trainer.result(first_step)
+        report.save(folder, config, dataset, result)
+        return result
 
 
 def _trained_images(config: Config, dataset: Dataset) -> int:
