@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 import xentjax
@@ -24,6 +25,9 @@ EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 # what moves a terminal's cursor, ends a line, or has no encoding (bytes of a path that is no UTF-8)
 ESCAPE = "\x1b"
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+LEAST_ALPHA = 1e-30  # an error probability; float32 ends at 1e-38, to be split between classes
 
 
 class UserError(Exception):
@@ -70,7 +74,7 @@ def _platform_problem() -> str | None:
     try:
         jax.devices()
     except RuntimeError as error:
-        asked = f"JAX_PLATFORMS={jax.config.jax_platforms or ''}"
+        asked = f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}"
         return f"{asked}: expected a platform that is here, got: {str(error).partition(' (set')[0]}"
     return None
 
@@ -123,6 +127,19 @@ def printable(text: str) -> str:
 def say(console: Console, text: str) -> None:
     """Print a line that is not wrapped: a path in it can be copied."""
     console.print(Text(printable(text)), soft_wrap=True)
+
+
+@contextmanager
+def waiting(console: Console, what: str) -> Iterator[Callable[[str], None]]:
+    """Show what is being done and for how long already, on a line that goes when it is done.
+
+    Yields:
+        A function that names what is done next.
+    """
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda what: progress.update(task, description=what)
 
 
 def check_seed(option: str, seed: int) -> None:

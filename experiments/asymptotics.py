@@ -13,7 +13,7 @@ Every mean over the dice has its standard error beside it.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,17 +22,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from experiments import _dice_plots
 from experiments._command import (
+    LEAST_ALPHA,
     UserError,
     check_seed,
     one_line_errors,
     parse_options,
     pmf_option,
     say,
+    waiting,
 )
 from experiments._dice import NSB_DICE, Mean, Measurement, measure
 from experiments._records import RUNS, RunFolder
@@ -41,6 +42,7 @@ NAME = "asymptotics"
 FEWEST_DICE = 100  # fewer have no standard error to speak of
 MOST_DICE = 10**6
 MOST_ROLLS = 10**5
+LEAST_PROBABILITY = 1e-15
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,10 @@ class Config:
             raise UserError(
                 f"--probs: expected two probabilities or more, all > 0, got {self.probs}"
             )
+        if min(self.probs) < LEAST_PROBABILITY:  # whose inverse theory squares
+            raise UserError(
+                f"--probs: expected at least {LEAST_PROBABILITY} each, got {min(self.probs)}"
+            )
         if not self.num_rolls or sorted(set(self.num_rolls)) != list(self.num_rolls):
             raise UserError(f"--num-rolls: expected one or more, ascending, got {self.num_rolls}")
         for num_rolls in (self.num_rolls[0], self.num_rolls[-1]):
@@ -77,6 +83,8 @@ class Config:
             )
         if not 0 < self.alpha < 1:
             raise UserError(f"--alpha: expected between 0 and 1, got {self.alpha}")
+        if self.alpha < LEAST_ALPHA:
+            raise UserError(f"--alpha: expected at least {LEAST_ALPHA}, got {self.alpha}")
         check_seed("--seed", self.seed)
 
 
@@ -211,9 +219,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         console = Console()
         folder = RunFolder.create(NAME, config, config.runs_dir)
-        show_sizes = partial(track, description="rolling dice, N by N", console=console)
-        result = run(config, progress=show_sizes)
-        save(result, folder)
+        with waiting(console, "rolling dice") as doing:
+
+            def sizes(values: Sequence[int]) -> Iterator[int]:
+                for number, size in enumerate(values, start=1):
+                    doing(
+                        f"rolling {config.num_dice:,} dice, N = {size:,} ({number}/{len(values)})"
+                    )
+                    yield size
+
+            result = run(config, progress=sizes)
+            doing("drawing")
+            save(result, folder)
         show(result, console)
         say(console, f"Plots and numbers: {folder.path}")
 

@@ -27,12 +27,14 @@ from rich.text import Text
 import xentjax
 from experiments import _samples, _solver_rates
 from experiments._command import (
+    LEAST_ALPHA,
     UserError,
     check_seed,
     one_line_errors,
     parse_options,
     pmf_option,
     say,
+    waiting,
 )
 from experiments._methods import ENTROPY_ESTIMATORS
 from experiments._records import RUNS, RunFolder
@@ -83,6 +85,8 @@ class Config:
         check_seed("--seed", self.seed)
         if not 0 < self.alpha < 1:
             raise UserError(f"--alpha: expected between 0 and 1, got {self.alpha}")
+        if self.alpha < LEAST_ALPHA:
+            raise UserError(f"--alpha: expected at least {LEAST_ALPHA}, got {self.alpha}")
         if self.max_categories < 1:
             raise UserError(f"--max-categories: expected 1 or more, got {self.max_categories}")
         if self.column is not None and self.data is None:
@@ -275,10 +279,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             Config, argv, prog=f"python -m experiments.{NAME}", description=__doc__
         )
         console = Console()
-        with console.status("counting and fitting"):
+        with waiting(console, "counting and fitting") as doing:
             result = run(config)
-        folder = RunFolder.create(NAME, config, config.runs_dir)
-        save(result, folder)
+            folder = RunFolder.create(NAME, config, config.runs_dir)
+            doing("drawing")
+            save(result, folder)
         show(result, console)
         say(console, f"Plots and numbers: {folder.path}")
 

@@ -25,7 +25,7 @@ from rich.table import Table
 
 import xentjax
 from experiments import _plots
-from experiments._command import UserError, one_line_errors, parse_options, pmf_option, say
+from experiments._command import UserError, one_line_errors, parse_options, pmf_option, say, waiting
 from experiments._records import RUNS, RunFolder
 
 NAME = "divergences"
@@ -240,8 +240,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         console = Console()
         folder = RunFolder.create(NAME, config, config.runs_dir)
-        result = run(config)
-        save(result, folder)
+        with waiting(console, "measuring and drawing"):
+            result = run(config)
+            save(result, folder)
         show(result, console)
         say(console, f"Plots and numbers: {folder.path}")
 

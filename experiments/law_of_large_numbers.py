@@ -6,9 +6,8 @@ Each seed gives one sequence of rolls, and p_N the shares among its first N, for
 a logarithmic axis.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 import xentjax
@@ -30,6 +28,7 @@ from experiments._command import (
     parse_options,
     pmf_option,
     say,
+    waiting,
 )
 from experiments._records import RUNS, RunFolder
 
@@ -38,6 +37,7 @@ FIRST_ROLLS = 10  # before that the band is wider than the probabilities themsel
 MOST_ROLLS = 10**8  # the rolls of a seed are held in memory at once
 NUM_POINTS = 200
 SHOWN_FACES = 6
+MOST_DEVIATIONS = 1000  # the band is then wider than any figure
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ class Config:
             check_seed("--seeds", seed)
         if not self.z > 0:
             raise UserError(f"--z: expected a number > 0, got {self.z}")
+        if self.z > MOST_DEVIATIONS:
+            raise UserError(f"--z: expected at most {MOST_DEVIATIONS}, got {self.z}")
 
 
 class Result(NamedTuple):
@@ -249,6 +251,21 @@ def show(result: Result, console: Console) -> None:
     )
 
 
+def run_and_save(config: Config, folder: RunFolder, console: Console) -> Result:
+    """Run, show how far the run is, and write what was found."""
+    with waiting(console, "rolling a die") as doing:
+
+        def seeds(values: Sequence[int]) -> Iterator[int]:
+            for number, seed in enumerate(values, start=1):
+                doing(f"rolling a die, seed {seed} ({number}/{len(values)})")
+                yield seed
+
+        result = run(config, progress=seeds)
+        doing("drawing")
+        save(result, folder)
+    return result
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     with one_line_errors():
@@ -257,9 +274,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         console = Console()
         folder = RunFolder.create(NAME, config, config.runs_dir)
-        show_seeds = partial(track, description="rolling, seed by seed", console=console)
-        result = run(config, progress=show_seeds)
-        save(result, folder)
+        result = run_and_save(config, folder, console)
         show(result, console)
         say(console, f"Plots and numbers: {folder.path}")
 

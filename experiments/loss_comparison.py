@@ -28,7 +28,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from rich.console import Console
 from rich.table import Table
 
-from experiments._command import UserError, one_line_errors, parse_options, say
+from experiments._command import UserError, one_line_errors, parse_options, say, waiting
 from experiments._estimates import Estimate
 from experiments._plots import PALETTE, subplots
 from experiments._records import RUNS, RunFolder, reading
@@ -230,7 +230,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             config = replace(config, **kept)
         if len(seeds := parse_seeds(config.seeds)) < 2:
             raise UserError(f"--seeds: expected at least 2, for a spread, got {len(seeds)}")
-        dataset = load(PRESETS[config.preset].dataset, config.data_dir)
+        console = Console()
+        name = PRESETS[config.preset].dataset
+        with waiting(console, f"reading {name}"):
+            dataset = load(name, config.data_dir)
         for settings in settings_of(config).values():
             check(settings, dataset)
         folder = (
@@ -238,7 +241,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             if config.resume is None
             else RunFolder.open(config.resume, NAME)
         )
-        console = Console()
         with (
             folder.locked(),
             resumable(PROGRAM, folder.path, config.data_dir) as should_stop,

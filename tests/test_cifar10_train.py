@@ -145,7 +145,7 @@ def test_what_is_said_of_the_time_of_training(finished, seconds, speed, said):
 @pytest.mark.parametrize("terminal", [False, True])
 def test_only_where_no_bar_is_shown_a_line_says_what_to_wait_for(terminal):
     output = io.StringIO()
-    with TrainingProgress(0, 9, Console(file=output, width=300, force_terminal=terminal)):
+    with TrainingProgress(Console(file=output, width=300, force_terminal=terminal)):
         pass
     assert ("a line follows for every epoch" in output.getvalue()) != terminal
 

@@ -30,7 +30,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments._command import UserError, one_line_errors, parse_options, say
+from experiments._command import UserError, one_line_errors, parse_options, say, waiting
 from experiments._hosts import is_writer
 from experiments._records import RUNS, RunFolder
 from experiments.cifar10 import compare, predict
@@ -102,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         command, seeds = parse(arguments)
         sweep = None if seeds is None else Sweep(command.settings, seeds)
         console = Console(quiet=not is_writer())
-        dataset = load(command.settings.dataset, command.data_dir)
+        with waiting(console, f"reading {command.settings.dataset}"):
+            dataset = load(command.settings.dataset, command.data_dir)
         check(command.settings, dataset)
         say(console, f"{dataset.name} from {dataset.source}")
         for option, earlier in (("resume", command.resume), ("replay", command.replay)):

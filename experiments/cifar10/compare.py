@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments._command import UserError, one_line_errors, parse_options, printable, say
+from experiments._command import UserError, one_line_errors, parse_options, printable, say, waiting
 from experiments._estimates import Estimate
 from experiments._plots import GREY, PALETTE, subplots
 from experiments._records import RUNS, RunFolder, reading
@@ -202,7 +202,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         datasets |= {sweep.dataset for sweep in known.values()}
         if len(datasets) > 1:
             raise UserError(f"settings: expected one dataset for all, got {', '.join(datasets)}")
-        dataset = load(datasets.pop(), command.data_dir) if trained else None
+        console = Console()
+        dataset = None
+        if trained:
+            (name,) = datasets
+            with waiting(console, f"reading {name}"):
+                dataset = load(name, command.data_dir)
         if dataset is not None:
             for settings in trained.values():
                 check(settings, dataset)
@@ -211,7 +216,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             if command.resume is None
             else RunFolder.open(command.resume, NAME)
         )
-        console = Console()
         accuracies: dict[str, dict[int, float]] = {}
         with (
             folder.locked(),

@@ -6,7 +6,6 @@ from typing import Self
 
 from experiments.cifar10.config import Config, ConfigError
 
-
 MOST_STEPS = 2**31 - 1  # they are counted in int32
 
 
