@@ -120,19 +120,27 @@ def _divergences(config: Config, console: Console) -> None:
         result = divergences.run(settings)
         divergences.save(result, folder)
     nats = {name: values["nats"] for name, values in result.units.items()}
-    # the sum of the printed digits, so that the equation holds as it stands
-    entropy, divergence = round(nats["H(p)"], 4), round(nats[divergences.FORWARD], 4)
+    terms = nats[divergences.CROSS_ENTROPY], nats["H(p)"], nats[divergences.FORWARD]
+    total, entropy, divergence = _adding_up(*terms)
     forward = result.units[divergences.FORWARD]
     _report(
         console,
         "3. Cross-entropy and Kullback-Leibler divergence",
         "H(p, q) = H(p) + KL(p || q),  KL(p || q) >= 0",
-        f"For p = {settings.p} and q = {settings.q}: {entropy + divergence:.4f} = "
-        f"{entropy:.4f} + {divergence:.4f} nats. "
+        f"For p = {settings.p} and q = {settings.q}: {total} = "
+        f"{entropy} + {divergence} nats. "
         f"KL(p || q) is {forward['bits']:.4f} bits or {forward['hartleys']:.4f} hartleys. "
         f"It is not symmetric: KL(q || p) is {nats[divergences.REVERSE]:.4f} nats.",
         folder,
     )
+
+
+def _adding_up(total: float, *terms: float) -> list[str]:
+    """A sum and its terms, with as many digits, from four on, as it takes to add up in print."""
+    digits = next(
+        (d for d in range(4, 7) if round(sum(round(x, d) for x in terms), d) == round(total, d)), 4
+    )
+    return [f"{value:.{digits}f}" for value in (total, *terms)]
 
 
 def _classifier(config: Config, dataset: Dataset, console: Console) -> None:

@@ -37,6 +37,7 @@ from experiments._command import (
 )
 from experiments._dice import NSB_DICE, Mean, Measurement, measure
 from experiments._records import RUNS, RunFolder
+from experiments._tables import new_table, show as show_table
 
 NAME = "asymptotics"
 FEWEST_DICE = 100  # fewer have no standard error to speak of
@@ -147,14 +148,16 @@ def show(result: Result, console: Console) -> None:
         f"{config.num_dice:,} dice for each N. In brackets: the standard error, in units of the "
         "last digits."
     )
-    table = _table("E KL(c / N || p), nats", ["N", "(K-1)/(2N)", "2nd order", "exact", "measured"])
+    table = new_table(
+        "E KL(c / N || p), nats", ["N", "(K-1)/(2N)", "2nd order", "exact", "measured"]
+    )
     for m in found:
         theory = (m.theory.first_order, m.theory.second_order, m.theory.kl)
         table.add_row(f"{m.num_rolls:,}", *(f"{x:.5g}" for x in theory), _text(m.kl))
-    console.print(table)
+    show_table(console, table)
 
     dof = len(config.probs) - 1
-    table = _table(
+    table = new_table(
         "Wilks: G = 2 N KL(c / N || p) of the true pmf",
         ["N", "mean", "variance", f"rejected at {config.alpha:g}"],
     )
@@ -162,7 +165,7 @@ def show(result: Result, console: Console) -> None:
     for m in found:
         mean = Mean(2 * m.num_rolls * m.kl.value, 2 * m.num_rolls * m.kl.error)
         table.add_row(f"{m.num_rolls:,}", _text(mean), _text(m.variance), _text(m.rejected))
-    console.print(table)
+    show_table(console, table)
 
     headings = ["", *(f"N = {size:,}" for size in config.num_rolls)]
 
@@ -170,7 +173,7 @@ def show(result: Result, console: Console) -> None:
         """What was measured with each method and, where it is known, the exact value."""
         measured = [getattr(m, name) for m in found]
         theory = [getattr(m.theory, name) for m in found]
-        table = _table(title, headings)
+        table = new_table(title, headings)
         for method in measured[0]:
             values = (_text(_times(scale, m[method])) for m in measured)
             table.add_row(method.replace("_", " "), *values)
@@ -180,17 +183,9 @@ def show(result: Result, console: Console) -> None:
         return table
 
     title = f"Bias of the entropy, 10^-3 nats (nsb: {NSB_DICE:,} dice at most)"
-    console.print(by_method(title, "bias", 1e3, 3))
+    show_table(console, by_method(title, "bias", 1e3, 3))
     title = f"Coverage of intervals, %; nominal {100 * (1 - config.alpha):g}"
-    console.print(by_method(title, "coverage", 100, 2))
-
-
-def _table(title: str, headings: Sequence[str]) -> Table:
-    table = Table(title=title)
-    for index, heading in enumerate(headings):
-        # Numbers stay whole: on a narrow terminal the names give way.
-        table.add_column(heading, justify="right" if index else "left", no_wrap=index > 0)
-    return table
+    show_table(console, by_method(title, "coverage", 100, 2))
 
 
 def _times(factor: float, mean: Mean) -> Mean:

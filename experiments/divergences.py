@@ -21,12 +21,12 @@ from matplotlib.patheffects import withStroke
 from matplotlib.tri import Triangulation
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
 import xentjax
 from experiments import _plots
 from experiments._command import UserError, one_line_errors, parse_options, pmf_option, say, waiting
 from experiments._records import RUNS, RunFolder
+from experiments._tables import new_table, show as show_table
 
 NAME = "divergences"
 UNITS = ("nats", "bits", "hartleys")
@@ -219,13 +219,11 @@ def _mark_pmfs(ax: Axes, config: Config) -> None:
 
 def show(result: Result, console: Console) -> None:
     """Print the measures of the pair in all units."""
-    table = Table(title=f"p = {_text(result.config.p)}, q = {_text(result.config.q)}")
-    table.add_column("measure")
-    for unit in UNITS:
-        table.add_column(unit, justify="right")
+    title = f"p = {_text(result.config.p)}, q = {_text(result.config.q)}"
+    table = new_table(title, ["measure", *UNITS])
     for name, values in result.units.items():
         table.add_row(name, *(f"{values[unit]:.4f}" for unit in UNITS))
-    console.print(table)
+    show_table(console, table)
 
 
 def _text(pmf: Sequence[float]) -> str:

@@ -17,7 +17,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
 import xentjax
 from experiments import _plots
@@ -31,6 +30,7 @@ from experiments._command import (
     waiting,
 )
 from experiments._records import RUNS, RunFolder
+from experiments._tables import new_table, show as show_table
 
 NAME = "law_of_large_numbers"
 FIRST_ROLLS = 10  # before that the band is wider than the probabilities themselves
@@ -231,9 +231,9 @@ def show(result: Result, console: Console) -> None:
     """Print the numbers of a run."""
     config = result.config
     final = result.pmfs[:, -1]
-    table = Table(title=f"After {config.num_rolls:,} rolls, {len(config.seeds)} seeds")
-    for heading in ("face k", "q(k)", "mean p_N(k)", "largest |p_N(k) - q(k)|", "band ±"):
-        table.add_column(heading, justify="right")
+    title = f"After {config.num_rolls:,} rolls, {len(config.seeds)} seeds"
+    headings = ["face k", "q(k)", "mean p_N(k)", "largest\n|p_N(k) - q(k)|", "band ±"]
+    table = new_table(title, headings)
     for face, q in enumerate(config.probs):
         deviation = np.abs(final[:, face] - q).max()
         half_width = config.z * _standard_deviation(q, result.rolls[-1:])[0]
@@ -244,7 +244,7 @@ def show(result: Result, console: Console) -> None:
             f"{deviation:.1e}",
             f"{half_width:.1e}",
         )
-    console.print(table)
+    show_table(console, table)
     console.print(
         f"The largest deviation falls as N^({result.slope:.2f}); the law says N^(-0.5).\n"
         f"{result.inside_band:.1%} of all p_N(k) lie within {config.z:g} standard deviations."

@@ -28,11 +28,11 @@ from typing import Any
 import jax
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from experiments._command import UserError, one_line_errors, parse_options, say, waiting
 from experiments._hosts import is_writer
 from experiments._records import RUNS, RunFolder
+from experiments._tables import new_table, show as show_table
 from experiments.cifar10 import compare, predict
 from experiments.cifar10.backend import current_backend, prepare_cpu
 from experiments.cifar10.config import PRESETS, Config, PresetName
@@ -40,6 +40,7 @@ from experiments.cifar10.data import load
 from experiments.cifar10.evaluate import Result
 from experiments.cifar10.interrupt import resumable
 from experiments.cifar10.seeds import (
+    FIGURES,
     RUN_NAME,
     SWEEP_NAME,
     Sweep,
@@ -191,9 +192,8 @@ def _recorded(path: Path | None) -> tuple[Config | None, tuple[int, ...] | None]
 
 def show(settings: Config, result: Result, console: Console) -> None:
     """Print the numbers of a run."""
-    table = Table(title="Test images")
-    for heading in ("", "accuracy", "NLL (nats)", "Brier", "calibration error"):
-        table.add_column(heading, justify="right")
+    headings = ("", "accuracy\n%", "NLL\nnats", "Brier\nscore", "calibration\nerror, %")
+    table = new_table(f"{len(result.test.labels):,} test images", headings)
     rows = {"as they are": result.test_plain}
     if result.test is not result.test_plain:  # some settings have one view only
         rows["averaged over views"] = result.test
@@ -202,12 +202,12 @@ def show(settings: Config, result: Result, console: Console) -> None:
     for name, test in rows.items():
         table.add_row(
             name,
-            f"{test.accuracy:.2%}",
+            f"{100 * test.accuracy:.2f}",
             f"{test.nll:.4f}",
             f"{test.brier:.4f}",
-            f"{test.calibration_error:.2%}",
+            f"{100 * test.calibration_error:.2f}",
         )
-    console.print(table)
+    show_table(console, table)
     low, high = result.test.accuracy_interval
     seconds = result.train_seconds
     speed = f"{result.images_per_second:,.0f} images/s"
@@ -237,18 +237,27 @@ def show(settings: Config, result: Result, console: Console) -> None:
 
 def show_seeds(summaries: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Print the means over the seeds."""
-    table = Table(title=f"{len(summaries)} seed{'s' * (len(summaries) > 1)}")
-    for heading in ("", "mean", "sd", "standard error", "95 % interval"):
-        table.add_column(heading, justify="right")
+    title = f"Means of {len(summaries)} seed{'s' * (len(summaries) > 1)}"
+    headings = ("", "mean", "sd", "standard\nerror", "95 % interval\nof the mean")
+    table = new_table(title, headings)
     for name, mean in estimates(summaries).items():
-        digits = 1 if name.endswith("seconds") else 4
-        cells = [f"{mean.mean:.{digits}f}"]
+        unit, scale, digits = _unit(name)
+        cells = [f"{scale * mean.mean:.{digits}f}"]
         if mean.n > 1:
-            low, high = f"{mean.lower:.{digits}f}", f"{mean.upper:.{digits}f}"
-            cells += [f"{mean.sd:.{digits}f}", f"{mean.standard_error:.{digits}f}"]
+            low, high = f"{scale * mean.lower:.{digits}f}", f"{scale * mean.upper:.{digits}f}"
+            cells += [f"{scale * value:.{digits}f}" for value in (mean.sd, mean.standard_error)]
             cells.append(f"{low} to {high}")
-        table.add_row(name.replace("_", " "), *cells)
-    console.print(table)
+        table.add_row(name.removesuffix("_seconds").replace("_", " ") + unit, *cells)
+    show_table(console, table)
+
+
+def _unit(figure: str) -> tuple[str, float, int]:
+    """In what a figure of a run's summary is shown: the unit, its size, and how many decimals."""
+    if FIGURES[figure] == 1.0:  # a share
+        return ", %", 100.0, 2
+    if figure.endswith("seconds"):
+        return ", seconds", 1.0, 1
+    return (", nats" if figure.endswith("nll") else ""), 1.0, 4
 
 
 # other commands than training, by their first word
