@@ -137,7 +137,8 @@ def waiting(console: Console, what: str) -> Iterator[Callable[[str], None]]:
         A function that names what is done next.
     """
     columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True) as progress:
+    hidden = not console.is_terminal  # which would get an empty line
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
         task = progress.add_task(what, total=None)
         yield lambda what: progress.update(task, description=what)
 

@@ -32,9 +32,9 @@ class TrainingProgress:
         ]
         if width >= NARROW:
             columns.insert(2, TextColumn("{task.fields[status]}", markup=False))
-        self._progress = Progress(
-            *columns, console=console, disable=console is None, transient=True
-        )
+        self._console = console
+        hidden = console is None or not console.is_terminal
+        self._progress = Progress(*columns, console=console, disable=hidden, transient=True)
         self._task = self._progress.add_task("preparing", total=None, status="")
         self._work = self._done = 0.0
         self._programs = self._compiled = 0
@@ -42,9 +42,10 @@ class TrainingProgress:
         self._since = self._last = time.monotonic()
 
     def __enter__(self) -> Self:
-        console = self._progress.console
-        if not self._progress.disable and not console.is_terminal:  # which shows no bar
-            console.print("a line follows for every epoch; the first step may have to be compiled")
+        if self._console is not None and self._progress.disable:  # no bar is shown
+            self._console.print(
+                "a line follows for every epoch; the first step may have to be compiled"
+            )
         self._progress.start()
         return self
 
@@ -105,13 +106,13 @@ class TrainingProgress:
 
     def epoch_done(self, epoch: int, side: int, metrics: Mapping[str, float]) -> None:
         """Leave a line about the epoch above the bar."""
-        if self._progress.disable:
+        if self._console is None:
             return
         line = (
             f"epoch {epoch:2d}  {side} px  loss {{loss:.3f}}  accuracy {{accuracy:.2%}}  "
             "test {test_accuracy:.2%}  {images_per_second:,.0f} images/s"
         )
-        self._progress.console.print(line.format(**metrics), highlight=False)
+        self._console.print(line.format(**metrics), highlight=False)
 
 
 class _Left(ProgressColumn):
