@@ -73,9 +73,10 @@ def _platform_problem() -> str | None:
     """Why jax has no device, in one line; jax itself may end in an error that does not say so."""
     try:
         jax.devices()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         asked = f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}"
-        return f"{asked}: expected a platform that is here, got: {str(error).partition(' (set')[0]}"
+        reason = str(error).partition(" (set")[0] or "no device"  # an assertion says nothing
+        return f"{asked}: expected a platform that is here, got: {reason}"
     return None
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from rich.console import Console
 
@@ -49,16 +50,21 @@ def test_output_of_any_encoding(tmp_path, monkeypatch, encoding, command):
     assert b"Plots and numbers: " in output.getvalue()
 
 
-def test_a_platform_that_is_not_there_is_one_line(tmp_path):
+@pytest.mark.parametrize("platform", ["nonsense", "cuda"])
+def test_a_platform_that_is_not_there_is_one_line(tmp_path, platform):
+    if platform == jax.default_backend() or "gpu" in jax.default_backend():
+        pytest.skip("it is there")
     done = subprocess.run(
         [sys.executable, "-m", "experiments.divergences", "--runs-dir", str(tmp_path)],
         cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "nonsense"},
+        env=os.environ | {"JAX_PLATFORMS": platform},
         capture_output=True,
         text=True,
     )
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: JAX_PLATFORMS=nonsense: expected a platform that is here, got")
+    assert line.startswith(
+        f"error: JAX_PLATFORMS={platform}: expected a platform that is here, got"
+    )
     assert done.returncode == 2
 
 
