@@ -234,10 +234,10 @@ class RunFolder:
     def _read(self, name: str) -> bytes:
         """The bytes of a file of the run; none where there is no such file."""
         path = self.path / name
+        if not os.path.isfile(path):  # nor a device, which may be read without end
+            return b""
         try:
             return path.read_bytes()
-        except FileNotFoundError:
-            return b""
         except OSError as error:
             raise RunError(f"{path}: cannot read, {error.strerror or error}") from error
 
