@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments._command import UserError, one_line_errors
-from experiments._records import RunFolder
+from experiments._command import UserError, one_line_errors, parse_options
+from experiments._records import RunFolder, reading
 from experiments.cifar10 import checkpoint
 from experiments.cifar10.backend import current_backend, data_mesh, prepare_cpu
 from experiments.cifar10.config import Config
@@ -74,9 +74,14 @@ def predict(run: Path, images: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]
     """
     folder = RunFolder.open(run, RUN_NAME)
     if (summary := folder.read_summary()) is None:
-        raise UserError(f"{run}: expected the folder of a finished training")
+        raise UserError(
+            f"{run}: expected the folder of a finished training, got one without a whole "
+            "summary.json, which --resume writes"
+        )
     config = Config.from_json(folder.config())
-    class_names = tuple(summary["class_names"])
+    with reading(run / "summary.json"):
+        class_names = tuple(map(str, summary["class_names"]))
+        temperature = np.float32(summary["temperature"] or 1)
     backend = current_backend()
     # of a training on one batch, which has a state of the same shapes
     training = make_training(
@@ -88,14 +93,14 @@ def predict(run: Path, images: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]
     logits = predict_all(
         lambda batch: program(state, training.put(batch), side=side), images, config.views
     )
-    return np.asarray(softmax(logits / np.float32(summary["temperature"] or 1))), class_names
+    return np.asarray(softmax(logits / temperature)), class_names
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     prepare_cpu()
     with one_line_errors():
-        command = tyro.cli(Command, args=argv, prog=PROGRAM, description=__doc__)
+        command = parse_options(Command, argv, prog=PROGRAM, description=__doc__)
         if not command.images:
             raise UserError("images: expected at least one file")
         images = np.stack([read_image(path) for path in command.images])
