@@ -1,5 +1,6 @@
 """What all commands share: a mistake of the user ends in one line, not in a traceback."""
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ import xentjax
 
 EXIT_USER_ERROR = 2  # what argument parsers exit with
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+# what moves a terminal's cursor, ends a line, or has no encoding (bytes of a path that is no UTF-8)
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class UserError(Exception):
@@ -29,8 +32,13 @@ def one_line_errors() -> Iterator[None]:
         print("stopped", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR) from None
+
+
+def printable(text: str) -> str:
+    """The text on one line that moves no cursor: control characters as Python writes them."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def check_seed(option: str, seed: int) -> None:
