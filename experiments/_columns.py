@@ -8,6 +8,7 @@ import codecs
 import csv
 import mmap
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -88,8 +89,6 @@ def read_column(
         raise UserError(
             f"{path}: expected a file ending in {', '.join(READERS)}, got '{path.suffix}'"
         )
-    if not path.is_file():
-        raise UserError(f"{path}: expected a file, got {'a folder' if path.is_dir() else 'none'}")
     if encoding is not None and suffix not in TEXT_FILES:
         raise UserError(f"{path}: expected no --encoding, the file is no text, got '{encoding}'")
     if missing == MISSING and suffix not in TEXT_FILES:
@@ -97,6 +96,9 @@ def read_column(
     name = path.name if column is None else column
     where = str(path) if column is None else f"{path}, {name}"
     try:
+        if not path.is_file():
+            got = "a folder" if path.is_dir() else "none"
+            raise UserError(f"{path}: expected a file, got {got}")
         values = read(path, column, encoding)
         return _categorical(where, name, values, missing, max_categories)
     except UserError:
@@ -147,8 +149,11 @@ def _read_parquet(path: Path, column: str | None, encoding: None) -> pa.ChunkedA
 
 def _read_npy(path: Path, column: str | None, encoding: None) -> pa.ChunkedArray:
     _refuse_name(path, column)
-    with path.open("rb") as file:
+    # NumPy warns of headers that Python 2 wrote, though it reads them
+    with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
         array = np.lib.format.read_array(file, allow_pickle=False)
+        if file.read(1):
+            raise UserError(f"{path}: expected one array, got more bytes behind it")
     if array.ndim != 1:
         raise UserError(f"{path}: expected an array of one dimension, got shape {array.shape}")
     if array.dtype.kind not in "biufSUMm":

@@ -30,6 +30,18 @@ def npy(folder: Path, values: Any) -> Path:
     return path
 
 
+def two_arrays(folder: Path) -> Path:
+    path = npy(folder, [1, 2])
+    path.write_bytes(path.read_bytes() * 2)
+    return path
+
+
+def damaged_npy(folder: Path, old: bytes, new: bytes) -> Path:
+    path = npy(folder, np.arange(5))
+    path.write_bytes(path.read_bytes().replace(old, new))
+    return path
+
+
 def parquet(folder: Path, values: Any) -> Path:
     path = folder / "data.parquet"
     pyarrow.parquet.write_table(pa.table({"x": values}), path)
@@ -284,6 +296,24 @@ BAD = {
     "complex numbers": (lambda d: npy(d, np.array([1j])), None, "got dtype complex128"),
     "pickled objects": (lambda d: npy(d, np.array([None])), None, "allow_pickle=False"),
     "not utf-8": (lambda d: csv(d, b"x\n\xff\n"), "x", "invalid UTF8"),
+    "two arrays": (lambda d: two_arrays(d), None, "expected one array, got more bytes behind it"),
+    "a name that is too long": (lambda d: d / f"{'x' * 300}.npy", None, "File name too long"),
+    "npy that ends early": (
+        lambda d: damaged_npy(d, b"(5,), }", b"(55,),}"),
+        None,
+        "read all data",
+    ),
+    "npy of terabytes": (
+        lambda d: damaged_npy(d, b"(5,), }" + 12 * b" ", b"(5000000000000,), }"),
+        None,
+        "cannot read",
+    ),
+    "npy with a broken header": (lambda d: damaged_npy(d, b"{", b"("), None, "cannot read"),
+    "npy of subarrays": (
+        lambda d: damaged_npy(d, b"'<i8'", b"'5i1'"),
+        None,
+        "cannot read|more byt",
+    ),
     "utf-16 without a mark": (
         lambda d: csv(d, "x\nä\n".encode("utf-16-be")),
         "x",
