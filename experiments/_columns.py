@@ -20,7 +20,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 from pyarrow import compute
 
-from experiments._command import UserError
+from experiments._command import UserError, printable
 
 # A character that text does not contain: a line of a .txt file is one label, commas and all.
 NO_DELIMITER = "\x1f"
@@ -255,7 +255,7 @@ def _choose(path: Path, column: str | None, names: Sequence[str]) -> str:
     """`column`, if the file has it exactly once."""
     if column is not None and names.count(column) == 1:
         return column
-    shown = ", ".join(name[:SHOWN_CHARACTERS] for name in names[:SHOWN_NAMES])
+    shown = ", ".join(printable(name[:SHOWN_CHARACTERS]) for name in names[:SHOWN_NAMES])
     more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
     got = "none" if column is None else f"'{column}'"
     twice = f" ({names.count(column)} times)" if column in names else ""

@@ -363,3 +363,36 @@ def test_an_encoding_that_does_not_fit_is_one_clear_line(tmp_path, encoding, lin
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="expected no --encoding, the file is no text"):
         read_column(npy(tmp_path, [1]), None, 1000, encoding=encoding)
+
+
+@pytest.mark.parametrize("kind", ["csv", "npy", "parquet"])
+def test_random_damage_is_one_line_or_labels(tmp_path, kind):
+    """Two hundred files of every kind with wrong bytes, most of them where files begin or end."""
+    rng = np.random.default_rng(0)
+    labels = ["a", "b,c", "NA", 'd "e"\nf', "ä"]
+    text = "x,y\n" + "".join(f'"{label.replace(chr(34), chr(34) * 2)}",1\n' for label in labels * 5)
+    makers = {
+        "csv": [lambda: csv(tmp_path, text)],
+        "npy": [lambda: npy(tmp_path, np.array(labels)), lambda: npy(tmp_path, np.arange(20) % 3)],
+        "parquet": [lambda: parquet(tmp_path, labels * 5), lambda: parquet(tmp_path, [1, None, 3])],
+    }[kind]
+    sources = [make().read_bytes() for make in makers]
+    path = makers[0]()
+    problems = []
+    for count in range(200):
+        content = bytearray(sources[count % len(sources)])
+        for _ in range(1 + count % 4):
+            place = int(rng.integers(len(content)) if count % 3 else rng.exponential(60))
+            place = min(place, len(content) - 1) * (-1) ** (count % 2)
+            content[place] = (
+                rng.choice(list(b'",;\n\r\t 01')) if kind == "csv" else rng.integers(256)
+            )
+        path.write_bytes(content)
+        try:
+            found = read_column(path, None if kind == "npy" else "x", 1000)
+            assert 0 <= found.codes.min() <= found.codes.max() < len(found.categories)
+        except UserError as error:
+            problems.append(str(error))
+    assert 10 < len(problems) < 200
+    assert all(str(path) in problem for problem in problems)
+    assert not any("\n" in problem for problem in problems)
