@@ -62,8 +62,8 @@ def read_image(path: Path) -> np.ndarray:
             if image.format == "EPS":
                 raise UserError(f"{path}: expected an image, got EPS, which is a program")
             white = _white(path, image) if image.mode.startswith(WIDE_MODES) else None
-            upright = ImageOps.exif_transpose(image)
-            return _grey_square(upright, white) if white else _square(upright)
+            ImageOps.exif_transpose(image, in_place=True)
+            return _grey_square(image, white) if white else _square(image)
     except UserError:
         raise
     except Exception as error:  # a damaged image may raise nearly anything
@@ -96,12 +96,13 @@ def _grey_square(image: Image.Image, white: int) -> np.ndarray:
 
 def _square(image: Image.Image) -> np.ndarray:
     is_opaque = not image.mode.endswith(("A", "a")) and "transparency" not in image.info
-    square = ImageOps.fit(
-        image.convert("RGB" if is_opaque else "RGBA"), (SIDE, SIDE), Image.Resampling.LANCZOS
-    )
+    mode = "RGB" if is_opaque else "RGBA"
+    if image.mode not in (mode, "LA"):  # no copy without need: it may be large
+        image = image.convert(mode)
+    square = ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.LANCZOS)
     if not is_opaque:
         white = Image.new("RGBA", square.size, "white")
-        square = Image.alpha_composite(white, square).convert("RGB")
+        square = Image.alpha_composite(white, square.convert("RGBA")).convert("RGB")
     return np.asarray(square)
 
 
