@@ -11,10 +11,14 @@ import tyro
 from rich.console import Console
 
 from benchmarks import cases, report
+from benchmarks.session import Session
+
+EXIT_REFUSED = 2  # what argument parsers exit with
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 class Subject(NamedTuple):
-    """A module of this package with `run(*, quick, rounds, console) -> tables.Report`."""
+    """A module of this package with `run(session) -> tables.Report`."""
 
     text: str
     rounds: int = 15
@@ -49,7 +53,8 @@ class Command(cases.LinearOptions):
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = ""
     """What to measure; without it, the list of subjects."""
     quick: bool = False
-    """Small shapes and few rounds: shows in seconds that all runs, the figures mean little."""
+    """Small shapes and few rounds: shows in seconds that all runs. The figures mean little, and the
+    report says QUICK and leaves out means and targets."""
     rounds: int | None = None
     """How often every rival runs; they take turns within each round. Without it, 15 times, or 7
     for linear, scaling and categorical."""
@@ -93,19 +98,33 @@ def main(args: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _refuse(f"--output: expected a folder that can be made, got {error}")
 
-    progress = Console(stderr=True)
-    subject = importlib.import_module(f"benchmarks.{command.name}")
     rounds = min(rounds, 3) if command.quick else rounds
+    session = Session(quick=command.quick, rounds=rounds, console=Console(stderr=True))
     try:
-        result = subject.run(quick=command.quick, rounds=rounds, console=progress, **options)
+        return _run(command, session, options)
     except NotImplementedError as error:  # by a kernel, on the wrong machine
         return _refuse(str(error))
-    try:
-        folder = report.save(result, command.output)
-        progress.print(f"JSON and PNG: {folder}", highlight=False, soft_wrap=True)
-        code = 0
-    except OSError as error:  # the tables are still worth printing
-        code = _refuse(f"--output: expected a folder that can be written, got {error}")
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _run(command: Command, session: Session, options: dict[str, Any]) -> int:
+    """Measure, write and print; of an interrupted run what was finished."""
+    with session:
+        session.say("loading what is compared, measuring this machine's limits", log=False)
+        subject = importlib.import_module(f"benchmarks.{command.name}")
+        result = subject.run(session, **options)
+        if not session.finished:
+            raise KeyboardInterrupt
+        session.say("writing JSON and PNG", log=False)
+        code = EXIT_INTERRUPTED if session.interrupted else 0
+        try:
+            end = f"JSON and PNG: {report.save(result, command.output)}"
+        except OSError as error:  # the tables are still worth printing
+            code = EXIT_REFUSED
+            end = f"--output: expected a folder that can be written, got {error}"
+    session.console.print(end, highlight=False, markup=False, soft_wrap=True)
     if command.markdown:
         print(report.markdown(result), end="")
     else:
@@ -116,7 +135,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _refuse(line: str) -> int:
     """Say in one line what is wrong; the exit code of a misused command."""
     print(line, file=sys.stderr)
-    return 2
+    return EXIT_REFUSED
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
-from rich.console import Console
-from rich.progress import track
 
 from benchmarks import cases, machine, timing
 from benchmarks.dice import (
@@ -31,10 +29,11 @@ from benchmarks.dice import (
     likelihood_thunks,
 )
 from benchmarks.linear import Target, table_of_targets
-from benchmarks.losses import SUBJECT, TORCH, load_torch
+from benchmarks.losses import NO_TORCH, SUBJECT, TORCH, load_torch
 from benchmarks.machine import Machine
-from benchmarks.report import STYLES
-from benchmarks.tables import Sheet, Table
+from benchmarks.report import STYLES, put_title
+from benchmarks.session import Session
+from benchmarks.tables import WHOLE, Extent, Sheet, Table
 
 # One look for each in all panels; none shows both of NumPy's ways, which may look the same.
 RIVALS: list[str] = [EAGER, HOST, BINCOUNT, JNP, TORCH, SCIPY, REL_ENTR, STATSMODELS, NUMPY]
@@ -77,12 +76,13 @@ class Timed(NamedTuple):
 
 @dataclass(frozen=True)
 class Categorical:
-    """All that was timed, by subject of the table."""
+    """All that was timed, by subject of the table; targets only of a whole run."""
 
     groups: Mapping[str, tuple[Timed, ...]]
-    targets: Table
+    targets: Table | None
     absent: tuple[str, ...]
     machine: Machine
+    extent: Extent = WHOLE
     name: str = "categorical"
 
     def tables(self) -> list[Table]:
@@ -92,7 +92,7 @@ class Categorical:
             Table(title, header, tuple(row for timed in group for row in timed.rows()))
             for title, group in self.groups.items()
         ]
-        return [*groups, self.targets]
+        return groups if self.targets is None else [*groups, self.targets]
 
     def sheets(self) -> list[Sheet]:
         """The tables as text."""
@@ -106,12 +106,14 @@ class Categorical:
             f"median over the rounds, above 1 {SUBJECT} is faster; all of a case interleaved",
             *NOTES,
             f"not installed here: {', '.join(self.absent) or 'none'}",
+            *([NO_TORCH] if TORCH in self.absent else []),
         ]
 
     def as_json(self) -> dict[str, Any]:
         """The tables and the samples they come from."""
         return {
             "name": self.name,
+            **self.extent._asdict(),
             "machine": asdict(self.machine),
             "notes": self.lines(),
             "tables": [table.as_json() for table in self.tables()],
@@ -137,11 +139,7 @@ class Categorical:
         every[-1].set_xlabel(
             f"time / {SUBJECT}'s time, log scale (right of 1×: {SUBJECT} is faster)"
         )
-        drawing.suptitle(
-            f"{self.name}: rivals against {SUBJECT}. "
-            f"{self.machine.processor}, {self.machine.cores} cores, {self.machine.date[:10]}",
-            fontsize=10,
-        )
+        put_title(drawing, self, f"rivals against {SUBJECT}")
         return drawing
 
 
@@ -193,11 +191,11 @@ class Stopwatch:
     """Times the cases of each group."""
 
     torch: ModuleType | None
-    rounds: int
+    session: Session
 
     def time(self, case: str, mode: str, thunks: Thunks) -> Timed:
         """All of them, interleaved."""
-        return Timed(case, mode, timing.interleave(thunks, rounds=self.rounds))
+        return Timed(case, mode, self.session.interleave(thunks))
 
     def counts(self, case: cases.CountCase) -> list[Timed]:
         """Counts of one number of samples and classes."""
@@ -237,7 +235,9 @@ class Stopwatch:
         ]
 
 
-def report_of(groups: Mapping[str, tuple[Timed, ...]], limits: Machine) -> Categorical:
+def report_of(
+    groups: Mapping[str, tuple[Timed, ...]], limits: Machine, extent: Extent = WHOLE
+) -> Categorical:
     """The report, with the targets' table and the names of who was not there."""
     everything = [timed for group in groups.values() for timed in group]
     seen = {who for timed in everything for who in timed.seconds}
@@ -245,14 +245,15 @@ def report_of(groups: Mapping[str, tuple[Timed, ...]], limits: Machine) -> Categ
     found = [
         (f"{timed.case}, {timed.mode}", target) for timed in everything for target in targets(timed)
     ]
-    return Categorical(groups, table_of_targets(found), absent, limits)
+    verdicts = table_of_targets(found) if extent.whole else None
+    return Categorical(groups, verdicts, absent, limits, extent)
 
 
-def run(*, quick: bool, rounds: int, console: Console) -> Categorical:
+def run(session: Session) -> Categorical:
     """Measure every group."""
-    limits = machine.measure(quick=quick, rivals=("scipy", STATSMODELS))
-    size = cases.CATEGORICAL_QUICK if quick else cases.CATEGORICAL
-    watch = Stopwatch(load_torch(), rounds)
+    limits = machine.measure(quick=session.quick, rivals=("scipy", STATSMODELS))
+    size = cases.CATEGORICAL_QUICK if session.quick else cases.CATEGORICAL
+    watch = Stopwatch(load_torch(), session)
     plan: dict[str, tuple[Callable[[Any], list[Timed]], tuple[Any, ...]]] = {
         "Counts of N samples": (watch.counts, size.counts),
         "Entropy and KL divergence of rows × K": (watch.pmfs, size.pmfs),
@@ -260,15 +261,12 @@ def run(*, quick: bool, rounds: int, console: Console) -> Categorical:
         "G-test and multinomial log-likelihood of rows × K": (watch.tests, size.dice),
         "Entropy estimates from counts, rows × K": (watch.estimates, size.dice),
     }
-    groups = {
-        title: tuple(
-            timed
-            for case in track(table, title, console=console, transient=True)
-            for timed in measure(case)
-        )
-        for title, (measure, table) in plan.items()
-    }
-    return report_of(groups, limits)
+    groups = {}
+    for title, (measure, table) in plan.items():
+        named = [(_name(case) if isinstance(case, tuple) else f"{case:,}", case) for case in table]
+        if found := session.collect(title, named, measure):
+            groups[title] = tuple(timed for several in found for timed in several)
+    return report_of(groups, limits, session.extent)
 
 
 def _name(shape: tuple[int, int]) -> str:

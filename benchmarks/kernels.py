@@ -12,35 +12,37 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from benchmarks import cases, linear, losses, machine, timing
 from benchmarks.linear import NAIVE, Rival
 from benchmarks.modes import Loss, jax_function
 from benchmarks.report import Cell, Result
+from benchmarks.session import Session
 from benchmarks.tables import Table
 from xentjax import softmax_cross_entropy_with_integer_labels
 
 KERNELS = {"gpu": "mosaic_gpu", "tpu": "mosaic_tpu"}
 """By backend."""
 SUBJECT, XLA, OPTAX = "kernel", "xla", "optax"
-TORCH, TORCH_COMPILED, LIGER, CCE = "torch", "torch compiled", "liger", "cut-cross-entropy"
+TORCH, TORCH_COMPILED, LIGER, CCE = "torch eager", "torch compiled", "liger", "cut-cross-entropy"
 RIVALS = (XLA, OPTAX, TORCH, TORCH_COMPILED, LIGER)
 IN_FORWARD = "in forward"
-NOTES = (
-    "kernel: implementation='mosaic_gpu' or 'mosaic_tpu'; xla: the default",
-    "bytes counted: forward reads the logits once; value_and_grad reads them twice (statistics, "
-    "then gradient) and writes them once",
+NOTES = ("kernel: implementation='mosaic_gpu' or 'mosaic_tpu'; xla: the default",)
+LEGEND = (
+    "GB/s: forward reads the logits once; value_and_grad reads them twice (statistics, then "
+    "gradient) and writes them once",
     "limit: the share of the bandwidth of x + 1 into a fresh buffer, for logits of the same shape "
-    "and dtype in the same rounds; of linear layers, that of the rate of a large square matrix "
-    "product of the same dtype",
+    "and dtype in the same rounds",
+)
+LEGEND_OF_LAYERS = (
     "TFLOP/s count 2 N D K operations for the loss and 6 N D K with the gradients, whoever "
-    "computes more; in forward: gradients_in_forward=True",
+    "computes more; limit: the share of the rate of a large square matrix product of the same "
+    "dtype; ×: the time over the kernel's",
+    "in forward: gradients_in_forward=True",
 )
 
 
-def run(*, quick: bool, rounds: int, console: Console) -> Result:
+def run(session: Session) -> Result:
     """Measure every case; NotImplementedError where this backend has no kernel."""
     backend = jax.default_backend()
     if backend not in KERNELS:
@@ -48,17 +50,19 @@ def run(*, quick: bool, rounds: int, console: Console) -> Result:
             f"kernels: expected a backend among {', '.join(KERNELS)}, got {backend}"
         )
     kernel, torch = KERNELS[backend], _torch_with_gpu()
-    limits = machine.measure(quick=quick, rivals=("liger-kernel", "cut-cross-entropy"))
-    table = cases.KERNELS_QUICK if quick else cases.KERNELS
-    cells = [
-        measure(case, kernel, torch, rounds)
-        for case in track(table, "logits", console=console, transient=True)
-    ]
-    layers = cases.KERNELS_LINEAR_QUICK if quick else cases.KERNELS_LINEAR
-    layer_cells = [
-        measure_layer(case, kernel, torch, rounds, quick=quick)
-        for case in track(layers, "linear layers", console=console, transient=True)
-    ]
+    limits = machine.measure(quick=session.quick, rivals=("liger-kernel", "cut-cross-entropy"))
+    table = cases.KERNELS_QUICK if session.quick else cases.KERNELS
+    cells = session.collect(
+        "logits",
+        [(f"{case.name} {case.mode}", case) for case in table],
+        lambda case: measure(case, kernel, torch, session),
+    )
+    layers = cases.KERNELS_LINEAR_QUICK if session.quick else cases.KERNELS_LINEAR
+    layer_cells = session.collect(
+        "linear layers",
+        [(f"{case.name} {case.mode}", case) for case in layers],
+        lambda case: measure_layer(case, kernel, torch, session),
+    )
     return Result(
         name="kernels",
         subject=SUBJECT,
@@ -67,11 +71,13 @@ def run(*, quick: bool, rounds: int, console: Console) -> Result:
         cells=tuple(cells),
         machine=limits,
         notes=NOTES,
-        tables=(table_of_layers(layer_cells),),
+        legend=LEGEND,
+        extent=session.extent,
+        tables=(table_of_layers(layer_cells),) if layer_cells else (),
     )
 
 
-def measure(case: cases.LossCase, kernel: str, torch: ModuleType | None, rounds: int) -> Cell:
+def measure(case: cases.LossCase, kernel: str, torch: ModuleType | None, session: Session) -> Cell:
     """Compile and time all rivals on logits in memory, with a copy of them among the turns."""
     logits, labels = losses.problem(case)
     x, y = jnp.asarray(logits), jnp.asarray(labels)
@@ -85,7 +91,7 @@ def measure(case: cases.LossCase, kernel: str, torch: ModuleType | None, rounds:
     if torch is not None:
         thunks |= _torch_thunks(torch, case, logits, labels)
     copy = timing.compile_apart(lambda x: x + 1, x)
-    seconds = timing.interleave(thunks | {"copy": partial(copy.call, x)}, rounds=rounds)
+    seconds = session.interleave(thunks | {"copy": partial(copy.call, x)})
     passes = 1 if case.mode == "forward" else 3  # of the logits; a copy makes two
     return Cell(
         case=case.name,
@@ -99,7 +105,7 @@ def measure(case: cases.LossCase, kernel: str, torch: ModuleType | None, rounds:
 
 
 def measure_layer(
-    case: cases.LinearCase, kernel: str, torch: ModuleType | None, rounds: int, *, quick: bool
+    case: cases.LinearCase, kernel: str, torch: ModuleType | None, session: Session
 ) -> Cell:
     """The same for a linear layer, in both ways to make gradients."""
 
@@ -115,7 +121,7 @@ def measure_layer(
     }
     given = linear.problem(case.shape)
     others = {} if torch is None else _torch_layer_thunks(torch, case, given)
-    return linear.measure(case, rivals, others, rounds, given=given, quick=quick)
+    return linear.measure(case, rivals, others, session, given=given)
 
 
 def table_of_layers(cells: list[Cell]) -> Table:
@@ -138,9 +144,10 @@ def table_of_layers(cells: list[Cell]) -> Table:
                 )
             )
     return Table(
-        "Linear layers; limit: the share of a matrix product's rate; ×: the time over the kernel's",
+        "Linear layers",
         ("case", "who", "ms", "TFLOP/s", "limit", "×", "temp MB"),
         tuple(rows),
+        LEGEND_OF_LAYERS,
     )
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from benchmarks import timing
 from benchmarks.modes import Loss, jax_function
+from benchmarks.session import Session
 from benchmarks.tables import Table
 from xentjax import softmax_cross_entropy_with_integer_labels
 
@@ -27,20 +28,23 @@ def keywords(num_classes: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def measure(shapes: Iterable[tuple[int, int]], rounds: int) -> Table:
+def measure(shapes: Iterable[tuple[int, int]], session: Session) -> Table:
     """Times as multiples of the plain call's, and scratch memory, of the loss and an SGD step."""
-    rows = [row for shape in shapes for row in _rows(shape, rounds)]
+    named = [(f"{shape[0]} × {shape[1]}", shape) for shape in shapes]
+    groups = session.collect("keywords", named, lambda shape: _rows(shape, session))
+    rows = [row for group in groups for row in group]
     header = ("case", "keywords", "forward", "SGD step", "forward temp MB", "SGD step temp MB")
     return Table("Keywords: time over that of the call without any", header, tuple(rows))
 
 
-def _rows(shape: tuple[int, int], rounds: int) -> list[tuple[str | float | None, ...]]:
+def _rows(shape: tuple[int, int], session: Session) -> list[tuple[str | float | None, ...]]:
     logits = jax.random.normal(jax.random.key(0), shape)
     labels = jax.random.randint(jax.random.key(1), shape[:1], 0, shape[1])
     named = keywords(shape[1])
     forward, step = {}, {}
     thunks: dict[str, timing.Thunk] = {}
     for name, values in named.items():
+        session.say(f"compiling {name}", log=False)
         loss = _mean_loss(values)
         forward[name] = timing.compile_apart(jax_function(loss, "forward"), logits, labels)
         step[name] = timing.compile_apart(
@@ -50,7 +54,7 @@ def _rows(shape: tuple[int, int], rounds: int) -> list[tuple[str | float | None,
         thunks[f"{name}, step"] = timing.thread_state(
             lambda x, call=step[name].call: call(x, labels), jnp.array(logits)
         )
-    seconds = timing.interleave(thunks, rounds=rounds)
+    seconds = session.interleave(thunks)
 
     def multiple(name: str, mode: str) -> float:
         return timing.ratio(seconds[f"{name}, {mode}"], seconds[f"{PLAIN}, {mode}"])

@@ -14,12 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.console import Console
-from rich.progress import track
 
 from benchmarks import cases, machine, timing
-from benchmarks.losses import SUBJECT, load_torch
+from benchmarks.losses import NO_TORCH, SUBJECT, load_torch
 from benchmarks.report import Cell, Result
+from benchmarks.session import Session
 from benchmarks.tables import Table
 from xentjax import linear_softmax_cross_entropy
 
@@ -36,13 +35,15 @@ RIVALS = (IN_FORWARD, BUDGET, NAIVE, *TOKAMAX, JAX_CCE, TORCH, TORCH_CHUNKED)
 WITHOUT_LOGITS = (TOKAMAX[1], JAX_CCE, TORCH_CHUNKED)
 NOTES = (
     "N × D × K: rows, features, classes; all interleaved in one process",
+    "naive: x @ kernel, then optax's integer cross-entropy; torch in eager mode, naive: linear, "
+    "then cross_entropy; torch chunked: linear_cross_entropy with LinearCrossEntropyOptions()",
+    "jax-cce and torch take the kernel as [K, D] and got it so",
+)
+LEGEND = (
     "GFLOP/s count 2 N D K operations for the loss and 6 N D K with the gradients, whoever "
     "computes more (xentjax's default computes 8 N D K); limit: the share of this machine's rate "
     "in a large square matrix product of the same dtype, measured in the same rounds",
     "temp MB: XLA's scratch memory beside inputs and outputs; torch does not tell its own",
-    "naive: x @ kernel, then optax's integer cross-entropy; torch naive: linear, then "
-    "cross_entropy; torch chunked: linear_cross_entropy with LinearCrossEntropyOptions()",
-    "jax-cce and torch take the kernel as [K, D] and got it so",
 )
 
 
@@ -172,20 +173,22 @@ def measure(
     case: cases.LinearCase,
     rivals: dict[str, Rival],
     others: Mapping[str, timing.Thunk],
-    rounds: int,
+    session: Session,
     *,
     given: Problem,
-    quick: bool,
 ) -> Cell:
     """Compile and time all rivals on one case, with the machine's matrix product among them.
 
     XLA compiles the `rivals`; the `others` run as they are.
     """
-    programs = {name: compile_rival(rival, case) for name, rival in rivals.items()}
+    programs = {}
+    for name, rival in rivals.items():
+        session.say(f"compiling {name}", log=False)
+        programs[name] = compile_rival(rival, case)
     thunks = {name: jax_thunk(programs[name], rivals[name], case, given) for name in rivals}
     thunks |= others
-    product, flops = machine.product(case.dtype, quick=quick)
-    seconds = timing.interleave(thunks | {"product": product}, rounds=rounds, settle=False)
+    product, flops = machine.product(case.dtype, quick=session.quick)
+    seconds = session.interleave(thunks | {"product": product}, settle=False)
     return Cell(
         case=case.name,
         mode=case.mode,
@@ -198,7 +201,7 @@ def measure(
 
 
 class Target(NamedTuple):
-    """A figure that has to be at most `limit`; None where it could not be measured."""
+    """A ratio that has to be at most `limit`; None where it could not be measured."""
 
     what: str
     found: float | None
@@ -215,7 +218,7 @@ def targets(cell: Cell, logits_bytes: int) -> list[Target]:
         own = cell.temp_bytes[who]
         return own / whole if own is not None and whole else None
 
-    budget = Target(f"temp of {BUDGET}, MiB", temp(BUDGET, MIB), 1.25 * 16)
+    budget = Target(f"{BUDGET}: temp / budget", temp(BUDGET, 16 * MIB), 1.25)
     if cell.mode == "loss":
         return [
             Target("time / naive", time(SUBJECT, NAIVE), 1.1),
@@ -239,7 +242,7 @@ def targets(cell: Cell, logits_bytes: int) -> list[Target]:
 def table_of_targets(found: list[tuple[str, Target]]) -> Table:
     """Each target with what was found, by case."""
     return Table(
-        "Targets: what must be at most the limit",
+        "Targets: ratios that must be at most the limit",
         ("case", "target", "found", "limit", "met"),
         tuple((case, *target, _met(target.found, target.limit)) for case, target in found),
     )
@@ -303,58 +306,82 @@ def _as_float64(array: Any) -> np.ndarray:
     return np.asarray(array.float() if hasattr(array, "float") else array, np.float64)
 
 
-def big(rivals: dict[str, Rival], *, quick: bool) -> Table:
-    """One run of a call whose stored logits would take gigabytes, and its memory."""
-    case = cases.LINEAR_BIG_QUICK if quick else cases.LINEAR_BIG
-    given, rows = problem(case.shape), []
+def big(rivals: dict[str, Rival], session: Session) -> tuple[Table, list[tuple[str, Target]]]:
+    """One run of a call whose stored logits would take gigabytes; its memory has a target."""
+    case = cases.LINEAR_BIG_QUICK if session.quick else cases.LINEAR_BIG
+    given, rows, found = problem(case.shape), [], []
     for name in (SUBJECT, IN_FORWARD, NAIVE):
+        session.say(f"compiling {name}", log=False)
         program = compile_rival(rivals[name], case)
-        seconds = None
-        if name != NAIVE:
-            seconds = timing.once(jax_thunk(program, rivals[name], case, given))
         temp = None if program.temp_bytes is None else program.temp_bytes / 2**30
-        rate = None if seconds is None else case.flops / 1e9 / seconds
-        met = "" if name == NAIVE else _met(temp, 2.0)
-        rows.append((case.name, name, temp, met, seconds, rate))
-    return Table(
+        seconds = rate = None
+        if name != NAIVE:
+            session.say(f"running {name}", log=False)
+            seconds = timing.once(jax_thunk(program, rivals[name], case, given))
+            rate = case.flops / 1e9 / seconds
+            share = None if temp is None else temp / 2
+            found.append((f"{case.name}, {case.mode}", Target(f"{name}: temp / 2 GiB", share, 1.0)))
+        rows.append((case.name, name, temp, seconds, rate))
+    table = Table(
         f"A big call, {case.mode}, run once; {NAIVE} is compiled and not run",
-        ("case", "who", "temp GiB", "at most 2", "s", "GFLOP/s"),
+        ("case", "who", "temp GiB", "s", "GFLOP/s"),
         tuple(rows),
     )
+    return table, found
 
 
-def run(*, quick: bool, rounds: int, console: Console, options: cases.LinearOptions) -> Result:
+def run(session: Session, options: cases.LinearOptions) -> Result:
     """Measure every case in both modes, then what the options ask for."""
-    limits = machine.measure(quick=quick, rivals=("tokamax", "jax-cce"))
+    limits = machine.measure(quick=session.quick, rivals=("tokamax", "jax-cce"))
     torch, rivals = load_torch(), jax_rivals()
-    shapes = options.shapes or (cases.LINEAR_SHAPES_QUICK if quick else cases.LINEAR_SHAPES)
+    shapes = options.shapes or (cases.LINEAR_SHAPES_QUICK if session.quick else cases.LINEAR_SHAPES)
     table = [
         cases.LinearCase(shape, options.dtype, mode)
         for shape in shapes
         for mode in cases.LINEAR_MODES
     ]
-    cells, found = [], []
-    for case in track(table, "linear + cross-entropy", console=console, transient=True):
+
+    def cell_and_targets(case: cases.LinearCase) -> tuple[Cell, list[tuple[str, Target]]]:
         given = problem(case.shape)
         others = {} if torch is None else torch_thunks(torch, case, given)
-        cell = measure(case, rivals, others, rounds, given=given, quick=quick)
-        cells.append(cell)
+        cell = measure(case, rivals, others, session, given=given)
         n, _, k = case.shape
-        found += [(f"{case.name}, {case.mode}", t) for t in targets(cell, 4 * n * k)]
-    tables = [table_of_targets(found)]
+        return cell, [(f"{case.name}, {case.mode}", t) for t in targets(cell, 4 * n * k)]
+
+    measured = session.collect(
+        "linear + cross-entropy",
+        [(f"{case.name} {case.mode}", case) for case in table],
+        cell_and_targets,
+    )
+    found, tables = [target for _, several in measured for target in several], []
     if options.accuracy:
-        tables.append(accuracy(rivals, torch, quick=quick))
+        tables += session.collect(
+            "accuracy", [("", None)], lambda _: accuracy(rivals, torch, quick=session.quick)
+        )
     if options.big:
-        tables.append(big(rivals, quick=quick))
-    absent = [name for name in RIVALS if name not in cells[0].seconds]
+        for table_of_big, more in session.collect(
+            "big", [("", None)], lambda _: big(rivals, session)
+        ):
+            tables.append(table_of_big)
+            found += more
+    if session.extent.whole:
+        tables.insert(0, table_of_targets(found))
+    seen = {name for cell, _ in measured for name in cell.seconds}
+    absent = [name for name in RIVALS if name not in seen]
     return Result(
         name="linear",
         subject=SUBJECT,
         rivals=RIVALS,
         unit="GFLOP/s",
-        cells=tuple(cells),
+        cells=tuple(cell for cell, _ in measured),
         machine=limits,
-        notes=(*NOTES, f"not installed here, or fails to import: {', '.join(absent) or 'none'}"),
+        notes=(
+            *NOTES,
+            f"not installed here, or fails to import: {', '.join(absent) or 'none'}",
+            *([] if torch else [NO_TORCH]),
+        ),
+        legend=LEGEND,
+        extent=session.extent,
         by_rival=True,
         tables=tuple(tables),
     )

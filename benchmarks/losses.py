@@ -12,26 +12,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.console import Console
-from rich.progress import track
 
 from benchmarks import cases, keywords, machine, timing
 from benchmarks.modes import LEARNING_RATE, Loss, jax_function
 from benchmarks.report import Cell, Result
+from benchmarks.session import Session
 from xentjax import softmax_cross_entropy_with_integer_labels
 
 SUBJECT = "xentjax"
-TORCH = "torch"
+TORCH = "torch eager"
+NO_TORCH = (
+    "torch is not installed: the extra [benchmarks] brings it, on Linux with CUDA's libraries, "
+    "5.5 GB in all; its build for CPUs, 0.2 GB, is on PyTorch's own index, named on its "
+    "installation page"
+)
 NOTES = (
     "float32 logits, integer labels, mean over rows; all rivals interleaved in one process",
-    "bytes counted: forward reads the logits once; value_and_grad and the SGD step read them "
-    "twice (statistics, then gradient) and write them once. The second read of a row that is "
-    "still in the cache is free, so a share above 100% is possible",
-    "limit: the time this machine needs to move those bytes and do nothing else, as a share of "
-    "xentjax's time; measured in the same rounds on an array of the same shape (its sum; x + 1 "
-    "into a fresh buffer for the gradient, into the donated one for the SGD step)",
     "naive: -sum(one_hot * log_softmax) by hand; jax.nn: log_softmax + take_along_axis; "
     "SGD step: logits - 0.1 * gradient in the donated buffer of the logits (torch: in place)",
+)
+LEGEND = (
+    "GB/s: bytes a second; forward reads the logits once; value_and_grad and the SGD step read "
+    "them twice (statistics, then gradient) and write them once",
+    "limit: the time this machine needs to move those bytes and do nothing else, as a share of "
+    "xentjax's time; measured in the same rounds on an array of the same shape (its sum; x + 1 "
+    "into a fresh buffer for the gradient, into the donated one for the SGD step). The second read "
+    "of a row that is still in the cache is free, so a share above 100% is possible",
 )
 
 
@@ -118,7 +124,7 @@ def problem(case: cases.LossCase) -> tuple[np.ndarray, np.ndarray]:
     return logits, rng.integers(classes, size=rows, dtype=np.int32)
 
 
-def measure(case: cases.LossCase, torch: ModuleType | None, rounds: int) -> Cell:
+def measure(case: cases.LossCase, torch: ModuleType | None, session: Session) -> Cell:
     """Compile and time all rivals on one case, with the machine's limits among them."""
     logits, labels = problem(case)
     donated = case.mode == "SGD step"
@@ -126,6 +132,7 @@ def measure(case: cases.LossCase, torch: ModuleType | None, rounds: int) -> Cell
     thunks: dict[str, timing.Thunk] = {}
     compiled: dict[str, timing.Compiled] = {}
     for name, loss in JAX_LOSSES.items():
+        session.say(f"compiling {name}", log=False)
         function = jax_function(loss, case.mode)
         compiled[name] = timing.compile_apart(function, x, y, donate=(0,) if donated else ())
         call = compiled[name].call
@@ -142,7 +149,7 @@ def measure(case: cases.LossCase, torch: ModuleType | None, rounds: int) -> Cell
         "value_and_grad": ("read", "fresh"),
         "SGD step": ("read", "update"),
     }[case.mode]
-    seconds = timing.interleave(thunks | {name: floor[name] for name in passes}, rounds=rounds)
+    seconds = session.interleave(thunks | {name: floor[name] for name in passes})
     limits = [seconds.pop(name) for name in passes]
     return Cell(
         case=case.name,
@@ -155,15 +162,17 @@ def measure(case: cases.LossCase, torch: ModuleType | None, rounds: int) -> Cell
     )
 
 
-def run(*, quick: bool, rounds: int, console: Console) -> Result:
+def run(session: Session) -> Result:
     """Measure every case."""
-    limits = machine.measure(quick=quick)
+    limits = machine.measure(quick=session.quick)
     torch = load_torch()
-    table = cases.LOSSES_QUICK if quick else cases.LOSSES
-    cells = [
-        measure(case, torch, rounds)
-        for case in track(table, "cross-entropy", console=console, transient=True)
-    ]
+    table = cases.LOSSES_QUICK if session.quick else cases.LOSSES
+    cells = session.collect(
+        "cross-entropy",
+        [(f"{case.name} {case.mode}", case) for case in table],
+        lambda case: measure(case, torch, session),
+    )
+    costs = keywords.measure(cases.KEYWORDS_QUICK if session.quick else cases.KEYWORDS, session)
     return Result(
         name="losses",
         subject=SUBJECT,
@@ -171,6 +180,8 @@ def run(*, quick: bool, rounds: int, console: Console) -> Result:
         unit="GB/s",
         cells=tuple(cells),
         machine=limits,
-        notes=NOTES,
-        tables=(keywords.measure(cases.KEYWORDS_QUICK if quick else cases.KEYWORDS, rounds),),
+        notes=(*NOTES, *([] if torch else [NO_TORCH])),
+        legend=LEGEND,
+        extent=session.extent,
+        tables=(costs,) if costs.rows else (),
     )

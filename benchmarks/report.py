@@ -3,7 +3,8 @@
 import json
 import math
 import os
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -12,13 +13,12 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table as TextTable
+from rich.text import Text
 
 from benchmarks import timing
 from benchmarks.machine import Machine
-from benchmarks.tables import Report, Sheet, Table
+from benchmarks.tables import WHOLE, Extent, Report, Sheet, Table
 
 NOT_INSTALLED = "not installed"
 # Okabe and Ito's colours, told apart by colour-blind readers, and a marker each for print in grey.
@@ -69,6 +69,8 @@ class Result:
         cells: the measurements.
         machine: where they were made.
         notes: what a reader must know to read the table.
+        legend: what the unit and the limit are, put beneath the table.
+        extent: how much of it was run.
         by_rival: one row a rival with all its figures, rather than one row a cell.
         tables: what was measured beside the cells, or follows from them.
     """
@@ -80,6 +82,8 @@ class Result:
     cells: tuple[Cell, ...]
     machine: Machine
     notes: tuple[str, ...] = ()
+    legend: tuple[str, ...] = ()
+    extent: Extent = WHOLE
     by_rival: bool = False
     tables: tuple[Table, ...] = ()
 
@@ -98,10 +102,18 @@ class Result:
         ]
         return min(ratios, key=lambda pair: pair[1], default=None)
 
-    def mean_ratio(self, rival: str) -> float | None:
-        """Geometric mean of the rival's ratios over the cells it ran in."""
-        ratios = [r for cell in self.cells if (r := self.ratio(cell, rival)) is not None]
+    def mean_ratio(self, rival: str, mode: str) -> float | None:
+        """Geometric mean of the rival's ratios over the cells of a mode that it ran in."""
+        ratios = [
+            ratio
+            for cell in self.cells
+            if cell.mode == mode and (ratio := self.ratio(cell, rival)) is not None
+        ]
         return timing.geometric_mean(ratios) if ratios else None
+
+    def modes(self) -> list[str]:
+        """The modes in their order."""
+        return list(dict.fromkeys(cell.mode for cell in self.cells))
 
     def sheets(self) -> list[Sheet]:
         """Speed and, where it was measured, memory; then the other tables."""
@@ -138,20 +150,29 @@ def _speed(result: Result) -> Sheet:
             [
                 cell.case,
                 cell.mode,
-                f"{_digits(median * 1e3)} ±{(upper - lower) / 2 / median:.0%}",
+                _digits(median * 1e3),
+                f"±{(upper - lower) / 2 / median:.0%}",
                 _digits(cell.work / median),
                 share,
                 *(_times(result.ratio(cell, rival)) for rival in result.rivals),
                 _times(fastest[1]) if fastest else "-",
             ]
         )
-    means = [_times(result.mean_ratio(rival)) for rival in result.rivals]
-    rows.append(["all", "geometric mean", "", "", "", *means, ""])
+    if result.extent.whole:
+        for mode in result.modes():
+            means = [_times(result.mean_ratio(rival, mode)) for rival in result.rivals]
+            rows.append(["geometric mean", mode, "", "", "", "", *means, ""])
     return Sheet(
         f"Time of {result.subject}; rivals as multiples of it "
         f"(above 1×: {result.subject} is faster)",
-        ["case", "mode", "ms", result.unit, "limit", *result.rivals, "best"],
+        ["case", "mode", "ms", "±", result.unit, "limit", *result.rivals, "best"],
         rows,
+        (
+            f"ms: median of {result.subject}'s calls; ±: half the distance between its quartiles",
+            *result.legend,
+            f"a rival's column: its time over {result.subject}'s, median of the ratios within the "
+            "rounds; best: that of the fastest rival",
+        ),
     )
 
 
@@ -160,12 +181,13 @@ def _by_rival(result: Result) -> Sheet:
     rows = []
     for cell in result.cells:
         for name in (result.subject, *result.rivals):
-            figures = [NOT_INSTALLED, "", "", "", ""]
+            figures = [NOT_INSTALLED, "", "", "", "", ""]
             if (samples := cell.seconds.get(name)) is not None:
                 lower, median, upper = timing.quartiles(samples)
                 limit, temp = cell.limit_seconds, cell.temp_bytes.get(name)
                 figures = [
-                    f"{_digits(median * 1e3)} ±{(upper - lower) / 2 / median:.0%}",
+                    _digits(median * 1e3),
+                    f"±{(upper - lower) / 2 / median:.0%}",
                     _digits(cell.work / median),
                     "-" if limit is None else f"{timing.ratio(limit, samples):.0%}",
                     _times(result.ratio(cell, name)),
@@ -175,8 +197,13 @@ def _by_rival(result: Result) -> Sheet:
     return Sheet(
         f"Time, rate and temporary memory; × is the time over that of {result.subject} "
         f"(above 1×: {result.subject} is faster)",
-        ["case", "who", "ms", result.unit, "limit", "×", "temp MB"],
+        ["case", "who", "ms", "±", result.unit, "limit", "×", "temp MB"],
         rows,
+        (
+            "ms: median; ±: half the distance between the quartiles; ×: median of the ratios "
+            "within the rounds",
+            *result.legend,
+        ),
     )
 
 
@@ -212,8 +239,6 @@ def _lines(result: Result) -> list[str]:
     return [
         *result.machine.describe(),
         *([f"compilation of all cells: {compilation}"] if totals else []),
-        "ms: median, ± half the distance between the quartiles; multiples: medians over the "
-        f"rounds{'' if result.by_rival else '; best: the fastest rival'}",
         *result.notes,
     ]
 
@@ -228,37 +253,81 @@ def _times(ratio: float | None) -> str:
 
 
 def print_terminal(result: Report, console: Console) -> None:
-    """Print the tables, the machine and the notes; 80 columns are enough."""
-    for sheet in result.sheets():
-        table = TextTable(
-            title=sheet.title, title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False
+    """Print the machine and the notes, then the tables, that of the speed last.
+
+    Where the screen is too narrow for a table, its columns follow one another in parts.
+    """
+    for line in (*result.extent.lines(), *result.lines()):
+        console.print(f"- {line}", highlight=False, markup=False)
+    for sheet in reversed(result.sheets()):
+        console.print()
+        for line in _text_table(sheet, result.extent.mark, console.width):
+            console.print(line, soft_wrap=True)
+        absent = any(NOT_INSTALLED in row for row in sheet.rows)
+        for line in (*sheet.legend, *(["-: not installed"] if absent else [])):
+            console.print(f"- {line}", highlight=False, markup=False)
+
+
+def _text_table(sheet: Sheet, mark: str, width: int) -> Iterator[Text]:
+    """Lines of at most `width`, but for a single word or number that is longer."""
+    heads = sheet.header
+    rows = [["-" if text == NOT_INSTALLED else text for text in row] for row in sheet.rows]
+    names = [heads[1], *(row[1] for row in rows)]
+    longest_word = max(len(word) for name in names for word in name.split())
+    left = min(max(map(len, names)), max(longest_word, width // 2))
+    sizes = {
+        index: max(
+            *(len(word) for word in heads[index].split()), *(len(row[index]) for row in rows)
         )
-        for index, name in enumerate(sheet.header[1:]):
-            table.add_column(_narrow(name), justify="right" if index else "left", no_wrap=index < 2)
+        for index in range(2, len(heads))
+    }
+    gap = 2 if left + sum(2 + size for size in sizes.values()) <= width else 1
+    yield from (Text(line, "bold") for line in _words(mark + sheet.title, width))
+    rest = list(sizes)
+    while rest:
+        part = {rest[0]: sizes[rest[0]]}
+        for index in rest[1:]:
+            if left + sum(gap + size for size in (*part.values(), sizes[index])) > width:
+                break
+            part[index] = sizes[index]
+        rest = rest[len(part) :]
+
+        yield Text()
+        words = [_words(heads[index], size) for index, size in part.items()]
+        for level in range(-max(map(len, words)), 0):
+            texts = [each[level] if len(each) >= -level else "" for each in words]
+            yield Text(_row(heads[1] if level == -1 else "", texts, part, left, gap), "bold")
+        yield Text("─" * (left + sum(gap + size for size in part.values())))
         previous = None
-        for case, *row in sheet.rows:
-            if case != previous:
-                table.add_row(f"[bold]{case}")
-            table.add_row(*(_narrow(text) if text == NOT_INSTALLED else text for text in row))
-            previous = case
-        console.print(table, "")
-    for line in result.lines():
-        console.print(f"- {line}", highlight=False)
+        for row in rows:
+            if row[0] != previous:
+                yield from (Text(line, "bold") for line in _words(row[0], width))
+            previous = row[0]
+            *first, last = _words(row[1], left)
+            yield from map(Text, first)
+            yield Text(_row(last, [row[index] for index in part], part, left, gap))
 
 
-def _narrow(text: str) -> str:
-    """One word a line."""
-    return text.replace(" ", "\n")
+def _words(text: str, width: int) -> list[str]:
+    """Lines of whole words, at least one."""
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def _row(name: str, texts: list[str], part: dict[int, int], left: int, gap: int) -> str:
+    """The name on the left and the texts on the right of their columns."""
+    cells = zip(texts, part.values(), strict=True)
+    return (name.ljust(left) + "".join(text.rjust(gap + size) for text, size in cells)).rstrip()
 
 
 def markdown(result: Report) -> str:
     """The same tables for a README."""
     parts = []
-    for title, header, rows in result.sheets():
+    for title, header, rows, legend in result.sheets():
         rule = ["---" if index < 2 else "---:" for index in range(len(header))]
         lines = ["| " + " | ".join(row) + " |" for row in (header, rule, *rows)]
-        parts.append("\n".join([f"**{title}**", "", *lines]))
-    parts.append("\n".join(f"- {line}" for line in result.lines()))
+        parts.append("\n".join([f"**{result.extent.mark}{title}**", "", *lines]))
+        parts += ["\n".join(f"- {line}" for line in legend)] if legend else []
+    parts.append("\n".join(f"- {line}" for line in (*result.extent.lines(), *result.lines())))
     return "\n\n".join(parts) + "\n"
 
 
@@ -279,13 +348,18 @@ def _as_json(result: Result) -> dict[str, Any]:
             "samples": samples,
         }
 
+    means = {
+        mode: {rival: result.mean_ratio(rival, mode) for rival in result.rivals}
+        for mode in result.modes()
+    }
     return {
         "name": result.name,
         "subject": result.subject,
         "unit": result.unit,
+        **result.extent._asdict(),
         "machine": result.machine.as_dict(),
-        "notes": list(result.notes),
-        "geometric_mean_ratio": {rival: result.mean_ratio(rival) for rival in result.rivals},
+        "notes": [*result.legend, *result.notes],
+        **({"geometric_mean_ratio": means} if result.extent.whole else {}),
         "cells": [
             {
                 "case": cell.case,
@@ -335,14 +409,20 @@ def figure(result: Result) -> Figure:
     axes.set_xlabel(
         f"time / {result.subject}'s time, log scale (right of 1×: {result.subject} is faster)"
     )
-    machine = result.machine
-    drawing.suptitle(
-        f"{result.name}: rivals against {result.subject}. "
-        f"{machine.processor}, {machine.cores} cores, {machine.date[:10]}",
-        fontsize=10,
-    )
+    put_title(drawing, result, f"rivals against {result.subject}")
     drawing.legend(loc="outside lower center", ncols=min(3, len(result.rivals)), frameon=False)
     return drawing
+
+
+def put_title(drawing: Figure, result: Report, text: str) -> None:
+    """The subject, where and when it was measured and, in red, whether it is less than all."""
+    machine = result.machine
+    drawing.suptitle(
+        f"{result.extent.mark}{result.name}, {text}\n"
+        f"{machine.processor}, {machine.cores} cores, {machine.date[:10]}",
+        fontsize=10,
+        color="black" if result.extent.whole else "#B00020",
+    )
 
 
 def save(result: Report, parent: Path) -> Path:

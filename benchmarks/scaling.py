@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
-from rich.console import Console
-from rich.progress import track
 
 from benchmarks import machine, timing
 from benchmarks.collectives import Exchange, Link
-from benchmarks.report import STYLES
+from benchmarks.report import STYLES, put_title
+from benchmarks.session import Session
 from benchmarks.split_losses import Request, Scheme, Shape, measure_apart
-from benchmarks.tables import Sheet, Table
+from benchmarks.tables import WHOLE, Extent, Sheet, Table
 
 DEVICES = (1, 2, 4, 8)
 STYLE = dict(zip(Scheme, STYLES, strict=False))
@@ -95,6 +94,7 @@ class Scaling:
     counted: tuple[Counted, ...]
     modelled: tuple[Modelled, ...]
     machine: machine.Machine
+    extent: Extent = WHOLE
     name: str = "scaling"
 
     def tables(self) -> list[Table]:
@@ -119,7 +119,7 @@ class Scaling:
             )
             for each in self.modelled
         ]
-        return [
+        tables = [
             Table(
                 f"Counted in compiled programs at {self.counted_shape}: collectives of a loss with "
                 f"its gradients; ms at {self.timed_shape} on virtual devices, which show no "
@@ -134,6 +134,7 @@ class Scaling:
                 tuple(modelled),
             ),
         ]
+        return [table for table in tables if table.rows]
 
     def sheets(self) -> list[Sheet]:
         """The tables as text."""
@@ -167,6 +168,7 @@ class Scaling:
         """All counts, samples and modelled times with the model's assumptions."""
         return {
             "name": self.name,
+            **self.extent._asdict(),
             "machine": self.machine.as_dict(),
             "notes": self.lines(),
             "counted_shape": self.counted_shape._asdict(),
@@ -184,20 +186,17 @@ class Scaling:
 
     def figure(self) -> Figure:
         """Bytes a row as counted; below, the modelled times, and so they are called."""
-        drawing = Figure(figsize=(8.3, 8.0), layout="constrained")
-        panels = drawing.subplot_mosaic([["counted", "counted"], ["left", "right"]])
-        self._draw_counted(panels["counted"])
-        sizes = sorted({each.classes for each in self.modelled})
-        for axes, classes in zip((panels["left"], panels["right"]), sizes, strict=True):
-            self._draw_model(axes, classes)
-        panels["left"].set_ylabel("MODELLED ms, compute + exchange")
-        handles, labels = panels["left"].get_legend_handles_labels()
-        drawing.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
-        drawing.suptitle(
-            "scaling: bytes exchanged (counted) and their cost (modelled). "
-            f"{self.machine.processor}, {self.machine.date[:10]}",
-            fontsize=10,
-        )
+        drawing = Figure(figsize=(8.3, 8.0 if self.modelled else 4.5), layout="constrained")
+        panels = drawing.subplot_mosaic("AA;BC" if self.modelled else "A")
+        self._draw_counted(panels["A"])
+        if self.modelled:
+            sizes = sorted({each.classes for each in self.modelled})
+            for name, classes in zip("BC", sizes, strict=True):
+                self._draw_model(panels[name], classes)
+            panels["B"].set_ylabel("MODELLED ms, compute + exchange")
+            handles, labels = panels["B"].get_legend_handles_labels()
+            drawing.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+        put_title(drawing, self, "bytes exchanged (counted) and their cost (modelled)")
         return drawing
 
     def _draw_counted(self, axes: Axes) -> None:
@@ -243,19 +242,25 @@ def _by_devices(axes: Axes, devices: list[int]) -> None:
     axes.set_xlabel("devices")
 
 
-def run(*, quick: bool, rounds: int, console: Console) -> Scaling:
+def run(session: Session) -> Scaling:
     """Count and time on every number of devices, then count what the model needs."""
-    limits = machine.measure(quick=quick)
-    shape, timed = (COUNTED_QUICK, TIMED_QUICK) if quick else (COUNTED, TIMED)
+    limits = machine.measure(quick=session.quick)
+    shape, timed = (COUNTED_QUICK, TIMED_QUICK) if session.quick else (COUNTED, TIMED)
     programs: list[tuple[str, Shape]] = [(scheme, shape) for scheme in Scheme]
-    counted = []
-    for devices in track(DEVICES, "virtual devices", console=console, transient=True):
-        found = measure_apart(devices, Request(programs, timed, rounds))
-        counted += [
+
+    def measure(devices: int) -> list[Counted]:
+        session.say("compiling and timing in a process of its own", log=False)
+        found = measure_apart(devices, Request(programs, timed, session.rounds))
+        return [
             Counted(devices, scheme, each, found.seconds[scheme])
             for scheme, each in zip(Scheme, found.exchanges, strict=True)
         ]
-    return Scaling(shape, timed, tuple(counted), tuple(modelled(shape)), limits)
+
+    groups = session.collect("virtual devices", [(str(n), n) for n in DEVICES], measure)
+    counted = tuple(each for group in groups for each in group)
+    model = session.collect("model", [(str(shape), shape)], modelled)
+    times = tuple(each for group in model for each in group)
+    return Scaling(shape, timed, counted, times, limits, session.extent)
 
 
 def modelled(shape: Shape) -> list[Modelled]:

@@ -18,6 +18,14 @@ Thunk = Callable[[], Any]
 Samples = dict[str, list[float]]  # seconds per call, one entry a round
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C between the rounds of `interleave`; `samples` are those of the finished ones."""
+
+    def __init__(self, samples: Samples) -> None:
+        super().__init__()
+        self.samples = samples
+
+
 class Quartiles(NamedTuple):
     """Median of the samples with the quarter below and the quarter above."""
 
@@ -32,6 +40,7 @@ def interleave(
     rounds: int = 15,
     min_seconds: float = 0.01,
     settle: bool = True,
+    on_turn: Callable[[int, str], None] = lambda number, name: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Samples:
     """Time every thunk once per round and return its seconds per call, round by round.
@@ -46,23 +55,33 @@ def interleave(
         rounds: number of samples of each thunk.
         min_seconds: the shortest sample, in seconds.
         settle: begin every turn with that call; calls of seconds do not need it.
+        on_turn: told the round, from 1, and the name before each turn; round 0 warms up.
         clock: the time in seconds.
+
+    Raises:
+        Interrupted: Ctrl-C; it holds the samples of the rounds that were finished.
     """
     if not thunks or rounds < 1:
         raise ValueError(
             f"interleave: expected a thunk and a round, got {len(thunks)} and {rounds}"
         )
     repeats = {}
-    for name, thunk in thunks.items():
-        _seconds_per_call(thunk, 1, clock)
-        one_call = _seconds_per_call(thunk, 1, clock)
-        repeats[name] = max(1, math.ceil(min_seconds / one_call)) if one_call > 0 else 1
     samples: Samples = {name: [] for name in thunks}
-    for order in _orders(list(thunks), rounds):
-        for name in order:
-            if settle:
-                jax.block_until_ready(thunks[name]())
-            samples[name].append(_seconds_per_call(thunks[name], repeats[name], clock))
+    try:
+        for name, thunk in thunks.items():
+            on_turn(0, name)
+            _seconds_per_call(thunk, 1, clock)
+            one_call = _seconds_per_call(thunk, 1, clock)
+            repeats[name] = max(1, math.ceil(min_seconds / one_call)) if one_call > 0 else 1
+        for number, order in enumerate(_orders(list(thunks), rounds), 1):
+            for name in order:
+                on_turn(number, name)
+                if settle:
+                    jax.block_until_ready(thunks[name]())
+                samples[name].append(_seconds_per_call(thunks[name], repeats[name], clock))
+    except KeyboardInterrupt:
+        finished = min(map(len, samples.values()))
+        raise Interrupted({name: each[:finished] for name, each in samples.items()}) from None
     return samples
 
 

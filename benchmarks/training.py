@@ -4,17 +4,17 @@ PyTorch gets the same network and the same work: uint8 images gathered, shifted,
 shrunk, loss with label smoothing, Nesterov descent with decay in groups of parameters, lookahead.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from benchmarks import cases, machine, timing
-from benchmarks.losses import SUBJECT, TORCH, load_torch
+from benchmarks.losses import NO_TORCH, SUBJECT, TORCH, load_torch
 from benchmarks.report import Cell, Result
+from benchmarks.session import Session
 from benchmarks.tables import Table
 from experiments.cifar10.augment import MEAN, STANDARD_DEVIATION
 from experiments.cifar10.backend import current_backend, data_mesh, prepare_cpu
@@ -29,6 +29,11 @@ NOTES = (
     "backward, Nesterov descent with decay, lookahead every fifth step",
     "torch: the same in eager mode, channels last, on all cores; random data for both, and a C "
     "library that keeps freed memory",
+)
+LEGEND = ("images/s: xentjax's",)
+LEGEND_OF_RATES = (
+    "by each one's median time; the multiples are ratios within rounds, which a machine whose "
+    "speed changes cannot move, and may differ from the ratio of two rates",
     "GFLOP/s: 2 for each multiplication of a plain convolution, forward and in the gradients that "
     "are needed; xentjax does fewer",
 )
@@ -152,25 +157,40 @@ def step_flops(config: Config, side: int, *, train_whitening: bool) -> float:
     return config.batch_size * (flops + 3 * 2 * channels * NUM_CLASSES)
 
 
-def run(*, quick: bool, rounds: int, console: Console) -> Result:
+def measure(case: cases.TrainingCase, torch: ModuleType | None, session: Session) -> Cell:
+    """Steps of both, interleaved."""
+    config = replace(PRESETS[case.preset], batch_size=case.batch_size)
+    session.say("compiling", log=False)
+    thunks = {SUBJECT: xentjax_step(config, case.side, train_whitening=case.train_whitening)}
+    if torch is not None:
+        thunks[TORCH] = torch_step(torch, config, case.side, train_whitening=case.train_whitening)
+    seconds = session.interleave(thunks, min_seconds=0.0 if session.quick else 0.2)
+    return Cell(case=case.name, mode="step", seconds=seconds, work=case.batch_size)
+
+
+def rates(measured: Iterable[tuple[cases.TrainingCase, Cell]]) -> Table:
+    """Images and operations a second."""
+    rows = []
+    for case, cell in measured:
+        config = replace(PRESETS[case.preset], batch_size=case.batch_size)
+        flops = step_flops(config, case.side, train_whitening=case.train_whitening)
+        for name, samples in cell.seconds.items():
+            median = timing.quartiles(samples).median
+            rows.append((case.name, name, case.batch_size / median, flops / median / 1e9))
+    return Table("Rates", ("case", "step of", "images/s", "GFLOP/s"), tuple(rows), LEGEND_OF_RATES)
+
+
+def run(session: Session) -> Result:
     """Measure a step of the presets for CPU in the forms their trainings consist of."""
     prepare_cpu()  # before the measurement of the limits, which uses jax
-    limits = machine.measure(quick=quick)
+    limits = machine.measure(quick=session.quick)
     torch = load_torch()
-    cells, rates = [], []
-    chosen = cases.TRAINING_QUICK if quick else cases.TRAINING
-    for case in track(chosen, "training steps", console=console, transient=True):
-        config = replace(PRESETS[case.preset], batch_size=case.batch_size)
-        keywords = {"train_whitening": case.train_whitening}
-        thunks = {SUBJECT: xentjax_step(config, case.side, **keywords)}
-        if torch is not None:
-            thunks[TORCH] = torch_step(torch, config, case.side, **keywords)
-        seconds = timing.interleave(thunks, rounds=rounds, min_seconds=0.0 if quick else 0.2)
-        cells.append(Cell(case=case.name, mode="step", seconds=seconds, work=case.batch_size))
-        flops = step_flops(config, case.side, **keywords)
-        for name, samples in seconds.items():
-            median = timing.quartiles(samples).median
-            rates.append((case.name, name, case.batch_size / median, flops / median / 1e9))
+    chosen = cases.TRAINING_QUICK if session.quick else cases.TRAINING
+    cells = session.collect(
+        "training steps",
+        [(case.name, case) for case in chosen],
+        lambda case: measure(case, torch, session),
+    )
     return Result(
         name="training",
         subject=SUBJECT,
@@ -178,6 +198,8 @@ def run(*, quick: bool, rounds: int, console: Console) -> Result:
         unit="images/s",
         cells=tuple(cells),
         machine=limits,
-        notes=NOTES,
-        tables=(Table("Rates", ("case", "step of", "images/s", "GFLOP/s"), tuple(rates)),),
+        notes=(*NOTES, *([] if torch else [NO_TORCH])),
+        legend=LEGEND,
+        extent=session.extent,
+        tables=(rates(zip(chosen, cells, strict=False)),),
     )

@@ -11,7 +11,19 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import __main__ as command, cases, losses, machine, report, timing
+from benchmarks import (
+    __main__ as command,
+    cases,
+    categorical,
+    linear,
+    losses,
+    machine,
+    report,
+    timing,
+    training,
+)
+from benchmarks.session import Session
+from benchmarks.tables import Extent
 from tests import tolerances
 
 MACHINE = machine.Machine(
@@ -185,22 +197,33 @@ def test_result_ratios():
     assert RESULT.ratio(first, "optax") == pytest.approx(3.0)
     assert RESULT.ratio(first, "torch") is None
     assert RESULT.fastest_rival(second) == ("optax", 0.5)
-    assert RESULT.mean_ratio("optax") == pytest.approx(1.5**0.5)
-    assert RESULT.mean_ratio("torch") is None
+    cells = (first, dataclasses.replace(second, mode="forward"), second)
+    result = dataclasses.replace(RESULT, cells=cells)
+    assert result.mean_ratio("optax", "forward") == pytest.approx(1.5**0.5)
+    assert result.mean_ratio("optax", "value_and_grad") == pytest.approx(0.5)
+    assert result.mean_ratio("torch", "forward") is None
 
 
 def test_markdown_holds_the_figures():
     text = report.markdown(RESULT)
-    assert "| case | mode | ms | GB/s | limit | optax | torch | best |" in text
+    assert "| case | mode | ms | ± | GB/s | limit | optax | torch | best |" in text
     # median 2 ms, quartiles 1.5 and 3: half their distance is 37.5 %; 0.02 GB in 2 ms is 10 GB/s
-    assert "| 8 × 4 | forward | 2.00 ±38% | 10.0 | 50% | 3.00× | not installed | 3.00× |" in text
-    assert "| 8 × 4 | value_and_grad | 4.00 ±0% | 5.00 | - | 0.50× | not installed |" in text
-    assert "| all | geometric mean |  |  |  | 1.22× | not installed |  |" in text
+    assert "| 8 × 4 | forward | 2.00 | ±38% | 10.0 | 50% | 3.00× | not installed | 3.00× |" in text
+    assert "| 8 × 4 | value_and_grad | 4.00 | ±0% | 5.00 | - | 0.50× | not installed |" in text
+    assert "| geometric mean | forward |  |  |  |  | 3.00× | not installed |  |" in text
+    assert "| geometric mean | value_and_grad |  |  |  |  | 0.50× | not installed |  |" in text
     assert "| 8 × 4 | forward | 0 | 2.50 |" in text
     assert "| 8 × 4 | value_and_grad | 0.00100 | unknown |" in text
     assert "compilation of all cells: xentjax 0.5 s, optax 1.0 s" in text
     assert "Abacus 3000, 2 cores (cpu)" in text
     assert text.endswith("- a note\n")
+
+
+def terminal(result, width):
+    """What is printed on a terminal that wide."""
+    stream = io.StringIO()
+    report.print_terminal(result, Console(file=stream, width=width))
+    return stream.getvalue()
 
 
 @pytest.mark.parametrize("missing", ["nothing", losses.TORCH])
@@ -213,14 +236,170 @@ def test_terminal_tables_fit_eighty_columns(missing):
         RESULT.cells[1], seconds=times, limit_seconds=[0.01] * 3, compile_seconds=compiled
     )
     rivals = tuple(name for name in names if name != losses.SUBJECT)
-    stream = io.StringIO()
     result = dataclasses.replace(RESULT, cells=(cell,), rivals=rivals)
-    report.print_terminal(result, Console(file=stream, width=80))
-    lines = stream.getvalue().splitlines()
+    text = terminal(result, 80)
+    lines = text.splitlines()
     assert max(map(len, lines)) <= 80
-    assert "…" not in stream.getvalue()
-    assert ("installed" in stream.getvalue()) == (missing == losses.TORCH)
+    assert "…" not in text
+    assert ("installed" in text) == (missing == losses.TORCH)
     assert any(line.split()[:3] == ["value_and_grad", "12.3", "±0%"] for line in lines)
+    # one table, the last of all, with what its columns mean beneath it
+    assert sum(line.startswith("value_and_grad") for line in lines) == 3  # memory, time, mean
+    after = text[text.index("Time of xentjax") :]
+    assert "- ms: median" in after
+    assert "best: that of the fastest rival" in after
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 120, 200])
+def test_no_width_cuts_a_word_or_a_number(width):
+    names = (*losses.JAX_LOSSES, losses.TORCH)
+    times = {name: [k + 1.125, k + 1.25, k + 2.0] for k, name in enumerate(names)}
+    cells = [
+        dataclasses.replace(RESULT.cells[0], mode=mode, seconds=times, limit_seconds=[0.5] * 3)
+        for mode in cases.MODES
+    ]
+    rivals = tuple(name for name in names if name != losses.SUBJECT)
+    result = dataclasses.replace(RESULT, cells=tuple(cells), rivals=rivals)
+    text = terminal(result, width)
+    lines = text.splitlines()
+    assert "…" not in text
+    assert max(map(len, lines)) <= max(width, 26)  # a name and the longest number
+    words = text.split()
+    (sheet,) = (sheet for sheet in result.sheets() if sheet.title.startswith("Time"))
+    for row in sheet.rows:
+        for number in row[2:]:
+            assert all(part in words for part in number.split())
+    for part in ("value_and_grad", "one-hot", "integer", "eager", "Abacus"):
+        assert part in words
+
+
+@pytest.mark.parametrize(
+    ("extent", "mark"),
+    [
+        (Extent(quick=True), "QUICK"),
+        (Extent(interrupted="losses, case 2 of 3, 4 of 15 rounds"), "INTERRUPTED"),
+    ],
+)
+def test_less_than_a_whole_run_says_so_everywhere_and_has_no_means(extent, mark, tmp_path):
+    result = dataclasses.replace(RESULT, extent=extent)
+    text = report.markdown(result)
+    assert text.count(f"**{mark}: ") == len(result.sheets()) == 2
+    assert "geometric mean" not in text
+    assert f"- {extent.lines()[0]}" in text
+    printed = terminal(result, 80)
+    assert printed.startswith(f"- {mark}")
+    assert printed.count(f"\n{mark}: ") == 2
+    assert "geometric mean" not in printed
+    assert result.figure().get_suptitle().startswith(f"{mark}: demo")
+    stored = json.loads((report.save(result, tmp_path) / "demo.json").read_text())
+    assert (stored["quick"], stored["interrupted"]) == extent
+    assert "geometric_mean_ratio" not in stored
+
+
+def session(**keywords):
+    """One that says what it does into `session.console.file`."""
+    console = Console(file=io.StringIO(), width=100)
+    return Session(**{"quick": True, "rounds": 3, "console": console} | keywords)
+
+
+def interrupting(calls):
+    """A thunk that is interrupted by Ctrl-C in that call."""
+    left = iter(range(calls, 0, -1))
+
+    def thunk():
+        if next(left) == 1:
+            raise KeyboardInterrupt
+
+    return thunk
+
+
+def test_interrupted_rounds_leave_the_finished_ones():
+    # 2 calls warm it up, each of its turns is 2 more: the fifth turn's call does not end
+    thunks = {"a": lambda: None, "b": interrupting(2 + 4 * 2 + 2), "c": lambda: None}
+    with pytest.raises(timing.Interrupted) as caught:
+        timing.interleave(thunks, rounds=9, min_seconds=0.0)
+    assert {name: len(each) for name, each in caught.value.samples.items()} == dict.fromkeys(
+        thunks, 4
+    )
+    assert isinstance(caught.value, KeyboardInterrupt)
+
+
+@pytest.mark.parametrize(
+    ("calls", "finished", "where"),
+    [
+        (2 + 2 * 2, {"first": 3, "second": 1}, "things, case 2 of 3, second, 1 of 3 rounds"),
+        (2, {"first": 3}, "things, case 2 of 3, second, before its first round ended"),
+    ],
+    ids=["after a round", "in the warm-up"],
+)
+def test_a_session_keeps_the_finished_rounds_and_goes_no_further(calls, finished, where):
+    thunks = {"first": lambda: None, "second": interrupting(calls), "third": lambda: None}
+    ours = session()
+
+    def measure(name):
+        samples = ours.interleave({name: thunks[name]}, min_seconds=0.0)
+        return name, len(samples[name])
+
+    assert dict(ours.collect("things", [(name, name) for name in thunks], measure)) == finished
+    assert ours.extent == Extent(quick=True, interrupted=where)
+    assert ours.finished == len(finished)
+    assert ours.collect("more", [("x", "first")], measure) == []
+
+
+def test_a_session_says_on_a_terminal_and_in_a_log_what_it_does():
+    for terminal in (False, True):
+        stream = io.StringIO()
+        console = Console(file=stream, width=100, force_terminal=terminal)
+        with session(console=console) as ours:
+            ours.collect(
+                "things", [("one", 1), ("two", 2)], lambda _: ours.say("compiling it", log=True)
+            )
+            ours._line.refresh()
+        text = stream.getvalue()
+        assert "things, case 2 of 2, two: compiling it" in text
+        if not terminal:
+            assert "things, case 1 of 2, one: preparing\n" in text
+
+
+def test_every_subject_leaves_a_report_of_what_ctrl_c_left(tmp_path, monkeypatch, capsys):
+    """Each is interrupted in the second case; nothing may rest on what was not measured."""
+    monkeypatch.setattr(machine, "measure", lambda **_: MACHINE)
+    for module in (losses, linear, categorical, training):
+        monkeypatch.setattr(module, "load_torch", lambda: None)
+    quick = cases.CATEGORICAL_QUICK._replace(counts=(cases.CountCase(50_000, 6),) * 2)
+    monkeypatch.setattr(cases, "CATEGORICAL_QUICK", quick)
+    monkeypatch.setattr(cases, "TRAINING_QUICK", cases.TRAINING[:2])
+    samples = iter(())
+
+    def interleave(thunks, *, rounds, **_):
+        kept = next(samples)
+        if kept < rounds:
+            raise timing.Interrupted({name: [0.5] * kept for name in thunks})
+        return {name: [0.5] * rounds for name in thunks}
+
+    monkeypatch.setattr(timing, "interleave", interleave)
+    monkeypatch.setattr(training, "xentjax_step", lambda *_, **__: None)
+    for name, kept in {"losses": 2, "linear": 0, "categorical": 2, "training": 0}.items():
+        samples = iter((3, kept))
+        folder = tmp_path / name
+        assert command.main([name, "--quick", "--output", str(folder)]) == 130
+        assert "INTERRUPTED" in capsys.readouterr().out
+        (stored,) = (json.loads(path.read_text()) for path in folder.rglob("*.json"))
+        ended = "2 of 3 rounds" if kept else "before its first round ended"
+        assert ended in stored["interrupted"]
+        assert len(list(folder.rglob("*.png"))) == 1
+
+
+def test_nothing_finished_is_one_line(tmp_path, monkeypatch, capsys):
+    def interrupt(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(machine, "measure", interrupt)
+    assert command.main(["losses", "--quick", "--output", str(tmp_path)]) == 130
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.endswith("stopped\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_save_writes_json_and_png_once(tmp_path):
@@ -230,7 +409,10 @@ def test_save_writes_json_and_png_once(tmp_path):
     assert (folder / "demo.png").read_bytes().startswith(b"\x89PNG\r\n")
     stored = json.loads((folder / "demo.json").read_text())
     assert stored["machine"] == MACHINE.as_dict()
-    assert stored["geometric_mean_ratio"] == {"optax": pytest.approx(1.5**0.5), "torch": None}
+    assert stored["geometric_mean_ratio"] == {
+        "forward": {"optax": pytest.approx(3.0), "torch": None},
+        "value_and_grad": {"optax": pytest.approx(0.5), "torch": None},
+    }
     cell = stored["cells"][0]
     assert cell["rivals"]["torch"] == "not installed"
     optax = cell["rivals"]["optax"]
@@ -333,12 +515,14 @@ def test_command_measures_and_reports_without_torch(tmp_path, monkeypatch, capsy
     table = tuple(case for case in cases.LOSSES_QUICK if case.mode == "SGD step")[:1]
     monkeypatch.setattr(cases, "LOSSES_QUICK", table)
     assert command.main(["losses", "--quick", "--markdown", "--output", str(tmp_path)]) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "cross-entropy, case 1 of 1, 512 × 10 SGD step: preparing\n" in err
     assert "| not installed |" in out
+    assert "5.5 GB" in out  # what the extra would bring
     assert "| 512 × 10 | SGD step |" in out
     (stored,) = (json.loads(path.read_text()) for path in tmp_path.rglob("losses.json"))
     (cell,) = stored["cells"]
-    assert cell["rivals"]["torch"] == "not installed"
+    assert cell["rivals"]["torch eager"] == "not installed"
     for name in losses.JAX_LOSSES:
         assert len(cell["rivals"][name]["samples"]) == 3
         assert cell["rivals"][name]["seconds"]["median"] > 0

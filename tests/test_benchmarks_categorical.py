@@ -20,7 +20,7 @@ from benchmarks import (
     timing,
 )
 from tests import tolerances
-from tests.test_benchmarks import MACHINE
+from tests.test_benchmarks import MACHINE, session
 
 SHAPE = (3, 5)
 TORCH = losses.load_torch()
@@ -92,7 +92,7 @@ def test_targets_by_hand():
 def test_report_fits_eighty_columns_and_names_the_absent(tmp_path):
     result = bench.report_of({"Counts": (COUNTED,), "Intervals": (BOXED,)}, MACHINE)
     text = report.markdown(result)
-    assert "| 10,000,000, K = 6 | np.bincount | 6e+03 | ±17% | 4 |" in text
+    assert "| 10,000,000, K = 6 | np.bincount | 6000 | ±17% | 4 |" in text
     assert "| K = 500, Sison-Glaz | statsmodels | 250 | one run | 125 |" in text
     assert "- not installed here: torch" in text
     stream = io.StringIO()
@@ -109,7 +109,7 @@ def test_slow_intervals_run_once(monkeypatch):
     thunks = {losses.SUBJECT: lambda: None, dice.STATSMODELS: partial(calls.append, 0)}
     monkeypatch.setattr(bench, "interval_thunks", lambda *_: dict(thunks))
     monkeypatch.setattr(bench.Stopwatch, "time", lambda _, *about: bench.Timed("", "", {}))
-    box, _ = bench.Stopwatch(None, rounds=3).intervals(50)
+    box, _ = bench.Stopwatch(None, session()).intervals(50)
     assert len(box.seconds[dice.STATSMODELS]) == len(calls) == 1
 
 
@@ -118,11 +118,12 @@ def test_command_measures_without_any_rival(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(dice.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(bench, "ESTIMATES", ("plug_in",))
     interleave = partial(timing.interleave, min_seconds=0.0)
-    monkeypatch.setattr(timing, "interleave", lambda thunks, rounds: interleave(thunks, rounds=1))
+    monkeypatch.setattr(timing, "interleave", lambda thunks, **_: interleave(thunks, rounds=1))
+    monkeypatch.setattr(bench.machine, "measure", lambda **_: MACHINE)
     small = cases.CATEGORICAL_QUICK._replace(counts=(cases.CountCase(50_000, 6),))
-    monkeypatch.setattr(cases, "CATEGORICAL_QUICK", small)
-    args = ["categorical", "--quick", "--rounds", "1", "--markdown", "--output", str(tmp_path)]
+    monkeypatch.setattr(cases, "CATEGORICAL", small)
+    args = ["categorical", "--rounds", "1", "--markdown", "--output", str(tmp_path)]
     assert command.main(args) == 0
     out = capsys.readouterr().out
-    assert "not installed here: torch, statsmodels" in out
+    assert "not installed here: torch eager, statsmodels" in out
     assert "| 50,000, K = 6 | xentjax / faster of np.bincount, jnp.bincount |" in out

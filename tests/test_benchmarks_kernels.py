@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import __main__ as command, cases, kernels, linear, report
+from tests.test_benchmarks import session
 from xentjax.ops import mosaic_gpu
 
 
@@ -41,9 +42,9 @@ def test_bytes_and_limit_count_passes_over_the_logits(mode, passes, monkeypatch)
     """A rival as fast as half a copy for each pass is at the limit."""
     names = (kernels.SUBJECT, kernels.XLA, kernels.OPTAX)
     seconds = {name: [passes / 2, passes] for name in names} | {"copy": [1.0, 2.0]}
-    monkeypatch.setattr(kernels.timing, "interleave", lambda thunks, rounds: seconds)
+    monkeypatch.setattr(kernels.timing, "interleave", lambda thunks, **_: seconds)
     case = cases.LossCase("8 × 4 bf16", (8, 4), "bfloat16", mode)
-    cell = kernels.measure(case, "reference", None, 2)
+    cell = kernels.measure(case, "reference", None, session(rounds=2))
     assert cell.work == passes * 64 / 1e9
     assert cell.limit_seconds == cell.seconds[kernels.SUBJECT]
 
@@ -57,7 +58,7 @@ def test_the_kernel_is_in_what_is_compiled_for_layers(mode, monkeypatch):
         found.append(rivals[kernels.SUBJECT])
 
     monkeypatch.setattr(linear, "measure", keep)
-    kernels.measure_layer(case, "mosaic_gpu", None, 1, quick=True)
+    kernels.measure_layer(case, "mosaic_gpu", None, session(rounds=1))
     (rival,) = found
     monkeypatch.setattr(mosaic_gpu, "_compute_capability", lambda: "9.0")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

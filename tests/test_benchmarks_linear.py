@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import __main__ as command, cases, linear, report, tables
+from benchmarks import __main__ as command, cases, linear, machine, report, tables
 from tests import oracles, tolerances
 from tests.test_benchmarks import MACHINE
 
@@ -106,7 +106,7 @@ def test_targets_of_gradients():
     assert found[f"{linear.IN_FORWARD}: time / {linear.JAX_CCE}"].found == 2.0
     assert not any(linear.TORCH in what for what in found)
     assert found["temp / naive"].found == 0.15
-    assert found[f"temp of {linear.BUDGET}, MiB"] == (f"temp of {linear.BUDGET}, MiB", 21, 20)
+    assert found[f"{linear.BUDGET}: temp / budget"][1:] == (21 / 16, 1.25)
     table = linear.table_of_targets([("a case", target) for target in found.values()])
     assert [row[-1] for row in table.rows] == ["MISSED", "met", "MISSED", "met", "MISSED", "MISSED"]
 
@@ -116,7 +116,7 @@ def test_targets_of_the_loss_alone():
     time, temp, budget = linear.targets(cell, logits_bytes=300_000_000)
     assert time.found == 1.25
     assert temp == ("temp / float32 logits", 0.05, 0.1)
-    assert budget.found == 21
+    assert budget.found == 21 / 16
 
 
 def test_unknown_memory_is_unknown():
@@ -140,9 +140,9 @@ def test_report_has_a_row_for_each_rival_and_fits_eighty_columns():
     text = report.markdown(result)
     case = "6 × 4 × 11, value_and_grad"
     # median 13.75 s, quartiles 8.125 and 19.375; 100 GFLOP in it; the limit is 40 % of each round
-    assert f"| {case} | xentjax | 13750 ±41% | 7.27 | 40% | 1.00× | 15.0 |" in text
-    assert f"| {case} | jax-cce | 5500 ±41% | 18.2 | 100% | 0.40× | unknown |" in text
-    assert f"| {case} | tokamax xla | not installed |  |  |  |  |" in text
+    assert f"| {case} | xentjax | 13750 | ±41% | 7.27 | 40% | 1.00× | 15.0 |" in text
+    assert f"| {case} | jax-cce | 5500 | ±41% | 18.2 | 100% | 0.40× | unknown |" in text
+    assert f"| {case} | tokamax xla | not installed |  |  |  |  |  |" in text
     assert "| a | b | 1.25e-07 |" in text
     assert "best: the fastest rival" not in text
     stream = io.StringIO()
@@ -190,8 +190,12 @@ def test_tokamax_without_an_implementation_is_absent(monkeypatch):
 def test_command_measures_without_any_rival(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(linear, "load_torch", lambda: None)
     monkeypatch.setattr(linear, "installed", lambda name: None)
-    monkeypatch.setattr(cases, "LINEAR_BIG_QUICK", cases.LinearCase(SHAPE, "bfloat16", "loss"))
-    args = ["linear", "--quick", "--rounds", "1", "--shapes", "6", "4", "11", "--accuracy", "--big"]
+    monkeypatch.setattr(machine, "measure", lambda **_: MACHINE)
+    product = machine.product
+    monkeypatch.setattr(machine, "product", lambda dtype, quick: product(dtype, quick=True))
+    monkeypatch.setattr(cases, "LINEAR_ACCURACY", cases.LINEAR_ACCURACY_QUICK)
+    monkeypatch.setattr(cases, "LINEAR_BIG", cases.LinearCase(SHAPE, "bfloat16", "loss"))
+    args = ["linear", "--rounds", "1", "--shapes", "6", "4", "11", "--accuracy", "--big"]
     assert (
         command.main([*args, "--dtype", "bfloat16", "--markdown", "--output", str(tmp_path)]) == 0
     )
@@ -210,6 +214,17 @@ def test_command_measures_without_any_rival(tmp_path, monkeypatch, capsys):
     ran = {row["who"]: row["s"] for row in big["rows"]}
     assert ran[linear.NAIVE] is None
     assert ran[linear.SUBJECT] > 0
+    assert f"| {linear.SUBJECT}: temp / 2 GiB |" in out
+
+
+def test_quick_has_no_targets(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(linear, "load_torch", lambda: None)
+    args = ["linear", "--quick", "--rounds", "1", "--shapes", "6", "4", "11", "--markdown"]
+    assert command.main([*args, "--output", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "**QUICK: Time, rate" in out
+    assert "Targets" not in out
+    assert "MISSED" not in out
 
 
 @pytest.mark.parametrize(

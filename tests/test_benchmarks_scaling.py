@@ -13,7 +13,7 @@ from benchmarks import report, scaling, split_losses
 from benchmarks.collectives import Exchange, Link, exchange
 from benchmarks.split_losses import Request, Scheme, Shape
 from tests import oracles, tolerances
-from tests.test_benchmarks import MACHINE
+from tests.test_benchmarks import MACHINE, interrupting, session
 
 SHAPE = Shape(8, 4, 32)
 HLO = """\
@@ -140,6 +140,26 @@ def test_model_by_hand(monkeypatch):
     assert found[Scheme.GATHERED].exchange == {"wire": pytest.approx(1 + 16 + 2 * (1 + 8))}
     assert found[Scheme.DATA_LINEAR].compute == pytest.approx(4 * product)
     assert found[Scheme.DATA_LINEAR].exchange == {"wire": pytest.approx(2 * (1 + 1))}
+
+
+def test_interrupted_devices_leave_those_before_them(monkeypatch, tmp_path):
+    """And no model, which rests on the eight."""
+    monkeypatch.setattr(scaling.machine, "measure", lambda **_: MACHINE)
+    found = split_losses.Finding(
+        [Exchange({"all-reduce": 1}, {"all-reduce": 8})] * len(Scheme),
+        {scheme: [0.25] for scheme in Scheme},
+    )
+    interrupt = interrupting(3)
+    monkeypatch.setattr(scaling, "measure_apart", lambda *_: interrupt() or found)
+    result = scaling.run(session())
+    assert (
+        result.extent.interrupted == "virtual devices, case 3 of 4, 4, before its first round ended"
+    )
+    assert {each.devices for each in result.counted} == {1, 2}
+    assert [table.title[:7] for table in result.tables()] == ["Counted"]
+    assert len(result.figure().axes) == 1
+    assert "**QUICK, INTERRUPTED: Counted" in report.markdown(result)
+    assert (report.save(result, tmp_path) / "scaling.png").exists()
 
 
 def test_report_tells_counted_from_modelled(tmp_path):

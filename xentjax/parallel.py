@@ -41,9 +41,10 @@ from xentjax.losses.linear import (
     with_labels,
 )
 from xentjax.ops import Rows, RowStatistics
-from xentjax.ops.linear_xla import merged_linear_statistics, varying_alike
-from xentjax.ops.merge import AxisName, merged_statistics, part_of, varying_axes
+from xentjax.ops.linear_xla import merged_linear_statistics
+from xentjax.ops.merge import AxisName, merged_statistics, part_of
 from xentjax.ops.statistics import Wanted
+from xentjax.ops.varying import varying_alike, varying_axes
 
 
 class _Keywords(IntegerKeywords, total=False):

@@ -47,9 +47,9 @@ from xentjax.ops.linear_xla import (
     linear_row_statistics,
     logits,
     rows_with,
-    varying_alike,
 )
 from xentjax.ops.statistics import Wanted
+from xentjax.ops.varying import varying_alike
 
 T = TypeVar("T")
 
@@ -305,7 +305,8 @@ def _cross_entropy(
             implementation=implementation,
         )
     rows = unread_rows(linear)
-    linear, in_place = kept_first(varying_alike(linear))
+    linear, label_smoothing, z_loss = varying_alike((linear, label_smoothing, z_loss))
+    linear, in_place = kept_first(linear)
     by_kernel = implementation == "mosaic_tpu"
     if gradients_in_forward and not by_kernel and rows_that_fit(linear, max_bytes) is not None:
         losses = partial(_losses_of_rows, return_stats=return_stats, implementation=implementation)

@@ -18,6 +18,7 @@ from xentjax.ops.blocks import Blocks, blocks, row_blocks, rows_of
 from xentjax.ops.linear_xla import (
     LinearRows,
     accumulator_dtype,
+    any_of_the_batch,
     kept,
     logits,
     matmul,
@@ -149,7 +150,7 @@ def _sum_and_gradients(
         if linear.row_mask is None:
             return add_rows(total, i)
         known = jax.tree.map(jnp.zeros_like, jax.eval_shape(add_rows, total, i)[1])
-        counts = jnp.any(rows.slice(linear.row_mask, i, 0))
+        counts = any_of_the_batch(rows.slice(linear.row_mask, i, 0))
         return lax.cond(counts, add_rows, lambda total, i: (total, known), total, i)
 
     (loss, *gradients), known = lax.scan(add_rows_that_count, start, rows.indices())

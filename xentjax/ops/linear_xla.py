@@ -32,7 +32,6 @@ from xentjax.ops.merge import (
     merge_tangents,
     over_devices,
     part_of,
-    varying_axes,
 )
 from xentjax.ops.statistics import (
     Rows,
@@ -60,21 +59,6 @@ class LinearRows(NamedTuple):
     row_mask: Bool[Array, " n"] | None = None
     soft_cap: Float[Array, ""] | None = None
     temperature: Float[Array, ""] | None = None
-
-
-def varying_alike(tree: T) -> T:
-    """The tree, each array varying over all mesh axes that any of them varies over.
-
-    Then the cotangent of what devices share is summed over them once, not in every tile.
-    """
-
-    every = frozenset().union(*map(varying_axes, jax.tree.leaves(tree)))
-
-    def vary(x: Array) -> Array:
-        missing = tuple(every - varying_axes(x))
-        return lax.pcast(x, missing, to="varying") if missing else x
-
-    return jax.tree.map(vary, tree)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2))
@@ -254,8 +238,24 @@ def unless_masked(
     def work(i: Int32[Array, ""]) -> T:
         return jax.tree.map(lambda a: a + _zero(linear, a.dtype), function(i))
 
-    counts = jnp.any(rows.slice(linear.row_mask, i, 0))
+    counts = any_of_the_batch(rows.slice(linear.row_mask, i, 0))
     return lax.cond(counts, work, partial(_zeros_of, function, linear), i)
+
+
+@jax.custom_batching.custom_vmap
+def any_of_the_batch(mask: Bool[Array, " n"]) -> Bool[Array, ""]:
+    """Return whether any row counts, under vmap any row of the whole batch.
+
+    So the predicate of a cond is never batched: a batched one would run both branches, and could
+    not be transposed (jax-ml/jax#39219).
+    """
+    return jnp.any(mask)
+
+
+@any_of_the_batch.def_vmap
+def _(axis_size: int, in_batched: list[bool], mask: Bool[Array, "b n"]) -> tuple[Array, bool]:
+    del axis_size, in_batched
+    return any_of_the_batch(mask.reshape(-1)), False
 
 
 def _zeros_of(function: Callable[[Array], T], linear: LinearRows, i: Int32[Array, ""]) -> T:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
 from xentjax.ops.statistics import (
@@ -39,11 +38,6 @@ class Part(NamedTuple):
     first_class: Integer[Array, ""]
     counts_label: Bool[Array, "*rows"] | None
     """False where another part holds the label."""
-
-
-def varying_axes(x: ArrayLike) -> frozenset[str]:
-    """The mesh axes over which x differs from device to device, as far as `shard_map` knows."""
-    return jax.typeof(x).manual_axis_type.varying
 
 
 class Over(NamedTuple):

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool, Float, Integer, Shaped
 
@@ -21,6 +20,7 @@ from xentjax._checks import check_choice
 from xentjax._dtypes import compute_dtype
 from xentjax._special import scale_tangent
 from xentjax.ops.choice import Case, with_the_fastest
+from xentjax.ops.varying import varying_as
 
 IMPLEMENTATIONS = ("xla", "reference", "mosaic_tpu", "mosaic_gpu")
 
@@ -137,8 +137,17 @@ def adjusted_logits(rows: Rows) -> Float[Array, "*rows K"]:
 
 
 def afresh(rows: Rows, after: Any) -> tuple[Rows, Any]:
-    """Rows whose adjusted logits are computed once more after `after`, not kept as an array."""
-    cap, temperature, after = jax.lax.optimization_barrier((rows.soft_cap, rows.temperature, after))
+    """Return rows whose adjusted logits are computed once more after `after`, not kept as an array.
+
+    XLA takes numbers that a barrier has passed for new ones. It is scalars that pass, and a zero
+    that is added to `after`: XLA still sees which of its rows are alike. Where whole rows passed,
+    a reduction of one row broadcast to many, of scalars and vectors alone, was left to the CPU's
+    `__ynn_fusion`, which reads beyond its inputs in jaxlib 0.10.2 (values of the wrong class, or a
+    crash; jaxlib 0.9.2 to 0.10.1 are right).
+    """
+    zero = jnp.zeros((), compute_dtype(rows.logits.dtype))
+    cap, temperature, zero = jax.lax.optimization_barrier((rows.soft_cap, rows.temperature, zero))
+    after = jax.tree.map(lambda x: x + zero, after)
     return rows._replace(soft_cap=cap, temperature=temperature), after
 
 
@@ -203,7 +212,14 @@ def uniform_targets(rows: Rows) -> Float[Array, "*#rows K"]:
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
     implementation = importlib.import_module(f"xentjax.ops.{wanted.implementation}")
-    return implementation.row_statistics(rows, wanted)
+    stats = implementation.row_statistics(rows, wanted)
+    if rows.labels is None:
+        return stats
+    # A bad label makes every tangent NaN, so every statistic has to depend on the label as well:
+    # vmap sums tangents over a batch that their primals do not have (jax-ml/jax#16374). XLA removes
+    # a choice between the same two values.
+    either = rows.labels == 0
+    return jax.tree.map(lambda x: jnp.where(either, x, x), stats)
 
 
 _jitted_statistics = jax.jit(_statistics, static_argnums=1)
@@ -224,7 +240,10 @@ def statistics_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowSt
     moving = moving_inputs(d_rows)
     if moving.logits is None:
         moving = moving._replace(logits=jnp.zeros_like(rows.logits))
-    return with_predicted(_jitted_tangents(rows, stats, moving), stats)
+    d_stats = _jitted_tangents(rows, stats, moving)
+    # What does not move has tangents that were made here, and not on every device apart.
+    d_stats = varying_as(d_stats, stats._replace(predicted=None))
+    return with_predicted(d_stats, stats)
 
 
 def moving_inputs(tangents: T) -> T:
@@ -240,7 +259,7 @@ def with_predicted(d_stats: RowStatistics, stats: RowStatistics) -> RowStatistic
     """The derivative with what stands for that of a class, which has none."""
     if stats.predicted is None:
         return d_stats
-    return d_stats._replace(predicted=np.zeros(stats.predicted.shape, jax.dtypes.float0))
+    return d_stats._replace(predicted=SymbolicZero.from_primal_value(stats.predicted))
 
 
 @jax.jit

@@ -25,6 +25,7 @@ from xentjax.ops.statistics import (
     uniform_targets,
     weighted_targets,
 )
+from xentjax.ops.varying import varying_alike
 
 
 def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
@@ -75,6 +76,7 @@ def _one_pass(rows: Rows, wanted: Wanted) -> RowStatistics:
     A row whose maximum is out of reach, or a value that the simple expressions here do not treat
     as they should (their sum is then NaN or inf), sends all rows to the exact form.
     """
+    rows = varying_alike(rows)  # as both branches of the cond have to
     in_range, label = _label_logit(rows)
     z = _simply_adjusted(rows) - label[..., None]
     log_sum = jnp.log(_row_sum(jnp.exp(z)))

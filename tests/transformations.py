@@ -1,0 +1,170 @@
+"""The calls that have to come through every transformation of jax, one row for each rule.
+
+A call is a function of arrays alone. Each draw of its arguments is valid, so that every result is
+finite or infinite by right, never NaN.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import xentjax
+
+N, K, D = 8, 5, 3
+Rng = np.random.Generator
+Draw = Callable[[Rng], np.ndarray]
+
+
+def _normal(*shape: int) -> Draw:
+    return lambda rng: rng.standard_normal(shape).astype(np.float32)
+
+
+def _pmfs(*shape: int) -> Draw:
+    def draw(rng: Rng) -> np.ndarray:
+        mass = rng.gamma(1.0, size=shape)
+        return (mass / mass.sum(-1, keepdims=True)).astype(np.float32)
+
+    return draw
+
+
+def _labels(rng: Rng) -> np.ndarray:
+    return rng.integers(0, K, N).astype(np.int32)
+
+
+def _kept_classes(rng: Rng) -> np.ndarray:
+    return (rng.random((N, K)) < 0.7) | (np.arange(K) == 0)
+
+
+def _kept_rows(rng: Rng) -> np.ndarray:
+    return rng.random(N) < 0.7
+
+
+def _positive(*shape: int) -> Draw:
+    return lambda rng: rng.uniform(0.5, 2.0, shape).astype(np.float32)
+
+
+def _counts(rng: Rng) -> np.ndarray:
+    return rng.integers(1, 9, K).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A function of arrays and how its arguments are drawn."""
+
+    name: str
+    function: Callable[..., Any]
+    draws: dict[str, Draw]
+    shards: tuple[str, ...] = ()
+    """The arguments with an entry for each row, which devices may share."""
+    reverse_only: bool = False
+
+    def arguments(self, rng: Rng) -> dict[str, np.ndarray]:
+        """One valid draw of every argument."""
+        return {name: draw(rng) for name, draw in self.draws.items()}
+
+    def __call__(self, arguments: dict[str, Any]) -> Any:
+        """The result's floating arrays."""
+        result = jax.tree.leaves(self.function(**arguments))
+        return [x for x in result if jnp.issubdtype(x.dtype, jnp.floating)]
+
+
+LOGITS = {"logits": _normal(N, K)}
+ROWS = {**LOGITS, "labels": _labels}
+SOFT = {**LOGITS, "labels": _pmfs(N, K)}
+SCALARS = {
+    "label_smoothing": lambda rng: np.float32(rng.uniform(0.1, 0.4)),
+    "z_loss": lambda rng: np.float32(rng.uniform(0.01, 0.1)),
+    "logit_soft_cap": lambda rng: np.float32(rng.uniform(2, 5)),
+    "temperature": lambda rng: np.float32(rng.uniform(0.5, 2)),
+}
+LAYER = {"x": _normal(N, D), "kernel": _normal(D, K), "bias": _normal(K)}
+PMF = {"p": _pmfs(N, K)}
+PAIR = {"p": _pmfs(N, K), "q": _pmfs(N, K)}
+
+_integer = xentjax.softmax_cross_entropy_with_integer_labels
+_soft = xentjax.softmax_cross_entropy
+_linear = xentjax.linear_softmax_cross_entropy
+
+
+def _by_row(name: str, function: Callable[..., Any], draws: dict[str, Draw], **keywords) -> Call:
+    shards = tuple(
+        name for name in draws if name in ("logits", "labels", "x", "where", "p", "q", "log_probs")
+    )
+    return Call(name, partial(function, **keywords), draws, shards)
+
+
+CALLS = (
+    _by_row("integer", _integer, ROWS),
+    _by_row("integer, stats", _integer, ROWS, return_stats=True),
+    _by_row("integer, rows", _integer, {**ROWS, "where": _kept_rows}, return_stats=True),
+    _by_row("integer, ignored", _integer, ROWS, ignore_index=2, reduction="sum"),
+    _by_row(
+        "integer, all",
+        _integer,
+        {**ROWS, "where": _kept_classes, "class_weights": _positive(K), **SCALARS},
+    ),
+    _by_row("soft", _soft, SOFT),
+    _by_row("soft, stats", _soft, SOFT, return_stats=True),
+    _by_row(
+        "soft, all",
+        _soft,
+        {**SOFT, "where": _kept_classes, "class_weights": _positive(K), **SCALARS},
+        return_stats=True,
+    ),
+    _by_row("soft, mean", _soft, {**SOFT, "where": _kept_rows}, reduction="sum"),
+    _by_row("linear", _linear, {**LAYER, "labels": _labels}),
+    _by_row("linear, ignored", _linear, {**LAYER, "labels": _labels}, ignore_index=2),
+    _by_row("linear, soft", _linear, {**LAYER, "labels": _pmfs(N, K)}, return_stats=True),
+    _by_row(
+        "linear, all",
+        _linear,
+        {
+            **LAYER,
+            "labels": _labels,
+            "where": _kept_classes,
+            "class_weights": _positive(K),
+            **SCALARS,
+        },
+        return_stats=True,
+        max_bytes=64,
+    ),
+    Call(
+        "linear, gradients in forward",
+        partial(_linear, reduction="sum", gradients_in_forward=True, ignore_index=2),
+        {**LAYER, "labels": _labels, "class_weights": _positive(K), **SCALARS},
+        ("x", "labels"),
+        reverse_only=True,
+    ),
+    _by_row("brier, indices", xentjax.brier_score, ROWS),
+    _by_row("brier, pmfs", xentjax.brier_score, SOFT),
+    _by_row("focal", xentjax.softmax_focal_loss, ROWS),
+    _by_row("poly", xentjax.poly_loss_cross_entropy, SOFT),
+    _by_row("nll", xentjax.nll_loss, {"log_probs": _normal(N, K), "labels": _labels}),
+    _by_row("binary", xentjax.sigmoid_binary_cross_entropy, SOFT),
+    _by_row("binary focal", xentjax.sigmoid_focal_loss, {**LOGITS, "labels": _pmfs(N, K)}, alpha=0.3),
+    _by_row(
+        "kl with logits",
+        lambda p, q, temperature: xentjax.kl_divergence_with_logits(p, q, temperature),
+        {"p": _normal(N, K), "q": _normal(N, K), "temperature": SCALARS["temperature"]},
+    ),
+    _by_row("logsumexp", partial(xentjax.logsumexp, axis=-1), {**LOGITS, "where": _kept_classes}),
+    _by_row("log_softmax", xentjax.log_softmax, LOGITS),
+    _by_row("softmax", xentjax.softmax, {**LOGITS, "where": _kept_classes}),
+    _by_row("entropy", xentjax.entropy, {**PMF, "where": _kept_classes}),
+    _by_row("cross-entropy", xentjax.cross_entropy, PAIR),
+    _by_row("kl", xentjax.kl_divergence, PAIR),
+    _by_row("js", xentjax.js_divergence, PAIR),
+    _by_row("entropy of logits", partial(xentjax.entropy, form="logits"), {"p": _normal(N, K)}),
+    _by_row("kl of logits", partial(xentjax.kl_divergence, form="logits"), {"p": _normal(N, K), "q": _normal(N, K)}),
+    Call("mutual information", xentjax.mutual_information, {"joint": lambda rng: _pmfs(N * K)(rng).reshape(N, K)}),
+    Call("log likelihood", xentjax.log_likelihood, {"q": _pmfs(K), "counts": _counts}),
+    Call("score", xentjax.score, {"q": _pmfs(K), "counts": _counts}),
+    Call("expected KL", partial(xentjax.expected_kl, n=7), {"p": _pmfs(K)}),
+    Call("G-test", lambda q, counts: xentjax.g_test(counts, q), {"q": _pmfs(K), "counts": _counts}),
+    Call("empirical pmf", xentjax.empirical_pmf, {"counts": _counts}),
+)
