@@ -10,7 +10,8 @@ have given such counts, and ten estimators how much entropy lies behind them.
     python -m experiments.categorical_mle --probs 0.1 0.2 0.7 --num-rolls 5000
     python -m experiments.categorical_mle --data flowers.csv --column species
 
-Empty entries, NA and the like are no labels: they are left out, and their number is reported.
+Empty entries, NA and the like are no labels: they are left out, and their number is reported. The
+columns of a .csv are parted by commas, semicolons, tabs or bars, which one its header tells.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from rich.text import Text
 
 import xentjax
 from experiments import _samples, _solver_rates
+from experiments._columns import MISSING
 from experiments._command import (
     LEAST_ALPHA,
     UserError,
@@ -66,6 +68,10 @@ class Config:
     """Your labels instead: a .csv, .parquet, one-dimensional .npy, or .txt of a label a line."""
     column: str | None = None
     """Which column of a .csv or .parquet: strings, integers, booleans, dates or times."""
+    encoding: str | None = None
+    """Encoding of a .csv or .txt, such as cp1252; by default UTF-8, or what its first bytes say."""
+    missing: tuple[str, ...] = MISSING
+    """Texts that are no labels: --missing '' keeps NA. A .parquet or .npy has nulls instead."""
     reference: tuple[float, ...] | None = None
     """A pmf to compare the fit with; by default the true die for rolls, the uniform for data."""
     intervals: Intervals = "goodman"
@@ -90,8 +96,14 @@ class Config:
             raise UserError(f"--alpha: expected at least {LEAST_ALPHA}, got {self.alpha}")
         if self.max_categories < 1:
             raise UserError(f"--max-categories: expected 1 or more, got {self.max_categories}")
-        if self.column is not None and self.data is None:
-            raise UserError(f"--column: expected --data with it, got '{self.column}' alone")
+        if self.data is None:
+            for option, given, default in (
+                ("--column", self.column, None),
+                ("--encoding", self.encoding, None),
+                ("--missing", self.missing, MISSING),
+            ):
+                if given != default:
+                    raise UserError(f"{option}: expected --data with it, got {given!r} alone")
 
 
 class Result(NamedTuple):
@@ -125,7 +137,14 @@ def run(config: Config) -> Result:
     if config.data is None:
         sample = _samples.roll(config.probs, config.num_rolls, config.seed, config.reference)
     else:
-        sample = _samples.read(config.data, config.column, config.max_categories, config.reference)
+        sample = _samples.read(
+            config.data,
+            config.column,
+            config.max_categories,
+            config.reference,
+            encoding=config.encoding,
+            missing=config.missing,
+        )
     counts = sample.counts
     return Result(
         config=config,

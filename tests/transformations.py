@@ -146,7 +146,9 @@ CALLS = (
     _by_row("poly", xentjax.poly_loss_cross_entropy, SOFT),
     _by_row("nll", xentjax.nll_loss, {"log_probs": _normal(N, K), "labels": _labels}),
     _by_row("binary", xentjax.sigmoid_binary_cross_entropy, SOFT),
-    _by_row("binary focal", xentjax.sigmoid_focal_loss, {**LOGITS, "labels": _pmfs(N, K)}, alpha=0.3),
+    _by_row(
+        "binary focal", xentjax.sigmoid_focal_loss, {**LOGITS, "labels": _pmfs(N, K)}, alpha=0.3
+    ),
     _by_row(
         "kl with logits",
         lambda p, q, temperature: xentjax.kl_divergence_with_logits(p, q, temperature),
@@ -160,8 +162,16 @@ CALLS = (
     _by_row("kl", xentjax.kl_divergence, PAIR),
     _by_row("js", xentjax.js_divergence, PAIR),
     _by_row("entropy of logits", partial(xentjax.entropy, form="logits"), {"p": _normal(N, K)}),
-    _by_row("kl of logits", partial(xentjax.kl_divergence, form="logits"), {"p": _normal(N, K), "q": _normal(N, K)}),
-    Call("mutual information", xentjax.mutual_information, {"joint": lambda rng: _pmfs(N * K)(rng).reshape(N, K)}),
+    _by_row(
+        "kl of logits",
+        partial(xentjax.kl_divergence, form="logits"),
+        {"p": _normal(N, K), "q": _normal(N, K)},
+    ),
+    Call(
+        "mutual information",
+        xentjax.mutual_information,
+        {"joint": lambda rng: _pmfs(N * K)(rng).reshape(N, K)},
+    ),
     Call("log likelihood", xentjax.log_likelihood, {"q": _pmfs(K), "counts": _counts}),
     Call("score", xentjax.score, {"q": _pmfs(K), "counts": _counts}),
     Call("expected KL", partial(xentjax.expected_kl, n=7), {"p": _pmfs(K)}),
