@@ -244,7 +244,7 @@ class TestReliabilityCurve:
 def test_more_rows_times_classes_than_int32_holds(norm, expected):
     """The bins' totals as of 2^30 rows of 5 classes, which add up to more than 2^31."""
     rows = jnp.full((5, 1), 2**30, jnp.int32)
-    sums = BinSums(jnp.zeros((5, 2)), rows, rows // 2, rows * jnp.float32(0.75))
+    sums = BinSums(jnp.zeros((5, 2)), rows, rows // 2, jnp.full((5, 1), 0.75 * 2**30))
     np.testing.assert_allclose(_error(sums, norm, False), expected, 1e-6)
 
 

@@ -124,7 +124,7 @@ class TestCounts:
         np.testing.assert_array_equal(twice, np.array([0, *exact])[samples + 1] * 2)
 
     def test_a_masked_sample_is_not_counted_in_silence(self):
-        masked = np.ma.array([1, 2], mask=[0, 1])
+        masked = np.ma.array([1, 2], mask=[False, True])
         for call in (counts, lambda samples, k: stream_counts([samples], k)):
             with pytest.raises(TypeError, match="expected an array without a mask"):
                 call(masked, 3)

@@ -58,7 +58,8 @@ def entropy_estimate(
 
     Returns:
         [...], float32, or float64 for integer and float64 counts under x64. NaN where N is 0 and
-        unknown (under jit). The slope in a count of 0 is +inf for plug_in and miller_madow.
+        unknown (under jit). The slope in a count of 0 is +inf for plug_in and miller_madow; that
+        of nsb needs x64 there.
 
     Raises:
         ValueError: for another method or base; concrete counts that are negative, not whole or all

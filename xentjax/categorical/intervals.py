@@ -187,8 +187,9 @@ def _deviation(own: Array, others: Array, n: Array) -> Array:
 def _(primals, tangents):
     own, others, n = primals
     deviation = _deviation(*primals)
-    slopes = jnp.sqrt(others / n / own) / 2, jnp.sqrt(own / n / others) / 2, -deviation / (2 * n)
-    return deviation, sum(map(scale_tangent, slopes, tangents))
+    by_own, by_others = jnp.sqrt(others / n / own) / 2, jnp.sqrt(own / n / others) / 2
+    dot = scale_tangent(by_own, tangents[0]) + scale_tangent(by_others, tangents[1])
+    return deviation, dot - deviation / (2 * n) * tangents[2]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
