@@ -72,7 +72,7 @@ class Call:
         """The result's floating arrays; 0 in place of an infinity, whose slope is no number."""
         leaves = jax.tree.leaves(self.function(**arguments))
         floating = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
-        return [jnp.where(jnp.isfinite(x), x, 0) for x in floating]
+        return [jnp.where(jnp.isinf(x), 0, x) for x in floating]
 
 
 class Everything(NamedTuple):

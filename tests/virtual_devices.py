@@ -29,6 +29,12 @@ def run_module(name: str, *arguments: str) -> str:
     return printed
 
 
+def run_optimised(name: str) -> str:
+    """What `python -m name` prints on one device, its programs compiled as users' are."""
+    (printed,) = _run([[name]], 1, flags="")
+    return printed
+
+
 def run_processes(name: str, *arguments: str, number: int, devices: int) -> list[str]:
     """What each process of `python -m name PORT PROCESS ARGUMENTS` prints.
 
@@ -44,11 +50,12 @@ def run_processes(name: str, *arguments: str, number: int, devices: int) -> list
     return _run([[name, port, str(i), *arguments] for i in range(number)], devices)
 
 
-def _run(commands: list[list[str]], devices: int) -> list[str]:
+def _run(commands: list[list[str]], devices: int, flags: str | None = None) -> list[str]:
     """What the modules print. Once one of them fails, or time is up, all are killed."""
     # Behind a proxy, processes would not find each other.
     environment = {name: v for name, v in os.environ.items() if "proxy" not in name.lower()}
-    flags = environment.get("XLA_FLAGS", "")  # those of conftest.py, which compile fast
+    if flags is None:
+        flags = environment.get("XLA_FLAGS", "")  # those of conftest.py, which compile fast
     environment |= {
         "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
