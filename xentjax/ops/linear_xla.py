@@ -360,10 +360,12 @@ def matmul(a: Array, b: Array, linear: LinearRows) -> Array:
     dtype, half = accumulator_dtype(linear), linear.x.dtype
     if a.dtype == b.dtype and a.dtype != dtype:
         return jnp.matmul(a, b, preferred_element_type=dtype)
+    a, b = a.astype(dtype), b.astype(dtype)
+    if half != linear.kernel.dtype or half not in _HALF_PRECISION:
+        return jnp.matmul(a, b)
     # The CPU multiplies in float32 whatever it is told, and does not take every name.
-    named = half == linear.kernel.dtype and jax.default_backend() != "cpu"
-    algorithm = _HALF_PRECISION.get(half) if named else None
-    return jnp.matmul(a.astype(dtype), b.astype(dtype), precision=algorithm)
+    named = partial(jnp.matmul, precision=_HALF_PRECISION[half])
+    return lax.platform_dependent(a, b, cpu=jnp.matmul, default=named)
 
 
 def accumulator_dtype(linear: LinearRows) -> DTypeLike:
