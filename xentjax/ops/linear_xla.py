@@ -115,7 +115,7 @@ def _folded(linear: LinearRows, batched: LinearRows, size: int) -> LinearRows:
 def _of_whole_rows(linear: LinearRows, wanted: Wanted, max_bytes: int | None) -> RowStatistics:
     """By a kernel that makes its logits itself, or by blocks of logits."""
 
-    def by(name: str) -> RowStatistics:
+    def by(linear: LinearRows, name: str) -> RowStatistics:
         named = wanted._replace(implementation=name)
         if name in ("mosaic_gpu", "mosaic_tpu"):
             kernel = importlib.import_module(f"xentjax.ops.linear_{name}")
@@ -124,8 +124,9 @@ def _of_whole_rows(linear: LinearRows, wanted: Wanted, max_bytes: int | None) ->
         return _block_by_block(linear, named, max_bytes)
 
     if wanted.implementation is None:
-        return with_the_fastest(by, Case("linear", linear.x.dtype, linear.kernel.shape[1]))
-    return by(wanted.implementation)
+        case = Case("linear", linear.x.dtype, linear.kernel.shape[1])
+        return with_the_fastest(by, linear, case)
+    return by(linear, wanted.implementation)
 
 
 def _block_by_block(linear: LinearRows, wanted: Wanted, max_bytes: int | None) -> RowStatistics:
