@@ -1,9 +1,9 @@
 """The tour, from a rolled die to a classifier: one minimisation of cross-entropy in four steps.
 
-    python -m experiments                  the tour, in a minute or two on two CPU cores
-    python -m experiments NAME --help      one experiment: law_of_large_numbers, categorical_mle,
-                                           asymptotics, divergences, cifar10 or
-                                           loss_comparison
+    python -m experiments                the tour, in a minute or two on two cores
+    python -m experiments NAME --help    one experiment: law_of_large_numbers,
+                                         categorical_mle, asymptotics,
+                                         divergences, cifar10, loss_comparison
 
 Nothing is downloaded: the classifier learns CIFAR-10 where it is found (in --data-dir, in
 $XENTJAX_DATA_DIR or in the user's cache), and else scikit-learn's handwritten digits.
@@ -14,17 +14,14 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import tyro
 from rich.console import Console, Group
 from rich.panel import Panel
-from rich.progress import track
 from rich.text import Text
 
 from experiments import categorical_mle, divergences, law_of_large_numbers
-from experiments._command import UserError, one_line_errors
+from experiments._command import UserError, one_line_errors, parse_options, say, waiting
 from experiments._records import RUNS, RunFolder
 from experiments.cifar10.backend import prepare_cpu
 from experiments.cifar10.config import PRESETS
@@ -64,7 +61,8 @@ def tour(config: Config, console: Console) -> None:
         DataError: `config.data_dir` does not hold CIFAR-10, or what was found is damaged.
     """
     # Read first: a mistake in the data should not show after two minutes.
-    dataset = _images(config.data_dir)
+    with waiting(console, "reading the images"):
+        dataset = _images(config.data_dir)
     _law_of_large_numbers(config, console)
     _maximum_likelihood(config, console)
     _divergences(config, console)
@@ -80,13 +78,11 @@ def _images(data_dir: Path | None) -> Dataset:
 def _law_of_large_numbers(config: Config, console: Console) -> None:
     settings = law_of_large_numbers.Config(runs_dir=config.runs_dir)
     folder = RunFolder.create(law_of_large_numbers.NAME, settings, config.runs_dir)
-    show_seeds = partial(track, description="rolling a die", console=console, transient=True)
-    result = law_of_large_numbers.run(settings, progress=show_seeds)
-    law_of_large_numbers.save(result, folder)
+    result = law_of_large_numbers.run_and_save(settings, folder, console)
     _report(
         console,
-        "1 · The law of large numbers",
-        "p_N(k) = (1/N) Σ_n [X_n = k]  →  q(k)",
+        "1. The law of large numbers",
+        "p_N(k) = (1/N) sum_n [X_n = k]  ->  q(k)",
         f"After {settings.num_rolls:,} rolls of a die no share of a face is further than "
         f"{result.deviations[:, -1].max():.4f} from its probability. "
         f"The largest error falls as N^({result.slope:.2f}); the law says N^(-1/2).",
@@ -97,15 +93,15 @@ def _law_of_large_numbers(config: Config, console: Console) -> None:
 def _maximum_likelihood(config: Config, console: Console) -> None:
     settings = categorical_mle.Config(runs_dir=config.runs_dir)
     folder = RunFolder.create(categorical_mle.NAME, settings, config.runs_dir)
-    with console.status("fitting a die"):
+    with waiting(console, "fitting a die"):
         result = categorical_mle.run(settings)
         categorical_mle.save(result, folder)
     summary = categorical_mle.summarize(result)
     fit, newton = result.by_steps["Rprop"], result.by_steps["Newton"]
     _report(
         console,
-        "2 · Maximum likelihood is minimum cross-entropy",
-        "Σ_k c_k log q_k = -N H(p, q),  largest at q = p = c / N",
+        "2. Maximum likelihood is minimum cross-entropy",
+        "sum_k c_k log q_k = -N H(p, q),  largest at q = p = c / N",
         f"The log-likelihood of {settings.num_rolls:,} rolls is at most "
         f"{summary['log_likelihood']['nats']:,.1f} nats "
         f"({summary['log_likelihood']['bits']:,.1f} bits): the duality gap at q = p is "
@@ -120,34 +116,44 @@ def _maximum_likelihood(config: Config, console: Console) -> None:
 def _divergences(config: Config, console: Console) -> None:
     settings = divergences.Config(runs_dir=config.runs_dir)
     folder = RunFolder.create(divergences.NAME, settings, config.runs_dir)
-    with console.status("drawing the simplex"):
+    with waiting(console, "drawing the simplex"):
         result = divergences.run(settings)
         divergences.save(result, folder)
     nats = {name: values["nats"] for name, values in result.units.items()}
+    terms = nats[divergences.CROSS_ENTROPY], nats["H(p)"], nats[divergences.FORWARD]
+    total, entropy, divergence = _adding_up(*terms)
     forward = result.units[divergences.FORWARD]
     _report(
         console,
-        "3 · Cross-entropy and Kullback-Leibler divergence",
+        "3. Cross-entropy and Kullback-Leibler divergence",
         "H(p, q) = H(p) + KL(p || q),  KL(p || q) >= 0",
-        f"For p = {settings.p} and q = {settings.q}: {nats[divergences.CROSS_ENTROPY]:.4f} = "
-        f"{nats['H(p)']:.4f} + {nats[divergences.FORWARD]:.4f} nats. "
+        f"For p = {settings.p} and q = {settings.q}: {total} = "
+        f"{entropy} + {divergence} nats. "
         f"KL(p || q) is {forward['bits']:.4f} bits or {forward['hartleys']:.4f} hartleys. "
         f"It is not symmetric: KL(q || p) is {nats[divergences.REVERSE]:.4f} nats.",
         folder,
     )
 
 
+def _adding_up(total: float, *terms: float) -> list[str]:
+    """A sum and its terms, with as many digits, from four on, as it takes to add up in print."""
+    digits = next(
+        (d for d in range(4, 7) if round(sum(round(x, d) for x in terms), d) == round(total, d)), 4
+    )
+    return [f"{value:.{digits}f}" for value in (total, *terms)]
+
+
 def _classifier(config: Config, dataset: Dataset, console: Console) -> None:
     settings = PRESETS["digits" if dataset.name == "digits" else "tour"]
     folder = RunFolder.create("cifar10", settings, config.runs_dir)
     absent = "" if dataset.name == "CIFAR-10" else "CIFAR-10 is not on this machine. "
-    console.print(f"{absent}Training a network on {dataset.name} ({dataset.source}).", markup=False)
+    say(console, f"{absent}Training a network on {dataset.name} ({dataset.source}).")
     result = train(settings, dataset, folder, console=console)
     num_classes = len(dataset.class_names)
     _report(
         console,
-        f"4 · The same loss trains a classifier: {dataset.name}",
-        "(1/N) Σ_n H(p_n, ŷ_n) = -(1/N) Σ_n log ŷ_n[y_n],  ŷ = softmax f(x)",
+        f"4. The same loss trains a classifier: {dataset.name}",
+        "(1/N) sum_n H(p_n, q_n) = -(1/N) sum_n log q_n[y_n],  q = softmax f(x)",
         f"Of {len(dataset.test_labels):,} test images {result.accuracy:.2%} are recognised; the "
         f"cross-entropy is {result.nll:.3f} nats an image, where guessing costs log "
         f"{num_classes} = {math.log(num_classes):.3f}.",
@@ -157,9 +163,11 @@ def _classifier(config: Config, dataset: Dataset, console: Console) -> None:
 
 def _report(console: Console, title: str, formula: str, finding: str, folder: RunFolder) -> None:
     """One step's panel: what it is about, what was found, and where the plots are."""
-    plots = "\n".join(str(path) for path in sorted(folder.path.glob("*.png")))
-    body = Group(Text(formula, style="bold"), "", Text(finding), "", Text(plots, style="dim"))
+    body = Group(Text(formula, style="bold"), "", Text(finding))
     console.print(Panel(body, title=title, title_align="left", padding=(1, 2)))
+    for path in sorted(folder.path.glob("*.png")):  # no frame around them: they can be copied
+        say(console, str(path))
+    console.print()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -173,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             importlib.import_module(EXPERIMENTS[name]).main(rest)
             return
         prepare_cpu()
-        config = tyro.cli(Config, args=arguments, prog="python -m experiments", description=__doc__)
+        config = parse_options(Config, arguments, prog="python -m experiments", description=__doc__)
         console = Console()
         tour(config, console)
         console.print(

@@ -4,7 +4,12 @@ Files of millions of rows are meant to work, so a column stays in Arrow, which e
 integers into a dictionary of its distinct values; only that dictionary is ever looked at in Python.
 """
 
-from collections.abc import Sequence
+import codecs
+import csv
+import mmap
+import re
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,12 +18,30 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
+from pyarrow import compute
 
-from experiments._command import UserError
+from experiments._command import UserError, printable
 
 # A character that text does not contain: a line of a .txt file is one label, commas and all.
 NO_DELIMITER = "\x1f"
+# What parts the cells of a .csv: the first under which the header names the column.
+DELIMITERS = (",", ";", "\t", "|")
+# A line may be as long as two of the blocks in which a file is read.
+BLOCK_BYTES = 1 << 24
+HEADER_BYTES = 1 << 16
+LINE = re.compile(rb"[^\r\n]*+(?:\r\n?|\n)|[^\r\n]++")
+# The longest first: one for 32 bits begins with one for 16.
+BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+TEXT_FILES = (".csv", ".txt")
+# Texts that mean "no label" in a file of text: "", NA, NaN, NULL, n/a and the like.
+MISSING = tuple(pyarrow.csv.ConvertOptions().null_values)
 SHOWN_NAMES = 20
+SHOWN_CHARACTERS = 40
 EXPECTED = "strings, integers, booleans, dates or times"
 
 
@@ -38,59 +61,99 @@ class Column(NamedTuple):
     missing: int
 
 
-def read_column(path: Path, column: str | None, max_categories: int) -> Column:
+def read_column(
+    path: Path,
+    column: str | None,
+    max_categories: int,
+    *,
+    encoding: str | None = None,
+    missing: Sequence[str] = MISSING,
+) -> Column:
     """Read a column of labels.
 
     Args:
         path: a .csv or .parquet file, or a .npy (one dimension) or .txt (one label a line).
         column: which column of a .csv or .parquet file.
         max_categories: more distinct labels than this are refused: they are hardly categories.
+        encoding: of a .csv or .txt, by the name Python gives it. None is UTF-8, or what the file's
+            byte order mark says.
+        missing: texts that are no labels. MISSING is for files of text only: others tell a missing
+            value from a text.
 
     Raises:
         UserError: there is no such file or column, or it does not hold categories.
     """
-    read = READERS.get(path.suffix.lower())
+    suffix = path.suffix.lower()
+    read = READERS.get(suffix)
     if read is None:
         raise UserError(
             f"{path}: expected a file ending in {', '.join(READERS)}, got '{path.suffix}'"
         )
-    if not path.is_file():
-        raise UserError(f"{path}: expected a file, got {'a folder' if path.is_dir() else 'none'}")
-    try:
-        values = read(path, column)
-    except OSError as error:
-        raise UserError(f"{path}: cannot read, {error.strerror or error}") from error
-    except (pa.ArrowException, ValueError) as error:
-        raise UserError(f"{path}: cannot read, {str(error).splitlines()[0]}") from error
+    if encoding is not None and suffix not in TEXT_FILES:
+        raise UserError(f"{path}: expected no --encoding, the file is no text, got '{encoding}'")
+    if missing == MISSING and suffix not in TEXT_FILES:
+        missing = ()
     name = path.name if column is None else column
-    return _categorical(f"{path}, {name}" if column else str(path), name, values, max_categories)
+    where = str(path) if column is None else f"{path}, {name}"
+    try:
+        if not path.is_file():
+            got = "a folder" if path.is_dir() else "none"
+            raise UserError(f"{path}: expected a file, got {got}")
+        values = read(path, column, encoding)
+        return _categorical(where, name, values, missing, max_categories)
+    except UserError:
+        raise
+    except Exception as error:  # what reads a damaged file may raise nearly anything
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UserError(f"{path}: cannot read, {reason.splitlines()[0]}") from error
 
 
-def _read_csv(path: Path, column: str | None) -> pa.ChunkedArray:
-    # Labels are kept as they are written: as a number, postcode 01234 would become 1234.
-    with pyarrow.csv.open_csv(path) as reader:
-        column = _choose(path, column, reader.schema.names)
-    table = pyarrow.csv.read_csv(
-        path,
-        convert_options=pyarrow.csv.ConvertOptions(
-            include_columns=[column],
-            column_types={column: pa.dictionary(pa.int32(), pa.string())},
-            strings_can_be_null=True,
-        ),
+def _read_csv(path: Path, column: str | None, encoding: str | None) -> pa.ChunkedArray:
+    data = _utf8(path, encoding)
+    headers = {delimiter: _header(data, delimiter) for delimiter in DELIMITERS}
+    delimiter = next(
+        (delimiter for delimiter, (names, _) in headers.items() if column in names),
+        max(headers, key=lambda delimiter: len(headers[delimiter][0])),
     )
-    return table.column(0)
-
-
-def _read_parquet(path: Path, column: str | None) -> pa.ChunkedArray:
-    names = pyarrow.parquet.read_schema(path).names
+    names, start = headers[delimiter]
+    if not names:
+        raise UserError(f"{path}: cannot read, Empty CSV file")
+    is_quoted = re.search(b'"', data) is not None
+    if is_quoted:
+        _check_quotes(path, data, delimiter)
     column = _choose(path, column, names)
-    return pyarrow.parquet.read_table(path, columns=[column]).column(column)
+    options = pyarrow.csv.ParseOptions(
+        delimiter=delimiter,
+        newlines_in_values=is_quoted,
+        # An empty line parts blocks of rows, but where there is one column it is an empty cell.
+        ignore_empty_lines=len(names) > 1,
+    )
+    return _cells(path, data.slice(start), options, len(names), names.index(column))
 
 
-def _read_npy(path: Path, column: str | None) -> pa.ChunkedArray:
+def _read_txt(path: Path, column: str | None, encoding: str | None) -> pa.ChunkedArray:
     _refuse_name(path, column)
-    with path.open("rb") as file:
+    options = pyarrow.csv.ParseOptions(
+        delimiter=NO_DELIMITER, quote_char=False, ignore_empty_lines=False
+    )
+    return _cells(path, _utf8(path, encoding), options, 1, 0)
+
+
+def _read_parquet(path: Path, column: str | None, encoding: None) -> pa.ChunkedArray:
+    with pyarrow.parquet.ParquetFile(path) as file:
+        column = _choose(path, column, file.schema_arrow.names)
+        values = file.read(columns=[column]).column(column)
+    values.validate(full=True)  # a damaged file may point outside its own dictionary
+    return values
+
+
+def _read_npy(path: Path, column: str | None, encoding: None) -> pa.ChunkedArray:
+    _refuse_name(path, column)
+    # NumPy warns of headers that Python 2 wrote, though it reads them
+    with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
         array = np.lib.format.read_array(file, allow_pickle=False)
+        if file.read(1):
+            raise UserError(f"{path}: expected one array, got more bytes behind it")
     if array.ndim != 1:
         raise UserError(f"{path}: expected an array of one dimension, got shape {array.shape}")
     if array.dtype.kind not in "biufSUMm":
@@ -101,32 +164,100 @@ def _read_npy(path: Path, column: str | None) -> pa.ChunkedArray:
     return pa.chunked_array([values.cast(pa.string()) if array.dtype.kind == "S" else values])
 
 
-def _read_txt(path: Path, column: str | None) -> pa.ChunkedArray:
-    _refuse_name(path, column)
-    if path.stat().st_size == 0:
-        return pa.chunked_array([], pa.string())
-    table = pyarrow.csv.read_csv(
-        path,
-        read_options=pyarrow.csv.ReadOptions(column_names=["label"]),
-        parse_options=pyarrow.csv.ParseOptions(
-            delimiter=NO_DELIMITER, quote_char=False, ignore_empty_lines=False
-        ),
-        convert_options=pyarrow.csv.ConvertOptions(
-            column_types={"label": pa.dictionary(pa.int32(), pa.string())},
-            strings_can_be_null=True,
-        ),
-    )
-    return table.column(0)
-
-
 READERS = {".csv": _read_csv, ".parquet": _read_parquet, ".npy": _read_npy, ".txt": _read_txt}
+
+
+def _utf8(path: Path, encoding: str | None) -> pa.Buffer:
+    """The text of a file in UTF-8 without a byte order mark; not copied where it is UTF-8."""
+    if path.stat().st_size == 0:
+        return pa.py_buffer(b"")
+    with path.open("rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if encoding is None:
+        marks = (name for mark, name in BYTE_ORDER_MARKS.items() if data[:4].startswith(mark))
+        encoding = next(marks, "utf-8")
+    try:
+        if codecs.lookup(encoding).name != "utf-8":
+            return pa.py_buffer(str(data, encoding).removeprefix("\ufeff").encode())
+    except LookupError:
+        raise UserError(
+            f"--encoding: expected a text encoding of Python's, such as cp1252, got '{encoding}'"
+        ) from None
+    if data.find(b"\0") >= 0:
+        raise _wrong_encoding(path, "NUL bytes")
+    return pa.py_buffer(data).slice(len(codecs.BOM_UTF8) * (data[:3] == codecs.BOM_UTF8))
+
+
+def _wrong_encoding(path: Path, got: str) -> UserError:
+    return UserError(
+        f"{path}: expected text in UTF-8, got {got} (--encoding names another, such as cp1252 or "
+        "utf-16-le)"
+    )
+
+
+def _header(data: pa.Buffer, delimiter: str) -> tuple[list[str], int]:
+    """The columns' names in the first line that is not empty, and where the next line starts."""
+    end = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal end
+        for line in LINE.finditer(data):
+            if end > HEADER_BYTES:  # of a quote that is not closed
+                return
+            end = line.end()
+            yield line[0][:HEADER_BYTES].decode(errors="replace")
+
+    names = next(filter(None, csv.reader(lines(), delimiter=delimiter)), [])
+    return names, end
+
+
+def _check_quotes(path: Path, data: pa.Buffer, delimiter: str) -> None:
+    """Refuse a quoted cell that does not end where a cell ends: it would swallow others.
+
+    A quote starts a quoted cell at a cell's start only; in a quoted cell two of them are one.
+    """
+    within = rf"[^{delimiter}\r\n]"
+    quoted = rf'(?<!{within})"[^"]*+(?:""[^"]*+)*+"(?!{within})'
+    well_formed = re.compile(rf'(?:[^"]*+(?:{quoted}|(?<={within})"))*+[^"]*+'.encode())
+    found = well_formed.match(data)
+    if found is not None and found.end() < len(data):
+        line = len(data[: found.end() + 1].to_pybytes().splitlines())
+        raise UserError(
+            f"{path}: expected the quoted cell that starts on line {line} to end in a quote and "
+            f"'{delimiter}' or a line's end, got none"
+        )
+
+
+def _cells(
+    path: Path, data: pa.Buffer, options: pyarrow.csv.ParseOptions, num_columns: int, index: int
+) -> pa.ChunkedArray:
+    """The cells of one of the columns of lines without a header, as they are written."""
+    if len(data) == 0:
+        return pa.chunked_array([], pa.string())
+    names = [str(number) for number in range(num_columns)]
+    try:
+        table = pyarrow.csv.read_csv(
+            pa.BufferReader(data),
+            read_options=pyarrow.csv.ReadOptions(column_names=names, block_size=BLOCK_BYTES),
+            parse_options=options,
+            # Labels are kept as they are written: as a number, postcode 01234 would become 1234.
+            convert_options=pyarrow.csv.ConvertOptions(
+                include_columns=[names[index]],
+                column_types={names[index]: pa.dictionary(pa.int32(), pa.string())},
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        if "UTF8" in str(error):
+            raise _wrong_encoding(path, "invalid UTF8") from None
+        raise
+    return table.column(0)
 
 
 def _choose(path: Path, column: str | None, names: Sequence[str]) -> str:
     """`column`, if the file has it exactly once."""
     if column is not None and names.count(column) == 1:
         return column
-    shown = ", ".join(names[:SHOWN_NAMES])
+    shown = ", ".join(printable(name[:SHOWN_CHARACTERS]) for name in names[:SHOWN_NAMES])
     more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
     got = "none" if column is None else f"'{column}'"
     twice = f" ({names.count(column)} times)" if column in names else ""
@@ -138,7 +269,9 @@ def _refuse_name(path: Path, column: str | None) -> None:
         raise UserError(f"{path}: expected no --column, the file has none, got '{column}'")
 
 
-def _categorical(where: str, name: str, values: pa.ChunkedArray, max_categories: int) -> Column:
+def _categorical(
+    where: str, name: str, values: pa.ChunkedArray, missing: Sequence[str], max_categories: int
+) -> Column:
     """Sort the distinct values, name them, and point every row to its own."""
     if len(values) == 0:
         raise UserError(f"{where}: expected labels, got no rows")
@@ -148,15 +281,15 @@ def _categorical(where: str, name: str, values: pa.ChunkedArray, max_categories:
         if not pa.types.is_dictionary(values.type):
             values = values.dictionary_encode()
         encoded = values.unify_dictionaries().combine_chunks()
-        categories, order = _sorted_labels(where, encoded.dictionary, max_categories)
+        categories, ranks = _sorted_labels(where, encoded.dictionary, missing, max_categories)
     except pa.ArrowException:
         kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
         raise UserError(f"{where}: expected {EXPECTED}, got {kind}") from None
 
     # A last entry for code -1, a row without a value; a value that is no label is -1 as well.
-    rank = np.full(len(encoded.dictionary) + 1, -1, np.int32)
-    rank[order] = np.arange(len(order), dtype=np.int32)
-    codes = rank[encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+    codes = np.append(ranks, np.int32(-1))[
+        encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    ]
     labelled = codes[codes >= 0]
     if len(labelled) == 0:
         raise UserError(f"{where}: expected labels, got {len(codes)} missing values")
@@ -164,42 +297,50 @@ def _categorical(where: str, name: str, values: pa.ChunkedArray, max_categories:
 
 
 def _sorted_labels(
-    where: str, dictionary: pa.Array, max_categories: int
-) -> tuple[tuple[str, ...], list[int]]:
-    """The labels in their natural order as text, and their places in `dictionary`.
+    where: str, dictionary: pa.Array, missing: Sequence[str], max_categories: int
+) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+    """The labels in their natural order as text, and the place of every value among them.
 
-    Numbers are sorted as numbers, even where they are written as text; NaN is no label.
+    Numbers are sorted as numbers, even where they are written as text; NaN is no label, and -0 is
+    0. A value that is no label has place -1.
     """
-    numbers = _as_numbers(dictionary)
-    if numbers is None:
-        count = len(dictionary) - dictionary.null_count
-    else:
-        fractions = numbers[np.floor(numbers) < numbers]
-        if len(fractions):
-            raise UserError(
-                f"{where}: expected categories ({EXPECTED}), got numbers with fractions "
-                f"such as {fractions[0]:g}"
-            )
-        count = int(np.count_nonzero(~np.isnan(numbers)))
-    if count > max_categories:
+    text = dictionary.cast(pa.string())
+    options = compute.SetLookupOptions(pa.array(missing, pa.string()))
+    is_missing = np.asarray(compute.call_function("is_in", [text], options))
+    places = np.flatnonzero(~(is_missing | np.asarray(dictionary.is_null(nan_is_null=True))))
+    is_float = pa.types.is_floating(dictionary.type)
+    numbers = _as_numbers((dictionary if is_float else text).take(pa.array(places)))
+    if numbers is not None and len(fractions := numbers[np.floor(numbers) < numbers]):
         raise UserError(
-            f"{where}: expected at most {max_categories} categories (--max-categories), got {count}"
+            f"{where}: expected categories ({EXPECTED}), got numbers with fractions "
+            f"such as {fractions[0]:g}"
         )
-    if numbers is not None and pa.types.is_floating(dictionary.type):
-        labels = [f"{value:.0f}" for value in numbers]  # pandas keeps integers with gaps as floats
-    else:
-        labels = dictionary.cast(pa.string()).to_pylist()
-    if numbers is None:
-        order = sorted(range(len(labels)), key=lambda i: (labels[i] is None, labels[i]))
-    else:
-        order = np.argsort(numbers, kind="stable").tolist()  # NaN comes last
-    return tuple(labels[i] for i in order[:count]), order[:count]
+    if len(places) > max_categories:
+        raise UserError(
+            f"{where}: expected at most {max_categories} categories (--max-categories), "
+            f"got {len(places)}"
+        )
+    labels = text.take(pa.array(places)).to_pylist()
+    number_of = dict.fromkeys(labels, 0.0)
+    if numbers is not None:
+        if is_float:  # pandas keeps integers with gaps as floats
+            labels = [f"{number:.0f}" for number in numbers]
+        labels = [  # -0 becomes 0
+            label.removeprefix("-") if number == 0 else label
+            for label, number in zip(labels, numbers, strict=True)
+        ]
+        number_of = dict(zip(labels, numbers.tolist(), strict=True))
+    categories = sorted(number_of, key=lambda label: (number_of[label], label))
+    rank = {label: place for place, label in enumerate(categories)}
+    ranks = np.full(len(dictionary), -1, np.int32)
+    ranks[places] = [rank[label] for label in labels]
+    return tuple(categories), ranks
 
 
-def _as_numbers(dictionary: pa.Array) -> NDArray[np.float64] | None:
-    """The distinct values where they are numbers or text that spells numbers, NaN for a null."""
+def _as_numbers(values: pa.Array) -> NDArray[np.float64] | None:
+    """The values where they are numbers or text that spells numbers; "nan" is a text."""
     try:
-        numbers = dictionary.cast(pa.float64(), safe=False)
+        numbers = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     except pa.ArrowException:
         return None
-    return numbers.to_numpy(zero_copy_only=False)
+    return None if np.isnan(numbers).any() else numbers

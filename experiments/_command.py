@@ -1,16 +1,33 @@
 """What all commands share: a mistake of the user ends in one line, not in a traceback."""
 
+import io
+import os
+import re
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import tyro
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 import xentjax
 
 EXIT_USER_ERROR = 2  # what argument parsers exit with
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+# what moves a terminal's cursor, ends a line, or has no encoding (bytes of a path that is no UTF-8)
+ESCAPE = "\x1b"
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+LEAST_ALPHA = 1e-30  # an error probability; float32 ends at 1e-38, to be split between classes
 
 
 class UserError(Exception):
@@ -21,16 +38,110 @@ class UserError(Exception):
 def one_line_errors() -> Iterator[None]:
     """End the command with one line on stderr and exit code 2 on a UserError.
 
-    Ctrl-C ends it with one line as well, and the shell's code for that signal.
+    So does a platform that jax was told to use and does not find. Ctrl-C ends it with one line as
+    well, and the shell's code for that signal. Characters that the output's encoding lacks are
+    printed as question marks.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         yield
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
+    except BrokenPipeError:  # the reader of the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(EXIT_BROKEN_PIPE) from None
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(EXIT_USER_ERROR) from None
+        _end(str(error))
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        if "RESOURCE_EXHAUSTED" in reason:
+            _end(f"out of memory: {reason}")
+        if (problem := _platform_problem()) is None:
+            raise
+        _end(problem)
+
+
+def _end(line: str) -> None:
+    print(f"error: {printable(line)}", file=sys.stderr)
+    raise SystemExit(EXIT_USER_ERROR) from None
+
+
+def _platform_problem() -> str | None:
+    """Why jax has no device, in one line; jax itself may end in an error that does not say so."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        asked = f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}"
+        reason = str(error).partition(" (set")[0] or "no device"  # an assertion says nothing
+        return f"{asked}: expected a platform that is here, got: {reason}"
+    return None
+
+
+def parse_options(kind: Any, argv: Sequence[str] | None, *, prog: str, **options: Any) -> Any:
+    """What `tyro.cli` makes of the options; its help is wrapped between words.
+
+    Raises:
+        SystemExit: the help was asked for, or tyro has said what is wrong.
+    """
+    shown = _Help()
+    try:
+        with redirect_stdout(shown):
+            return tyro.cli(kind, args=argv, prog=prog, **options)
+    finally:
+        print(_wrapped(shown.getvalue()), end="")
+
+
+class _Help(io.StringIO):
+    """Text that tyro formats as for the terminal it will be shown on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown_on = sys.stdout
+
+    @property
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._shown_on.encoding
+
+    def isatty(self) -> bool:
+        return self._shown_on.isatty()
+
+
+def _wrapped(text: str) -> str:
+    """Long lines broken between words, and no more than one empty line in a row."""
+    width = shutil.get_terminal_size().columns
+    lines = re.sub(r"\n{3,}", "\n\n", text).splitlines()
+    # tyro's own lines, which hold escapes on a terminal, are as wide as they should be
+    return "".join(
+        f"{line if ESCAPE in line else textwrap.fill(line, width, break_long_words=False)}\n"
+        for line in lines
+    )
+
+
+def printable(text: str) -> str:
+    """The text on one line that moves no cursor: control characters as Python writes them."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line that is not wrapped: a path in it can be copied."""
+    console.print(Text(printable(text)), soft_wrap=True)
+
+
+@contextmanager
+def waiting(console: Console, what: str) -> Iterator[Callable[[str], None]]:
+    """Show what is being done and for how long already, on a line that goes when it is done.
+
+    Yields:
+        A function that names what is done next.
+    """
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+    hidden = not console.is_terminal  # which would get an empty line
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda what: progress.update(task, description=what)
 
 
 def check_seed(option: str, seed: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from numpy.typing import NDArray
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; yellow is left out, it is pale.
@@ -34,6 +35,22 @@ def subplots(
     for ax in axes.flat:
         _dress(ax, grid=grid)
     return figure, axes
+
+
+def legible(text: str) -> str:
+    """The text, where the font has no glyph for a character as Python writes it: 你 is \\u4f60.
+
+    Without glyphs all characters would be the same box. matplotlib's setting `font.family` names
+    fonts that have more of them.
+    """
+    families = FontProperties().get_family()
+    fonts = [get_font(findfont(FontProperties(family=[family]))) for family in families]
+    return "".join(
+        character
+        if character.isspace() or any(font.get_char_index(ord(character)) for font in fonts)
+        else character.encode("unicode_escape").decode()
+        for character in text
+    )
 
 
 def _dress(ax: Axes, *, grid: bool) -> None:

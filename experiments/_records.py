@@ -7,7 +7,7 @@
         <name>.png      figures
 
 A folder is never reused, and a file appears under its name only once it is whole. Of many hosts
-the first one writes.
+the first one writes, and of many processes the one that holds the folder's lock.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -32,8 +32,14 @@ from matplotlib.figure import Figure
 from experiments._command import UserError
 from experiments._hosts import is_writer, text_of_writer
 
+try:
+    import fcntl
+except ImportError:  # not on Windows, where two processes are not kept apart
+    fcntl = None
+
 PACKAGES = ("xentjax", "jax", "jaxlib", "numpy", "flax", "optax", "scikit-learn")
 RUNS = Path("runs")
+LOCK = "lock"  # the name of a file in the run folder
 
 
 class RunError(UserError):
@@ -69,7 +75,13 @@ class RunFolder:
             with _writing(parent):
                 parent.mkdir(parents=True, exist_ok=True)
                 path = _new_folder(parent, started.strftime("%Y-%m-%d_%H-%M-%S"))
-        return cls(Path(text_of_writer(str(path))))._started(experiment, config, started)
+        folder = cls(Path(text_of_writer(str(path))))
+        try:
+            return folder._started(experiment, config, started)
+        except RunError:
+            with suppress(OSError):
+                path.rmdir()
+            raise
 
     def part(self, name: str, experiment: str, config: Any) -> Self:
         """The folder of a run that is a part of this one: opened if it is there, else made.
@@ -79,7 +91,7 @@ class RunFolder:
                 started with another configuration.
         """
         part = type(self)(self.path / name)
-        if (part.path / "config.json").exists():
+        if os.path.exists(part.path / "config.json"):
             if part.config() != plain(config):
                 raise RunError(
                     f"{part.path}: expected a run with the settings asked for, got one with others"
@@ -103,6 +115,35 @@ class RunFolder:
             got = f"one of {found}" if found else "one that does not say of what"
             raise RunError(f"{path}: expected a run of {' or '.join(experiments)}, got {got}")
         return folder
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from this run for a while; the lock ends with the process.
+
+        Raises:
+            RunError: another process holds the lock, or the folder cannot be written.
+        """
+        if fcntl is None or not is_writer():
+            yield
+            return
+        path = self.path / LOCK
+        with _writing(path):
+            file = path.open("ab+", buffering=0)
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise RunError(
+                    f"{self.path}: expected no other process at work on it, got "
+                    f"{file.read().decode()}"
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+            with suppress(OSError):  # a full disk; the name only serves the message above
+                file.truncate(0)
+                file.write(f"process {os.getpid()} of {platform.node()}".encode())
+            yield
 
     def config(self) -> dict[str, Any]:
         """The configuration the run was started with, as plain JSON values."""
@@ -132,21 +173,42 @@ class RunFolder:
                 raise RunError(f"{path}: cannot write, no room for the whole line")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """What `log` has written, line by line."""
-        lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        """What `log` has written, line by line; a line that is torn is left out.
+
+        Raises:
+            RunError: the file cannot be read.
+        """
+        entries = (_parsed(line) for line in self._read("metrics.jsonl").splitlines())
+        return [entry for entry in entries if entry is not None]
+
+    def drop_torn_lines(self) -> int:
+        """Take out of metrics.jsonl what is no whole line, so that `log` can go on; how many.
+
+        A process or a machine that went down while it wrote leaves such lines.
+
+        Raises:
+            RunError: the file cannot be read or written.
+        """
+        lines = self._read("metrics.jsonl").splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith(b"\n") and _parsed(line) is not None]
+        if (torn := len(lines) - len(whole)) and is_writer():
+            replace_file(
+                self.path / "metrics.jsonl",
+                lambda unfinished: unfinished.write_bytes(b"".join(whole)),
+            )
+        return torn
 
     def summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json, in place of an earlier one."""
         self._write_json("summary.json", summary)
 
     def read_summary(self) -> dict[str, Any] | None:
-        """What `summary` has written, or None: the run has not come to its end."""
-        try:
-            text = (self.path / "summary.json").read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-        return json.loads(text)
+        """What `summary` has written; None where the run has not come to its end, or is torn.
+
+        Raises:
+            RunError: the file cannot be read.
+        """
+        return _parsed(self._read("summary.json"))
 
     def figure(self, name: str, figure: Figure) -> Path:
         """Save `figure` as `<name>.png` and return the file's path."""
@@ -158,18 +220,26 @@ class RunFolder:
         """What config.json holds: the configuration, and what is needed to repeat the run."""
         path = self.path / "config.json"
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            return {"config": record["config"], **record}
+            record = _parsed(path.read_bytes())
         except OSError as error:
             missing = isinstance(error, FileNotFoundError) and self.path.is_dir()
             got = "a folder without it" if missing else error.strerror
             raise RunError(
                 f"{self.path}: expected a run folder holding config.json, got {got}"
             ) from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(
-                f"{path}: expected JSON with an entry 'config', got something else"
-            ) from error
+        if record is None or not isinstance(record.get("config"), dict):
+            raise RunError(f"{path}: expected JSON with an entry 'config', got something else")
+        return record
+
+    def _read(self, name: str) -> bytes:
+        """The bytes of a file of the run; none where there is no such file."""
+        path = self.path / name
+        if not os.path.isfile(path):  # nor a device, which may be read without end
+            return b""
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise RunError(f"{path}: cannot read, {error.strerror or error}") from error
 
     def _started(self, experiment: str, config: Any, started: datetime) -> Self:
         record = {"experiment": experiment, "config": config, **_circumstances(started)}
@@ -181,6 +251,28 @@ class RunFolder:
         replace_file(
             self.path / name, lambda unfinished: unfinished.write_text(text, encoding="utf-8")
         )
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what a run's file lacks, or holds in another form, into one line.
+
+    Raises:
+        RunError: the values could not be taken.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{path}: expected what a run writes there, got {error!r}") from error
+
+
+def _parsed(text: bytes) -> dict[str, Any] | None:
+    """The JSON object that the bytes spell; None if they spell none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def plain(value: Any) -> Any:
@@ -266,6 +358,8 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
     with _writing(path):
         try:
             write(unfinished)
+            with unfinished.open("rb+") as file:  # on the disk, before the name says so
+                os.fsync(file.fileno())
             os.replace(unfinished, path)
         except BaseException:
             unfinished.unlink(missing_ok=True)

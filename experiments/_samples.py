@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 import xentjax
 from experiments import _plots
-from experiments._columns import read_column
-from experiments._command import UserError, pmf_option
+from experiments._columns import MISSING, read_column
+from experiments._command import UserError, pmf_option, printable
 
 SHOWN_CATEGORIES = 20
 
@@ -51,14 +51,20 @@ def roll(
 
 
 def read(
-    path: Path, column: str | None, max_categories: int, reference: tuple[float, ...] | None
+    path: Path,
+    column: str | None,
+    max_categories: int,
+    reference: tuple[float, ...] | None,
+    *,
+    encoding: str | None = None,
+    missing: tuple[str, ...] = MISSING,
 ) -> Sample:
-    """A column of a file; the uniform pmf is the reference by default.
+    """A column of a file, see `read_column`; the uniform pmf is the reference by default.
 
     Raises:
         UserError: the data cannot be read, or are no column of labels.
     """
-    labels = read_column(path, column, max_categories)
+    labels = read_column(path, column, max_categories, encoding=encoding, missing=missing)
     num_categories = len(labels.categories)
     uniform = jnp.full(num_categories, 1 / num_categories, jnp.float32)
     return Sample(
@@ -90,14 +96,15 @@ def shown(sample: Sample) -> NDArray[np.intp]:
 
 def title(sample: Sample) -> str:
     """What is shown of the sample."""
+    source = printable(sample.source)
     if len(sample.categories) <= SHOWN_CATEGORIES:
-        return sample.source
-    return f"{sample.source}: the {SHOWN_CATEGORIES} most frequent of {len(sample.categories)}"
+        return source
+    return f"{source}: the {SHOWN_CATEGORIES} most frequent of {len(sample.categories)}"
 
 
 def short(label: str) -> str:
     """On one line, and cut to what a column has room for."""
-    label = " ".join(label.split())
+    label = printable(" ".join(label.split())) or "''"
     return label if len(label) <= 24 else label[:23] + "…"
 
 
@@ -115,13 +122,13 @@ def draw(sample: Sample, pmf: jax.Array, intervals: jax.Array, label: str) -> Fi
     ax.errorbar(bars, places, xerr=lengths, fmt="none", color="black", capsize=4, label=label)
     reference = np.asarray(sample.reference)[rows]
     ax.plot(reference, places, "d", color=_plots.PALETTE[1], markersize=6, label="reference")
-    labels = [short(sample.categories[index]) for index in rows]
+    labels = [short(_plots.legible(sample.categories[index])) for index in rows]
     ax.set_yticks(places, labels, parse_math=False)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlim(left=0)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("probability")
     ax.set_ylabel("category")
-    ax.set_title(title(sample), fontsize=10, loc="left", parse_math=False)
+    ax.set_title(_plots.legible(title(sample)), fontsize=10, loc="left", parse_math=False)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure

@@ -23,6 +23,7 @@ from rich.table import Table
 
 import xentjax
 from experiments import _plots
+from experiments._tables import new_table
 
 solvers = xentjax.categorical.solvers
 
@@ -39,14 +40,6 @@ STYLES = ("-", "--", "-.", "-", "--", "-")
 MAX_STEPS = 1000
 TOLERANCE = 1e-8  # duality gap in nats a sample
 END = 10.0  # the rate is that of the steps in which KL falls by this factor to its last value
-
-CONDITIONS = {  # heading -> field of the certificate
-    "stationarity": "stationarity",
-    "primal": "primal_residual",
-    "dual": "dual_residual",
-    "slackness": "complementarity",
-    "gap, nats": "duality_gap",
-}
 
 Fits = dict[str, xentjax.CategoricalFit]
 
@@ -112,10 +105,8 @@ def measured(fit: xentjax.CategoricalFit) -> float:
 def table(counts: jax.Array, fits: Fits) -> Table:
     """The rates in print, theory beside measurement."""
     expected = theory(counts)
-    table = Table(title="What a step multiplies KL(p || q) by in the end")
-    table.add_column("")
-    for heading in ("eta", "theory", "measured", "steps", "KL, nats", "converged"):
-        table.add_column(heading, justify="right")
+    headings = ("solver", "eta", "theory", "measured", "steps", "KL, nats", "done")
+    table = new_table("What a step multiplies KL(p || q) by in the end", headings)
     for name, fit in fits.items():
         table.add_row(
             name,
@@ -130,19 +121,7 @@ def table(counts: jax.Array, fits: Fits) -> Table:
 
 
 def _factor(value: float) -> str:
-    return "—" if math.isnan(value) else f"{value:.4g}"
-
-
-def conditions(total: int, fits: Fits) -> Table:
-    """How far each fit is from meeting the conditions that the best one meets."""
-    table = Table(title=f"Karush-Kuhn-Tucker conditions: 0, in counts, with multiplier {total:,}")
-    table.add_column("")
-    for heading in CONDITIONS:
-        table.add_column(heading, justify="right")
-    for name, fit in fits.items():
-        values = (getattr(fit.certificate, field) for field in CONDITIONS.values())
-        table.add_row(name, *(f"{value:.3g}" for value in values))
-    return table
+    return "-" if math.isnan(value) else f"{value:.4g}"
 
 
 def draw(counts: jax.Array, fits: Fits) -> Figure:

@@ -13,7 +13,7 @@ Every mean over the dice has its standard error beside it.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,20 +21,29 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tyro
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from experiments import _dice_plots
-from experiments._command import UserError, check_seed, one_line_errors, pmf_option
+from experiments._command import (
+    LEAST_ALPHA,
+    UserError,
+    check_seed,
+    one_line_errors,
+    parse_options,
+    pmf_option,
+    say,
+    waiting,
+)
 from experiments._dice import NSB_DICE, Mean, Measurement, measure
 from experiments._records import RUNS, RunFolder
+from experiments._tables import new_table, show as show_table
 
 NAME = "asymptotics"
 FEWEST_DICE = 100  # fewer have no standard error to speak of
 MOST_DICE = 10**6
 MOST_ROLLS = 10**5
+LEAST_PROBABILITY = 1e-15
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,10 @@ class Config:
             raise UserError(
                 f"--probs: expected two probabilities or more, all > 0, got {self.probs}"
             )
+        if min(self.probs) < LEAST_PROBABILITY:  # whose inverse theory squares
+            raise UserError(
+                f"--probs: expected at least {LEAST_PROBABILITY} each, got {min(self.probs)}"
+            )
         if not self.num_rolls or sorted(set(self.num_rolls)) != list(self.num_rolls):
             raise UserError(f"--num-rolls: expected one or more, ascending, got {self.num_rolls}")
         for num_rolls in (self.num_rolls[0], self.num_rolls[-1]):
@@ -71,6 +84,8 @@ class Config:
             )
         if not 0 < self.alpha < 1:
             raise UserError(f"--alpha: expected between 0 and 1, got {self.alpha}")
+        if self.alpha < LEAST_ALPHA:
+            raise UserError(f"--alpha: expected at least {LEAST_ALPHA}, got {self.alpha}")
         check_seed("--seed", self.seed)
 
 
@@ -133,14 +148,16 @@ def show(result: Result, console: Console) -> None:
         f"{config.num_dice:,} dice for each N. In brackets: the standard error, in units of the "
         "last digits."
     )
-    table = _table("E KL(c / N || p), nats", ["N", "(K-1)/(2N)", "2nd order", "exact", "measured"])
+    table = new_table(
+        "E KL(c / N || p), nats", ["N", "(K-1)/(2N)", "2nd order", "exact", "measured"]
+    )
     for m in found:
         theory = (m.theory.first_order, m.theory.second_order, m.theory.kl)
         table.add_row(f"{m.num_rolls:,}", *(f"{x:.5g}" for x in theory), _text(m.kl))
-    console.print(table)
+    show_table(console, table)
 
     dof = len(config.probs) - 1
-    table = _table(
+    table = new_table(
         "Wilks: G = 2 N KL(c / N || p) of the true pmf",
         ["N", "mean", "variance", f"rejected at {config.alpha:g}"],
     )
@@ -148,7 +165,7 @@ def show(result: Result, console: Console) -> None:
     for m in found:
         mean = Mean(2 * m.num_rolls * m.kl.value, 2 * m.num_rolls * m.kl.error)
         table.add_row(f"{m.num_rolls:,}", _text(mean), _text(m.variance), _text(m.rejected))
-    console.print(table)
+    show_table(console, table)
 
     headings = ["", *(f"N = {size:,}" for size in config.num_rolls)]
 
@@ -156,7 +173,7 @@ def show(result: Result, console: Console) -> None:
         """What was measured with each method and, where it is known, the exact value."""
         measured = [getattr(m, name) for m in found]
         theory = [getattr(m.theory, name) for m in found]
-        table = _table(title, headings)
+        table = new_table(title, headings)
         for method in measured[0]:
             values = (_text(_times(scale, m[method])) for m in measured)
             table.add_row(method.replace("_", " "), *values)
@@ -166,17 +183,9 @@ def show(result: Result, console: Console) -> None:
         return table
 
     title = f"Bias of the entropy, 10^-3 nats (nsb: {NSB_DICE:,} dice at most)"
-    console.print(by_method(title, "bias", 1e3, 3))
+    show_table(console, by_method(title, "bias", 1e3, 3))
     title = f"Coverage of intervals, %; nominal {100 * (1 - config.alpha):g}"
-    console.print(by_method(title, "coverage", 100, 2))
-
-
-def _table(title: str, headings: Sequence[str]) -> Table:
-    table = Table(title=title)
-    for index, heading in enumerate(headings):
-        # Numbers stay whole: on a narrow terminal the names give way.
-        table.add_column(heading, justify="right" if index else "left", no_wrap=index > 0)
-    return table
+    show_table(console, by_method(title, "coverage", 100, 2))
 
 
 def _times(factor: float, mean: Mean) -> Mean:
@@ -200,16 +209,25 @@ def _text(mean: Mean) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     with one_line_errors():
-        config = tyro.cli(
-            Config, args=argv, prog=f"python -m experiments.{NAME}", description=__doc__
+        config = parse_options(
+            Config, argv, prog=f"python -m experiments.{NAME}", description=__doc__
         )
         console = Console()
         folder = RunFolder.create(NAME, config, config.runs_dir)
-        show_sizes = partial(track, description="rolling dice, N by N", console=console)
-        result = run(config, progress=show_sizes)
-        save(result, folder)
+        with waiting(console, "rolling dice") as doing:
+
+            def sizes(values: Sequence[int]) -> Iterator[int]:
+                for number, size in enumerate(values, start=1):
+                    doing(
+                        f"rolling {config.num_dice:,} dice, N = {size:,} ({number}/{len(values)})"
+                    )
+                    yield size
+
+            result = run(config, progress=sizes)
+            doing("drawing")
+            save(result, folder)
         show(result, console)
-        console.print(f"Plots and numbers: {folder.path}", markup=False, soft_wrap=True)
+        say(console, f"Plots and numbers: {folder.path}")
 
 
 if __name__ == "__main__":

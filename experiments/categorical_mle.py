@@ -10,7 +10,8 @@ have given such counts, and ten estimators how much entropy lies behind them.
     python -m experiments.categorical_mle --probs 0.1 0.2 0.7 --num-rolls 5000
     python -m experiments.categorical_mle --data flowers.csv --column species
 
-Empty entries, NA and the like are no labels: they are left out, and their number is reported.
+Empty entries, NA and the like are no labels: they are left out, and their number is reported. The
+columns of a .csv are parted by commas, semicolons, tabs or bars, which one its header tells.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,17 +21,27 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
-import tyro
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 import xentjax
 from experiments import _samples, _solver_rates
-from experiments._command import UserError, check_seed, one_line_errors, pmf_option
+from experiments._columns import MISSING
+from experiments._command import (
+    LEAST_ALPHA,
+    UserError,
+    check_seed,
+    one_line_errors,
+    parse_options,
+    pmf_option,
+    printable,
+    say,
+    waiting,
+)
 from experiments._methods import ENTROPY_ESTIMATORS
 from experiments._records import RUNS, RunFolder
 from experiments._samples import Sample
+from experiments._tables import new_table, show as show_table
 
 NAME = "categorical_mle"
 MOST_ROLLS = 10**8  # the rolls are held in memory at once
@@ -57,6 +68,10 @@ class Config:
     """Your labels instead: a .csv, .parquet, one-dimensional .npy, or .txt of a label a line."""
     column: str | None = None
     """Which column of a .csv or .parquet: strings, integers, booleans, dates or times."""
+    encoding: str | None = None
+    """Encoding of a .csv or .txt, such as cp1252; by default UTF-8, or what its first bytes say."""
+    missing: tuple[str, ...] = MISSING
+    """Texts that are no labels: --missing '' keeps NA. A .parquet or .npy has nulls instead."""
     reference: tuple[float, ...] | None = None
     """A pmf to compare the fit with; by default the true die for rolls, the uniform for data."""
     intervals: Intervals = "goodman"
@@ -77,10 +92,18 @@ class Config:
         check_seed("--seed", self.seed)
         if not 0 < self.alpha < 1:
             raise UserError(f"--alpha: expected between 0 and 1, got {self.alpha}")
+        if self.alpha < LEAST_ALPHA:
+            raise UserError(f"--alpha: expected at least {LEAST_ALPHA}, got {self.alpha}")
         if self.max_categories < 1:
             raise UserError(f"--max-categories: expected 1 or more, got {self.max_categories}")
-        if self.column is not None and self.data is None:
-            raise UserError(f"--column: expected --data with it, got '{self.column}' alone")
+        if self.data is None:
+            for option, given, default in (
+                ("--column", self.column, None),
+                ("--encoding", self.encoding, None),
+                ("--missing", self.missing, MISSING),
+            ):
+                if given != default:
+                    raise UserError(f"{option}: expected --data with it, got {given!r} alone")
 
 
 class Result(NamedTuple):
@@ -114,7 +137,14 @@ def run(config: Config) -> Result:
     if config.data is None:
         sample = _samples.roll(config.probs, config.num_rolls, config.seed, config.reference)
     else:
-        sample = _samples.read(config.data, config.column, config.max_categories, config.reference)
+        sample = _samples.read(
+            config.data,
+            config.column,
+            config.max_categories,
+            config.reference,
+            encoding=config.encoding,
+            missing=config.missing,
+        )
     counts = sample.counts
     return Result(
         config=config,
@@ -215,23 +245,30 @@ def _intervals(result: Result) -> str:
 
 
 def show(result: Result, console: Console) -> None:
-    """Print the numbers of a run."""
+    """Print the numbers of a run, the fit last; the entropies' estimates are in summary.json."""
     sample, best = result.sample, result.closed_form
     total = int(sample.counts.sum())
-    table = _table(
-        _samples.title(sample), "category", "count", "counts / N", "from", "to", "reference"
-    )
+    show_table(console, _solver_rates.table(sample.counts, result.by_steps))
+
+    table = new_table("Maximum likelihood, p = counts / N", ["", *UNITS])
+    names = ("log-likelihood", "H(p)", "H(reference)", "H(p, reference)", "KL(p || reference)")
+    for name, values in zip(names, _in_all_units(result).values(), strict=True):
+        table.add_row(name, *(f"{values[unit]:,.7g}" for unit in UNITS))
+    show_table(console, table)
+
+    say(console, _samples.title(sample))
+    table = new_table(None, ["category", "count", "counts / N", "from", "to", "reference"])
     for index in _samples.shown(sample):
         lower, upper = result.intervals[index]
         table.add_row(
-            Text(_samples.short(sample.categories[index])),
+            Text(printable(_samples.short(sample.categories[index]))),
             f"{int(sample.counts[index]):,}",
             f"{best.pmf[index]:.5f}",
             f"{lower:.5f}",
             f"{upper:.5f}",
             f"{sample.reference[index]:.5f}",
         )
-    console.print(table)
+    show_table(console, table)
     console.print(f"N = {total:,} samples; missing values, left out: {sample.missing:,}.")
     console.print(f"From, to: {_intervals(result)}.")
     test = result.g_test
@@ -239,42 +276,33 @@ def show(result: Result, console: Console) -> None:
         f"G-test of the reference: G = {test.statistic:.4g}, {test.dof} degrees of freedom, "
         f"p-value {test.p_value:.3g}."
     )
-
-    table = _table("Maximum likelihood, p = counts / N", "", *UNITS)
-    names = ("log-likelihood", "H(p)", "H(reference)", "H(p, reference)", "KL(p || reference)")
-    for name, values in zip(names, _in_all_units(result).values(), strict=True):
-        table.add_row(name, *(f"{values[unit]:,.7g}" for unit in UNITS))
-    console.print(table)
-
-    table = _table("Entropy behind the counts, by estimator", "", *UNITS)
-    for method, values in result.entropies.items():
-        table.add_row(method, *(f"{values[unit]:.6f}" for unit in UNITS))
-    console.print(table)
-
-    console.print(_solver_rates.table(sample.counts, result.by_steps))
-    console.print(_solver_rates.conditions(total, _fits(result)))
-
-
-def _table(title: str, *headings: str) -> Table:
-    table = Table(title=Text(title))
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if index else "left")
-    return table
+    kkt = best.certificate
+    console.print(
+        f"Karush-Kuhn-Tucker conditions at counts / N: stationary to {kkt.stationarity:.2g} "
+        f"counts, duality gap {kkt.duality_gap:.2g} nats."
+    )
+    if "nsb" in result.entropies:
+        entropy, sd = (result.entropies[name]["nats"] for name in ("nsb", NSB_DEVIATION))
+        console.print(
+            f"Entropy behind the counts (NSB): {entropy:.4f} nats, standard deviation {sd:.4f}; "
+            f"{len(ENTROPY_ESTIMATORS) - 1} other estimators: summary.json."
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     with one_line_errors():
-        config = tyro.cli(
-            Config, args=argv, prog=f"python -m experiments.{NAME}", description=__doc__
+        config = parse_options(
+            Config, argv, prog=f"python -m experiments.{NAME}", description=__doc__
         )
         console = Console()
-        with console.status("counting and fitting"):
+        with waiting(console, "counting and fitting") as doing:
             result = run(config)
-        folder = RunFolder.create(NAME, config, config.runs_dir)
-        save(result, folder)
+            folder = RunFolder.create(NAME, config, config.runs_dir)
+            doing("drawing")
+            save(result, folder)
         show(result, console)
-        console.print(f"Plots and numbers: {folder.path}", markup=False, soft_wrap=True)
+        say(console, f"Plots and numbers: {folder.path}")
 
 
 if __name__ == "__main__":

@@ -15,19 +15,18 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.tri import Triangulation
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
 import xentjax
 from experiments import _plots
-from experiments._command import UserError, one_line_errors, pmf_option
+from experiments._command import UserError, one_line_errors, parse_options, pmf_option, say, waiting
 from experiments._records import RUNS, RunFolder
+from experiments._tables import new_table, show as show_table
 
 NAME = "divergences"
 UNITS = ("nats", "bits", "hartleys")
@@ -220,13 +219,11 @@ def _mark_pmfs(ax: Axes, config: Config) -> None:
 
 def show(result: Result, console: Console) -> None:
     """Print the measures of the pair in all units."""
-    table = Table(title=f"p = {_text(result.config.p)}, q = {_text(result.config.q)}")
-    table.add_column("measure")
-    for unit in UNITS:
-        table.add_column(unit, justify="right")
+    title = f"p = {_text(result.config.p)}, q = {_text(result.config.q)}"
+    table = new_table(title, ["measure", *UNITS])
     for name, values in result.units.items():
         table.add_row(name, *(f"{values[unit]:.4f}" for unit in UNITS))
-    console.print(table)
+    show_table(console, table)
 
 
 def _text(pmf: Sequence[float]) -> str:
@@ -236,15 +233,16 @@ def _text(pmf: Sequence[float]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     with one_line_errors():
-        config = tyro.cli(
-            Config, args=argv, prog=f"python -m experiments.{NAME}", description=__doc__
+        config = parse_options(
+            Config, argv, prog=f"python -m experiments.{NAME}", description=__doc__
         )
         console = Console()
         folder = RunFolder.create(NAME, config, config.runs_dir)
-        result = run(config)
-        save(result, folder)
+        with waiting(console, "measuring and drawing"):
+            result = run(config)
+            save(result, folder)
         show(result, console)
-        console.print(f"Plots and numbers: {folder.path}", markup=False, soft_wrap=True)
+        say(console, f"Plots and numbers: {folder.path}")
 
 
 if __name__ == "__main__":

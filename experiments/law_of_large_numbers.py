@@ -6,32 +6,38 @@ Each seed gives one sequence of rolls, and p_N the shares among its first N, for
 a logarithmic axis.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
 import xentjax
 from experiments import _plots
-from experiments._command import UserError, check_seed, one_line_errors, pmf_option
+from experiments._command import (
+    UserError,
+    check_seed,
+    one_line_errors,
+    parse_options,
+    pmf_option,
+    say,
+    waiting,
+)
 from experiments._records import RUNS, RunFolder
+from experiments._tables import new_table, show as show_table
 
 NAME = "law_of_large_numbers"
 FIRST_ROLLS = 10  # before that the band is wider than the probabilities themselves
 MOST_ROLLS = 10**8  # the rolls of a seed are held in memory at once
 NUM_POINTS = 200
 SHOWN_FACES = 6
+MOST_DEVIATIONS = 1000  # the band is then wider than any figure
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,8 @@ class Config:
             check_seed("--seeds", seed)
         if not self.z > 0:
             raise UserError(f"--z: expected a number > 0, got {self.z}")
+        if self.z > MOST_DEVIATIONS:
+            raise UserError(f"--z: expected at most {MOST_DEVIATIONS}, got {self.z}")
 
 
 class Result(NamedTuple):
@@ -223,9 +231,9 @@ def show(result: Result, console: Console) -> None:
     """Print the numbers of a run."""
     config = result.config
     final = result.pmfs[:, -1]
-    table = Table(title=f"After {config.num_rolls:,} rolls, {len(config.seeds)} seeds")
-    for heading in ("face k", "q(k)", "mean p_N(k)", "largest |p_N(k) - q(k)|", "band ±"):
-        table.add_column(heading, justify="right")
+    title = f"After {config.num_rolls:,} rolls, {len(config.seeds)} seeds"
+    headings = ["face k", "q(k)", "mean p_N(k)", "largest\n|p_N(k) - q(k)|", "band ±"]
+    table = new_table(title, headings)
     for face, q in enumerate(config.probs):
         deviation = np.abs(final[:, face] - q).max()
         half_width = config.z * _standard_deviation(q, result.rolls[-1:])[0]
@@ -236,26 +244,39 @@ def show(result: Result, console: Console) -> None:
             f"{deviation:.1e}",
             f"{half_width:.1e}",
         )
-    console.print(table)
+    show_table(console, table)
     console.print(
         f"The largest deviation falls as N^({result.slope:.2f}); the law says N^(-0.5).\n"
         f"{result.inside_band:.1%} of all p_N(k) lie within {config.z:g} standard deviations."
     )
 
 
+def run_and_save(config: Config, folder: RunFolder, console: Console) -> Result:
+    """Run, show how far the run is, and write what was found."""
+    with waiting(console, "rolling a die") as doing:
+
+        def seeds(values: Sequence[int]) -> Iterator[int]:
+            for number, seed in enumerate(values, start=1):
+                doing(f"rolling a die, seed {seed} ({number}/{len(values)})")
+                yield seed
+
+        result = run(config, progress=seeds)
+        doing("drawing")
+        save(result, folder)
+    return result
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     with one_line_errors():
-        config = tyro.cli(
-            Config, args=argv, prog=f"python -m experiments.{NAME}", description=__doc__
+        config = parse_options(
+            Config, argv, prog=f"python -m experiments.{NAME}", description=__doc__
         )
         console = Console()
         folder = RunFolder.create(NAME, config, config.runs_dir)
-        show_seeds = partial(track, description="rolling, seed by seed", console=console)
-        result = run(config, progress=show_seeds)
-        save(result, folder)
+        result = run_and_save(config, folder, console)
         show(result, console)
-        console.print(f"Plots and numbers: {folder.path}", markup=False, soft_wrap=True)
+        say(console, f"Plots and numbers: {folder.path}")
 
 
 if __name__ == "__main__":

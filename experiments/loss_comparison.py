@@ -23,16 +23,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import tyro
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from experiments._command import UserError, one_line_errors
+from experiments._command import UserError, one_line_errors, parse_options, say, waiting
 from experiments._estimates import Estimate
 from experiments._plots import PALETTE, subplots
-from experiments._records import RUNS, RunFolder
+from experiments._records import RUNS, RunFolder, reading
+from experiments._tables import new_table, show as show_table
 from experiments.cifar10.backend import prepare_cpu
 from experiments.cifar10.config import PRESETS, Config as Settings, PresetName
 from experiments.cifar10.data import Dataset, load
@@ -114,7 +115,7 @@ def run(
     summaries: dict[str, list[dict[str, Any]]] = {}
     for name, settings in settings_of(config).items():
         if console is not None:
-            console.print(f"[bold]{name}")
+            console.print(Text(name, style="bold"))
         sweep = Sweep(settings, seeds)
         part = folder.part(name.replace(" ", "-"), SWEEP_NAME, sweep)
         summaries[name] = run_seeds(sweep, dataset, part, console=console, should_stop=should_stop)
@@ -188,29 +189,33 @@ def draw(results: Mapping[str, Result]) -> Figure:
 
 
 def table(results: Mapping[str, Result]) -> Table:
-    """The comparison, as it is printed: a column for each loss."""
+    """The comparison, as it is printed: a column for each loss, and the unit in each row's name."""
     seeds = next(iter(results.values())).difference.n
-    shown = Table(title=f"Means of {seeds} seeds; differences in points, NLL in nats")
-    shown.add_column("test images")
-    for loss in results:
-        shown.add_column(loss, justify="right")
+    shown = new_table(
+        f"Test images, means of {seeds} seeds",
+        ["", *(loss.replace(" ", "\n").replace("-", "-\n") for loss in results)],
+    )
 
-    def row(heading: str, name: str, form: str) -> None:
+    def row(heading: str, name: str, scale: float, digits: int) -> None:
         values = [result.figures.get(name) for result in results.values()]
-        shown.add_row(heading, *("" if v is None else f"{v.mean:{form}}" for v in values))
+        shown.add_row(
+            heading, *("" if v is None else f"{scale * v.mean:.{digits}f}" for v in values)
+        )
 
-    row("accuracy", "test_accuracy", ".2%")
+    row("accuracy, %", "test_accuracy", 100, 2)
     differences = [None if k == BASELINE else r.difference for k, r in results.items()]
-    shown.add_row("difference", *("" if d is None else f"{100 * d.mean:+.2f}" for d in differences))
     shown.add_row(
-        "  95 %, ±",
+        "difference, points", *("" if d is None else f"{100 * d.mean:+.2f}" for d in differences)
+    )
+    shown.add_row(
+        "  its 95 % interval, ±",
         *("" if d is None else f"{100 * (d.upper - d.mean):.2f}" for d in differences),
     )
-    row("NLL", "test_nll", ".4f")
-    row("calib. error", "test_calibration_error", ".2%")
-    row("T", "temperature", ".3f")
-    row("NLL at T", "test_calibrated_nll", ".4f")
-    row("error at T", "test_calibrated_calibration_error", ".2%")
+    row("NLL, nats", "test_nll", 1, 4)
+    row("calibration error, %", "test_calibration_error", 100, 2)
+    row("temperature T", "temperature", 1, 3)
+    row("NLL at T, nats", "test_calibrated_nll", 1, 4)
+    row("calibr. error at T, %", "test_calibrated_calibration_error", 100, 2)
     return shown
 
 
@@ -218,17 +223,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     prepare_cpu()
     with one_line_errors():
-        config = tyro.cli(Config, args=argv, prog=PROGRAM, description=__doc__)
+        config = parse_options(Config, argv, prog=PROGRAM, description=__doc__)
         if config.resume is not None:
             recorded = RunFolder.open(config.resume, NAME).config()
-            kept = {name: recorded[name] for name in ("preset", "seeds", "epochs")}
+            with reading(config.resume / "config.json"):
+                kept = {name: recorded[name] for name in ("preset", "seeds", "epochs")}
+                settings_of(Config(**kept))
+                parse_seeds(kept["seeds"])
             for name, value in kept.items():
                 if (given := getattr(config, name)) not in (getattr(Config(), name), value):
                     raise UserError(f"--{name}: expected {value}, the resumed run's, got {given}")
             config = replace(config, **kept)
         if len(seeds := parse_seeds(config.seeds)) < 2:
             raise UserError(f"--seeds: expected at least 2, for a spread, got {len(seeds)}")
-        dataset = load(PRESETS[config.preset].dataset, config.data_dir)
+        console = Console()
+        name = PRESETS[config.preset].dataset
+        with waiting(console, f"reading {name}"):
+            dataset = load(name, config.data_dir)
         for settings in settings_of(config).values():
             check(settings, dataset)
         folder = (
@@ -236,13 +247,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             if config.resume is None
             else RunFolder.open(config.resume, NAME)
         )
-        console = Console()
-        with resumable(PROGRAM, folder.path, config.data_dir) as should_stop:
+        with (
+            folder.locked(),
+            resumable(PROGRAM, folder.path, config.data_dir) as should_stop,
+        ):
             results = run(config, dataset, folder, console=console, should_stop=should_stop)
         folder.summary(results)
         folder.figure("losses", draw(results))
-        console.print(table(results))
-        console.print(f"Numbers and figure: {folder.path}", highlight=False)
+        show_table(console, table(results))
+        say(console, f"Numbers and figure: {folder.path}")
 
 
 if __name__ == "__main__":

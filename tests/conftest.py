@@ -14,6 +14,17 @@ os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import jax  # noqa: E402 (it reads the flags as it starts)
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def unchecked_annotations():
+    """Annotations promise arrays only: what else is taken, or refused in one line, reaches the code
+    where the suite does not check them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

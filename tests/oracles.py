@@ -103,7 +103,7 @@ def cross_entropy(
         label_log_prob = -np.where(t_kept != 0, t_kept * minus_log_p, 0).sum(-1)
         entropy = np.where(p > 0, p * minus_log_p, 0).sum(-1)
         value_scale, gradient_scale = _scales(
-            a, target, z_loss, temperature, logit_soft_cap is not None or temperature != 1
+            a, target, z_loss, temperature, logit_soft_cap is not None
         )
     losses = np.where(keep, np.where(bad, np.nan, losses), 0)
     gradient = np.where(keep[..., None], np.where(bad[..., None], np.nan, gradient), 0)
@@ -124,19 +124,19 @@ def cross_entropy(
 
 
 def _scales(
-    a: np.ndarray, target: np.ndarray, z_loss: float, temperature: float, adjusted: bool
+    a: np.ndarray, target: np.ndarray, z_loss: float, temperature: float, capped: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sizes of the terms of each row's loss and gradient, at least those of logits of size 1.
 
     A loss near 0 is a difference of terms that are not: log s >= 0 is the logarithm of a number
     that holds its digits relative to 1, and a_k - m has those of its own size. Logits that a soft
-    cap or a temperature has changed were rounded at their full size, common offset included.
+    cap has changed were rounded at their full size, common offset included.
     """
     finite = np.isfinite(a)
     m = np.where(finite, a, -np.inf).max(-1, keepdims=True)
     size = np.where(finite, np.maximum(1, np.abs(a - m)), 1)
     largest = np.max(np.abs(a), -1, where=finite, initial=0.0)
-    rounded = largest if adjusted else np.zeros_like(largest)
+    rounded = largest if capped else np.zeros_like(largest)
     mass = np.abs(target)
     normalizer = largest + 1 + np.log(a.shape[-1])
     value = (mass * (size + rounded[..., None])).sum(-1) + z_loss * normalizer**2

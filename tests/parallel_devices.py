@@ -30,6 +30,7 @@ PROBLEMS = [
     # A padded column that enters a sum adds exp(0), which only small logits show.
     Problem("small logits", shape=(ROWS, K), scale=0.02, keywords={"label_smoothing": 0.1}),
     Problem("offset 1e5", shape=(ROWS, K), offset=1e5),
+    Problem("offset, temperature", shape=(ROWS, K), offset=1e5, keywords={"temperature": 3.0}),
     Problem("offset -1e5", shape=(ROWS, K), offset=-1e5),
     Problem("logits of +-200", shape=(ROWS, K), scale=100.0),
     Problem("weights", shape=(ROWS, K), keywords={"class_weights": WEIGHTS}),

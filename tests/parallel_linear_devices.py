@@ -70,8 +70,8 @@ def arguments(problem: Problem) -> tuple[Layer, np.ndarray, dict[str, Any]]:
     return Layer(x, scale * kernel, scale * bias), labels, keywords
 
 
-NAMES = {"three dimensions", "small logits", "ignored", "row mask", "shared mask", "everything",
-         "soft, everything"}  # fmt: skip
+NAMES = {"three dimensions", "small logits", "offset, temperature", "ignored", "row mask",
+         "shared mask", "everything", "soft, everything"}  # fmt: skip
 TABLE = {p.name: wide(p) for p in PROBLEMS if p.name in NAMES}
 
 

@@ -80,6 +80,7 @@ PROBLEMS = [
     Problem("long rows", shape=(2, 8269), scale=0.02),
     Problem("long rows, one value", shape=(2, 8192), scale=0.0, keywords={"label_smoothing": 0.1}),
     Problem("offset 1e5", offset=1e5),
+    Problem("offset 1e5, temperature", offset=1e5, keywords={"temperature": 3.0}),
     Problem("logits of +-200", scale=100.0),
     Problem("weights", keywords={"class_weights": WEIGHTS_7}),
     Problem("smoothing", keywords={"label_smoothing": 0.2}),

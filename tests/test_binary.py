@@ -1,5 +1,6 @@
 """Sigmoid cross-entropy and focal loss: values and every derivative, against float64 and optax."""
 
+import math
 from functools import partial
 
 import jax
@@ -403,3 +404,46 @@ def test_wrong_arguments_say_what_was_expected(error, message, call):
     with pytest.raises(error) as raised:
         call(x, y)
     assert str(raised.value).startswith(message)
+
+
+def focal_derivatives(a: np.ndarray, gamma: float) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Orders 0 to 3 in the logit of the loss at label 1, by Leibniz's rule in float64.
+
+    With p = sigmoid(a) and q = sigmoid(-a), whose slopes are p q and -p q, it is w h of w = q^gamma
+    and h = log(1 + e^-a). Beside each order, how large its terms are.
+    """
+    p, q = np.exp(-np.logaddexp(0, -a)), np.exp(-np.logaddexp(0, a))
+    h = [np.logaddexp(0, -a), -q, p * q, p * q * (q - p)]
+    w0 = q**gamma
+    w1 = -gamma * p * w0
+    bracket, size = (gamma * p) ** 2 - gamma * p * q, (gamma * p) ** 2 + gamma * p * q
+    w2 = bracket * w0
+    w3 = bracket * w1 + (2 * gamma**2 * p * p * q - gamma * p * q * (q - p)) * w0
+    w, sizes = [w0, w1, w2, w3], [w0, -w1, size * w0, (1 + gamma) * size * w0]
+
+    def leibniz(w, h, n):
+        return np.sum([math.comb(n, k) * w[k] * h[n - k] for k in range(n + 1)], 0)
+
+    return [(leibniz(w, h, n), leibniz(sizes, list(map(np.abs, h)), n)) for n in range(4)]
+
+
+@pytest.mark.parametrize("gamma", [None, 0.0, 0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("label", [0, 1])
+def test_derivatives_keep_their_digits_at_every_logit(gamma, label):
+    """1 - p has lost them at a logit of 18, where p (1 - p) would be 0."""
+    a = np.linspace(-90, 90, 181).astype(np.float32)
+
+    def loss(x):
+        if gamma is None:
+            return cross_entropy(x, jnp.int32(label))
+        return focal_loss(x, jnp.int32(label), gamma=gamma)
+
+    sign = 1 if label else -1
+    expected = focal_derivatives(sign * a.astype(np.float64), gamma or 0.0)
+    # q^gamma rounds as its logarithm does.
+    rounding = 2e-7 * (5 + (gamma or 0.0) * np.logaddexp(0, sign * a.astype(np.float64)))
+    for order, (exact, size) in enumerate(expected):
+        got = np.asarray(jax.jit(jax.vmap(loss))(a), np.float64)
+        # Of products below the smallest normal number nothing is left.
+        assert np.all(np.abs(got - sign**order * exact) <= rounding * size + 1e-35)
+        loss = jax.grad(loss)

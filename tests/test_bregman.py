@@ -51,6 +51,9 @@ def test_common_offset_costs_no_digits():
     expected = oracles.kl_divergence_with_logits(logits[:1], logits[1:])
     got = kl_divergence(logits[:1] + offset, logits[1:] - offset)
     np.testing.assert_allclose(got, expected, rtol=VALUE["float32"])
+    expected = oracles.kl_divergence_with_logits(logits[:1], logits[1:], temperature=3.0)
+    got = kl_divergence(logits[:1] + offset, logits[1:] - offset, 3.0)
+    np.testing.assert_allclose(got, expected, rtol=VALUE["float32"])
 
 
 def test_brier_score_lies_between_0_and_2():

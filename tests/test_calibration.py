@@ -103,6 +103,7 @@ GOOD = jnp.array([[0.5, 0.5], [0.25, 0.75]])
     ("function", "arguments", "keywords", "message"),
     [
         ("ece", (GOOD * 100, [0, 1]), {}, "probs: expected probabilities with sum 1 within"),
+        ("ece", (GOOD * 1.00005, [0, 1]), {}, "probs: .* got sum 1.0000499; logits go"),
         ("ece", (GOOD - 1, [0, 1]), {}, r"probs: expected probabilities >= 0, got -0\.5"),
         ("ece", (GOOD * jnp.nan, [0, 1]), {}, "probs: expected probabilities >= 0, got nan"),
         ("ece", (GOOD[0], [0, 1]), {}, r"probs: expected shape \[N, K\] .*, got shape \(2,\)"),

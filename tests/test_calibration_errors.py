@@ -10,11 +10,14 @@ from sklearn.calibration import calibration_curve
 
 from tests.oracles_calibration import cells, error, predictions, two_class
 from tests.tolerances import VALUE
+from xentjax._sums import accurate_segment_sum, accurate_sum
 from xentjax.calibration import (
     classwise_calibration_error,
     expected_calibration_error,
     reliability_curve,
 )
+from xentjax.calibration._bins import BinSums, equal_mass
+from xentjax.calibration.errors import _error
 
 ERRORS = {"top": expected_calibration_error, "classwise": classwise_calibration_error}
 # Of gaps, differences of numbers up to 1.
@@ -235,3 +238,31 @@ class TestReliabilityCurve:
         np.testing.assert_array_equal(curve.counts, [3, 2, 3, 2])
         np.testing.assert_allclose(theirs[2], confidence[5:7].mean(), rtol=1e-6)
         np.testing.assert_allclose(curve.confidence[2], confidence[5:8].mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("norm", "expected"), [("l1", 0.25), ("l2", 0.25), ("max", 0.25)])
+def test_more_rows_times_classes_than_int32_holds(norm, expected):
+    """The bins' totals as of 2^30 rows of 5 classes, which add up to more than 2^31."""
+    rows = jnp.full((5, 1), 2**30, jnp.int32)
+    sums = BinSums(jnp.zeros((5, 2)), rows, rows // 2, jnp.full((5, 1), 0.75 * 2**30))
+    np.testing.assert_allclose(_error(sums, norm, False), expected, 1e-6)
+
+
+def test_ranks_of_very_many_bins():
+    """j times the remainder of N / B passes 2^31 from 46,341 bins on."""
+    n, num_bins = 150_001, 60_000
+    confidence = jnp.arange(n, dtype=jnp.float32) / n
+    edges = jax.jit(equal_mass, static_argnums=0)(num_bins, confidence, jnp.ones(n, bool))
+    rank = -(-np.arange(1, num_bins, dtype=np.int64) * n // num_bins)
+    np.testing.assert_array_equal(edges[1:-1], confidence[rank - 1])
+
+
+def test_many_rows_of_the_same_confidence():
+    n = 3_000_000
+    index = jnp.zeros(n, jnp.int32)
+    for x64 in (False, True):
+        with jax.enable_x64(x64):
+            total = jax.jit(accurate_segment_sum, static_argnums=2)(jnp.full(n, 0.7), index, 2)
+            exact = n * float(np.float32(0.7) if not x64 else 0.7)
+            np.testing.assert_allclose(total, [exact, 0], 1e-7)
+            np.testing.assert_allclose(jax.jit(accurate_sum)(jnp.full(n, 0.7)), exact, 1e-7)

@@ -207,6 +207,22 @@ def test_command_fits_a_column_whatever_its_labels_look_like(tmp_path, capsys):
     check_figures(folder, ["pmf", "solvers"])
 
 
+@pytest.mark.filterwarnings("error")
+def test_no_label_moves_the_cursor_or_lacks_a_glyph(tmp_path, capsys):
+    """One that the figures' font cannot draw, one of nothing, one that would redden the screen."""
+    path = tmp_path / "data\x1b[31m.csv"
+    path.write_text("label\n你好\n\n\x1b]0;title\x07\n\x9b31m\x7f\n", encoding="utf-8")
+    arguments = ["--data", str(path), "--column", "label", "--runs-dir", str(tmp_path / "runs")]
+    main([*arguments, "--missing", "NA"])
+    shown = capsys.readouterr().out
+    assert not any(control in shown for control in "\x1b\x9b\x07\x7f")
+    for text in (r"data\x1b[31m.csv", "你好", "''", r"\x1b]0;title\x07", r"\x9b31m\x7f", "N = 4"):
+        assert "".join(text.split()) in "".join(shown.split())  # wherever the title is broken
+    folder = only_run(tmp_path / "runs", "categorical_mle")
+    assert read_summary(folder)["categories"] == ["", "\x1b]0;title\x07", "\x9b31m\x7f", "你好"]
+    check_figures(folder, ["pmf", "solvers"])
+
+
 def test_of_many_categories_the_most_frequent_are_shown():
     sample = _samples.Sample(
         source="words",
@@ -244,6 +260,9 @@ def test_one_category_only(tmp_path, monkeypatch):
         (["--alpha", "0"], "--alpha: expected between 0 and 1, got 0.0"),
         (["--max-categories", "0"], "--max-categories: expected 1 or more, got 0"),
         (["--column", "x"], "--column: expected --data with it, got 'x' alone"),
+        (["--encoding", "cp1252"], "--encoding: expected --data with it, got 'cp1252' alone"),
+        (["--missing", ""], "--missing: expected --data with it, got ('',) alone"),
+        (["--data", "none\x1b.csv"], r"none\x1b.csv: expected a file, got none"),
         (["--reference", "0.5"], "--reference: expected probabilities with sum 1"),
         (["--reference", "0.5", "0.5"], "--reference: expected 6 probabilities, one for each"),
         (["--data", "none.csv"], "none.csv: expected a file, got none"),

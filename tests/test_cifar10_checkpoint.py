@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -192,9 +191,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_checkpoint(tmp_path, room):
         timeout=100,
     )
     assert done.returncode == 2
-    (line,) = re.findall("error: .*", done.stderr)
-    if room < 100:  # TensorStore prints a failure of its own where it comes late
-        assert done.stderr.splitlines() == [line]
+    (line,) = done.stderr.splitlines()  # nothing from the threads whose writes failed as well
     assert line.startswith(f"error: {tmp_path / checkpoint.FOLDER}: cannot write step 4, ")
     assert "File too large" in line
     assert checkpoint.latest_step(tmp_path) == 3

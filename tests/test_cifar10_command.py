@@ -17,6 +17,7 @@ import pytest
 from experiments.cifar10 import __main__ as command
 from experiments.cifar10.__main__ import main, parse
 from experiments.cifar10.config import PRESETS
+from experiments.cifar10.interrupt import StopRequest
 from experiments.cifar10.train import TrainingStopped
 from tests.run_folders import check_figures, error_line, only_run, read_metrics, read_summary
 
@@ -35,6 +36,14 @@ def started_jax() -> None:
     ("arguments", "message"),
     [
         (["--epochs", "0"], "epochs: expected a positive number, got 0.0"),
+        (["--epochs", "1e308"], "epochs: expected a number that float32 holds, got 1e+308"),
+        (["--epochs", "1e20"], "epochs: expected 1 to 2147483647 steps, 20 an epoch, got 1e+20"),
+        (["--epochs", "1e-9"], "epochs: expected 1 to 2147483647 steps, 20 an epoch, got 1e-09"),
+        (["--widths", "1000000000", "2", "2"], "widths: expected at most 8192 each, got (10000"),
+        (["--label-smoothing", "1e-40"], "label_smoothing: expected a number that float32 holds"),
+        (["--seeds", "0:99999999999"], "--seeds: expected at most 10000, got 99999999999"),
+        (["--seeds", "9" * 5000], "--seeds: expected FIRST:END or a list as 1,4,7, got '99999"),
+        (["--resume", "r" * 300], "expected a run folder holding config.json, got File name too"),
         (["--batch-size", "1"], "batch_size: expected at least 2"),
         (["--widths", "4", "0", "4"], "widths: expected 3 numbers, at least 1, got (4, 0, 4)"),
         (["--image-sides", "8"], "image_sides: expected 9 to 32 pixels each, got (8,)"),
@@ -151,6 +160,22 @@ def start(arguments: Sequence[str]) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGHUP")
+def test_a_closed_terminal_is_a_wish_to_stop_unless_the_process_ignores_it():
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.requested()
+        assert stop.exit_code == 129
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, previous)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGTERM")

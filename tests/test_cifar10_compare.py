@@ -1,5 +1,6 @@
 """Comparisons: by pairs of equal seeds, and one line for every mistake."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def test_settings_are_a_preset_and_what_changes_it():
     [
         ([], "settings: expected at least 2 different ones, got 0"),
         (["tiny", "tiny"], "settings: expected at least 2 different ones, got 1"),
+        (["tiny", "huge " * 100], "settings: expected a folder or one of tiny, small, "),
         (["tiny", "huge"], "settings: expected a folder or one of tiny, small, "),
         (["tiny", "tiny --epochs 0"], "epochs: expected a positive number, got 0.0"),
         (["tiny", "tiny '"], "settings: expected what a shell can read, got"),
@@ -99,7 +101,17 @@ def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return line
 
 
-@pytest.mark.parametrize("kind", ["an empty folder", "one training", "an unfinished sweep"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "an empty folder",
+        "one training",
+        "an unfinished sweep",
+        "a torn summary",
+        "no seeds",
+        "null",
+    ],
+)
 def test_a_folder_that_is_no_finished_sweep_is_one_line(swept, tmp_path, capsys, kind):
     given = tmp_path / "given"
     if kind == "an empty folder":
@@ -108,8 +120,17 @@ def test_a_folder_that_is_no_finished_sweep_is_one_line(swept, tmp_path, capsys,
         shutil.copytree(swept / "seed-0" if kind == "one training" else swept, given)
     if kind == "an unfinished sweep":
         (given / "summary.json").unlink()
+    if kind == "a torn summary":
+        (given / "summary.json").write_bytes(b"\0" * 20)
+    if kind == "no seeds":
+        (given / "summary.json").write_text('{"seeds": null}')
+    if kind == "null":
+        config = json.loads((given / "config.json").read_text())
+        config["config"]["settings"]["epochs"] = None
+        (given / "config.json").write_text(json.dumps(config))
     runs = tmp_path / "runs"
-    assert f"{given}: expected " in error_of(
+    place = {"no seeds": f"{given}/summary.json", "null": "config.json"}.get(kind, str(given))
+    assert f"{place}: expected " in error_of(
         [str(given), str(swept), "--runs-dir", str(runs)], capsys
     )
     assert not runs.exists()

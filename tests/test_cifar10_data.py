@@ -154,6 +154,55 @@ def test_failed_download_names_the_other_ways(monkeypatch: pytest.MonkeyPatch) -
     assert message.startswith("http://127.0.0.1:1/cifar-10-binary.tar.gz: expected to download it")
 
 
+def test_a_damaged_download_is_replaced(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = data.URL.rpartition("/")[-1]
+    damaged = write(cache, name, SMALL | {"data_batch_3": SMALL["data_batch_2"]})
+
+    def fetch(url: str, sha256: str, folder: Path) -> Path:
+        assert folder / name == damaged
+        damaged.unlink()
+        return write(folder, name)
+
+    monkeypatch.setattr(data, "fetch", fetch)
+    # the tour downloads nothing, and a folder that was named is nobody's to write to
+    assert f"{damaged}/data_batch_3.bin: expected SHA-256" in failure(load_cifar10, download=False)
+    assert f"{damaged}/data_batch_3.bin: expected SHA-256" in failure(load_cifar10, cache)
+    assert capsys.readouterr().err == ""
+    assert_is_small(load_cifar10())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{damaged}/data_batch_3.bin: expected SHA-256 ")
+    assert line.endswith(f": downloading it anew to {cache}")
+    monkeypatch.setattr(data, "fetch", None)
+    assert_is_small(load_cifar10())
+
+
+def test_a_damaged_download_stays_until_a_whole_one_is_there(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(data, "URL", "http://127.0.0.1:1/cifar-10-binary.tar.gz")
+    damaged = write_folder(cache, {"cifar-10-binary.tar.gz": b"503"}) / "cifar-10-binary.tar.gz"
+    assert failure(load_cifar10).startswith(f"{data.URL}: expected to download it")
+    assert damaged.read_bytes() == b"503"
+
+
+def test_what_the_user_put_in_the_cache_is_never_replaced(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "fetch", None)
+    own = write(cache, PYTHON, SMALL | {"test_batch": b""})
+    assert f"or remove {own} and with the network on" in failure(load_cifar10)
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/x", "x" * 300, "a\0b"])
+def test_names_that_no_folder_has_are_one_line(name: str) -> None:
+    assert "expected CIFAR-10 (a folder or an archive), got no such path" in failure(
+        find_cifar10, Path(name)
+    )
+
+
 DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "one byte short": (lambda content: content[:-1], "(9219 bytes), got 9218 bytes"),
     "one record short": (lambda content: content[RECORD_BYTES:], "(9219 bytes), got 6146 bytes"),

@@ -1,9 +1,12 @@
 """The four forms of CIFAR-10 give the same records; what is broken or hostile gives one line."""
 
+import gzip
 import io
+import lzma
 import os
 import pickle
 import tarfile
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.cifar10 import formats
+from experiments.cifar10 import data, formats
 from experiments.cifar10.formats import RECORD_BYTES, DataError, read_batches
 from tests.cifar10_files import (
     ARCHIVES,
     LAYOUTS,
     PYTHON,
     SMALL,
+    SMALL_RELEASE,
     binary_files,
     python2_pickle,
     python_files,
@@ -158,3 +162,118 @@ def test_a_member_too_large_to_be_a_batch_is_not_read(
     message = failure(archive)
     assert str(archive) in message
     assert "at most 10 bytes" in message
+
+
+@pytest.mark.parametrize("layout", [PYTHON, "cifar-10-binary.tar.gz"])
+def test_a_file_too_large_to_be_a_batch_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    source = write(tmp_path, layout)
+    monkeypatch.setattr(formats, "MAX_BATCH_BYTES", 10)
+    assert "expected at most 10 bytes in " in failure(source)
+
+
+def test_a_large_index_to_the_memo_takes_no_memory(tmp_path: Path) -> None:
+    """Eight gigabytes and a minute in the unpickler that is written in C."""
+    content = b"\x80\x02]r\xff\xff\xff\x1f."
+    source = write_folder(tmp_path / PYTHON, {"data_batch_2": content})
+    tracemalloc.start()
+    try:
+        assert "expected a pickled batch" in failure(source)
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+    finally:
+        tracemalloc.stop()
+
+
+def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytearray:
+    member = tarfile.TarInfo(name)
+    member.size, member.type = size, kind
+    return bytearray(member.tobuf(tarfile.GNU_FORMAT))
+
+
+def with_checksum(block: bytearray) -> bytes:
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK],
+)
+def test_a_header_of_gigabytes_is_not_read(tmp_path: Path, kind: bytes) -> None:
+    archive = tmp_path / "hostile.tar.gz"
+    with gzip.open(archive, "wb", compresslevel=1) as file:
+        file.write(header("long", 3 * 2**30, kind) + bytes(50 * 2**20))
+    tracemalloc.start()
+    try:
+        message = failure(archive)
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+    finally:
+        tracemalloc.stop()
+    assert message.endswith(f"ValueError: members with headers of more than {2**20} bytes")
+
+
+def test_many_headers_are_not_read_either(tmp_path: Path) -> None:
+    archive = tmp_path / "hostile.tar"
+    archive.write_bytes(bytes(header("x", 0)) * 3000)
+    assert f"headers of more than {2**20} bytes" in failure(archive)
+
+
+HEADER_DAMAGE = {
+    "a negative size": (124, b"\xff" * 12),
+    "a size of 2^80": (124, b"\x80\0" + b"\x7f" * 10),
+    "a size that is no number": (124, b"zzzzzzzzzzz\0"),
+    "a pax header of nothing": (156, b"x"),
+    "a sparse file": (156, b"S"),
+    "a long name of nothing": (156, b"L"),
+}
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, lzma.compress])
+@pytest.mark.parametrize(("place", "value"), HEADER_DAMAGE.values(), ids=HEADER_DAMAGE)
+def test_a_damaged_header_is_one_line_or_no_batch(
+    tmp_path: Path, place: int, value: bytes, compress: Callable[[bytes], bytes]
+) -> None:
+    block = header("cifar-10-batches-bin/data_batch_1.bin", RECORD_BYTES)
+    block[place : place + len(value)] = value
+    content = b"12 path=\xff\n-1 size=x\n9 GNU.sparse.map=1,2".ljust(512, b"\0")
+    archive = tmp_path / "a.tar"
+    archive.write_bytes(compress(with_checksum(block) + content + bytes(RECORD_BYTES)))
+    message = f"{archive}: expected no error"
+    try:
+        assert set(contents(archive)) <= {"data_batch_1"}
+    except DataError as error:
+        message = str(error)
+    assert message.startswith(f"{archive}: expected ")
+    assert "\n" not in message
+
+
+def test_random_damage_is_one_line_or_right(tmp_path: Path) -> None:
+    """Three hundred archives with wrong bytes, of both forms, packed and not."""
+    rng = np.random.default_rng(0)
+    binary = write_archive(tmp_path / "a.tar.gz", binary_files(SMALL)).read_bytes()
+    python = write_archive(tmp_path / "b.tar.gz", python_files(SMALL)).read_bytes()
+    archive = tmp_path / "damaged"
+    outcomes = {True: 0, False: 0}
+    for count in range(300):
+        content = bytearray(gzip.decompress((binary, python)[count % 2]))
+        if count % 3 == 0:
+            content = bytearray(gzip.compress(bytes(content), 1))
+        heads = np.flatnonzero(
+            [content[k + 257 : k + 262] == b"ustar" for k in range(0, len(content), 512)]
+        )
+        start = 512 * int(rng.choice(heads)) if count % 3 == 1 else 0
+        for place in rng.integers(0, 512 if count % 3 == 1 else len(content), 1 + count % 4):
+            content[start + place] = rng.integers(256)
+        if count % 3 == 1:
+            content[start : start + 512] = with_checksum(content[start : start + 512])
+        archive.write_bytes(content)
+        message = ""
+        try:
+            data._read(archive, SMALL_RELEASE)
+        except DataError as error:
+            message = str(error)
+        outcomes[message == ""] += 1
+        assert "\n" not in message
+    assert min(outcomes.values()) > 20

@@ -1,7 +1,9 @@
 """Predictions for image files: those of the run itself, and one line for what is no image."""
 
+import io
 import json
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,92 @@ def test_grey_of_16_bits_is_scaled_not_cut(tmp_path):
     Image.fromarray(grey * 257).save(tmp_path / "grey.png")
     read = read_image(tmp_path / "grey.png")
     np.testing.assert_array_equal(read, np.repeat(PIXELS[..., :1], 3, axis=-1))
+
+
+GREY_12 = np.rint(GREY * (4095 / 255)).astype(np.uint16)
+GREY_16 = GREY.astype(np.uint16) * 257
+
+
+def tiff(pixels: bytes, bits: int, **tags: int) -> bytes:
+    """A grey image of 32 x 32, as the TIFF 6.0 specification has it."""
+    numbers = {"photometric": 262, "sample_format": 339}
+    given = {numbers[name]: value for name, value in tags.items()}
+    entries = {256: 32, 257: 32, 258: bits, 259: 1, 262: 1, 273: 0, 277: 1, 278: 32} | given
+    entries[279] = len(pixels)
+    entries[273] = 8 + 2 + 12 * len(entries) + 4
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, entries[tag]) for tag in sorted(entries))
+    return struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + directory + bytes(4) + pixels
+
+
+def packed(values: np.ndarray) -> bytes:
+    """Numbers of 12 bits, two in three bytes."""
+    first, second = values.ravel()[0::2], values.ravel()[1::2]
+    three = [first >> 4, (first & 15) << 4 | second >> 8, second & 255]
+    return np.stack(three, -1).astype(np.uint8).tobytes()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"P5 32 32 4095\n" + GREY_12.astype(">u2").tobytes(),
+        b"P5 32 32 65535\n" + GREY_16.astype(">u2").tobytes(),
+        b"P2 32 32 4095\n" + " ".join(map(str, GREY_12.ravel())).encode(),
+        b"P6 32 32 4095\n" + GREY_12[..., None].repeat(3, -1).astype(">u2").tobytes(),
+        tiff(GREY_16.astype("<u2").tobytes(), 16),
+        tiff(packed(GREY_12), 12),
+    ],
+    ids=["PGM, 12", "PGM, 16", "PGM as text, 12", "PPM, 12", "TIFF, 16", "TIFF, 12"],
+)
+def test_grey_of_more_than_8_bits_is_scaled_to_8(tmp_path, content):
+    (tmp_path / "grey").write_bytes(content)
+    read = read_image(tmp_path / "grey")
+    np.testing.assert_array_equal(read, GREY[..., None].repeat(3, -1))
+
+
+def test_grey_of_16_bits_is_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    read = saved(Image.fromarray(GREY_16[::-1, ::-1]), tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read, GREY[..., None].repeat(3, -1))
+
+
+def test_grey_of_16_bits_in_32_is_scaled(tmp_path, monkeypatch):
+    """So does Pillow 10.0 read a PNG of 16 bits."""
+    Image.fromarray(GREY_16).save(tmp_path / "grey.png")
+    with Image.open(tmp_path / "grey.png") as image:
+        wide = Image.fromarray(np.asarray(image).astype(np.int32))
+    wide.format = "PNG"
+    monkeypatch.setattr(Image, "open", lambda path: wide)
+    read = read_image(tmp_path / "grey.png")
+    np.testing.assert_array_equal(read, GREY[..., None].repeat(3, -1))
+
+
+@pytest.mark.parametrize(
+    ("content", "mode"),
+    [
+        (tiff((GREY_16.astype("<u4") << 16).tobytes(), 32), "I"),
+        (tiff(GREY_16.astype("<i4").tobytes(), 32, sample_format=2), "I"),
+        (tiff((GREY / 255).astype("<f4").tobytes(), 32, sample_format=3), "F"),
+        (tiff((65535 - GREY_16).tobytes(), 16, photometric=0), "I;16"),
+    ],
+    ids=["32 bits", "signed", "float", "white is zero"],
+)
+def test_grey_of_a_scale_that_is_not_known_is_refused(tmp_path, content, mode):
+    (tmp_path / "grey.tif").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_image(tmp_path / "grey.tif")
+    assert str(caught.value) == (
+        f"{tmp_path / 'grey.tif'}: expected 8 bits a channel or 16 of grey from black to white, "
+        f"got TIFF in mode {mode}"
+    )
+
+
+def test_a_program_is_no_image(tmp_path):
+    """Pillow would have Ghostscript run it."""
+    program = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n"
+    (tmp_path / "a.png").write_text(program)
+    with pytest.raises(UserError, match="expected an image, got EPS, which is a program"):
+        read_image(tmp_path / "a.png")
 
 
 def test_a_palette_is_looked_up(tmp_path):
@@ -110,6 +198,35 @@ def test_what_cannot_be_read_is_one_line(tmp_path):
         assert line.startswith(f"{path}: expected an image, got ")
 
 
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "AVIF"])
+def test_random_damage_is_one_line_or_an_image(tmp_path, format):
+    """A hundred images of every format with wrong bytes, most of them in the headers."""
+    Image.init()
+    if format not in Image.SAVE:
+        pytest.skip(f"this Pillow writes no {format}")
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    sources = [Image.fromarray(PIXELS), Image.fromarray(GREY)]
+    path = tmp_path / "image"
+    rng = np.random.default_rng(0)
+    problems = []
+    for count in range(100):
+        buffer = io.BytesIO()
+        sources[count % 2].save(buffer, format, exif=exif)
+        content = bytearray(buffer.getvalue())
+        for _ in range(1 + count % 4):
+            place = rng.integers(len(content)) if count % 3 else rng.exponential(60)
+            content[min(int(place), len(content) - 1)] = rng.integers(256)
+        path.write_bytes(content)
+        try:
+            assert read_image(path).shape == (32, 32, 3)
+        except UserError as error:
+            problems.append(str(error))
+    assert len(problems) > 5
+    assert all(problem.startswith(f"{path}: expected ") for problem in problems)
+    assert not any("\n" in problem for problem in problems)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     folder = RunFolder.create("cifar10", CONFIG, tmp_path_factory.mktemp("runs"))
@@ -143,6 +260,47 @@ def test_the_command_names_class_and_probability_of_every_file(finished, files, 
     for p in result.calibrated.probabilities[:3]:
         assert f"{CLASSES[p.argmax()]}" in printed
         assert f"{p.max():.1%}" in printed
+
+
+def test_one_bad_image_does_not_stop_the_others(finished, files, tmp_path, capsys):
+    folder, result = finished
+    bad = tmp_path / "bad\x1b[31m.png"
+    bad.write_bytes(files[1].read_bytes()[:200])
+    good = tmp_path / "good\x1b[31m.png"
+    shutil.copy(files[0], good)
+    names = map(str, [good, bad, files[2], tmp_path / "none.png"])
+    with pytest.raises(SystemExit) as caught:
+        main([*names, "--run", str(folder)])
+    assert caught.value.code == 2
+    printed = capsys.readouterr()
+    first, second = printed.err.splitlines()
+    assert first.startswith(f"error: {tmp_path}/bad\\x1b[31m.png: expected an image, got ")
+    assert second == f"error: {tmp_path}/none.png: expected an image, got No such file or directory"
+    assert "\x1b" not in printed.out
+    for p in result.calibrated.probabilities[[0, 2]]:
+        assert f"{CLASSES[p.argmax()]}" in printed.out
+        assert f"{p.max():.1%}" in printed.out
+
+
+def test_only_bad_images_are_lines_only(finished, tmp_path, capsys):
+    folder, _ = finished
+    line = error_line(main, [str(tmp_path / "none.png"), "--run", str(folder)], capsys)
+    assert line == f"error: {tmp_path}/none.png: expected an image, got No such file or directory"
+
+
+def test_the_command_says_which_classes_there_are(finished, files, tmp_path, capsys):
+    folder, _ = finished
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    summary = json.loads((copy / "summary.json").read_text())
+    summary["class_names"] = ["\x1b[31m" + name for name in CLASSES]
+    (copy / "summary.json").write_text(json.dumps(summary))
+    main([str(files[0]), "--run", str(copy)])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"The network knows {len(CLASSES)} classes, and an image of anything else" in shown
+    shown_names = ", ".join("\\x1b[31m" + name for name in CLASSES)
+    assert f"one of them: {shown_names}." in shown
+    assert "\x1b" not in shown
 
 
 def test_without_a_temperature_the_logits_are_used_as_they_are(finished, tmp_path):

@@ -142,7 +142,7 @@ def test_the_command_trains_no_finished_seed_again(sweep, capsys, monkeypatch):
     for seed, summary in zip(SEEDS, summaries, strict=True):
         assert f"seed {seed}: accuracy {summary['test_accuracy']:.2%}" in printed
     mean = np.mean([summary["test_accuracy"] for summary in summaries])
-    assert f"test accuracy │ {mean:.4f}" in printed
+    assert f"test accuracy, % │ {100 * mean:.2f}" in printed
 
 
 def test_the_command_makes_a_folder_for_all_and_one_for_each(sweep, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from scipy.special import logsumexp
 
 from experiments._command import UserError
 from experiments._records import RunError, RunFolder
-from experiments.cifar10 import checkpoint, train
+from experiments.cifar10 import checkpoint, progress, train
 from experiments.cifar10.__main__ import show
 from experiments.cifar10.backend import current_backend
 from experiments.cifar10.checkpoint import CheckpointError
@@ -145,7 +145,7 @@ def test_what_is_said_of_the_time_of_training(finished, seconds, speed, said):
 @pytest.mark.parametrize("terminal", [False, True])
 def test_only_where_no_bar_is_shown_a_line_says_what_to_wait_for(terminal):
     output = io.StringIO()
-    with TrainingProgress(0, 9, Console(file=output, width=300, force_terminal=terminal)):
+    with TrainingProgress(Console(file=output, width=300, force_terminal=terminal)):
         pass
     assert ("a line follows for every epoch" in output.getvalue()) != terminal
 
@@ -239,6 +239,45 @@ def test_a_stop_before_a_finished_training_is_tested_is_made_up_for(finished, tm
     assert differences(result.state, expected.state) == []
     assert read_summary(copy.path)["test_nll"] == expected.nll
     assert len(read_metrics(copy.path)) == 2
+
+
+@pytest.mark.parametrize("torn", [b'{"epoch": 3, "st', b"\0" * 100])
+def test_a_run_with_torn_records_ends_as_one_without(finished, tmp_path, torn):
+    """As when the machine goes down while a line, or the summary, is written."""
+    folder, expected = finished
+    copy = RunFolder(tmp_path / "copy")
+    shutil.copytree(folder.path, copy.path)
+    (copy.path / "summary.json").write_bytes(b"")
+    with (copy.path / "metrics.jsonl").open("ab") as file:
+        file.write(torn)
+    output = io.StringIO()
+    console = Console(file=output, width=300)
+    result = run(CONFIG, DATASET, copy, resume=True, console=console)
+    assert "metrics.jsonl: left out what is no whole line, 1 in all" in output.getvalue()
+    assert differences(result.state, expected.state) == []
+    assert read_summary(copy.path)["test_nll"] == expected.nll
+    assert [m["epoch"] for m in read_metrics(copy.path)] == [1, 2]
+
+
+def test_the_time_left_counts_the_programs_to_compile_and_the_work(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    shown = TrainingProgress(None)
+    shown.plan(work=10.0, programs=3)
+    assert shown.left() == "for 0:00:00"
+    with shown.compiling():
+        now[0] += 20
+        assert shown.left() == "for 0:00:20"
+    now[0] += 5
+    shown.worked(2.0)
+    assert shown.left() == "left 0:01:00"  # two programs of 20 s, and 8 of 2.5 s
+    now[0] += 3
+    assert shown.left() == "left 0:00:57"
+    with shown.compiling():
+        now[0] += 10
+    now[0] += 2
+    shown.worked(2.0)
+    assert shown.left() == "left 0:00:30"  # one program of 15 s, and 6 of 2.5 s
 
 
 @needs_full_disk

@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 
 from xentjax import counts, empirical_pmf, stream_counts
-from xentjax.categorical.counts import (
-    _DEVICE_BLOCK,
-    _FEW_CLASSES,
-    _HOST_BLOCK,
-    _MANY_SAMPLES,
-    _count_blocks,
-    _count_by_comparison,
-)
+from xentjax._sums import BLOCK, MANY, add_in_blocks
+from xentjax.categorical.counts import _FEW_CLASSES, _HOST_BLOCK, _count_by_comparison
 
 
 def rolls(n, k, dtype=np.int32):
@@ -76,9 +70,7 @@ class TestCounts:
         weighted = jax.jit(lambda x, w: counts(x, 3, weights=w))(samples[0], jnp.ones(4))
         np.testing.assert_array_equal(weighted, [1, 0, 1])
 
-    @pytest.mark.parametrize(
-        "n", [_MANY_SAMPLES, _MANY_SAMPLES + 1, _MANY_SAMPLES + 3 * _DEVICE_BLOCK]
-    )
+    @pytest.mark.parametrize("n", [MANY, MANY + 1, MANY + 3 * BLOCK])
     def test_many_samples_are_counted_block_by_block(self, n):
         samples = rolls(2 * n, 9).reshape(2, n) - 1
         expected = [np.bincount(row[(row >= 0) & (row < 7)], minlength=7) for row in samples]
@@ -89,9 +81,13 @@ class TestCounts:
         np.testing.assert_array_equal(hidden, np.sum(expected, axis=0))
 
     @pytest.mark.parametrize("k", [6, _FEW_CLASSES])
-    @pytest.mark.parametrize("count", [_count_blocks, _count_by_comparison])
+    @pytest.mark.parametrize(
+        "count",
+        [lambda index, k: add_in_blocks(jnp.zeros(k, jnp.int32), index, 1), _count_by_comparison],
+        ids=["blocks", "comparison"],
+    )
     def test_every_way_to_count_drops_what_is_outside(self, count, k):
-        index = rolls(_DEVICE_BLOCK + 5, k + 2) - 1
+        index = rolls(BLOCK + 5, k + 2) - 1
         expected = np.bincount(index[(index >= 0) & (index < k)], minlength=k)
         result = jax.jit(count, static_argnums=1)(index, k)
         assert result.dtype == jnp.int32
@@ -103,6 +99,35 @@ class TestCounts:
         samples[-1] = 7
         with pytest.raises(ValueError, match=r"samples: expected integers 0\.\.4, got 7"):
             counts(samples, 5)
+
+    @pytest.mark.parametrize("transform", [lambda f: f, jax.jit, jax.vmap], ids=["", "jit", "vmap"])
+    @pytest.mark.parametrize("n", [2**24 + 2**15, 1000])
+    def test_no_weight_is_lost_in_a_large_sum(self, transform, n):
+        """float32 sums added one by one stop at 2^24 ones, and at a tenth drift by 9 %."""
+        samples = jnp.arange(n, dtype=jnp.int32) % 3 % 2
+        count = transform(lambda w: counts(samples, 2, weights=w))
+        weights = jnp.ones(n) if transform is not jax.vmap else jnp.ones((1, n))
+        for weight in (1.0, 0.1):
+            exact = np.bincount(samples) * float(np.float32(weight))
+            np.testing.assert_allclose(count(weight * weights).ravel(), exact, rtol=1e-7)
+
+    def test_sums_of_many_weights_have_every_derivative(self):
+        n = MANY + BLOCK + 7
+        samples = jnp.arange(n, dtype=jnp.int32) % 3 - 1
+        weights = jnp.full(n, 0.1)
+        count = jax.jit(lambda w: counts(samples, 2, weights=w))
+        exact = [(n + 1 - k) // 3 for k in range(1, 3)]
+        np.testing.assert_array_equal(jax.jvp(count, [weights], [jnp.ones(n)])[1], exact)
+        gradient = jax.grad(lambda w: count(w)[1])(weights)
+        np.testing.assert_array_equal(gradient, samples == 1)
+        twice = jax.jvp(jax.grad(lambda w: (count(w) ** 2).sum()), [weights], [jnp.ones(n)])[1]
+        np.testing.assert_array_equal(twice, np.array([0, *exact])[samples + 1] * 2)
+
+    def test_a_masked_sample_is_not_counted_in_silence(self):
+        masked = np.ma.array([1, 2], mask=[False, True])
+        for call in (counts, lambda samples, k: stream_counts([samples], k)):
+            with pytest.raises(TypeError, match="expected an array without a mask"):
+                call(masked, 3)
 
     def test_weights_are_differentiable(self):
         samples = jnp.array([0, 1, 0])
@@ -137,7 +162,9 @@ class TestCounts:
         with pytest.raises(error, match=r"num_classes: expected an integer 1\.\."):
             stream_counts([], num_classes)
 
-    @pytest.mark.parametrize("bad", [jnp.ones(2), jnp.array([True]), [0, 1], 2.0, None], ids=repr)
+    @pytest.mark.parametrize(
+        "bad", [jnp.ones(2), jnp.array([True]), [0, 1.5], [[0], [1, 2]], 2.0, None, "01"], ids=repr
+    )
     def test_samples_must_be_integers(self, bad):
         with pytest.raises(TypeError):
             counts(bad, 2)
@@ -194,6 +221,26 @@ class TestEmpiricalPmf:
         assert result.dtype == jnp.float32
         np.testing.assert_allclose(result, np.array([1, 2, 5]) / 8, rtol=1e-7)
 
+    @pytest.mark.parametrize("n", [41, 47, 10**12, 2**53 - 1])
+    def test_all_samples_in_one_class(self, n):
+        for pmf in (empirical_pmf, jax.jit(empirical_pmf)):
+            np.testing.assert_array_equal(pmf(np.array([n, 0], float)), [1, 0])
+            with jax.enable_x64(True):
+                np.testing.assert_array_equal(pmf(np.array([n, 0])), [1, 0])
+
+    def test_gradient_where_one_class_has_all(self):
+        gradient = jax.grad(lambda c: empirical_pmf(c)[0])(jnp.array([40.0, 0.0]))
+        np.testing.assert_allclose(gradient, [0, -1 / 40], rtol=1e-6, atol=1e-8)
+
+    @pytest.mark.parametrize("x64", [False, True], ids=["x32", "x64"])
+    def test_each_share_is_rounded_once(self, x64):
+        c = np.random.default_rng(0).integers(0, 10**12, 1000)
+        with jax.enable_x64(x64):
+            result = np.asarray(empirical_pmf(c))
+        np.testing.assert_allclose(
+            result, c / c.sum(), np.finfo(result.dtype).eps / (1 + (not x64))
+        )
+
     def test_batches_and_gradient(self):
         c = jnp.array([[1.0, 3.0], [0.0, 2.0]])
         np.testing.assert_array_equal(empirical_pmf(c), [[0.25, 0.75], [0, 1]])
@@ -210,13 +257,17 @@ class TestEmpiricalPmf:
         ("c", "message"),
         [
             (jnp.zeros(3), "counts: expected at least one count > 0, got all 0"),
-            (jnp.array([[1, 1], [0, 0]]), "counts: expected at least one count > 0, got all 0"),
+            (
+                jnp.array([[1, 1], [0, 0]]),
+                "counts: expected at least one count > 0, got all 0 in row 1",
+            ),
+            (np.eye(3)[None, :, :2], "counts: .* got all 0 in row 0, 2"),
             (jnp.array([1, -2]), r"counts: expected finite numbers >= 0, got -2\.0"),
             (jnp.array([1, np.nan]), "counts: expected finite numbers >= 0, got nan"),
             (jnp.zeros(0), r"counts: expected at least one class, got shape \(0,\)"),
             (jnp.array(3), r"counts: expected at least one class, got shape \(\)"),
         ],
-        ids=["zeros", "zero-row", "negative", "nan", "no-class", "scalar"],
+        ids=["zeros", "zero-row", "zero-rows", "negative", "nan", "no-class", "scalar"],
     )
     def test_bad_counts(self, c, message):
         with pytest.raises(ValueError, match=message):

@@ -259,3 +259,47 @@ def test_bad_input(function, c, keywords, message):
 def test_unknown_method():
     with pytest.raises(ValueError, match=r"method: expected one of 'plug_in', .*, got 'best'"):
         entropy_estimate(jnp.ones(2), method="best")
+
+
+@pytest.mark.parametrize("method", ["plug_in", "miller_madow", "grassberger", "nsb"])
+@pytest.mark.parametrize("n", [10**9, 10**14])
+def test_a_rare_class_beside_very_many_samples(method, n):
+    """In float32 N - c of the large class was 0: 5 % of the entropy were missing."""
+    result = entropy_estimate(np.array([n, 3]), method=method)
+    plug_in = 3 / n * (np.log(n / 3) + 1)
+    if method == "plug_in":
+        np.testing.assert_allclose(result, plug_in, 1e-6)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(result, entropy_estimate(np.array([n, 3]), method=method), 2e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("c", [[4.0, 0, 2], [7.0, 0, 0], [2.0, 2, 2], [1.0, 1, 1]], ids=str)
+def test_slopes_in_counts_where_some_are_0(method, c):
+    """No NaN; infinite where the limit is, as that of -p log p at 0."""
+
+    def estimate(c):
+        return entropy_estimate(c, method=method)
+
+    with jax.enable_x64(method == "nsb"):  # in float32 its reverse mode is NaN beside a count of 0
+        c = jnp.array(c)
+        slopes = jax.grad(estimate)(c)
+    assert not np.isnan(slopes).any()
+    if method in ("plug_in", "miller_madow"):
+        np.testing.assert_array_equal(slopes == np.inf, c == 0)
+    if method == "plug_in":
+        p, occurs = np.asarray(c / c.sum()), np.asarray(c) > 0
+        h = -(p[occurs] * np.log(p[occurs])).sum()
+        expected = (-np.log(p[occurs]) - h) / c.sum()
+        np.testing.assert_allclose(slopes[occurs], expected, 1e-5, 1e-7)
+    if method != "nsb":  # whose slope at one class alone diverges as log 0 does
+        np.testing.assert_allclose(jax.jacfwd(estimate)(c), slopes, 1e-4, 1e-6)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(st.lists(st.one_of(st.integers(0, 3), st.integers(0, 10**15)), min_size=3, max_size=3))
+def test_nsb_ends_for_every_input(c):
+    c[0] += 1
+    mean, deviation = nsb_entropy(np.array(c))
+    assert 0 <= mean <= np.log(3) * (1 + 1e-6)
+    assert deviation >= 0

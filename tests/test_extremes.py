@@ -296,6 +296,31 @@ def test_common_offset_costs_no_digits(implementation):
     np.testing.assert_allclose(got, expected, rtol=VALUE["float32"])
 
 
+def test_common_offset_costs_no_digits_at_a_temperature(implementation):
+    """The shift is subtracted before the division, which would round the offset to 2e-3."""
+    rng = np.random.default_rng(0)
+    logits = (rng.integers(-512, 512, (16, 50)) / 128).astype(np.float32)
+    labels = rng.integers(0, 50, 16).astype(np.int32)
+    expected = oracles.cross_entropy(logits, labels, temperature=3.0)
+
+    def losses(x, temperature):
+        return integer_loss(
+            x, labels, temperature=temperature, return_stats=True, implementation=implementation
+        )
+
+    shifted = logits + np.float32(1e5)
+    got, stats = losses(shifted, 3.0)
+    np.testing.assert_allclose(got, expected.losses, rtol=VALUE["float32"])
+    np.testing.assert_allclose(stats.entropy, expected.entropy, rtol=VALUE["float32"])
+    normalizer = expected.log_normalizer + 1e5 / 3
+    np.testing.assert_allclose(stats.log_normalizer, normalizer, rtol=VALUE["float32"])
+    # d/dT sum (log s - z_y) = -sum (p - y) a / T^2, of which the offset is no part.
+    slope = jax.grad(lambda t: losses(shifted, t)[0].sum())(jnp.float32(3.0))
+    np.testing.assert_allclose(
+        slope, -(expected.gradient * logits.astype(np.float64)).sum() / 3.0, rtol=1e-5
+    )
+
+
 def test_half_precision_logits_give_a_float32_loss(implementation):
     rng = np.random.default_rng(0)
     logits = jnp.asarray(rng.standard_normal((8, 1000)), jnp.bfloat16)

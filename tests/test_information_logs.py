@@ -299,6 +299,33 @@ class TestDerivatives:
                     np.testing.assert_allclose(got, right.ravel(), 1e-7, 1e-8)
 
 
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_softmax_that_underflows(name):
+    """Of the logits in reverse mode, and through probabilities of which one is 0 in forward mode.
+
+    (In reverse mode the entropy's slope +inf at that 0 meets the softmax's own slope of 0.)
+    """
+    measure, count, _ = MEASURES[name]
+    joint = name.startswith(("mutual", "cond"))
+    x = np.array([[110.0, 0.0], [109.0, 108.0]]) if joint else np.array([110.0, 0.0, 109.0])
+    others = [np.array([0.5, 0.2, 0.3])][: count - 1]
+    p = scipy.special.softmax(x)  # e^-110 is none in float32
+    right = slopes(name, p, *others)[0]
+    right = right - p * right.sum()
+
+    def of_logits(x):
+        log_others = [jnp.log(jnp.float32(q)) for q in others]
+        return measure(x, *log_others, form="logits")
+
+    def of_probabilities(x):
+        p = jax.nn.softmax(x, axis=None if joint else -1)
+        return measure(p, *[jnp.float32(q) for q in others])
+
+    x = jnp.float32(x)
+    for gradient in (jax.grad(of_logits)(x), jax.jacfwd(of_probabilities)(x)):
+        np.testing.assert_allclose(gradient, right, GRADIENT["float32"], 1e-6)
+
+
 def test_weight_slope_and_curvature():
     with jax.enable_x64(True):
         log_p, log_q = logs(P, Q)

@@ -225,6 +225,48 @@ class TestSisonGlaz:
         theirs = multinomial_proportions_confint(c, alpha, "sison-glaz")
         assert abs(theirs[0, 1] / upper - 1) > 1e-3
 
+    @pytest.mark.parametrize("c", [[1000, 1], [10_000, 1], [17_000_000, 1], [10**15, 1]], ids=str)
+    def test_one_class_with_nearly_all(self, c):
+        """The expansion falls from .93 to .45 as the box grows; the multinomial is a binomial.
+
+        (statsmodels' answer for [10000, 1], h = 5, is rounding: its fourth moments cancel.)
+        """
+        n, rare = sum(c), 1
+        ends = np.asarray(confidence_intervals(np.array(c), method="sison_glaz"), float)
+        h = round(c[0] - ends[0, 0] * n) if n < 2**24 else 2
+        binomial = scipy.stats.binom(n, rare / n)
+        cover = [binomial.cdf(rare + j) for j in (h, h + 1)]  # below, all are within
+        assert cover[1] >= 0.95  # as promised
+        assert ends[1, 0] == 0
+        assert (1 + h) / n <= ends[1, 1] * (1 + 1e-6) <= (3 + h) / n * (1 + 1e-5)
+        assert h == 2
+
+    @settings(max_examples=40, deadline=None, derandomize=True)
+    @given(
+        st.lists(st.one_of(st.integers(0, 20), st.integers(0, 10**15)), min_size=3, max_size=3),
+        st.sampled_from([1e-30, 1e-3, 0.05, 0.5, 0.999]),
+    )
+    def test_the_search_ends_for_every_input(self, c, alpha):
+        c[0] += 1
+        ends = np.asarray(confidence_intervals(np.array(c), method="sison_glaz", alpha=alpha))
+        share = np.array(c) / sum(c)
+        assert (ends[:, 0] <= share * (1 + 1e-6)).all()
+        assert (share <= ends[:, 1] * (1 + 1e-6)).all()
+
+    @pytest.mark.parametrize("k", [2, 5])
+    def test_bisection_among_large_counts(self, k):
+        """In standard deviations the box is that of fewer counts, where each is tried in turn."""
+        with jax.enable_x64(True):
+            halfwidths = []
+            for c in (10**8, 10**12, 10**14):
+                ends = confidence_intervals(np.full(k, c), method="sison_glaz")
+                halfwidths.append(float(ends[0, 1] - ends[0, 0]) / 2 * k * c / c**0.5)
+        np.testing.assert_allclose(halfwidths[1:], halfwidths[0], 2e-4)
+
+    def test_has_no_derivative(self):
+        with pytest.raises(TypeError, match="method: expected a method other than sison_glaz"):
+            jax.grad(lambda c: confidence_intervals(c, method="sison_glaz").sum())(jnp.ones(3))
+
     def test_five_hundred_classes(self):
         c = np.random.default_rng(0).multinomial(5000, np.full(500, 1 / 500))
         ends = np.asarray(confidence_intervals(c, method="sison_glaz"))
@@ -278,6 +320,55 @@ class TestEveryMethod:
         np.testing.assert_array_equal(ends[0, 1], 1)
 
 
+@pytest.mark.parametrize("method", METHODS[:-1])
+def test_derivatives(method):
+    """Forward and reverse mode alike, against differences, no NaN where a count is 0 or N."""
+
+    def intervals(c, alpha=0.05):
+        return confidence_intervals(c, method=method, alpha=alpha)
+
+    with jax.enable_x64(True):
+        c = jnp.array([4.0, 1.0, 9.0, 2.0])
+        forward = jax.jacfwd(intervals)(c)
+        np.testing.assert_allclose(jax.jacrev(intervals)(c), forward, 1e-9, 1e-12)
+        for j in range(4):
+            step = 1e-4 * np.eye(4)[j]
+            counts = [np.asarray(c) + step, np.asarray(c) - step]
+            ends = [_raw(method, x) for x in counts]
+            np.testing.assert_allclose(forward[..., j], (ends[0] - ends[1]) / 2e-4, 1e-5, 1e-7)
+        by_alpha = jax.jacrev(lambda alpha: intervals(c, alpha))(0.05)
+        difference = (intervals(c, 0.05 + 1e-6) - intervals(c, 0.05 - 1e-6)) / 2e-6
+        np.testing.assert_allclose(by_alpha, difference, 1e-6, 1e-9)
+    for c in ([4.0, 0, 9, 2], [7.0, 0, 0, 0]):
+        forward, reverse = jax.jacfwd(intervals)(jnp.array(c)), jax.jacrev(intervals)(jnp.array(c))
+        assert not np.isnan(forward).any()
+        np.testing.assert_allclose(reverse, forward, 1e-4, 1e-6)
+        if method == "wald":
+            assert reverse[1, 1, 1] == np.inf
+
+
+def _raw(method, c):
+    """The ends by their formulas, for counts that need not be whole."""
+    n, k = c.sum(), len(c)
+    z = scipy.stats.norm.isf(0.025)
+    if method == "jeffreys":
+        law = scipy.stats.beta(c + 0.5, n - c + 0.5)
+        return np.stack([law.ppf(0.025), law.isf(0.025)], -1)
+    if method in ("wald", "agresti_coull"):
+        added = z**2 / 2 if method == "agresti_coull" else 0
+        p, n = (c + added) / (n + 2 * added), n + 2 * added
+        half = z * np.sqrt(p * (1 - p) / n)
+        return np.clip(np.stack([p - half, p + half], -1), 0, 1)
+    square = {
+        "wilson": z**2,
+        "goodman": scipy.stats.chi2.isf(0.05 / k, 1),
+        "quesenberry_hurst": scipy.stats.chi2.isf(0.05, k - 1),
+    }[method]
+    root = np.sqrt(square**2 + 4 * square * c * (1 - c / n))
+    both = [square + 2 * c - root, square + 2 * c + root]
+    return np.stack(both, -1) / (2 * (n + square))
+
+
 def test_jeffreys_reaches_0_and_1():
     ends = confidence_intervals(jnp.array([0, 7]), method="jeffreys")
     assert ends[0, 0] == 0
@@ -299,7 +390,8 @@ def test_all_probabilities_are_covered_at_once(method, shortfall, n):
     p = np.full(4, 0.25) if n == 20 else np.array([0.3, 0.2, 0.15, 0.1, 0.08, 0.07, 0.05, 0.05])
     c = np.random.default_rng(n).multinomial(n, p, dice)
     ends = np.asarray(confidence_intervals(c, method=method, alpha=alpha))
-    covered = ((ends[..., 0] <= p) & (p <= ends[..., 1])).all(-1).mean()
+    rounded = p.astype(ends.dtype)  # as an end that is p itself is
+    covered = ((ends[..., 0] <= rounded) & (rounded <= ends[..., 1])).all(-1).mean()
     assert covered >= 1 - alpha - shortfall - 2 * np.sqrt(alpha * (1 - alpha) / dice)
 
 
@@ -309,7 +401,7 @@ def test_all_probabilities_are_covered_at_once(method, shortfall, n):
         (jnp.array([1, -2]), {}, r"counts: expected finite numbers >= 0, got -2\.0"),
         (jnp.array([1.0, 2.5]), {}, r"counts: expected whole numbers, got 2\.5"),
         (jnp.zeros(3), {}, "counts: expected at least one count > 0, got all 0"),
-        (jnp.array([[1, 1], [0, 0]]), {}, "counts: expected at least one count > 0, got all 0"),
+        (jnp.array([[1, 1], [0, 0]]), {}, "counts: .* one count > 0, got all 0 in row 1"),
         (jnp.array(3), {}, r"counts: expected at least one class, got shape \(\)"),
         (jnp.ones(2), {"alpha": 0.0}, r"alpha: expected a number in \(0, 1\), got 0\.0"),
         (jnp.ones(2), {"alpha": 1}, r"alpha: expected a number in \(0, 1\), got 1"),

@@ -10,7 +10,14 @@ import scipy.special
 import scipy.stats
 
 from tests.tolerances import GRADIENT, VALUE
-from xentjax import fisher_information, log_likelihood, multinomial_log_likelihood, sample, score
+from xentjax import (
+    fisher_information,
+    kkt_certificate,
+    log_likelihood,
+    multinomial_log_likelihood,
+    sample,
+    score,
+)
 
 Q = np.array([1, 2, 5]) / 8
 
@@ -166,8 +173,68 @@ class TestScoreAndFisherInformation:
             fisher_information(jnp.array([0.5, 0.5]), n)
 
 
+class TestExactCounts:
+    """Whole counts beyond 2^24 are subtracted before float32 rounds them."""
+
+    N = 10**12
+
+    def test_score(self):
+        c = np.array([self.N // 4 + 1, 3 * (self.N // 4) - 1])
+        np.testing.assert_array_equal(score(jnp.array([0.25, 0.75]), c), [1, -1])
+        device = jnp.array([2**28 + 1, 3 * 2**28 - 1], jnp.int32)
+        for function in (score, jax.jit(score)):
+            np.testing.assert_array_equal(function(jnp.array([0.25, 0.75]), device), [1, -1])
+
+    def test_duality_gap(self):
+        root = 10**6
+        c = np.array([self.N // 4 + root, 3 * (self.N // 4) - root])
+        gap = kkt_certificate(jnp.array([0.25, 0.75]), c).duality_gap
+        # n sum_k d_k^2 / (2 q_k) and the third order, with d = +-root / n
+        expected = root**2 / self.N * (4 + 4 / 3) / 2 - root**3 / self.N**2 * (16 - 16 / 9) / 6
+        np.testing.assert_allclose(gap, expected, 1e-6)
+
+    def test_multinomial(self):
+        c = np.array([self.N // 4 + 1234567, 3 * (self.N // 4) - 1234567])
+        result = multinomial_log_likelihood(jnp.array([0.25, 0.75]), c)
+        # The normal limit, whose next terms are 1e-6 here.
+        variance = self.N * 3 / 16
+        expected = -(1234567**2) / variance / 2 - math.log(2 * math.pi * variance) / 2
+        np.testing.assert_allclose(result, expected, 2e-6)
+
+    def test_gradients_beside_exact_counts(self):
+        c = np.array([self.N, 3 * self.N])
+        q = jnp.array([0.25, 0.75])
+
+        def of_pmf(q):
+            return log_likelihood(q, c)  # an argument of jit would wrap around into 32 bits
+
+        for slope in (jax.grad(of_pmf), jax.jit(jax.grad(of_pmf)), jax.jacfwd(of_pmf)):
+            np.testing.assert_allclose(slope(q), c / np.asarray(q), 1e-6)
+        hessian = np.diag(-c / np.asarray(q) ** 2)
+        np.testing.assert_allclose(jax.hessian(of_pmf)(q), hessian, 1e-6)
+
+
 class TestSample:
     key = jax.random.key(0)
+
+    def test_probabilities_below_the_steps_of_float32(self):
+        """Each of 50,304 classes is 167 steps of 2^-23 wide: X^2 / dof was 1.24."""
+        k, n = 50_304, 20_000_000
+        q = np.random.default_rng(0).dirichlet(np.full(k, 3.0)).astype(np.float32)
+        rolls = np.asarray(sample(self.key, jnp.array(q), (n,)))
+        expected = q.astype(float) / q.sum(dtype=float) * n
+        observed = np.bincount(rolls, minlength=k)
+        keep = expected > 5
+        ratio = ((observed - expected) ** 2 / expected)[keep].sum() / keep.sum()
+        assert abs(ratio - 1) < 5 * math.sqrt(2 / k)
+
+    @pytest.mark.parametrize("x64", [False, True], ids=["x32", "x64"])
+    def test_rare_classes(self, x64):
+        """2^-26, which a float32 uniform number never falls below."""
+        with jax.enable_x64(x64):
+            q = jnp.array([2.0**-26] * 1024 + [1 - 2.0**-16])
+            rolls = sample(self.key, q, (2**22,))
+        assert abs((np.asarray(rolls) < 1024).sum() - 64) < 40
 
     def test_frequencies(self):
         rolls = sample(self.key, jnp.array(Q, jnp.float32), (400, 100))
@@ -229,3 +296,36 @@ class TestBadArguments:
             function(jnp.float32(1), jnp.ones(2))
         with pytest.raises(TypeError, match="q: expected a floating dtype, got int32"):
             function(jnp.array([0, 1]), jnp.ones(2))
+
+
+class TestPmfs:
+    """q is a pmf by the one tolerance, and arguments in the wrong order are told so."""
+
+    counts = jnp.array([3.0, 1.0, 2.0])
+    pmf = jnp.array([0.5, 0.2, 0.3])
+
+    @pytest.mark.parametrize(
+        "function", [log_likelihood, multinomial_log_likelihood, score], ids=lambda f: f.__name__
+    )
+    def test_swapped_or_not_normalised(self, function):
+        swapped = rf"are the arguments of {function.__name__}\(q, counts\) swapped\?$"
+        message = r"^q: expected probabilities with sum 1 within .*, got sum 6; .*"
+        with pytest.raises(ValueError, match=message + swapped):
+            function(self.counts, self.pmf)
+        with pytest.raises(
+            TypeError, match=r"^q: expected a floating dtype, got int32.*" + swapped
+        ):
+            function(self.counts.astype(jnp.int32), self.pmf)
+        with pytest.raises(ValueError, match=message + r"entropy_estimate$"):
+            function(self.counts, self.counts)
+        with pytest.raises(ValueError, match=r"^q: expected probabilities >= 0, got nan$"):
+            function(self.pmf.at[0].set(jnp.nan), self.counts)
+        jax.jit(function)(self.counts, self.pmf)  # whose values are unknown
+
+    def test_fisher_information(self):
+        with pytest.raises(ValueError, match=r"^q: expected probabilities with sum 1 within"):
+            fisher_information(self.counts, 4)
+
+    def test_a_float64_array_of_the_host_is_as_good_as_float32_where_x64_is_off(self):
+        q = np.array([0.3, 0.7], np.float32).astype(np.float64)
+        assert np.isfinite(log_likelihood(q, self.counts[:2]))

@@ -723,7 +723,8 @@ def test_no_rows(how):
          lambda x, k, y: loss(x, k, y, jnp.zeros(1))),
         (TypeError, "bias: expected a floating dtype, got int32",
          lambda x, k, y: loss(x, k, y, jnp.zeros(4, jnp.int32))),
-        (ValueError, "labels: expected one target a class, the logits' shape (2, 4), got shape",
+        (ValueError, "labels: expected class indices, integers of shape (2,), or probabilities of "
+         "shape (2, 4), got float32 of shape (2, 3)",
          lambda x, k, y: loss(x, k, jnp.zeros((2, 3)))),
         (ValueError, "labels: expected", lambda x, k, y: loss(x, k, y[:1])),
         (ValueError, "ignore_index: expected None with probabilities as labels, got -100",

@@ -49,7 +49,7 @@ def test_a_figure_that_not_all_runs_have_is_left_out_of_table_and_plot():
     console = Console(width=100, file=io.StringIO(), record=True)
     console.print(loss_comparison.table(RESULTS))
     shown = console.export_text()
-    (row,) = (line for line in shown.splitlines() if line.startswith("│ T "))
+    (row,) = (line for line in shown.splitlines() if line.startswith("│ temperature T "))
     assert [cell.strip() for cell in row.split("│")[2:-1]] == ["0.500"] * 4 + [""]
     axes = draw(RESULTS).axes
     assert [ax.get_xlabel() for ax in axes] == [

@@ -148,6 +148,35 @@ class TestOptimizer:
         assert fit.certificate.duality_gap <= 1e-6 * INTERIOR.sum()
         np.testing.assert_allclose(fit.pmf.sum(), 1, rtol=1e-6)
 
+    @pytest.mark.parametrize("n", [10**4, 10**9, 10**12])
+    @pytest.mark.parametrize(
+        "solver", ["newton", "exponentiated_gradient", optax.adam(0.03)], ids=str
+    )
+    def test_converged_is_within_a_small_part_of_a_standard_error(self, solver, n):
+        c = n // 100 * INTERIOR + np.array([3, -7, 5, -1]) * (n // 10**4)
+        fit = fit_categorical(c, solver=solver, max_steps=3000)
+        assert fit.converged
+        p = c / c.sum()
+        error = np.sqrt(p * (1 - p) / c.sum())
+        # At 10^12 a float32 probability itself resolves a tenth of it.
+        part = 0.05 if n < 10**12 else 0.5
+        assert (np.abs(np.asarray(fit.pmf, float) - p) <= part * error).all()
+
+    @pytest.mark.parametrize("solver", ["newton", optax.sgd(3.0)], ids=["newton", "optax"])
+    def test_derivatives_are_those_of_the_maximum(self, solver):
+        c = jnp.array([4.0, 3.0, 1.0])
+        expected = (np.eye(3) - np.array(c / 8)[:, None]) / 8
+
+        def pmf(c):
+            return fit_categorical(c, solver=solver).pmf
+
+        for jacobian in (jax.jacrev(pmf)(c), jax.jacfwd(pmf)(c), jax.jit(jax.jacrev(pmf))(c)):
+            np.testing.assert_allclose(jacobian, expected, 1e-5, 1e-7)
+        batch = jax.vmap(jax.grad(lambda c: pmf(c)[0]))(jnp.stack([c, c]))
+        np.testing.assert_allclose(batch, [expected[0]] * 2, 1e-5, 1e-7)
+        slope = jax.grad(lambda c: fit_categorical(c, solver=solver).log_likelihood)(c)
+        np.testing.assert_allclose(slope, np.log(c / 8), 1e-2)
+
     def test_history_is_the_divergence_from_the_closed_form(self):
         fit = fit_categorical(jnp.array(INTERIOR), solver=SGD, max_steps=200)
         steps, p = int(fit.steps), INTERIOR / INTERIOR.sum()

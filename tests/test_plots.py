@@ -27,3 +27,8 @@ def test_images_want_no_grid():
     _, without = _plots.subplots(grid=False)
     assert with_grid[0, 0].get_xgridlines()[0].get_visible()
     assert not without[0, 0].get_xgridlines()[0].get_visible()
+
+
+def test_a_character_without_a_glyph_is_written_as_python_does():
+    assert _plots.legible("naïve α→β\n2 % $x_1$") == "naïve α→β\n2 % $x_1$"
+    assert _plots.legible("你 and 好") == r"\u4f60 and \u597d"

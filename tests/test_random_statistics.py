@@ -24,6 +24,7 @@ import xentjax
 
 K = 6
 regress = xentjax.fit_softmax_regression
+jitted_entropy, jitted_kl = jax.jit(xentjax.entropy), jax.jit(xentjax.kl_divergence)
 few = settings(max_examples=40, deadline=None, derandomize=True)
 weights = st.lists(st.just(0.0) | st.floats(1e-9, 1), min_size=K, max_size=K).filter(any)
 numbers = st.lists(st.just(0) | st.integers(1, 10**6), min_size=K, max_size=K).filter(any)
@@ -145,9 +146,14 @@ class TestWhereOthersAreSilent:
         assume(abs(w.sum() - 1) > 1e-3)
         close(scipy.stats.entropy(w), scipy.stats.entropy(p))
         close(jensenshannon(w, uniform), jensenshannon(p, uniform), 1e-7)
-        close(xentjax.entropy(w), scipy.special.entr(w).sum())
-        close(xentjax.kl_divergence(w, uniform), scipy.special.rel_entr(w, uniform).sum())
-        for check in (xentjax.check_pmf, lambda p: xentjax.sample(jax.random.key(0), p)):
+        close(jitted_entropy(w), scipy.special.entr(w).sum())
+        close(jitted_kl(w, uniform), scipy.special.rel_entr(w, uniform).sum())
+        for check in (
+            xentjax.check_pmf,
+            xentjax.entropy,
+            lambda p: xentjax.kl_divergence(uniform, p),
+            lambda p: xentjax.sample(jax.random.key(0), p),
+        ):
             with pytest.raises(ValueError, match="expected probabilities with sum 1"):
                 check(jnp.array(w))
 
@@ -157,9 +163,14 @@ class TestWhereOthersAreSilent:
         with warnings.catch_warnings(action="ignore"):
             theirs = scipy.stats.multinomial.logpmf(c, 3, q)
         assert np.isnan(theirs) or abs(theirs - np.log(3 * 0.5 * 0.5**2)) < 1e-12
-        close(xentjax.multinomial_log_likelihood(q, c), np.log(3 * 0.5 * 0.6**2))
+        value = jax.jit(xentjax.multinomial_log_likelihood)(q, c)
+        close(value, np.log(3 * 0.5 * 0.6**2))
+        with pytest.raises(ValueError, match=r"q: expected .* got sum 1\.1"):
+            xentjax.multinomial_log_likelihood(q, c)
         assert scipy.stats.entropy([-1, 2]) == -np.inf
-        assert np.isnan(xentjax.entropy(jnp.array([-1.0, 2.0])))
+        assert np.isnan(jitted_entropy(jnp.array([-1.0, 2.0])))
+        with pytest.raises(ValueError, match="p: expected probabilities >= 0, got -1"):
+            xentjax.entropy(jnp.array([-1.0, 2.0]))
 
     def test_close_pmfs(self):
         p, q = np.array([0.5, 0.5]), np.array([0.5 + 1e-9, 0.5 - 1e-9])

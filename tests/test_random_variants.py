@@ -459,6 +459,8 @@ def test_normalized(case):
     def check(numbers):
         rng = np.random.default_rng(numbers.seed)
         x, mask, keep, where = random_rows(case, numbers, rng)
+        if where is not None and where.ndim < x.ndim:  # rows, which are masked class by class
+            where = where[..., None]
         spoil(x, mask & keep[..., None], rng)
         v = rng.integers(-8, 9, layout.rows if of_rows else x.shape) / 4
         value, gradient = evaluate(

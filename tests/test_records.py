@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -146,8 +147,9 @@ def test_a_line_that_does_not_fit_is_taken_back(folder):
         ("{", "expected JSON with an entry 'config'"),
         ("[]", "expected JSON with an entry 'config'"),
         ("{}", "expected JSON with an entry 'config'"),
+        ('{"config": null}', "expected JSON with an entry 'config'"),
     ],
-    ids=["no file", "half a file", "a list", "another file"],
+    ids=["no file", "half a file", "a list", "another file", "null"],
 )
 def test_open_refuses_what_is_not_a_run(tmp_path, text, message):
     if text is not None:
@@ -228,3 +230,69 @@ def test_an_edited_tree_may_differ_from_itself(tmp_path, monkeypatch):
     monkeypatch.setattr(_records, "_revision", lambda: "0a1b-dirty")
     folder = RunFolder.create("dice", Config(), tmp_path)
     assert folder.differences() == ["revision was 0a1b-dirty, is 0a1b-dirty"]
+
+
+@pytest.mark.parametrize("torn", [b'{"step": 2, "lo', b"\0" * 40, b'{"step": 2}', b"\xff\n\n"])
+def test_a_torn_line_is_left_out_and_dropped_before_the_next(folder, torn):
+    folder.log(step=1)
+    with (folder.path / "metrics.jsonl").open("ab") as file:
+        file.write(torn)
+    assert folder.metrics()[0] == {"step": 1}
+    assert folder.drop_torn_lines() == len(torn.splitlines())
+    folder.log(step=3)
+    assert folder.metrics() == [{"step": 1}, {"step": 3}]
+    assert folder.drop_torn_lines() == 0
+
+
+def test_a_run_without_metrics_has_none(folder):
+    assert (folder.metrics(), folder.drop_torn_lines()) == ([], 0)
+
+
+@pytest.mark.parametrize("text", ["", '{"accuracy": 0.', "\0\0\0", "null"])
+def test_a_torn_summary_is_that_of_a_run_that_has_not_ended(folder, text):
+    (folder.path / "summary.json").write_text(text)
+    assert folder.read_summary() is None
+
+
+def test_a_folder_that_cannot_be_recorded_is_not_left_behind(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise RunError("no room")
+
+    monkeypatch.setattr(_records, "replace_file", refuse)
+    with pytest.raises(RunError, match="no room"):
+        RunFolder.create("dice", Config(), tmp_path)
+    assert list((tmp_path / "dice").iterdir()) == []
+
+
+HOLDER = """
+import os, sys, pathlib, time, experiments._records as r
+with r.RunFolder(pathlib.Path(sys.argv[1])).locked():
+    print("held", flush=True)
+    time.sleep(100)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs locks of files")
+def test_a_run_is_of_one_process_until_that_ends_however_it_does(folder):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder.path)],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(RunError, match="no other process at work on it, got process") as caught,
+            folder.locked(),
+        ):
+            pass
+        assert f"process {holder.pid} of" in str(caught.value)
+    finally:
+        holder.kill()
+        holder.communicate()
+    with folder.locked():
+        pass
+    with folder.locked():
+        pass

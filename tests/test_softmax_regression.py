@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 import statsmodels.api as sm
 from scipy.optimize import linprog
@@ -97,7 +98,8 @@ def by_scikit_learn(name, l2):
     # Its solver stops early where features differ in scale; without a penalty no scale matters.
     scale = np.ones(x.shape[1]) if l2 else x.std(0)
     solver, tol = ("lbfgs", 1e-8) if name == "digits" else ("newton-cg", 1e-10)
-    model = LogisticRegression(C=1 / l2 if l2 else np.inf, solver=solver, tol=tol, max_iter=10**4)
+    c = (2 if labels.max() == 1 else 1) / l2 if l2 else np.inf
+    model = LogisticRegression(C=c, solver=solver, tol=tol, max_iter=10**4)
     with threadpool_limits(1):
         model.fit(x / scale, labels)
     kernel, bias = model.coef_.T / scale[:, None], np.asarray(model.intercept_)
@@ -112,6 +114,7 @@ class TestRealData:
         [
             ("iris", 1.0, "float64"),
             ("iris, two species", 0.0, "float64"),
+            ("iris, two species", 1.0, "float64"),
             ("wine", 1.0, "float32"),
             ("wine, three features", 0.0, "float64"),
             ("wine, three features", 5.0, "float64"),
@@ -213,6 +216,21 @@ class TestSeparation:
             found[int(truth), int(fitted.separated)] += 1
         assert (np.diag(found) > 8).all()
 
+    @pytest.mark.parametrize("dtype", ["float64", "float32"])
+    @pytest.mark.parametrize("l2", [1e-6, 1e-12, 1e-20])
+    def test_a_penalty_however_small_has_an_optimum(self, dtype, l2):
+        """It is where the penalty's slope is that of the losses, which is as small."""
+        x, labels = real_data("iris")
+        labels = (labels == 0).astype(int)
+        fitted = fit(x, labels, dtype, l2=l2, tol=0.01 * l2)
+        assert fitted.converged
+        assert not fitted.separated
+        kernel = np.asarray(fitted.kernel, np.float64)
+        others = np.exp(log_probs(x, kernel, fitted.bias)) * (1 - np.eye(2)[labels])
+        residual = others - others.sum(1, keepdims=True) * np.eye(2)[labels]
+        np.testing.assert_allclose(x.T @ residual, -l2 * kernel, 0.02)
+        np.testing.assert_allclose(residual.sum(0), 0, atol=1e-3 * residual.max())
+
     def test_a_class_that_never_occurs(self):
         x, labels = random_problem(4)
         labels = np.where(labels == 1, 0, labels)
@@ -243,6 +261,33 @@ class TestFeatures:
         plain, moved = fit(x, labels), fit(x * [1e-3, 1e3] + [5, -1e4], labels)
         np.testing.assert_allclose(moved.log_likelihood, plain.log_likelihood, 1e-9)
         np.testing.assert_allclose(moved.kernel, plain.kernel / [[1e-3], [1e3]], 1e-6)
+
+    @pytest.mark.parametrize(
+        ("dtype", "scales"), [("float32", [1e-30, 1e-20, 1e20, 1e37]), ("float64", [1e-200, 1e200])]
+    )
+    @pytest.mark.parametrize("l2", [0.0, 1.0])
+    def test_features_of_any_scale(self, dtype, scales, l2):
+        """Without a penalty the scale moves the coefficients alone. With one, a feature of 1e-20 is
+        as good as none, its coefficient x^T (labels - p) / l2; one of 1e20 has no penalty."""
+        x, labels = random_problem(0)
+        tolerance = {"float32": 2e-3, "float64": 1e-6}[dtype]
+        for scale in scales:
+            fitted = fit(x * [scale, 1], labels, dtype, l2=l2)
+            assert fitted.converged
+            assert fitted.identified
+            slope = gradient(x * [scale, 1], labels, fitted.kernel, fitted.bias, l2)
+            assert (np.abs(slope[1:]) < tolerance * len(x)).all()
+            if l2 == 0:
+                expected = fit(x, labels).kernel / [[scale], [1]]
+            elif scale < 1:
+                expected = fit(x[:, 1:], labels, l2=l2)
+                p = np.exp(log_probs(x[:, 1:], expected.kernel, expected.bias))
+                small = scale * x[:, :1].T @ (np.eye(3)[labels] - p) / l2
+                expected = np.concatenate([small, expected.kernel])
+            else:
+                near = fit(x * [1e8, 1], labels, l2=l2)
+                expected = near.kernel * [[1e8 / scale], [1]]
+            np.testing.assert_allclose(fitted.kernel, expected, tolerance, tolerance * scale)
 
     def test_dependent_features_have_a_fit_without_standard_errors(self):
         x, labels = random_problem(0)
@@ -308,10 +353,28 @@ class TestCalls:
         assert np.isnan(bad.bias).all()
         assert np.isnan(bad.log_likelihood)
         assert not bad.converged
+        outside = fitted(x, jnp.full_like(labels, 7))
+        for value in (outside.kernel, outside.bias, outside.covariance, outside.log_likelihood):
+            assert np.isnan(value).all()
+
+    def test_inputs_as_people_have_them(self, unchecked_annotations):
+        x, labels = random_problem(0)
+        expected = fit(x, labels, "float32")
+        table = pd.DataFrame(x, columns=["length", "width"])
+        people: list[Any] = [(x.tolist(), labels.tolist()), (table, pd.Series(labels))]
+        for features, classes in people:
+            fitted = fit_softmax_regression(features, classes, 3)
+            np.testing.assert_array_equal(fitted.kernel, expected.kernel)
+        with pytest.raises(ValueError, match=r"labels: expected integers 0\.\.1, got 2"):
+            fit_softmax_regression(people[1][0], people[1][1], 2)
+        named: Any = table.assign(name="a")
+        with pytest.raises(TypeError, match="x: expected an array of numbers"):
+            fit_softmax_regression(named, labels, 3)
 
     def test_few_steps(self):
         x, labels = random_problem(0)
-        fitted = fit(x, labels, max_steps=1)
+        with pytest.warns(UserWarning, match="max_steps: 1 steps did not reach the optimum"):
+            fitted = fit(x, labels, max_steps=1)
         assert fitted.steps == 1
         assert not fitted.converged
 
@@ -330,6 +393,7 @@ class TestCalls:
             ({"num_classes": 0}, ValueError, "num_classes: expected an integer >= 1, got 0"),
             ({"l2": -1.0}, ValueError, "l2: expected a finite number >= 0, got -1.0"),
             ({"l2": np.inf}, ValueError, "l2: expected a finite number >= 0, got inf"),
+            ({"l2": 1e39}, ValueError, "l2: expected a finite number >= 0, got 1e\\+39"),
             ({"tol": -1.0}, ValueError, "tol: expected a number >= 0, got -1.0"),
             ({"max_steps": 0}, ValueError, "max_steps: expected an integer >= 1, got 0"),
         ],

@@ -217,7 +217,9 @@ class TestOvershoot:
         counts = [10 ** rng.uniform(-6, 6, 300) for _ in range(5)]
         counts += [np.arange(1, 301) ** -float(power) for power in (1, 3, 9)]
         counts += [rng.poisson(0.1, 300) + np.eye(300)[0] * 10.0**k for k in (0, 3, 6)]
-        fit = fit_categorical(jnp.array(counts, jnp.float32), solver="newton", max_steps=20)
+        fit = fit_categorical(
+            jnp.array(counts, jnp.float32), solver="newton", max_steps=20, tol=1e-6
+        )
         assert fit.converged.all()
         assert (np.diff(fit.history) <= 0).all()
 

@@ -1,9 +1,12 @@
 """Tests of fit against scipy, published values, and what an impossible class does."""
 
+from fractions import Fraction
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 from hypothesis import given, settings, strategies as st
 
@@ -40,15 +43,75 @@ class TestBoth:
     @pytest.mark.parametrize("k", [2, 3, 100, 20000])
     @pytest.mark.parametrize("excess", [-2, 0, 1, 10])
     def test_p_value_at_any_number_of_classes(self, test, k, excess):
-        """Of counts whose statistics are computed in float64 and lie `excess` deviations out."""
+        """Of counts whose statistics lie `excess` deviations out: no digit is lost before it."""
         half = np.sqrt(2 * (k - 1)) * excess + k - 1
         per_class = np.sqrt(max(half, 0.1) / k)
         signs = np.where(np.arange(k) % 2, 1, -1)
         c = np.round(4096 + 64 * per_class * signs)
         c[0] += 4096 * k - c.sum()
         result = test(c, jnp.full(k, 1 / k))
-        expected = scipy.stats.chi2.sf(float(result.statistic), k - 1)
-        np.testing.assert_allclose(result.p_value, expected, 2e-5)
+        expected = scipy.stats.power_divergence(c, lambda_=LAMBDA[test])
+        np.testing.assert_allclose(result.statistic, expected.statistic, 1e-7)
+        np.testing.assert_allclose(result.p_value, expected.pvalue, 1e-6)
+
+    @pytest.mark.parametrize("n", [10**4, 10**12, 10**15])
+    def test_whole_counts_are_subtracted_before_they_are_rounded(self, test, n):
+        """In float32 G at n = 10^12 gave p = .441 for .426."""
+        root = round(n**0.5)
+        c = np.array([3 * n // 10 + root // 3, 7 * n // 10 - root // 3])
+        q = np.array([0.3, 0.7])
+        exact = [Fraction(int(x)) / n - Fraction(p, 10) for x, p in zip(c, (3, 7), strict=True)]
+        expected = float(
+            sum(n * d**2 / Fraction(p, 10) for d, p in zip(exact, (3, 7), strict=True))
+        )
+        third = (
+            -sum(n * d**3 / Fraction(p, 10) ** 2 for d, p in zip(exact, (3, 7), strict=True))
+        ) / 3
+        expected += float(third) if test is g_test else 0
+        result = test(c, q)
+        rtol = 1e-4 if n == 10**4 else 1e-6  # of the terms that the expansion leaves out
+        np.testing.assert_allclose(result.statistic, expected, rtol)
+        np.testing.assert_allclose(result.p_value, scipy.stats.chi2.sf(expected, 1), rtol)
+
+    def test_counts_of_the_device_beyond_float32(self, test):
+        """int32 counts past 2^24, as `counts` returns them, under jit too."""
+        c = 2**29 + np.array([1001, -1000, 500, -501])
+        expected = scipy.stats.power_divergence(c, lambda_=LAMBDA[test])
+        for run in (test, jax.jit(test)):
+            result = run(jnp.array(c, jnp.int32), jnp.full(4, 0.25))
+            np.testing.assert_allclose(result[:2], expected, 1e-6)
+
+    def test_a_statistic_whose_square_overflows(self, test):
+        result = test(jnp.array([10, 1]), jnp.array([1.0, 1e-25]))
+        assert result.p_value < 1e-15
+        expected = (
+            scipy.stats.power_divergence([10, 1], [11.0, 1.1e-24], lambda_=LAMBDA[test])[0]
+            if test is chi_squared_test
+            else 2 * (10 * np.log(10 / 11) + np.log(1 / 1.1e-24))
+        )
+        np.testing.assert_allclose(result.statistic, expected, 1e-6)
+
+    @pytest.mark.parametrize("x64", [False, True], ids=["x32", "x64"])
+    @pytest.mark.parametrize("exponent", [-37, -30, -20, -10])
+    def test_statistics_up_to_infinity(self, test, exponent, x64):
+        """Derivatives too: nothing is NaN where the p-value has underflowed."""
+        with jax.enable_x64(x64):
+            q = jnp.array([1 - 10.0**exponent, 10.0**exponent])
+            for c in ([1, 1], [10**6, 1], [0, 10**15]):
+                statistic, p_value, _ = test(np.array(c), q)
+                assert statistic > 2
+                assert p_value >= 0
+                assert p_value < 0.1
+                slopes = jax.jacrev(lambda q, c=c: test(np.array(c), q)[:2])(q)
+                assert not np.isnan(slopes).any()
+
+    def test_one_degree_of_freedom_in_float64(self, test):
+        with jax.enable_x64(True):
+            c = np.array([[60, 40], [500, 501], [520, 480], [900, 100]])
+            result = test(c, jnp.array([0.5, 0.5]))
+        expected = scipy.special.erfc(np.sqrt(np.asarray(result.statistic) / 2))
+        np.testing.assert_allclose(result.p_value, expected, 1e-13)
+        np.testing.assert_allclose(result.p_value[:3], expected[:3], 1e-14)
 
     def test_an_impossible_class(self, test):
         q = jnp.array([0.5, 0.5, 0.0])
@@ -142,3 +205,13 @@ def test_tail_of_the_p_value_until_it_underflows():
         result.p_value, scipy.stats.chi2.sf(np.asarray(result.statistic, float), 1), 1e-5
     )
     assert result.p_value[-1] < 1e-30
+
+
+@pytest.mark.parametrize("test", TESTS, ids=lambda f: f.__name__)
+def test_swapped_arguments_are_told_so(test):
+    pmf = jnp.array([0.5, 0.25, 0.25])
+    swapped = rf"are the arguments of {test.__name__}\(counts, q\) swapped\?$"
+    with pytest.raises(ValueError, match=r"^counts: expected whole numbers, got 0\.5.*" + swapped):
+        test(pmf, jnp.array([3, 1, 2]))
+    with pytest.raises(ValueError, match=r"^q: .* got sum 6; counts go .*entropy_estimate$"):
+        test(jnp.array([3, 1, 2]), jnp.array([3.0, 1.0, 2.0]))

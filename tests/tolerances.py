@@ -9,3 +9,5 @@ LOSS_GRADIENT = 1e-6
 # Of random configurations, in what is computed in float32: relative to the size of the terms.
 RANDOM_VALUE = 2e-6
 RANDOM_GRADIENT = 1e-5
+# Of one float32 program against another of the same function, relative to sums of O(1) terms.
+TRANSFORMED = 2e-5

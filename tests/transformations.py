@@ -7,7 +7,7 @@ finite or infinite by right, never NaN.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,8 @@ import xentjax
 
 N, K, D = 8, 5, 3
 Rng = np.random.Generator
-Draw = Callable[[Rng], np.ndarray]
+Arguments = dict[str, Any]
+Draw = Callable[[Rng], Any]
 
 
 def _normal(*shape: int) -> Draw:
@@ -59,32 +60,59 @@ class Call:
     name: str
     function: Callable[..., Any]
     draws: dict[str, Draw]
-    shards: tuple[str, ...] = ()
-    """The arguments with an entry for each row, which devices may share."""
+    rows: tuple[str, ...] = ()
+    """The arguments with an entry for each of N rows, which devices may share."""
     reverse_only: bool = False
 
     def arguments(self, rng: Rng) -> dict[str, np.ndarray]:
         """One valid draw of every argument."""
-        return {name: draw(rng) for name, draw in self.draws.items()}
+        return {name: np.asarray(draw(rng)) for name, draw in self.draws.items()}
 
-    def __call__(self, arguments: dict[str, Any]) -> Any:
-        """The result's floating arrays."""
-        result = jax.tree.leaves(self.function(**arguments))
-        return [x for x in result if jnp.issubdtype(x.dtype, jnp.floating)]
+    def __call__(self, arguments: Arguments) -> list[jax.Array]:
+        """The result's floating arrays; 0 in place of an infinity, whose slope is no number."""
+        leaves = jax.tree.leaves(self.function(**arguments))
+        floating = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
+        return [jnp.where(jnp.isfinite(x), x, 0) for x in floating]
 
 
-LOGITS = {"logits": _normal(N, K)}
-ROWS = {**LOGITS, "labels": _labels}
-SOFT = {**LOGITS, "labels": _pmfs(N, K)}
-SCALARS = {
+class Everything(NamedTuple):
+    """What a function of arguments gives in both modes of differentiation."""
+
+    values: list[jax.Array]
+    gradients: Arguments
+    """Of sum_i <values_i, weights_i>."""
+    tangents: list[jax.Array]
+
+
+def everything(
+    function: Callable[[Arguments], list[jax.Array]],
+    arguments: Arguments,
+    weights: list[jax.Array],
+    directions: Arguments,
+) -> Everything:
+    """Values, gradients in all floating arguments, and tangents along `directions` if any."""
+    moving = {n: x for n, x in arguments.items() if jnp.issubdtype(x.dtype, jnp.floating)}
+
+    def of_moving(moving: Arguments) -> list[jax.Array]:
+        return function({**arguments, **moving})
+
+    values, pullback = jax.vjp(of_moving, moving)
+    tangents = jax.jvp(of_moving, (moving,), (directions,))[1] if directions else []
+    return Everything(values, pullback(weights)[0], tangents)
+
+
+LOGITS: dict[str, Draw] = {"logits": _normal(N, K)}
+ROWS: dict[str, Draw] = {**LOGITS, "labels": _labels}
+SOFT: dict[str, Draw] = {**LOGITS, "labels": _pmfs(N, K)}
+SCALARS: dict[str, Draw] = {
     "label_smoothing": lambda rng: np.float32(rng.uniform(0.1, 0.4)),
     "z_loss": lambda rng: np.float32(rng.uniform(0.01, 0.1)),
     "logit_soft_cap": lambda rng: np.float32(rng.uniform(2, 5)),
     "temperature": lambda rng: np.float32(rng.uniform(0.5, 2)),
 }
-LAYER = {"x": _normal(N, D), "kernel": _normal(D, K), "bias": _normal(K)}
-PMF = {"p": _pmfs(N, K)}
-PAIR = {"p": _pmfs(N, K), "q": _pmfs(N, K)}
+LAYER: dict[str, Draw] = {"x": _normal(N, D), "kernel": _normal(D, K), "bias": _normal(K)}
+PMF: dict[str, Draw] = {"p": _pmfs(N, K)}
+PAIR: dict[str, Draw] = {"p": _pmfs(N, K), "q": _pmfs(N, K)}
 
 _integer = xentjax.softmax_cross_entropy_with_integer_labels
 _soft = xentjax.softmax_cross_entropy
@@ -92,10 +120,9 @@ _linear = xentjax.linear_softmax_cross_entropy
 
 
 def _by_row(name: str, function: Callable[..., Any], draws: dict[str, Draw], **keywords) -> Call:
-    shards = tuple(
-        name for name in draws if name in ("logits", "labels", "x", "where", "p", "q", "log_probs")
-    )
-    return Call(name, partial(function, **keywords), draws, shards)
+    of_rows = ("logits", "labels", "x", "where", "p", "q", "log_probs")
+    rows = tuple(name for name in draws if name in of_rows)
+    return Call(name, partial(function, **keywords), draws, rows)
 
 
 CALLS = (
@@ -121,7 +148,7 @@ CALLS = (
     _by_row("linear, ignored", _linear, {**LAYER, "labels": _labels}, ignore_index=2),
     _by_row("linear, soft", _linear, {**LAYER, "labels": _pmfs(N, K)}, return_stats=True),
     _by_row(
-        "linear, all",
+        "linear, all, in tiles",
         _linear,
         {
             **LAYER,
@@ -131,7 +158,7 @@ CALLS = (
             **SCALARS,
         },
         return_stats=True,
-        max_bytes=64,
+        max_bytes=512,
     ),
     Call(
         "linear, gradients in forward",
@@ -146,7 +173,9 @@ CALLS = (
     _by_row("poly", xentjax.poly_loss_cross_entropy, SOFT),
     _by_row("nll", xentjax.nll_loss, {"log_probs": _normal(N, K), "labels": _labels}),
     _by_row("binary", xentjax.sigmoid_binary_cross_entropy, SOFT),
-    _by_row("binary focal", xentjax.sigmoid_focal_loss, {**LOGITS, "labels": _pmfs(N, K)}, alpha=0.3),
+    _by_row(
+        "binary focal", xentjax.sigmoid_focal_loss, {**LOGITS, "labels": _pmfs(N, K)}, alpha=0.3
+    ),
     _by_row(
         "kl with logits",
         lambda p, q, temperature: xentjax.kl_divergence_with_logits(p, q, temperature),
@@ -160,8 +189,16 @@ CALLS = (
     _by_row("kl", xentjax.kl_divergence, PAIR),
     _by_row("js", xentjax.js_divergence, PAIR),
     _by_row("entropy of logits", partial(xentjax.entropy, form="logits"), {"p": _normal(N, K)}),
-    _by_row("kl of logits", partial(xentjax.kl_divergence, form="logits"), {"p": _normal(N, K), "q": _normal(N, K)}),
-    Call("mutual information", xentjax.mutual_information, {"joint": lambda rng: _pmfs(N * K)(rng).reshape(N, K)}),
+    _by_row(
+        "kl of logits",
+        partial(xentjax.kl_divergence, form="logits"),
+        {"p": _normal(N, K), "q": _normal(N, K)},
+    ),
+    Call(
+        "mutual information",
+        xentjax.mutual_information,
+        {"joint": lambda rng: _pmfs(N * K)(rng).reshape(N, K)},
+    ),
     Call("log likelihood", xentjax.log_likelihood, {"q": _pmfs(K), "counts": _counts}),
     Call("score", xentjax.score, {"q": _pmfs(K), "counts": _counts}),
     Call("expected KL", partial(xentjax.expected_kl, n=7), {"p": _pmfs(K)}),

@@ -19,9 +19,12 @@ def fail(name: str, expected: str, got: object) -> NoReturn:
 def concrete(x: ArrayLike) -> np.ndarray | None:
     """The value of `x` where it is known, None under jit, vmap and grad.
 
-    Checks of values (rather than shapes and dtypes) apply to concrete arrays only.
+    Checks of values (rather than shapes and dtypes) apply to concrete arrays only; not to those
+    that lie in part on other hosts.
     """
-    return None if isinstance(x, jax.core.Tracer) else np.asarray(x)
+    if isinstance(x, jax.core.Tracer) or (isinstance(x, jax.Array) and not x.is_fully_addressable):
+        return None
+    return np.asarray(x)
 
 
 Native = jax.Array | np.ndarray | np.generic | bool | int | float
@@ -72,7 +75,7 @@ def check_array(name: str, x: Any) -> jax.Array:
         raise TypeError(f"{name}: expected an array of numbers, got {kind}") from None
 
 
-def check_floating(name: str, x: ArrayLike) -> jax.Array:
+def check_floating(name: str, x: Any) -> jax.Array:
     """`x` as a jax array of a real floating dtype, else a TypeError."""
     array = check_array(name, x)
     if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -80,7 +83,7 @@ def check_floating(name: str, x: ArrayLike) -> jax.Array:
     return array
 
 
-def check_integer(name: str, x: ArrayLike) -> jax.Array:
+def check_integer(name: str, x: Any) -> jax.Array:
     """`x` as a jax array of an integer dtype, else a TypeError."""
     array = check_array(name, x)
     if not jnp.issubdtype(array.dtype, jnp.integer):
@@ -88,7 +91,7 @@ def check_integer(name: str, x: ArrayLike) -> jax.Array:
     return array
 
 
-def check_bool(name: str, x: ArrayLike) -> jax.Array:
+def check_bool(name: str, x: Any) -> jax.Array:
     """`x` as a jax array of booleans, else a TypeError."""
     array = check_array(name, x)
     if array.dtype != jnp.bool_:
@@ -106,7 +109,12 @@ def broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
 
 def check_index(name: str, value: SupportsIndex) -> int:
     """`value` as an int, else a TypeError."""
+    if isinstance(value, jax.core.Tracer):
+        expected = f"{name}: expected an integer that is known under jit (a static argument)"
+        raise TypeError(f"{expected}, got a traced {value.aval.str_short()}")
     try:
+        if isinstance(value, bool):  # an int to Python, and a slip here
+            raise TypeError
         return operator.index(value)
     except TypeError:
         raise TypeError(f"{name}: expected an integer, got {value!r}") from None
@@ -118,18 +126,23 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
         fail(name, "one of " + ", ".join(map(repr, choices)), repr(value))
 
 
-def check_scalar(name: str, value: Any, expected: str, holds: Any) -> jax.Array | float:
-    """Return a real scalar for which `holds` is true; its value is checked where it is known."""
+def check_scalar(name: str, value: Any, expected: str, holds: Any) -> Any:
+    """Return a real scalar, an array or a Python number, for which `holds` is true.
+
+    Its value is checked where it is known.
+    """
     if not isinstance(value, Native) and hasattr(value, "__jax_array__"):
         value = value.__jax_array__()
-    if isinstance(value, bool) or not isinstance(value, Native):
+    dtype = getattr(value, "dtype", type(value))
+    real = any(jnp.issubdtype(dtype, kind) for kind in (jnp.integer, jnp.floating))
+    if not (isinstance(value, Native) and real):
         raise TypeError(f"{name}: expected {expected}, got {value!r}")
     if np.ndim(value) != 0:
         fail(name, f"{expected} (a scalar)", f"shape {np.shape(value)}")
     known = concrete(cast(ArrayLike, value))
     if known is not None and not holds(known):
         fail(name, expected, known)
-    return cast(float, value)
+    return value
 
 
 def check_flag(name: str, value: Any) -> None:

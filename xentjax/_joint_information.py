@@ -10,7 +10,7 @@ Source: T. M. Cover and J. A. Thomas, Elements of Information Theory, 2nd ed. (2
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._pmfs import measures, pairs_last, rounding
+from xentjax._pmfs import measures, pairs_last
 from xentjax._units import Base, in_units
 
 
@@ -40,7 +40,8 @@ def mutual_information(
         [...], in units of `base`.
 
     Raises:
-        ValueError: for axes, a shape, a base or a form that do not fit.
+        ValueError: for concrete probabilities that are negative, NaN or not of sum 1, or axes, a
+            shape, a base or a form that do not fit.
         TypeError: for a dtype that is not floating.
 
     Example:
@@ -48,8 +49,8 @@ def mutual_information(
         >>> print(mutual_information(jnp.array([[0.5, 0.0], [0.0, 0.5]]), base="bits"))
         1.0
     """
-    pairs = pairs_last(axes, where, form, joint)
-    return in_units(measures(form).mutual_information(pairs, rounding(form, joint)), base)
+    pairs, tolerance = pairs_last(axes, where, form, joint)
+    return in_units(measures(form).mutual_information(pairs, tolerance), base)
 
 
 def conditional_entropy(
@@ -77,7 +78,8 @@ def conditional_entropy(
         [...], in units of `base`.
 
     Raises:
-        ValueError: for axes, a shape, a base or a form that do not fit.
+        ValueError: for concrete probabilities that are negative, NaN or not of sum 1, or axes, a
+            shape, a base or a form that do not fit.
         TypeError: for a dtype that is not floating.
 
     Example:
@@ -88,5 +90,5 @@ def conditional_entropy(
         >>> print(conditional_entropy(joint, axes=(-1, -2), base="bits"))
         0.6887219
     """
-    pairs = pairs_last(axes, where, form, joint)
+    pairs, _ = pairs_last(axes, where, form, joint)
     return in_units(measures(form).conditional_entropy(pairs), base)

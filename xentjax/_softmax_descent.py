@@ -28,12 +28,12 @@ class Problem(NamedTuple):
     """The coefficients, kernel and then bias, are `start` plus the point that is sought."""
 
     features: Float[Array, "n d1"]
-    """Standardised, and a column of ones for the bias."""
+    """Standardised or smaller, and a column of ones for the bias."""
     labels: Integer[Array, " n"]
     start: Float[Array, "d1 k"]
     occurs: Bool[Array, " k"]
     penalty: Float[Array, " d1"]
-    """l2 in the scale of the standardised features."""
+    """l2 in the scale of the features."""
 
 
 class Descent(NamedTuple):
@@ -71,6 +71,7 @@ def descend(problem: Problem, max_steps: Array, tol: Array) -> Descent:
     newton = p <= _MAX_COEFFICIENTS
     lbfgs = optax.scale_by_lbfgs()
     rounding = max(1e-10, 300 * float(jnp.finfo(start.dtype).eps))
+    penalised = (problem.penalty > 0).any()  # so that there is an optimum, however far
 
     def body(state: Descent) -> Descent:
         point, hessian, memory = state.point, None, state.memory
@@ -86,7 +87,7 @@ def descend(problem: Problem, max_steps: Array, tol: Array) -> Descent:
         # the step, are then positive probabilities whose residuals balance exactly. For separated
         # data it tends to 1 or more instead, and only rounding makes it small at last.
         small = search.reach < 0.5
-        separated = ~small & (search.gap <= rounding) & ~state.converged
+        separated = ~small & (search.gap <= rounding) & ~state.converged & ~penalised
         finished = state.converged | separated | (state.steps == max_steps) | ~(search.gap >= 0)
         move = jnp.where(finished, 0, search.length) * -jnp.asarray(uphill, point.dtype)
         return Descent(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from xentjax._special import scale_tangent, sum_difference, summed_rounding
+from xentjax._special import scale_tangent, sum_difference
 
 
 @jax.custom_jvp
@@ -109,8 +109,6 @@ def kl_divergence(log_p: Array, log_q: Array, rounding: float) -> Array:
     result = divergence(log_p, log_q) + _unreachable(log_p, log_q)
     if rounding == math.inf:  # the sums are equal, in value and in slope
         return result
-    # Rounding log p moves p by as much as log p is large, on average by at most log K.
-    rounding *= 1 + math.log(log_p.shape[-1]) / 4
     return result + sum_difference(jnp.exp(log_p), jnp.exp(log_q), rounding)
 
 
@@ -172,7 +170,6 @@ def _(primals, tangents):
 def mutual_information(log_joint: Array, rounding: float) -> Array:
     log_x, log_y = log_sum_exp(log_joint), log_sum_exp(jnp.swapaxes(log_joint, -1, -2))
     log_y_given_x = log_softmax(log_joint)
-    rounding = summed_rounding(rounding, math.prod(log_joint.shape[-2:]), log_joint.dtype)
     log_y = jnp.broadcast_to(log_y[..., None, :], log_joint.shape)
     return times_exp(kl_divergence(log_y_given_x, log_y, rounding), log_x).sum(-1)
 

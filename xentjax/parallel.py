@@ -295,7 +295,7 @@ def vocab_parallel_linear_softmax_cross_entropy(
     )
     classes = _classes(linear.kernel.shape[1], num_classes, axis_name)
     rows, class_mask, kept_classes = _masks(unread_rows(linear), classes)
-    labels = check_labels(labels, classes.total, ignore_index)
+    labels = check_labels(labels, ignore_index)
     linear = linear._replace(class_mask=class_mask, row_mask=rows.row_mask)
     linear = with_labels(linear, row_shape, labels, ignore_index)
     rows = adjusted(unread_rows(linear), logit_soft_cap, temperature)
@@ -453,8 +453,9 @@ def _with_labels(
     rows: Rows, labels: ArrayLike, ignore_index: int | None, classes: _Classes
 ) -> Rows:
     """The rows with indices counted over all devices, or with this device's slice of the pmfs."""
-    labels = check_labels(labels, classes.total, ignore_index)
-    if are_indices(labels, rows.logits.ndim - 1, ignore_index):
+    labels = check_labels(labels, ignore_index)
+    *row_shape, k = rows.logits.shape
+    if are_indices(labels, tuple(row_shape), k, ignore_index):
         return label_rows(rows.logits, labels, -1, rows.row_mask, ignore_index)
     return target_rows(rows.logits, labels, -1, rows.row_mask)
 

@@ -1,6 +1,5 @@
 """Softmax regression: the die whose probabilities depend on features, fitted by convex descent."""
 
-import math
 import warnings
 from typing import NamedTuple, SupportsIndex
 
@@ -38,8 +37,8 @@ class SoftmaxRegressionFit(NamedTuple):
     """Of the coefficients relative to class 0, p = (K-1)(D+1) of them: class by class, the bias
     last in each. None where p > 1000."""
     gradient_norm: Float[Array, ""]
-    """Largest derivative of the objective over N in a bias or in a coefficient of a standardised
-    feature; 0 at the optimum."""
+    """Largest derivative of the objective over N in a bias or in a coefficient of a feature of
+    deviation 1, or of the deviation over sqrt(l2 / N) where that is less; 0 at the optimum."""
     steps: Int[Array, ""]
     """Steps taken."""
     converged: Bool[Array, ""]
@@ -95,15 +94,17 @@ def fit_softmax_regression(
         x: features [N, D], floating. Half precision is computed in float32.
         labels: integers 0..K-1, [N].
         num_classes: K.
-        l2: strength of the penalty, >= 0, against the sum of the losses (1 / C of scikit-learn).
+        l2: strength of the penalty, >= 0, against the sum of the losses. It is 1 / C of
+            scikit-learn, and 2 / C for two classes, where scikit-learn's penalty is that of the
+            difference between their coefficients, twice the square of both.
         max_steps: most steps taken, >= 1.
         tol: fall of F in nats, by its quadratic model, at which one more step is the last. Of
             F's total, as the statistical error is: 1e-6 nats are a thousandth of a standard error.
 
     Returns:
-        The fit. It warns of separated data, of linearly dependent features and of classes that
-        never occur, but under jit, where values are unknown; there a label outside 0..K-1 makes the
-        fit NaN.
+        The fit. It warns of separated data, of linearly dependent features, of classes that never
+        occur and of an optimum that was not reached, but under jit, where values are unknown; there
+        a label outside 0..K-1 makes the fit NaN.
 
     Raises:
         ValueError: for a concrete label outside 0..K-1, concrete features that are not finite, no
@@ -134,11 +135,14 @@ def fit_softmax_regression(
     k = check_index("num_classes", num_classes)
     if isinstance(num_classes, bool) or k < 1:
         fail("num_classes", "an integer >= 1", repr(num_classes))
-    indices = check_integer("labels", without_wrapping(native("labels", labels), bad=-1))
+    labels = native("labels", labels)
+    indices = check_integer("labels", without_wrapping(labels, bad=-1))
     if indices.shape != x.shape[:1]:
         fail("labels", f"shape {x.shape[:1]}, one for each row of x", f"shape {indices.shape}")
     check_num_steps("max_steps", max_steps)
-    check_scalar("l2", l2, "a finite number >= 0", lambda value: 0 <= value < math.inf)
+    dtype = compute_dtype(x.dtype)
+    largest = float(jnp.finfo(dtype).max)
+    check_scalar("l2", l2, "a finite number >= 0", lambda value: 0 <= value <= largest)
     check_scalar("tol", tol, "a number >= 0", lambda value: value >= 0)
     known = concrete(x)
     if known is not None and not (finite := np.isfinite(known)).all():
@@ -147,7 +151,6 @@ def fit_softmax_regression(
     if known is not None and (outside := (known < 0) | (known >= k)).any():
         fail("labels", f"integers 0..{k - 1}", np.asarray(labels)[outside][0])
 
-    dtype = compute_dtype(x.dtype)
     class_counts = counts(indices, k)
     fit = _fit(
         x.astype(dtype),
@@ -161,9 +164,9 @@ def fit_softmax_regression(
     if known is not None and not known.all():
         absent = np.flatnonzero(known == 0)[0]
         warnings.warn(f"labels: class {absent} never occurs, its bias is -inf", stacklevel=2)
-    known = concrete(fit.separated)
+    separated, converged = concrete(fit.separated), concrete(fit.converged)
     identified = None if fit.identified is None else concrete(fit.identified)
-    if known is not None and known:
+    if separated is not None and separated:
         warnings.warn(
             "labels: separated by a hyperplane, so no coefficients are the most likely; l2 > 0 "
             "makes them finite",
@@ -175,6 +178,8 @@ def fit_softmax_regression(
             "equally well and the covariance is NaN; l2 > 0 leaves one",
             stacklevel=2,
         )
+    if converged is not None and not (converged or separated):
+        warnings.warn(f"max_steps: {fit.steps} steps did not reach the optimum", stacklevel=2)
     return fit
 
 
@@ -184,45 +189,51 @@ def _fit(
     x: Array, labels: Array, counts: Array, l2: Array, max_steps: Array, tol: Array
 ) -> SoftmaxRegressionFit:
     n, d = x.shape
+    # Squares of features of 1e-20 or 1e20 have no place in float32. Powers of 2 round nothing.
+    largest = jnp.finfo(x.dtype).maxexp - 3
+    exponent = jnp.frexp(jnp.abs(x).max(0))[1].clip(-largest, largest)
+    x = jnp.ldexp(x, -exponent[None])
     # Relative to a row first: constant features become 0 exactly, and large offsets lose nothing.
     shifted = x - x[:1]
     mean = shifted.mean(0, keepdims=True)
     centred = shifted - mean
-    scale = jnp.sqrt(jnp.square(centred).mean(0))
-    # A label that was not counted names no class.
-    scale = jnp.where(counts.sum() == n, jnp.where(scale > 0, scale, 1), jnp.nan)
-    log_pmf = jnp.where(counts.sum() == n, jnp.log(counts.astype(x.dtype) / n), jnp.nan)
-    occurs = counts > 0
+    deviation = jnp.ldexp(jnp.sqrt(jnp.square(centred).mean(0)), exponent)
+    # One that the penalty outweighs is scaled by that, which its own scale may make infinite.
+    scale = jnp.maximum(deviation, jnp.sqrt(l2 / n))
+    valid = counts.sum() == n  # a label that was not counted names no class
+    scale = jnp.where(valid, jnp.where(scale > 0, scale, 1), jnp.nan)
+    log_pmf = jnp.where(valid, jnp.log(counts.astype(x.dtype) / n), jnp.nan)
+    occurs = (counts > 0) | ~valid
+    to_features = (jnp.ldexp(jnp.ones_like(scale), exponent) / scale)[None]
     problem = Problem(
-        features=jnp.concatenate([centred / scale[None], jnp.ones_like(x, shape=(n, 1))], 1),
+        features=jnp.concatenate([centred * to_features, jnp.ones_like(x, shape=(n, 1))], 1),
         labels=labels,
         start=jnp.zeros_like(x, shape=(d + 1, counts.size)).at[-1].set(log_pmf),
         occurs=occurs,
-        penalty=jnp.concatenate([l2 / jnp.square(scale), jnp.zeros_like(x, shape=1)]),
+        penalty=jnp.concatenate([jnp.square(jnp.sqrt(l2) / scale), jnp.zeros_like(x, shape=1)]),
     )
     end = descend(problem, max_steps, tol)
-    separated = end.separated & (l2 == 0)
 
-    offset = (x[:1] + mean)[0]
-    kernel = centre(end.point[:-1] / scale[:, None], occurs)
+    offset = ((x[:1] + mean) * to_features)[0]
+    kernel = centre(end.point[:-1], occurs)
     bias = end.point[-1] + jnp.where(occurs, log_pmf, 0) - offset @ kernel
     bias = jnp.where(occurs, centre(bias[None], occurs)[0], -jnp.inf)
     covariance = identified = None
     if end.hessian is not None:
         to_original = jnp.diag(jnp.concatenate([1 / scale, jnp.ones_like(x, shape=1)]))
-        to_original = to_original.at[-1, :-1].set(-offset / scale)
+        to_original = to_original.at[-1, :-1].set(-offset)
         covariance, independent = _covariance(end.hessian, to_original, occurs)
-        covariance = jnp.where(separated, jnp.nan, covariance)
-        identified = independent & ~separated
+        covariance = jnp.where(end.separated, jnp.nan, covariance)
+        identified = independent & ~end.separated
     return SoftmaxRegressionFit(
-        kernel=kernel,
+        kernel=kernel / scale[:, None],
         bias=bias,
         log_likelihood=log_likelihood(problem, end.point),
         covariance=covariance,
         gradient_norm=jnp.abs(end.gradient).max() / n,
         steps=end.steps,
         converged=end.converged,
-        separated=separated,
+        separated=end.separated,
         identified=identified,
     )
 

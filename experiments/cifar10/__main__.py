@@ -1,8 +1,11 @@
 """Train a convolutional network on CIFAR-10 with xentjax's cross-entropy, and test it.
 
-    python -m experiments.cifar10 [OPTIONS]                     one training, or one for each seed
-    python -m experiments.cifar10 compare SETTINGS SETTINGS...  which settings are better
-    python -m experiments.cifar10 predict --run RUN IMAGE...    the classes of your own images
+    python -m experiments.cifar10 [OPTIONS]
+        one training, or one for each seed
+    python -m experiments.cifar10 compare SETTINGS SETTINGS...
+        which settings are better
+    python -m experiments.cifar10 predict --run RUN IMAGE...
+        the classes of your own images
 
 A preset names a set of settings; any other option replaces one of them. `tiny` and `small` take
 minutes on two CPU cores, the `airbench` presets are made for a GPU or TPU and named by the accuracy
@@ -11,9 +14,9 @@ their recipe is known for, `resnet18` is the usual yardstick, `tour` is a traini
 hardware and --dataset decide.
 
 CIFAR-10 is looked for in --data-dir, $XENTJAX_DATA_DIR and the user's cache, else downloaded. The
-run's folder receives the settings, metrics.jsonl, summary.json, figures and a checkpoint. Ctrl-C
-or SIGTERM saves a checkpoint; --resume goes on from it, on the same machine to the very result the
-run would have had.
+run's folder receives the settings, metrics.jsonl, summary.json, figures and a checkpoint. Ctrl-C,
+SIGTERM and a closed terminal save a checkpoint; --resume goes on from it, on the same machine to
+the very result the run would have had.
 """
 
 import sys
@@ -25,11 +28,11 @@ from typing import Any
 import jax
 import tyro
 from rich.console import Console
-from rich.table import Table
 
-from experiments._command import UserError, one_line_errors
+from experiments._command import UserError, one_line_errors, parse_options, say, waiting
 from experiments._hosts import is_writer
 from experiments._records import RUNS, RunFolder
+from experiments._tables import new_table, show as show_table
 from experiments.cifar10 import compare, predict
 from experiments.cifar10.backend import current_backend, prepare_cpu
 from experiments.cifar10.config import PRESETS, Config, PresetName
@@ -37,6 +40,7 @@ from experiments.cifar10.data import load
 from experiments.cifar10.evaluate import Result
 from experiments.cifar10.interrupt import resumable
 from experiments.cifar10.seeds import (
+    FIGURES,
     RUN_NAME,
     SWEEP_NAME,
     Sweep,
@@ -99,13 +103,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         command, seeds = parse(arguments)
         sweep = None if seeds is None else Sweep(command.settings, seeds)
         console = Console(quiet=not is_writer())
-        dataset = load(command.settings.dataset, command.data_dir)
+        with waiting(console, f"reading {command.settings.dataset}"):
+            dataset = load(command.settings.dataset, command.data_dir)
         check(command.settings, dataset)
-        console.print(f"{dataset.name} from {dataset.source}", highlight=False)
+        say(console, f"{dataset.name} from {dataset.source}")
         for option, earlier in (("resume", command.resume), ("replay", command.replay)):
             if earlier is not None:
                 for difference in RunFolder.open(earlier).differences():
-                    console.print(f"{option}: {difference}", highlight=False)
+                    say(console, f"{option}: {difference}")
         if command.resume:
             folder = RunFolder.open(command.resume)
         elif sweep:
@@ -129,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 )
                 show(command.settings, result, console)
         more = "a folder for each seed" if sweep else "checkpoint"
-        console.print(f"Figures, numbers and {more}: {folder.path}", highlight=False)
+        say(console, f"Figures, numbers and {more}: {folder.path}")
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Command, tuple[int, ...] | None]:
@@ -153,9 +158,9 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Command, tuple[int, ...] |
     recorded, seeds = _recorded(start.resume or start.replay)
     # a preset given with --resume is compared like any other setting
     settings = PRESETS[preset] if recorded is None or start.preset else recorded
-    command = tyro.cli(
+    command = parse_options(
         Command,
-        args=argv,
+        argv,
         default=Command(settings, preset),
         prog=PROGRAM,
         description=__doc__,
@@ -187,9 +192,8 @@ def _recorded(path: Path | None) -> tuple[Config | None, tuple[int, ...] | None]
 
 def show(settings: Config, result: Result, console: Console) -> None:
     """Print the numbers of a run."""
-    table = Table(title="Test images")
-    for heading in ("", "accuracy", "NLL (nats)", "Brier", "calibration error"):
-        table.add_column(heading, justify="right")
+    headings = ("", "accuracy\n%", "NLL\nnats", "Brier\nscore", "calibration\nerror, %")
+    table = new_table(f"{len(result.test.labels):,} test images", headings)
     rows = {"as they are": result.test_plain}
     if result.test is not result.test_plain:  # some settings have one view only
         rows["averaged over views"] = result.test
@@ -198,12 +202,12 @@ def show(settings: Config, result: Result, console: Console) -> None:
     for name, test in rows.items():
         table.add_row(
             name,
-            f"{test.accuracy:.2%}",
+            f"{100 * test.accuracy:.2f}",
             f"{test.nll:.4f}",
             f"{test.brier:.4f}",
-            f"{test.calibration_error:.2%}",
+            f"{100 * test.calibration_error:.2f}",
         )
-    console.print(table)
+    show_table(console, table)
     low, high = result.test.accuracy_interval
     seconds = result.train_seconds
     speed = f"{result.images_per_second:,.0f} images/s"
@@ -233,18 +237,27 @@ def show(settings: Config, result: Result, console: Console) -> None:
 
 def show_seeds(summaries: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Print the means over the seeds."""
-    table = Table(title=f"{len(summaries)} seed{'s' * (len(summaries) > 1)}")
-    for heading in ("", "mean", "sd", "standard error", "95 % interval"):
-        table.add_column(heading, justify="right")
+    title = f"Means of {len(summaries)} seed{'s' * (len(summaries) > 1)}"
+    headings = ("", "mean", "sd", "standard\nerror", "95 % interval\nof the mean")
+    table = new_table(title, headings)
     for name, mean in estimates(summaries).items():
-        digits = 1 if name.endswith("seconds") else 4
-        cells = [f"{mean.mean:.{digits}f}"]
+        unit, scale, digits = _unit(name)
+        cells = [f"{scale * mean.mean:.{digits}f}"]
         if mean.n > 1:
-            low, high = f"{mean.lower:.{digits}f}", f"{mean.upper:.{digits}f}"
-            cells += [f"{mean.sd:.{digits}f}", f"{mean.standard_error:.{digits}f}"]
+            low, high = f"{scale * mean.lower:.{digits}f}", f"{scale * mean.upper:.{digits}f}"
+            cells += [f"{scale * value:.{digits}f}" for value in (mean.sd, mean.standard_error)]
             cells.append(f"{low} to {high}")
-        table.add_row(name.replace("_", " "), *cells)
-    console.print(table)
+        table.add_row(name.removesuffix("_seconds").replace("_", " ") + unit, *cells)
+    show_table(console, table)
+
+
+def _unit(figure: str) -> tuple[str, float, int]:
+    """In what a figure of a run's summary is shown: the unit, its size, and how many decimals."""
+    if FIGURES[figure] == 1.0:  # a share
+        return ", %", 100.0, 2
+    if figure.endswith("seconds"):
+        return ", seconds", 1.0, 1
+    return (", nats" if figure.endswith("nll") else ""), 1.0, 4
 
 
 # other commands than training, by their first word

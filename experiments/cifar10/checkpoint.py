@@ -2,7 +2,13 @@
 
 import hashlib
 import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -29,9 +35,8 @@ def save(run: Path, state: TrainState) -> None:
         RunError: its digest cannot.
     """
     step = int(state.step)
-    logging.disable()  # orbax's threads would print what is raised here as well
     try:
-        with _manager(run, create=True) as manager:
+        with _quiet(), _manager(run, create=True) as manager:
             if manager.latest_step() != step:
                 manager.save(step, args=ocp.args.StandardSave(state._asdict()))
                 replace_file(
@@ -42,15 +47,17 @@ def save(run: Path, state: TrainState) -> None:
         raise CheckpointError(
             f"{run / FOLDER}: cannot write step {step}, {_reason(error)}"
         ) from error
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def latest_step(run: Path) -> int | None:
-    """The step of the latest state saved in the run's folder, or None."""
-    if not (run / FOLDER).is_dir():
+    """The step of the latest state saved in the run's folder, or None.
+
+    Raises:
+        CheckpointError: the folder cannot be read.
+    """
+    if not os.path.isdir(run / FOLDER):
         return None
-    with _manager(run, create=False) as manager:
+    with _reading(run), _manager(run, create=False) as manager:
         return manager.latest_step()
 
 
@@ -67,15 +74,49 @@ def restore(run: Path, like: TrainState) -> TrainState:
     step = latest_step(run)
     if step is None:
         raise CheckpointError(f"{run}: expected a checkpoint, got none")
-    if (kept := _read_digest(run, step)) is not None and kept != _digest(run, step):
-        raise CheckpointError(f"{run / FOLDER}: damaged, step {step} is not what was saved")
-    with _manager(run, create=False) as manager:
+    with _reading(run):
+        if (kept := _read_digest(run, step)) is not None and kept != _digest(run, step):
+            raise CheckpointError(f"{run / FOLDER}: damaged, step {step} is not what was saved")
+    with _reading(run), _manager(run, create=False) as manager:
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
-        try:
-            values = manager.restore(step, args=ocp.args.StandardRestore(shapes))
-        except Exception as error:  # orbax has no type of its own for what it cannot read
-            raise CheckpointError(f"{run / FOLDER}: cannot be read: {_reason(error)}") from error
+        values = manager.restore(step, args=ocp.args.StandardRestore(shapes))
     return TrainState(**values)
+
+
+@contextmanager
+def _reading(run: Path) -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:  # orbax has no type of its own for what it cannot read
+        raise CheckpointError(f"{run / FOLDER}: cannot be read: {_reason(error)}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let orbax's threads print nothing of what is raised here as well.
+
+    Where one write fails, those beside it fail later: in TensorStore's own threads, for which
+    sys.unraisablehook serves, and as tasks that asyncio finds unfinished. They stay silent.
+    """
+    hook = sys.unraisablehook
+
+    def hook_of_main(error: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            hook(error)
+
+    logging.disable()
+    sys.unraisablehook = hook_of_main
+    try:
+        yield
+    except BaseException:
+        logging.getLogger("asyncio").disabled = True
+        raise
+    else:
+        sys.unraisablehook = hook
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _digest(run: Path, step: int) -> str:

@@ -8,6 +8,7 @@ report has the mean difference in accuracy, its 95 % interval, and how many pair
 to see a difference of 0.1 points with a power of 80 %.
 """
 
+import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +18,14 @@ from typing import Any, NamedTuple
 import tyro
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from experiments._command import UserError, one_line_errors
+from experiments._command import UserError, one_line_errors, parse_options, printable, say, waiting
 from experiments._estimates import Estimate
 from experiments._plots import GREY, PALETTE, subplots
-from experiments._records import RUNS, RunFolder
+from experiments._records import RUNS, RunFolder, reading
+from experiments._tables import new_table, show as show_table
 from experiments.cifar10.backend import prepare_cpu
 from experiments.cifar10.config import PRESETS, Config, DatasetName
 from experiments.cifar10.data import load
@@ -84,7 +86,7 @@ def parse_settings(text: str) -> Config:
         raise UserError(
             f"settings: expected a folder or one of {', '.join(PRESETS)} with options, got {text!r}"
         )
-    chosen = tyro.cli(Config, args=options, default=PRESETS[preset], prog=f"{PROGRAM} {preset}")
+    chosen = parse_options(Config, options, default=PRESETS[preset], prog=f"{PROGRAM} {preset}")
     if chosen.seed != PRESETS[preset].seed:
         raise UserError(f"settings: expected --seeds for all of them, got --seed in {text!r}")
     return chosen
@@ -135,10 +137,20 @@ def draw_differences(compared: Sequence[Compared]) -> Figure:
 
 def table(compared: Sequence[Compared]) -> Table:
     """The comparison, as it is printed."""
-    shown = Table(title="Test accuracy")
-    shown.add_column("settings", overflow="fold")
-    for heading in ("n", "mean", "sd", "difference, points", "pairs for 0.1 points"):
-        shown.add_column(heading, justify="right")
+    headings = (
+        "settings",
+        "seeds",
+        "mean\n%",
+        "sd\n%",
+        "difference\n[95 %], points",
+        "pairs\nto see 0.1",
+    )
+    shown = new_table("Test accuracy", headings)
+    shown.columns[0].overflow = "fold"
+    shown.caption = (
+        "Last column: pairs of trainings with which a difference of 0.1 points is seen, in 80 % of "
+        "such comparisons, at a level of 5 %."
+    )
     for entry in compared:
         accuracy, difference = entry.accuracy, entry.difference
         cells = ["", ""]
@@ -149,7 +161,11 @@ def table(compared: Sequence[Compared]) -> Table:
                 f"{difference.runs_to_see(SMALL_DIFFERENCE):,}",
             ]
         shown.add_row(
-            entry.name, str(accuracy.n), f"{accuracy.mean:.2%}", f"{accuracy.sd:.2%}", *cells
+            Text(printable(entry.name)),
+            str(accuracy.n),
+            f"{100 * accuracy.mean:.2f}",
+            f"{100 * accuracy.sd:.2f}",
+            *cells,
         )
     return shown
 
@@ -172,8 +188,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     prepare_cpu()
     with one_line_errors():
-        command, rest = tyro.cli(
-            Command, args=argv, prog=PROGRAM, description=__doc__, return_unknown_args=True
+        command, rest = parse_options(
+            Command, argv, prog=PROGRAM, description=__doc__, return_unknown_args=True
         )
         if rest:
             raise UserError(
@@ -182,14 +198,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         names, seeds = command.settings, command.seeds
         if command.resume is not None:
-            recorded = RunFolder.open(command.resume, NAME).config()
             if names or seeds is not None:
                 raise UserError("--resume: expected no settings and no --seeds beside it")
-            names, seeds = tuple(recorded["settings"]), recorded["seeds"]
+            recorded = RunFolder.open(command.resume, NAME).config()
+            with reading(command.resume / "config.json"):
+                names = tuple(str(name) for name in recorded["settings"])
+                seeds = recorded["seeds"] and str(recorded["seeds"])
         if len(set(names)) < 2:
             raise UserError(f"settings: expected at least 2 different ones, got {len(set(names))}")
         chosen = parse_seeds(seeds or DEFAULT_SEEDS)
-        known = {name: _read(Path(name)) for name in names if name and Path(name).is_dir()}
+        # not Path.is_dir, which fails where the settings are too long for a name
+        known = {name: _read(Path(name)) for name in names if name and os.path.isdir(name)}
         trained = {name: parse_settings(name) for name in names if name not in known}
         check_common_seeds(
             {name: known[name].accuracies if name in known else chosen for name in names}
@@ -198,7 +217,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         datasets |= {sweep.dataset for sweep in known.values()}
         if len(datasets) > 1:
             raise UserError(f"settings: expected one dataset for all, got {', '.join(datasets)}")
-        dataset = load(datasets.pop(), command.data_dir) if trained else None
+        console = Console()
+        dataset = None
+        if trained:
+            (name,) = datasets
+            with waiting(console, f"reading {name}"):
+                dataset = load(name, command.data_dir)
         if dataset is not None:
             for settings in trained.values():
                 check(settings, dataset)
@@ -207,14 +231,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             if command.resume is None
             else RunFolder.open(command.resume, NAME)
         )
-        console = Console()
         accuracies: dict[str, dict[int, float]] = {}
-        with resumable(PROGRAM, folder.path, command.data_dir) as should_stop:
+        with (
+            folder.locked(),
+            resumable(PROGRAM, folder.path, command.data_dir) as should_stop,
+        ):
             for place, name in enumerate(names):
                 if dataset is None or name in known:
                     accuracies[name] = known[name].accuracies
                     continue
-                console.print(f"[bold]{escape(name)}")
+                console.print(Text(printable(name), style="bold"), soft_wrap=True)
                 sweep = Sweep(trained[name], chosen)
                 part = folder.part(f"settings-{place}", SWEEP_NAME, sweep)
                 summaries = run_seeds(
@@ -224,8 +250,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         compared = compare(accuracies)
         folder.summary(summarize(compared))
         folder.figure("differences", draw_differences(compared))
-        console.print(table(compared))
-        console.print(f"Numbers and figure: {folder.path}", highlight=False)
+        show_table(console, table(compared))
+        say(console, f"Numbers and figure: {folder.path}")
 
 
 def _accuracies(summaries: Sequence[Mapping[str, Any]]) -> dict[int, float]:
@@ -242,6 +268,10 @@ class _Known(NamedTuple):
 def _read(path: Path) -> _Known:
     folder = RunFolder.open(path, SWEEP_NAME)
     if (summary := folder.read_summary()) is None:
-        raise UserError(f"{path}: expected the folder of a finished run with --seeds")
+        raise UserError(
+            f"{path}: expected the folder of a finished run with --seeds, got one without a whole "
+            "summary.json, which --resume writes"
+        )
     sweep = Sweep.from_json(folder.config())
-    return _Known(sweep.settings.dataset, _accuracies(summary["seeds"]))
+    with reading(path / "summary.json"):
+        return _Known(sweep.settings.dataset, _accuracies(summary["seeds"]))

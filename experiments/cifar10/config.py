@@ -4,7 +4,9 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from experiments._command import UserError, check_seed
 
@@ -25,6 +27,8 @@ PresetName = Literal[
     "tour",
     "digits",
 ]
+MOST_CHANNELS = 8192
+SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 GROUPS: Mapping[str, int] = {"airbench": 3, "resnet18": 4}  # of convolutions, in each network
 
 
@@ -124,6 +128,7 @@ class Config:
         groups = GROUPS[self.network]
         fits = len(self.widths) == groups and min(self.widths) >= 1
         check("widths", f"{groups} numbers, at least 1", fits)
+        check("widths", f"at most {MOST_CHANNELS} each", max(self.widths) <= MOST_CHANNELS)
         check("convs", "2 or 3", self.convs in (2, 3))
         check("whiten_bias_epochs", "0 or more", 0 <= self.whiten_bias_epochs < math.inf)
         check("norm_momentum", "0 to below 1", 0 <= self.norm_momentum < 1)
@@ -141,6 +146,10 @@ class Config:
         check("norm_bias_scale", "a positive number", 0 < self.norm_bias_scale < math.inf)
         check("warmup", "0 to below 1", 0 <= self.warmup < 1)
         check("final_rate", "0 to 1", 0 <= self.final_rate <= 1)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float):  # those that are not finite are refused above
+                check(field.name, "a number that float32 holds", _is_float32(value))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -149,8 +158,12 @@ class Config:
             arguments: dict[str, Any] = {
                 k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
             }
+            kinds = get_type_hints(cls)
+            for name, value in arguments.items():
+                if not _is_of_kind(value, kinds[name]):
+                    raise TypeError(f"{name}: {value!r}")
             return cls(**arguments)
-        except (TypeError, AttributeError) as error:
+        except (TypeError, AttributeError, KeyError) as error:
             raise ConfigError(f"config.json: expected a CIFAR-10 run's settings: {error}") from None
 
     @property
@@ -166,6 +179,22 @@ class Config:
         """The settings in which `other` differs."""
         names = (field.name for field in dataclasses.fields(self))
         return [name for name in names if getattr(self, name) != getattr(other, name)]
+
+
+def _is_of_kind(value: Any, kind: Any) -> bool:
+    """Whether JSON's value suits the annotation of a setting."""
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(type(entry) is int for entry in value)
+    if get_origin(kind) is Literal:
+        return isinstance(value, str)
+    return type(value) in {int: (int,), float: (int, float), bool: (bool,)}.get(
+        kind, (int, type(None))
+    )
+
+
+def _is_float32(value: float) -> bool:
+    """Whether it is 0, or neither overflows nor loses digits in float32."""
+    return value == 0 or SMALLEST <= abs(value) <= LARGEST
 
 
 def _within(values: tuple[int, ...], low: int, high: int) -> bool:

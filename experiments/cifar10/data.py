@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import pooch
 
+from experiments._command import printable
 from experiments.cifar10.config import DatasetName
 from experiments.cifar10.download import fetch
 from experiments.cifar10.formats import (
@@ -118,7 +119,7 @@ def find_cifar10(data_dir: Path | None = None) -> Path | None:
         return next(filter(None, map(_look_in, _default_places())), None)
     found = _look_in(data_dir)
     if found is None:
-        got = "nothing of the kind" if data_dir.expanduser().exists() else "no such path"
+        got = "nothing of the kind" if os.path.exists(_expanded(data_dir)) else "no such path"
         raise _explained(f"{data_dir}: expected CIFAR-10 (a folder or an archive), got {got}")
     return found
 
@@ -128,23 +129,35 @@ def load_cifar10(data_dir: Path | None = None, *, download: bool = True) -> Data
 
     Args:
         data_dir: where it is, see `find_cifar10`.
-        download: fetch the official archive to the cache if no place holds the data.
+        download: fetch the official archive to the cache if no place holds the data, or if the one
+            that was fetched before is damaged. It is replaced once the new one is whole.
 
     Raises:
         DataError: missing, truncated, corrupt or not to be downloaded.
     """
     source = find_cifar10(data_dir)
     try:
-        if source is None:
-            places = ", ".join(map(str, _default_places()))
-            if not download:
-                raise DataError(f"CIFAR-10: expected in {places}, got nothing")
-            # said because it may be news: $XENTJAX_DATA_DIR may name the wrong folder
-            print(f"No CIFAR-10 in {places}: downloading it to {cache_folder()}", file=sys.stderr)
-            source = fetch(URL, URL_SHA256, cache_folder())
-        return _read(source, OFFICIAL)
+        if source is not None:
+            return _read(source, OFFICIAL)
+        places = ", ".join(map(str, _default_places()))
+        if not download:
+            raise DataError(f"CIFAR-10: expected in {places}, got nothing")
+        # said because it may be news: $XENTJAX_DATA_DIR may name the wrong folder
+        return _download(f"No CIFAR-10 in {places}: downloading it to {cache_folder()}")
+    except DataError as error:
+        fetched = cache_folder() / URL.rpartition("/")[-1]
+        if not download or data_dir is not None or source != fetched:
+            raise _explained(str(error), source) from error
+        damage = str(error)
+    try:
+        return _download(f"{damage}: downloading it anew to {cache_folder()}")
     except DataError as error:
         raise _explained(str(error)) from error
+
+
+def _download(news: str) -> Dataset:
+    print(printable(news), file=sys.stderr)
+    return _read(fetch(URL, URL_SHA256, cache_folder()), OFFICIAL)
 
 
 def load_digits() -> Dataset:
@@ -199,8 +212,13 @@ def _default_places() -> list[Path]:
 
 
 def _look_in(place: Path) -> Path | None:
-    candidates = (place.expanduser() / layout for layout in LAYOUTS)
+    candidates = (_expanded(place) / layout for layout in LAYOUTS)
     return next(filter(_holds_data, candidates), None)
+
+
+def _expanded(place: Path) -> Path:
+    # os.path.expanduser: where Path.expanduser raises RuntimeError, it leaves ~nobody as it is
+    return Path(os.path.expanduser(place))
 
 
 def _holds_data(candidate: Path) -> bool:
@@ -210,11 +228,13 @@ def _holds_data(candidate: Path) -> bool:
     )
 
 
-def _explained(problem: str) -> DataError:
-    """The problem, and the three ways to supply the data."""
+def _explained(problem: str, source: Path | None = None) -> DataError:
+    """The problem, which may be at `source`, and the three ways to supply the data."""
+    is_in_cache = source is not None and cache_folder() in (source, *source.parents)
     return DataError(
-        f"{problem}. Give CIFAR-10 by --data-dir PATH or by {ENVIRONMENT_VARIABLE}=PATH, "
-        f"or by neither and with the network on: it is then downloaded to {cache_folder()}"
+        f"{problem}. Give CIFAR-10 by --data-dir PATH or by {ENVIRONMENT_VARIABLE}=PATH, or "
+        f"{f'remove {source}' if is_in_cache else 'by neither'} and with the network on: python -m "
+        f"experiments.cifar10 then has it downloaded to {cache_folder()}"
     )
 
 

@@ -6,6 +6,8 @@ from typing import Self
 
 from experiments.cifar10.config import Config, ConfigError
 
+MOST_STEPS = 2**31 - 1  # they are counted in int32
+
 
 @dataclass(frozen=True)
 class Length:
@@ -26,7 +28,7 @@ class Length:
         """The length of a training on `num_images` images.
 
         Raises:
-            ConfigError: they do not fill one batch.
+            ConfigError: they do not fill one batch, or there are no or too many steps.
         """
         if config.batch_size > num_images:
             raise ConfigError(
@@ -34,10 +36,15 @@ class Length:
                 f"got {config.batch_size}"
             )
         steps_per_epoch = num_images // config.batch_size
+        most = MOST_STEPS / steps_per_epoch  # epochs
+        steps = _steps(config.epochs, steps_per_epoch) if config.epochs <= most else 0
+        if steps == 0:
+            raise ConfigError(
+                f"epochs: expected 1 to {MOST_STEPS} steps, {steps_per_epoch} an epoch, "
+                f"got {config.epochs}"
+            )
         return cls(
-            steps_per_epoch,
-            _steps(config.epochs, steps_per_epoch),
-            _steps(config.whiten_bias_epochs, steps_per_epoch),
+            steps_per_epoch, steps, _steps(min(config.whiten_bias_epochs, most), steps_per_epoch)
         )
 
     @property

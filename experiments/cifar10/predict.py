@@ -4,21 +4,32 @@
 
 Images of any size are cut to the square in their middle and resized to 32 x 32 pixels. The
 probabilities are averaged over the views of the run's settings and calibrated by its temperature.
+A file that is no image is named, the others are classified, and the exit code is 2.
 """
 
-from collections.abc import Sequence
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
 from PIL import Image, ImageOps
+from PIL.ExifTags import Base as Tag
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments._command import UserError, one_line_errors
-from experiments._records import RunFolder
+from experiments._command import (
+    EXIT_USER_ERROR,
+    UserError,
+    one_line_errors,
+    parse_options,
+    printable,
+)
+from experiments._records import RunFolder, reading
 from experiments.cifar10 import checkpoint
 from experiments.cifar10.backend import current_backend, data_mesh, prepare_cpu
 from experiments.cifar10.config import Config
@@ -31,6 +42,8 @@ from xentjax import softmax
 PROGRAM = "python -m experiments.cifar10 predict"
 SIDE = 32
 SHOWN = 3  # classes of an image
+WIDE_MODES = ("I", "F")  # the beginning of Pillow's names of modes of more than 8 bits
+WHITE_IS_ZERO = 0  # of TIFF's PhotometricInterpretation
 
 
 @dataclass(frozen=True)
@@ -50,16 +63,53 @@ def read_image(path: Path) -> np.ndarray:
         UserError: it cannot be read as an image.
     """
     try:
-        with Image.open(path) as image:
-            if image.mode.startswith("I;16"):  # Pillow would cut, not scale, its 16 bits
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            upright = ImageOps.exif_transpose(image).convert("RGBA")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: expected an image, got {reason}") from None
-    white = Image.new("RGBA", upright.size, "white")
-    opaque = Image.alpha_composite(white, upright).convert("RGB")
-    return np.asarray(ImageOps.fit(opaque, (SIDE, SIDE), Image.Resampling.LANCZOS))
+        # Pillow warns of damage that it reads past, and of images that are large
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
+            if image.format == "EPS":
+                raise UserError(f"{path}: expected an image, got EPS, which is a program")
+            white = _white(path, image) if image.mode.startswith(WIDE_MODES) else None
+            ImageOps.exif_transpose(image, in_place=True)
+            return _grey_square(image, white) if white else _square(image)
+    except UserError:
+        raise
+    except Exception as error:  # a damaged image may raise nearly anything
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UserError(f"{path}: expected an image, got {reason.splitlines()[0]}") from None
+
+
+def _white(path: Path, image: Image.Image) -> int:
+    """The value of white in a grey image of more than 8 bits, which Pillow cuts and not scales.
+
+    Raises:
+        UserError: the format does not say it, as it may be of any values: float, 32 bits.
+    """
+    if image.mode == "I" and image.format in ("PNG", "PPM"):  # Pillow scales PPM's to 16 bits
+        return 2**16 - 1
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    if image.mode.startswith("I;16") and tags.get(Tag.PhotometricInterpretation) != WHITE_IS_ZERO:
+        return 2 ** tags.get(Tag.BitsPerSample, (16,))[0] - 1
+    raise UserError(
+        f"{path}: expected 8 bits a channel or 16 of grey from black to white, got {image.format} "
+        f"in mode {image.mode}"
+    )
+
+
+def _grey_square(image: Image.Image, white: int) -> np.ndarray:
+    square = ImageOps.fit(image.convert("F"), (SIDE, SIDE), Image.Resampling.LANCZOS)
+    grey = np.rint(np.asarray(square) * (255 / white)).clip(0, 255).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def _square(image: Image.Image) -> np.ndarray:
+    is_opaque = not image.mode.endswith(("A", "a")) and "transparency" not in image.info
+    mode = "RGB" if is_opaque else "RGBA"
+    if image.mode not in (mode, "LA"):  # no copy without need: it may be large
+        image = image.convert(mode)
+    square = ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.LANCZOS)
+    if not is_opaque:
+        white = Image.new("RGBA", square.size, "white")
+        square = Image.alpha_composite(white, square.convert("RGBA")).convert("RGB")
+    return np.asarray(square)
 
 
 def predict(run: Path, images: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -74,9 +124,14 @@ def predict(run: Path, images: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]
     """
     folder = RunFolder.open(run, RUN_NAME)
     if (summary := folder.read_summary()) is None:
-        raise UserError(f"{run}: expected the folder of a finished training")
+        raise UserError(
+            f"{run}: expected the folder of a finished training, got one without a whole "
+            "summary.json, which --resume writes"
+        )
     config = Config.from_json(folder.config())
-    class_names = tuple(summary["class_names"])
+    with reading(run / "summary.json"):
+        class_names = tuple(map(str, summary["class_names"]))
+        temperature = np.float32(summary["temperature"] or 1)
     backend = current_backend()
     # of a training on one batch, which has a state of the same shapes
     training = make_training(
@@ -88,27 +143,51 @@ def predict(run: Path, images: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]
     logits = predict_all(
         lambda batch: program(state, training.put(batch), side=side), images, config.views
     )
-    return np.asarray(softmax(logits / np.float32(summary["temperature"] or 1))), class_names
+    return np.asarray(softmax(logits / temperature)), class_names
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     prepare_cpu()
     with one_line_errors():
-        command = tyro.cli(Command, args=argv, prog=PROGRAM, description=__doc__)
+        command = parse_options(Command, argv, prog=PROGRAM, description=__doc__)
         if not command.images:
             raise UserError("images: expected at least one file")
-        images = np.stack([read_image(path) for path in command.images])
-        probabilities, class_names = predict(command.run, images)
-        table = Table()
-        for heading in ("image", "class", "probability", "next"):
-            table.add_column(heading, justify="right" if heading == "probability" else "left")
-        for path, p in zip(command.images, probabilities, strict=True):
-            first, *others = np.argsort(-p, kind="stable")[:SHOWN]
-            table.add_row(
-                Text(str(path)),
-                class_names[first],
-                f"{p[first]:.1%}",
-                ", ".join(f"{class_names[k]} {p[k]:.1%}" for k in others),
-            )
-        Console().print(table)
+        paths, images = [], []
+        for path in command.images:
+            try:
+                images.append(read_image(path))
+                paths.append(path)
+            except UserError as error:
+                print(f"error: {printable(str(error))}", file=sys.stderr)
+        if images:
+            probabilities, class_names = predict(command.run, np.stack(images))
+            show(paths, probabilities, tuple(map(printable, class_names)), Console())
+        if len(images) < len(command.images):
+            raise SystemExit(EXIT_USER_ERROR)
+
+
+def show(
+    paths: Sequence[Path],
+    probabilities: np.ndarray,
+    class_names: tuple[str, ...],
+    console: Console,
+) -> None:
+    """Print the likeliest classes of every image, and what classes there are."""
+    table = Table()
+    for heading in ("image", "class", "probability", "next"):
+        table.add_column(heading, justify="right" if heading == "probability" else "left")
+    for path, p in zip(paths, probabilities, strict=True):
+        first, *others = np.argsort(-p, kind="stable")[:SHOWN]
+        table.add_row(
+            Text(printable(str(path))),
+            Text(class_names[first]),
+            f"{p[first]:.1%}",
+            Text(", ".join(f"{class_names[k]} {p[k]:.1%}" for k in others)),
+        )
+    console.print(table)
+    known = (
+        f"The network knows {len(class_names)} classes, and an image of anything else is taken for "
+        f"one of them: {', '.join(class_names)}."
+    )
+    console.print(Text(known))

@@ -1,7 +1,8 @@
 """Jitted functions compiled ahead of their first call, so that compilation is timed apart."""
 
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
 import jax
@@ -16,16 +17,30 @@ class Programs:
         run_seconds: time spent in the compiled programs so far.
     """
 
-    def __init__(self, function: Any, compiler_options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        function: Any,
+        compiler_options: Mapping[str, str] | None = None,
+        compiling: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._function = function
         self._options = dict(compiler_options) if compiler_options else None
+        self._compiling = compiling
         self._compiled: dict[Hashable, Any] = {}
         self.compile_seconds = 0.0
         self.run_seconds = 0.0
 
-    def with_new_clock(self) -> Self:
-        """The same programs, whose seconds are counted from here."""
-        programs = type(self)(self._function, self._options)
+    def __len__(self) -> int:
+        """How many are compiled."""
+        return len(self._compiled)
+
+    def with_new_clock(self, compiling: Callable[[], AbstractContextManager[None]]) -> Self:
+        """The same programs, whose seconds are counted from here.
+
+        Args:
+            compiling: entered while one is compiled.
+        """
+        programs = type(self)(self._function, self._options, compiling)
         programs._compiled = self._compiled
         return programs
 
@@ -34,7 +49,9 @@ class Programs:
         key = tuple(map(np.shape, jax.tree.leaves(args))), *sorted(static.items())
         if key not in self._compiled:
             started = time.perf_counter()
-            self._compiled[key] = self._function.lower(*args, **static).compile(self._options)
+            with self._compiling():
+                lowered = self._function.lower(*args, **static)
+                self._compiled[key] = lowered.compile(self._options)
             self.compile_seconds += time.perf_counter() - started
         started = time.perf_counter()
         result = jax.block_until_ready(self._compiled[key](*args))

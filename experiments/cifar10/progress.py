@@ -1,40 +1,51 @@
 """What the user sees of a training while it runs."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+NARROW = 66  # columns; with fewer, loss and accuracy would leave the bar no room
 
 
 class TrainingProgress:
-    """A bar that fills step by step, and a line that stays for every epoch.
+    """A line that says what is being done and how long the rest takes, and one for each epoch.
+
+    The time left is that of the work to come, at the rate of the work done so far, and of the
+    programs that are still to be compiled, at the mean time of those that were.
 
     Args:
-        first_step: steps taken before, by the run that is resumed.
-        total_steps: steps there are.
         console: where to draw; None draws nothing.
     """
 
-    def __init__(self, first_step: int, total_steps: int, console: Console | None) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=8),  # the line fits into 80 columns
-            TextColumn("{task.fields[status]}"),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=console is None,
-        )
-        self._task = self._progress.add_task(
-            "compiling", total=total_steps, completed=first_step, status=""
-        )
+    def __init__(self, console: Console | None) -> None:
+        width = 80 if console is None else console.width
+        columns: list[str | ProgressColumn] = [
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=9 if width < NARROW else min(40, width - 59)),
+            _Left(self),
+        ]
+        if width >= NARROW:
+            columns.insert(2, TextColumn("{task.fields[status]}", markup=False))
+        self._console = console
+        hidden = console is None or not console.is_terminal
+        self._progress = Progress(*columns, console=console, disable=hidden, transient=True)
+        self._task = self._progress.add_task("preparing", total=None, status="")
+        self._work = self._done = 0.0
+        self._programs = self._compiled = 0
+        self._working_seconds = self._compiling_seconds = 0.0
+        self._since = self._last = time.monotonic()
 
     def __enter__(self) -> Self:
-        console = self._progress.console
-        if not self._progress.disable and not console.is_terminal:  # which shows no bar
-            console.print("a line follows for every epoch; the first step may have to be compiled")
+        if self._console is not None and self._progress.disable:  # no bar is shown
+            self._console.print(
+                "a line follows for every epoch; the first step may have to be compiled"
+            )
         self._progress.start()
         return self
 
@@ -46,19 +57,76 @@ class TrainingProgress:
     ) -> None:
         self._progress.stop()
 
-    def stepped(self, epoch: str, steps: int, metrics: Mapping[str, float]) -> None:
-        """Steps were taken; the metrics are the epoch's so far."""
-        status = "loss {loss:.3f}  accuracy {accuracy:.1%}  {images_per_second:,.0f} images/s"
-        self._progress.update(
-            self._task, advance=steps, description=epoch, status=status.format(**metrics)
-        )
+    def plan(self, work: float, programs: int) -> None:
+        """Say what is to come: work, in a unit of one's own, and programs to compile."""
+        self._work, self._programs = work, programs
+        self._last = time.monotonic()
+        self._progress.update(self._task, total=work)
+
+    def doing(self, what: str) -> None:
+        """Say what is being done from now on."""
+        if what != self._progress.tasks[0].description:
+            self._since = time.monotonic()
+            self._progress.update(self._task, description=what)
+
+    @contextmanager
+    def compiling(self) -> Iterator[None]:
+        """While a program is compiled."""
+        before = self._progress.tasks[0].description
+        self._compiled += 1
+        self.doing(f"compiling {self._compiled} of {max(self._programs, self._compiled)}")
+        started = time.monotonic()
+        yield
+        seconds = time.monotonic() - started
+        self._compiling_seconds += seconds
+        self._last += seconds
+        self.doing(before)
+
+    def worked(self, work: float, metrics: Mapping[str, float] | None = None) -> None:
+        """A part of the work is done; the metrics are the epoch's so far."""
+        now = time.monotonic()
+        self._working_seconds += now - self._last
+        self._last = now
+        self._done += work
+        self._progress.update(self._task, completed=self._done)
+        if metrics is not None:
+            status = "loss {loss:.3f}  accuracy {accuracy:.1%}"
+            self._progress.update(self._task, status=status.format(**metrics))
+
+    def left(self) -> str:
+        """The time that is left; where nothing tells, how long this has taken so far."""
+        now = time.monotonic()
+        programs = max(0, self._programs - self._compiled)
+        if self._done and (self._compiled or not programs):
+            left = (self._work - self._done) * self._working_seconds / self._done
+            left += programs * self._compiling_seconds / max(1, self._compiled)
+            if (left := left - (now - self._last)) >= 1:
+                return f"left {_clock(left)}"
+        return f"for {_clock(now - self._since)}"
 
     def epoch_done(self, epoch: int, side: int, metrics: Mapping[str, float]) -> None:
         """Leave a line about the epoch above the bar."""
-        if self._progress.disable:
+        if self._console is None:
             return
         line = (
             f"epoch {epoch:2d}  {side} px  loss {{loss:.3f}}  accuracy {{accuracy:.2%}}  "
             "test {test_accuracy:.2%}  {images_per_second:,.0f} images/s"
         )
-        self._progress.console.print(line.format(**metrics), highlight=False)
+        self._console.print(line.format(**metrics), highlight=False)
+
+
+class _Left(ProgressColumn):
+    """The time that is left."""
+
+    def __init__(self, progress: TrainingProgress) -> None:
+        super().__init__()
+        self._of = progress
+
+    def render(self, task: Task) -> Text:
+        return Text(self._of.left(), no_wrap=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -1,7 +1,7 @@
 """The figures and numbers of a trained classifier."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,27 +25,45 @@ MISTAKES = (4, 6)  # rows and columns of misclassified images
 _DRAWING = threading.Lock()  # seeds are trained side by side, and matplotlib is of one thread
 
 
-def save(folder: RunFolder, config: Config, dataset: Dataset, result: Result) -> None:
-    """Write summary.json and the figures."""
+def save(
+    folder: RunFolder,
+    config: Config,
+    dataset: Dataset,
+    result: Result,
+    doing: Callable[[str], None] = lambda what: None,
+) -> None:
+    """Write summary.json and the figures; `doing` is told which."""
     if is_writer():
         with _DRAWING:
-            _draw(folder, config, dataset, result)
+            _draw(folder, config, dataset, result, doing)
     folder.summary(summary(config, dataset, result))
 
 
-def _draw(folder: RunFolder, config: Config, dataset: Dataset, result: Result) -> None:
+def _draw(
+    folder: RunFolder,
+    config: Config,
+    dataset: Dataset,
+    result: Result,
+    doing: Callable[[str], None],
+) -> None:
     judged = {"test": result.test}
     if result.calibrated is not None:
         judged[f"at temperature {result.temperature:.2f}"] = result.calibrated
     # a run that was killed before it saved an epoch has it twice
     epochs = {entry["epoch"]: entry for entry in folder.metrics()}
-    folder.figure("curves", draw_curves(list(epochs.values()), config, result))
-    folder.figure("confusion", draw_confusion(result.test, dataset.class_names))
-    folder.figure("reliability", draw_reliability(judged))
-    folder.figure("risk_coverage", draw_risk_coverage(judged))
-    folder.figure(
-        "misclassified", draw_mistakes(result.test, dataset.test_images, dataset.class_names)
-    )
+    figures: dict[str, Callable[[], Figure]] = {
+        "confusion": lambda: draw_confusion(result.test, dataset.class_names),
+        "reliability": lambda: draw_reliability(judged),
+        "risk_coverage": lambda: draw_risk_coverage(judged),
+        "misclassified": lambda: draw_mistakes(
+            result.test, dataset.test_images, dataset.class_names
+        ),
+    }
+    if epochs:  # not where metrics.jsonl was lost
+        figures["curves"] = lambda: draw_curves(list(epochs.values()), config, result)
+    for number, (name, draw) in enumerate(figures.items(), start=1):
+        doing(f"drawing {number} of {len(figures)}")
+        folder.figure(name, draw())
 
 
 def summary(config: Config, dataset: Dataset, result: Result) -> dict[str, Any]:

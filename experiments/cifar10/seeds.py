@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 import jax
@@ -13,16 +14,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from rich.console import Console
 
-from experiments._command import UserError, check_seed
+from experiments._command import UserError, check_seed, say
 from experiments._estimates import Estimate
 from experiments._hosts import wait_for_writer
 from experiments._plots import GREY, PALETTE, subplots
-from experiments._records import RunFolder
+from experiments._records import RunFolder, reading
 from experiments.cifar10 import checkpoint
 from experiments.cifar10.config import Config
 from experiments.cifar10.data import Dataset
 from experiments.cifar10.train import DivergenceError, run
 
+MOST_SEEDS = 10_000  # a sweep of them takes weeks
 RUN_NAME, SWEEP_NAME = "cifar10", "cifar10-seeds"  # of the folders of one seed and of many
 # of a run's summary, in the order they are shown, and the most they can be; the least is 0
 FIGURES = {
@@ -49,26 +51,33 @@ class Sweep:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The sweep that a folder's config.json holds."""
-        return cls(Config.from_json(values["settings"]), tuple(values["seeds"]))
+        with reading(Path("config.json")):
+            seeds = tuple(values["seeds"])
+            if not seeds or {type(seed) for seed in seeds} != {int}:
+                raise TypeError(f"seeds {seeds}")
+            return cls(Config.from_json(values["settings"]), seeds)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
     """The seeds that "0:25" (0 to 24) or "1,4,7" stands for.
 
     Raises:
-        UserError: it is neither, or a seed has more than 32 bits.
+        UserError: it is neither, there are too many, or a seed has more than 32 bits.
     """
-    if (match := re.fullmatch(r"(\d+):(\d+)", text)) and int(match[1]) < int(match[2]):
-        seeds = tuple(range(int(match[1]), int(match[2])))
-    elif re.fullmatch(r"\d+(,\d+)*", text):
-        seeds = tuple(map(int, text.split(",")))
+    seeds: Sequence[int]
+    if (match := re.fullmatch(r"(\d{1,18}):(\d{1,18})", text)) and int(match[1]) < int(match[2]):
+        seeds = range(int(match[1]), int(match[2]))
+    elif re.fullmatch(r"\d{1,18}(,\d{1,18})*", text):
+        seeds = [int(seed) for seed in text.split(",")]
     else:
-        raise UserError(f"--seeds: expected FIRST:END or a list as 1,4,7, got {text!r}")
+        raise UserError(f"--seeds: expected FIRST:END or a list as 1,4,7, got {text[:40]!r}")
+    if len(seeds) > MOST_SEEDS:
+        raise UserError(f"--seeds: expected at most {MOST_SEEDS}, got {len(seeds)}")
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds: expected different ones, got {text}")
+        raise UserError(f"--seeds: expected different ones, got {text[:40]}")
     for seed in seeds:
         check_seed("--seeds", seed)
-    return seeds
+    return tuple(seeds)
 
 
 def run_seeds(
@@ -132,8 +141,10 @@ def run_seeds(
             wait_for_writer()
             known = part.read_summary()
             assert known is not None, "run writes it"
+        with reading(part.path / "summary.json"):
+            line = _line(seed, known)
         if console is not None:
-            console.print(_line(seed, known), highlight=False)
+            say(console, line)
         return known
 
     diverged: list[str] = []
@@ -145,21 +156,22 @@ def run_seeds(
             diverged.append(f"seed {seed}: {error}")
             return {}
 
-    if alone:
-        summaries = [train_or_note(seed) for seed in sweep.seeds]
-    else:
-        with ThreadPoolExecutor(max_workers=len(devices)) as pool:
-            # all are waited for, so that each has saved its checkpoint when one was stopped
-            futures = [pool.submit(train_or_note, seed) for seed in sweep.seeds]
-            try:
-                summaries = [future.result() for future in futures]
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-    if diverged:
-        raise DivergenceError("; ".join(diverged))
-    folder.summary(summarize(sweep, summaries))
-    folder.figure("seeds", draw_seeds(sweep, summaries))
+    with folder.locked():
+        if alone:
+            summaries = [train_or_note(seed) for seed in sweep.seeds]
+        else:
+            with ThreadPoolExecutor(max_workers=len(devices)) as pool:
+                # all are waited for, so that each has saved its checkpoint when one was stopped
+                futures = [pool.submit(train_or_note, seed) for seed in sweep.seeds]
+                try:
+                    summaries = [future.result() for future in futures]
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+        if diverged:
+            raise DivergenceError("; ".join(diverged))
+        folder.summary(summarize(sweep, summaries))
+        folder.figure("seeds", draw_seeds(sweep, summaries))
     return summaries
 
 

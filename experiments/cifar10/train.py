@@ -1,7 +1,7 @@
 """Training from the first step, or from a checkpoint, to the evaluation and its figures."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -10,9 +10,10 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
-from experiments._command import UserError
+from experiments._command import UserError, say
 from experiments._records import RunFolder
 from experiments.cifar10 import checkpoint, report
+from experiments.cifar10.augment import views
 from experiments.cifar10.backend import current_backend, data_mesh
 from experiments.cifar10.config import Config, ConfigError, ViewsName
 from experiments.cifar10.data import Dataset
@@ -64,24 +65,27 @@ def run(
     Raises:
         ConfigError: the settings do not suit the data set or the devices.
         CheckpointError: there is nothing to resume, nothing left to do, or no room to save.
-        RunError: the folder cannot be written.
+        RunError: the folder cannot be written, or another process is at work on it.
         TrainingStopped: `should_stop` said so.
         DivergenceError: the loss became NaN or infinite.
     """
-    trainer = _Trainer(config, dataset, folder, devices)
-    if resume:
-        trainer.state = checkpoint.restore(folder.path, trainer.state)
-    first_step, length = int(trainer.state.step), trainer.length
-    if first_step == length.steps and folder.read_summary() is not None:
-        raise checkpoint.CheckpointError(
-            f"{folder.path}: expected a stopped run, got a finished one"
-        )
-    with TrainingProgress(first_step, length.steps, console) as progress:
+    with folder.locked(), TrainingProgress(console) as progress:
+        trainer = _Trainer(config, dataset, folder, devices, progress)
+        if resume:
+            trainer.state = checkpoint.restore(folder.path, trainer.state)
+        first_step, length = int(trainer.state.step), trainer.length
+        if first_step == length.steps and folder.read_summary() is not None:
+            raise checkpoint.CheckpointError(
+                f"{folder.path}: expected a stopped run, got a finished one"
+            )
+        if (torn := folder.drop_torn_lines()) and console is not None:
+            say(console, f"metrics.jsonl: left out what is no whole line, {torn} in all")
+        trainer.plan(first_step)
         for epoch in range(first_step // length.steps_per_epoch, length.epochs):
-            trainer.train_epoch(epoch, progress, should_stop)
-    result = trainer.result(first_step)
-    report.save(folder, config, dataset, result)
-    return result
+            trainer.train_epoch(epoch, should_stop)
+        result = trainer.result(first_step)
+        report.save(folder, config, dataset, result, progress.doing)
+        return result
 
 
 def _trained_images(config: Config, dataset: Dataset) -> int:
@@ -93,6 +97,15 @@ def _trained_images(config: Config, dataset: Dataset) -> int:
             f"got {config.held_out}"
         )
     return there - config.held_out
+
+
+def _area(side: int) -> float:
+    """Of an image, relative to one of 32 pixels."""
+    return (side / 32) ** 2
+
+
+def _number_of_views(which: ViewsName) -> int:
+    return sum(1 for _ in views(np.zeros((1, 32, 32, 3), np.uint8), which))
 
 
 class _Compiled(NamedTuple):
@@ -121,6 +134,7 @@ class _Trainer:
         dataset: Dataset,
         folder: RunFolder,
         devices: Sequence[Any] | None,
+        progress: TrainingProgress | None = None,
     ) -> None:
         num_images = _trained_images(config, dataset)
         train_images, held_out_images = np.split(dataset.train_images, [num_images])
@@ -134,25 +148,50 @@ class _Trainer:
         self.length = training.length
         self.state = training.initial_state(config.seed, train_images)
         self._training = training
-        self._advance = compiled.advance.with_new_clock()
-        self._predict = compiled.predict.with_new_clock()
+        self._progress = progress or TrainingProgress(None)
+        self._advance = compiled.advance.with_new_clock(self._progress.compiling)
+        self._predict = compiled.predict.with_new_clock(self._progress.compiling)
         self._train_set = training.put(train_images), training.put(train_labels)
         self._held_out_set = held_out_images, held_out_labels
         self._test_set = dataset.test_images, dataset.test_labels
 
-    def train_epoch(
-        self, epoch: int, progress: TrainingProgress, should_stop: Callable[[], bool]
-    ) -> None:
+    def plan(self, first_step: int) -> None:
+        """Tell the progress what is to come after this step.
+
+        The unit of work is an image of 32 pixels that is classified; training on it is three.
+        """
+        scans, size = current_backend().scans_epochs, current_backend().test_batch
+        views, tested = _number_of_views(self.config.views), len(self._test_set[0])
+        work, programs = 0.0, set[Hashable]()
+
+        def test(number: int, side: int) -> float:
+            programs.add((min(size, number), side))
+            return number * _area(side)
+
+        for epoch in range(first_step // self.length.steps_per_epoch, self.length.epochs):
+            side, first, end = self.config.image_side(epoch), *self._steps(epoch)
+            steps = end - max(first, first_step)
+            if steps:
+                programs.add((steps if scans else 1, side, self._trains_whitening(epoch)))
+                work += 3 * steps * self.config.batch_size * _area(side) + test(tested, side)
+        side = self.config.image_side(self.length.epochs - 1)
+        work += test(tested, side) * (1 if views == 1 else 1 + views)
+        if held_out := self.config.held_out:
+            work += test(held_out, side) * views
+        there = len(self._advance) + len(self._predict)  # compiled for an earlier seed
+        self._progress.plan(work, max(0, len(programs) - there))
+
+    def train_epoch(self, epoch: int, should_stop: Callable[[], bool]) -> None:
         """Take the epoch's steps, or those that are left of it; test, log and save."""
         plan = self._training.plan_epoch(self.config.seed, epoch)
         scans = current_backend().scans_epochs
         side = self.config.image_side(epoch)
-        start = epoch * self.length.steps_per_epoch
-        end = min(start + self.length.steps_per_epoch, self.length.steps)
+        start, end = self._steps(epoch)
         step = first_step = int(self.state.step)
         if step == end:  # the last epoch, a part of one, that only its summary is missing of
             return
         start_seconds = self._advance.run_seconds
+        self._progress.doing(f"epoch {epoch + 1}/{self.length.epochs}")
         metrics: dict[str, float] = {}
         while step < end:
             if should_stop():
@@ -164,7 +203,7 @@ class _Trainer:
                 plan,
                 steps=end - step if scans else 1,
                 side=side,
-                train_whitening=self.config.whiten and epoch < self.config.whiten_bias_epochs,
+                train_whitening=self._trains_whitening(epoch),
             )
             self._check_finite(np.asarray(losses), step)
             before, step = step, step + len(losses)
@@ -175,12 +214,13 @@ class _Trainer:
                 "accuracy": float(self.state.correct) / seen,
                 "images_per_second": self.config.batch_size * (step - first_step) / seconds,
             }
-            progress.stepped(f"epoch {epoch + 1}/{self.length.epochs}", step - before, metrics)
+            work = 3 * (step - before) * self.config.batch_size * _area(side)
+            self._progress.worked(work, metrics)
         images, labels = self._test_set
         metrics["test_accuracy"] = accuracy(self._logits(images, "plain", side), labels)
         self.folder.log(epoch=epoch + 1, step=step, image_side=side, **metrics)
         checkpoint.save(self.folder.path, self.state)
-        progress.epoch_done(epoch + 1, side, metrics)
+        self._progress.epoch_done(epoch + 1, side, metrics)
 
     def result(self, first_step: int) -> Result:
         """Test the network, which this process has trained from `first_step` on."""
@@ -191,6 +231,7 @@ class _Trainer:
         temperature = calibrated = None
         if self.config.held_out:
             held_out = self._logits(self._held_out_set[0], views)
+            self._progress.doing("fitting T")
             with warnings.catch_warnings(action="ignore"):  # the command says that there is none
                 fit = fit_temperature(held_out, self._held_out_set[1])
             if fit.converged:  # not where all of them are right, whose best temperature is 0
@@ -209,18 +250,31 @@ class _Trainer:
             images_per_second=images / seconds if seconds else 0.0,
         )
 
+    def _steps(self, epoch: int) -> tuple[int, int]:
+        """The epoch's first step, and the one after its last."""
+        start = epoch * self.length.steps_per_epoch
+        return start, min(start + self.length.steps_per_epoch, self.length.steps)
+
+    def _trains_whitening(self, epoch: int) -> bool:
+        return self.config.whiten and epoch < self.config.whiten_bias_epochs
+
     def _test(self, views: ViewsName) -> Evaluation:
         images, labels = self._test_set
-        return evaluate(self._logits(images, views), labels)
+        logits = self._logits(images, views)
+        self._progress.doing("judging")
+        return evaluate(logits, labels)
 
     def _logits(self, images: np.ndarray, views: ViewsName, side: int | None = None) -> np.ndarray:
         """Of the images, shrunk to `side`: as in the last epoch, if it is None."""
         side = side or self.config.image_side(self.length.epochs - 1)
-        return predict_all(
-            lambda batch: self._predict(self.state, self._training.put(batch), side=side),
-            images,
-            views,
-        )
+        self._progress.doing("testing")
+
+        def predict(batch: np.ndarray) -> Any:
+            logits = self._predict(self.state, self._training.put(batch), side=side)
+            self._progress.worked(len(batch) * _area(side))
+            return logits
+
+        return predict_all(predict, images, views)
 
     def _check_finite(self, losses: np.ndarray, first_step: int) -> None:
         if np.isfinite(losses).all():

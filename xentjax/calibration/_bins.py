@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from xentjax.calibration._sums import accurate_segment_sum
+from xentjax._sums import accurate_segment_sum
 
 BINNINGS = ("width", "mass")
 
@@ -60,10 +60,10 @@ def equal_mass(
     Observed confidences as edges keep ties together, whatever the order of the rows.
     """
     ascending = jnp.sort(jnp.where(keep, jax.lax.stop_gradient(confidence), jnp.inf))
-    j = jnp.arange(1, num_bins, dtype=jnp.int32)
-    # ceil(j N / B) without j N, which may not fit in 32 bits.
-    whole, rest = jnp.divmod(keep.sum(dtype=jnp.int32), num_bins)
-    rank = j * whole + (j * rest + num_bins - 1) // num_bins
+    with jax.enable_x64(True):  # neither j N nor the square of many bins fits in 32 bits
+        j = jnp.arange(1, num_bins, dtype=jnp.int64)
+        rank = (j * keep.sum(dtype=jnp.int64) + num_bins - 1) // num_bins
+        rank = rank.astype(jnp.int32)
     inner = ascending.at[jnp.maximum(rank - 1, 0)].get(mode="clip")
     ends = jnp.asarray([0, 1], confidence.dtype)
     return jnp.concatenate([ends[:1], inner, ends[1:]])

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from xentjax._checks import check_choice, check_flag, check_index, fail
+from xentjax._sums import accurate_sum
 from xentjax.calibration._bins import BINNINGS, BinSums, bin_sums
 from xentjax.calibration._predictions import Predictions, check_probabilities
 
@@ -257,17 +258,17 @@ def _error(sums: BinSums, norm: str, debias: bool) -> Float[Array, ""]:
     accuracy, confidence = _means(sums)
     empty = sums.counts == 0
     gap = jnp.where(empty, 0, accuracy - confidence)
-    rows = sums.counts.sum().astype(gap.dtype)  # N, times the number of classes
+    count = sums.counts.astype(gap.dtype)
+    rows = accurate_sum(count.ravel())  # N, times the number of classes: more than int32 holds
     if norm == "max":
         return jnp.where(rows > 0, jnp.abs(gap).max(), jnp.nan)
-    count = sums.counts.astype(gap.dtype)
     if norm == "l1":
-        return (count * jnp.abs(gap)).sum() / rows
+        return accurate_sum((count * jnp.abs(gap)).ravel()) / rows
     square = jnp.square(gap)
     if debias:
         variance = jnp.where(empty, 0, accuracy * (1 - accuracy)) / jnp.maximum(count - 1, 1)
         square = jnp.where(sums.counts == 1, 0 * gap, square - variance)  # NaN stays
-    mean = (count * square).sum() / rows
+    mean = accurate_sum((count * square).ravel()) / rows
     # The root's slope at 0 would be infinite.
     vanishes = mean <= 0
     return jnp.where(vanishes, 0, jnp.sqrt(jnp.where(vanishes, 1, mean)))

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from xentjax._sums import accurate_sum
 from xentjax.calibration._predictions import Predictions, check_probabilities
-from xentjax.calibration._sums import accurate_sum
 
 
 class RiskCoverage(NamedTuple):

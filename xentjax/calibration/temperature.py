@@ -11,8 +11,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from xentjax._checks import concrete, fail
+from xentjax._sums import accurate_sum
 from xentjax.calibration._predictions import Predictions, check_predictions
-from xentjax.calibration._sums import accurate_sum
 from xentjax.losses import softmax_cross_entropy_with_integer_labels
 
 _MAX_STEPS = 100

@@ -44,11 +44,12 @@ _INTEGRALS = _integration_matrix()
 
 
 def entropy_moments(
-    counts: Float[Array, "*batch k"],
+    counts: Float[Array, "*batch k"], others: Float[Array, "*batch k"]
 ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
     """Posterior mean and standard deviation of the entropy, in nats, of K >= 2 classes.
 
-    The nodes are taken one after the other: no array of nodes by classes is made.
+    `others` is N less each count. The nodes are taken one after the other: no array of nodes by
+    classes is made.
     """
     dtype, k = counts.dtype, counts.shape[-1]
     n = counts.sum(-1)[None]  # the nodes come first
@@ -60,7 +61,7 @@ def entropy_moments(
     def zoom(_step: Array, window: tuple[Array, Array]) -> tuple[Array, Array]:
         middle, half = window
         a = jnp.exp(middle + half * nodes)
-        score = jax.lax.map(lambda a: _score(counts, a), a)
+        score = jax.lax.map(lambda a: _score(jax.lax.stop_gradient(counts), a), a)
         # The trapezoidal rule rises and falls with the score, however coarse the nodes are.
         rise = (score[1:] + score[:-1]) / 2 * (nodes[1:] - nodes[:-1]) * half
         log_density = jnp.cumsum(jnp.concatenate([jnp.zeros_like(rise[:1]), rise]), 0)
@@ -73,14 +74,15 @@ def entropy_moments(
     # Below K a = 1 / log N the density grows as a; above a = N it falls as 1 / a.
     lowest, highest = -math.log(k) - _FALL - 5, jnp.log(n) + _FALL + 5
     window = ((highest + lowest) / 2, (highest - lowest) / 2)
-    middle, half = jax.lax.fori_loop(0, _ZOOMS, zoom, window)
+    # Wherever the window lies, the integral is the same.
+    middle, half = jax.lax.stop_gradient(jax.lax.fori_loop(0, _ZOOMS, zoom, window))
     # As a product: in a narrow window the rounding of the sum would displace the nodes.
     a = jnp.exp(middle) * jnp.exp(half * nodes)
     # A spread far below the entropy itself is resolved next to the bound that it is measured from.
     nearly_uniform = _special.entropy(counts / n[0][..., None]) > math.log(k) / 2
     bound = jnp.where(nearly_uniform, jnp.full_like(n[0], math.log(k)), 0.0)
     score, mean, variance = jax.lax.map(
-        lambda a: (_score(counts, a), *_moments_given(counts, a, bound)), a
+        lambda a: (_score(counts, a), *_moments_given(counts, others, a, bound)), a
     )
     integrals = jnp.asarray(_INTEGRALS, dtype)
     log_evidence = half * jnp.tensordot(integrals, score, 1, precision=jax.lax.Precision.HIGHEST)
@@ -98,7 +100,7 @@ def digamma_excess(x: Float[Array, "*s"]) -> tuple[Float[Array, "*s"], Float[Arr
     y = jnp.where(small, x + _SHIFT, x)
     rest = -_even_powers(1 / y, [b / (2 * i + 2) for i, b in enumerate(_BERNOULLI)])
     value = 1 / (2 * y) + rest
-    near = value + jnp.log1p(_SHIFT / x) - sum(1 / (x + i) for i in range(1, _SHIFT + 1))
+    near = value + (jnp.log(y) - jnp.log(x)) - sum(1 / (x + i) for i in range(1, _SHIFT + 1))
     return jnp.where(small, near, value), jnp.where(small, near - 1 / (2 * x), rest)
 
 
@@ -161,12 +163,12 @@ def _log_prior(a: Array, k: int) -> Array:
     return jnp.log(jnp.where(k * a < 1, near, rest - rest_of_total))
 
 
-def _moments_given(counts: Array, a: Array, bound: Array) -> tuple[Array, Array]:
+def _moments_given(counts: Array, others: Array, a: Array, bound: Array) -> tuple[Array, Array]:
     """Mean of the entropy less `bound`, which is 0 or log K, and its variance, at one a."""
     k, a, bound = counts.shape[-1], a[..., None], bound[..., None]
     n = counts.sum(-1, keepdims=True)
     w, s = counts + a, n + k * a
-    above_zero = jnp.log1p((n - counts + (k - 1) * a) / w)
+    above_zero = jnp.log1p((others + (k - 1) * a) / w)
     z = _deviations(counts) / (s / k)
     above_log_k = -jnp.where(jnp.abs(z) < 0.5, jnp.log1p(z), jnp.log(w / (s / k)))
     surprise = jnp.where(bound > 0, above_log_k, above_zero)

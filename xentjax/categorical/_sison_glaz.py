@@ -4,27 +4,58 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from xentjax.categorical._tails import gamma_tail
 from xentjax.categorical.likelihood import factorial_remainder
+
+MOST_STEPS = 2.0**17
+"""Halfwidths that are tried in turn; wider ones, of counts above some 10^9, are bisected."""
+
+
+class _Masses(NamedTuple):
+    """Probabilities of a count at the box's ends, and of all within."""
+
+    top: Float[Array, " k"]
+    """Of count + halfwidth, 0 above N."""
+    bottom: Float[Array, " k"]
+    """Of count - halfwidth, 0 below 0."""
+    inside: Float[Array, " k"]
 
 
 class _Box(NamedTuple):
-    """The classes' Poisson variables within `halfwidth` of their means, and the box's coverage."""
+    """The classes' counts within `halfwidth` of their means, and how likely that is."""
 
     halfwidth: Float[Array, ""]
     inner_coverage: Float[Array, ""]
     """Of the box that is narrower by 1."""
     coverage: Float[Array, ""]
-    top: Float[Array, " k"]
-    """Poisson probability of count + halfwidth, 0 above N."""
-    bottom: Float[Array, " k"]
-    """Of count - halfwidth, 0 below 0."""
-    moments: Float[Array, "5 k"]
-    """sum of probability * deviation^r over the box, r = 0..4."""
+    expansion: Float[Array, ""]
+    """The coverage by the Edgeworth expansion."""
+    failed: Bool[Array, ""]
+    """Whether the expansion fell somewhere as the box grew."""
+    poisson: _Masses
+    binomial: _Masses
+    moments: Float[Array, "4 k"]
+    """sum of Poisson probability * deviation^r over the box, r = 1..4."""
 
 
-def halfwidth(counts: Float[Array, " k"], alpha: Float[Array, ""]) -> Float[Array, "2"]:
+class _Bracket(NamedTuple):
+    """Two halfwidths around the one that is sought."""
+
+    low: Float[Array, ""]
+    high: Float[Array, ""]
+    low_coverage: Float[Array, ""]
+    high_coverage: Float[Array, ""]
+
+
+def halfwidth(
+    counts: Float[Array, " k"],
+    others: Float[Array, " k"],
+    alpha: Float[Array, ""],
+    *,
+    few: bool,
+) -> Float[Array, "2"]:
     """c and the fraction g of the way from c to c + 1 at which the coverage is 1 - alpha.
 
     With X_k Poisson of mean c_k, a multinomial of these means is X given sum_k X_k = N, so
@@ -33,36 +64,128 @@ def halfwidth(counts: Float[Array, " k"], alpha: Float[Array, ""]) -> Float[Arra
 
     where Y_k is X_k within the box and the density of its sum is an Edgeworth expansion. c is the
     first at which this is at most 1 - alpha < that at c + 1. Each c adds two probabilities to the
-    sums for the last, so all of them together cost what the last one does by itself. Deviations are
-    from the count, which leaves nothing to cancel in float32.
+    sums for the last, so all of them together cost what the last one does by itself.
+
+    Where one class has nearly all samples the expansion fails: it falls with c and need not reach
+    1 - alpha at all. From there on the coverage is no less than Bonferroni's bound, one minus the
+    sum of the probabilities that X_k, binomial given the sum, strays by more than c.
+
+    Args:
+        counts: c, float64.
+        others: N - c.
+        alpha: 1 less the coverage.
+        few: N is at most `MOST_STEPS`, and nothing is compiled for more.
     """
     n, level = counts.sum(), 1 - alpha
+    # Stacked: to compile one is as fast as three.
+    remainders = factorial_remainder(jnp.stack([jnp.full_like(counts, n), counts, others]))
+    log_total = remainders[0, 0]
 
     def widen(box: _Box) -> _Box:
         c = box.halfwidth + 1
-        top = jnp.where(counts + c <= n, box.top * counts / (counts + c), jnp.zeros_like(counts))
-        bottom = box.bottom * jnp.maximum(counts - c + 1, 0) / jnp.maximum(counts, 1)
-        added = jnp.stack([(top + (-1) ** r * bottom) * c**r for r in range(5)])
+        above, below = counts + c, jnp.maximum(counts - c + 1, 0)
+        inside_n, some = above <= n, jnp.maximum(counts, 1)
+        zero = jnp.zeros_like(counts)
+        poisson = _add(
+            box.poisson,
+            jnp.where(inside_n, box.poisson.top * counts / above, zero),
+            box.poisson.bottom * below / some,
+        )
+        odds = counts / jnp.maximum(others, 1)
+        binomial = _add(
+            box.binomial,
+            jnp.where(inside_n, box.binomial.top * odds * (others - c + 1) / above, zero),
+            box.binomial.bottom * (others / some) * below / jnp.maximum(others + c, 1),
+        )
+        added = jnp.stack([(poisson.top + (-1) ** r * poisson.bottom) * c**r for r in range(1, 5)])
         moments = box.moments + added
+        expansion = _expansion(poisson.inside, moments, log_total)
+        failed = box.failed | (expansion < box.expansion)
+        bound = 1 - (1 - binomial.inside).sum()
+        coverage = jnp.where(failed, jnp.maximum(expansion, bound), expansion)
         # A box of halfwidth N is all there is.
-        coverage = jnp.where(c < n, _coverage(moments, n), jnp.ones_like(n))
-        return _Box(c, box.coverage, coverage, top, bottom, moments)
+        coverage = jnp.where(c < n, coverage, jnp.ones_like(n))
+        return _Box(c, box.coverage, coverage, expansion, failed, poisson, binomial, moments)
 
     def too_narrow(box: _Box) -> Array:
-        return (box.coverage <= level) & (box.halfwidth < n)
+        return (box.coverage <= level) & (box.halfwidth < jnp.minimum(n, MOST_STEPS))
 
     zero = jnp.zeros_like(n)
-    middle = jnp.exp(-factorial_remainder(counts))
-    moments = jnp.stack([middle] + 4 * [jnp.zeros_like(middle)])
-    box = widen(_Box(zero, zero, zero, middle, middle, moments))
-    box = jax.lax.while_loop(too_narrow, widen, box)
-    fraction = (level - box.inner_coverage) / (box.coverage - box.inner_coverage)
-    return jnp.stack([box.halfwidth - 1, fraction])
+    poisson, binomial = (
+        _Masses(middle, middle, middle)
+        for middle in jnp.exp(
+            jnp.stack([-remainders[1], remainders[0] - remainders[1] - remainders[2]])
+        )
+    )
+    moments = jnp.zeros((4, *counts.shape), counts.dtype)
+    start = _Box(zero, zero, zero, zero, zero > 1, poisson, binomial, moments)
+    box = jax.lax.while_loop(too_narrow, widen, start)
+
+    def between(bracket: _Bracket) -> Array:
+        return jnp.floor(bracket.low / 2 + bracket.high / 2)
+
+    def undecided(bracket: _Bracket) -> Array:
+        middle = between(bracket)
+        return (bracket.low < middle) & (middle < bracket.high)
+
+    def halve(bracket: _Bracket) -> _Bracket:
+        middle = between(bracket)
+        coverage = _expansion(*_moments(counts, n, middle), log_total)
+        narrow = coverage <= level
+        return _Bracket(
+            jnp.where(narrow, middle, bracket.low),
+            jnp.where(narrow, bracket.high, middle),
+            jnp.where(narrow, coverage, bracket.low_coverage),
+            jnp.where(narrow, bracket.high_coverage, coverage),
+        )
+
+    found = (box.coverage > level) | (box.halfwidth >= n)
+    bracket = _Bracket(
+        jnp.where(found, box.halfwidth - 1, box.halfwidth),
+        jnp.where(found, box.halfwidth, n),
+        jnp.where(found, box.inner_coverage, box.coverage),
+        jnp.where(found, box.coverage, jnp.ones_like(n)),
+    )
+    if not few:
+        bracket = jax.lax.while_loop(undecided, halve, bracket)
+    rise = bracket.high_coverage - bracket.low_coverage
+    # Both are 1 where 1 - alpha rounds to it.
+    fraction = jnp.where(rise > 0, (level - bracket.low_coverage) / rise, 0)
+    return jnp.stack([bracket.low, jnp.where(n < jnp.inf, fraction, jnp.nan)])
 
 
-def _coverage(moments: Array, n: Array) -> Array:
-    mass, *raw = moments
-    m1, m2, m3, m4 = (moment / mass for moment in raw)
+def _add(masses: _Masses, top: Array, bottom: Array) -> _Masses:
+    return _Masses(top, bottom, masses.inside + top + bottom)
+
+
+def _moments(counts: Array, n: Array, halfwidth: Array) -> tuple[Array, Array]:
+    """The mass of each class's Poisson variable in the box, and its moments about the count there.
+
+    By E[(X - c) g(X)] = c E[g(X + 1) - g(X)], which leaves terms at the ends of the box.
+    """
+    low, high = jnp.maximum(counts - halfwidth, 0), jnp.minimum(counts + halfwidth, n)
+    c = jnp.maximum(counts, 1)
+    # Poisson tails are gamma tails: P(X < low) = P(G_low > c) and P(X > high) = P(G_(high+1) < c).
+    shape = jnp.stack([jnp.maximum(low, 1), high + 1])
+    lower = jnp.stack([jnp.ones_like(c, bool), jnp.zeros_like(c, bool)])
+    log_tail, tail_over_density = gamma_tail(shape, jnp.stack([c, c]), lower)
+    tails = jnp.exp(log_tail)
+    # Densities over log c are c times the probabilities of low - 1 and high.
+    (below, above), (before, last) = tails, tails / tail_over_density
+    below, before = jnp.where(low > 0, below, 0), jnp.where(low > 0, before, 0)
+    mass = 1 - below - above
+    down, up = low - c, high + 1 - c
+    m1 = before - last
+    m2 = c * mass + before * down - last * up
+    m3 = c * (2 * m1 + mass) + before * down**2 - last * up**2
+    m4 = c * (3 * (m2 + m1) + mass) + before * down**3 - last * up**3
+    occurs = counts > 0
+    return jnp.where(occurs, mass, 1), jnp.where(occurs, jnp.stack([m1, m2, m3, m4]), 0)
+
+
+def _expansion(mass: Array, moments: Array, log_total: Array) -> Array:
+    """The coverage, given `log_total`, minus the log of P(sum_k X_k = N)."""
+    m1, m2, m3, m4 = moments / mass[None]
     variance = m2 - m1**2
     third = m3 - 3 * m2 * m1 + 2 * m1**3
     fourth = m4 - 4 * m3 * m1 + 6 * m2 * m1**2 - 3 * m1**4
@@ -74,4 +197,4 @@ def _coverage(moments: Array, n: Array) -> Array:
     edgeworth += skewness**2 * (x**6 - 15 * x**4 + 45 * x**2 - 15) / 72
     # The expansion may dip below 0, where it stands for a probability of 0.
     log_density = jnp.log(jnp.maximum(edgeworth, 0)) - (x**2 + jnp.log(2 * jnp.pi * total)) / 2
-    return jnp.exp(jnp.log(mass).sum() + log_density + factorial_remainder(n))
+    return jnp.exp(jnp.log(mass).sum() + log_density + log_total)

@@ -13,19 +13,20 @@ which is concave too, converges from anywhere to the quantile.
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import digamma
 from jaxtyping import Array, Bool, Float
 
-from xentjax._special import divergence_term
+from xentjax._special import divergence_term, scale_tangent
 from xentjax.categorical.likelihood import factorial_remainder
 
 _FALL = 40.0
 _NEWTON_STEPS = 12
-_legendre = np.polynomial.legendre.leggauss(32)
-_NODES, _WEIGHTS = (1 + _legendre[0]) / 2, _legendre[1] / 2
+_NODES = {"float32": 32, "float64": 64}
 
 
 @jax.custom_jvp
@@ -34,7 +35,7 @@ def gamma_survival(a: Float[Array, "*s"], x: Float[Array, "*s"]) -> Float[Array,
     inside = (x > 0) & (x < math.inf)
     y = jnp.where(inside, x, a)
     upper = y >= a
-    log_tail = _gamma_tail(a, y, upper)[0]
+    log_tail = gamma_tail(a, y, upper)[0]
     survival = jnp.where(upper, jnp.exp(log_tail), -jnp.expm1(log_tail))
     end = jnp.where(x <= 0, jnp.ones_like(x), jnp.where(x == math.inf, jnp.zeros_like(x), x))
     return jnp.where(inside, survival, end)
@@ -43,22 +44,42 @@ def gamma_survival(a: Float[Array, "*s"], x: Float[Array, "*s"]) -> Float[Array,
 @gamma_survival.defjvp
 def _(primals, tangents):
     a, x = primals
-    # x^(a-1) exp(-x) / gamma(a), where the first factor is 1 at a = 1 even for x = 0.
-    density = jnp.exp((a - 1) * jnp.log(jnp.where(a == 1, jnp.ones_like(x), x)) - x)
-    density = density / jnp.exp(jax.lax.lgamma(a))
+    # A slope of 0 wins over a statistic whose own slope is infinite.
+    at_0 = jnp.where(a == 1, jnp.ones_like(x), jnp.where(a < 1, math.inf, 0))
     inside = (x > 0) & (x < math.inf)
     near = jnp.exp(_gamma_log_scale(a) - divergence_term(a, jnp.where(inside, x, a))) / x
-    return gamma_survival(a, x), -jnp.where(inside, near, density) * tangents[1]
+    density = jnp.where(inside, near, jnp.where(x == math.inf, 0, at_0))
+    tangent = jnp.where(density == 0, 0, tangents[1])
+    return gamma_survival(a, x), scale_tangent(-density, tangent)
 
 
+def gamma_tail(
+    a: Float[Array, "*s"], x: Float[Array, "*s"], upper: Bool[Array, "*s"]
+) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    """Log of the mass above x, or below it, and that mass over the density of log x.
+
+    To full precision where that side is away from `a`, or hardly beyond it.
+    """
+    # The positive root of x w^2 / 2 + (x - a) w = _FALL, in a form that does not overflow.
+    above = 2 * _FALL / (x - a + jnp.hypot(x - a, jnp.sqrt(2 * _FALL * x)))
+    for _ in range(3):
+        above = jnp.log1p((_FALL + a * above) / x)
+    below = _width_below(a - x, x, (_FALL + x) / a)
+    window = jnp.where(upper, above, -below)
+    deviance, masses, _ = _tail(lambda y: divergence_term(a[..., None], y), x, window)
+    tail_over_density = masses.sum(-1)
+    return _gamma_log_scale(a) - deviance + jnp.log(tail_over_density), tail_over_density
+
+
+@jax.custom_jvp
 def gamma_quantile(a: Float[Array, "*s"], survival: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """The x that `gamma_survival` takes to `survival`, in (0, 1)."""
+    """The x that `gamma_survival` takes to `survival`, in (0, 1); its slope is in `survival`."""
     upper = survival < 0.5
     target = jnp.where(upper, jnp.log(survival), jnp.log1p(-survival))
     outward = jnp.where(upper, -jnp.ones_like(a), 1)
 
     def newton(_: Array, x: Array) -> Array:
-        log_tail, tail_over_density = _gamma_tail(a, x, upper)
+        log_tail, tail_over_density = gamma_tail(a, x, upper)
         return x * jnp.exp(outward * (target - log_tail) * tail_over_density)
 
     # Above, no further out than the bound of Laurent and Massart (2000): from beyond the quantile
@@ -67,11 +88,59 @@ def gamma_quantile(a: Float[Array, "*s"], survival: Float[Array, "*s"]) -> Float
     return jax.lax.fori_loop(0, _NEWTON_STEPS, newton, start)
 
 
+@gamma_quantile.defjvp
+def _(primals, tangents):
+    a, survival = primals
+    x = gamma_quantile(a, survival)
+    upper = survival < 0.5
+    side = jnp.where(upper, survival, 1 - survival)
+    return x, -x * gamma_tail(a, x, upper)[1] / side * tangents[1]
+
+
+@jax.custom_jvp
 def beta_quantile_odds(
     a: Float[Array, "*s"], b: Float[Array, "*s"], probability: Float[Array, "*s"]
 ) -> Float[Array, "*s"]:
     """x / (1 - x) at the x where the beta distribution reaches `probability`, at most 1/2."""
-    target, n = jnp.log(probability), a + b
+    target = jnp.log(probability)
+
+    def newton(_: Array, odds: Array) -> Array:
+        tail = _beta_tail(a, b, odds)
+        step = (target - tail.log_mass) * tail.over_density
+        # No further at a time than where log_mass still has digits to step back by.
+        return odds * jnp.exp(jnp.maximum(step, -tail.width))
+
+    return jax.lax.fori_loop(0, _NEWTON_STEPS, newton, a / b)
+
+
+@beta_quantile_odds.defjvp
+def _(primals, tangents):
+    """d log P(t < x) / da = E[log t | t < x] - E[log t], and so for b and 1 - t."""
+    a, b, probability = primals
+    odds = beta_quantile_odds(a, b, probability)
+    tail = _beta_tail(a, b, odds)
+    a_slope = tail.mean_log - (digamma(a) - digamma(a + b))
+    b_slope = tail.mean_log_rest - (digamma(b) - digamma(a + b))
+    rise = tangents[2] / probability - a_slope * tangents[0] - b_slope * tangents[1]
+    return odds, odds * tail.over_density * rise
+
+
+class _BetaTail(NamedTuple):
+    """The mass of a beta distribution below t."""
+
+    log_mass: Array
+    over_density: Array
+    """The mass over the density of the log odds."""
+    width: Array
+    """Of the log odds, over which the density falls by `_FALL`."""
+    mean_log: Array
+    """The mean of log t there."""
+    mean_log_rest: Array
+    """That of log(1 - t)."""
+
+
+def _beta_tail(a: Array, b: Array, odds: Array) -> _BetaTail:
+    n = a + b
     log_scale = factorial_remainder(n) - factorial_remainder(a) - factorial_remainder(b)
     log_scale += jnp.log(a / n * b)
 
@@ -81,35 +150,27 @@ def beta_quantile_odds(
             wide[1], wide[2] / (1 + odds)
         )
 
-    def newton(_step: Array, odds: Array) -> Array:
-        below, above = n * (odds / (1 + odds)), n / (1 + odds)
-        width = _width_below(a - below, below / (1 + odds), (_FALL + n * jnp.log1p(odds)) / a)
-        for _ in range(3):  # two forms of the equation for the width, each better at one end
-            by_a = (_FALL + n * jnp.log1p(odds) - n * jnp.log1p(odds * jnp.exp(-width))) / a
-            by_b = jnp.log1p(jnp.expm1((_FALL + b * width) / n) * n / above)
-            width = jnp.minimum(by_a, by_b)
-        deviance_here, tail_over_density = _tail(deviance, odds, -width)
-        log_tail = log_scale - deviance_here + jnp.log(tail_over_density)
-        step = (target - log_tail) * tail_over_density
-        # No further at a time than where log_tail still has digits to step back by.
-        return odds * jnp.exp(jnp.maximum(step, -width))
-
-    return jax.lax.fori_loop(0, _NEWTON_STEPS, newton, a / b)
+    below, above = n * (odds / (1 + odds)), n / (1 + odds)
+    width = _width_below(a - below, below / (1 + odds), (_FALL + n * jnp.log1p(odds)) / a)
+    for _ in range(3):  # two forms of the equation for the width, each better at one end
+        by_a = (_FALL + n * jnp.log1p(odds) - n * jnp.log1p(odds * jnp.exp(-width))) / a
+        by_b = jnp.log1p(jnp.expm1((_FALL + b * width) / n) * n / above)
+        width = jnp.minimum(by_a, by_b)
+    here, masses, nodes = _tail(deviance, odds, -width)
+    mass = masses.sum(-1)
+    log_odds = jnp.log(odds)[..., None] - width[..., None] * nodes
+    share, log_rest = masses / mass[..., None], -jnp.log1p(jnp.exp(log_odds))
+    return _BetaTail(
+        log_mass=log_scale - here + jnp.log(mass),
+        over_density=mass,
+        width=width,
+        mean_log=(share * (log_odds + log_rest)).sum(-1),
+        mean_log_rest=(share * log_rest).sum(-1),
+    )
 
 
 def _gamma_log_scale(a: Array) -> Array:
     return jnp.log(a) - factorial_remainder(a)
-
-
-def _gamma_tail(a: Array, x: Array, upper: Bool[Array, "*s"]) -> tuple[Array, Array]:
-    """Log of the mass on one side of x, and that mass over the density of log x."""
-    above = (a - x + jnp.sqrt((x - a) ** 2 + 2 * x * _FALL)) / x
-    for _ in range(3):
-        above = jnp.log1p((_FALL + a * above) / x)
-    below = _width_below(a - x, x, (_FALL + x) / a)
-    window = jnp.where(upper, above, -below)
-    deviance, tail_over_density = _tail(lambda y: divergence_term(a[..., None], y), x, window)
-    return _gamma_log_scale(a) - deviance + jnp.log(tail_over_density), tail_over_density
 
 
 def _width_below(slope: Array, curvature: Array, limit: Array) -> Array:
@@ -120,16 +181,21 @@ def _width_below(slope: Array, curvature: Array, limit: Array) -> Array:
     """
     both = slope + curvature
     half = _FALL / 2 - slope
-    root = (half + jnp.sqrt(half**2 + 2 * _FALL * jnp.maximum(both, 0))) / both
+    root = (half + jnp.hypot(half, jnp.sqrt(2 * _FALL * jnp.maximum(both, 0)))) / both
     return jnp.where(both > 0, jnp.minimum(root, limit), limit)
 
 
-def _tail(deviance: Callable[[Array], Array], x: Array, window: Array) -> tuple[Array, Array]:
-    """The deviance at x and the integral of the density over log x from there, relative to it."""
+def _tail(
+    deviance: Callable[[Array], Array], x: Array, window: Array
+) -> tuple[Array, Array, Array]:
+    """The deviance at x, and the density over log x from there, relative to it: at the nodes of a
+    quadrature, in [0, 1] for the `window`, times their weights."""
+    legendre = np.polynomial.legendre.leggauss(_NODES[x.dtype.name])
     nodes, weights = (
-        jnp.asarray(v, x.dtype).reshape(*(1 for _ in x.shape), -1) for v in (_NODES, _WEIGHTS)
+        jnp.asarray(v / 2, x.dtype).reshape(*(1 for _ in x.shape), -1)
+        for v in (1 + legendre[0], legendre[1])
     )
     points = x[..., None] * jnp.exp(window[..., None] * nodes)
     here = deviance(x[..., None])
-    integral = (jnp.exp(here - deviance(points)) * weights).sum(-1)
-    return here[..., 0], integral * jnp.abs(window)
+    masses = jnp.exp(here - deviance(points)) * weights * jnp.abs(window)[..., None]
+    return here[..., 0], masses, nodes

@@ -7,6 +7,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from xentjax import _special
+from xentjax._dtypes import in_float64
 from xentjax.categorical.counts import check_not_all_zero
 from xentjax.categorical.likelihood import check_pmf_and_counts
 
@@ -48,7 +49,7 @@ def kkt_certificate(q: ArrayLike, counts: ArrayLike) -> KKTCertificate:
     and the bound is tight, by strong duality.
 
     Args:
-        q: pmf, [..., K].
+        q: pmf, [..., K]; of anything else `primal_residual` says how far from one it is.
         counts: [..., K], integer or floating; a class with count 0 is no problem.
 
     Returns:
@@ -70,12 +71,17 @@ def kkt_certificate(q: ArrayLike, counts: ArrayLike) -> KKTCertificate:
 
     Source: S. Boyd and L. Vandenberghe, Convex Optimization (2004), sections 5.2 and 5.5.
     """
-    q, counts = check_pmf_and_counts(q, counts)
+    call = "kkt_certificate(q, counts)"
+    q, counts = check_pmf_and_counts(call, q, counts, normalised=False)
     check_not_all_zero("counts", counts)
+    return _certificate(q, counts, rounding=_special.sum_tolerance(q.dtype, q.shape[-1]))
+
+
+@in_float64
+def _certificate(q: Array, counts: Array, *, rounding: float) -> KKTCertificate:
     n = counts.sum(-1, keepdims=True)
     multipliers = jnp.where(counts == 0, n, jnp.zeros_like(counts))
     stationarity = -_special.times_power(counts, q, -1) + n - multipliers
-    rounding = 4 * float(jnp.finfo(q.dtype).eps)
     return KKTCertificate(
         multiplier=n[..., 0],
         inequality_multipliers=multipliers,

@@ -20,18 +20,14 @@ from xentjax._checks import (
     fail,
     native,
 )
-from xentjax._dtypes import compute_dtype, signed, without_wrapping
+from xentjax._dtypes import compute_dtype, in_float64, signed, without_wrapping
+from xentjax._sums import accurate_segment_sum, add
 
 _INT32_MAX = np.iinfo(np.int32).max
-# Few enough samples that all of a block's numbers stay in the cache, also those of a batch.
-_DEVICE_BLOCK, _HOST_BLOCK = 2**12, 2**16
+# Few enough samples that all of a block's numbers stay in the cache.
+_HOST_BLOCK = 2**16
 # A comparison with all classes at once fills one register of a TPU, as wide as it is.
 _FEW_CLASSES = 128
-# Below this many samples, one scatter on CPU is faster than one for each block.
-_MANY_SAMPLES = 2**17
-_ONE_NUMBER_EACH = jax.lax.ScatterDimensionNumbers(
-    update_window_dims=(), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0,)
-)
 
 
 def counts(
@@ -57,7 +53,7 @@ def counts(
         where: bool, the samples to count, broadcast to the samples; the others may be out of range.
 
     Returns:
-        [K], int32; with weights their dtype, float32 for half precision.
+        [K], int32; with weights their dtype, float32 for half precision, summed in float64.
 
     Raises:
         ValueError: for a concrete sample outside 0..K-1, a concrete weight that is negative or not
@@ -70,12 +66,12 @@ def counts(
         >>> print(counts(jnp.array([0, 2]), 3, weights=jnp.array([0.5, 2.0])))
         [0.5 0.  2. ]
     """
-    k = _check_num_classes(num_classes)
+    k, samples = _check_num_classes(num_classes), native("samples", samples)
     if np.size(samples) > _INT32_MAX:
         fail("samples", f"at most {_INT32_MAX} (stream_counts takes more)", np.size(samples))
     if isinstance(samples, np.ndarray) and weights is None and where is None:
         return jnp.asarray(_host_counts("samples", samples, k), jnp.int32)
-    labels = check_integer("samples", without_wrapping(native("samples", samples), bad=-1))
+    labels = check_integer("samples", without_wrapping(samples, bad=-1))
     keep = None
     if where is not None:
         keep = _broadcast("where", check_bool("where", where), labels.shape)
@@ -118,9 +114,7 @@ def stream_counts(batches: Iterable[ArrayLike], num_classes: SupportsIndex) -> n
     k = _check_num_classes(num_classes)
     total = np.zeros(k, np.int64)
     for batch in batches:
-        if not isinstance(batch, jax.Array | np.ndarray | np.generic):
-            raise TypeError(f"batches: expected arrays, got {type(batch).__name__}")
-        total += _host_counts("batches", np.asarray(batch), k)
+        total += _host_counts("batches", np.asarray(native("batches", batch)), k)
     return total
 
 
@@ -133,8 +127,8 @@ def empirical_pmf(counts: ArrayLike) -> Float[Array, "*batch k"]:
         counts: [..., K], integer or floating.
 
     Returns:
-        [..., K], float32, or float64 for integer and float64 counts under x64. NaN where N is 0
-        and unknown (under jit).
+        [..., K], c / N rounded once to float32, or float64 for integer and float64 counts under
+        x64. NaN where N is 0 and unknown (under jit).
 
     Raises:
         ValueError: for concrete counts that are negative, not finite or all 0, or for 0 classes.
@@ -145,32 +139,41 @@ def empirical_pmf(counts: ArrayLike) -> Float[Array, "*batch k"]:
     """
     array = check_counts("counts", counts)
     check_not_all_zero("counts", array)
-    return array / array.sum(-1, keepdims=True)
+    return shares(array)
+
+
+@in_float64
+def shares(counts: Array) -> Array:
+    """c / N, and exactly 1 where one class has all, which XLA would multiply by a rounded 1 / N."""
+    n = counts.sum(-1, keepdims=True)
+    p = counts / n
+    return p + jax.lax.stop_gradient(jnp.where(counts == n, 1 - p, 0))
 
 
 def check_counts(name: str, counts: ArrayLike) -> Float[Array, "*batch k"]:
     """Counts [..., K] as floating numbers, their values checked where they are known.
 
-    64-bit integers of the host become floating before they become a jax array, which would wrap
-    them around where x64 is off.
+    Integers, and float64 numbers of the host, are exact: float64 also where x64 is off, so that
+    what subtracts counts can do it before they are rounded (see `in_float64`).
     """
-    if isinstance(counts, np.ndarray) and np.issubdtype(counts.dtype, np.integer):
-        counts = counts.astype(np.float64)
-    array = check_array(name, counts)
-    if jnp.issubdtype(array.dtype, jnp.integer):
-        array = array.astype(float)
-    elif not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(f"{name}: expected integer or floating counts, got {array.dtype}")
-    if array.ndim == 0 or array.shape[-1] == 0:
-        fail(name, "at least one class", f"shape {array.shape}")
-    return _check_amounts(name, array)
+    with jax.enable_x64(True):
+        array = check_array(name, counts)
+        if jnp.issubdtype(array.dtype, jnp.integer):
+            array = array.astype(jnp.float64)
+        elif not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(f"{name}: expected integer or floating counts, got {array.dtype}")
+        if array.ndim == 0 or array.shape[-1] == 0:
+            fail(name, "at least one class", f"shape {array.shape}")
+        return _check_amounts(name, array)
 
 
 def check_not_all_zero(name: str, counts: Array) -> None:
     """Some class of each row of concrete counts has one."""
     known = concrete(counts)
-    if known is not None and not known.any(-1).all():
-        fail(name, "at least one count > 0", "all 0")
+    if known is not None and not (some := known.any(-1)).all():
+        row = np.argwhere(~some)[0].tolist() if some.ndim else ()
+        where = f" in row {', '.join(map(str, row))}" if row else ""
+        fail(name, "at least one count > 0", f"all 0{where}")
 
 
 def check_whole_counts(name: str, counts: ArrayLike) -> Float[Array, "*batch k"]:
@@ -203,26 +206,10 @@ def _device_counts(labels: Array, weights: Array | None, keep: Array | None, k: 
     index = signed(labels) if keep is None else jnp.where(keep, signed(labels), -1)
     index = index.ravel()
     if weights is not None:
-        return _add(jnp.zeros(k, weights.dtype), index, weights.ravel())
-    on_cpu = jax.default_backend() == "cpu"
-    # Blocks that do not match the shards of a sharded array would make XLA gather it.
-    if on_cpu and jax.device_count() == 1 and index.size > _MANY_SAMPLES:
-        return _count_blocks(index, k)
-    if not on_cpu and k <= _FEW_CLASSES:
+        return accurate_segment_sum(weights.ravel(), index, k)
+    if jax.default_backend() != "cpu" and k <= _FEW_CLASSES:
         return _count_by_comparison(index, k)
-    return _add(jnp.zeros(k, jnp.int32), index, 1)
-
-
-def _count_blocks(index: Array, k: int) -> Array:
-    """XLA's CPU scatter reads a 1 for every sample from memory; here from the cache."""
-    blocks = index.size // _DEVICE_BLOCK
-    tail = _add(jnp.zeros(k, jnp.int32), index[blocks * _DEVICE_BLOCK :], 1)
-
-    def add_block(i: Array, total: Array) -> Array:
-        block = jax.lax.dynamic_slice(index, (i * _DEVICE_BLOCK,), (_DEVICE_BLOCK,))
-        return _add(total, block, 1)
-
-    return jax.lax.fori_loop(0, blocks, add_block, tail)
+    return add(jnp.zeros(k, jnp.int32), index, 1)
 
 
 def _count_by_comparison(index: Array, k: int) -> Array:
@@ -232,17 +219,6 @@ def _count_by_comparison(index: Array, k: int) -> Array:
     """
     classes = jnp.arange(k, dtype=index.dtype)
     return (index[:, None] == classes[None, :]).sum(0, dtype=jnp.int32)
-
-
-def _add(total: Array, index: Array, amounts: Array | int) -> Array:
-    """Drops what is outside 0..K-1. `total.at[index].add` takes a fifth longer on CPU."""
-    return jax.lax.scatter_add(
-        total,
-        index[:, None],
-        jnp.broadcast_to(jnp.asarray(amounts, total.dtype), index.shape),
-        _ONE_NUMBER_EACH,
-        mode=jax.lax.GatherScatterMode.FILL_OR_DROP,
-    )
 
 
 def _check_amounts(name: str, array: Array) -> Array:

@@ -1,15 +1,17 @@
 """Entropy of a die from few samples: corrected, smoothed and Bayesian estimates."""
 
 import math
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from xentjax import _special
 from xentjax._checks import check_choice
+from xentjax._dtypes import in_float64
 from xentjax._units import Base, in_units, nats_per_unit
 from xentjax.categorical._nsb import digamma_excess, entropy_moments
 from xentjax.categorical.counts import check_whole_counts
@@ -56,7 +58,8 @@ def entropy_estimate(
 
     Returns:
         [...], float32, or float64 for integer and float64 counts under x64. NaN where N is 0 and
-        unknown (under jit).
+        unknown (under jit). The slope in a count of 0 is +inf for plug_in and miller_madow; that
+        of nsb needs x64 there.
 
     Raises:
         ValueError: for another method or base; concrete counts that are negative, not whole or all
@@ -77,9 +80,12 @@ def entropy_estimate(
     J. Hausser and K. Strimmer, "Entropy inference and the James-Stein estimator" (2009), also for
     the names of the pseudocounts.
     """
-    check_choice("method", method, tuple(_METHODS))
+    check_choice("method", method, (*_METHODS, "nsb"))
     nats_per_unit(base)
-    return in_units(_estimate(check_whole_counts("counts", counts), method), base)
+    counts = check_whole_counts("counts", counts)
+    if method == "nsb":
+        return in_units(_posterior(*with_others(counts)).mean, base)
+    return in_units(_estimate(counts, method=method), base)
 
 
 def nsb_entropy(counts: ArrayLike, *, base: Base = None) -> EntropyPosterior:
@@ -117,19 +123,25 @@ def nsb_entropy(counts: ArrayLike, *, base: Base = None) -> EntropyPosterior:
     Source: I. Nemenman, F. Shafee and W. Bialek, "Entropy and inference, revisited" (2002).
     """
     nats_per_unit(base)
-    posterior = _posterior(check_whole_counts("counts", counts))
+    posterior = _posterior(*with_others(check_whole_counts("counts", counts)))
     return EntropyPosterior(*(in_units(moment, base) for moment in posterior))
 
 
-@partial(jax.jit, static_argnames="method")
-def _estimate(counts: Array, method: str) -> Array:
+@in_float64
+def _estimate(counts: Array, *, method: str) -> Array:
     n = counts.sum(-1, keepdims=True)
     return _valid(counts, _METHODS[method](counts, n))
 
 
+@in_float64
+def with_others(counts: Array) -> tuple[Array, Array]:
+    """c and N - c, each rounded once."""
+    return counts, counts.sum(-1, keepdims=True) - counts
+
+
 @jax.jit
-def _posterior(counts: Array) -> EntropyPosterior:
-    mean, standard_deviation = entropy_moments(counts)
+def _posterior(counts: Array, others: Array) -> EntropyPosterior:
+    mean, standard_deviation = entropy_moments(counts, others)
     return EntropyPosterior(_valid(counts, mean), _valid(counts, standard_deviation))
 
 
@@ -149,7 +161,22 @@ def _surprise(weights: Array, others: Array) -> Array:
 
 def _entropy(weights: Array, others: Array) -> Array:
     """Of the pmf in the ratios of the weights, given for each also the sum of all the others."""
-    return (weights / (weights + others) * _surprise(weights, others)).sum(-1)
+    return _entropy_terms(weights, others).sum(-1)
+
+
+@jax.custom_jvp
+def _entropy_terms(weights: Array, others: Array) -> Array:
+    return weights / (weights + others) * _surprise(weights, others)
+
+
+@_entropy_terms.defjvp
+def _(primals, tangents):
+    weights, others = primals
+    total = weights + others
+    slope = (_surprise(weights, others) - 1) / total
+    own = jnp.where(weights == 0, jnp.inf, others / total * slope)
+    dot = _special.scale_tangent(own, tangents[0]) - weights / total * slope * tangents[1]
+    return _entropy_terms(weights, others), dot
 
 
 def _plug_in(counts: Array, n: Array) -> Array:
@@ -166,18 +193,20 @@ def _chao_shen(counts: Array, n: Array) -> Array:
     singles = jnp.where(singles == n, n - 1, singles)
     weights = (n - singles) * (counts / n)
     others = n - counts + singles * (counts / n)
-    q = weights / n
-    detected = -jnp.expm1(n * jnp.log1p(-q))
+    # The probability that a class of this q is among the samples.
+    detected = 1 - jnp.power(others / n, n)
     detected = jnp.where(counts == 0, jnp.ones_like(detected), detected)
-    return (q * _surprise(weights, others) / detected).sum(-1)
+    return (weights / n * _surprise(weights, others) / detected).sum(-1)
 
 
 def _grassberger(counts: Array, n: Array) -> Array:
-    odd = 2 * jnp.floor(counts / 2) + 1
+    occurs = counts > 0
+    c = jnp.where(occurs, counts, 1)
+    odd = 2 * jnp.floor(c / 2) + 1
     # log c - G(c), with psi(x) = log x - 1 / x + digamma_excess(x)
-    correction = jnp.log1p((counts - odd) / odd) + (2 / odd - digamma_excess(odd / 2)[0])
-    correction = jnp.where(counts == 0, jnp.zeros_like(counts), correction)
-    return (counts / n * (_surprise(counts, n - counts) + correction)).sum(-1)
+    correction = jnp.log1p((c - odd) / odd) + (2 / odd - digamma_excess(odd / 2)[0])
+    of_none = jnp.log(2 * n) + np.euler_gamma  # log N - G(0)
+    return (counts / n * jnp.where(occurs, _surprise(c, n - c) + correction, of_none)).sum(-1)
 
 
 def _james_stein(counts: Array, n: Array) -> Array:
@@ -185,10 +214,13 @@ def _james_stein(counts: Array, n: Array) -> Array:
     p = counts / n
     variance = (p * ((n - counts) / n)).sum(-1, keepdims=True)
     distance = (n - 1) * ((p - 1 / k) ** 2).sum(-1, keepdims=True)
-    intensity = jnp.where(variance < distance, variance / distance, jnp.ones_like(n))
+    shrinks = (variance > 0) & (variance < distance)
+    intensity = jnp.where(shrinks, variance / jnp.where(shrinks, distance, 1), 1)
     weights = intensity * (n / k) + (1 - intensity) * counts
     others = intensity * (n / k * (k - 1)) + (1 - intensity) * (n - counts)
-    return _entropy(weights, others)
+    # Where one class has all, l = 0 and its slope meets infinite ones.
+    alone = ((variance == 0) & (distance > 0))[..., 0]
+    return jnp.where(alone, _plug_in(counts, n), _entropy(weights, others))
 
 
 def _dirichlet(counts: Array, n: Array, a: Array | float) -> Array:
@@ -211,10 +243,6 @@ def _minimax(counts: Array, n: Array) -> Array:
     return _dirichlet(counts, n, jnp.sqrt(n) / counts.shape[-1])
 
 
-def _nsb(counts: Array, n: Array) -> Array:
-    return entropy_moments(counts)[0]
-
-
 _METHODS = {
     "plug_in": _plug_in,
     "miller_madow": _miller_madow,
@@ -225,5 +253,4 @@ _METHODS = {
     "perks": _perks,
     "minimax": _minimax,
     "grassberger": _grassberger,
-    "nsb": _nsb,
 }

@@ -1,7 +1,7 @@
 """Confidence intervals for the probabilities of a die, class by class or for all at once."""
 
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,10 @@ from jax.scipy.special import ndtri
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._checks import check_choice, check_scalar
-from xentjax.categorical._sison_glaz import halfwidth
+from xentjax._checks import check_choice, check_scalar, concrete
+from xentjax._dtypes import in_float64, result_dtype
+from xentjax._special import scale_tangent
+from xentjax.categorical._sison_glaz import MOST_STEPS, halfwidth
 from xentjax.categorical._tails import beta_quantile_odds, gamma_quantile
 from xentjax.categorical.counts import check_whole_counts
 
@@ -40,8 +42,11 @@ def confidence_intervals(
     the probabilities are alike.
 
     Everything is computed in the dtype of the counts, float32 unless x64 is on, in forms that do
-    not cancel; float32 moves h by 1 only where the coverage at h is 1 - alpha to some 1e-6. The
-    search for h takes h steps of K operations, h a few times sqrt(max_k c_k).
+    not cancel, from exact differences of the counts; sison_glaz in float64. The probability that it
+    takes for a box is an Edgeworth expansion, which fails where one class has nearly all samples:
+    it falls as the box grows. From there on Bonferroni's bound on the probability counts too, so
+    that there is an h for any counts. The search for h tries each in turn, K operations for one, up
+    to 131072, and bisects beyond: h is a few times sqrt(max_k c_k).
 
     Args:
         counts: [..., K], whole numbers.
@@ -55,7 +60,8 @@ def confidence_intervals(
     Raises:
         ValueError: for another method; alpha outside (0, 1), or so small that alpha / (2 K) is 0 in
             the dtype; concrete counts that are negative, not whole or all 0; no classes.
-        TypeError: for counts or an alpha that are not numbers.
+        TypeError: for counts or an alpha that are not numbers, and for a derivative of sison_glaz,
+            whose h is a whole number.
 
     Example:
         >>> import numpy as np
@@ -70,76 +76,141 @@ def confidence_intervals(
     intervals for multinomial proportions" (1964); C. P. Sison and J. Glaz, "Simultaneous confidence
     intervals and sample size determination for multinomial proportions" (1995).
     """
-    check_choice("method", method, tuple(_METHODS))
+    check_choice("method", method, (*_METHODS, "sison_glaz"))
     check_scalar("alpha", alpha, "a number in (0, 1)", lambda value: 0 < value < 1)
     counts = check_whole_counts("counts", counts)
     # Below, alpha / (2 K) is 0 and its quantile infinite.
-    k, least = counts.shape[-1], float(jnp.finfo(counts.dtype).tiny)
-    expected = f"a number from {2 * k * least:.2g} on for {k} classes in {counts.dtype}"
+    k, dtype = counts.shape[-1], result_dtype(counts)
+    least = float(jnp.finfo(dtype).tiny)
+    expected = f"a number from {2 * k * least:.2g} on for {k} classes in {dtype}"
     check_scalar("alpha", alpha, expected, lambda value: value >= 2 * k * least)
-    return _intervals(counts, jnp.asarray(alpha, counts.dtype), method)
+    alpha = jnp.asarray(alpha, dtype)
+    if method == "sison_glaz":
+        known = concrete(counts)
+        few = known is not None and bool((known.sum(-1) <= MOST_STEPS).all())
+        return _sison_glaz(few, counts, jnp.broadcast_to(alpha, counts.shape[:-1]))
+    return _intervals(_with_others(counts), alpha, method)
+
+
+class _Counts(NamedTuple):
+    """Of each class, and what they are compared with: exact differences, rounded once."""
+
+    own: Float[Array, "*batch k"]
+    others: Float[Array, "*batch k"]
+    """N - c."""
+    n: Float[Array, "*batch k"]
+    """N."""
+
+
+@in_float64
+def _with_others(counts: Array) -> _Counts:
+    n = jnp.broadcast_to(counts.sum(-1, keepdims=True), counts.shape)
+    # Of the classes before and after, since n - counts has slopes that infinite ones cancel in.
+    before, after = (jax.lax.cumsum(counts, axis=counts.ndim - 1, reverse=r) for r in (False, True))
+    none = jnp.zeros_like(counts[..., :1])
+    others = jnp.concatenate([none, before[..., :-1]], -1)
+    return _Counts(counts, others + jnp.concatenate([after[..., 1:], none], -1), n)
 
 
 @partial(jax.jit, static_argnames="method")
-def _intervals(counts: Array, alpha: Array, method: str) -> Array:
-    n = jnp.broadcast_to(counts.sum(-1, keepdims=True), counts.shape)
-    ends = jnp.stack(_METHODS[method](counts, n, alpha), -1)
-    return jnp.clip(jnp.where(n[..., None] > 0, ends, jnp.nan), 0, 1)
+def _intervals(counts: _Counts, alpha: Array, method: str) -> Array:
+    ends = jnp.stack(_METHODS[method](counts, alpha), -1)
+    ends = jnp.where(counts.n[..., None] > 0, ends, jnp.nan)
+    return jnp.where(ends < 0, 0, jnp.where(ends > 1, 1, ends))  # jnp.clip halves slopes at 0 and 1
 
 
 _Ends: TypeAlias = tuple[Array, Array]
 
 
-def _wald(counts: Array, n: Array, alpha: Array) -> _Ends:
-    half = -ndtri(alpha / 2) * jnp.sqrt(counts * ((n - counts) / n)) / n
-    return counts / n - half, counts / n + half
-
-
-def _wilson(counts: Array, n: Array, alpha: Array) -> _Ends:
-    return _score(counts, n, ndtri(alpha / 2) ** 2)
-
-
-def _agresti_coull(counts: Array, n: Array, alpha: Array) -> _Ends:
-    square = ndtri(alpha / 2) ** 2
-    return _wald(counts + square / 2, n + square, alpha)
-
-
-def _jeffreys(counts: Array, n: Array, alpha: Array) -> _Ends:
-    a, b = counts + 0.5, n - counts + 0.5
-    probability = jnp.broadcast_to(alpha / 2, counts.shape)
-    # The upper end is 1 minus the lower end of the other classes together.
-    lower = beta_quantile_odds(a, b, probability)
-    others = beta_quantile_odds(b, a, probability)
+def _wald(counts: _Counts, alpha: Array) -> _Ends:
+    own, others, n = counts
+    half = -ndtri(alpha / 2) * _deviation(own, others, n) / n
+    # At the ends, where the slope of `half` is infinite, the interval cannot go beyond.
     return (
-        jnp.where(counts == 0, jnp.zeros_like(n), lower / (1 + lower)),
-        jnp.where(counts == n, jnp.ones_like(n), 1 / (1 + others)),
+        jnp.where(own == 0, jnp.zeros_like(n), own / n - half),
+        jnp.where(others == 0, jnp.ones_like(n), own / n + half),
     )
 
 
-def _goodman(counts: Array, n: Array, alpha: Array) -> _Ends:
-    return _score(counts, n, ndtri(alpha / (2 * counts.shape[-1])) ** 2)
+def _wilson(counts: _Counts, alpha: Array) -> _Ends:
+    return _score(counts, ndtri(alpha / 2) ** 2)
 
 
-def _quesenberry_hurst(counts: Array, n: Array, alpha: Array) -> _Ends:
-    k = counts.shape[-1]
+def _agresti_coull(counts: _Counts, alpha: Array) -> _Ends:
+    square = ndtri(alpha / 2) ** 2
+    own, others, n = counts
+    return _wald(_Counts(own + square / 2, others + square / 2, n + square), alpha)
+
+
+def _jeffreys(counts: _Counts, alpha: Array) -> _Ends:
+    own, others, n = counts
+    a, b = own + 0.5, others + 0.5
+    probability = jnp.broadcast_to(alpha / 2, n.shape)
+    # The upper end is 1 minus the lower end of the other classes together.
+    lower = beta_quantile_odds(a, b, probability)
+    upper = beta_quantile_odds(b, a, probability)
+    return (
+        jnp.where(own == 0, jnp.zeros_like(n), lower / (1 + lower)),
+        jnp.where(others == 0, jnp.ones_like(n), 1 / (1 + upper)),
+    )
+
+
+def _goodman(counts: _Counts, alpha: Array) -> _Ends:
+    return _score(counts, ndtri(alpha / (2 * counts.n.shape[-1])) ** 2)
+
+
+def _quesenberry_hurst(counts: _Counts, alpha: Array) -> _Ends:
+    k = counts.n.shape[-1]
     if k == 1:  # no degrees of freedom: the probability is 1
-        return _score(counts, n, jnp.zeros_like(alpha))
-    return _score(counts, n, 2 * gamma_quantile(jnp.full_like(alpha, (k - 1) / 2), alpha))
+        return _score(counts, jnp.zeros_like(alpha))
+    return _score(counts, 2 * gamma_quantile(jnp.full_like(alpha, (k - 1) / 2), alpha))
 
 
-def _sison_glaz(counts: Array, n: Array, alpha: Array) -> _Ends:
-    found = jnp.vectorize(halfwidth, signature="(k),()->(2)")(counts, alpha)
-    h, g = found[..., :1], found[..., 1:]
-    return (counts - h) / n, (counts + h + 2 * g) / n
-
-
-def _score(counts: Array, n: Array, square: Array) -> _Ends:
+def _score(counts: _Counts, square: Array) -> _Ends:
     """The p at which (c - N p)^2 = square N p (1 - p); the lower from the product of the two."""
-    root = jnp.sqrt(square**2 + 4 * square * counts * ((n - counts) / n))
-    both = square + 2 * counts + root
-    lower = counts * (2 * counts / jnp.where(counts == 0, jnp.ones_like(both), both)) / n
+    own, others, n = counts
+    root = jnp.sqrt(square * (square + 4 * own * (others / n)))
+    both = square + 2 * own + root
+    lower = own * (2 * own / jnp.where(own == 0, jnp.ones_like(both), both)) / n
+    upper = both / (2 * (n + square))
     # The upper is 1 at count N, and would round to less.
-    return lower, jnp.maximum(both / (2 * (n + square)), counts / n)
+    return lower, upper + jax.lax.stop_gradient(jnp.where(others == 0, 1 - upper, 0))
+
+
+@jax.custom_jvp
+def _deviation(own: Array, others: Array, n: Array) -> Array:
+    """sqrt(n p (1 - p)) at p = own / n, whose slope in own is +inf at 0."""
+    return jnp.sqrt(own * (others / n))
+
+
+@_deviation.defjvp
+def _(primals, tangents):
+    own, others, n = primals
+    deviation = _deviation(*primals)
+    by_own, by_others = jnp.sqrt(others / n / own) / 2, jnp.sqrt(own / n / others) / 2
+    dot = scale_tangent(by_own, tangents[0]) + scale_tangent(by_others, tangents[1])
+    return deviation, dot - deviation / (2 * n) * tangents[2]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _sison_glaz(few: bool, counts: Array, alpha: Array) -> Array:
+    return _box(counts, alpha, few=few)
+
+
+@_sison_glaz.defjvp
+def _(_few, _primals, _tangents):
+    expected = "a method other than sison_glaz, whose whole numbers have no derivative"
+    raise TypeError(f"method: expected {expected}, got sison_glaz")
+
+
+@in_float64
+def _box(counts: Array, alpha: Array, *, few: bool) -> Array:
+    n = counts.sum(-1, keepdims=True)
+    search = jnp.vectorize(partial(halfwidth, few=few), signature="(k),(k),()->(2)")
+    found = search(counts, n - counts, alpha)
+    h, g = found[..., :1], found[..., 1:]
+    ends = jnp.stack([(counts - h) / n, (counts + h + 2 * g) / n], -1)
+    return jnp.clip(jnp.where(n[..., None] > 0, ends, jnp.nan), 0, 1)
 
 
 _METHODS = {
@@ -149,5 +220,4 @@ _METHODS = {
     "jeffreys": _jeffreys,
     "goodman": _goodman,
     "quesenberry_hurst": _quesenberry_hurst,
-    "sison_glaz": _sison_glaz,
 }

@@ -1,6 +1,8 @@
 """Likelihood of a pmf given counts, its derivatives in the logits, and samples to try it on."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from xentjax import _special
 from xentjax._checks import check_array, check_floating, check_index, concrete, fail
-from xentjax._dtypes import compute_dtype
+from xentjax._dtypes import compute_dtype, in_float64
 from xentjax._pmfs import check_pmf_named
 from xentjax._units import Base, in_units
 from xentjax.categorical.counts import check_counts
@@ -34,15 +36,16 @@ def log_likelihood(q: ArrayLike, counts: ArrayLike, *, base: Base = None) -> Flo
         [...], a sum over the samples.
 
     Raises:
-        ValueError: for concrete counts that are negative or not finite, or shapes that do not fit.
+        ValueError: for a concrete q that is not a pmf, concrete counts that are negative or not
+            finite, or shapes that do not fit.
         TypeError: for q that is not floating or counts that are not numbers.
 
     Example:
         >>> print(log_likelihood(jnp.array([0.5, 0.25, 0.25]), jnp.array([2, 1, 0]), base="bits"))
         -4.0
     """
-    q, counts = check_pmf_and_counts(q, counts)
-    return in_units(-_special.cross_entropy(counts, q), base)
+    call = "log_likelihood(q, counts)"
+    return in_units(_log_likelihood(*check_pmf_and_counts(call, q, counts)), base)
 
 
 def multinomial_log_likelihood(q: ArrayLike, counts: ArrayLike) -> Float[Array, "..."]:
@@ -62,7 +65,8 @@ def multinomial_log_likelihood(q: ArrayLike, counts: ArrayLike) -> Float[Array, 
         [...], in nats; -inf for a count on q_k = 0.
 
     Raises:
-        ValueError: for concrete counts that are negative or not finite, or shapes that do not fit.
+        ValueError: for a concrete q that is not a pmf, concrete counts that are negative or not
+            finite, or shapes that do not fit.
         TypeError: for q that is not floating or counts that are not numbers.
 
     Example:
@@ -72,7 +76,8 @@ def multinomial_log_likelihood(q: ArrayLike, counts: ArrayLike) -> Float[Array, 
 
     Source: C. Loader, "Fast and accurate computation of binomial probabilities" (2000).
     """
-    return _multinomial(*check_pmf_and_counts(q, counts))
+    q, counts = check_pmf_and_counts("multinomial_log_likelihood(q, counts)", q, counts)
+    return _multinomial(q, counts, rounding=_special.sum_tolerance(q.dtype, q.shape[-1]))
 
 
 def score(q: ArrayLike, counts: ArrayLike) -> Float[Array, "..."]:
@@ -88,15 +93,15 @@ def score(q: ArrayLike, counts: ArrayLike) -> Float[Array, "..."]:
         [..., K], in nats.
 
     Raises:
-        ValueError: for concrete counts that are negative or not finite, or shapes that do not fit.
+        ValueError: for a concrete q that is not a pmf, concrete counts that are negative or not
+            finite, or shapes that do not fit.
         TypeError: for q that is not floating or counts that are not numbers.
 
     Example:
         >>> print(score(jnp.array([0.5, 0.5]), jnp.array([3, 1])))
         [ 1. -1.]
     """
-    q, counts = check_pmf_and_counts(q, counts)
-    return counts - counts.sum(-1, keepdims=True) * q
+    return _score(*check_pmf_and_counts("score(q, counts)", q, counts))
 
 
 def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]:
@@ -115,8 +120,8 @@ def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]
         [..., K, K], in nats.
 
     Raises:
-        ValueError: for q without classes, a concrete n that is negative or not finite, or shapes
-            that do not fit.
+        ValueError: for a concrete q that is not a pmf, a concrete n that is negative or not finite,
+            or shapes that do not fit.
         TypeError: for q that is not floating, or n that is not a number.
 
     Example:
@@ -125,9 +130,9 @@ def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]
          [-1.  1.]]
     """
     q = _check_pmf_shape(check_floating("q", q))
-    # 64-bit integers of the host would wrap around on their way into a jax array.
-    wide = isinstance(n, np.ndarray | np.generic) and np.issubdtype(n.dtype, np.integer)
-    size = check_array("n", np.asarray(n, np.float64) if wide else n)
+    check_pmf_named("q", q)
+    with jax.enable_x64(True):  # where 64-bit integers of the host do not wrap around
+        size = check_array("n", n)
     if size.dtype == jnp.bool_:
         raise TypeError("n: expected numbers, got bool")
     known = concrete(size)
@@ -151,7 +156,7 @@ def sample(key: PRNGKeyArray, q: ArrayLike, shape: tuple[int, ...] = ()) -> Int[
 
     The inverse of the cumulative pmf at uniform numbers: K + N numbers of memory, where
     `jax.random.categorical` takes N K. A class of probability 0 is never drawn. Probabilities are
-    resolved to 2^-23 (float32) or 2^-52 (float64).
+    summed in float64 and resolved to 2^-53, whatever the dtype of q.
 
     Args:
         key: random key.
@@ -173,31 +178,74 @@ def sample(key: PRNGKeyArray, q: ArrayLike, shape: tuple[int, ...] = ()) -> Int[
     check_pmf_named("q", q)
     _check_shape("shape", shape)
     q = q.astype(compute_dtype(q.dtype))
+    with jax.enable_x64(True):
+        return _rolls(key, q, shape)
+
+
+@partial(jax.jit, static_argnames="shape")
+def _rolls(key: PRNGKeyArray, q: Array, shape: tuple[int, ...]) -> Array:
     # Rounding may lift a running sum over a class of probability 0; the maximum undoes it.
-    cumulative = jnp.where(q > 0, jnp.cumsum(q, axis=-1), -jnp.inf)
+    cumulative = jnp.where(q > 0, jnp.cumsum(q.astype(jnp.float64), axis=-1), -jnp.inf)
     cumulative = jax.lax.cummax(cumulative, axis=q.ndim - 1)
     batch, size = q.shape[:-1], math.prod(shape)
-    uniform = 1 - jax.random.uniform(key, (*batch, size), q.dtype)  # in (0, 1]
+    uniform = _uniform(key, (*batch, size))
     search = jnp.vectorize(jnp.searchsorted, signature="(k),(n)->(n)")
-    rolls = search(cumulative, uniform * cumulative[..., -1:])
+    rolls = search(cumulative, uniform * cumulative[..., -1:]).astype(jnp.int32)
     return jnp.moveaxis(rolls, -1, 0).reshape(*shape, *batch)
 
 
-def check_pmf_and_counts(q: ArrayLike, counts: ArrayLike) -> tuple[Array, Array]:
-    """`q` and `counts` [..., K], floating, of one shape and precision."""
-    checked_counts = check_counts("counts", counts)
-    checked_q = _check_pmf_shape(check_floating("q", q))
+def _uniform(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
+    """Multiples of 2^-53 in (0, 1), from two words: TPUs have no float64 to take bits for."""
+    low, high = (jax.random.bits(k, shape, jnp.uint32) for k in jax.random.split(key))
+    whole = high.astype(jnp.float64) * 2**21 + (low >> jnp.uint32(11)).astype(jnp.float64)
+    return (whole + 0.5) * 2.0**-53
+
+
+def check_pmf_and_counts(
+    call: str,
+    q: ArrayLike,
+    counts: ArrayLike,
+    *,
+    check: Callable[[str, ArrayLike], Array] = check_counts,
+    normalised: bool = True,
+) -> tuple[Array, Array]:
+    """Return `q` and `counts` [..., K], floating and of one shape, for functions `in_float64`.
+
+    Args:
+        call: the function with its arguments in their order, for arguments that seem swapped.
+        q: a pmf, unless it need not be `normalised`.
+        counts: what `check` takes.
+    """
+    try:
+        arrays = _check_shapes(q, check("counts", counts))
+        if normalised:
+            check_pmf_named("q", q)
+    except (TypeError, ValueError) as error:
+        if not _is_pmf(counts) or _is_pmf(q):
+            raise
+        raise type(error)(f"{error}; are the arguments of {call} swapped?") from None
+    return arrays
+
+
+def _is_pmf(x: ArrayLike) -> bool:
+    """Whether nothing is known that speaks against it."""
+    try:
+        check_pmf_named("", x)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _check_shapes(q: ArrayLike, checked_counts: Array) -> tuple[Array, Array]:
+    with jax.enable_x64(True):  # which keeps a float64 pmf of the host as it is
+        checked_q = _check_pmf_shape(check_floating("q", q))
     if checked_q.shape[-1] != checked_counts.shape[-1]:
         fail("counts", f"{checked_q.shape[-1]} classes as in q", checked_counts.shape[-1])
     try:
         shape = jax.lax.broadcast_shapes(checked_q.shape, checked_counts.shape)
     except ValueError:
         fail("counts", f"a shape that broadcasts with q's {checked_q.shape}", checked_counts.shape)
-    dtype = compute_dtype(checked_q.dtype, checked_counts.dtype)
-    return (
-        jnp.broadcast_to(checked_q.astype(dtype), shape),
-        jnp.broadcast_to(checked_counts.astype(dtype), shape),
-    )
+    return jnp.broadcast_to(checked_q, shape), jnp.broadcast_to(checked_counts, shape)
 
 
 def _check_shape(name: str, shape: tuple[int, ...]) -> None:
@@ -213,24 +261,37 @@ def _check_pmf_shape(q: Array) -> Array:
     return q
 
 
-@jax.custom_jvp
-@jax.jit
-def _multinomial(q: Array, counts: Array) -> Array:
+@in_float64
+def _log_likelihood(q: Array, counts: Array) -> Array:
+    return -_special.cross_entropy(counts, q)
+
+
+@in_float64
+def _score(q: Array, counts: Array) -> Array:
+    return counts - counts.sum(-1, keepdims=True) * q
+
+
+@in_float64
+def _multinomial(q: Array, counts: Array, *, rounding: float) -> Array:
+    return _of_multinomial(q, counts, rounding)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _of_multinomial(q: Array, counts: Array, rounding: float) -> Array:
     n = counts.sum(-1, keepdims=True)
-    rounding = 4 * float(jnp.finfo(q.dtype).eps)
     coefficient = factorial_remainder(n[..., 0]) - factorial_remainder(counts).sum(-1)
     return coefficient - _special.kl_divergence(counts, n * q, rounding)
 
 
-@_multinomial.defjvp
-def _(primals, tangents):
+@_of_multinomial.defjvp
+def _(rounding, primals, tangents):
     q, counts = primals
     n = counts.sum(-1, keepdims=True)
     q_slope = _special.times_power(counts, q, -1)
     counts_slope = digamma(n + 1) - digamma(counts + 1) + _special.log(q)
     dot = _special.scale_tangent(q_slope, tangents[0])
     dot += _special.scale_tangent(counts_slope, tangents[1])
-    return _multinomial(q, counts), dot.sum(-1)
+    return _of_multinomial(q, counts, rounding), dot.sum(-1)
 
 
 def factorial_remainder(x: Array) -> Array:

@@ -5,13 +5,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from xentjax._checks import check_array, check_choice, check_scalar, concrete, fail
+from xentjax._dtypes import result_dtype
 from xentjax.categorical.certificate import KKTCertificate, kkt_certificate
-from xentjax.categorical.counts import check_counts, check_not_all_zero
+from xentjax.categorical.counts import check_counts, check_not_all_zero, shares
 from xentjax.categorical.likelihood import log_likelihood
 from xentjax.categorical.solvers import (
     Solver,
@@ -42,7 +44,7 @@ class CategoricalFit(NamedTuple):
     steps: Int[Array, "*batch"]
     """Steps that the solver took; 0 for the closed form."""
     converged: Bool[Array, "*batch"]
-    """Whether KL(p || q), the certificate's duality gap a sample, is at most `tol`."""
+    """Whether KL(p || q), the duality gap a sample, is at most `tol`."""
     history: Float[Array, "*batch steps"]
     """KL(p || q_t) in nats after each step, p the closed form; [max_steps], from entry `steps` on
     the last value again. Empty for the closed form."""
@@ -54,7 +56,7 @@ def fit_categorical(
     prior: ArrayLike | None = None,
     solver: str | Solver | optax.GradientTransformation = "closed_form",
     max_steps: int = 1000,
-    tol: ArrayLike = 1e-6,
+    tol: ArrayLike | None = None,
 ) -> CategoricalFit:
     """The pmf under which the counts are most likely.
 
@@ -68,9 +70,11 @@ def fit_categorical(
     c_k + a_k >= 1: below that the density grows without bound towards q_k = 0.
 
     The other solvers start at the uniform pmf and take steps until the duality gap is at most `tol`
-    nats a sample. "natural_gradient" takes 1; "newton" and "exponentiated_gradient" with step size
-    1, which are the same, seldom more than 15. An optax optimizer minimises the cross-entropy to
-    c / N over the logits of q = softmax(logits). Where every class occurs, gradient descent
+    nats a sample. By default that is 1e-6, and for more than 100 samples 1e-4 / N: 1e-4 nats in
+    all, or 0.014 standard errors of a probability; but no less than 4 eps^2, which is what the
+    dtype resolves. "natural_gradient" takes 1 step; "newton" and "exponentiated_gradient" with step
+    size 1, which are the same, seldom more than 25. An optax optimizer minimises the cross-entropy
+    to c / N over the logits of q = softmax(logits). Where every class occurs, gradient descent
     converges linearly: its error shrinks by about 1 - eta min_k c_k / N a step. A class that never
     occurred has no finite logit: by gradient descent its probability falls as 1 / (eta t), the gap
     with it, so `max_steps` may come first and `converged` is then False. The closed form gives it
@@ -84,11 +88,13 @@ def fit_categorical(
             `Solver`, or an `optax.GradientTransformation` such as `optax.sgd(1.0)`. Each new object
             compiles anew, so make it once.
         max_steps: most steps the solver takes, and the length of `history`.
-        tol: duality gap in nats a sample at which the solver stops.
+        tol: duality gap in nats a sample at which the solver stops; None is
+            max(min(1e-6, 1e-4 / N), 4 eps^2), eps that of the dtype.
 
     Returns:
         The fit, each field with the leading shape of `counts`. Under jit, where the values are
-        unknown, counts that admit no fit give NaN.
+        unknown, counts that admit no fit give NaN. The slopes of `pmf` are those of the maximum,
+        whichever solver found it; `history` has none.
 
     Raises:
         ValueError: for another solver; concrete counts that are negative, not finite or all 0; a
@@ -108,26 +114,30 @@ def fit_categorical(
     if not isinstance(solver, Solver | optax.GradientTransformation):
         check_choice("solver", solver, ("closed_form", *_SOLVERS))
     check_num_steps("max_steps", max_steps)
-    check_scalar("tol", tol, "a number >= 0", lambda value: value >= 0)
+    if tol is not None:
+        check_scalar("tol", tol, "a number >= 0", lambda value: value >= 0)
     counts = check_counts("counts", counts)
     effective = counts if prior is None else _add_prior(counts, prior)
     check_not_all_zero("counts", effective)
-    p = effective / effective.sum(-1, keepdims=True)
+    p = shares(effective)
+    batch = p.shape[:-1]
+    limit = _default_tol(effective) if tol is None else jnp.asarray(tol).astype(p.dtype)
+    limit = jnp.broadcast_to(limit.astype(p.dtype), batch)
     if isinstance(solver, str) and solver == "closed_form":
         pmf = p
-        steps = jnp.zeros(counts.shape[:-1], jnp.int32)
-        history = jnp.zeros((*counts.shape[:-1], 0), counts.dtype)
+        steps = jnp.zeros(batch, jnp.int32)
+        history = jnp.zeros((*batch, 0), p.dtype)
     else:
-        iterate = partial(_iterate, solver=solver, max_steps=max_steps, tol=tol)
-        for _ in counts.shape[:-1]:
+        iterate = partial(_fitted, solver, max_steps)
+        for _ in batch:
             iterate = jax.vmap(iterate)
-        pmf, steps, history = iterate(p)
+        pmf, steps, history = iterate(p, limit)
     return CategoricalFit(
         pmf=pmf,
         log_likelihood=log_likelihood(pmf, counts),
         certificate=kkt_certificate(pmf, effective),
         steps=steps,
-        converged=divergence(p, pmf) <= tol,
+        converged=divergence(p, pmf) <= limit,
         history=history,
     )
 
@@ -142,11 +152,20 @@ def _add_prior(counts: Array, prior: ArrayLike) -> Array:
     known = concrete(concentration)
     if known is not None and not (valid := (known > 0) & (known < jnp.inf)).all():
         fail("prior", "finite concentrations > 0", known[~valid][0])
-    effective = counts + jnp.broadcast_to(concentration.astype(counts.dtype) - 1, counts.shape)
-    known = concrete(effective)
-    if known is not None and (known < 0).any():
-        fail("prior", "counts + prior >= 1 in every class", known.min() + 1)
-    return jnp.where((effective < 0).any(-1, keepdims=True), jnp.nan, effective)
+    with jax.enable_x64(True):  # counts of integers are float64
+        added = jnp.broadcast_to(concentration.astype(counts.dtype) - 1, counts.shape)
+        effective = counts + added
+        known = concrete(effective)
+        if known is not None and (known < 0).any():
+            fail("prior", "counts + prior >= 1 in every class", known.min() + 1)
+        return jnp.where((effective < 0).any(-1, keepdims=True), jnp.nan, effective)
+
+
+def _default_tol(counts: Array) -> Array:
+    dtype = result_dtype(counts)
+    n = jax.lax.stop_gradient(counts).astype(dtype).sum(-1)
+    resolved = 4 * float(jnp.finfo(dtype).eps) ** 2
+    return jnp.maximum(jnp.minimum(1e-6, 1e-4 / n), resolved)
 
 
 class _Iterate(NamedTuple):
@@ -156,13 +175,24 @@ class _Iterate(NamedTuple):
     history: Float[Array, " max_steps"]
 
 
-@partial(jax.jit, static_argnames=("solver", "max_steps"))
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _fitted(
+    solver: str | Solver | optax.GradientTransformation, max_steps: int, p: Array, tol: Array
+) -> tuple[Array, Array, Array]:
+    return _iterate(solver, max_steps, p, tol)
+
+
+@_fitted.defjvp
+def _(solver, max_steps, primals, tangents):
+    """What is found is the maximum, q = p, by the steps of a loop that reverse mode cannot take."""
+    pmf, steps, history = _fitted(solver, max_steps, *primals)
+    no_slope = np.zeros(steps.shape, jax.dtypes.float0)
+    return (pmf, steps, history), (tangents[0], no_slope, jnp.zeros_like(history))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
 def _iterate(
-    p: Array,
-    *,
-    solver: str | Solver | optax.GradientTransformation,
-    max_steps: int,
-    tol: ArrayLike,
+    solver: str | Solver | optax.GradientTransformation, max_steps: int, p: Array, tol: Array
 ) -> tuple[Array, Array, Array]:
     """Steps of a solver until KL(p || q) <= tol: the pmf, their number and their divergences."""
     solver = _as_solver(solver)  # in here, or what it makes anew would be compiled anew
@@ -181,7 +211,7 @@ def _iterate(
     end = jax.lax.while_loop(
         unfinished, advance, _Iterate(state, kl, steps, jnp.zeros(max_steps, p.dtype))
     )
-    history = jnp.where(jnp.arange(max_steps) < end.steps, end.history, end.kl)
+    history = jnp.where(jnp.arange(max_steps, dtype=jnp.int32) < end.steps, end.history, end.kl)
     # Counts that admit no fit have none, not the uniform pmf.
     pmf = jnp.where(jnp.isnan(p), p, solver.pmf(end.state))
     return pmf, end.steps, history

@@ -33,7 +33,7 @@ from jaxtyping import Array, Float
 from xentjax import _special
 from xentjax._checks import check_index, check_scalar, fail
 from xentjax.categorical.certificate import kkt_certificate
-from xentjax.categorical.counts import check_counts, check_not_all_zero
+from xentjax.categorical.counts import check_counts, check_not_all_zero, shares
 
 
 class Solver(NamedTuple):
@@ -99,7 +99,7 @@ def solve(counts: ArrayLike, solver: Solver, num_steps: int) -> Trajectory:
     run = partial(_run, solver=solver, num_steps=num_steps)
     for _ in counts.shape[:-1]:
         run = jax.vmap(run)
-    return run(counts / counts.sum(-1, keepdims=True))
+    return run(shares(counts))
 
 
 @partial(jax.jit, static_argnames=("solver", "num_steps"))

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from xentjax import _special
-from xentjax._pmfs import check_pmf_named
+from xentjax._dtypes import in_float64
 from xentjax.categorical._tails import gamma_survival
 from xentjax.categorical.counts import check_whole_counts
 from xentjax.categorical.likelihood import check_pmf_and_counts
@@ -43,8 +43,8 @@ def g_test(counts: ArrayLike, q: ArrayLike) -> TestResult:
         q: pmf, [..., K], broadcast with the counts.
 
     Returns:
-        Statistic, p-value and degrees of freedom, [...]. A p-value keeps its relative precision
-        until it underflows.
+        Statistic, p-value and degrees of freedom, [...]. Both are computed in float64 from exact
+        integers, and a p-value keeps its relative precision until it underflows.
 
     Raises:
         ValueError: for concrete counts that are negative, not whole or all 0, a concrete `q` that
@@ -59,7 +59,7 @@ def g_test(counts: ArrayLike, q: ArrayLike) -> TestResult:
     Source: S. S. Wilks, "The large-sample distribution of the likelihood ratio for testing
     composite hypotheses" (1938).
     """
-    return _g_test(*_check(counts, q))
+    return _g_test(*_check("g_test(counts, q)", counts, q))
 
 
 def chi_squared_test(counts: ArrayLike, q: ArrayLike) -> TestResult:
@@ -90,27 +90,31 @@ def chi_squared_test(counts: ArrayLike, q: ArrayLike) -> TestResult:
     case of a correlated system of variables is such that it can be reasonably supposed to have
     arisen from random sampling" (1900).
     """
-    return _chi_squared_test(*_check(counts, q))
+    return _chi_squared_test(*_check("chi_squared_test(counts, q)", counts, q))
 
 
-def _check(counts: ArrayLike, q: ArrayLike) -> tuple[Array, Array]:
-    pmf, whole = check_pmf_and_counts(q, check_whole_counts("counts", counts))
-    check_pmf_named("q", q)
+def _check(call: str, counts: ArrayLike, q: ArrayLike) -> tuple[Array, Array]:
+    pmf, whole = check_pmf_and_counts(call, q, counts, check=check_whole_counts)
     return whole, pmf
 
 
-@jax.jit
+@in_float64
 def _g_test(counts: Array, q: Array) -> TestResult:
-    n = counts.sum(-1, keepdims=True)
-    # A pmf sums to 1: whatever its sum differs by is rounding, and no evidence against it.
-    return _result(2 * _special.kl_divergence(counts, n * q, math.inf), q)
+    return _result(2 * _special.kl_divergence(counts, _expected(counts, q), math.inf), q)
 
 
-@jax.jit
+@in_float64
 def _chi_squared_test(counts: Array, q: Array) -> TestResult:
-    expected = counts.sum(-1, keepdims=True) * q
+    expected = _expected(counts, q)
     difference = counts - expected
-    return _result(_special.times_power(difference**2, expected, -1).sum(-1), q)
+    # Its square would overflow where the quotient does not.
+    relative = _special.times_power(difference, expected, -1)
+    return _result((difference * relative).sum(-1), q)
+
+
+def _expected(counts: Array, q: Array) -> Array:
+    # A pmf sums to 1: whatever its sum differs by is rounding, and no evidence against it.
+    return counts.sum(-1, keepdims=True) * (q / jax.lax.stop_gradient(q.sum(-1, keepdims=True)))
 
 
 def _result(statistic: Array, q: Array) -> TestResult:

@@ -1,7 +1,9 @@
 """From the arguments of a public loss to rows: checks, class axes, masks, scalars."""
 
+import math
 import operator
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from xentjax._checks import (
     check_bool,
     check_choice,
     check_floating,
+    check_index,
     check_scalar,
     fail,
     native,
@@ -47,21 +50,36 @@ def class_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     return axes
 
 
-def _classes_last(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def classes_last(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """The class axes moved to the end, in the order given, and joined into one."""
     if axes == (x.ndim - 1,):
         return x
     x = jnp.moveaxis(x, axes, range(-len(axes), 0))
-    return x.reshape(*x.shape[: x.ndim - len(axes)], int(np.prod(x.shape[-len(axes) :])))
+    rows = x.ndim - len(axes)
+    return x.reshape(*x.shape[:rows], math.prod(x.shape[rows:]))
+
+
+class Classes(NamedTuple):
+    """Where the classes of logits lay."""
+
+    shape: tuple[int, ...]
+    """Of the logits."""
+    axes: tuple[int, ...]
 
 
 def logits_rows(
     logits: ArrayLike, axis: Axis, where: ArrayLike | None, name: str = "logits"
-) -> tuple[Rows, tuple[int, ...]]:
-    """The logits with the classes last, under their masks, and the axes the classes lay on."""
-    row_logits, axes = _classes_of(logits, axis, name)
-    class_mask, row_mask = masks(where, np.shape(logits), axes)
-    return Rows(row_logits, class_mask=class_mask, row_mask=row_mask), axes
+) -> tuple[Rows, Classes]:
+    """The logits with the classes last, under their masks, and where those lay."""
+    logits = check_floating(name, logits)
+    if logits.ndim == 0:
+        fail(name, "at least one axis, that of the classes", "shape ()")
+    axes = class_axes(axis, logits.ndim)
+    row_logits = classes_last(logits, axes)
+    if row_logits.shape[-1] == 0:
+        fail(name, f"at least one class along axis {axis}", f"shape {logits.shape}")
+    class_mask, row_mask = masks(where, logits.shape, axes)
+    return Rows(row_logits, class_mask=class_mask, row_mask=row_mask), Classes(logits.shape, axes)
 
 
 def label_rows(
@@ -76,9 +94,7 @@ def label_rows(
     """Rows with class indices; those to be ignored are masked."""
     rows, _ = logits_rows(logits, axis, where, name)
     *row_shape, num_classes = rows.logits.shape
-    indices, row_mask = integer_labels(
-        labels, tuple(row_shape), num_classes, rows.row_mask, ignore_index
-    )
+    indices, row_mask = integer_labels(labels, tuple(row_shape), rows.row_mask, ignore_index)
     weights = class_weight_vector(class_weights, num_classes)
     return rows._replace(labels=indices, row_mask=row_mask, class_weights=weights)
 
@@ -91,29 +107,30 @@ def target_rows(
     class_weights: ArrayLike | None = None,
 ) -> Rows:
     """Rows with a target pmf each."""
-    rows, axes = logits_rows(logits, axis, where)
-    targets = soft_labels(labels, np.shape(logits), axes, rows.logits.dtype)
+    rows, classes = logits_rows(logits, axis, where)
+    targets = soft_labels(labels, classes, rows.logits.dtype)
     weights = class_weight_vector(class_weights, rows.logits.shape[-1])
     return rows._replace(targets=targets, class_weights=weights)
 
 
 def adjusted(rows: Rows, logit_soft_cap: ArrayLike | None, temperature: ArrayLike) -> Rows:
     """The rows with what is done to their logits before the softmax."""
-    return rows._replace(
-        soft_cap=optional_scalar("logit_soft_cap", logit_soft_cap, None, rows.logits.dtype),
-        temperature=optional_scalar("temperature", temperature, 1.0, rows.logits.dtype),
-    )
+    return rows._replace(**adjustments(logit_soft_cap, temperature, rows.logits.dtype))
 
 
-def _classes_of(logits: ArrayLike, axis: Axis, name: str) -> tuple[jax.Array, tuple[int, ...]]:
-    logits = check_floating(name, logits)
-    if logits.ndim == 0:
-        fail(name, "at least one axis, that of the classes", "shape ()")
-    axes = class_axes(axis, logits.ndim)
-    rows = _classes_last(logits, axes)
-    if rows.shape[-1] == 0:
-        fail(name, f"at least one class along axis {axis}", f"shape {logits.shape}")
-    return rows, axes
+def adjustments(
+    logit_soft_cap: ArrayLike | None, temperature: ArrayLike, dtype: DTypeLike
+) -> dict[str, Float[Array, ""] | None]:
+    """What is done to logits of that dtype before the softmax, by the fields of `Rows`."""
+    cap = optional_scalar("logit_soft_cap", logit_soft_cap, None, dtype)
+    if cap is not None:
+        # Logits over a larger cap would be too small for the dtype, and 0.
+        limits = jnp.finfo(cap.dtype)
+        cap = jnp.minimum(cap, limits.eps / 8 / limits.tiny)
+    return {
+        "soft_cap": cap,
+        "temperature": optional_scalar("temperature", temperature, 1.0, dtype),
+    }
 
 
 def masks(
@@ -132,7 +149,7 @@ def masks(
             fail("where", f"a shape that broadcasts to the logits' {shape}", where.shape)
         # Only an axis that joins others has to have its full size.
         full = [n if i in axes and len(axes) > 1 else where.shape[i] for i, n in enumerate(shape)]
-        mask = _classes_last(jnp.broadcast_to(where, full), axes)
+        mask = classes_last(jnp.broadcast_to(where, full), axes)
         return mask, jnp.broadcast_to(jnp.any(mask, -1), row_shape)
     if where.ndim == len(row_shape):
         if not broadcasts(where.shape, row_shape):
@@ -141,19 +158,25 @@ def masks(
     fail("where", f"{len(shape)} (classes) or {len(row_shape)} (rows) dimensions", where.ndim)
 
 
-def check_labels(labels: ArrayLike, num_classes: int, ignore_index: int | None) -> Array:
-    """Labels of either kind as a jax array."""
+def check_labels(labels: ArrayLike, ignore_index: int | None) -> Array:
+    """Labels of either kind as a jax array, with an `ignore_index` that is None or an integer."""
+    if ignore_index is not None:
+        ignore_index = check_index("ignore_index", ignore_index)
     # A label of more than 32 bits names no class: another one that does not takes its place.
-    return check_array(
-        "labels",
-        without_wrapping(native("labels", labels), num_classes if ignore_index == -1 else -1),
-    )
+    bad = -2 if ignore_index == -1 else -1
+    return check_array("labels", without_wrapping(native("labels", labels), bad))
 
 
-def are_indices(labels: Array, num_axes: int, ignore_index: int | None) -> bool:
-    """Whether labels of rows with that many axes are class indices, rather than probabilities."""
-    if jnp.issubdtype(labels.dtype, jnp.integer) and labels.ndim <= num_axes:
+def are_indices(
+    labels: Array, row_shape: tuple[int, ...], num_classes: int, ignore_index: int | None
+) -> bool:
+    """Whether labels of such rows are class indices, rather than probabilities."""
+    if jnp.issubdtype(labels.dtype, jnp.integer) and labels.ndim <= len(row_shape):
         return True
+    if labels.shape[-1:] != (num_classes,):
+        indices, pmfs = f"integers of shape {row_shape}", f"shape {(*row_shape, num_classes)}"
+        got = f"{labels.dtype} of shape {labels.shape}"
+        fail("labels", f"class indices, {indices}, or probabilities of {pmfs}", got)
     if ignore_index is not None:
         fail("ignore_index", "None with probabilities as labels", ignore_index)
     return False
@@ -162,12 +185,11 @@ def are_indices(labels: Array, num_axes: int, ignore_index: int | None) -> bool:
 def integer_labels(
     labels: ArrayLike,
     row_shape: tuple[int, ...],
-    num_classes: int,
     row_mask: Array | None,
     ignore_index: int | None,
 ) -> tuple[Integer[Array, "..."], Bool[Array, "..."] | None]:
     """The labels and the mask of kept rows; a row that is not kept gets the valid label 0."""
-    labels = check_labels(labels, num_classes, ignore_index)
+    labels = check_labels(labels, ignore_index)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(
             f"labels: expected an integer dtype (class indices), got {labels.dtype}; "
@@ -176,13 +198,9 @@ def integer_labels(
     if labels.shape != row_shape:
         fail("labels", f"the logits' shape without the classes, {row_shape}", labels.shape)
     if ignore_index is not None:
-        try:
-            ignored = operator.index(ignore_index)
-        except TypeError:
-            raise TypeError(f"ignore_index: expected an int, got {ignore_index!r}") from None
         limits = jnp.iinfo(labels.dtype)
-        if limits.min <= ignored <= limits.max:  # outside, it matches no label
-            kept = labels != jnp.asarray(ignored, labels.dtype)
+        if limits.min <= ignore_index <= limits.max:  # outside, it matches no label
+            kept = labels != jnp.asarray(ignore_index, labels.dtype)
             row_mask = kept if row_mask is None else row_mask & kept
     if labels.dtype.itemsize < 4:  # a narrow dtype may be too small to count the classes
         labels = labels.astype(jnp.int32)
@@ -191,17 +209,22 @@ def integer_labels(
     return labels, row_mask
 
 
-def soft_labels(
-    labels: ArrayLike, shape: tuple[int, ...], axes: tuple[int, ...], dtype: DTypeLike
-) -> Float[Array, "..."]:
-    """Targets for logits of that shape and dtype, the classes last.
+def soft_labels(labels: ArrayLike, classes: Classes, dtype: DTypeLike) -> Float[Array, "..."]:
+    """Targets for logits of that dtype, the classes last.
 
     They may broadcast over rows, never over classes.
     """
+    shape, axes = classes
     labels = check_array("labels", labels)
     if jnp.issubdtype(labels.dtype, jnp.complexfloating):
         raise TypeError(f"labels: expected probabilities of a real dtype, got {labels.dtype}")
     if not jnp.issubdtype(labels.dtype, jnp.floating):  # one-hot rows of integers or booleans
+        row_shape = tuple(n for i, n in enumerate(shape) if i not in axes)
+        if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == row_shape:
+            # Where there are as many rows as classes, they could pass for one target of all rows.
+            got = f"shape {labels.shape}, an index a row"
+            loss = "softmax_cross_entropy_with_integer_labels takes class indices"
+            fail("labels", f"one target a class, the logits' shape {shape}", f"{got}; {loss}")
         labels = labels.astype(compute_dtype(dtype))
     full = (1,) * (len(shape) - labels.ndim) + labels.shape
     fits = len(full) == len(shape) and all(
@@ -211,7 +234,7 @@ def soft_labels(
     if not fits:
         expected = f"one target a class, the logits' shape {shape}"
         fail("labels", expected, f"shape {labels.shape}")
-    return _classes_last(jnp.broadcast_to(labels.reshape(full), shape), axes)
+    return classes_last(jnp.broadcast_to(labels.reshape(full), shape), axes)
 
 
 def class_weight_vector(weights: ArrayLike | None, num_classes: int) -> Float[Array, " K"] | None:
@@ -224,13 +247,16 @@ def class_weight_vector(weights: ArrayLike | None, num_classes: int) -> Float[Ar
     return weights
 
 
-def check_names(
-    reduction: str, implementation: str | None = None, known: Sequence[str] = IMPLEMENTATIONS
-) -> None:
+def check_names(reduction: str, implementation: str | None = None) -> None:
     """The keywords that name something; before jax sees them, which has to hash them."""
     check_choice("reduction", reduction, REDUCTIONS)
-    if implementation is not None:
-        check_choice("implementation", implementation, known)
+    check_implementation(implementation)
+
+
+def check_implementation(name: str | None) -> None:
+    """The name of an implementation, or None."""
+    if name is not None:
+        check_choice("implementation", name, IMPLEMENTATIONS)
 
 
 def optional_scalar(
@@ -243,7 +269,9 @@ def optional_scalar(
     value = check_scalar(name, value, expected, holds)  # None for a number is its TypeError
     if isinstance(value, int | float) and value == neutral:
         return None
-    return jnp.asarray(value, compute_dtype(dtype))
+    dtype = jnp.dtype(compute_dtype(dtype))
+    check_scalar(name, value, f"{expected} in {dtype}", lambda x: holds(_rounded(x, dtype)))
+    return jnp.asarray(value, dtype)
 
 
 _SCALARS = {
@@ -254,3 +282,10 @@ _SCALARS = {
     "epsilon": ("a finite number", np.isfinite),
     "gamma": ("a number >= 0", lambda x: 0 <= x < np.inf),
 }
+
+
+def _rounded(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The scalar as XLA computes with it in that dtype: 0 where it is not a normal number."""
+    with np.errstate(over="ignore"):
+        rounded = x.astype(dtype)
+    return np.where(np.abs(rounded) < np.finfo(dtype).tiny, 0, rounded)

@@ -8,7 +8,14 @@ from jaxtyping import Array, Float, Integer
 
 from xentjax._dtypes import compute_dtype
 from xentjax._special import scale_tangent
-from xentjax.ops.statistics import InnerProduct, Rows, RowStatistics, adjusted_logits
+from xentjax.ops.statistics import (
+    InnerProduct,
+    Rows,
+    RowStatistics,
+    adjusted_logits,
+    log_normalizer,
+    shifted,
+)
 
 REDUCTIONS = ("none", "sum", "mean")
 
@@ -54,7 +61,7 @@ def row_losses(
         keep = jnp.broadcast_to(1 - label_smoothing, loss.shape)
         loss = weighted(loss, keep) + weighted(uniform, share)
     if z_loss is not None:
-        loss += z_loss * jnp.square(stats.shift + stats.log_sum)
+        loss += z_loss * jnp.square(log_normalizer(stats, rows))
     return mask_rows(loss, rows)
 
 
@@ -79,7 +86,8 @@ def mask_rows(loss: Float[Array, "..."], rows: Rows) -> Float[Array, "..."]:
 def log_probabilities(rows: Rows, stats: RowStatistics) -> Float[Array, "*rows K"]:
     """log softmax of each row, -inf at masked classes; rows that do not count hold zeros' one."""
     # Subtracting the shift first keeps what lse - a_k loses at a large common offset.
-    return (adjusted_logits(rows) - stats.shift[..., None]) - stats.log_sum[..., None]
+    z = shifted(adjusted_logits(rows), stats.shift, rows.temperature)
+    return z - stats.log_sum[..., None]
 
 
 def _cross_entropy(t: InnerProduct | None, stats: RowStatistics) -> Float[Array, "..."]:
@@ -153,7 +161,7 @@ def softmax_stats(stats: RowStatistics, rows: Rows) -> SoftmaxStats:
     else:
         label_log_prob = -_cross_entropy(stats.target, stats)
     result = SoftmaxStats(
-        log_normalizer=stats.shift + stats.log_sum,
+        log_normalizer=log_normalizer(stats, rows),
         label_log_prob=label_log_prob,
         entropy=stats.log_sum - stats.mean_logit,
         predicted=stats.predicted.astype(jnp.int32),

@@ -17,6 +17,7 @@ from xentjax._checks import (
     fail,
 )
 from xentjax._dtypes import compute_dtype
+from xentjax._special import nan_unless
 from xentjax.losses._arguments import check_names
 from xentjax.losses._expression import reduce_losses, weighted
 from xentjax.ops import Rows
@@ -145,12 +146,16 @@ def _factor(
     name: str, value: ArrayLike, logits: Array, expected: str, largest: float = np.inf
 ) -> Float[Array, "..."]:
     """Numbers from 0 to `largest`, in the compute dtype; they broadcast to the logits."""
-    array = check_array(name, value)
+    with np.errstate(over="ignore"):
+        array = check_array(name, value)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise TypeError(f"{name}: expected {expected}, got {array.dtype}")
+    array = array.astype(compute_dtype(logits.dtype))  # in which too large a number is infinite
     known = concrete(array)
     if known is not None and not np.all(np.isfinite(known) & (known >= 0) & (known <= largest)):
         fail(name, expected, value)
     _check_shape(name, array, logits)
-    return array.astype(compute_dtype(logits.dtype))
+    return array
 
 
 @partial(jax.jit, static_argnames="reduction")
@@ -183,7 +188,7 @@ def _element_losses(
         None if x is None else jnp.broadcast_to(x, a.shape) for x in factors
     )
     if not jnp.issubdtype(labels.dtype, jnp.floating):
-        t = jnp.where((t == 0) | (t == 1), t, jnp.nan)
+        t += nan_unless((t == 0) | (t == 1), t.dtype)
     if where is not None:  # what is masked may be NaN or infinite
         a, t = jnp.where(where, a, 0), jnp.where(where, t, 0)
     if gamma is None:
@@ -245,12 +250,21 @@ def _(primals, tangents) -> tuple[Array, Array]:
 
 
 @jax.custom_jvp
+def _sigmoid(a: Array) -> Float[Array, "*s"]:
+    """1 / (1 + e^-a); its slope, p sigmoid(-a), keeps the digits that 1 - p has lost near p = 1."""
+    return jax.nn.sigmoid(a)
+
+
+_sigmoid.defjvps(lambda da, p, a: p * _sigmoid(-a) * da)
+
+
+@jax.custom_jvp
 def _softplus(a: Array) -> Float[Array, "*s"]:
     """log(1 + e^a): -log sigmoid(-a), with the sigmoid itself as its derivative."""
     return jax.nn.softplus(a)
 
 
-_softplus.defjvps(lambda da, _, a: jax.nn.sigmoid(a) * da)
+_softplus.defjvps(lambda da, _, a: _sigmoid(a) * da)
 
 
 @jax.custom_jvp
@@ -268,5 +282,5 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     limit = jnp.log(jnp.finfo(a.dtype).max) - 1
     no_ratio = jnp.exp(jnp.minimum(-_softplus(-a) - result, limit))
     yes_ratio = jnp.exp(jnp.minimum(-_softplus(a) - result, limit))
-    slope = (1 - t) * no_ratio * jax.nn.sigmoid(-a) - t * yes_ratio * jax.nn.sigmoid(a)
+    slope = (1 - t) * no_ratio * _sigmoid(-a) - t * yes_ratio * _sigmoid(a)
     return result, slope * da + (yes_ratio - no_ratio) * dt

@@ -9,16 +9,16 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._checks import check_array, fail
+from xentjax._checks import fail
 from xentjax._dtypes import compute_dtype
 from xentjax._special_log import divergence
 from xentjax.losses._arguments import (
     Axis,
     adjusted,
+    check_labels,
     check_names,
     label_rows,
     logits_rows,
@@ -82,7 +82,8 @@ def brier_score(
 
     Source: Brier, Verification of Forecasts Expressed in Terms of Probability (1950).
     """
-    if jnp.issubdtype(check_array("labels", labels).dtype, jnp.integer):
+    labels = check_labels(labels, ignore_index)
+    if jnp.issubdtype(labels.dtype, jnp.integer):
         rows = label_rows(logits, labels, axis, where, ignore_index)
     elif ignore_index is not None:
         fail("ignore_index", "None with labels that are pmfs", ignore_index)
@@ -144,10 +145,10 @@ def kl_divergence_with_logits(
     Source: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network (2015),
     arXiv:1503.02531.
     """
-    target, _ = logits_rows(target_logits, axis, None, "target_logits")
-    prediction, _ = logits_rows(logits, axis, where)
-    if np.shape(target_logits) != np.shape(logits):
-        fail("target_logits", f"the logits' shape {np.shape(logits)}", np.shape(target_logits))
+    target, of_target = logits_rows(target_logits, axis, None, "target_logits")
+    prediction, classes = logits_rows(logits, axis, where)
+    if of_target.shape != classes.shape:
+        fail("target_logits", f"the logits' shape {classes.shape}", of_target.shape)
     dtypes = target.logits.dtype, prediction.logits.dtype
     if compute_dtype(dtypes[0]) != compute_dtype(dtypes[1]):
         target, prediction = (

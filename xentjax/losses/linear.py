@@ -8,7 +8,6 @@ from typing import Any, Literal, SupportsIndex, TypeVar, Unpack, overload
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -21,6 +20,8 @@ from xentjax._checks import (
     fail,
 )
 from xentjax.losses._arguments import (
+    Classes,
+    adjustments,
     are_indices,
     check_labels,
     check_names,
@@ -176,11 +177,8 @@ def linear_softmax_cross_entropy(
     linear = with_labels(linear, row_shape, labels, ignore_index)
     weights = class_weight_vector(class_weights, linear.kernel.shape[1])
     dtype = accumulator_dtype(linear)
-    linear = linear._replace(
-        class_weights=weights,
-        soft_cap=optional_scalar("logit_soft_cap", logit_soft_cap, None, dtype),
-        temperature=optional_scalar("temperature", temperature, 1.0, dtype),
-    )
+    adjusts = adjustments(logit_soft_cap, temperature, dtype)
+    linear = linear._replace(class_weights=weights, **adjusts)
     smoothing = optional_scalar("label_smoothing", label_smoothing, 0.0, dtype)
     z_weight = optional_scalar("z_loss", z_loss, 0.0, dtype)
     check_names(reduction, implementation)
@@ -228,8 +226,10 @@ def linear_rows(
         if bias.shape != (num_classes,):
             fail(names[1], f"one number a class, shape {(num_classes,)}", f"shape {bias.shape}")
     shape = (*row_shape, num_classes)
-    if where is not None and np.ndim(where) == len(shape) and np.shape(where)[-1] == 1:
-        where = check_bool("where", where)[..., 0]  # all classes of a row or none
+    if where is not None:
+        where = check_bool("where", where)
+        if where.ndim == len(shape) and where.shape[-1] == 1:  # all classes of a row or none
+            where = where[..., 0]
     class_mask, row_mask = masks(where, shape, (len(row_shape),))
     linear = LinearRows(
         x.reshape(math.prod(row_shape), x.shape[-1]),
@@ -246,13 +246,14 @@ def with_labels(
 ) -> LinearRows:
     """The layer with class indices (rows to be ignored are masked) or with a target pmf a row."""
     num_classes = linear.kernel.shape[1]
-    labels = check_labels(labels, num_classes, ignore_index)
-    if are_indices(labels, len(row_shape), ignore_index):
+    labels = check_labels(labels, ignore_index)
+    if are_indices(labels, row_shape, num_classes, ignore_index):
         row_mask = None if linear.row_mask is None else linear.row_mask.reshape(row_shape)
-        labels, row_mask = integer_labels(labels, row_shape, num_classes, row_mask, ignore_index)
+        labels, row_mask = integer_labels(labels, row_shape, row_mask, ignore_index)
         row_mask = None if row_mask is None else row_mask.reshape(-1)
         return linear._replace(labels=labels.reshape(-1), row_mask=row_mask)
-    targets = soft_labels(labels, (*row_shape, num_classes), (len(row_shape),), linear.x.dtype)
+    classes = Classes((*row_shape, num_classes), (len(row_shape),))
+    targets = soft_labels(labels, classes, linear.x.dtype)
     return linear._replace(targets=targets.reshape(-1, num_classes))
 
 

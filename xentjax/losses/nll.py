@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
 from xentjax._dtypes import compute_dtype
+from xentjax._special import nan_unless
 from xentjax.losses._arguments import Axis, check_names, label_rows
 from xentjax.losses._expression import reduce_label_losses
 from xentjax.ops import Rows
@@ -82,7 +83,7 @@ def _label_log_prob(rows: Rows) -> Float[Array, "..."]:
 @jax.custom_jvp
 def _element(x: Float[Array, "*rows K"], labels: Integer[Array, "*rows"]) -> Float[Array, "*rows"]:
     """x_y of each row, NaN for a y that is no class."""
-    return jnp.where(label_in_range(labels, x.shape[-1]), at_label(x, labels), jnp.nan)
+    return at_label(x, labels) + nan_unless(label_in_range(labels, x.shape[-1]), x.dtype)
 
 
 @_element.defjvp
@@ -97,5 +98,5 @@ def _element_tangent(
 ) -> Float[Array, "*rows"]:
     """Compares with an iota instead of scattering; a bad label makes its whole row's slope NaN."""
     slope = is_label(labels, dx.shape[-1]).astype(dx.dtype)
-    in_range = label_in_range(labels, dx.shape[-1])
-    return jnp.sum(jnp.where(in_range[..., None], slope, jnp.nan) * dx, -1)
+    bad = nan_unless(label_in_range(labels, dx.shape[-1]), dx.dtype)
+    return jnp.sum((slope + bad[..., None]) * dx, -1)

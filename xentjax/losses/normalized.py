@@ -1,4 +1,4 @@
-"""log_softmax, softmax and logsumexp: the normalised forms of logits, over row statistics."""
+"""log_softmax, softmax and logsumexp over row statistics; their meaning is that of `jax.nn`."""
 
 import importlib
 from functools import partial
@@ -8,30 +8,39 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax.losses._arguments import Axis, logits_rows
+from xentjax._checks import broadcasts, check_array, check_bool, check_flag, fail
+from xentjax.losses._arguments import (
+    Axis,
+    check_implementation,
+    class_axes,
+    classes_last,
+    masks,
+)
 from xentjax.losses._expression import log_probabilities
 from xentjax.ops import Rows, row_statistics
 
 
 def logsumexp(
     logits: ArrayLike,
-    axis: Axis = -1,
-    where: ArrayLike | None = None,
+    axis: Axis | None = None,
     *,
+    where: ArrayLike | None = None,
+    keepdims: bool = False,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    """log sum_k exp(a_k): the log normaliser of the softmax.
+    """log sum_k exp(a_k): the log normaliser of the softmax. As `jax.nn.logsumexp`.
 
     Args:
-        logits: a, real array, K classes along `axis`.
-        axis: the class axis, or a tuple of axes that together hold the classes.
-        where: bool, masks classes or whole rows (by its number of dimensions).
+        logits: a, real array of any shape. Integers and booleans are taken as floats.
+        axis: the axis or axes to sum over; None for all of them.
+        where: bool, broadcast to the logits: the elements to sum over.
+        keepdims: leave the axes summed over in the result with size 1.
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None takes the best one
             measured for the backend.
 
     Returns:
         The logits' shape without `axis`, in their dtype; computed in float32 or better. -inf where
-        every logit is -inf or masked.
+        every logit is -inf or masked, or there is none.
 
     Raises:
         TypeError, ValueError: a wrong dtype, shape or name.
@@ -40,31 +49,37 @@ def logsumexp(
         >>> import jax.numpy as jnp
         >>> print(logsumexp(jnp.array([1000.0, 1000.0])) - 1000)
         0.6931...
+        >>> print(logsumexp(jnp.zeros((2, 3)), axis=-1, keepdims=True))
+        [[1.0986...]
+         [1.0986...]]
 
     Source: Blanchard, Higham and Higham (2021), IMA J. Numer. Anal. 41, 2311.
     """
-    rows, _ = logits_rows(logits, axis, where)
-    return _logsumexp(rows, implementation=implementation)
+    check_implementation(implementation)
+    check_flag("keepdims", keepdims)
+    rows, axes, _ = _rows_along(logits, axis, where)
+    result = _logsumexp(rows, implementation=implementation)
+    return jnp.expand_dims(result, axes) if keepdims else result
 
 
 def log_softmax(
     logits: ArrayLike,
-    axis: Axis = -1,
+    axis: Axis | None = -1,
     where: ArrayLike | None = None,
     *,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    """log softmax(a)_k = (a_k - m) - log sum_j exp(a_j - m), m = max_j a_j.
+    """log softmax(a)_k = (a_k - m) - log sum_j exp(a_j - m), m = max_j a_j; as in `jax.nn`.
 
     Args:
-        logits: a, real array, K classes along `axis`.
-        axis: the class axis, or a tuple of axes that together hold the classes.
-        where: bool, masks classes or whole rows (by its number of dimensions).
+        logits: a, real array of any shape. Integers and booleans are taken as floats.
+        axis: the class axis, or axes that together hold the classes; None for all of them.
+        where: bool, broadcast to the logits: the elements that take part.
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None takes the best one
             measured for the backend.
 
     Returns:
-        The logits' shape and dtype; computed in float32 or better. -inf at masked classes.
+        The logits' shape and dtype; computed in float32 or better. -inf at masked elements.
 
     Raises:
         TypeError, ValueError: a wrong dtype, shape or name.
@@ -76,28 +91,29 @@ def log_softmax(
 
     Source: Blanchard, Higham and Higham (2021), IMA J. Numer. Anal. 41, 2311.
     """
-    rows, axes = logits_rows(logits, axis, where)
-    return _log_softmax(rows, axes, jnp.shape(logits), implementation=implementation)
+    check_implementation(implementation)
+    rows, axes, shape = _rows_along(logits, axis, where)
+    return _log_softmax(rows, axes, shape, implementation=implementation)
 
 
 def softmax(
     logits: ArrayLike,
-    axis: Axis = -1,
+    axis: Axis | None = -1,
     where: ArrayLike | None = None,
     *,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    """softmax(a)_k = exp(a_k - m) / sum_j exp(a_j - m), m = max_j a_j.
+    """softmax(a)_k = exp(a_k - m) / sum_j exp(a_j - m), m = max_j a_j; as in `jax.nn`.
 
     Args:
-        logits: a, real array, K classes along `axis`.
-        axis: the class axis, or a tuple of axes that together hold the classes.
-        where: bool, masks classes or whole rows (by its number of dimensions).
+        logits: a, real array of any shape. Integers and booleans are taken as floats.
+        axis: the class axis, or axes that together hold the classes; None for all of them.
+        where: bool, broadcast to the logits: the elements that take part.
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None takes the best one
             measured for the backend.
 
     Returns:
-        The logits' shape and dtype; computed in float32 or better. 0 at masked classes.
+        The logits' shape and dtype; computed in float32 or better. 0 at masked elements.
 
     Raises:
         TypeError, ValueError: a wrong dtype, shape or name.
@@ -109,12 +125,37 @@ def softmax(
 
     Source: Blanchard, Higham and Higham (2021), IMA J. Numer. Anal. 41, 2311.
     """
-    rows, axes = logits_rows(logits, axis, where)
-    return _softmax(rows, axes, jnp.shape(logits), implementation=implementation)
+    check_implementation(implementation)
+    rows, axes, shape = _rows_along(logits, axis, where)
+    return _softmax(rows, axes, shape, implementation=implementation)
+
+
+def _rows_along(
+    logits: ArrayLike, axis: Axis | None, where: ArrayLike | None
+) -> tuple[Rows, tuple[int, ...], tuple[int, ...]]:
+    """The logits with the class axes last, those axes and the logits' own shape."""
+    x = check_array("logits", logits)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise TypeError(f"logits: expected a real dtype, got {x.dtype}")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        x = x.astype(jnp.float64 if x.dtype.itemsize == 8 else jnp.float32)
+    axis = range(x.ndim) if axis is None else axis
+    axes = () if axis in ((), range(0)) else class_axes(axis, x.ndim)
+    if where is not None:
+        where = check_bool("where", where)
+        if not broadcasts(where.shape, x.shape):
+            fail("where", f"a shape that broadcasts to the logits' {x.shape}", where.shape)
+        where = where.reshape((1,) * (x.ndim - where.ndim) + where.shape)
+    class_mask, row_mask = masks(where, x.shape, axes)
+    rows = Rows(classes_last(x, axes), class_mask=class_mask, row_mask=row_mask)
+    return rows, axes, x.shape
 
 
 @partial(jax.jit, static_argnames="implementation")
 def _logsumexp(rows: Rows, *, implementation: str | None) -> Float[Array, "..."]:
+    *row_shape, k = rows.logits.shape
+    if k == 0:
+        return jnp.full(row_shape, -jnp.inf, rows.logits.dtype)
     stats = row_statistics(rows, normalizer=True, implementation=implementation)
     result = stats.shift + stats.log_sum
     if rows.row_mask is not None:  # a sum without terms
@@ -124,11 +165,18 @@ def _logsumexp(rows: Rows, *, implementation: str | None) -> Float[Array, "..."]
 
 def _normalized(rows: Rows, log: bool, implementation: str | None) -> Float[Array, "*rows K"]:
     """log softmax of each row, or softmax; that of no class at what is masked."""
+    if rows.logits.shape[-1] == 0:
+        return rows.logits
     if implementation == "mosaic_tpu":
         return _normalized_by_kernel(rows, log)
     stats = row_statistics(rows, normalizer=True, implementation=implementation)
     log_p = _masked(log_probabilities(rows, stats), rows, log=True)
-    return (log_p if log else jnp.exp(log_p)).astype(rows.logits.dtype)
+    if log:
+        return log_p.astype(rows.logits.dtype)
+    p = jnp.exp(log_p).astype(rows.logits.dtype)
+    # In reverse mode the slope 0 of a p that underflows wins over what comes back, which may be the
+    # entropy's infinite slope at 0; forward mode has it the same way round.
+    return jnp.where(p == 0, jnp.zeros_like(p), p)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))

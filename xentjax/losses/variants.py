@@ -182,7 +182,7 @@ def smooth_labels(
     """
     labels = check_floating("labels", labels)
     axes = class_axes(axis, labels.ndim)
-    check_scalar("alpha", alpha, "a number in [0, 1]", lambda x: 0 <= x <= 1)
+    alpha = check_scalar("alpha", alpha, "a number in [0, 1]", lambda x: 0 <= x <= 1)
     share = jnp.asarray(alpha, compute_dtype(labels.dtype))
     if where is not None:
         where = check_bool("where", where)

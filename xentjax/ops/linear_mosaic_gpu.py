@@ -23,8 +23,9 @@ from xentjax.ops.mosaic_gpu import check_supported, compiler_params, for_gpu, ge
 from xentjax.ops.mosaic_gpu_sums import (
     Sums,
     Tile,
-    adjusted,
+    capped,
     class_index,
+    divided,
     finite,
     interpret,
     laid_out,
@@ -95,7 +96,7 @@ def row_statistics(linear: LinearRows, wanted: Wanted) -> RowStatistics:
     stats = of_parts(sums.of_classes, jnp.minimum(k - first_class, _CLASSES).astype(jnp.float32))
     stats = stats._replace(label_logit=sums.label_logit)
     counts_label = labels[None] // _CLASSES == first_class // _CLASSES
-    stats = merge(stats, first_class, counts_label, OVER_FIRST_AXIS)
+    stats = merge(stats, first_class, counts_label, OVER_FIRST_AXIS, linear.temperature)
     stats = jax.tree.map(lambda x: x[0], stats)
     if linear.row_mask is not None:
         stats = zeros_where_masked(stats, linear.row_mask, k)
@@ -221,11 +222,13 @@ def _kernel(
         a += _along(bias_smem[warpgroup], 1)
         index = class_index(a.shape, _LAYOUT)
         exists = index < k - first_class
-        a = jnp.where(exists, adjusted(a, adjusts), -jnp.inf)
+        a = jnp.where(exists, capped(a, adjusts), -jnp.inf)
+        temperature = adjusts.get("temperature")
         nothing = jax.tree.map(lambda x: laid_out(x, _LAYOUT), no_sums((_ROWS,), wanted))
-        sums = with_tile(nothing, Tile([a], [index], [exists], jnp.float32(0)), _LAYOUT)
+        tile_sums = Tile([a], [index], [exists], jnp.float32(0))
+        sums = with_tile(nothing, tile_sums, temperature, _LAYOUT)
         is_label = index + first_class == _along(labels_smem[warpgroup], 0)
-        z = a - _along(finite(sums.top), 0)
+        z = divided(a - _along(finite(sums.top), 0), temperature)
         label_logit = jnp.sum(jnp.where(is_label, z, 0), axis=1)
         for ref, column in zip(staged, jax.tree.leaves(_TileSums(sums, label_logit)), strict=True):
             ref[warpgroup] = column

@@ -33,7 +33,7 @@ from xentjax.ops.linear_mosaic_tpu import (
     tile_sizes,
 )
 from xentjax.ops.linear_xla import LinearRows, kept, linear_row_statistics
-from xentjax.ops.mosaic_tpu import adjusted_tile, as_column, interpret
+from xentjax.ops.mosaic_tpu import adjusted_tile, as_column, divided, interpret
 from xentjax.ops.statistics import (
     Rows,
     RowStatistics,
@@ -212,7 +212,7 @@ def _d_logits(
     shift, log_sum, softmax, mean, label, target, uniform, fill = (
         columns[:, c : c + 1] for c in range(8)
     )
-    z = a - shift
+    z = divided(a - shift, rows.temperature)
     p = jnp.exp(z - log_sum)
     # 0 log 0 = 0: a class without probability has no slope, whatever its logit.
     d = p * (softmax + mean * jnp.where(p == 0, 0, z))
@@ -222,8 +222,7 @@ def _d_logits(
         d += target * weighted_targets(rows)
     d += uniform * uniform_targets(rows)
     if rows.soft_cap is not None:
-        capped = a if rows.temperature is None else a * rows.temperature
-        slope = 1 - jnp.square(capped / rows.soft_cap)
+        slope = 1 - jnp.square(a / rows.soft_cap)
         d *= jnp.where(a == -jnp.inf, 0, slope)
     if rows.temperature is not None:
         d /= rows.temperature

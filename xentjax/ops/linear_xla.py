@@ -143,7 +143,9 @@ def _block_by_block(linear: LinearRows, wanted: Wanted, max_bytes: int | None) -
             return stats, part.first_class, part.counts_label
 
         stats, first_class, counts_label = lax.map(statistics_of_classes, classes.indices())
-        merged = merge(stats, first_class[:, None], counts_label, OVER_FIRST_AXIS)
+        merged = merge(
+            stats, first_class[:, None], counts_label, OVER_FIRST_AXIS, linear.temperature
+        )
         return jax.tree.map(lambda a: a[0], merged)
 
     stats = lax.map(partial(unless_masked, statistics_of, linear, rows), rows.indices())
@@ -171,7 +173,7 @@ def merged_linear_statistics(
 ) -> RowStatistics:
     """The statistics of whole rows, of which each device of the axis has the kernel of a part."""
     stats = linear_row_statistics(linear, wanted.of_part(), max_bytes)
-    return merge(stats, first_class, counts_label, over_devices(axis_name))
+    return merge(stats, first_class, counts_label, over_devices(axis_name), linear.temperature)
 
 
 @partial(merged_linear_statistics.defjvp, symbolic_zeros=True)

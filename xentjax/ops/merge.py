@@ -21,6 +21,7 @@ from xentjax.ops.statistics import (
     RowStatistics,
     Wanted,
     label_in_range,
+    over_temperature,
     row_statistics,
     statistics_tangents,
 )
@@ -102,7 +103,8 @@ def merged_statistics(part: Part, axis_name: AxisName, wanted: Wanted) -> RowSta
     They differentiate as `row_statistics` does: in every floating input, in all modes and orders.
     """
     stats = row_statistics(part.rows, **wanted.of_part()._asdict())
-    return merge(stats, part.first_class, part.counts_label, over_devices(axis_name))
+    over = over_devices(axis_name)
+    return merge(stats, part.first_class, part.counts_label, over, part.rows.temperature)
 
 
 def merge(
@@ -110,6 +112,7 @@ def merge(
     first_class: Integer[Array, "..."],
     counts_label: Bool[Array, "*rows"] | None,
     over: Over,
+    temperature: Float[Array, ""] | None,
 ) -> RowStatistics:
     """The statistics of whole rows from those of every part: one max, one sum, one min if asked."""
     # A part without a finite maximum has log s = -inf, +inf or NaN, and that in place of it.
@@ -117,7 +120,7 @@ def merge(
     top = jnp.where(jnp.isnan(top), jnp.inf, top)
     highest = over.max(top)
     shift = jnp.where(jnp.isfinite(highest), highest, 0)
-    above = stats.shift - shift
+    above = over_temperature(stats.shift - shift, temperature)
     sum_exp = jnp.exp(stats.log_sum + above)
 
     label = mean = None

@@ -28,7 +28,7 @@ from xentjax.ops.mosaic_gpu_blocks import Plan, plan
 from xentjax.ops.mosaic_gpu_sums import (
     Sums,
     Tile,
-    adjusted,
+    capped,
     class_index,
     interpret,
     laid_out,
@@ -43,6 +43,7 @@ from xentjax.ops.statistics import (
     adjusted_logits,
     at_label,
     label_in_range,
+    over_temperature,
 )
 
 T = TypeVar("T")
@@ -132,6 +133,7 @@ def _statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
     if rows.labels is not None:
         at_labels = rows._replace(logits=at_label(rows.logits, rows.labels)[..., None])
         label = adjusted_logits(at_labels)[..., 0] - stats.shift
+        label = over_temperature(label, rows.temperature)
         label = jnp.where(label_in_range(rows.labels, k), label, jnp.nan)
         stats = stats._replace(label_logit=label)
     return stats
@@ -147,7 +149,7 @@ def _whole_rows(rows: Rows, wanted: Wanted, p: Plan) -> RowStatistics:
     first_class = jnp.arange(0, k, part, dtype=jnp.int32)[:, None]
     stats = of_parts(sums, jnp.minimum(k - first_class, part).astype(jnp.float32))
     if p.splits > 1:
-        stats = merge(stats, first_class, None, OVER_FIRST_AXIS)
+        stats = merge(stats, first_class, None, OVER_FIRST_AXIS, rows.temperature)
     return jax.tree.map(lambda x: x[0], stats)
 
 
@@ -238,9 +240,10 @@ def _kernel(
         # Beyond the last class lie the next row, or zeros.
         exists = [j < k - first_class for j in index]
         pairs = zip(exists, boxes, strict=True)
-        boxes = [jnp.where(e, adjusted(a, adjusts), -jnp.inf) for e, a in pairs]
+        boxes = [jnp.where(e, capped(a, adjusts), -jnp.inf) for e, a in pairs]
         classes_before = jnp.minimum(before, k - first_class).astype(jnp.float32)
-        return with_tile(seen, Tile(boxes, index, exists, classes_before), layout)
+        tile = Tile(boxes, index, exists, classes_before)
+        return with_tile(seen, tile, adjusts.get("temperature"), layout)
 
     for t in range(p.stages):
         fetch(jnp.int32(t))

@@ -20,7 +20,7 @@ class Sums(NamedTuple):
     """What is known of rows from the classes seen, a vector each, None if not wanted."""
 
     top: Array
-    """max_k a_k; m is this, or 0 where this is not finite."""
+    """max_k a_k T, with the temperature T; m is this over T, or 0 where this is not finite."""
     sum_exp: Array
     """sum_k exp(a_k - m)."""
     uniform: Array | None
@@ -59,7 +59,7 @@ def finite(top: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
     return jnp.where(jnp.abs(top) < jnp.inf, top, 0)  # Mosaic lowers no isfinite
 
 
-def with_tile(seen: Sums, tile: Tile, layout: Any) -> Sums:
+def with_tile(seen: Sums, tile: Tile, temperature: Array | None, layout: Any) -> Sums:
     """The sums over the classes seen and those of a tile."""
 
     def along(x: Array) -> Array:
@@ -72,9 +72,9 @@ def with_tile(seen: Sums, tile: Tile, layout: Any) -> Sums:
     best = jnp.max(functools.reduce(jnp.maximum, tile.logits), axis=1)
     top = jnp.maximum(seen.top, best)
     shift = finite(top)
-    above = finite(seen.top) - shift
+    above = divided(finite(seen.top) - shift, temperature)
     scale = jnp.where(seen.top == -jnp.inf, 0, jnp.exp(above))  # else 0 * inf after tiles of -inf
-    z = [a - along(shift) for a in tile.logits]
+    z = [divided(a - along(shift), temperature) for a in tile.logits]
     exp_z = [jnp.exp(box) for box in z]
 
     uniform = weighted = predicted = None
@@ -94,10 +94,14 @@ def with_tile(seen: Sums, tile: Tile, layout: Any) -> Sums:
     return Sums(top, scale * seen.sum_exp + total(exp_z), uniform, weighted, predicted)
 
 
-def adjusted(a: Float[Array, "n k"], adjusts: dict[str, Array]) -> Float[Array, "n k"]:
-    """`adjusted_logits`; Mosaic lowers no rule with symbolic zeros, which its division has."""
-    a = adjusted_logits(Rows(a, soft_cap=adjusts.get("soft_cap")))
-    return a / adjusts["temperature"] if "temperature" in adjusts else a
+def capped(a: Float[Array, "n k"], adjusts: dict[str, Array]) -> Float[Array, "n k"]:
+    """`adjusted_logits` of a tile."""
+    return adjusted_logits(Rows(a, soft_cap=adjusts.get("soft_cap")))
+
+
+def divided(a: Float[Array, "*s"], temperature: Array | None) -> Float[Array, "*s"]:
+    """`over_temperature`, whose rule with symbolic zeros Mosaic does not lower."""
+    return a if temperature is None else a / temperature
 
 
 def laid_out(x: Array, layout: Any) -> Array:

@@ -27,6 +27,7 @@ from xentjax.ops.statistics import (
     Wanted,
     adjusted_logits,
     label_in_range,
+    over_temperature,
     uniform_targets,
     weighted_targets,
 )
@@ -39,11 +40,11 @@ class Sums(NamedTuple):
     """What is known of rows from the classes seen, a column [n, 1] each, None if not wanted."""
 
     top: Array
-    """max_k a_k; m is this, or 0 where this is not finite."""
+    """max_k a_k T, with the temperature T; m is this over T, or 0 where this is not finite."""
     sum_exp: Array
     """sum_k exp(a_k - m)."""
     label: Array | None
-    """a_y, 0 while it has not been seen."""
+    """a_y T, 0 while it has not been seen."""
     target: InnerProduct | None
     uniform: InnerProduct | None
     weighted: Array | None
@@ -95,10 +96,11 @@ def finished(sums: Sums, rows: Rows, shape: tuple[int, ...]) -> RowStatistics:
     *row_shape, k = shape
     sums = jax.tree.map(lambda x: x.reshape(row_shape), sums)
     shift = _finite(sums.top)
+    label = None if sums.label is None else over_temperature(sums.label - shift, rows.temperature)
     stats = RowStatistics(
         shift=shift,
         log_sum=jnp.log(sums.sum_exp),
-        label_logit=None if sums.label is None else sums.label - shift,
+        label_logit=label,
         target=sums.target,
         uniform=sums.uniform,
         mean_logit=None if sums.weighted is None else sums.weighted / sums.sum_exp,
@@ -263,7 +265,8 @@ def _finite(top: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
 def adjusted_tile(
     rows: Rows, j: int | Int32[Array, ""], num_classes: int
 ) -> tuple[Rows, Float[Array, "n k"], Int32[Array, "n k"]]:
-    """The rows of block j under the mask of classes that exist, its logits and their places."""
+    """The rows of block j under the mask of classes that exist, their logits before temperature,
+    and the places of those."""
     n, k = rows.logits.shape
     index = lax.broadcasted_iota(jnp.int32, (n, k), 1)
     mask = None if rows.class_mask is None else rows.class_mask.astype(jnp.int32) != 0
@@ -271,11 +274,12 @@ def adjusted_tile(
         exists = index < num_classes - j * k
         mask = exists if mask is None else mask & exists
     rows = rows._replace(class_mask=mask)
-    # Mosaic lowers no rule with symbolic zeros, which the division by a temperature has there.
-    a = adjusted_logits(rows._replace(temperature=None))
-    if rows.temperature is not None:
-        a /= rows.temperature
-    return rows, a, index
+    return rows, adjusted_logits(rows), index
+
+
+def divided(a: Float[Array, "n #k"], temperature: Array | None) -> Float[Array, "n #k"]:
+    """`over_temperature`, whose rule with symbolic zeros Mosaic does not lower."""
+    return a if temperature is None else a / temperature
 
 
 def with_tile(seen: Sums, rows: Rows, j: int | Int32[Array, ""], num_classes: int) -> Sums:
@@ -285,9 +289,9 @@ def with_tile(seen: Sums, rows: Rows, j: int | Int32[Array, ""], num_classes: in
     best = jnp.max(a, 1, keepdims=True)
     top = jnp.maximum(seen.top, best)
     shift = _finite(top)
-    above = _finite(seen.top) - shift
+    above = divided(_finite(seen.top) - shift, rows.temperature)
     scale = jnp.where(seen.top == -jnp.inf, 0, jnp.exp(above))  # else 0 * inf after tiles of -inf
-    z = a - shift
+    z = divided(a - shift, rows.temperature)
     exp_z = jnp.exp(z)
 
     def moved(seen: InnerProduct, t: Float[Array, "#n k"]) -> InnerProduct:

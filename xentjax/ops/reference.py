@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from xentjax._special import nan_unless
 from xentjax.ops.statistics import (
     InnerProduct,
     Rows,
@@ -11,6 +12,7 @@ from xentjax.ops.statistics import (
     Wanted,
     adjusted_logits,
     label_in_range,
+    shifted,
     uniform_targets,
     weighted_targets,
 )
@@ -20,14 +22,14 @@ def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
     """Every statistic is its definition, evaluated on arrays of the logits' full size."""
     a = adjusted_logits(rows)
     shift = jnp.nan_to_num(jnp.max(a, -1), nan=0, posinf=0, neginf=0)
-    z = a - shift[..., None]
+    z = shifted(a, shift, rows.temperature)
     p = jax.nn.softmax(z, -1)
 
     label = None
     if rows.labels is not None:
         one_hot = jax.nn.one_hot(rows.labels, z.shape[-1], dtype=jnp.bool_)
         in_range = label_in_range(rows.labels, z.shape[-1])
-        label = jnp.where(in_range, jnp.sum(z, -1, where=one_hot), jnp.nan)
+        label = jnp.sum(z, -1, where=one_hot) + nan_unless(in_range, z.dtype)
     target = uniform = None
     if rows.targets is not None:
         target = _inner_product(weighted_targets(rows), z)

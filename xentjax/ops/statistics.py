@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Integer, Shaped
 
 from xentjax._checks import check_choice
 from xentjax._dtypes import compute_dtype
-from xentjax._special import scale_tangent
+from xentjax._special import nan_unless, scale_tangent
 from xentjax.ops.choice import Case, with_the_fastest
 from xentjax.ops.varying import varying_as
 
@@ -56,11 +56,13 @@ class RowStatistics(NamedTuple):
 
     `shift` has a zero derivative by definition. That is exact for every expression that does not
     change when all logits move together, which holds for each of the others and for
-    `shift + log_sum`.
+    `log_normalizer`.
     """
 
     shift: Float[Array, "*rows"]
-    """m: max_k a_k, or a number near it where `normalizer` is not wanted; 0 if that is infinite."""
+    """m times the temperature, with m = max_k a_k, or a number near it where `normalizer` is not
+    wanted; 0 if that is infinite. Logits are shifted before they are divided by the temperature:
+    the quotient of a large logit would be rounded."""
     log_sum: Float[Array, "*rows"]
     """log s = log sum_k exp(a_k - m)."""
     label_logit: Float[Array, "*rows"] | None
@@ -102,7 +104,7 @@ def row_statistics(
 
     Label and target statistics are computed where `rows` has labels or targets; `uniform`, `mean`
     and `predicted` ask for the others. What is not asked for is None. `normalizer` says that
-    `shift + log_sum` will be read, which has all its digits only if the shift is the maximum.
+    `log_normalizer` will be read, which has all its digits only if the shift is the maximum.
     """
     if implementation is not None:
         check_choice("implementation", implementation, IMPLEMENTATIONS)
@@ -111,7 +113,7 @@ def row_statistics(
 
 
 def adjusted_logits(rows: Rows) -> Float[Array, "*rows K"]:
-    """The logits that the softmax sees: after masks, soft cap and temperature, in float32 or 64."""
+    """The logits after masks and soft cap, in float32 or 64; `shifted` divides by temperature."""
     mask = rows.class_mask
     row_mask = None if rows.row_mask is None else rows.row_mask[..., None]
     a = rows.logits.astype(compute_dtype(rows.logits.dtype))
@@ -125,11 +127,28 @@ def adjusted_logits(rows: Rows) -> Float[Array, "*rows K"]:
         impossible = a == -jnp.inf
         capped = rows.soft_cap * jnp.tanh(jnp.where(impossible, 0, a) / rows.soft_cap)
         a = jnp.where(impossible, -jnp.inf, capped)
-    if rows.temperature is not None:
-        a = _over_temperature(a, rows.temperature)
     if mask is not None:
         a = jnp.where(mask if row_mask is None else mask | ~row_mask, a, -jnp.inf)
     return a
+
+
+def shifted(
+    a: Float[Array, "*rows k"], shift: Float[Array, "*rows"], temperature: Float[Array, ""] | None
+) -> Float[Array, "*rows k"]:
+    """(a - shift) / temperature of adjusted logits, in which no common offset is left to round."""
+    return over_temperature(a - shift[..., None], temperature)
+
+
+def log_normalizer(stats: RowStatistics, rows: Rows) -> Float[Array, "*rows"]:
+    """log sum_k exp(a_k)."""
+    return over_temperature(stats.shift, rows.temperature) + stats.log_sum
+
+
+def over_temperature(
+    a: Float[Array, "*s"], temperature: Float[Array, ""] | None
+) -> Float[Array, "*s"]:
+    """a / temperature, which is 1 if None."""
+    return a if temperature is None else _over_temperature(a, temperature)
 
 
 def afresh(rows: Rows, after: Any) -> tuple[Rows, Any]:
@@ -148,9 +167,7 @@ def afresh(rows: Rows, after: Any) -> tuple[Rows, Any]:
 
 
 @jax.custom_jvp
-def _over_temperature(
-    a: Float[Array, "*rows K"], temperature: Float[Array, ""]
-) -> Float[Array, "*rows K"]:
+def _over_temperature(a: Float[Array, "*s"], temperature: Float[Array, ""]) -> Float[Array, "*s"]:
     """a / temperature, where -inf stays -inf at every temperature: its slope there is 0."""
     return a / temperature
 
@@ -163,7 +180,7 @@ def _over_temperature_jvp(
     result = _over_temperature(a, temperature)
     dot = jnp.zeros_like(a) if isinstance(da, SymbolicZero) else da / temperature
     if not isinstance(d_temperature, SymbolicZero):
-        dot -= jnp.where(a == -jnp.inf, 0, result) * (d_temperature / temperature)
+        dot -= jnp.where(result == -jnp.inf, 0, result) * (d_temperature / temperature)
     return result, dot
 
 
@@ -270,33 +287,34 @@ def _jitted_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowStati
     """The derivative of each statistic along `d_rows`, linear in it."""
     # Shared with the forward pass, a and z would be arrays.
     rows, shift = afresh(rows, stats.shift)
-    a, da = _value_and_tangent(adjusted_logits, rows, d_rows, ("logits", "soft_cap", "temperature"))
-    z = a - shift[..., None]
+    z, dz = _value_and_tangent(
+        lambda rows: shifted(adjusted_logits(rows), shift, rows.temperature),
+        rows,
+        d_rows,
+        ("logits", "soft_cap", "temperature"),
+    )
     log_sum = stats.log_sum
-    if rows.labels is not None:
-        # A bad label makes the whole row's derivative NaN: one operation a row, none an element.
-        log_sum = jnp.where(label_in_range(rows.labels, z.shape[-1]), log_sum, jnp.nan)
-    p = jnp.exp(z - log_sum[..., None])
-
     d_label = d_target = d_uniform = d_mean = None
     if rows.labels is not None:
-        d_label = jnp.sum(jnp.where(is_label(rows.labels, z.shape[-1]), da, 0), -1)
+        # A bad label makes the whole row's derivative NaN: one operation a row, none an element.
+        bad = nan_unless(label_in_range(rows.labels, z.shape[-1]), z.dtype)
+        log_sum += bad
+        d_label = jnp.sum(jnp.where(is_label(rows.labels, z.shape[-1]), dz, 0), -1)
         if rows.class_mask is not None or rows.soft_cap is not None:
-            # The mask, or the cap of a logit -inf, stops `da`; the NaN of a bad label passes.
-            in_range = label_in_range(rows.labels, z.shape[-1])
-            nan = jnp.where(in_range, 0, jnp.nan).astype(da.dtype)
-            d_label += nan * jnp.sum(d_rows.logits.astype(da.dtype), -1)
+            # The mask, or the cap of a logit -inf, stops `dz`; the NaN of a bad label passes.
+            d_label += bad * jnp.sum(d_rows.logits.astype(dz.dtype), -1)
+    p = jnp.exp(z - log_sum[..., None])
     if stats.target is not None:
-        d_target = _inner_product_tangent(weighted_targets, rows, d_rows, z, da)
+        d_target = _inner_product_tangent(weighted_targets, rows, d_rows, z, dz)
     if stats.uniform is not None:
-        d_uniform = _inner_product_tangent(uniform_targets, rows, d_rows, z, da)
+        d_uniform = _inner_product_tangent(uniform_targets, rows, d_rows, z, dz)
     if stats.mean_logit is not None:
         # 0 log 0 = 0: a class without probability has no slope, whatever its logit.
         slope = jnp.where(p > 0, 1 + z - stats.mean_logit[..., None], 0)
-        d_mean = jnp.sum(p * slope * da, -1)
+        d_mean = jnp.sum(p * slope * dz, -1)
     return RowStatistics(
         shift=jnp.zeros_like(stats.shift),
-        log_sum=jnp.sum(p * da, -1),
+        log_sum=jnp.sum(p * dz, -1),
         label_logit=d_label,
         target=d_target,
         uniform=d_uniform,
@@ -322,12 +340,12 @@ def _inner_product_tangent(
     rows: Rows,
     d_rows: Rows,
     z: Float[Array, "*rows K"],
-    da: Float[Array, "*rows K"],
+    dz: Float[Array, "*rows K"],
 ) -> InnerProduct:
     """The derivative of the inner product of z with the targets that `targets` makes of rows."""
     if d_rows.targets is None and d_rows.class_weights is None:
-        return InnerProduct(jnp.sum(targets(rows) * da, -1), jnp.zeros(z.shape[:-1], z.dtype))
+        return InnerProduct(jnp.sum(targets(rows) * dz, -1), jnp.zeros(z.shape[:-1], z.dtype))
     t, dt = _value_and_tangent(targets, rows, d_rows, ("targets", "class_weights"))
     # A class of logit -inf has an infinite slope; a target that stays 0 there adds nothing.
-    product = t * da + scale_tangent(z, jnp.broadcast_to(dt, z.shape))
+    product = t * dz + scale_tangent(z, jnp.broadcast_to(dt, z.shape))
     return InnerProduct(jnp.sum(product, -1), jnp.broadcast_to(jnp.sum(dt, -1), z.shape[:-1]))

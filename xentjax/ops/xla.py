@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from xentjax._dtypes import compute_dtype
-from xentjax._special import scale_tangent
+from xentjax._special import nan_unless, scale_tangent
 from xentjax.ops.blocks import blocks, flat_mask, rows_of
 from xentjax.ops.statistics import (
     InnerProduct,
@@ -23,6 +23,8 @@ from xentjax.ops.statistics import (
     afresh,
     at_label,
     label_in_range,
+    over_temperature,
+    shifted,
     uniform_targets,
     weighted_targets,
 )
@@ -105,7 +107,7 @@ def _one_pass(rows: Rows, wanted: Wanted) -> RowStatistics:
     as they should (their sum is then NaN or inf), sends all rows to the exact form.
     """
     in_range, label = _label_logit(rows)
-    z = _simply_adjusted(rows) - label[..., None]
+    z = shifted(_simply_adjusted(rows), label, rows.temperature)
     log_sum = jnp.log(_row_sum(jnp.exp(z)))
     good = log_sum <= _REACH
     uniform = None
@@ -113,10 +115,10 @@ def _one_pass(rows: Rows, wanted: Wanted) -> RowStatistics:
         # One after the other: joined into one loop, both sums would be slow.
         later, (label, log_sum) = afresh(rows, (label, log_sum))
         t = uniform_targets(rows)
-        dot = _row_sum((_simply_adjusted(later) - label[..., None]) * t)
+        dot = _row_sum(shifted(_simply_adjusted(later), label, later.temperature) * t)
         uniform = InnerProduct(dot, jnp.broadcast_to(jnp.sum(t, -1), dot.shape))
         good &= ~jnp.isnan(uniform.dot)
-    nothing = jnp.where(in_range, jnp.zeros_like(label), jnp.nan)
+    nothing = nan_unless(in_range, label.dtype)
     if rows.row_mask is not None:
         # Whatever a masked row holds, its logits count as zeros.
         good |= ~rows.row_mask
@@ -140,7 +142,7 @@ def _simply_adjusted(rows: Rows) -> Float[Array, "*rows K"]:
         a /= rows.soft_cap
         # inf - inf is NaN: the tanh of an infinite logit must not pass for a finite one.
         a = rows.soft_cap * (jnp.tanh(a) + (a - a))
-    return a if rows.temperature is None else a / rows.temperature
+    return a
 
 
 # How many logits the CPU adjusts at a time for the exact form, 1 MB: they stay in its cache for
@@ -192,20 +194,21 @@ def _max_then_sums(rows: Rows, wanted: Wanted) -> RowStatistics:
     if not keep:
         rows, shift = afresh(rows, shift)
         a = adjusted_logits(rows)
-    z = a - shift[..., None]
+    z = shifted(a, shift, rows.temperature)
     exp_z = jnp.exp(z)
     sum_exp = _row_sum(exp_z)
 
     label = target = uniform = mean = None
     if rows.labels is not None:
         in_range, label = _label_logit(rows)
-        label = jnp.where(in_range, label - shift, jnp.nan)
+        label = over_temperature(label - shift, rows.temperature)
+        label += nan_unless(in_range, label.dtype)
     if rows.targets is not None:
         target = _inner_product(weighted_targets(rows), z)
     if wanted.uniform:
         uniform = _inner_product(uniform_targets(rows), z)
     if wanted.mean:
-        mean = _row_sum(jnp.where(exp_z > 0, exp_z * z, 0)) / sum_exp
+        mean = _row_sum(exp_z * jnp.where(exp_z > 0, z, 0)) / sum_exp
     return RowStatistics(
         shift=shift,
         log_sum=jnp.log(sum_exp),

@@ -1,0 +1,135 @@
+"""Every rule of the package under every transformation of jax: one table of calls for all."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+from jax.sharding import Mesh, PartitionSpec as P
+
+from tests.tolerances import TRANSFORMED
+from tests.transformations import CALLS, Arguments, Call, Everything, everything
+
+BATCH = 2
+BY_NAME = {call.name: call for call in CALLS}
+
+
+def members(call: Call) -> list[Arguments]:
+    """The arguments of each member of a batch."""
+    rng = np.random.default_rng(0)
+    return [{n: jnp.asarray(x) for n, x in call.arguments(rng).items()} for _ in range(BATCH)]
+
+
+def is_floating(x: jax.Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def normal_like(x: jax.Array) -> jax.Array:
+    """Normal numbers, the same for every shape."""
+    return jnp.asarray(np.random.default_rng(1).standard_normal(x.shape), x.dtype)
+
+
+def directions_of(call: Call, arguments: Arguments) -> Arguments:
+    if call.reverse_only:
+        return {}
+    return {n: normal_like(x) for n, x in arguments.items() if is_floating(x)}
+
+
+@cache
+def one_by_one(call: Call):
+    """The call without a transformation but jit, compiled once for all tests of it."""
+    return jax.jit(partial(everything, call))
+
+
+def assert_close(got, expected):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=TRANSFORMED, atol=TRANSFORMED)
+
+
+@pytest.mark.parametrize(
+    ("name", "batched"),
+    [(call.name, argument) for call in CALLS for argument in call.draws],
+)
+def test_one_argument_batched(name, batched):
+    """The gradient of the vmap is the sum of its members' gradients (jax-ml/jax#16374)."""
+    call = BY_NAME[name]
+    first, second = members(call)
+    arguments = {**first, batched: jnp.stack([first[batched], second[batched]])}
+    axes = {n: 0 if n == batched else None for n in arguments}
+    weights = [normal_like(x) for x in jax.vmap(call, (axes,))(arguments)]
+    directions = directions_of(call, arguments)
+    got = jax.jit(partial(everything, jax.vmap(call, (axes,))))(arguments, weights, directions)
+
+    def member(tree: Arguments, i: int) -> Arguments:
+        return {n: x[i] if n == batched else x for n, x in tree.items()}
+
+    each = [
+        one_by_one(call)(member(arguments, i), [w[i] for w in weights], member(directions, i))
+        for i in range(BATCH)
+    ]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *each)
+    gradients = {n: g if n == batched else g.sum(0) for n, g in stacked.gradients.items()}
+    assert_close(got, Everything(stacked.values, gradients, stacked.tangents))
+
+
+@pytest.mark.parametrize("name", [call.name for call in CALLS if call.rows])
+def test_rows_split_inside_shard_map(name):
+    """By its default checks, all arguments of rows split and each alone.
+
+    One device shows whether types agree; tests/parallel_transformations.py has the values of eight.
+    """
+    call = BY_NAME[name]
+    arguments = members(call)[0]
+    expected = jax.jit(call)(arguments)
+    mesh = Mesh(np.array(jax.devices()[:1]), ("devices",))
+
+    def value_and_gradients(arguments: Arguments):
+        weights = [jnp.ones_like(x) for x in call(arguments)]
+        return everything(call, arguments, weights, {})[:2]
+
+    weights = [jnp.ones_like(x) for x in expected]
+    values, gradients, _ = one_by_one(call)(arguments, weights, {})
+    for split in [set(call.rows), *({n} for n in call.rows)]:
+        specs = {n: P("devices") if n in split else P() for n in arguments}
+        mapped = jax.shard_map(
+            value_and_gradients,
+            mesh=mesh,
+            in_specs=(specs,),
+            out_specs=([P("devices") for _ in expected], {n: specs[n] for n in gradients}),
+        )
+        if not all(x.shape for x in expected):  # a sum over rows varies, and has no axis to split
+            continue
+        assert_close(jax.jit(mapped)(arguments), (values, gradients))
+
+
+@pytest.mark.parametrize(
+    "name", [c.name for c in CALLS if c.rows and c.name != "linear, all, in tiles"]
+)
+def test_exported_with_a_symbolic_batch(name):
+    """Also read back; a bound on memory needs to know the number of rows."""
+    call = BY_NAME[name]
+    arguments = members(call)[0]
+    (n,) = export.symbolic_shape("n")
+    shapes = {
+        name: jax.ShapeDtypeStruct((n, *x.shape[1:]) if name in call.rows else x.shape, x.dtype)
+        for name, x in arguments.items()
+    }
+
+    def value_and_gradients(arguments: Arguments):
+        return everything(call, arguments, [jnp.ones_like(x) for x in call(arguments)], {})[:2]
+
+    exported = export.export(jax.jit(value_and_gradients))(shapes)
+    read = export.deserialize(exported.serialize())
+    assert_close(read.call(arguments), jax.jit(value_and_gradients)(arguments))
+
+
+@pytest.mark.parametrize("name", sorted(set(BY_NAME) - {"expected KL"}))
+def test_no_nan_is_made_for_valid_arguments(name):
+    """Not even one that a `where` leaves out: without jit, debug_nans sees every operation."""
+    call = BY_NAME[name]
+    arguments = members(call)[0]
+    weights = [jnp.ones_like(x) for x in call(arguments)]
+    with jax.disable_jit(), jax.debug_nans(True):
+        everything(call, arguments, weights, {})
