@@ -150,7 +150,9 @@ class TestOptimizer:
 
     @pytest.mark.parametrize("n", [10**4, 10**9, 10**12])
     @pytest.mark.parametrize(
-        "solver", ["newton", "exponentiated_gradient", optax.adam(0.03)], ids=str
+        "solver",
+        ["newton", "exponentiated_gradient", optax.adam(0.03)],
+        ids=["newton", "exponentiated_gradient", "adam"],
     )
     def test_converged_is_within_a_small_part_of_a_standard_error(self, solver, n):
         c = n // 100 * INTERIOR + np.array([3, -7, 5, -1]) * (n // 10**4)

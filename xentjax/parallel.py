@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int32, Shaped
 
 from xentjax._checks import check_flag, check_index, fail
 from xentjax._dtypes import compute_dtype
+from xentjax._varying import varying_alike, varying_axes
 from xentjax.categorical import counts
 from xentjax.losses._arguments import (
     adjusted,
@@ -44,7 +45,6 @@ from xentjax.ops import Rows, RowStatistics
 from xentjax.ops.linear_xla import merged_linear_statistics
 from xentjax.ops.merge import AxisName, merged_statistics, part_of
 from xentjax.ops.statistics import Wanted
-from xentjax.ops.varying import varying_alike, varying_axes
 
 
 class _Keywords(IntegerKeywords, total=False):

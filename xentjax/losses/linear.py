@@ -19,6 +19,7 @@ from xentjax._checks import (
     check_index,
     fail,
 )
+from xentjax._varying import varying_alike
 from xentjax.losses._arguments import (
     Classes,
     adjustments,
@@ -50,7 +51,6 @@ from xentjax.ops.linear_xla import (
     rows_with,
 )
 from xentjax.ops.statistics import Wanted
-from xentjax.ops.varying import varying_alike
 
 T = TypeVar("T")
 

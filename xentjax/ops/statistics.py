@@ -19,8 +19,8 @@ from jaxtyping import Array, Bool, Float, Integer, Shaped
 from xentjax._checks import check_choice
 from xentjax._dtypes import compute_dtype
 from xentjax._special import nan_unless, scale_tangent
+from xentjax._varying import varying_as
 from xentjax.ops.choice import Case, with_the_fastest
-from xentjax.ops.varying import varying_as
 
 IMPLEMENTATIONS = ("xla", "reference", "mosaic_tpu", "mosaic_gpu")
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from xentjax._dtypes import compute_dtype
 from xentjax._special import nan_unless, scale_tangent
+from xentjax._varying import varying_alike
 from xentjax.ops.blocks import blocks, flat_mask, rows_of
 from xentjax.ops.statistics import (
     InnerProduct,
@@ -28,7 +29,6 @@ from xentjax.ops.statistics import (
     uniform_targets,
     weighted_targets,
 )
-from xentjax.ops.varying import varying_alike
 
 
 def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
