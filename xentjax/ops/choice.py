@@ -17,7 +17,7 @@ from jax import lax
 from jax.sharding import AxisType
 from jax.typing import DTypeLike
 
-from xentjax.ops.varying import varying_alike
+from xentjax._varying import varying_alike
 
 S = TypeVar("S")
 T = TypeVar("T")
