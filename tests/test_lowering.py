@@ -150,3 +150,19 @@ def test_a_symbolic_number_of_rows_for_another_platform():
     arguments = jax.ShapeDtypeStruct((n, 9000), jnp.float32), jax.ShapeDtypeStruct((n,), jnp.int32)
     exported = export.export(jax.jit(integer_loss), platforms=["tpu"])(*arguments)
     assert "stablehlo.reduce_window" not in exported.mlir_module()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("name", ["logits", "layer"])
+def test_kernels_refuse_a_symbolic_number_of_rows(name, kernel):
+    function, arguments = CALLS[name]
+    (n,) = export.symbolic_shape("n")
+    shapes = [
+        jax.ShapeDtypeStruct((n, *x.shape[1:]) if len(x) == 4 else x.shape, x.dtype)
+        for x in arguments
+    ]
+    expected = r"^(logits|x): expected a shape of known sizes for 'mosaic_.pu', got \(n, \d+\)"
+    with pytest.raises(NotImplementedError, match=expected):
+        export.export(
+            jax.jit(partial(function, implementation=kernel)), platforms=[PLATFORM[kernel]]
+        )(*shapes)

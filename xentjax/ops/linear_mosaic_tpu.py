@@ -17,6 +17,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float32, Int32
 
 from xentjax.ops.linear_xla import LinearRows, rows_with
+from xentjax.ops.mosaic import check_sizes
 from xentjax.ops.mosaic_tpu import (
     TEMPORARIES,
     Sums,
@@ -91,6 +92,7 @@ def row_statistics(linear: LinearRows, wanted: Wanted) -> RowStatistics:
 
 def read(linear: LinearRows) -> tuple[Layer, Rows, Sizes]:
     """What kernels read of a layer and its rows."""
+    check_sizes("x", linear.x, "mosaic_tpu")
     for name in ("x", "kernel"):
         dtype = getattr(linear, name).dtype
         if dtype not in (jnp.bfloat16, jnp.float32):

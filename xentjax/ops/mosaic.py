@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.export import is_symbolic_dim
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir, xla
 from jaxtyping import Array, Bool
@@ -41,6 +42,14 @@ def zeros_where_masked(
         uniform=same_total(zeros.uniform, stats.uniform),
     )
     return jax.tree.map(partial(jnp.where, row_mask), stats, zeros)
+
+
+def check_sizes(name: str, x: Array, implementation: str) -> None:
+    """Refuse symbolic sizes, of which no grid can be made."""
+    if any(map(is_symbolic_dim, x.shape)):
+        raise NotImplementedError(
+            f"{name}: expected a shape of known sizes for {implementation!r}, got {x.shape}"
+        )
 
 
 def only_on(x: Array, platform: str, expected: str) -> Array:

@@ -23,7 +23,7 @@ from jaxtyping import Array, Int32, Integer
 
 from xentjax.ops.choice import default_device
 from xentjax.ops.merge import OVER_FIRST_AXIS, merge
-from xentjax.ops.mosaic import only_on, with_batch, zeros_where_masked
+from xentjax.ops.mosaic import check_sizes, only_on, with_batch, zeros_where_masked
 from xentjax.ops.mosaic_gpu_blocks import Plan, plan
 from xentjax.ops.mosaic_gpu_sums import (
     Sums,
@@ -52,6 +52,7 @@ T = TypeVar("T")
 def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
     """The kernel's sums, finished; under vmap a batch of rows is more rows."""
     check_supported(rows, wanted)
+    check_sizes("logits", rows.logits, "mosaic_gpu")
     if rows.logits.dtype == jnp.float64:
         raise NotImplementedError("logits: expected at most 32 bits for 'mosaic_gpu', got float64")
 

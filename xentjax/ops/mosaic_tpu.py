@@ -18,7 +18,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float, Int32, Shaped
 
 from xentjax.ops.blocks import flat_mask
-from xentjax.ops.mosaic import only_on, with_batch, zeros_where_masked
+from xentjax.ops.mosaic import check_sizes, only_on, with_batch, zeros_where_masked
 from xentjax.ops.mosaic_tpu_blocks import LANES, Footprint, tile_shape
 from xentjax.ops.statistics import (
     InnerProduct,
@@ -75,6 +75,7 @@ def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
 
 def logits_for_tpu(logits: Float[Array, "*rows k"]) -> Float[Array, "*rows k"]:
     """Return the logits, of a dtype that TPUs know."""
+    check_sizes("logits", logits, "mosaic_tpu")
     if logits.dtype == jnp.float64:
         raise NotImplementedError("logits: expected at most 32 bits for 'mosaic_tpu', got float64")
     return for_tpu(logits)
