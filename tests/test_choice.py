@@ -1,6 +1,7 @@
 """The choice of an implementation: the table decides, a kernel that cannot gives way aloud."""
 
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -74,15 +75,12 @@ def test_a_kernel_is_chosen_for_its_platform_alone(operation, monkeypatch):
     monkeypatch.setattr(choice, "MEASURED", (FAST._replace(operation=operation, dtype=dtype),))
     labels = np.array([3, 4])
     if operation == "logits":
-        arguments = (jnp.ones((2, 204)),)
+        arguments: Any = (jnp.ones((2, 204)),)
+        function: Any = xentjax.softmax_cross_entropy_with_integer_labels
     else:
         arguments = jnp.ones((2, 64), dtype), jnp.ones((64, 204), dtype)
-
-    @jax.jit
-    def loss(*at):
-        if operation == "linear":
-            return xentjax.linear_softmax_cross_entropy(*at, labels)
-        return xentjax.softmax_cross_entropy_with_integer_labels(*at, labels)
+        function = xentjax.linear_softmax_cross_entropy
+    loss = jax.jit(lambda *at: function(*at, labels))
 
     traced = loss.trace(*arguments)
     for platform in ("cpu", "cuda", "tpu"):

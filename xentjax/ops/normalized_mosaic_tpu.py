@@ -25,6 +25,7 @@ _TEMPORARIES = 3
 
 def normalized(logits: Float[Array, "*rows k"], log: bool) -> Float[Array, "*rows k"]:
     """log softmax, or softmax, of each row in its dtype. It has no derivative."""
+
     @jax.custom_batching.custom_vmap
     def of_rows(a: Float[Array, "*rows k"]) -> Float[Array, "*rows k"]:
         flat = readable(a, (math.prod(a.shape[:-1]), a.shape[-1]))
