@@ -11,6 +11,7 @@ from jax.sharding import Mesh, PartitionSpec as P
 
 from tests.tolerances import TRANSFORMED
 from tests.transformations import CALLS, Arguments, Call, Everything, everything
+from tests.virtual_devices import run_module
 
 BATCH = 2
 BY_NAME = {call.name: call for call in CALLS}
@@ -78,7 +79,7 @@ def test_one_argument_batched(name, batched):
 def test_rows_split_inside_shard_map(name):
     """By its default checks, all arguments of rows split and each alone.
 
-    One device shows whether types agree; tests/parallel_transformations.py has the values of eight.
+    One device shows whether types agree; `test_eight_devices` whether values do.
     """
     call = BY_NAME[name]
     arguments = members(call)[0]
@@ -102,6 +103,11 @@ def test_rows_split_inside_shard_map(name):
         if not all(x.shape for x in expected):  # a sum over rows varies, and has no axis to split
             continue
         assert_close(jax.jit(mapped)(arguments), (values, gradients))
+
+
+def test_eight_devices():
+    printed = run_module("tests.parallel_transformations")
+    assert printed.splitlines() == ["tried 94 on 8 devices"]
 
 
 @pytest.mark.parametrize(
