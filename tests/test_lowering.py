@@ -129,7 +129,7 @@ def test_one_program_for_several_platforms(shape):
     labels = np.arange(shape[0], dtype=np.int32)
     function = jax.jit(gradients(integer_loss, label_smoothing=0.1))
     exported = export.export(function, platforms=["cpu", "cuda", "tpu"])(logits, labels)
-    value, (gradient,) = export.deserialize(exported.serialize()).call(logits, labels)
+    value, (gradient,) = exported.call(logits, labels)
     expected = oracles.cross_entropy(logits, labels, label_smoothing=0.1)
     assert_close(value, expected.losses.mean(), VALUE["float32"])
     assert_close(gradient, expected.gradient / shape[0], GRADIENT["float32"])
@@ -137,7 +137,7 @@ def test_one_program_for_several_platforms(shape):
 
 def test_one_layer_for_several_platforms():
     exported = export.export(jax.jit(gradients(linear_loss)), platforms=["tpu", "cpu"])(*LAYER)
-    value, (d_x, d_kernel) = export.deserialize(exported.serialize()).call(*LAYER)
+    value, (d_x, d_kernel) = exported.call(*LAYER)
     x, kernel = (np.asarray(a, np.float64) for a in LAYER[:2])
     expected = oracles.cross_entropy(x @ kernel, LABELS)
     assert_close(value, expected.losses.mean(), VALUE["bfloat16"])
