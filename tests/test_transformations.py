@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
-from jax.sharding import Mesh, PartitionSpec as P
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 
 from tests.tolerances import TRANSFORMED
 from tests.transformations import CALLS, Arguments, Call, Everything, everything
@@ -107,13 +107,13 @@ def test_rows_split_inside_shard_map(name):
 
 def test_eight_devices():
     printed = run_module("tests.parallel_transformations")
-    assert printed.splitlines() == ["tried 94 on 8 devices"]
+    assert printed.splitlines() == ["tried 97 on 8 devices"]
 
 
 @pytest.mark.parametrize(
     "name", [c.name for c in CALLS if c.rows and c.name != "linear, all, in tiles"]
 )
-def test_exported_with_a_symbolic_batch(name):
+def test_exported_with_a_symbolic_batch(name, unchecked_annotations):
     """Also read back; a bound on memory needs to know the number of rows."""
     call = BY_NAME[name]
     arguments = members(call)[0]
@@ -139,3 +139,30 @@ def test_no_nan_is_made_for_valid_arguments(name):
     weights = [jnp.ones_like(x) for x in call(arguments)]
     with jax.disable_jit(), jax.debug_nans(True):
         everything(call, arguments, weights, {})
+
+
+AUTO_AXES_ONLY = {
+    "integer, all",
+    "linear, ignored",
+    "linear, all, in tiles",
+    "linear, gradients in forward",
+    "js",
+}
+"""A gather of class weights, loops over blocks of rows and a mixture's weight name no sharding."""
+
+
+@pytest.mark.parametrize("name", [c.name for c in CALLS if c.rows and c.name not in AUTO_AXES_ONLY])
+def test_rows_split_over_explicit_axes(name):
+    call = BY_NAME[name]
+    arguments = members(call)[0]
+    weights = [jnp.ones_like(x) for x in jax.jit(call)(arguments)]
+    expected = one_by_one(call)(arguments, weights, {})
+    mesh = Mesh(np.array(jax.devices()[:1]), ("devices",), axis_types=(AxisType.Explicit,))
+
+    def split(x: jax.Array, rows: bool) -> jax.Array:
+        return jax.device_put(np.asarray(x), NamedSharding(mesh, P("devices") if rows else P()))
+
+    with jax.set_mesh(mesh):
+        placed = {n: split(x, n in call.rows) for n, x in arguments.items()}
+        weights = [split(x, x.ndim > 0) for x in weights]
+        assert_close(jax.jit(partial(everything, call))(placed, weights, {}), expected)

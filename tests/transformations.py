@@ -135,6 +135,7 @@ CALLS = (
         _integer,
         {**ROWS, "where": _kept_classes, "class_weights": _positive(K), **SCALARS},
     ),
+    _by_row("integer, smoothed", _integer, {**ROWS, "label_smoothing": SCALARS["label_smoothing"]}),
     _by_row("soft", _soft, SOFT),
     _by_row("soft, stats", _soft, SOFT, return_stats=True),
     _by_row(

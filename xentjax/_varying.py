@@ -1,9 +1,10 @@
-"""The mesh axes over which arrays vary from device to device inside `shard_map`."""
+"""How arrays lie on a mesh: what varies inside `shard_map`, and what Explicit axes split."""
 
 from typing import TypeVar
 
 import jax
 from jax import lax
+from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
@@ -27,6 +28,18 @@ def varying_alike(tree: T) -> T:
 def varying_as(tree: T, like: T) -> T:
     """Return the tree, each array varying over the mesh axes of its counterpart too."""
     return jax.tree.map(lambda x, y: _vary(x, varying_axes(y)), tree, like)
+
+
+def sharded_alike(x: Array, y: Array) -> tuple[Array, Array]:
+    """Return two arrays of one shape, each split over the Explicit axes that either is split over.
+
+    A `where` of both demands it; arithmetic does it by itself.
+    """
+    a, b = jax.typeof(x).sharding, jax.typeof(y).sharding
+    if a == b:
+        return x, y
+    axes = [m if m is not None else n for m, n in zip(a.spec, b.spec, strict=True)]
+    return jax.sharding.reshard(x, P(*axes)), jax.sharding.reshard(y, P(*axes))
 
 
 def _vary(x: Array, axes: frozenset[str]) -> Array:

@@ -57,8 +57,8 @@ def row_losses(
     if label_smoothing is not None:
         uniform = _cross_entropy(stats.uniform, stats)
         k = num_classes(rows) if kept_classes is None else kept_classes
-        share = jnp.broadcast_to(label_smoothing, loss.shape) / k
-        keep = jnp.broadcast_to(1 - label_smoothing, loss.shape)
+        share = jnp.full_like(loss, label_smoothing) / k
+        keep = jnp.full_like(loss, 1 - label_smoothing)
         loss = weighted(loss, keep) + weighted(uniform, share)
     if z_loss is not None:
         loss += z_loss * jnp.square(log_normalizer(stats, rows))

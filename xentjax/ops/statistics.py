@@ -344,8 +344,10 @@ def _inner_product_tangent(
 ) -> InnerProduct:
     """The derivative of the inner product of z with the targets that `targets` makes of rows."""
     if d_rows.targets is None and d_rows.class_weights is None:
-        return InnerProduct(jnp.sum(targets(rows) * dz, -1), jnp.zeros(z.shape[:-1], z.dtype))
+        dot = jnp.sum(targets(rows) * dz, -1)
+        return InnerProduct(dot, jnp.zeros_like(dot))
     t, dt = _value_and_tangent(targets, rows, d_rows, ("targets", "class_weights"))
     # A class of logit -inf has an infinite slope; a target that stays 0 there adds nothing.
     product = t * dz + scale_tangent(z, jnp.broadcast_to(dt, z.shape))
-    return InnerProduct(jnp.sum(product, -1), jnp.broadcast_to(jnp.sum(dt, -1), z.shape[:-1]))
+    dot = jnp.sum(product, -1)
+    return InnerProduct(dot, jnp.sum(dt, -1) + jnp.zeros_like(dot))

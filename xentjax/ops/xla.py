@@ -116,7 +116,7 @@ def _one_pass(rows: Rows, wanted: Wanted) -> RowStatistics:
         later, (label, log_sum) = afresh(rows, (label, log_sum))
         t = uniform_targets(rows)
         dot = _row_sum(shifted(_simply_adjusted(later), label, later.temperature) * t)
-        uniform = InnerProduct(dot, jnp.broadcast_to(jnp.sum(t, -1), dot.shape))
+        uniform = InnerProduct(dot, jnp.sum(t, -1) + jnp.zeros_like(dot))
         good &= ~jnp.isnan(uniform.dot)
     nothing = nan_unless(in_range, label.dtype)
     if rows.row_mask is not None:
@@ -233,7 +233,8 @@ def _label_logit(rows: Rows) -> tuple[Bool[Array, "*rows"], Float[Array, "*rows"
 def _inner_product(t: Float[Array, "*#rows K"], z: Float[Array, "*rows K"]) -> InnerProduct:
     """<t, z> with 0 * inf = 0, and sum_k t_k."""
     dot = _row_sum(scale_tangent(z, jnp.broadcast_to(t, z.shape)))
-    return InnerProduct(dot, jnp.broadcast_to(jnp.sum(t, -1), z.shape[:-1]))
+    # A sum, unlike a broadcast, is split over Explicit axes as its rows are.
+    return InnerProduct(dot, jnp.sum(t, -1) + jnp.zeros_like(dot))
 
 
 # XLA's CPU reductions collapse on long rows, and by how much depends on N and K in no simple way.
