@@ -89,7 +89,8 @@ _PLATFORM = {"mosaic_gpu": "cuda", "mosaic_tpu": "tpu"}
 def with_the_fastest(compute: Callable[[S, str], T], inputs: S, case: Case) -> T:
     """Return `compute(inputs, name)` for the fastest; where that cannot, for "xla", with a warning.
 
-    `compute` is traced for both: what the program is lowered for may be another machine.
+    `compute` is traced for both: what the program is lowered for may be another machine. For
+    several platforms at once jax lowers no kernel, and raises NotImplementedError.
     """
     name = fastest(case)
     if name != "xla":
