@@ -9,7 +9,6 @@ import pytest
 
 from benchmarks import __main__ as command, cases, kernels, linear, report
 from tests.test_benchmarks import session
-from xentjax.ops import mosaic_gpu
 
 
 def test_a_backend_without_kernels_is_refused_in_one_line(tmp_path, capsys):
@@ -60,8 +59,6 @@ def test_the_kernel_is_in_what_is_compiled_for_layers(mode, monkeypatch):
     monkeypatch.setattr(linear, "measure", keep)
     kernels.measure_layer(case, "mosaic_gpu", None, session(rounds=1))
     (rival,) = found
-    monkeypatch.setattr(mosaic_gpu, "_compute_capability", lambda: "9.0")
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     shapes = [((64, 64), jnp.bfloat16), ((64, 128), jnp.bfloat16), ((64,), jnp.int32)]
     arguments = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
     text = jax.jit(rival.loss).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()

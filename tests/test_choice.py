@@ -3,13 +3,14 @@
 import warnings
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import xentjax
-from xentjax.ops import choice
-from xentjax.ops.choice import Case, Measured, with_the_fastest
+from xentjax.ops import choice, mosaic_gpu
+from xentjax.ops.choice import Case, Measured, fastest
 
 FAST = Measured("cpu", "logits", "float32", 100, 1000, "mosaic_gpu", 1.5)
 TABLE = (
@@ -19,10 +20,6 @@ TABLE = (
     FAST._replace(implementation="reference", device_kind="abacus", times_as_fast=9.0),
     FAST._replace(implementation="reference", operation="linear"),
 )
-
-
-def chosen(*case: Any) -> str:
-    return with_the_fastest(lambda name: name, Case(*case))
 
 
 @pytest.mark.parametrize(
@@ -40,16 +37,17 @@ def chosen(*case: Any) -> str:
 )
 def test_the_fastest_measured_here(case, expected, monkeypatch):
     monkeypatch.setattr(choice, "MEASURED", TABLE)
-    assert chosen(*case) == expected
+    assert fastest(Case(*case)) == expected
 
 
 def test_without_a_measurement_it_is_xla():
-    assert {chosen(*row[1:4]) for row in TABLE} == {"xla"}
+    assert {fastest(Case(*row[1:4])) for row in TABLE} == {"xla"}
 
 
 @pytest.mark.parametrize("operation", ["logits", "linear"])
 def test_a_kernel_that_cannot_gives_way_and_says_so_once(operation, monkeypatch):
-    """On this machine no GPU kernel runs."""
+    """On a GPU too old for it."""
+    monkeypatch.setattr(mosaic_gpu, "_compute_capability", lambda: "8.0")
     monkeypatch.setattr(choice, "MEASURED", (FAST._replace(operation=operation),))
     monkeypatch.setattr(choice, "_warn_once", choice.functools.cache(choice._warn_once.__wrapped__))
     labels = np.array([3, 4])
@@ -61,13 +59,34 @@ def test_a_kernel_that_cannot_gives_way_and_says_so_once(operation, monkeypatch)
         logits = jnp.ones((2, num_classes))
         return xentjax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
-    line = "implementation: 'mosaic_gpu' is the fastest here, but .*got cpu; used 'xla'$"
+    line = "implementation: 'mosaic_gpu' is the fastest here, but .*got 8.0; used 'xla'$"
     with pytest.warns(UserWarning, match=line) as said:
         np.testing.assert_allclose(loss(201), np.log(201), rtol=1e-6)
     assert len(said) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         np.testing.assert_allclose(loss(202), np.log(202), rtol=1e-6)
+
+
+@pytest.mark.parametrize("operation", ["logits", "linear"])
+def test_a_kernel_is_chosen_for_its_platform_alone(operation, monkeypatch):
+    """Whatever device was measured: the program may be for another machine."""
+    dtype = "float32" if operation == "logits" else "bfloat16"
+    monkeypatch.setattr(choice, "MEASURED", (FAST._replace(operation=operation, dtype=dtype),))
+    labels = np.array([3, 4])
+    if operation == "logits":
+        arguments: Any = (jnp.ones((2, 204)),)
+        function: Any = xentjax.softmax_cross_entropy_with_integer_labels
+    else:
+        arguments = jnp.ones((2, 64), dtype), jnp.ones((64, 204), dtype)
+        function = xentjax.linear_softmax_cross_entropy
+    loss = jax.jit(lambda *at: function(*at, labels))
+
+    traced = loss.trace(*arguments)
+    for platform in ("cpu", "cuda", "tpu"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert ("mosaic_gpu" in text) == (platform == "cuda")
+    np.testing.assert_allclose(loss(*arguments), np.log(204), rtol=1e-6)
 
 
 def test_a_named_kernel_that_cannot_raises(monkeypatch):

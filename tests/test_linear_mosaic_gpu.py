@@ -180,12 +180,6 @@ LOWERED: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
 }
 
 
-@pytest.fixture
-def on_hopper(monkeypatch):
-    monkeypatch.setattr(mosaic_gpu, "_compute_capability", lambda: "9.0")
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-
-
 def lowered(function: Any, *shapes: Any) -> str:
     try:
         return jax.jit(function).trace(*shapes).lower(lowering_platforms=("cuda",)).as_text()
@@ -199,7 +193,6 @@ def traced(n: int, d: int, k: int, dtype: Any = jnp.bfloat16) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", LOWERED)
-@pytest.mark.usefixtures("on_hopper")
 def test_lowers_for_gpu(name):
     sizes, keywords = LOWERED[name]
     text = lowered(lambda x, w, b, y: loss(x, w, y, b, **keywords), *traced(*sizes))
@@ -207,7 +200,6 @@ def test_lowers_for_gpu(name):
     assert "stablehlo.dot_general" not in text
 
 
-@pytest.mark.usefixtures("on_hopper")
 def test_gradient_lowers_for_gpu_with_64_bit_integers():
     with jax.enable_x64(True):
         arguments = traced(300, 70, 1000)
@@ -218,7 +210,6 @@ def test_gradient_lowers_for_gpu_with_64_bit_integers():
         assert "mosaic_gpu" in lowered(jax.value_and_grad(mean), *arguments)
 
 
-@pytest.mark.usefixtures("on_hopper")
 def test_gradients_in_forward_lower_with_the_kernel():
     def total(x, kernel, labels):
         return loss(x, kernel, labels, reduction="sum", gradients_in_forward=True)
@@ -227,7 +218,6 @@ def test_gradients_in_forward_lower_with_the_kernel():
     assert "mosaic_gpu" in lowered(jax.value_and_grad(total), x, kernel, labels)
 
 
-@pytest.mark.usefixtures("on_hopper")
 def test_other_generations_read_the_logits_of_xla(monkeypatch):
     monkeypatch.setattr(mosaic_gpu, "_compute_capability", lambda: "10.0")
     x, kernel, _, labels = traced(300, 64, 1024)
@@ -236,13 +226,11 @@ def test_other_generations_read_the_logits_of_xla(monkeypatch):
     assert "mosaic_gpu" in text
 
 
-@pytest.mark.usefixtures("on_hopper")
 def test_lowers_under_vmap():
     batch = [jax.ShapeDtypeStruct((2, *a.shape), a.dtype) for a in traced(300, 70, 1000)]
     assert "mosaic_gpu" in lowered(jax.vmap(lambda x, w, b, y: loss(x, w, y, b)), *batch)
 
 
-@pytest.mark.usefixtures("on_hopper")
 def test_lowers_vocab_parallel():
     mesh = jax.make_mesh((1,), ("classes",), axis_types=(AxisType.Auto,))
 
@@ -257,7 +245,6 @@ def test_lowers_vocab_parallel():
     assert "mosaic_gpu" in lowered(sharded, x, kernel, labels)
 
 
-@pytest.mark.usefixtures("on_hopper")
 def test_lowers_inside_shard_map():
     """Rows on each device, the kernel on all."""
     mesh = jax.make_mesh((1,), ("devices",), axis_types=(AxisType.Auto,))

@@ -361,23 +361,20 @@ LOWERED = {
 
 
 @pytest.mark.parametrize("name", LOWERED)
-def test_lowers_for_tpu(name, monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+def test_lowers_for_tpu(name):
     function, arguments = LOWERED[name]
     text = lowered_for_tpu(jax.value_and_grad(function, (0, 1, 2)), *arguments)
     assert text.count("tpu_custom_call") >= 3
 
 
-def test_lowers_under_vmap(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+def test_lowers_under_vmap():
     function, arguments = traced(300, 5, 10, jnp.float32)
     batch = [jax.ShapeDtypeStruct((2, *a.shape), a.dtype) for a in arguments]
     text = lowered_for_tpu(jax.vmap(jax.value_and_grad(function, (0, 1, 2))), *batch)
     assert "tpu_custom_call" in text
 
 
-def test_lowers_with_64_bit_integers(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+def test_lowers_with_64_bit_integers():
     with jax.enable_x64(True):
         function, (*arguments, _) = traced(300, 5, 10, jnp.float32, ignore_index=-1)
         labels = jax.ShapeDtypeStruct((300,), jnp.int64)

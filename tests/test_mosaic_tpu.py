@@ -196,8 +196,7 @@ def lowered_for_tpu(function: Any, *arguments: Any) -> str:
 
 @pytest.mark.parametrize("gradient", [False, True], ids=["forward", "value_and_grad"])
 @pytest.mark.parametrize("name", LOWERED)
-def test_lowers_for_tpu(name, gradient, monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+def test_lowers_for_tpu(name, gradient):
     function, *arguments = LOWERED[name]
 
     def total(x, y):
@@ -207,8 +206,7 @@ def test_lowers_for_tpu(name, gradient, monkeypatch):
     assert "tpu_custom_call" in text
 
 
-def test_lowers_with_64_bit_integers(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+def test_lowers_with_64_bit_integers():
     with jax.enable_x64(True):
         labels = jax.ShapeDtypeStruct((11,), jnp.int64)
         function, logits, _ = call((11, 10), jnp.float32, False, return_stats=True)

@@ -47,10 +47,14 @@ def accurate_segment_sum(
 def add(total: Array, index: Array, amounts: Array | int) -> Array:
     """Add each amount, or one for all, to the entry of its index; what is outside is dropped."""
     # Blocks that do not match the shards of a sharded array would make XLA gather it.
-    one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
-    if one_cpu and index.size > MANY:
-        return add_in_blocks(total, index, amounts)
-    return _add_at_once(total, index, amounts)
+    if jax.device_count() > 1 or index.size <= MANY:
+        return _add_at_once(total, index, amounts)
+    return lax.platform_dependent(
+        total,
+        index,
+        cpu=lambda total, index: add_in_blocks(total, index, amounts),
+        default=lambda total, index: _add_at_once(total, index, amounts),
+    )
 
 
 def add_in_blocks(total: Array, index: Array, amounts: Array | int) -> Array:

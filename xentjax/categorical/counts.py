@@ -207,9 +207,15 @@ def _device_counts(labels: Array, weights: Array | None, keep: Array | None, k: 
     index = index.ravel()
     if weights is not None:
         return accurate_segment_sum(weights.ravel(), index, k)
-    if jax.default_backend() != "cpu" and k <= _FEW_CLASSES:
-        return _count_by_comparison(index, k)
-    return add(jnp.zeros(k, jnp.int32), index, 1)
+
+    def by_scatter(index: Array) -> Array:
+        return add(jnp.zeros(k, jnp.int32), index, 1)
+
+    if k > _FEW_CLASSES:
+        return by_scatter(index)
+    return jax.lax.platform_dependent(
+        index, cpu=by_scatter, default=partial(_count_by_comparison, k=k)
+    )
 
 
 def _count_by_comparison(index: Array, k: int) -> Array:

@@ -2,7 +2,8 @@
 
 A kernel becomes the default of a device only after it ran there and `python -m benchmarks kernels`
 measured it. Everywhere else, for every case without a row in the table, and where arrays may lie on
-several devices outside of `shard_map`, that is "xla".
+several devices outside of `shard_map`, that is "xla"; so it is in a program lowered for a platform
+that is not the kernel's.
 """
 
 import functools
@@ -12,9 +13,13 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.sharding import AxisType
 from jax.typing import DTypeLike
 
+from xentjax._varying import varying_alike
+
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -70,16 +75,34 @@ MEASURED: tuple[Measured, ...] = ()
 """No GPU or TPU has been at hand."""
 
 
-def with_the_fastest(compute: Callable[[str], T], case: Case) -> T:
-    """`compute` by the name of the fastest; where that cannot, by "xla", with a warning."""
+def fastest(case: Case) -> str:
+    """Return the name of the implementation that was the fastest on the default device."""
     rows = [row for row in MEASURED if row.holds_for(case)]
-    if rows and is_on_one_device():
-        name = max(rows, key=lambda row: row.times_as_fast).implementation
+    if not (rows and is_on_one_device()):
+        return "xla"
+    return max(rows, key=lambda row: row.times_as_fast).implementation
+
+
+_PLATFORM = {"mosaic_gpu": "cuda", "mosaic_tpu": "tpu"}
+
+
+def with_the_fastest(compute: Callable[[S, str], T], inputs: S, case: Case) -> T:
+    """Return `compute(inputs, name)` for the fastest; where that cannot, for "xla", with a warning.
+
+    `compute` is traced for both: what the program is lowered for may be another machine. For
+    several platforms at once jax lowers no kernel, and raises NotImplementedError.
+    """
+    name = fastest(case)
+    if name != "xla":
+        inputs = varying_alike(inputs)  # as the results of both have to
+        by_kernel = {_PLATFORM[name]: lambda inputs: compute(inputs, name)}
         try:
-            return compute(name)
+            return lax.platform_dependent(
+                inputs, **by_kernel, default=lambda inputs: compute(inputs, "xla")
+            )
         except NotImplementedError as error:
             _warn_once(f"implementation: {name!r} is the fastest here, but {error}; used 'xla'")
-    return compute("xla")
+    return compute(inputs, "xla")
 
 
 @functools.cache

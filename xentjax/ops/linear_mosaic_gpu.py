@@ -18,8 +18,8 @@ from jaxtyping import Array, Bool, Int32, Shaped
 
 from xentjax.ops.linear_xla import LinearRows, rows_with
 from xentjax.ops.merge import OVER_FIRST_AXIS, merge
-from xentjax.ops.mosaic import zeros_where_masked
-from xentjax.ops.mosaic_gpu import check_supported, compiler_params, generation, types_of
+from xentjax.ops.mosaic import check_sizes, zeros_where_masked
+from xentjax.ops.mosaic_gpu import check_supported, compiler_params, for_gpu, generation, types_of
 from xentjax.ops.mosaic_gpu_sums import (
     Sums,
     Tile,
@@ -82,6 +82,8 @@ def makes_logits(linear: LinearRows) -> bool:
 def row_statistics(linear: LinearRows, wanted: Wanted) -> RowStatistics:
     """The kernel's sums, merged and finished; x and kernel are of one half-precision dtype."""
     check_supported(rows_with(linear, None), wanted)
+    check_sizes("x", linear.x, "mosaic_gpu")
+    linear = linear._replace(x=for_gpu(linear.x))
     (n, d), k = linear.x.shape, linear.kernel.shape[1]
     if d == 0:
         raise NotImplementedError("x: expected at least one feature for 'mosaic_gpu', got none")

@@ -17,13 +17,14 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float32, Int32
 
 from xentjax.ops.linear_xla import LinearRows, rows_with
+from xentjax.ops.mosaic import check_sizes
 from xentjax.ops.mosaic_tpu import (
     TEMPORARIES,
     Sums,
     add_tile,
     bytes_read,
-    check_backend,
     finished,
+    for_tpu,
     interpret,
     no_sums,
     operands,
@@ -91,7 +92,7 @@ def row_statistics(linear: LinearRows, wanted: Wanted) -> RowStatistics:
 
 def read(linear: LinearRows) -> tuple[Layer, Rows, Sizes]:
     """What kernels read of a layer and its rows."""
-    check_backend()
+    check_sizes("x", linear.x, "mosaic_tpu")
     for name in ("x", "kernel"):
         dtype = getattr(linear, name).dtype
         if dtype not in (jnp.bfloat16, jnp.float32):
@@ -100,7 +101,7 @@ def read(linear: LinearRows) -> tuple[Layer, Rows, Sizes]:
     (n, d), k = linear.x.shape, linear.kernel.shape[1]
     if d == 0:
         raise NotImplementedError("x: expected at least one feature for 'mosaic_tpu', got none")
-    layer = Layer(linear.x, linear.kernel, readable(linear.bias, (1, k)))
+    layer = Layer(for_tpu(linear.x), linear.kernel, readable(linear.bias, (1, k)))
     return layer, operands(rows_with(linear, None), (n, k)), Sizes(n, k, d)
 
 

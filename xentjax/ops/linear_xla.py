@@ -115,7 +115,7 @@ def _folded(linear: LinearRows, batched: LinearRows, size: int) -> LinearRows:
 def _of_whole_rows(linear: LinearRows, wanted: Wanted, max_bytes: int | None) -> RowStatistics:
     """By a kernel that makes its logits itself, or by blocks of logits."""
 
-    def by(name: str) -> RowStatistics:
+    def by(linear: LinearRows, name: str) -> RowStatistics:
         named = wanted._replace(implementation=name)
         if name in ("mosaic_gpu", "mosaic_tpu"):
             kernel = importlib.import_module(f"xentjax.ops.linear_{name}")
@@ -124,8 +124,9 @@ def _of_whole_rows(linear: LinearRows, wanted: Wanted, max_bytes: int | None) ->
         return _block_by_block(linear, named, max_bytes)
 
     if wanted.implementation is None:
-        return with_the_fastest(by, Case("linear", linear.x.dtype, linear.kernel.shape[1]))
-    return by(wanted.implementation)
+        case = Case("linear", linear.x.dtype, linear.kernel.shape[1])
+        return with_the_fastest(by, linear, case)
+    return by(linear, wanted.implementation)
 
 
 def _block_by_block(linear: LinearRows, wanted: Wanted, max_bytes: int | None) -> RowStatistics:
@@ -362,10 +363,12 @@ def matmul(a: Array, b: Array, linear: LinearRows) -> Array:
     dtype, half = accumulator_dtype(linear), linear.x.dtype
     if a.dtype == b.dtype and a.dtype != dtype:
         return jnp.matmul(a, b, preferred_element_type=dtype)
+    a, b = a.astype(dtype), b.astype(dtype)
+    if half != linear.kernel.dtype or half not in _HALF_PRECISION:
+        return jnp.matmul(a, b)
     # The CPU multiplies in float32 whatever it is told, and does not take every name.
-    named = half == linear.kernel.dtype and jax.default_backend() != "cpu"
-    algorithm = _HALF_PRECISION.get(half) if named else None
-    return jnp.matmul(a.astype(dtype), b.astype(dtype), precision=algorithm)
+    named = partial(jnp.matmul, precision=_HALF_PRECISION[half])
+    return lax.platform_dependent(a, b, cpu=jnp.matmul, default=named)
 
 
 def accumulator_dtype(linear: LinearRows) -> DTypeLike:

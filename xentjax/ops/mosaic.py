@@ -1,10 +1,14 @@
-"""What the Pallas kernels for all hardware share about rows."""
+"""What the Pallas kernels for all hardware share about rows, and about where they run."""
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.export import is_symbolic_dim
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir, xla
 from jaxtyping import Array, Bool
 
 from xentjax.ops.statistics import InnerProduct, Rows, RowStatistics
@@ -38,3 +42,35 @@ def zeros_where_masked(
         uniform=same_total(zeros.uniform, stats.uniform),
     )
     return jax.tree.map(partial(jnp.where, row_mask), stats, zeros)
+
+
+def check_sizes(name: str, x: Array, implementation: str) -> None:
+    """Refuse symbolic sizes, of which no grid can be made."""
+    if any(map(is_symbolic_dim, x.shape)):
+        raise NotImplementedError(
+            f"{name}: expected a shape of known sizes for {implementation!r}, got {x.shape}"
+        )
+
+
+def only_on(x: Array, platform: str, expected: str) -> Array:
+    """Return x in a program that is lowered for that platform alone; others are refused there.
+
+    The platform is unknown before: a program may be exported for another machine.
+    """
+    return _only_on.bind(x, platform=platform, expected=expected)
+
+
+_only_on = Primitive("only_on")
+_only_on.def_impl(partial(xla.apply_primitive, _only_on))
+_only_on.def_abstract_eval(lambda x, **_: x)
+batching.defvectorized(_only_on)
+
+
+def _lowered(context: Any, x: Any, *, platform: str, expected: str) -> list[Any]:
+    for other in context.module_context.platforms:
+        if other != platform:
+            raise NotImplementedError(f"{expected}, got {other}")
+    return [x]
+
+
+mlir.register_lowering(_only_on, _lowered)

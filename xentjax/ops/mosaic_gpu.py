@@ -23,7 +23,7 @@ from jaxtyping import Array, Int32, Integer
 
 from xentjax.ops.choice import default_device
 from xentjax.ops.merge import OVER_FIRST_AXIS, merge
-from xentjax.ops.mosaic import with_batch, zeros_where_masked
+from xentjax.ops.mosaic import check_sizes, only_on, with_batch, zeros_where_masked
 from xentjax.ops.mosaic_gpu_blocks import Plan, plan
 from xentjax.ops.mosaic_gpu_sums import (
     Sums,
@@ -52,6 +52,7 @@ T = TypeVar("T")
 def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
     """The kernel's sums, finished; under vmap a batch of rows is more rows."""
     check_supported(rows, wanted)
+    check_sizes("logits", rows.logits, "mosaic_gpu")
     if rows.logits.dtype == jnp.float64:
         raise NotImplementedError("logits: expected at most 32 bits for 'mosaic_gpu', got float64")
 
@@ -68,16 +69,21 @@ def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
             stats = statistics(with_batch(rows, batched, axis_size))
         return stats, jax.tree.map(lambda _: True, stats)
 
-    return statistics(rows._replace(class_weights=None))
+    return statistics(rows._replace(logits=for_gpu(rows.logits), class_weights=None))
+
+
+_EXPECTED = "implementation: expected a GPU of compute capability 9.0 or more for 'mosaic_gpu'"
+
+
+def for_gpu(x: Array) -> Array:
+    """Return x, where a GPU or the interpreter in its place reads it."""
+    return x if interpret.value is not None else only_on(x, "cuda", _EXPECTED)
 
 
 def check_supported(rows: Rows, wanted: Wanted) -> None:
     """What the kernels cannot do is refused here, before anything is compiled."""
     if generation() < 9:
-        raise NotImplementedError(
-            "implementation: expected a GPU of compute capability 9.0 or more for 'mosaic_gpu', "
-            f"got {_compute_capability()}"
-        )
+        raise NotImplementedError(f"{_EXPECTED}, got {_compute_capability()}")
     if rows.targets is not None:
         raise NotImplementedError("labels: expected class indices for 'mosaic_gpu', got a pmf")
     if rows.class_mask is not None:
@@ -100,8 +106,8 @@ def generation() -> int:
 
 
 def _compute_capability() -> str:
-    """Such as "9.0"; of other backends than CUDA something that is no number."""
-    return str(getattr(default_device(), "compute_capability", jax.default_backend()))
+    """Such as "9.0", as is assumed where no GPU is; of those without CUDA it is no number."""
+    return str(getattr(default_device(), "compute_capability", "9.0"))
 
 
 def _one_by_one(rows: Rows, batched: Rows, size: int, wanted: Wanted) -> RowStatistics:

@@ -18,7 +18,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float, Int32, Shaped
 
 from xentjax.ops.blocks import flat_mask
-from xentjax.ops.mosaic import with_batch, zeros_where_masked
+from xentjax.ops.mosaic import check_sizes, only_on, with_batch, zeros_where_masked
 from xentjax.ops.mosaic_tpu_blocks import LANES, Footprint, tile_shape
 from xentjax.ops.statistics import (
     InnerProduct,
@@ -54,7 +54,7 @@ class Sums(NamedTuple):
 
 def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
     """The kernel's sums, finished; under vmap a batch of rows is more rows."""
-    check_logits(rows.logits)
+    rows = rows._replace(logits=logits_for_tpu(rows.logits))
 
     @jax.custom_batching.custom_vmap
     def statistics(rows: Rows) -> RowStatistics:
@@ -73,18 +73,19 @@ def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
     return statistics(rows)
 
 
-def check_logits(logits: Float[Array, "*rows k"]) -> None:
-    """Of a dtype that TPUs know, and where one is."""
-    check_backend()
+def logits_for_tpu(logits: Float[Array, "*rows k"]) -> Float[Array, "*rows k"]:
+    """Return the logits, of a dtype that TPUs know."""
+    check_sizes("logits", logits, "mosaic_tpu")
     if logits.dtype == jnp.float64:
         raise NotImplementedError("logits: expected at most 32 bits for 'mosaic_tpu', got float64")
+    return for_tpu(logits)
 
 
-def check_backend() -> None:
-    """A TPU, or the interpreter in its place."""
-    backend = jax.default_backend()
-    if backend != "tpu" and not interpret.value:
-        raise NotImplementedError(f"implementation: expected a TPU for 'mosaic_tpu', got {backend}")
+def for_tpu(x: Array) -> Array:
+    """Return x, where a TPU or the interpreter in its place reads it."""
+    if interpret.value:
+        return x
+    return only_on(x, "tpu", "implementation: expected a TPU for 'mosaic_tpu'")
 
 
 def _statistics(rows: Rows, wanted: Wanted) -> RowStatistics:

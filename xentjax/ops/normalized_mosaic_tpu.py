@@ -13,7 +13,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from xentjax.ops.mosaic_tpu import check_logits, interpret, readable
+from xentjax.ops.mosaic_tpu import interpret, logits_for_tpu, readable
 from xentjax.ops.mosaic_tpu_blocks import ASKED_VMEM_BYTES, LANES
 
 _MOST_ROWS = 512
@@ -25,7 +25,6 @@ _TEMPORARIES = 3
 
 def normalized(logits: Float[Array, "*rows k"], log: bool) -> Float[Array, "*rows k"]:
     """log softmax, or softmax, of each row in its dtype. It has no derivative."""
-    check_logits(logits)
 
     @jax.custom_batching.custom_vmap
     def of_rows(a: Float[Array, "*rows k"]) -> Float[Array, "*rows k"]:
@@ -38,7 +37,7 @@ def normalized(logits: Float[Array, "*rows k"], log: bool) -> Float[Array, "*row
         del axis_size, in_batched
         return of_rows(a), True
 
-    return of_rows(logits)
+    return of_rows(logits_for_tpu(logits))
 
 
 def _of_rows(a: Float[Array, "n k"], log: bool) -> Float[Array, "n k"]:

@@ -106,14 +106,10 @@ def row_statistics(
     and `predicted` ask for the others. What is not asked for is None. `normalizer` says that
     `log_normalizer` will be read, which has all its digits only if the shift is the maximum.
     """
-
-    def by(name: str) -> RowStatistics:
-        return _jitted_statistics(rows, Wanted(uniform, mean, predicted, normalizer, name))
-
-    if implementation is None:
-        return with_the_fastest(by, Case("logits", rows.logits.dtype, rows.logits.shape[-1]))
-    check_choice("implementation", implementation, IMPLEMENTATIONS)
-    return by(implementation)
+    if implementation is not None:
+        check_choice("implementation", implementation, IMPLEMENTATIONS)
+    wanted = Wanted(uniform, mean, predicted, normalizer, implementation)
+    return _jitted_statistics(rows, wanted)
 
 
 def adjusted_logits(rows: Rows) -> Float[Array, "*rows K"]:
@@ -228,8 +224,14 @@ def uniform_targets(rows: Rows) -> Float[Array, "*#rows K"]:
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
-    implementation = importlib.import_module(f"xentjax.ops.{wanted.implementation}")
-    stats = implementation.row_statistics(rows, wanted)
+    def by(rows: Rows, name: str) -> RowStatistics:
+        return importlib.import_module(f"xentjax.ops.{name}").row_statistics(rows, wanted)
+
+    if wanted.implementation is None:
+        case = Case("logits", rows.logits.dtype, rows.logits.shape[-1])
+        stats = with_the_fastest(by, rows, case)
+    else:
+        stats = by(rows, wanted.implementation)
     if rows.labels is None:
         return stats
     # A bad label makes every tangent NaN, so every statistic has to depend on the label as well:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -31,9 +32,16 @@ from xentjax.ops.statistics import (
 
 
 def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
-    """One pass on CPU where the label's logit can stand in for the maximum, else two."""
-    if jax.default_backend() != "cpu" or not _one_pass_serves(rows, wanted):
-        return _two_passes(rows, wanted)
+    """On CPU one pass where the label's logit can stand in for the maximum, else two.
+
+    The platform is known at lowering, and may be that of another machine.
+    """
+    two_passes = partial(_jitted_two_passes, wanted=wanted)
+    apart, serves = _cpu_takes_apart(rows, wanted), _one_pass_serves(rows, wanted)
+    if not (apart or serves):
+        return two_passes(rows)
+    if serves:
+        rows = varying_alike(rows)  # as the branches of each cond have to
 
     @jax.custom_batching.custom_vmap
     def one_pass(rows: Rows) -> RowStatistics:
@@ -44,10 +52,30 @@ def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
         """Under vmap a cond runs both its branches, so the exact one alone is faster."""
         del axis_size
         axes = jax.tree.map(lambda batched: 0 if batched else None, in_batched[0])
-        stats = jax.vmap(lambda rows: _two_passes(rows, wanted), (axes,))(rows)
+        with _one_cpu(apart):
+            stats = jax.vmap(two_passes, (axes,))(rows)
         return stats, jax.tree.map(lambda _: True, stats)
 
-    return one_pass(rows)
+    def on_cpu(rows: Rows) -> RowStatistics:
+        with _one_cpu(apart):
+            return one_pass(rows) if serves else two_passes(rows)
+
+    return lax.platform_dependent(rows, cpu=on_cpu, default=two_passes)
+
+
+_one_cpu = jax.make_user_context(False)
+"""Whether the program is for one CPU, where it pays to take arrays apart."""
+
+
+def _cpu_takes_apart(rows: Rows, wanted: Wanted) -> bool:
+    """Whether it pays on a CPU, and all is on one device.
+
+    Parts that do not match the shards of a sharded array would make XLA gather the logits, and a
+    traced array does not tell how it is sharded.
+    """
+    pays = rows.logits.shape[-1] >= 2 * _WINDOW or not _is_plain(rows, wanted)
+    sharded = jax.device_count() > 1 or any(jax.typeof(rows.logits).sharding.spec)
+    return pays and not sharded
 
 
 def _one_pass_serves(rows: Rows, wanted: Wanted) -> bool:
@@ -78,7 +106,6 @@ def _one_pass(rows: Rows, wanted: Wanted) -> RowStatistics:
     A row whose maximum is out of reach, or a value that the simple expressions here do not treat
     as they should (their sum is then NaN or inf), sends all rows to the exact form.
     """
-    rows = varying_alike(rows)  # as both branches of the cond have to
     in_range, label = _label_logit(rows)
     z = shifted(_simply_adjusted(rows), label, rows.temperature)
     log_sum = jnp.log(_row_sum(jnp.exp(z)))
@@ -100,7 +127,7 @@ def _one_pass(rows: Rows, wanted: Wanted) -> RowStatistics:
     def near() -> RowStatistics:
         return RowStatistics(label, log_sum, nothing, None, uniform, None, None)
 
-    return lax.cond(jnp.all(good), near, lambda: _two_passes(rows, wanted))
+    return lax.cond(jnp.all(good), near, lambda: _jitted_two_passes(rows, wanted=wanted))
 
 
 def _simply_adjusted(rows: Rows) -> Float[Array, "*rows K"]:
@@ -127,9 +154,7 @@ def _two_passes(rows: Rows, wanted: Wanted) -> RowStatistics:
     """max first, then every sum of shifted logits; on CPU for a few rows at a time."""
     *row_shape, k = rows.logits.shape
     parts = blocks(math.prod(row_shape), _CACHED // k)
-    more = wanted.uniform or wanted.mean or wanted.predicted or rows.targets is not None
-    plain = not (more or _adjusts(rows))
-    if plain or not _one_cpu() or parts.count == 1:
+    if _is_plain(rows, wanted) or not _one_cpu.value or parts.count == 1:
         return _max_then_sums(rows, wanted)
     mask = rows.class_mask
     rows = rows._replace(
@@ -143,6 +168,15 @@ def _two_passes(rows: Rows, wanted: Wanted) -> RowStatistics:
     return jax.tree.map(lambda x: parts.join(x).reshape(row_shape), stats)
 
 
+# One trace serves wherever nothing is taken apart.
+_jitted_two_passes = jax.jit(_two_passes, static_argnames="wanted", inline=True)
+
+
+def _is_plain(rows: Rows, wanted: Wanted) -> bool:
+    more = wanted.uniform or wanted.mean or wanted.predicted or rows.targets is not None
+    return not (more or _adjusts(rows))
+
+
 def _adjusts(rows: Rows) -> bool:
     return any(
         x is not None for x in (rows.class_mask, rows.row_mask, rows.soft_cap, rows.temperature)
@@ -151,7 +185,7 @@ def _adjusts(rows: Rows) -> bool:
 
 def _max_then_sums(rows: Rows, wanted: Wanted) -> RowStatistics:
     a = adjusted_logits(rows)
-    keep = _one_cpu() and _adjusts(rows)  # in the cache, as an array
+    keep = _one_cpu.value and _adjusts(rows)  # in the cache, as an array
     if keep:
         a = lax.optimization_barrier(a)
     shift = _row_max(a)
@@ -229,19 +263,10 @@ def _folded(
     x: Float[Array, "*rows K"],
 ) -> Float[Array, "*rows"]:
     """`reduce` over the last axis, by windows where that is faster."""
-    if not _one_cpu() or x.shape[-1] < 2 * _WINDOW:
+    if not _one_cpu.value or x.shape[-1] < 2 * _WINDOW:
         return reduce(x, -1)
     window = (1,) * (x.ndim - 1) + (_WINDOW,)
     tail = [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % _WINDOW)]
     parts = lax.reduce_window(x, jnp.asarray(neutral, x.dtype), merge, window, window, tail)
     # Without the barrier XLA joins both reductions into the slow one.
     return reduce(lax.optimization_barrier(parts), -1)
-
-
-def _one_cpu() -> bool:
-    """Whether arrays lie on one CPU, where it pays to take them apart.
-
-    Never where there are several devices: parts that do not match the shards of a sharded array
-    would make XLA gather the logits, and a traced array does not tell how it is sharded.
-    """
-    return jax.default_backend() == "cpu" and jax.device_count() == 1
