@@ -154,7 +154,7 @@ class TestCounts:
 
     @pytest.mark.parametrize(
         ("num_classes", "error"),
-        [(0, ValueError), (-1, ValueError), (True, ValueError), (2**31, ValueError)],
+        [(0, ValueError), (-1, ValueError), (True, TypeError), (2**31, ValueError)],
     )
     def test_number_of_classes(self, num_classes, error):
         with pytest.raises(error, match=r"num_classes: expected an integer 1\.\."):

@@ -18,8 +18,8 @@ DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "orbax": "orbax-che
 
 # jax's compiled half, which nobody imports by its own name.
 JAXLIB = {"jaxlib"}
-# Run or loaded by pytest, by their names.
-TOOLS = {"pytest-xdist", "beartype", "ruff", "basedpyright", "pre-commit"}
+# Run or loaded by pytest or, to read exported programs, by jax.
+TOOLS = {"pytest-xdist", "beartype", "flatbuffers", "ruff", "basedpyright", "pre-commit"}
 
 
 def names(requirements):

@@ -70,8 +70,8 @@ def test_where(name, kind):
     logits = np.array([[1.0, np.nan, 3.0], [4.0, 5.0, INF], [0.5, 0.25, 0.125]], np.float32)
     where = full = np.array([[True, False, True], [False, False, False], [True, True, True]])
     if kind == "rows":
-        where = np.array([False, False, True])
-        full = np.repeat(where[:, None], 3, 1)
+        where = np.array([[False], [False], [True]])
+        full = np.repeat(where, 3, 1)
     got = jax.jit(lambda x: FUNCTIONS[name](x, -1, where))(logits)
     np.testing.assert_allclose(got, oracle(name, logits, -1, full), rtol=VALUE["float32"])
 

@@ -253,7 +253,7 @@ class TestWhereOthersAreSilent:
         (lambda q: xentjax.sample(jax.random.key(0), q, (-1,)), ValueError, "shape: .*, got .-1"),
         (lambda q: xentjax.sample(jax.random.key(0), -q), ValueError, "q: .* >= 0, got -0.5"),
         (lambda q: xentjax.check_pmf(q, atol=np.nan), ValueError, "atol: .* >= 0, got nan"),
-        (lambda q: regress(q[:, None], np.array([0, 0]), True), ValueError, "num_classes: .* True"),
+        (lambda q: regress(q[:, None], np.array([0, 0]), True), TypeError, "num_classes: .* True"),
     ],
 )
 def test_one_line_names_argument_expectation_and_value(call, error, message):

@@ -138,7 +138,7 @@ def test_exported_with_a_symbolic_batch(name, unchecked_annotations):
 
 
 @pytest.mark.parametrize("name", sorted(set(BY_NAME) - {"expected KL"}))
-def test_no_nan_is_made_for_valid_arguments(name):
+def test_no_nan_is_made_for_valid_arguments(name, unchecked_annotations):
     """Not even one that a `where` leaves out: without jit, debug_nans sees every operation."""
     call = BY_NAME[name]
     arguments = members(call)[0]

@@ -4,7 +4,7 @@ from typing import TypeVar
 
 import jax
 from jax import lax
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
@@ -36,10 +36,12 @@ def sharded_alike(x: Array, y: Array) -> tuple[Array, Array]:
     A `where` of both demands it; arithmetic does it by itself.
     """
     a, b = jax.typeof(x).sharding, jax.typeof(y).sharding
-    if a == b:
+    if a == b or AxisType.Explicit not in (*a.mesh.axis_types, *b.mesh.axis_types):
         return x, y
-    axes = [m if m is not None else n for m, n in zip(a.spec, b.spec, strict=True)]
-    return jax.sharding.reshard(x, P(*axes)), jax.sharding.reshard(y, P(*axes))
+    mesh = b.mesh if a.mesh.empty else a.mesh
+    spec = P(*(m if m is not None else n for m, n in zip(a.spec, b.spec, strict=True)))
+    both = NamedSharding(mesh, spec)
+    return jax.sharding.reshard(x, both), jax.sharding.reshard(y, both)
 
 
 def _vary(x: Array, axes: frozenset[str]) -> Array:
