@@ -157,9 +157,9 @@ class TestCounts:
         [(0, ValueError), (-1, ValueError), (True, TypeError), (2**31, ValueError)],
     )
     def test_number_of_classes(self, num_classes, error):
-        with pytest.raises(error, match=r"num_classes: expected an integer 1\.\."):
+        with pytest.raises(error, match=r"num_classes: expected an integer( 1\.\.|, got True)"):
             counts(jnp.array([0]), num_classes)
-        with pytest.raises(error, match=r"num_classes: expected an integer 1\.\."):
+        with pytest.raises(error, match=r"num_classes: expected an integer( 1\.\.|, got True)"):
             stream_counts([], num_classes)
 
     @pytest.mark.parametrize(
