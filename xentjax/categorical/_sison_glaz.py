@@ -30,7 +30,7 @@ class _Box(NamedTuple):
 
     halfwidth: Float[Array, ""]
     inner_coverage: Float[Array, ""]
-    """Of the box that is narrower by 1."""
+    """Coverage of the box that is narrower by 1."""
     coverage: Float[Array, ""]
     expansion: Float[Array, ""]
     """The coverage by the Edgeworth expansion."""

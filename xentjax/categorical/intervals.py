@@ -93,7 +93,7 @@ def confidence_intervals(
 
 
 class _Counts(NamedTuple):
-    """Of each class, and what they are compared with: exact differences, rounded once."""
+    """Counts of each class and what they are compared with: exact differences, rounded once."""
 
     own: Float[Array, "*batch k"]
     others: Float[Array, "*batch k"]

@@ -195,7 +195,7 @@ def _rolls(key: PRNGKeyArray, q: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _uniform(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
-    """Multiples of 2^-53 in (0, 1), from two words: TPUs have no float64 to take bits for."""
+    """Return numbers in (0, 1], 53 bits of two words: TPUs have no float64 to take bits for."""
     low, high = (jax.random.bits(k, shape, jnp.uint32) for k in jax.random.split(key))
     whole = high.astype(jnp.float64) * 2**21 + (low >> jnp.uint32(11)).astype(jnp.float64)
     return (whole + 0.5) * 2.0**-53
