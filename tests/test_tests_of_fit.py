@@ -229,5 +229,5 @@ def test_slopes_in_q_along_the_simplex(test, power):
     steps = 1e-5 * np.eye(4)
     slopes = [(value(q + step) - value(q - step)) / 2e-5 for step in steps]
     gradient = jax.grad(lambda q: test(jnp.array(c), q).statistic)(jnp.array(q, jnp.float32))
-    along, expected = gradient - gradient.mean(), slopes - np.mean(slopes)
+    along, expected = gradient - gradient.mean(), np.array(slopes) - np.mean(slopes)
     np.testing.assert_allclose(along, expected, rtol=1e-5, atol=1e-4)
