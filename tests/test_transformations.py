@@ -177,8 +177,10 @@ def test_rows_split_over_explicit_axes(name):
 
 
 def _fit_temperature(p: jax.Array) -> list[jax.Array]:
-    logits = jnp.concatenate([3 * jnp.log(p), jnp.zeros((1, K))])
-    return jax.tree.leaves(fit_temperature(logits, jnp.zeros(len(logits), jnp.int32)))
+    # Right in two rows of three, so that there is a temperature.
+    logits = jnp.concatenate([p, p, p])
+    labels = jnp.stack([p[0].argmax(), p[0].argmax(), p[0].argmin()]).astype(jnp.int32)
+    return jax.tree.leaves(fit_temperature(logits, labels))
 
 
 @pytest.mark.parametrize(
