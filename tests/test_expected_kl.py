@@ -177,3 +177,7 @@ def test_one_large_class_among_many_small_ones():
     np.testing.assert_allclose(result, expected, 2e-6)
     batch = jax.vmap(lambda p: expected_kl(p, n))(jnp.array([p, p], jnp.float32))
     np.testing.assert_allclose(batch, [expected] * 2, 2e-6)
+
+
+def test_no_pmfs():
+    assert expected_kl(jnp.zeros((0, 3)), 5).shape == (0,)

@@ -325,3 +325,9 @@ def test_bad_counts(function, counts, message):
 def test_wrong_number_of_classes():
     with pytest.raises(ValueError, match="counts: expected 2 classes as in q, got 3"):
         kkt_certificate(jnp.array([0.5, 0.5]), jnp.array([1, 1, 1]))
+
+
+def test_a_diverged_solver_gives_a_fit_of_nan():
+    fit = fit_categorical(jnp.array([3, 1, 5]), solver=optax.sgd(float("nan")), max_steps=5)
+    assert np.isnan(fit.pmf).all()
+    assert not fit.converged

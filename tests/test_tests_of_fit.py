@@ -215,3 +215,19 @@ def test_swapped_arguments_are_told_so(test):
         test(pmf, jnp.array([3, 1, 2]))
     with pytest.raises(ValueError, match=r"^q: .* got sum 6; counts go .*entropy_estimate$"):
         test(jnp.array([3, 1, 2]), jnp.array([3.0, 1.0, 2.0]))
+
+
+@pytest.mark.parametrize(("test", "power"), [(g_test, 0), (chi_squared_test, 1)])
+def test_slopes_in_q_along_the_simplex(test, power):
+    """The Cressie-Read power 0 of scipy is G, 1 is X^2."""
+    c, q = np.array([4.0, 8, 12, 8]), np.array([0.1, 0.2, 0.3, 0.4])
+
+    def value(q):
+        expected = c.sum() * q / q.sum()
+        return scipy.stats.power_divergence(c, expected, lambda_=power).statistic
+
+    steps = 1e-5 * np.eye(4)
+    slopes = [(value(q + step) - value(q - step)) / 2e-5 for step in steps]
+    gradient = jax.grad(lambda q: test(jnp.array(c), q).statistic)(jnp.array(q, jnp.float32))
+    along, expected = gradient - gradient.mean(), np.array(slopes) - np.mean(slopes)
+    np.testing.assert_allclose(along, expected, rtol=1e-5, atol=1e-4)

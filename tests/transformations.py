@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import xentjax
+from xentjax.calibration import expected_calibration_error
 
 N, K, D = 8, 5, 3
 Rng = np.random.Generator
@@ -125,6 +126,19 @@ def _by_row(name: str, function: Callable[..., Any], draws: dict[str, Draw], **k
     return Call(name, partial(function, **keywords), draws, rows)
 
 
+def _pmf_by_steps(counts: jax.Array) -> jax.Array:
+    return xentjax.fit_categorical(counts, solver="newton", max_steps=9).pmf
+
+
+def _weighted_counts(weights: jax.Array) -> jax.Array:
+    return xentjax.counts(jnp.arange(weights.size, dtype=jnp.int32) % K, K, weights=weights)
+
+
+def _calibration_error(probs: jax.Array) -> jax.Array:
+    labels = jnp.arange(len(probs), dtype=jnp.int32) % K
+    return expected_calibration_error(probs, labels)
+
+
 CALLS = (
     _by_row("integer", _integer, ROWS),
     _by_row("integer, stats", _integer, ROWS, return_stats=True),
@@ -204,5 +218,23 @@ CALLS = (
     Call("score", xentjax.score, {"q": _pmfs(K), "counts": _counts}),
     Call("expected KL", partial(xentjax.expected_kl, n=7), {"p": _pmfs(K)}),
     Call("G-test", lambda q, counts: xentjax.g_test(counts, q), {"q": _pmfs(K), "counts": _counts}),
+    Call(
+        "chi-squared test",
+        lambda q, counts: xentjax.chi_squared_test(counts, q),
+        {"q": _pmfs(K), "counts": _counts},
+    ),
+    Call("KKT certificate", xentjax.kkt_certificate, {"q": _pmfs(K), "counts": _counts}),
     Call("empirical pmf", xentjax.empirical_pmf, {"counts": _counts}),
+    Call("fit, by steps", _pmf_by_steps, {"counts": _counts}),
+    *(
+        Call(f"entropy, {m}", partial(xentjax.entropy_estimate, method=m), {"counts": _counts})
+        for m in ("plug_in", "grassberger")
+    ),
+    Call(
+        "intervals",
+        partial(xentjax.confidence_intervals, method="wilson"),
+        {"counts": _counts},
+    ),
+    Call("weighted counts", _weighted_counts, {"weights": _positive(N)}),
+    Call("calibration error", _calibration_error, {"probs": _pmfs(N, K)}),
 )

@@ -12,12 +12,12 @@ from jaxtyping import Array
 
 
 def compute_dtype(*dtypes: DTypeLike) -> DTypeLike:
-    """float64 if one of the dtypes is float64, float32 for everything narrower."""
+    """Return float64 if one of the dtypes is float64, float32 for everything narrower."""
     return jnp.float64 if jnp.float64 in dtypes else jnp.float32
 
 
 def signed(x: Array) -> Array:
-    """In 32 or 64 bits; what is unsigned and does not fit becomes negative."""
+    """Return 32 or 64 bits; what is unsigned and does not fit becomes negative."""
     return x.astype(jnp.int64 if x.dtype.itemsize == 8 else jnp.int32)
 
 
@@ -72,7 +72,7 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def result_dtype(*arrays: Array) -> DTypeLike:
-    """Of what is computed from the arrays, some of which may be float64 although x64 is off."""
+    """Return the dtype of results from arrays that may be float64 although x64 is off."""
     if jnp.result_type(float) != jnp.float64:
         return jnp.float32
     return compute_dtype(*(x.dtype for x in arrays))

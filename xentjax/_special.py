@@ -161,13 +161,15 @@ def divergence_term(x: Array, y: Array) -> Array:
     the deviance part of a binomial probability.
     """
     both_zero = (x == 0) & (y == 0)
-    v = jnp.where(both_zero, jnp.zeros_like(x), (x - y) / (x + y))
+    v = (x - y) / jnp.where(both_zero, jnp.ones_like(x), x + y)
     # At |v| < 0.3 the terms left out are less than the dtype resolves.
     series = jnp.zeros_like(v)
     for k in range(31 if v.dtype == jnp.float64 else 13, 1, -2):
         series = series * v**2 + 1 / k
     near = (x - y) * v + 2 * x * v**3 * series
-    far = jnp.where(x == 0, y, x * jnp.log(x / y) - x + y)
+    one = jnp.ones_like(x)  # no NaN is made at x = 0, not even one that is left out
+    ratio = jnp.where(x == 0, one, x) / jnp.where(x == 0, one, y)
+    far = x * jnp.log(ratio) - x + y
     return jnp.where(jnp.abs(v) < 0.3, near, far)
 
 

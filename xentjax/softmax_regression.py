@@ -133,7 +133,7 @@ def fit_softmax_regression(
     if x.ndim != 2 or x.shape[0] == 0:
         fail("x", "shape [N, D] with N >= 1", f"shape {x.shape}")
     k = check_index("num_classes", num_classes)
-    if isinstance(num_classes, bool) or k < 1:
+    if k < 1:
         fail("num_classes", "an integer >= 1", repr(num_classes))
     labels = native("labels", labels)
     indices = check_integer("labels", without_wrapping(labels, bad=-1))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from xentjax._special import nan_unless
 from xentjax._sums import accurate_segment_sum
 
 BINNINGS = ("width", "mass")
@@ -43,7 +44,7 @@ def bin_sums(
         edges=edges,
         counts=jax.ops.segment_sum(keep.astype(jnp.int32), index, num_bins),
         hits=jax.ops.segment_sum(hit.astype(jnp.int32), index, num_bins),
-        confidence=accurate_segment_sum(jnp.where(bad, jnp.nan, known), index, num_bins),
+        confidence=accurate_segment_sum(known + nan_unless(~bad, known.dtype), index, num_bins),
     )
 
 

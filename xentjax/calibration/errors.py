@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from xentjax._checks import check_choice, check_flag, check_index, fail
+from xentjax._special import nan_unless
 from xentjax._sums import accurate_sum
 from xentjax.calibration._bins import BINNINGS, BinSums, bin_sums
 from xentjax.calibration._predictions import Predictions, check_probabilities
@@ -192,7 +193,7 @@ def reliability_curve(
 
 def _check_binning(num_bins: SupportsIndex, binning: str) -> int:
     checked = check_index("num_bins", num_bins)
-    if isinstance(num_bins, bool) or checked < 1:
+    if checked < 1:
         fail("num_bins", "an integer >= 1", repr(num_bins))
     check_choice("binning", binning, BINNINGS)
     return checked
@@ -208,9 +209,9 @@ def _check_norm(norm: str, debias: bool) -> None:
 @partial(jax.jit, static_argnums=(1, 2))
 def _curve(predictions: Predictions, num_bins: int, binning: str) -> ReliabilityCurve:
     sums = _top_sums(predictions, num_bins, binning)
-    accuracy, confidence = _means(sums)
+    accuracy, confidence = _known_means(sums)
     total = BinSums(sums.edges, *(x.sum(keepdims=True) for x in sums[1:]))
-    mean_accuracy, mean_confidence = _means(total)
+    mean_accuracy, mean_confidence = _known_means(total)
     return ReliabilityCurve(
         sums.edges, confidence, accuracy, sums.counts, mean_confidence[0], mean_accuracy[0]
     )
@@ -245,28 +246,34 @@ def _top_sums(predictions: Predictions, num_bins: int, binning: str) -> BinSums:
     return bin_sums(probs.max(-1), hit, keep, predictions.bad, num_bins, binning)
 
 
-def _means(sums: BinSums) -> tuple[Array, Array]:
+def _known_means(sums: BinSums) -> tuple[Array, Array]:
     """Accuracy and confidence of each bin, NaN where it is empty or has a bad row."""
+    accuracy, confidence = _means(sums)
+    known = (sums.counts > 0) & ~jnp.isnan(confidence)
+    unknown = nan_unless(known, confidence.dtype)
+    return accuracy + unknown, confidence + unknown
+
+
+def _means(sums: BinSums) -> tuple[Array, Array]:
+    """Accuracy and confidence of each bin: 0 where it is empty, a bad row's confidence is NaN."""
     dtype = sums.confidence.dtype
-    count = jnp.where(sums.counts > 0, sums.counts.astype(dtype), jnp.nan)
-    accuracy = jnp.where(jnp.isnan(sums.confidence), jnp.nan, sums.hits.astype(dtype) / count)
-    return accuracy, sums.confidence / count
+    count = jnp.maximum(sums.counts, 1).astype(dtype)
+    return sums.hits.astype(dtype) / count, sums.confidence / count
 
 
 def _error(sums: BinSums, norm: str, debias: bool) -> Float[Array, ""]:
     """The norm of the gaps over all bins, of one class or of several with equal weight."""
     accuracy, confidence = _means(sums)
-    empty = sums.counts == 0
-    gap = jnp.where(empty, 0, accuracy - confidence)
+    gap = accuracy - confidence
     count = sums.counts.astype(gap.dtype)
     rows = accurate_sum(count.ravel())  # N, times the number of classes: more than int32 holds
     if norm == "max":
-        return jnp.where(rows > 0, jnp.abs(gap).max(), jnp.nan)
+        return jnp.abs(gap).max() + nan_unless(rows > 0, rows.dtype)
     if norm == "l1":
         return accurate_sum((count * jnp.abs(gap)).ravel()) / rows
     square = jnp.square(gap)
     if debias:
-        variance = jnp.where(empty, 0, accuracy * (1 - accuracy)) / jnp.maximum(count - 1, 1)
+        variance = accuracy * (1 - accuracy) / jnp.maximum(count - 1, 1)
         square = jnp.where(sums.counts == 1, 0 * gap, square - variance)  # NaN stays
     mean = accurate_sum((count * square).ravel()) / rows
     # The root's slope at 0 would be infinite.

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from xentjax._special import nan_unless
 from xentjax._sums import accurate_sum
 from xentjax.calibration._predictions import Predictions, check_probabilities
 
@@ -86,7 +87,8 @@ def _risk_coverage(predictions: Predictions) -> RiskCoverage:
     accepted, errors = last + 1, jnp.cumsum(wrong, dtype=jnp.int32)
     valid = ~predictions.bad.any() & (total > 0)
     dtype = probs.dtype
-    scale = jnp.where(valid, total.astype(dtype), jnp.nan)
+    scale = total.astype(dtype) + nan_unless(valid, dtype)
+    refused = nan_unless(counts, dtype)
     risk = errors[last].astype(dtype) / accepted.astype(dtype)
     least = jnp.maximum(position + 1 - (total - errors[-1]), 0)  # errors in the best order
     best = least.astype(dtype) / (position + 1).astype(dtype)
@@ -96,9 +98,9 @@ def _risk_coverage(predictions: Predictions) -> RiskCoverage:
 
     aurc = mean(risk)
     return RiskCoverage(
-        threshold=jnp.where(counts, -key, jnp.nan),
-        coverage=jnp.where(counts, accepted.astype(dtype) / total.astype(dtype), jnp.nan),
-        risk=jnp.where(counts & valid, risk, jnp.nan),
+        threshold=-key + refused,
+        coverage=accepted.astype(dtype) / jnp.maximum(total, 1).astype(dtype) + refused,
+        risk=risk + nan_unless(counts & valid, dtype),
         aurc=aurc,
         excess_aurc=jnp.maximum(mean(risk - best), 0),
     )

@@ -11,7 +11,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from xentjax._checks import concrete, fail
+from xentjax._special import nan_unless
 from xentjax._sums import accurate_sum
+from xentjax._varying import varying_alike
 from xentjax.calibration._predictions import Predictions, check_predictions
 from xentjax.losses import softmax_cross_entropy_with_integer_labels
 
@@ -174,7 +176,7 @@ def _fit(predictions: Predictions) -> TemperatureFit:
     alike = jnp.where(useless, possible, margins == 0).sum(-1).astype(logits.dtype)
     at_limit = _mean(jnp.log(alike), keep)
     ends = jnp.where(useless, jnp.inf, jnp.zeros_like(scale))
-    nan = jnp.where(valid, 0, jnp.full_like(scale, jnp.nan))
+    nan = nan_unless(valid, scale.dtype)
     return TemperatureFit(
         temperature=jnp.where(limit, ends, inner) + nan,
         nll=jnp.where(limit, at_limit, nll(jnp.where(limit, 1, inner))) + nan,
@@ -230,6 +232,7 @@ def _search(margins: Array, possible: Array, start: Array, limit: Array) -> _Sea
     zero = jnp.zeros((), jnp.int32)
     infinity = jnp.full_like(start, jnp.inf)
     initial = _Search(start, -infinity, infinity, infinity, zero, jnp.zeros((), bool))
+    initial, limit = varying_alike((initial, limit))  # zeros are alike on all devices
     return jax.lax.while_loop(
         lambda state: ~(limit | state.converged | (state.steps == _MAX_STEPS)), body, initial
     )

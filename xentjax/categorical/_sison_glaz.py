@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from xentjax._special import nan_unless
+from xentjax._varying import varying_alike
 from xentjax.categorical._tails import gamma_tail
 from xentjax.categorical.likelihood import factorial_remainder
 
@@ -28,7 +30,7 @@ class _Box(NamedTuple):
 
     halfwidth: Float[Array, ""]
     inner_coverage: Float[Array, ""]
-    """Of the box that is narrower by 1."""
+    """Coverage of the box that is narrower by 1."""
     coverage: Float[Array, ""]
     expansion: Float[Array, ""]
     """The coverage by the Edgeworth expansion."""
@@ -119,6 +121,7 @@ def halfwidth(
     )
     moments = jnp.zeros((4, *counts.shape), counts.dtype)
     start = _Box(zero, zero, zero, zero, zero > 1, poisson, binomial, moments)
+    start, level = varying_alike((start, level))  # zeros are alike on all devices
     box = jax.lax.while_loop(too_narrow, widen, start)
 
     def between(bracket: _Bracket) -> Array:
@@ -151,7 +154,7 @@ def halfwidth(
     rise = bracket.high_coverage - bracket.low_coverage
     # Both are 1 where 1 - alpha rounds to it.
     fraction = jnp.where(rise > 0, (level - bracket.low_coverage) / rise, 0)
-    return jnp.stack([bracket.low, jnp.where(n < jnp.inf, fraction, jnp.nan)])
+    return jnp.stack([bracket.low, fraction + nan_unless(n < jnp.inf, n.dtype)])
 
 
 def _add(masses: _Masses, top: Array, bottom: Array) -> _Masses:

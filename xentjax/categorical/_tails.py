@@ -132,11 +132,11 @@ class _BetaTail(NamedTuple):
     over_density: Array
     """The mass over the density of the log odds."""
     width: Array
-    """Of the log odds, over which the density falls by `_FALL`."""
+    """Width of the log odds over which the density falls by `_FALL`."""
     mean_log: Array
     """The mean of log t there."""
     mean_log_rest: Array
-    """That of log(1 - t)."""
+    """The mean of log(1 - t) there."""
 
 
 def _beta_tail(a: Array, b: Array, odds: Array) -> _BetaTail:

@@ -74,6 +74,11 @@ def kkt_certificate(q: ArrayLike, counts: ArrayLike) -> KKTCertificate:
     call = "kkt_certificate(q, counts)"
     q, counts = check_pmf_and_counts(call, q, counts, normalised=False)
     check_not_all_zero("counts", counts)
+    return certificate_of(q, counts)
+
+
+def certificate_of(q: Array, counts: Array) -> KKTCertificate:
+    """Return `kkt_certificate` of arguments of one shape whose values nobody checks."""
     return _certificate(q, counts, rounding=_special.sum_tolerance(q.dtype, q.shape[-1]))
 
 

@@ -245,6 +245,6 @@ def _broadcast(name: str, array: Array, shape: tuple[int, ...]) -> Array:
 
 def _check_num_classes(num_classes: SupportsIndex) -> int:
     checked = check_index("num_classes", num_classes)
-    if isinstance(num_classes, bool) or not 1 <= checked <= _INT32_MAX:
+    if not 1 <= checked <= _INT32_MAX:
         fail("num_classes", f"an integer 1..{_INT32_MAX}", repr(num_classes))
     return checked

@@ -150,7 +150,7 @@ def _valid(counts: Array, nats: Array) -> Array:
     n = counts.sum(-1)
     if counts.shape[-1] == 1:
         nats = jnp.zeros_like(n)
-    return jnp.where((n > 0) & (n < math.inf), nats, jnp.nan)
+    return nats + _special.nan_unless((n > 0) & (n < math.inf), nats.dtype)
 
 
 def _surprise(weights: Array, others: Array) -> Array:

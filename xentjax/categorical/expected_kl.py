@@ -68,7 +68,7 @@ def expected_kl(p: ArrayLike, n: SupportsIndex, *, base: Base = None) -> Float[A
         fail("p", "at least one class", f"shape {pmf.shape}")
     check_pmf_named("p", p)
     size, most = check_index("n", n), 2 ** (jnp.finfo(pmf.dtype).nmant + 1)
-    if isinstance(n, bool) or not 1 <= size <= most:
+    if not 1 <= size <= most:
         fail("n", f"an integer 1..{most}", repr(n))
     return in_units(_of_classes(pmf, size).sum(-1), base)
 
@@ -89,7 +89,7 @@ def _value_and_slope(p: Array, n: int) -> tuple[Array, Array]:
     """Of E[d] in p, with c ~ Binomial(n, p), d = (c log(c / (n p)) - c + n p) / n."""
     # Of classes alike in size, as many at a time as fill a block with the terms of the largest.
     flat = p.ravel()
-    group = min(flat.size, _GROUP)
+    group = max(1, min(flat.size, _GROUP))  # there may be no rows
     order = jnp.argsort(flat * (1 - flat))
     sorted_p = jnp.concatenate([flat[order], jnp.zeros(-flat.size % group, p.dtype)])
     sums = jax.lax.map(lambda q: _sums(q, n), sorted_p.reshape(-1, group))

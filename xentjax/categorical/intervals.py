@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from xentjax._checks import check_choice, check_scalar, concrete
 from xentjax._dtypes import in_float64, result_dtype
-from xentjax._special import scale_tangent
+from xentjax._special import nan_unless, scale_tangent
 from xentjax.categorical._sison_glaz import MOST_STEPS, halfwidth
 from xentjax.categorical._tails import beta_quantile_odds, gamma_quantile
 from xentjax.categorical.counts import check_whole_counts
@@ -77,7 +77,7 @@ def confidence_intervals(
     intervals and sample size determination for multinomial proportions" (1995).
     """
     check_choice("method", method, (*_METHODS, "sison_glaz"))
-    check_scalar("alpha", alpha, "a number in (0, 1)", lambda value: 0 < value < 1)
+    alpha = check_scalar("alpha", alpha, "a number in (0, 1)", lambda value: 0 < value < 1)
     counts = check_whole_counts("counts", counts)
     # Below, alpha / (2 K) is 0 and its quantile infinite.
     k, dtype = counts.shape[-1], result_dtype(counts)
@@ -93,7 +93,7 @@ def confidence_intervals(
 
 
 class _Counts(NamedTuple):
-    """Of each class, and what they are compared with: exact differences, rounded once."""
+    """Counts of each class and what they are compared with: exact differences, rounded once."""
 
     own: Float[Array, "*batch k"]
     others: Float[Array, "*batch k"]
@@ -115,7 +115,7 @@ def _with_others(counts: Array) -> _Counts:
 @partial(jax.jit, static_argnames="method")
 def _intervals(counts: _Counts, alpha: Array, method: str) -> Array:
     ends = jnp.stack(_METHODS[method](counts, alpha), -1)
-    ends = jnp.where(counts.n[..., None] > 0, ends, jnp.nan)
+    ends += nan_unless(counts.n[..., None] > 0, ends.dtype)
     return jnp.where(ends < 0, 0, jnp.where(ends > 1, 1, ends))  # jnp.clip halves slopes at 0 and 1
 
 
@@ -210,7 +210,7 @@ def _box(counts: Array, alpha: Array, *, few: bool) -> Array:
     found = search(counts, n - counts, alpha)
     h, g = found[..., :1], found[..., 1:]
     ends = jnp.stack([(counts - h) / n, (counts + h + 2 * g) / n], -1)
-    return jnp.clip(jnp.where(n[..., None] > 0, ends, jnp.nan), 0, 1)
+    return jnp.clip(ends + nan_unless(n[..., None] > 0, ends.dtype), 0, 1)
 
 
 _METHODS = {

@@ -45,7 +45,7 @@ def log_likelihood(q: ArrayLike, counts: ArrayLike, *, base: Base = None) -> Flo
         -4.0
     """
     call = "log_likelihood(q, counts)"
-    return in_units(_log_likelihood(*check_pmf_and_counts(call, q, counts)), base)
+    return in_units(log_likelihood_of(*check_pmf_and_counts(call, q, counts)), base)
 
 
 def multinomial_log_likelihood(q: ArrayLike, counts: ArrayLike) -> Float[Array, "..."]:
@@ -195,7 +195,7 @@ def _rolls(key: PRNGKeyArray, q: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _uniform(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
-    """Multiples of 2^-53 in (0, 1), from two words: TPUs have no float64 to take bits for."""
+    """Return numbers in (0, 1], 53 bits of two words: TPUs have no float64 to take bits for."""
     low, high = (jax.random.bits(k, shape, jnp.uint32) for k in jax.random.split(key))
     whole = high.astype(jnp.float64) * 2**21 + (low >> jnp.uint32(11)).astype(jnp.float64)
     return (whole + 0.5) * 2.0**-53
@@ -262,7 +262,8 @@ def _check_pmf_shape(q: Array) -> Array:
 
 
 @in_float64
-def _log_likelihood(q: Array, counts: Array) -> Array:
+def log_likelihood_of(q: Array, counts: Array) -> Array:
+    """Return `log_likelihood` in nats of arguments of one shape whose values nobody checks."""
     return -_special.cross_entropy(counts, q)
 
 

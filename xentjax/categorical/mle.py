@@ -12,9 +12,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from xentjax._checks import check_array, check_choice, check_scalar, concrete, fail
 from xentjax._dtypes import result_dtype
-from xentjax.categorical.certificate import KKTCertificate, kkt_certificate
+from xentjax._special import nan_unless
+from xentjax._varying import varying_alike
+from xentjax.categorical.certificate import KKTCertificate, certificate_of
 from xentjax.categorical.counts import check_counts, check_not_all_zero, shares
-from xentjax.categorical.likelihood import log_likelihood
+from xentjax.categorical.likelihood import log_likelihood_of
 from xentjax.categorical.solvers import (
     Solver,
     check_num_steps,
@@ -115,13 +117,13 @@ def fit_categorical(
         check_choice("solver", solver, ("closed_form", *_SOLVERS))
     check_num_steps("max_steps", max_steps)
     if tol is not None:
-        check_scalar("tol", tol, "a number >= 0", lambda value: value >= 0)
+        tol = check_scalar("tol", tol, "a number >= 0", lambda value: value >= 0)
     counts = check_counts("counts", counts)
     effective = counts if prior is None else _add_prior(counts, prior)
     check_not_all_zero("counts", effective)
     p = shares(effective)
     batch = p.shape[:-1]
-    limit = _default_tol(effective) if tol is None else jnp.asarray(tol).astype(p.dtype)
+    limit = _default_tol(effective) if tol is None else jnp.asarray(tol)
     limit = jnp.broadcast_to(limit.astype(p.dtype), batch)
     if isinstance(solver, str) and solver == "closed_form":
         pmf = p
@@ -134,8 +136,8 @@ def fit_categorical(
         pmf, steps, history = iterate(p, limit)
     return CategoricalFit(
         pmf=pmf,
-        log_likelihood=log_likelihood(pmf, counts),
-        certificate=kkt_certificate(pmf, effective),
+        log_likelihood=log_likelihood_of(pmf, counts),
+        certificate=certificate_of(pmf, effective),
         steps=steps,
         converged=divergence(p, pmf) <= limit,
         history=history,
@@ -158,7 +160,7 @@ def _add_prior(counts: Array, prior: ArrayLike) -> Array:
         known = concrete(effective)
         if known is not None and (known < 0).any():
             fail("prior", "counts + prior >= 1 in every class", known.min() + 1)
-        return jnp.where((effective < 0).any(-1, keepdims=True), jnp.nan, effective)
+        return effective + nan_unless((effective >= 0).all(-1, keepdims=True), effective.dtype)
 
 
 def _default_tol(counts: Array) -> Array:
@@ -208,9 +210,9 @@ def _iterate(
 
     state = solver.init(p)
     kl, steps = divergence(p, solver.pmf(state)), jnp.zeros((), jnp.int32)
-    end = jax.lax.while_loop(
-        unfinished, advance, _Iterate(state, kl, steps, jnp.zeros(max_steps, p.dtype))
-    )
+    start = _Iterate(state, kl, steps, jnp.zeros(max_steps, p.dtype))
+    start, tol = varying_alike((start, tol))  # zeros are alike on all devices
+    end = jax.lax.while_loop(unfinished, advance, start)
     history = jnp.where(jnp.arange(max_steps, dtype=jnp.int32) < end.steps, end.history, end.kl)
     # Counts that admit no fit have none, not the uniform pmf.
     pmf = jnp.where(jnp.isnan(p), p, solver.pmf(end.state))

@@ -32,7 +32,7 @@ from jaxtyping import Array, Float
 
 from xentjax import _special
 from xentjax._checks import check_index, check_scalar, fail
-from xentjax.categorical.certificate import kkt_certificate
+from xentjax.categorical.certificate import certificate_of
 from xentjax.categorical.counts import check_counts, check_not_all_zero, shares
 
 
@@ -110,7 +110,7 @@ def _run(p: Array, *, solver: Solver, num_steps: int) -> Trajectory:
         kl = divergence(p, q)
         # Rounding must not take the bound below what it bounds.
         gap = jnp.maximum((_special.times_power(p, q, -1) - 1).max(), kl)
-        return state, Trajectory(q, kl, gap, kkt_certificate(q, p).stationarity)
+        return state, Trajectory(q, kl, gap, certificate_of(q, p).stationarity)
 
     return jax.lax.scan(advance, solver.init(p), length=num_steps)[1]
 

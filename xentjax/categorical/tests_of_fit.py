@@ -44,7 +44,8 @@ def g_test(counts: ArrayLike, q: ArrayLike) -> TestResult:
 
     Returns:
         Statistic, p-value and degrees of freedom, [...]. Both are computed in float64 from exact
-        integers, and a p-value keeps its relative precision until it underflows.
+        integers, and a p-value keeps its relative precision until it underflows. Slopes in `q` are
+        right along the simplex: for changes of `q` that keep its sum.
 
     Raises:
         ValueError: for concrete counts that are negative, not whole or all 0, a concrete `q` that
@@ -74,7 +75,7 @@ def chi_squared_test(counts: ArrayLike, q: ArrayLike) -> TestResult:
         q: pmf, [..., K], broadcast with the counts.
 
     Returns:
-        Statistic, p-value and degrees of freedom, [...].
+        Statistic, p-value and degrees of freedom, [...]. Slopes in `q` are right along the simplex.
 
     Raises:
         ValueError: for concrete counts that are negative, not whole or all 0, a concrete `q` that
