@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import tyro
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
 from rich.text import Text
 
 import xentjax
@@ -149,9 +150,16 @@ def waiting(console: Console, what: str) -> Iterator[Callable[[str], None]]:
     Yields:
         A function that names what is done next.
     """
-    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
-    hidden = not console.is_terminal  # which would get an empty line
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+    text = TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold"))
+    with Progress(
+        SpinnerColumn(),
+        text,
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,  # which would get an empty line
+        refresh_per_second=2,  # what is measured meanwhile shares its cores with the drawing
+    ) as progress:
         task = progress.add_task(what, total=None)
         yield lambda what: progress.update(task, description=what)
 
