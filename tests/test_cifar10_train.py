@@ -253,7 +253,7 @@ def test_a_run_with_torn_records_ends_as_one_without(finished, tmp_path, torn):
     output = io.StringIO()
     console = Console(file=output, width=300)
     result = run(CONFIG, DATASET, copy, resume=True, console=console)
-    assert "metrics.jsonl: left out what is no whole line, 1 in all" in output.getvalue()
+    assert "metrics.jsonl: dropped 1 incomplete line\n" in output.getvalue()
     assert differences(result.state, expected.state) == []
     assert read_summary(copy.path)["test_nll"] == expected.nll
     assert [m["epoch"] for m in read_metrics(copy.path)] == [1, 2]

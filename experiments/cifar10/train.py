@@ -79,7 +79,7 @@ def run(
                 f"{folder.path}: expected a stopped run, got a finished one"
             )
         if (torn := folder.drop_torn_lines()) and console is not None:
-            say(console, f"metrics.jsonl: left out what is no whole line, {torn} in all")
+            say(console, f"metrics.jsonl: dropped {torn} incomplete line{'s' * (torn > 1)}")
         trainer.plan(first_step)
         for epoch in range(first_step // length.steps_per_epoch, length.epochs):
             trainer.train_epoch(epoch, should_stop)
