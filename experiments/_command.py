@@ -23,7 +23,8 @@ import xentjax
 EXIT_USER_ERROR = 2  # what argument parsers exit with
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
-# what moves a terminal's cursor, ends a line, or has no encoding (bytes of a path that is no UTF-8)
+# characters that move a terminal's cursor or end a line, and surrogates, which stand for the bytes
+# of a path that are not UTF-8
 ESCAPE = "\x1b"
 BOX = re.compile(r"[│╭╰+|]")  # begins a line of a table of options
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")

@@ -187,8 +187,8 @@ def _recorded(path: Path | None) -> tuple[Config | None, tuple[int, ...] | None]
     folder = RunFolder.open(path, RUN_NAME, SWEEP_NAME)
     values = folder.config()
     if "seeds" not in values:
-        return Config.from_json(values), None
-    sweep = Sweep.from_json(values)
+        return Config.from_json(values, folder.path), None
+    sweep = Sweep.from_json(values, folder.path)
     return sweep.settings, sweep.seeds
 
 

@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 import threading
+import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -130,14 +132,24 @@ def _quiet() -> Iterator[None]:
         after = hook
         try:
             yield
-        except BaseException:
-            gc.collect()  # the unfinished tasks
+        except BaseException as error:
+            _collect_tasks(error)
             if not isinstance(hook, _WithoutLateWrites):
                 after = _WithoutLateWrites(hook)
             raise
         finally:
             sys.unraisablehook = after
             logging.disable(disabled)
+
+
+def _collect_tasks(error: BaseException) -> None:
+    """Free the unfinished tasks that the error's frames hold."""
+    reason: BaseException | None = error
+    while reason is not None:
+        traceback.clear_frames(reason.__traceback__)
+        reason = reason.__context__
+    with warnings.catch_warnings(action="ignore"):  # of coroutines that were never awaited
+        gc.collect()
 
 
 def _digest(run: Path, step: int) -> str:

@@ -132,7 +132,7 @@ def predict(run: Path, images: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]
             f"{run}: expected the folder of a finished training, got one without a whole "
             "summary.json, which --resume writes"
         )
-    config = Config.from_json(folder.config())
+    config = Config.from_json(folder.config(), run)
     with reading(run / "summary.json"):
         class_names = tuple(map(str, summary["class_names"]))
         temperature = np.float32(summary["temperature"] or 1)

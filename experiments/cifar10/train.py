@@ -100,7 +100,7 @@ def _trained_images(config: Config, dataset: Dataset) -> int:
 
 
 def _area(side: int) -> float:
-    """Of an image, relative to one of 32 pixels."""
+    """Number of an image's pixels, relative to that of 32 x 32."""
     return (side / 32) ** 2
 
 
@@ -265,7 +265,7 @@ class _Trainer:
         return evaluate(logits, labels)
 
     def _logits(self, images: np.ndarray, views: ViewsName, side: int | None = None) -> np.ndarray:
-        """Of the images, shrunk to `side`: as in the last epoch, if it is None."""
+        """Return the logits of images shrunk to `side`; None is the last epoch's."""
         side = side or self.config.image_side(self.length.epochs - 1)
         self._progress.doing("testing")
 
