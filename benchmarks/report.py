@@ -177,7 +177,7 @@ def _speed(result: Result) -> Sheet:
 
 
 def _by_rival(result: Result) -> Sheet:
-    """Of each rival its time, rate, share of the limit, multiple of the subject's, and memory."""
+    """Make a row for each rival: time, rate, share of the limit, multiple, and memory."""
     rows = []
     for cell in result.cells:
         for name in (result.subject, *result.rivals):
