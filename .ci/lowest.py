@@ -1,6 +1,6 @@
 """Print the lower bound of every requirement as a pin, a constraints file for pip.
 
-jax 0.10 is the lowest here and the last for Python 3.11, which is what these pins install on.
+The lowest jax, 0.10, is the last for Python 3.11, so these pins are installed on that.
 """
 
 import tomllib

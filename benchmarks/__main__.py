@@ -1,7 +1,6 @@
 """The command: `python -m benchmarks NAME` measures one subject and reports it."""
 
 import importlib
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,9 +11,14 @@ from rich.console import Console
 
 from benchmarks import cases, report
 from benchmarks.session import Session
-
-EXIT_REFUSED = 2  # what argument parsers exit with
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+from experiments._command import (
+    EXIT_INTERRUPTED,
+    EXIT_USER_ERROR,
+    UserError,
+    one_line_errors,
+    parse_options,
+    say,
+)
 
 
 class Subject(NamedTuple):
@@ -64,55 +68,61 @@ class Command(cases.LinearOptions):
     """Print the tables as markdown, for a README."""
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Raises:
+        SystemExit: the help was asked for, the run was interrupted or there is an error to tell.
+    """
+    with one_line_errors():
+        _main(args)
+
+
+def _main(args: Sequence[str] | None) -> None:
     subjects = "\n\n".join(f"{name}: {subject.text}" for name, subject in SUBJECTS.items())
-    command = tyro.cli(
+    command = parse_options(
         Command,
+        args,
         prog="python -m benchmarks",
         description=f"Measure xentjax against its rivals.\n\n{subjects}",
-        args=args,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     if not command.name:
         for name, subject in SUBJECTS.items():
             print(f"python -m benchmarks {name}: {subject.text}")
-        return 0
+        return
     if command.name not in SUBJECTS:
-        return _refuse(f"NAME: expected one of {', '.join(SUBJECTS)}, got {command.name!r}")
+        raise UserError(f"NAME: expected one of {', '.join(SUBJECTS)}, got {command.name!r}")
     rounds = SUBJECTS[command.name].rounds if command.rounds is None else command.rounds
     if rounds < 1:
-        return _refuse(f"--rounds: expected at least 1, got {rounds}")
+        raise UserError(f"--rounds: expected at least 1, got {rounds}")
     options: dict[str, Any] = {}
     if command.name == "linear":
         options = {"options": command}
     else:
         for option in fields(cases.LinearOptions):
             if getattr(command, option.name) != option.default:
-                return _refuse(f"--{option.name}: expected with linear alone, got {command.name}")
+                raise UserError(f"--{option.name}: expected with linear alone, got {command.name}")
     if any(size < 1 for shape in command.shapes for size in shape):
-        return _refuse(f"--shapes: expected sizes >= 1, got {command.shapes}")
+        raise UserError(f"--shapes: expected sizes >= 1, got {command.shapes}")
 
     try:
         command.output.mkdir(parents=True, exist_ok=True)  # now, rather than after minutes of work
     except OSError as error:
-        return _refuse(f"--output: expected a folder that can be made, got {error}")
+        raise UserError(f"--output: expected a folder that can be made, got {error}") from None
 
     rounds = min(rounds, 3) if command.quick else rounds
     session = Session(quick=command.quick, rounds=rounds, console=Console(stderr=True))
     try:
-        return _run(command, session, options)
+        _run(command, session, options)
     except NotImplementedError as error:  # by a kernel, on the wrong machine
-        return _refuse(str(error))
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        raise UserError(str(error)) from None
 
 
-def _run(command: Command, session: Session, options: dict[str, Any]) -> int:
+def _run(command: Command, session: Session, options: dict[str, Any]) -> None:
     """Measure, write and print; of an interrupted run what was finished."""
     with session:
-        session.say("loading what is compared, measuring this machine's limits", log=False)
+        session.say("loading what is compared, measuring this machine's limits")
         subject = importlib.import_module(f"benchmarks.{command.name}")
         result = subject.run(session, **options)
         if not session.finished:
@@ -122,21 +132,16 @@ def _run(command: Command, session: Session, options: dict[str, Any]) -> int:
         try:
             end = f"JSON and PNG: {report.save(result, command.output)}"
         except OSError as error:  # the tables are still worth printing
-            code = EXIT_REFUSED
-            end = f"--output: expected a folder that can be written, got {error}"
-    session.console.print(end, highlight=False, markup=False, soft_wrap=True)
+            code = EXIT_USER_ERROR
+            end = f"error: --output: expected a folder that can be written, got {error}"
+    say(session.console, end)
     if command.markdown:
         print(report.markdown(result), end="")
     else:
         report.print_terminal(result, Console())
-    return code
-
-
-def _refuse(line: str) -> int:
-    """Say in one line what is wrong; the exit code of a misused command."""
-    print(line, file=sys.stderr)
-    return EXIT_REFUSED
+    if code:
+        raise SystemExit(code)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -67,7 +68,7 @@ class Timed(NamedTuple):
         return timing.quartiles(other).median / timing.quartiles(mine).median
 
     def rows(self) -> Iterable[tuple[str | float | None, ...]]:
-        """Of each who was timed."""
+        """Yield a row for each who was timed."""
         for who, samples in self.seconds.items():
             lower, median, upper = timing.quartiles(samples)
             spread = f"±{(upper - lower) / 2 / median:.0%}" if len(samples) > 1 else "one run"
@@ -186,53 +187,68 @@ def targets(timed: Timed) -> list[Target]:
     return found
 
 
-@dataclass(frozen=True)
-class Stopwatch:
-    """Times the cases of each group."""
+class Case(NamedTuple):
+    """Thunks that are timed together, and how the table names them.
 
-    torch: ModuleType | None
-    session: Session
+    Attributes:
+        case: the size of the problem.
+        mode: what is computed.
+        thunks: makes them.
+        once: those that take too long to repeat.
+    """
 
-    def time(self, case: str, mode: str, thunks: Thunks) -> Timed:
-        """All of them, interleaved."""
-        return Timed(case, mode, self.session.interleave(thunks))
+    case: str
+    mode: str
+    thunks: Callable[[], Thunks]
+    once: tuple[str, ...] = ()
 
-    def counts(self, case: cases.CountCase) -> list[Timed]:
-        """Counts of one number of samples and classes."""
-        thunks = count_thunks(case, self.torch)
-        return [self.time(f"{case.samples:,}", f"K = {case.classes}", thunks)]
 
-    def pmfs(self, shape: tuple[int, int]) -> list[Timed]:
-        """Entropy and divergence of pmfs of one shape."""
-        name = _name(shape)
-        return [
-            self.time(name, "entropy", entropy_thunks(shape, self.torch)),
-            self.time(name, "KL", kl_thunks(shape, self.torch)),
-        ]
+def plan(size: cases.CategoricalCases, torch: ModuleType | None) -> dict[str, list[Case]]:
+    """All cases, by the title of their table."""
+    of_pmfs = {"entropy": entropy_thunks, "KL": kl_thunks}
+    of_dice = {
+        "G-test": g_test_thunks,
+        "multinomial": partial(likelihood_thunks, torch=torch),
+    }
+    return {
+        "Counts of N samples": [
+            Case(f"{case.samples:,}", f"K = {case.classes}", partial(count_thunks, case, torch))
+            for case in size.counts
+        ],
+        "Entropy and KL divergence of rows × K": [
+            Case(_name(shape), mode, partial(thunks, shape, torch))
+            for shape in size.pmfs
+            for mode, thunks in of_pmfs.items()
+        ],
+        "Simultaneous intervals of K classes": [
+            Case(f"K = {classes}", mode, partial(interval_thunks, classes, method), once)
+            for classes in size.intervals
+            for mode, method, once in (
+                ("Sison-Glaz", "sison_glaz", (STATSMODELS,) if classes >= 50 else ()),
+                ("Goodman", "goodman", ()),
+            )
+        ],
+        "G-test and multinomial log-likelihood of rows × K": [
+            Case(_name(shape), mode, partial(thunks, shape))
+            for shape in size.dice
+            for mode, thunks in of_dice.items()
+        ],
+        "Entropy estimates from counts, rows × K": [
+            Case(_name(shape), method, partial(estimate_thunks, shape, method))
+            for shape in size.dice
+            for method in ESTIMATES
+        ],
+    }
 
-    def intervals(self, classes: int) -> list[Timed]:
-        """Intervals of one die."""
-        name = f"K = {classes}"
-        thunks = interval_thunks(classes, "sison_glaz")
-        slow = thunks.pop(STATSMODELS, None) if classes >= 50 else None
-        box = self.time(name, "Sison-Glaz", thunks)
-        if slow is not None:
-            box.seconds[STATSMODELS] = [timing.once(slow)]
-        return [box, self.time(name, "Goodman", interval_thunks(classes, "goodman"))]
 
-    def tests(self, shape: tuple[int, int]) -> list[Timed]:
-        """G-test and likelihood of dice of one shape."""
-        name = _name(shape)
-        return [
-            self.time(name, "G-test", g_test_thunks(shape)),
-            self.time(name, "multinomial", likelihood_thunks(shape, self.torch)),
-        ]
-
-    def estimates(self, shape: tuple[int, int]) -> list[Timed]:
-        """Entropy estimates of dice of one shape."""
-        return [
-            self.time(_name(shape), method, estimate_thunks(shape, method)) for method in ESTIMATES
-        ]
+def measure(case: Case, session: Session) -> Timed:
+    """Time all thunks of a case, interleaved but for those that run once."""
+    thunks = case.thunks()
+    slow = {who: thunks.pop(who) for who in case.once if who in thunks}
+    seconds = session.interleave(thunks)
+    if session.interrupted is None:
+        seconds |= {who: [timing.once(thunk)] for who, thunk in slow.items()}
+    return Timed(case.case, case.mode, seconds)
 
 
 def report_of(
@@ -253,19 +269,11 @@ def run(session: Session) -> Categorical:
     """Measure every group."""
     limits = machine.measure(quick=session.quick, rivals=("scipy", STATSMODELS))
     size = cases.CATEGORICAL_QUICK if session.quick else cases.CATEGORICAL
-    watch = Stopwatch(load_torch(), session)
-    plan: dict[str, tuple[Callable[[Any], list[Timed]], tuple[Any, ...]]] = {
-        "Counts of N samples": (watch.counts, size.counts),
-        "Entropy and KL divergence of rows × K": (watch.pmfs, size.pmfs),
-        "Simultaneous intervals of K classes": (watch.intervals, size.intervals),
-        "G-test and multinomial log-likelihood of rows × K": (watch.tests, size.dice),
-        "Entropy estimates from counts, rows × K": (watch.estimates, size.dice),
-    }
     groups = {}
-    for title, (measure, table) in plan.items():
-        named = [(_name(case) if isinstance(case, tuple) else f"{case:,}", case) for case in table]
-        if found := session.collect(title, named, measure):
-            groups[title] = tuple(timed for several in found for timed in several)
+    for title, table in plan(size, load_torch()).items():
+        named = [(f"{case.case}, {case.mode}", case) for case in table]
+        if found := session.collect(title, named, lambda case: measure(case, session)):
+            groups[title] = tuple(found)
     return report_of(groups, limits, session.extent)
 
 

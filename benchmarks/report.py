@@ -177,7 +177,7 @@ def _speed(result: Result) -> Sheet:
 
 
 def _by_rival(result: Result) -> Sheet:
-    """Of each rival its time, rate, share of the limit, multiple of the subject's, and memory."""
+    """Make a row for each rival: time, rate, share of the limit, multiple, and memory."""
     rows = []
     for cell in result.cells:
         for name in (result.subject, *result.rivals):
@@ -270,6 +270,8 @@ def print_terminal(result: Report, console: Console) -> None:
 
 def _text_table(sheet: Sheet, mark: str, width: int) -> Iterator[Text]:
     """Lines of at most `width`, but for a single word or number that is longer."""
+    # Unlike experiments._tables, which lists a row's numbers one beneath the other: here columns
+    # of rivals are to be compared row by row, so they stay columns, in as many parts as it takes.
     heads = sheet.header
     rows = [["-" if text == NOT_INSTALLED else text for text in row] for row in sheet.rows]
     names = [heads[1], *(row[1] for row in rows)]

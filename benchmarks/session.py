@@ -2,15 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Column
 
 from benchmarks import timing
 from benchmarks.tables import Extent
+from experiments._command import waiting
 
 Case = TypeVar("Case")
 Found = TypeVar("Found")
@@ -36,19 +36,11 @@ class Session:
         self.finished = 0
         self._place = ""
         self._said = time.monotonic()
-        self._line = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold")),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            refresh_per_second=2,  # a timed call has the cores to itself
-        )
-        self._task = self._line.add_task("", total=None)
+        self._stack = ExitStack()
+        self._show: Callable[[str], None] = lambda what: None
 
     def __enter__(self) -> Self:
-        if self.console.is_terminal:
-            self._line.start()
+        self._show = self._stack.enter_context(waiting(self.console, ""))
         return self
 
     def __exit__(
@@ -57,8 +49,7 @@ class Session:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self.console.is_terminal:
-            self._line.stop()
+        self._stack.close()
 
     @property
     def extent(self) -> Extent:
@@ -69,7 +60,7 @@ class Session:
         """Tell what is being done now; `log` says it also where no line can be rewritten."""
         text = f"{self._place}: {text}" if self._place else text
         if self.console.is_terminal:
-            self._line.update(self._task, description=text)
+            self._show(text)
         elif log or time.monotonic() - self._said > QUIET_SECONDS:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
             self._said = time.monotonic()
@@ -80,12 +71,13 @@ class Session:
         table: Iterable[tuple[str, Case]],
         measure: Callable[[Case], Found],
     ) -> list[Found]:
-        """What `measure` finds for each case, until Ctrl-C: those that were finished till then.
+        """Return what `measure` finds for each case, or for those that were done before Ctrl-C.
 
         Args:
             subject: what is measured.
             table: the cases with their names.
-            measure: finds something for a case, most often by `interleave`.
+            measure: finds something for a case, most often by one call of `interleave`; where it
+                makes several, Ctrl-C leaves nothing of the case.
         """
         found: list[Found] = []
         cases = list(table)
@@ -103,7 +95,13 @@ class Session:
         return found
 
     def interleave(self, thunks: Mapping[str, timing.Thunk], **options: Any) -> timing.Samples:
-        """`timing.interleave` for the rounds of this run, or those that Ctrl-C leaves of them."""
+        """Run `timing.interleave` and return its samples, or those that Ctrl-C leaves of them.
+
+        Raises:
+            KeyboardInterrupt: no round was finished, or an earlier call was interrupted.
+        """
+        if self.interrupted is not None:
+            raise KeyboardInterrupt
 
         def turn(number: int, who: str) -> None:
             round_ = f"round {number} of {self.rounds}" if number else "warming up"

@@ -28,7 +28,10 @@ NO_DELIMITER = "\x1f"
 DELIMITERS = (",", ";", "\t", "|")
 # A line may be as long as two of the blocks in which a file is read.
 BLOCK_BYTES = 1 << 24
-HEADER_BYTES = 1 << 16
+# How many bytes of further lines a quote in the header's first line may take.
+QUOTED_BYTES = 1 << 16
+# Under a delimiter that a header lacks, all of it is one cell.
+csv.field_size_limit(2 * BLOCK_BYTES)
 LINE = re.compile(rb"[^\r\n]*+(?:\r\n?|\n)|[^\r\n]++")
 # The longest first: one for 32 bits begins with one for 16.
 BYTE_ORDER_MARKS = {
@@ -201,11 +204,14 @@ def _header(data: pa.Buffer, delimiter: str) -> tuple[list[str], int]:
 
     def lines() -> Iterator[str]:
         nonlocal end
+        last = None
         for line in LINE.finditer(data):
-            if end > HEADER_BYTES:  # of a quote that is not closed
+            if last is not None and end > last:  # of a quote that is not closed
                 return
             end = line.end()
-            yield line[0][:HEADER_BYTES].decode(errors="replace")
+            if last is None and line[0].strip(b"\r\n"):
+                last = end + QUOTED_BYTES
+            yield line[0].decode(errors="replace")
 
     names = next(filter(None, csv.reader(lines(), delimiter=delimiter)), [])
     return names, end

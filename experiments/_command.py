@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import tyro
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
 from rich.text import Text
 
 import xentjax
@@ -22,8 +23,10 @@ import xentjax
 EXIT_USER_ERROR = 2  # what argument parsers exit with
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
-# what moves a terminal's cursor, ends a line, or has no encoding (bytes of a path that is no UTF-8)
+# characters that move a terminal's cursor or end a line, and surrogates, which stand for the bytes
+# of a path that are not UTF-8
 ESCAPE = "\x1b"
+BOX = re.compile(r"[│╭╰+|]")  # begins a line of a table of options
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -81,11 +84,13 @@ def _platform_problem() -> str | None:
 
 
 def parse_options(kind: Any, argv: Sequence[str] | None, *, prog: str, **options: Any) -> Any:
-    """What `tyro.cli` makes of the options; its help is wrapped between words.
+    """Parse the options with `tyro.cli`, and wrap its help between words.
 
     Raises:
         SystemExit: the help was asked for, or tyro has said what is wrong.
     """
+    if {"-h", "--help"}.isdisjoint(sys.argv[1:] if argv is None else argv):
+        return tyro.cli(kind, args=argv, prog=prog, **options)
     shown = _Help()
     try:
         with redirect_stdout(shown):
@@ -110,14 +115,23 @@ class _Help(io.StringIO):
 
 
 def _wrapped(text: str) -> str:
-    """Long lines broken between words, and no more than one empty line in a row."""
+    """Break the long lines of a help between words, and keep one empty line of several."""
     width = shutil.get_terminal_size().columns
+
+    def wrapped(line: str) -> str:
+        if BOX.match(line) or ESCAPE in line:  # tyro's own lines are as wide as they should be
+            return line
+        indent = line[: len(line) - len(line.lstrip())]
+        return textwrap.fill(
+            line,
+            width,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+
     lines = re.sub(r"\n{3,}", "\n\n", text).splitlines()
-    # tyro's own lines, which hold escapes on a terminal, are as wide as they should be
-    return "".join(
-        f"{line if ESCAPE in line else textwrap.fill(line, width, break_long_words=False)}\n"
-        for line in lines
-    )
+    return "".join(f"{wrapped(line)}\n" for line in lines)
 
 
 def printable(text: str) -> str:
@@ -137,9 +151,16 @@ def waiting(console: Console, what: str) -> Iterator[Callable[[str], None]]:
     Yields:
         A function that names what is done next.
     """
-    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
-    hidden = not console.is_terminal  # which would get an empty line
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+    text = TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold"))
+    with Progress(
+        SpinnerColumn(),
+        text,
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,  # which would get an empty line
+        refresh_per_second=2,  # what is measured meanwhile shares its cores with the drawing
+    ) as progress:
         task = progress.add_task(what, total=None)
         yield lambda what: progress.update(task, description=what)
 

@@ -67,7 +67,7 @@ class Estimate:
 
 
 def _power(effect: float, n: int) -> float:
-    """Of the t test of n values whose mean is so many standard deviations from 0."""
+    """Compute that of a t test of n values whose mean is `effect` standard deviations from 0."""
     critical = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)
     shifted = stats.nct(n - 1, effect * math.sqrt(n))
     return float(shifted.sf(critical) + shifted.cdf(-critical))

@@ -6,8 +6,9 @@
         summary.json    the numbers the run ends with
         <name>.png      figures
 
-A folder is never reused, and a file appears under its name only once it is whole. Of many hosts
-the first one writes, and of many processes the one that holds the folder's lock.
+A folder is never reused, and a file appears under its name only once it is whole. Where several
+hosts run one experiment, the first one writes; of several processes, the one that holds the
+folder's lock.
 """
 
 import dataclasses
@@ -75,13 +76,13 @@ class RunFolder:
             with _writing(parent):
                 parent.mkdir(parents=True, exist_ok=True)
                 path = _new_folder(parent, started.strftime("%Y-%m-%d_%H-%M-%S"))
-        folder = cls(Path(text_of_writer(str(path))))
-        try:
-            return folder._started(experiment, config, started)
-        except RunError:
-            with suppress(OSError):
-                path.rmdir()
-            raise
+            try:
+                cls(path)._start(experiment, config, started)
+            except BaseException:
+                with suppress(OSError):
+                    path.rmdir()
+                raise
+        return cls(Path(text_of_writer(str(path))))
 
     def part(self, name: str, experiment: str, config: Any) -> Self:
         """The folder of a run that is a part of this one: opened if it is there, else made.
@@ -100,7 +101,8 @@ class RunFolder:
         if is_writer():
             with _writing(part.path):
                 part.path.mkdir(exist_ok=True)
-        return part._started(experiment, config, datetime.now().astimezone())
+            part._start(experiment, config, datetime.now().astimezone())
+        return part
 
     @classmethod
     def open(cls, path: Path, *experiments: str) -> Self:
@@ -182,21 +184,22 @@ class RunFolder:
         return [entry for entry in entries if entry is not None]
 
     def drop_torn_lines(self) -> int:
-        """Take out of metrics.jsonl what is no whole line, so that `log` can go on; how many.
+        """Take incomplete lines out of metrics.jsonl, so that `log` can go on; return how many.
 
-        A process or a machine that went down while it wrote leaves such lines.
+        A process or a machine that went down while it wrote leaves such lines. A last line that
+        lacks nothing but its end is completed.
 
         Raises:
             RunError: the file cannot be read or written.
         """
-        lines = self._read("metrics.jsonl").splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith(b"\n") and _parsed(line) is not None]
-        if (torn := len(lines) - len(whole)) and is_writer():
+        text = self._read("metrics.jsonl")
+        lines = text.splitlines()
+        whole = [line for line in lines if _parsed(line) is not None]
+        if (kept := b"".join(line + b"\n" for line in whole)) != text:
             replace_file(
-                self.path / "metrics.jsonl",
-                lambda unfinished: unfinished.write_bytes(b"".join(whole)),
+                self.path / "metrics.jsonl", lambda unfinished: unfinished.write_bytes(kept)
             )
-        return torn
+        return len(lines) - len(whole)
 
     def summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json, in place of an earlier one."""
@@ -241,10 +244,10 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"{path}: cannot read, {error.strerror or error}") from error
 
-    def _started(self, experiment: str, config: Any, started: datetime) -> Self:
+    def _start(self, experiment: str, config: Any, started: datetime) -> None:
+        """Write the first file of a new folder."""
         record = {"experiment": experiment, "config": config, **_circumstances(started)}
         self._write_json("config.json", record)
-        return self
 
     def _write_json(self, name: str, value: Any) -> None:
         text = json.dumps(plain(value), indent=2) + "\n"

@@ -11,7 +11,7 @@ have given such counts, and ten estimators how much entropy lies behind them.
     python -m experiments.categorical_mle --data flowers.csv --column species
 
 Empty entries, NA and the like are no labels: they are left out, and their number is reported. The
-columns of a .csv are parted by commas, semicolons, tabs or bars, which one its header tells.
+columns of a .csv are separated by commas, semicolons, tabs or bars; its header tells which.
 """
 
 from collections.abc import Callable, Sequence

@@ -131,7 +131,7 @@ def _empirical_pmfs(seed: int, pmf: jax.Array, rolls: NDArray[np.int64]) -> NDAr
 
 
 def _slope(rolls: NDArray[np.int64], deviations: NDArray[np.float64]) -> float:
-    """Of log deviation against log N, leaving out points where p_N happens to equal q."""
+    """Fit log deviation against log N, leaving out points where p_N happens to equal q."""
     seen = deviations > 0
     return float(np.polyfit(np.log(rolls[seen]), np.log(deviations[seen]), 1)[0])
 
@@ -139,7 +139,7 @@ def _slope(rolls: NDArray[np.int64], deviations: NDArray[np.float64]) -> float:
 def _standard_deviation(
     q: NDArray[np.float64] | float, rolls: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Of p_N(k) where X_n = k has probability q(k)."""
+    """Compute that of p_N(k), where X_n = k has probability q(k)."""
     return np.sqrt(q * (1 - np.asarray(q)) / rolls)
 
 

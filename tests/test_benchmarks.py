@@ -3,7 +3,10 @@
 import dataclasses
 import io
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -296,6 +299,15 @@ def test_less_than_a_whole_run_says_so_everywhere_and_has_no_means(extent, mark,
     assert "geometric_mean_ratio" not in stored
 
 
+def exit_code(args):
+    """The code with which the command ends."""
+    try:
+        command.main(args)
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
 def session(**keywords):
     """One that says what it does into `session.console.file`."""
     console = Console(file=io.StringIO(), width=100)
@@ -346,6 +358,18 @@ def test_a_session_keeps_the_finished_rounds_and_goes_no_further(calls, finished
     assert ours.collect("more", [("x", "first")], measure) == []
 
 
+def test_ctrl_c_ends_a_case_of_several_interleaves():
+    ours, begun = session(), []
+
+    def measure(_):
+        ours.interleave({"a": interrupting(2 + 2 * 2)}, min_seconds=0.0)
+        ours.interleave({"b": lambda: begun.append("b")}, min_seconds=0.0)
+
+    assert ours.collect("things", [("one", 1), ("two", 2)], measure) == []
+    assert begun == []
+    assert ours.interrupted == "things, case 1 of 2, one, before its first round ended"
+
+
 def test_a_session_says_on_a_terminal_and_in_a_log_what_it_does():
     for terminal in (False, True):
         stream = io.StringIO()
@@ -354,7 +378,6 @@ def test_a_session_says_on_a_terminal_and_in_a_log_what_it_does():
             ours.collect(
                 "things", [("one", 1), ("two", 2)], lambda _: ours.say("compiling it", log=True)
             )
-            ours._line.refresh()
         text = stream.getvalue()
         assert "things, case 2 of 2, two: compiling it" in text
         if not terminal:
@@ -382,7 +405,7 @@ def test_every_subject_leaves_a_report_of_what_ctrl_c_left(tmp_path, monkeypatch
     for name, kept in {"losses": 2, "linear": 0, "categorical": 2, "training": 0}.items():
         samples = iter((3, kept))
         folder = tmp_path / name
-        assert command.main([name, "--quick", "--output", str(folder)]) == 130
+        assert exit_code([name, "--quick", "--output", str(folder)]) == 130
         assert "INTERRUPTED" in capsys.readouterr().out
         (stored,) = (json.loads(path.read_text()) for path in folder.rglob("*.json"))
         ended = "2 of 3 rounds" if kept else "before its first round ended"
@@ -395,7 +418,7 @@ def test_nothing_finished_is_one_line(tmp_path, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(machine, "measure", interrupt)
-    assert command.main(["losses", "--quick", "--output", str(tmp_path)]) == 130
+    assert exit_code(["losses", "--quick", "--output", str(tmp_path)]) == 130
     out, err = capsys.readouterr()
     assert out == ""
     assert err.endswith("stopped\n")
@@ -514,7 +537,7 @@ def test_command_measures_and_reports_without_torch(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(losses, "load_torch", lambda: None)
     table = tuple(case for case in cases.LOSSES_QUICK if case.mode == "SGD step")[:1]
     monkeypatch.setattr(cases, "LOSSES_QUICK", table)
-    assert command.main(["losses", "--quick", "--markdown", "--output", str(tmp_path)]) == 0
+    assert exit_code(["losses", "--quick", "--markdown", "--output", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
     assert "cross-entropy, case 1 of 1, 512 × 10 SGD step: preparing\n" in err
     assert "| not installed |" in out
@@ -529,7 +552,7 @@ def test_command_measures_and_reports_without_torch(tmp_path, monkeypatch, capsy
 
 
 def test_command_alone_lists_the_subjects(capsys):
-    assert command.main([]) == 0
+    assert exit_code([]) == 0
     out = capsys.readouterr().out
     assert all(f"python -m benchmarks {name}" in out for name in command.SUBJECTS)
 
@@ -544,8 +567,56 @@ def test_command_alone_lists_the_subjects(capsys):
     ids=["unknown subject", "no rounds", "output is a file"],
 )
 def test_command_refuses_in_one_line(args, line, capsys):
-    assert command.main(args) == 2
+    assert exit_code(args) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith(line)
+    assert captured.err.startswith(f"error: {line}")
     assert captured.err.count("\n") == 1
+
+
+def command_line(*args, **environment):
+    """The command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *args],
+        cwd=Path(__file__).parents[1],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_platform_that_is_not_there_is_one_line(tmp_path):
+    done = command_line("losses", "--quick", "--output", str(tmp_path), JAX_PLATFORMS="nonsense")
+    said, error = done.stderr.splitlines()
+    assert said.startswith("loading")
+    assert error.startswith("error: JAX_PLATFORMS=nonsense: expected a platform that is here, got")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_tables_are_printed_in_any_encoding(tmp_path, monkeypatch):
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="ascii"))
+
+    def run(session):
+        session.finished = 1
+        return RESULT
+
+    monkeypatch.setattr(losses, "run", run)
+    assert exit_code(["losses", "--output", str(tmp_path)]) == 0
+    sys.stdout.flush()
+    assert b"Time of xentjax" in output.getvalue()
+
+
+def test_help_into_a_pipe_that_closes_is_silent():
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", "--help"],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141

@@ -11,7 +11,6 @@ import scipy.stats
 from rich.console import Console
 
 from benchmarks import (
-    __main__ as command,
     cases,
     categorical as bench,
     dice,
@@ -20,7 +19,7 @@ from benchmarks import (
     timing,
 )
 from tests import tolerances
-from tests.test_benchmarks import MACHINE, session
+from tests.test_benchmarks import MACHINE, exit_code, session
 
 SHAPE = (3, 5)
 TORCH = losses.load_torch()
@@ -94,7 +93,7 @@ def test_report_fits_eighty_columns_and_names_the_absent(tmp_path):
     text = report.markdown(result)
     assert "| 10,000,000, K = 6 | np.bincount | 6000 | ±17% | 4 |" in text
     assert "| K = 500, Sison-Glaz | statsmodels | 250 | one run | 125 |" in text
-    assert "- not installed here: torch" in text
+    assert "- not installed here: torch eager" in text.splitlines()
     stream = io.StringIO()
     report.print_terminal(result, Console(file=stream, width=80))
     assert max(map(len, stream.getvalue().splitlines())) <= 80
@@ -108,9 +107,36 @@ def test_slow_intervals_run_once(monkeypatch):
     calls = []
     thunks = {losses.SUBJECT: lambda: None, dice.STATSMODELS: partial(calls.append, 0)}
     monkeypatch.setattr(bench, "interval_thunks", lambda *_: dict(thunks))
-    monkeypatch.setattr(bench.Stopwatch, "time", lambda _, *about: bench.Timed("", "", {}))
-    box, _ = bench.Stopwatch(None, session()).intervals(50)
-    assert len(box.seconds[dice.STATSMODELS]) == len(calls) == 1
+    size = cases.CATEGORICAL_QUICK._replace(intervals=(50,))
+    box, goodman = bench.plan(size, None)["Simultaneous intervals of K classes"]
+    timed = bench.measure(box, session())
+    assert len(timed.seconds[dice.STATSMODELS]) == len(calls) == 1
+    assert len(timed.seconds[losses.SUBJECT]) == 3
+    assert goodman.once == ()
+
+
+def test_ctrl_c_leaves_each_round_that_was_finished(monkeypatch):
+    """The counts, the entropy and two rounds of the divergence, and nothing goes on."""
+    monkeypatch.setattr(bench.machine, "measure", lambda **_: MACHINE)
+    kept = iter((3, 3, 2))
+
+    def interleave(thunks, *, rounds, **_):
+        finished = next(kept)
+        samples = {name: [0.5] * finished for name in thunks}
+        if finished < rounds:
+            raise timing.Interrupted(samples)
+        return samples
+
+    monkeypatch.setattr(timing, "interleave", interleave)
+    result = bench.run(session())
+    found = [
+        (timed.mode, len(timed.seconds[losses.SUBJECT]))
+        for group in result.groups.values()
+        for timed in group
+    ]
+    assert found == [("K = 6", 3), ("entropy", 3), ("KL", 2)]
+    assert result.extent.interrupted is not None
+    assert result.extent.interrupted.endswith("4 × 10, KL, 2 of 3 rounds")
 
 
 def test_command_measures_without_any_rival(tmp_path, monkeypatch, capsys):
@@ -123,7 +149,7 @@ def test_command_measures_without_any_rival(tmp_path, monkeypatch, capsys):
     small = cases.CATEGORICAL_QUICK._replace(counts=(cases.CountCase(50_000, 6),))
     monkeypatch.setattr(cases, "CATEGORICAL", small)
     args = ["categorical", "--rounds", "1", "--markdown", "--output", str(tmp_path)]
-    assert command.main(args) == 0
+    assert exit_code(args) == 0
     out = capsys.readouterr().out
-    assert "not installed here: torch eager, statsmodels" in out
+    assert "- not installed here: torch eager, statsmodels" in out.splitlines()
     assert "| 50,000, K = 6 | xentjax / faster of np.bincount, jnp.bincount |" in out

@@ -7,22 +7,23 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import __main__ as command, cases, kernels, linear, report
-from tests.test_benchmarks import session
+from benchmarks import cases, kernels, linear, report
+from tests.test_benchmarks import exit_code, session
 
 
 def test_a_backend_without_kernels_is_refused_in_one_line(tmp_path, capsys):
-    assert command.main(["kernels", "--quick", "--output", str(tmp_path)]) == 2
+    assert exit_code(["kernels", "--quick", "--output", str(tmp_path)]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == "kernels: expected a backend among gpu, tpu, got cpu\n"
+    assert captured.err.endswith("\nerror: kernels: expected a backend among gpu, tpu, got cpu\n")
+    assert captured.err.count("\n") == 2  # after "loading"
 
 
 def test_command_measures_what_the_backend_has(tmp_path, monkeypatch, capsys):
     """With the reference in the place of a kernel."""
     monkeypatch.setattr(kernels, "KERNELS", {"cpu": "reference"})
     monkeypatch.setattr(cases, "KERNELS_QUICK", cases.KERNELS_QUICK[2:])
-    assert command.main(["kernels", "--quick", "--markdown", "--output", str(tmp_path)]) == 0
+    assert exit_code(["kernels", "--quick", "--markdown", "--output", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "| 64 × 10 bf16 | value_and_grad |" in out
     assert "| 64 × 32 × 128 bf16, value_and_grad | kernel |" in out

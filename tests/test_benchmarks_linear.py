@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import __main__ as command, cases, linear, machine, report, tables
+from benchmarks import cases, linear, machine, report, tables
 from tests import oracles, tolerances
-from tests.test_benchmarks import MACHINE
+from tests.test_benchmarks import MACHINE, exit_code
 
 SHAPE = (6, 4, 11)
 RIVALS = linear.jax_rivals()
@@ -196,9 +196,7 @@ def test_command_measures_without_any_rival(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cases, "LINEAR_ACCURACY", cases.LINEAR_ACCURACY_QUICK)
     monkeypatch.setattr(cases, "LINEAR_BIG", cases.LinearCase(SHAPE, "bfloat16", "loss"))
     args = ["linear", "--rounds", "1", "--shapes", "6", "4", "11", "--accuracy", "--big"]
-    assert (
-        command.main([*args, "--dtype", "bfloat16", "--markdown", "--output", str(tmp_path)]) == 0
-    )
+    assert exit_code([*args, "--dtype", "bfloat16", "--markdown", "--output", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "| 6 × 4 × 11 bf16, value_and_grad | torch chunked | not installed |" in out
     assert "fails to import: tokamax xla, tokamax chunked_xla, jax-cce, torch naive" in out
@@ -220,7 +218,7 @@ def test_command_measures_without_any_rival(tmp_path, monkeypatch, capsys):
 def test_quick_has_no_targets(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(linear, "load_torch", lambda: None)
     args = ["linear", "--quick", "--rounds", "1", "--shapes", "6", "4", "11", "--markdown"]
-    assert command.main([*args, "--output", str(tmp_path)]) == 0
+    assert exit_code([*args, "--output", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "**QUICK: Time, rate" in out
     assert "Targets" not in out
@@ -236,5 +234,5 @@ def test_quick_has_no_targets(tmp_path, monkeypatch, capsys):
     ],
 )
 def test_options_of_linear_are_refused_in_one_line(args, line, capsys):
-    assert command.main(args) == 2
-    assert capsys.readouterr().err.startswith(line)
+    assert exit_code(args) == 2
+    assert capsys.readouterr().err.startswith(f"error: {line}")

@@ -1,11 +1,15 @@
 """Checkpoints: whole, one at a time, and one line for each way in which they can fail."""
 
 import errno
+import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -149,6 +153,27 @@ def test_a_save_that_is_killed_leaves_the_checkpoint_before_it(tmp_path, renamed
     checkpoint.save(tmp_path, small_state(4))
     assert names(tmp_path) == ["4"]
     assert differences(checkpoint.restore(tmp_path, small_state(0)), small_state(4)) == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_keeps_a_save_quiet_is_put_back(tmp_path, monkeypatch, fails):
+    if fails:
+        (tmp_path / checkpoint.FOLDER).write_text("no folder")
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    logging.disable(logging.INFO)
+    try:
+        with suppress(CheckpointError):
+            checkpoint.save(tmp_path, small_state())
+        error: Any = SimpleNamespace(exc_value=ValueError("unseen"))
+        thread = threading.Thread(target=sys.unraisablehook, args=[error])
+        thread.start()
+        thread.join()
+        assert seen == [error]
+        assert logging.root.manager.disable == logging.INFO
+        assert not logging.getLogger("asyncio").disabled
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def test_a_read_only_folder_is_one_line_and_keeps_the_checkpoint(tmp_path, monkeypatch):

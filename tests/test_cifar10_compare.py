@@ -129,7 +129,9 @@ def test_a_folder_that_is_no_finished_sweep_is_one_line(swept, tmp_path, capsys,
         config["config"]["settings"]["epochs"] = None
         (given / "config.json").write_text(json.dumps(config))
     runs = tmp_path / "runs"
-    place = {"no seeds": f"{given}/summary.json", "null": "config.json"}.get(kind, str(given))
+    place = {"no seeds": f"{given}/summary.json", "null": f"{given}/config.json"}.get(
+        kind, str(given)
+    )
     assert f"{place}: expected " in error_of(
         [str(given), str(swept), "--runs-dir", str(runs)], capsys
     )

@@ -193,7 +193,7 @@ def test_what_the_user_put_in_the_cache_is_never_replaced(
 ) -> None:
     monkeypatch.setattr(data, "fetch", None)
     own = write(cache, PYTHON, SMALL | {"test_batch": b""})
-    assert f"or remove {own} and with the network on" in failure(load_cifar10)
+    assert f"or remove {own} and turn the network on" in failure(load_cifar10)
 
 
 @pytest.mark.parametrize("name", ["~nobody-of-this-name/x", "x" * 300, "a\0b"])

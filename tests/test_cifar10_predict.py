@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from experiments._command import UserError
 from experiments._records import RunFolder
 from experiments.cifar10 import checkpoint
 from experiments.cifar10.evaluate import Result
-from experiments.cifar10.predict import main, predict, read_image
+from experiments.cifar10.predict import main, predict, read_image, show
 from experiments.cifar10.train import run
 from tests.run_folders import error_line
 from tests.tiny_training import CLASSES, CONFIG, DATASET
@@ -301,6 +303,29 @@ def test_the_command_says_which_classes_there_are(finished, files, tmp_path, cap
     shown_names = ", ".join("\\x1b[31m" + name for name in CLASSES)
     assert f"one of them: {shown_names}." in shown
     assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 120])
+def test_no_width_cuts_a_name(width):
+    path = Path("/home/someone/pictures of the summer") / ("a long name of a file " * 4 + ".png")
+    names = ("automobile", "a class of several words", "x")
+    output = io.StringIO()
+    show([path], np.array([[0.25, 0.625, 0.125]]), names, Console(file=output, width=width))
+    assert "…" not in output.getvalue()
+    shown = re.sub(r"[\s│]+", "", output.getvalue())
+    assert "".join(names[1].split()) in shown
+    assert "62.5%" in shown
+    if width == 120:
+        assert "automobile 25.0%, x 12.5%" in output.getvalue()
+    else:
+        assert "automobile25.0%,x12.5%" in shown
+
+
+def test_a_grey_png_of_16_bits_with_a_transparent_value_is_refused(tmp_path):
+    """Pillow would have to be told which pixels are transparent, and paint them white."""
+    Image.fromarray(GREY_16).save(tmp_path / "a.png", transparency=int(GREY_16[0, 0]))
+    with pytest.raises(UserError, match=r"a\.png: expected 8 bits a channel or no transparency"):
+        read_image(tmp_path / "a.png")
 
 
 def test_without_a_temperature_the_logits_are_used_as_they_are(finished, tmp_path):

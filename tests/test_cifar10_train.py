@@ -253,10 +253,22 @@ def test_a_run_with_torn_records_ends_as_one_without(finished, tmp_path, torn):
     output = io.StringIO()
     console = Console(file=output, width=300)
     result = run(CONFIG, DATASET, copy, resume=True, console=console)
-    assert "metrics.jsonl: left out what is no whole line, 1 in all" in output.getvalue()
+    assert "metrics.jsonl: dropped 1 incomplete line\n" in output.getvalue()
     assert differences(result.state, expected.state) == []
     assert read_summary(copy.path)["test_nll"] == expected.nll
     assert [m["epoch"] for m in read_metrics(copy.path)] == [1, 2]
+
+
+@pytest.mark.parametrize("line", ["{}", '{"epoch": 3}'])
+def test_a_foreign_line_among_the_records_ends_no_training(finished, tmp_path, line):
+    folder, expected = finished
+    copy = RunFolder(tmp_path / "copy")
+    shutil.copytree(folder.path, copy.path)
+    (copy.path / "summary.json").unlink()
+    with (copy.path / "metrics.jsonl").open("a") as file:
+        file.write(line + "\n")
+    run(CONFIG, DATASET, copy, resume=True)
+    assert read_summary(copy.path)["test_nll"] == expected.nll
 
 
 def test_the_time_left_counts_the_programs_to_compile_and_the_work(monkeypatch):

@@ -1,8 +1,10 @@
 """What commands print: nothing is cut, broken or refused, whatever terminal and paths are."""
 
+import importlib
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,15 +23,34 @@ from tests.run_folders import error_line
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
 @pytest.mark.parametrize("name", ["", *EXPERIMENTS])
 def test_help_is_wrapped_between_words(monkeypatch, capsys, name, width):
     monkeypatch.setenv("COLUMNS", str(width))
     with pytest.raises(SystemExit):
         main([*name.split(), "--help"])
     shown = capsys.readouterr().out
-    assert max(map(len, shown.splitlines())) <= width
+    description = importlib.import_module(EXPERIMENTS[name] if name else main.__module__).__doc__
+    assert description is not None
+    words = description.split()
+    assert max(map(len, shown.splitlines())) <= max(width, *map(len, words))
     assert "\n\n\n" not in shown
+    start = shown.index(words[0])
+    assert shown[start:].split()[: len(words)] == words
+    examples = [line for line in description.splitlines() if line.startswith("    ")]
+    if width == 120:
+        assert set(examples) <= set(shown.splitlines())
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize("name", ["", *EXPERIMENTS])
+def test_a_completion_script_is_one_that_bash_reads(capsys, name):
+    with pytest.raises(SystemExit):
+        main([*name.split(), "--tyro-print-completion", "bash"])
+    script = capsys.readouterr().out
+    assert "--runs-dir" in script
+    assert len(script.splitlines()) > 20
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])

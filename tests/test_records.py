@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import jax
@@ -232,7 +233,7 @@ def test_an_edited_tree_may_differ_from_itself(tmp_path, monkeypatch):
     assert folder.differences() == ["revision was 0a1b-dirty, is 0a1b-dirty"]
 
 
-@pytest.mark.parametrize("torn", [b'{"step": 2, "lo', b"\0" * 40, b'{"step": 2}', b"\xff\n\n"])
+@pytest.mark.parametrize("torn", [b'{"step": 2, "lo', b"\0" * 40, b"\xff\n\n"])
 def test_a_torn_line_is_left_out_and_dropped_before_the_next(folder, torn):
     folder.log(step=1)
     with (folder.path / "metrics.jsonl").open("ab") as file:
@@ -242,6 +243,14 @@ def test_a_torn_line_is_left_out_and_dropped_before_the_next(folder, torn):
     folder.log(step=3)
     assert folder.metrics() == [{"step": 1}, {"step": 3}]
     assert folder.drop_torn_lines() == 0
+
+
+def test_a_line_that_lacks_only_its_end_is_kept(folder):
+    (folder.path / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"step": 2}')
+    assert folder.metrics() == [{"step": 1}, {"step": 2}]
+    assert folder.drop_torn_lines() == 0
+    folder.log(step=3)
+    assert folder.metrics() == [{"step": 1}, {"step": 2}, {"step": 3}]
 
 
 def test_a_run_without_metrics_has_none(folder):
@@ -254,14 +263,30 @@ def test_a_torn_summary_is_that_of_a_run_that_has_not_ended(folder, text):
     assert folder.read_summary() is None
 
 
-def test_a_folder_that_cannot_be_recorded_is_not_left_behind(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [RunError, KeyboardInterrupt, RuntimeError])
+def test_a_folder_that_cannot_be_recorded_is_not_left_behind(tmp_path, monkeypatch, error):
     def refuse(*arguments):
-        raise RunError("no room")
+        raise error("no room")
 
     monkeypatch.setattr(_records, "replace_file", refuse)
-    with pytest.raises(RunError, match="no room"):
+    with pytest.raises(error, match="no room"):
         RunFolder.create("dice", Config(), tmp_path)
     assert list((tmp_path / "dice").iterdir()) == []
+
+
+def test_a_host_that_does_not_write_removes_no_folder(tmp_path, monkeypatch):
+    """Whatever fails there, as the question for the devices does here."""
+
+    def refuse(*arguments):
+        raise RunError("no devices")
+
+    (tmp_path / "dice").mkdir()
+    monkeypatch.setattr(_records, "is_writer", lambda: False)
+    monkeypatch.setattr(_records, "_circumstances", refuse)
+    monkeypatch.setattr(_records, "text_of_writer", lambda text: f"{tmp_path}/dice/now")
+    with suppress(RunError):
+        RunFolder.create("dice", Config(), tmp_path)
+    assert (tmp_path / "dice").is_dir()
 
 
 HOLDER = """

@@ -9,8 +9,8 @@
 
 A preset names a set of settings; any other option replaces one of them. `tiny` and `small` take
 minutes on two CPU cores, the `airbench` presets are made for a GPU or TPU and named by the accuracy
-their recipe is known for, `resnet18` is the usual yardstick, `tour` is a training of a minute, and
-`digits` trains on scikit-learn's digits, for which nothing is downloaded. Without --preset the
+their recipe is known for, `resnet18` is the usual yardstick, `tour` is a training of a minute,
+and `digits` trains on scikit-learn's digits, for which nothing is downloaded. Without --preset the
 hardware and --dataset decide.
 
 CIFAR-10 is looked for in --data-dir, $XENTJAX_DATA_DIR and the user's cache, else downloaded. The
@@ -145,7 +145,9 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Command, tuple[int, ...] |
     Raises:
         UserError: a setting is impossible, or differs from the run that is resumed.
     """
-    start, _ = tyro.cli(Start, args=argv, return_unknown_args=True, add_help=False)
+    options = sys.argv[1:] if argv is None else argv
+    options = [option for option in options if not option.startswith("--tyro-")]  # see below
+    start, _ = tyro.cli(Start, args=options, return_unknown_args=True, add_help=False)
     if start.replay is not None and start.resume is not None:
         raise UserError(f"--replay: expected no --resume beside it, got {start.resume}")
     if start.replay is not None and start.preset is not None:
@@ -185,8 +187,8 @@ def _recorded(path: Path | None) -> tuple[Config | None, tuple[int, ...] | None]
     folder = RunFolder.open(path, RUN_NAME, SWEEP_NAME)
     values = folder.config()
     if "seeds" not in values:
-        return Config.from_json(values), None
-    sweep = Sweep.from_json(values)
+        return Config.from_json(values, folder.path), None
+    sweep = Sweep.from_json(values, folder.path)
     return sweep.settings, sweep.seeds
 
 

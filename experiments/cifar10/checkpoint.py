@@ -1,12 +1,16 @@
 """Checkpoints of the whole training state, so that a resumed run ends as an uninterrupted one."""
 
+import gc
 import hashlib
 import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from experiments._records import replace_file
 from experiments.cifar10.step import TrainState
 
 FOLDER = "checkpoint"
+_QUIET = threading.Lock()  # seeds are trained side by side
 DIGEST = "checkpoint.sha256"  # beside the folder, whose contents are orbax's
 
 
@@ -93,30 +98,58 @@ def _reading(run: Path) -> Iterator[None]:
         raise CheckpointError(f"{run / FOLDER}: cannot be read: {_reason(error)}") from error
 
 
+@dataclass(frozen=True)
+class _WithoutLateWrites:
+    """A `sys.unraisablehook` that prints nothing of writes that fail after a failed save.
+
+    TensorStore's own threads raise it, at any later time; all else goes to the earlier hook.
+    """
+
+    earlier: Callable[[Any], object]
+
+    def __call__(self, error: Any) -> None:
+        late = str(error.exc_value) == "Event loop is closed"
+        if not late or threading.current_thread() is threading.main_thread():
+            self.earlier(error)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Let orbax's threads print nothing of what is raised here as well.
 
-    Where one write fails, those beside it fail later: in TensorStore's own threads, for which
-    sys.unraisablehook serves, and as tasks that asyncio finds unfinished. They stay silent.
+    Where one write fails, those beside it fail as well: in TensorStore's own threads, for which
+    sys.unraisablehook serves, and as tasks that asyncio finds unfinished when they are collected.
     """
-    hook = sys.unraisablehook
+    with _QUIET:
+        hook, disabled = sys.unraisablehook, logging.root.manager.disable
 
-    def hook_of_main(error: Any) -> None:
-        if threading.current_thread() is threading.main_thread():
-            hook(error)
+        def hook_of_main(error: Any) -> None:
+            if threading.current_thread() is threading.main_thread():
+                hook(error)
 
-    logging.disable()
-    sys.unraisablehook = hook_of_main
-    try:
-        yield
-    except BaseException:
-        logging.getLogger("asyncio").disabled = True
-        raise
-    else:
-        sys.unraisablehook = hook
-    finally:
-        logging.disable(logging.NOTSET)
+        logging.disable()
+        sys.unraisablehook = hook_of_main
+        after = hook
+        try:
+            yield
+        except BaseException as error:
+            _collect_tasks(error)
+            if not isinstance(hook, _WithoutLateWrites):
+                after = _WithoutLateWrites(hook)
+            raise
+        finally:
+            sys.unraisablehook = after
+            logging.disable(disabled)
+
+
+def _collect_tasks(error: BaseException) -> None:
+    """Free the unfinished tasks that the error's frames hold."""
+    reason: BaseException | None = error
+    while reason is not None:
+        traceback.clear_frames(reason.__traceback__)
+        reason = reason.__context__
+    with warnings.catch_warnings(action="ignore"):  # of coroutines that were never awaited
+        gc.collect()
 
 
 def _digest(run: Path, step: int) -> str:

@@ -272,6 +272,6 @@ def _read(path: Path) -> _Known:
             f"{path}: expected the folder of a finished run with --seeds, got one without a whole "
             "summary.json, which --resume writes"
         )
-    sweep = Sweep.from_json(folder.config())
+    sweep = Sweep.from_json(folder.config(), path)
     with reading(path / "summary.json"):
         return _Known(sweep.settings.dataset, _accuracies(summary["seeds"]))

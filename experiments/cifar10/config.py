@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -47,7 +48,7 @@ class Config:
     dataset: DatasetName = "cifar10"
     """cifar10, or scikit-learn's digits, which need no download."""
     seed: int = 0
-    """Of the initial parameters, the order of the images and their augmentation."""
+    """Seed of the initial parameters, the order of the images and their augmentation."""
     held_out: int = 0
     """Training images that are left out of it, to fit the temperature on."""
     num_devices: int | None = None
@@ -66,7 +67,7 @@ class Config:
     identity_init: bool = True
     """Start each convolution as a copy of its input, as far as its channels go."""
     norm_momentum: float = 0.6
-    """Of the running statistics of batch normalisation: the part that a step keeps."""
+    """Part of batch normalisation's running statistics that a step keeps."""
 
     epochs: float = 9.9
     """Passes through the training images; the last may be a part of one."""
@@ -81,7 +82,7 @@ class Config:
     cutout: int = 0
     """Side in pixels of a square that is blanked at a random place of each image."""
     views: ViewsName = "mirrored_and_shifted"
-    """Of a test image, whose logits are averaged: it and its mirror image, and both shifted."""
+    """Views of a test image whose logits are averaged: it, its mirror image, and both shifted."""
 
     loss: LossName = "cross_entropy"
     """Cross-entropy, focal (gamma 2), poly (epsilon 1) or the Brier score."""
@@ -152,8 +153,8 @@ class Config:
                 check(field.name, "a number that float32 holds", _is_float32(value))
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The configuration that a run folder's config.json holds."""
+    def from_json(cls, values: Mapping[str, Any], path: Path) -> Self:
+        """Return the configuration that config.json in the run's folder `path` holds."""
         try:
             arguments: dict[str, Any] = {
                 k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
@@ -164,7 +165,9 @@ class Config:
                     raise TypeError(f"{name}: {value!r}")
             return cls(**arguments)
         except (TypeError, AttributeError, KeyError) as error:
-            raise ConfigError(f"config.json: expected a CIFAR-10 run's settings: {error}") from None
+            raise ConfigError(
+                f"{path / 'config.json'}: expected a CIFAR-10 run's settings: {error}"
+            ) from None
 
     @property
     def smooths_labels(self) -> bool:

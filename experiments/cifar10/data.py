@@ -233,8 +233,8 @@ def _explained(problem: str, source: Path | None = None) -> DataError:
     is_in_cache = source is not None and cache_folder() in (source, *source.parents)
     return DataError(
         f"{problem}. Give CIFAR-10 by --data-dir PATH or by {ENVIRONMENT_VARIABLE}=PATH, or "
-        f"{f'remove {source}' if is_in_cache else 'by neither'} and with the network on: python -m "
-        f"experiments.cifar10 then has it downloaded to {cache_folder()}"
+        f"{f'remove {source}' if is_in_cache else 'give neither'} and turn the network on: "
+        f"python -m experiments.cifar10 then has it downloaded to {cache_folder()}"
     )
 
 

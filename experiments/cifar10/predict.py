@@ -19,7 +19,6 @@ import tyro
 from PIL import Image, ImageOps
 from PIL.ExifTags import Base as Tag
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from experiments._command import (
@@ -30,6 +29,7 @@ from experiments._command import (
     printable,
 )
 from experiments._records import RunFolder, reading
+from experiments._tables import new_table, show as show_table
 from experiments.cifar10 import checkpoint
 from experiments.cifar10.backend import current_backend, data_mesh, prepare_cpu
 from experiments.cifar10.config import Config
@@ -83,6 +83,10 @@ def _white(path: Path, image: Image.Image) -> int:
     Raises:
         UserError: the format does not say it, as it may be of any values: float, 32 bits.
     """
+    if "transparency" in image.info:
+        raise UserError(
+            f"{path}: expected 8 bits a channel or no transparency, got 16 bits with it"
+        )
     if image.mode == "I" and image.format in ("PNG", "PPM"):  # Pillow scales PPM's to 16 bits
         return 2**16 - 1
     tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
@@ -128,7 +132,7 @@ def predict(run: Path, images: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]
             f"{run}: expected the folder of a finished training, got one without a whole "
             "summary.json, which --resume writes"
         )
-    config = Config.from_json(folder.config())
+    config = Config.from_json(folder.config(), run)
     with reading(run / "summary.json"):
         class_names = tuple(map(str, summary["class_names"]))
         temperature = np.float32(summary["temperature"] or 1)
@@ -174,9 +178,9 @@ def show(
     console: Console,
 ) -> None:
     """Print the likeliest classes of every image, and what classes there are."""
-    table = Table()
-    for heading in ("image", "class", "probability", "next"):
-        table.add_column(heading, justify="right" if heading == "probability" else "left")
+    table = new_table(None, ("image", "class", "probability", "next"))
+    table.columns[0].overflow = "fold"
+    table.columns[1].justify = table.columns[3].justify = "left"
     for path, p in zip(paths, probabilities, strict=True):
         first, *others = np.argsort(-p, kind="stable")[:SHOWN]
         table.add_row(
@@ -185,7 +189,7 @@ def show(
             f"{p[first]:.1%}",
             Text(", ".join(f"{class_names[k]} {p[k]:.1%}" for k in others)),
         )
-    console.print(table)
+    show_table(console, table)
     known = (
         f"The network knows {len(class_names)} classes, and an image of anything else is taken for "
         f"one of them: {', '.join(class_names)}."

@@ -71,7 +71,7 @@ class TrainingProgress:
 
     @contextmanager
     def compiling(self) -> Iterator[None]:
-        """While a program is compiled."""
+        """Say that a program is compiled while the block runs."""
         before = self._progress.tasks[0].description
         self._compiled += 1
         self.doing(f"compiling {self._compiled} of {max(self._programs, self._compiled)}")

@@ -21,6 +21,7 @@ LOSSES: Mapping[LossName, str] = {
     "poly": "poly loss (nats)",
     "brier": "Brier score",
 }
+CURVES = {"epoch", "loss", "accuracy", "test_accuracy"}  # of a line of metrics.jsonl
 MISTAKES = (4, 6)  # rows and columns of misclassified images
 _DRAWING = threading.Lock()  # seeds are trained side by side, and matplotlib is of one thread
 
@@ -50,7 +51,7 @@ def _draw(
     if result.calibrated is not None:
         judged[f"at temperature {result.temperature:.2f}"] = result.calibrated
     # a run that was killed before it saved an epoch has it twice
-    epochs = {entry["epoch"]: entry for entry in folder.metrics()}
+    epochs = {entry["epoch"]: entry for entry in folder.metrics() if entry.keys() >= CURVES}
     figures: dict[str, Callable[[], Figure]] = {
         "confusion": lambda: draw_confusion(result.test, dataset.class_names),
         "reliability": lambda: draw_reliability(judged),

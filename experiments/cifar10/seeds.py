@@ -44,18 +44,18 @@ class Sweep:
     """What a folder of many seeds is asked for."""
 
     settings: Config
-    """Of every run, but for its seed."""
+    """Those of every run, but for its seed."""
     seeds: tuple[int, ...]
     """The seeds."""
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The sweep that a folder's config.json holds."""
-        with reading(Path("config.json")):
+    def from_json(cls, values: Mapping[str, Any], path: Path) -> Self:
+        """Return the sweep that config.json in the folder `path` holds."""
+        with reading(path / "config.json"):
             seeds = tuple(values["seeds"])
             if not seeds or {type(seed) for seed in seeds} != {int}:
                 raise TypeError(f"seeds {seeds}")
-            return cls(Config.from_json(values["settings"]), seeds)
+            return cls(Config.from_json(values["settings"], path), seeds)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -79,7 +79,7 @@ def run(
                 f"{folder.path}: expected a stopped run, got a finished one"
             )
         if (torn := folder.drop_torn_lines()) and console is not None:
-            say(console, f"metrics.jsonl: left out what is no whole line, {torn} in all")
+            say(console, f"metrics.jsonl: dropped {torn} incomplete line{'s' * (torn > 1)}")
         trainer.plan(first_step)
         for epoch in range(first_step // length.steps_per_epoch, length.epochs):
             trainer.train_epoch(epoch, should_stop)
@@ -100,7 +100,7 @@ def _trained_images(config: Config, dataset: Dataset) -> int:
 
 
 def _area(side: int) -> float:
-    """Of an image, relative to one of 32 pixels."""
+    """Number of an image's pixels, relative to that of 32 x 32."""
     return (side / 32) ** 2
 
 
@@ -265,7 +265,7 @@ class _Trainer:
         return evaluate(logits, labels)
 
     def _logits(self, images: np.ndarray, views: ViewsName, side: int | None = None) -> np.ndarray:
-        """Of the images, shrunk to `side`: as in the last epoch, if it is None."""
+        """Return the logits of images shrunk to `side`; None is the last epoch's."""
         side = side or self.config.image_side(self.length.epochs - 1)
         self._progress.doing("testing")
 
