@@ -207,7 +207,7 @@ def test_command_fits_a_column_whatever_its_labels_look_like(tmp_path, capsys):
     check_figures(folder, ["pmf", "solvers"])
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error:Glyph")
 def test_no_label_moves_the_cursor_or_lacks_a_glyph(tmp_path, capsys):
     """One that the figures' font cannot draw, one of nothing, one that would redden the screen."""
     path = tmp_path / "data\x1b[31m.csv"
