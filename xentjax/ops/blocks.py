@@ -67,7 +67,7 @@ def blocks(total: int, size: int) -> Blocks:
 
     A symbolic total, of `jax.export`, is one block: a loop over blocks needs its number.
     """
-    if is_symbolic_dim(total) or size >= total:
+    if bool(is_symbolic_dim(total)) or size >= total:
         return Blocks(total, total, 1)
     size = max(1, size)
     for divisor in range(size, max(size // 2, size - 4096), -1):
