@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Integer, Shaped
 from xentjax._checks import check_choice
 from xentjax._dtypes import compute_dtype
 from xentjax._special import nan_unless, scale_tangent
-from xentjax._varying import varying_as
+from xentjax._varying import varying_alike, varying_as
 from xentjax.ops.choice import Case, with_the_fastest
 
 IMPLEMENTATIONS = ("xla", "reference", "mosaic_tpu", "mosaic_gpu")
@@ -259,6 +259,12 @@ def statistics_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowSt
     moving = moving_inputs(d_rows)
     if moving.logits is None:
         moving = moving._replace(logits=jnp.zeros_like(rows.logits))
+    # Every statistic depends on these three. Alike, they meet in products that can be transposed.
+    names = ("logits", "soft_cap", "temperature")
+    adjusted, moved = varying_alike(
+        tuple({name: getattr(x, name) for name in names} for x in (rows, moving))
+    )
+    rows, moving = rows._replace(**adjusted), moving._replace(**moved)
     d_stats = _jitted_tangents(rows, stats, moving)
     # What does not move has tangents that were made here, and not on every device apart.
     d_stats = varying_as(d_stats, stats._replace(predicted=None))
