@@ -151,6 +151,9 @@ def waiting(console: Console, what: str) -> Iterator[Callable[[str], None]]:
     Yields:
         A function that names what is done next.
     """
+    if not console.is_terminal:  # which some versions of rich would write an empty line to
+        yield lambda what: None
+        return
     text = TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold"))
     with Progress(
         SpinnerColumn(),
@@ -158,7 +161,6 @@ def waiting(console: Console, what: str) -> Iterator[Callable[[str], None]]:
         TimeElapsedColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,  # which would get an empty line
         refresh_per_second=2,  # what is measured meanwhile shares its cores with the drawing
     ) as progress:
         task = progress.add_task(what, total=None)
