@@ -145,7 +145,7 @@ def test_one_layer_for_several_platforms():
     assert_close(d_kernel, x.T @ expected.gradient / 4, GRADIENT["bfloat16"])
 
 
-def test_a_symbolic_number_of_rows_for_another_platform():
+def test_a_symbolic_number_of_rows_for_another_platform(unchecked_annotations):
     (n,) = export.symbolic_shape("n")
     arguments = jax.ShapeDtypeStruct((n, 9000), jnp.float32), jax.ShapeDtypeStruct((n,), jnp.int32)
     exported = export.export(jax.jit(integer_loss), platforms=["tpu"])(*arguments)
@@ -154,7 +154,7 @@ def test_a_symbolic_number_of_rows_for_another_platform():
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("name", ["logits", "layer"])
-def test_kernels_refuse_a_symbolic_number_of_rows(name, kernel):
+def test_kernels_refuse_a_symbolic_number_of_rows(name, kernel, unchecked_annotations):
     function, arguments = CALLS[name]
     (n,) = export.symbolic_shape("n")
     shapes = [

@@ -132,7 +132,7 @@ def _(both_zero, primals, tangents):
 @jax.custom_jvp
 def x_log_x(x: Array) -> Array:
     """`x log x`: 0 at 0, where the slope is -inf."""
-    return jnp.where(x == 0, jnp.zeros_like(x), x * jnp.log(x))
+    return x * jnp.log(jnp.where(x == 0, jnp.ones_like(x), x))
 
 
 x_log_x.defjvps(lambda t, _, x: scale_tangent(log(x) + 1, t))
@@ -141,7 +141,7 @@ x_log_x.defjvps(lambda t, _, x: scale_tangent(log(x) + 1, t))
 @jax.custom_jvp
 def x_log_y(x: Array, y: Array) -> Array:
     """`x log y`: 0 at x = 0 whatever y, -inf at x > 0 = y."""
-    return jnp.where(x == 0, jnp.zeros_like(x), x * jnp.log(y))
+    return x * jnp.log(jnp.where(x == 0, jnp.ones_like(y), y))
 
 
 x_log_y.defjvps(
