@@ -139,6 +139,12 @@ def _calibration_error(probs: jax.Array) -> jax.Array:
     return expected_calibration_error(probs, labels)
 
 
+def _entropy_of_kept(p: jax.Array, where: jax.Array) -> jax.Array:
+    """Entropy of the classes that `where` keeps, whose probabilities have to sum to 1."""
+    kept = jnp.where(where, p, 0)
+    return xentjax.entropy(kept / kept.sum(-1, keepdims=True), where=where)
+
+
 CALLS = (
     _by_row("integer", _integer, ROWS),
     _by_row("integer, stats", _integer, ROWS, return_stats=True),
@@ -199,7 +205,7 @@ CALLS = (
     _by_row("logsumexp", partial(xentjax.logsumexp, axis=-1), {**LOGITS, "where": _kept_classes}),
     _by_row("log_softmax", xentjax.log_softmax, LOGITS),
     _by_row("softmax", xentjax.softmax, {**LOGITS, "where": _kept_classes}),
-    _by_row("entropy", xentjax.entropy, {**PMF, "where": _kept_classes}),
+    _by_row("entropy", _entropy_of_kept, {**PMF, "where": _kept_classes}),
     _by_row("cross-entropy", xentjax.cross_entropy, PAIR),
     _by_row("kl", xentjax.kl_divergence, PAIR),
     _by_row("js", xentjax.js_divergence, PAIR),
