@@ -5,7 +5,6 @@ import inspect
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -88,14 +87,6 @@ class Series:
 
     def __array__(self, dtype=None, copy=None):
         return self.value if dtype is None else self.value.astype(dtype)
-
-
-@pytest.fixture
-def unchecked_annotations():
-    """The suite checks annotations, which promise arrays only; users' calls are not checked."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def close(result, expected, rtol):

@@ -18,14 +18,13 @@ from jaxtyping import Array, Bool, Int32, Shaped
 
 from xentjax.ops.linear_xla import LinearRows, rows_with
 from xentjax.ops.merge import OVER_FIRST_AXIS, merge
-from xentjax.ops.mosaic import check_sizes, zeros_where_masked
+from xentjax.ops.mosaic import check_sizes, divided, zeros_where_masked
 from xentjax.ops.mosaic_gpu import check_supported, compiler_params, for_gpu, generation, types_of
 from xentjax.ops.mosaic_gpu_sums import (
     Sums,
     Tile,
     capped,
     class_index,
-    divided,
     finite,
     interpret,
     laid_out,

@@ -33,7 +33,8 @@ from xentjax.ops.linear_mosaic_tpu import (
     tile_sizes,
 )
 from xentjax.ops.linear_xla import LinearRows, kept, linear_row_statistics
-from xentjax.ops.mosaic_tpu import adjusted_tile, as_column, divided, interpret
+from xentjax.ops.mosaic import divided
+from xentjax.ops.mosaic_tpu import adjusted_tile, as_column, interpret
 from xentjax.ops.statistics import (
     Rows,
     RowStatistics,

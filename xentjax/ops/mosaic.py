@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.export import is_symbolic_dim
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir, xla
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from xentjax.ops.statistics import InnerProduct, Rows, RowStatistics
 
@@ -25,6 +25,11 @@ def with_batch(rows: Rows, batched: Rows, size: int) -> Rows:
 
     by_row = ("logits", "labels", "targets", "class_mask", "row_mask")
     return rows._replace(**{name: batch_first(name) for name in by_row})
+
+
+def divided(a: Float[Array, "*s"], temperature: Array | None) -> Float[Array, "*s"]:
+    """`over_temperature`, whose rule with symbolic zeros Mosaic does not lower."""
+    return a if temperature is None else a / temperature
 
 
 def zeros_where_masked(

@@ -9,6 +9,7 @@ from jax import lax
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int32
 
+from xentjax.ops.mosaic import divided
 from xentjax.ops.statistics import InnerProduct, Rows, RowStatistics, Wanted, adjusted_logits
 
 interpret = jax.make_user_context(None)
@@ -97,11 +98,6 @@ def with_tile(seen: Sums, tile: Tile, temperature: Array | None, layout: Any) ->
 def capped(a: Float[Array, "n k"], adjusts: dict[str, Array]) -> Float[Array, "n k"]:
     """`adjusted_logits` of a tile."""
     return adjusted_logits(Rows(a, soft_cap=adjusts.get("soft_cap")))
-
-
-def divided(a: Float[Array, "*s"], temperature: Array | None) -> Float[Array, "*s"]:
-    """`over_temperature`, whose rule with symbolic zeros Mosaic does not lower."""
-    return a if temperature is None else a / temperature
 
 
 def laid_out(x: Array, layout: Any) -> Array:

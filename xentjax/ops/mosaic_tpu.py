@@ -18,7 +18,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float, Int32, Shaped
 
 from xentjax.ops.blocks import flat_mask
-from xentjax.ops.mosaic import check_sizes, only_on, with_batch, zeros_where_masked
+from xentjax.ops.mosaic import check_sizes, divided, only_on, with_batch, zeros_where_masked
 from xentjax.ops.mosaic_tpu_blocks import LANES, Footprint, tile_shape
 from xentjax.ops.statistics import (
     InnerProduct,
@@ -276,11 +276,6 @@ def adjusted_tile(
         mask = exists if mask is None else mask & exists
     rows = rows._replace(class_mask=mask)
     return rows, adjusted_logits(rows), index
-
-
-def divided(a: Float[Array, "n #k"], temperature: Array | None) -> Float[Array, "n #k"]:
-    """`over_temperature`, whose rule with symbolic zeros Mosaic does not lower."""
-    return a if temperature is None else a / temperature
 
 
 def with_tile(seen: Sums, rows: Rows, j: int | Int32[Array, ""], num_classes: int) -> Sums:
