@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from benchmarks.session import Session
+from benchmarks.tables import Extent
 from rich.console import Console
 
 from benchmarks import (
@@ -25,8 +27,6 @@ from benchmarks import (
     timing,
     training,
 )
-from benchmarks.session import Session
-from benchmarks.tables import Extent
 from tests import tolerances
 
 MACHINE = machine.Machine(

@@ -6,12 +6,12 @@ import json
 import jax
 import numpy as np
 import pytest
+from benchmarks.collectives import Exchange, Link, exchange
+from benchmarks.split_losses import Request, Scheme, Shape
 from jax.sharding import Mesh
 from rich.console import Console
 
 from benchmarks import report, scaling, split_losses
-from benchmarks.collectives import Exchange, Link, exchange
-from benchmarks.split_losses import Request, Scheme, Shape
 from tests import oracles, tolerances
 from tests.test_benchmarks import MACHINE, interrupting, session
 
