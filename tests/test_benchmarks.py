@@ -1,4 +1,4 @@
-"""Benchmarks: fair turns, right arithmetic, honest reports, rivals that compute the same thing."""
+"""Benchmarks: fair turns, right arithmetic, honest reports, baselines that compute the same."""
 
 import dataclasses
 import io
@@ -12,21 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from benchmarks.session import Session
-from benchmarks.tables import Extent
 from rich.console import Console
 
-from benchmarks import (
-    __main__ as command,
-    cases,
-    categorical,
-    linear,
-    losses,
-    machine,
-    report,
-    timing,
-    training,
-)
+import benchmarks.losses
+from benchmarks import __main__ as command, training
+from benchmarks.categorical import benchmark as categorical
+from benchmarks.harness import baselines, cases, machine, modes, output, report, timing
+from benchmarks.harness.session import Session
+from benchmarks.harness.tables import Extent
+from benchmarks.linear import benchmark as linear
+from benchmarks.losses import benchmark as losses, implementations
 from tests import tolerances
 
 MACHINE = machine.Machine(
@@ -44,8 +39,8 @@ MACHINE = machine.Machine(
 # Within every round optax takes 3 times as long in the first cell, half as long in the second.
 RESULT = report.Result(
     name="demo",
-    subject="xentjax",
-    rivals=("optax", "torch"),
+    ours="xentjax",
+    baselines=("optax", "torch"),
     unit="GB/s",
     cells=(
         report.Cell(
@@ -96,7 +91,7 @@ def test_interleave_takes_turns_in_mirrored_and_moving_order():
     assert "".join(turns[::2]) == "abc" + "cba" + "bca" + "acb"
 
 
-def test_interleave_puts_every_rival_equally_often_in_every_place():
+def test_interleave_puts_every_thunk_equally_often_in_every_place():
     shop = Workshop(a=1.0, b=1.0, c=1.0, d=1.0)
     timing.interleave(shop.thunks, rounds=8, min_seconds=0.0, clock=shop.clock)
     rounds = np.array(shop.calls[8::2]).reshape(8, 4)
@@ -131,11 +126,11 @@ def test_interleave_refuses_nothing_to_do(thunks, rounds):
 
 def test_ratio_is_the_median_within_rounds():
     slow_hour = 10.0
-    subject = [1.0, 1.0 * slow_hour, 1.0]
-    rival = [2.0, 3.0 * slow_hour, 4.0]
-    assert timing.ratio(rival, subject) == 3.0
+    ours = [1.0, 1.0 * slow_hour, 1.0]
+    baseline = [2.0, 3.0 * slow_hour, 4.0]
+    assert timing.ratio(baseline, ours) == 3.0
     with pytest.raises(ValueError, match="as many rounds of both, got 2 and 3"):
-        timing.ratio(rival[:2], subject)
+        timing.ratio(baseline[:2], ours)
 
 
 def test_quartiles_and_geometric_mean():
@@ -145,16 +140,16 @@ def test_quartiles_and_geometric_mean():
 
 
 def test_thread_state_feeds_a_donating_step_its_own_output():
-    step = timing.compile_apart(lambda x: x + 1.0, jnp.zeros(3), donate=(0,))
+    step = timing.compile_ahead_of_time(lambda x: x + 1.0, jnp.zeros(3), donate=(0,))
     thunk = timing.thread_state(step.call, jnp.zeros(3))
     thunk()
     thunk()
     np.testing.assert_array_equal(thunk(), 3.0)
 
 
-def test_compile_apart_times_compilation_and_counts_scratch_memory():
+def test_compile_ahead_of_time_times_compilation_and_counts_scratch_memory():
     ticks = iter([1.0, 3.5])
-    compiled = timing.compile_apart(
+    compiled = timing.compile_ahead_of_time(
         lambda x: jnp.sort(x)[::-1] @ jnp.sin(x), jnp.ones(1000), clock=lambda: next(ticks)
     )
     assert compiled.compile_seconds == 2.5
@@ -162,9 +157,9 @@ def test_compile_apart_times_compilation_and_counts_scratch_memory():
     assert compiled.temp_bytes >= 4000  # the sorted copy has to live somewhere
 
 
-def test_compile_apart_where_the_backend_does_not_tell_its_memory(monkeypatch):
+def test_compile_ahead_of_time_where_the_backend_does_not_tell_its_memory(monkeypatch):
     monkeypatch.setattr(jax.stages.Compiled, "memory_analysis", lambda self: None)
-    assert timing.compile_apart(jnp.sin, jnp.ones(3)).temp_bytes is None
+    assert timing.compile_ahead_of_time(jnp.sin, jnp.ones(3)).temp_bytes is None
 
 
 def test_machine_limits_count_every_byte_and_operation(monkeypatch):
@@ -199,7 +194,7 @@ def test_result_ratios():
     first, second = RESULT.cells
     assert RESULT.ratio(first, "optax") == pytest.approx(3.0)
     assert RESULT.ratio(first, "torch") is None
-    assert RESULT.fastest_rival(second) == ("optax", 0.5)
+    assert RESULT.fastest_baseline(second) == ("optax", 0.5)
     cells = (first, dataclasses.replace(second, mode="forward"), second)
     result = dataclasses.replace(RESULT, cells=cells)
     assert result.mean_ratio("optax", "forward") == pytest.approx(1.5**0.5)
@@ -208,7 +203,7 @@ def test_result_ratios():
 
 
 def test_markdown_holds_the_figures():
-    text = report.markdown(RESULT)
+    text = output.markdown(RESULT)
     assert "| case | mode | ms | ± | GB/s | limit | optax | torch | best |" in text
     # median 2 ms, quartiles 1.5 and 3: half their distance is 37.5 %; 0.02 GB in 2 ms is 10 GB/s
     assert "| 8 × 4 | forward | 2.00 | ±38% | 10.0 | 50% | 3.00× | not installed | 3.00× |" in text
@@ -225,44 +220,44 @@ def test_markdown_holds_the_figures():
 def terminal(result, width):
     """What is printed on a terminal that wide."""
     stream = io.StringIO()
-    report.print_terminal(result, Console(file=stream, width=width))
+    output.print_terminal(result, Console(file=stream, width=width))
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("missing", ["nothing", losses.TORCH])
+@pytest.mark.parametrize("missing", ["nothing", baselines.TORCH])
 def test_terminal_tables_fit_eighty_columns(missing):
     # The real benchmark's columns.
-    names = (*losses.JAX_LOSSES, losses.TORCH)
+    names = (*implementations.JAX_LOSSES, baselines.TORCH)
     times = {name: [0.0123] * 3 for name in names if name != missing}
-    compiled = dict.fromkeys(losses.JAX_LOSSES, 0.1)
+    compiled = dict.fromkeys(implementations.JAX_LOSSES, 0.1)
     cell = dataclasses.replace(
         RESULT.cells[1], seconds=times, limit_seconds=[0.01] * 3, compile_seconds=compiled
     )
-    rivals = tuple(name for name in names if name != losses.SUBJECT)
-    result = dataclasses.replace(RESULT, cells=(cell,), rivals=rivals)
+    others = tuple(name for name in names if name != baselines.OURS)
+    result = dataclasses.replace(RESULT, cells=(cell,), baselines=others)
     text = terminal(result, 80)
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
     assert "…" not in text
-    assert ("installed" in text) == (missing == losses.TORCH)
+    assert ("installed" in text) == (missing == baselines.TORCH)
     assert any(line.split()[:3] == ["value_and_grad", "12.3", "±0%"] for line in lines)
     # one table, the last of all, with what its columns mean beneath it
     assert sum(line.startswith("value_and_grad") for line in lines) == 3  # memory, time, mean
     after = text[text.index("Time of xentjax") :]
     assert "- ms: median" in after
-    assert "best: that of the fastest rival" in after
+    assert "best: that of the fastest baseline" in after
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 120, 200])
 def test_no_width_cuts_a_word_or_a_number(width):
-    names = (*losses.JAX_LOSSES, losses.TORCH)
+    names = (*implementations.JAX_LOSSES, baselines.TORCH)
     times = {name: [k + 1.125, k + 1.25, k + 2.0] for k, name in enumerate(names)}
     cells = [
         dataclasses.replace(RESULT.cells[0], mode=mode, seconds=times, limit_seconds=[0.5] * 3)
         for mode in cases.MODES
     ]
-    rivals = tuple(name for name in names if name != losses.SUBJECT)
-    result = dataclasses.replace(RESULT, cells=tuple(cells), rivals=rivals)
+    others = tuple(name for name in names if name != baselines.OURS)
+    result = dataclasses.replace(RESULT, cells=tuple(cells), baselines=others)
     text = terminal(result, width)
     lines = text.splitlines()
     assert "…" not in text
@@ -285,7 +280,7 @@ def test_no_width_cuts_a_word_or_a_number(width):
 )
 def test_less_than_a_whole_run_says_so_everywhere_and_has_no_means(extent, mark, tmp_path):
     result = dataclasses.replace(RESULT, extent=extent)
-    text = report.markdown(result)
+    text = output.markdown(result)
     assert text.count(f"**{mark}: ") == len(result.sheets()) == 2
     assert "geometric mean" not in text
     assert f"- {extent.lines()[0]}" in text
@@ -294,7 +289,7 @@ def test_less_than_a_whole_run_says_so_everywhere_and_has_no_means(extent, mark,
     assert printed.count(f"\n{mark}: ") == 2
     assert "geometric mean" not in printed
     assert result.figure().get_suptitle().startswith(f"{mark}: demo")
-    stored = json.loads((report.save(result, tmp_path) / "demo.json").read_text())
+    stored = json.loads((output.save(result, tmp_path) / "demo.json").read_text())
     assert (stored["quick"], stored["interrupted"]) == extent
     assert "geometric_mean_ratio" not in stored
 
@@ -384,7 +379,7 @@ def test_a_session_says_on_a_terminal_and_in_a_log_what_it_does():
             assert "things, case 1 of 2, one: preparing\n" in text
 
 
-def test_every_subject_leaves_a_report_of_what_ctrl_c_left(tmp_path, monkeypatch, capsys):
+def test_every_benchmark_leaves_a_report_of_what_ctrl_c_left(tmp_path, monkeypatch, capsys):
     """Each is interrupted in the second case; nothing may rest on what was not measured."""
     monkeypatch.setattr(machine, "measure", lambda **_: MACHINE)
     for module in (losses, linear, categorical, training):
@@ -426,7 +421,7 @@ def test_nothing_finished_is_one_line(tmp_path, monkeypatch, capsys):
 
 
 def test_save_writes_json_and_png_once(tmp_path):
-    folder = report.save(RESULT, tmp_path / "results")
+    folder = output.save(RESULT, tmp_path / "results")
     assert folder == tmp_path / "results" / "demo-2026-01-02T03-04-05"
     assert sorted(path.name for path in folder.iterdir()) == ["demo.json", "demo.png"]
     assert (folder / "demo.png").read_bytes().startswith(b"\x89PNG\r\n")
@@ -437,8 +432,8 @@ def test_save_writes_json_and_png_once(tmp_path):
         "value_and_grad": {"optax": pytest.approx(0.5), "torch": None},
     }
     cell = stored["cells"][0]
-    assert cell["rivals"]["torch"] == "not installed"
-    optax = cell["rivals"]["optax"]
+    assert cell["implementations"]["torch"] == "not installed"
+    optax = cell["implementations"]["optax"]
     assert optax["samples"] == [0.003, 0.006, 0.012]
     assert optax["seconds"]["median"] == 0.006
     assert optax["ratio"] == pytest.approx(3.0)
@@ -446,7 +441,7 @@ def test_save_writes_json_and_png_once(tmp_path):
     assert optax["share_of_limit"] == pytest.approx(1 / 6)
     assert optax["temp_bytes"] == 2_500_000
     with pytest.raises(FileExistsError):
-        report.save(RESULT, tmp_path / "results")
+        output.save(RESULT, tmp_path / "results")
 
 
 def test_save_leaves_no_half_written_file_behind_a_good_name(tmp_path, monkeypatch):
@@ -454,14 +449,14 @@ def test_save_leaves_no_half_written_file_behind_a_good_name(tmp_path, monkeypat
         path.write_bytes(text[:10].encode())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(report.Path, "write_text", interrupted)
+    monkeypatch.setattr(output.Path, "write_text", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        report.save(RESULT, tmp_path)
+        output.save(RESULT, tmp_path)
     assert not list(tmp_path.rglob("*.json"))
 
 
 def test_figure_draws_every_ratio_and_names_what_is_missing():
-    drawing = report.figure(RESULT)
+    drawing = RESULT.figure()
     (axes,) = drawing.axes
     points = {c.get_label(): np.asarray(c.get_offsets()) for c in axes.collections}
     np.testing.assert_allclose(points["optax"][:, 0], [3.0, 0.5])
@@ -475,7 +470,7 @@ def test_figure_draws_every_ratio_and_names_what_is_missing():
 def small_case():
     """Logits and labels of 5 rows and 7 classes, their mean loss and gradient in float64."""
     case = cases.LossCase("5 × 7", (5, 7), "float32", "forward")
-    logits, labels = losses.problem(case)
+    logits, labels = implementations.problem(case)
     exact = logits.astype(np.float64)
     probs = np.exp(exact) / np.sum(np.exp(exact), axis=1, keepdims=True)
     one_hot = np.eye(7)[labels]
@@ -484,7 +479,7 @@ def small_case():
 
 
 def assert_mode(mode, output, logits, loss, gradient):
-    """The output of a rival in a mode is what the mode promises."""
+    """The output of an implementation in a mode is what the mode promises."""
     rtol = tolerances.VALUE["float32"]
     gradient_rtol = tolerances.GRADIENT["float32"]
     match mode:
@@ -501,21 +496,21 @@ def assert_mode(mode, output, logits, loss, gradient):
 
 
 @pytest.mark.parametrize("mode", cases.MODES)
-@pytest.mark.parametrize("name", losses.JAX_LOSSES)
-def test_jax_rivals_agree_with_float64(name, mode, small_case):
+@pytest.mark.parametrize("name", implementations.JAX_LOSSES)
+def test_jax_losses_agree_with_float64(name, mode, small_case):
     logits, labels, loss, gradient = small_case
-    function = losses.jax_function(losses.JAX_LOSSES[name], mode)
+    function = modes.jax_function(implementations.JAX_LOSSES[name], mode)
     output = jax.jit(function)(jnp.asarray(logits), jnp.asarray(labels))
     assert_mode(mode, output, logits, loss, gradient)
 
 
 @pytest.mark.parametrize("mode", cases.MODES)
 def test_torch_agrees_with_float64(mode, small_case):
-    torch = losses.load_torch()
+    torch = baselines.load_torch()
     if torch is None:
         pytest.skip("torch is not installed")
     logits, labels, loss, gradient = small_case
-    thunk = losses.torch_thunk(torch, logits, labels, mode)
+    thunk = implementations.torch_thunk(torch, logits, labels, mode)
     output = jax.tree.map(lambda tensor: tensor.detach().numpy().copy(), thunk())
     assert_mode(mode, output, logits, loss, gradient)
     if mode == "SGD step":  # in place: the second step starts where the first one ended
@@ -525,12 +520,12 @@ def test_torch_agrees_with_float64(mode, small_case):
 def test_modes_have_one_name_each():
     assert {case.mode for case in cases.LOSSES} == set(cases.MODES)
     with pytest.raises(ValueError, match="mode: expected one of"):
-        losses.jax_function(losses.naive_loss, "backward")
+        modes.jax_function(implementations.naive_loss, "backward")
 
 
 def test_a_missing_torch_is_none(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert losses.load_torch() is None
+    assert baselines.load_torch() is None
 
 
 def test_command_measures_and_reports_without_torch(tmp_path, monkeypatch, capsys):
@@ -545,16 +540,16 @@ def test_command_measures_and_reports_without_torch(tmp_path, monkeypatch, capsy
     assert "| 512 × 10 | SGD step |" in out
     (stored,) = (json.loads(path.read_text()) for path in tmp_path.rglob("losses.json"))
     (cell,) = stored["cells"]
-    assert cell["rivals"]["torch eager"] == "not installed"
-    for name in losses.JAX_LOSSES:
-        assert len(cell["rivals"][name]["samples"]) == 3
-        assert cell["rivals"][name]["seconds"]["median"] > 0
+    assert cell["implementations"]["torch eager"] == "not installed"
+    for name in implementations.JAX_LOSSES:
+        assert len(cell["implementations"][name]["samples"]) == 3
+        assert cell["implementations"][name]["seconds"]["median"] > 0
 
 
-def test_command_alone_lists_the_subjects(capsys):
+def test_command_alone_lists_the_benchmarks(capsys):
     assert exit_code([]) == 0
     out = capsys.readouterr().out
-    assert all(f"python -m benchmarks {name}" in out for name in command.SUBJECTS)
+    assert all(f"python -m benchmarks {name}" in out for name in command.BENCHMARKS)
 
 
 @pytest.mark.parametrize(
@@ -562,9 +557,9 @@ def test_command_alone_lists_the_subjects(capsys):
     [
         (["bread"], "NAME: expected one of losses"),
         (["losses", "--rounds", "0"], "--rounds: expected at least 1, got 0"),
-        (["losses", "--output", __file__], "--output: expected a folder that can be made"),
+        (["losses", "--output", __file__], "--output: expected a folder that can be created"),
     ],
-    ids=["unknown subject", "no rounds", "output is a file"],
+    ids=["unknown name", "no rounds", "output is a file"],
 )
 def test_command_refuses_in_one_line(args, line, capsys):
     assert exit_code(args) == 2
@@ -601,7 +596,7 @@ def test_tables_are_printed_in_any_encoding(tmp_path, monkeypatch):
         session.finished = 1
         return RESULT
 
-    monkeypatch.setattr(losses, "run", run)
+    monkeypatch.setattr(benchmarks.losses, "run", run)
     assert exit_code(["losses", "--output", str(tmp_path)]) == 0
     sys.stdout.flush()
     assert b"Time of xentjax" in output.getvalue()

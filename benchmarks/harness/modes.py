@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from benchmarks import cases
+from benchmarks.harness import cases
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
