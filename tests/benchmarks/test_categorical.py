@@ -18,8 +18,8 @@ from benchmarks import (
     report,
     timing,
 )
-from tests.benchmarks.test_command import MACHINE, exit_code, session
 from tests.support import tolerances
+from tests.support.benchmarking import MACHINE, exit_code, session
 
 SHAPE = (3, 5)
 TORCH = losses.load_torch()

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -25,22 +24,11 @@ from benchmarks import (
     timing,
     training,
 )
-from benchmarks.session import Session
 from benchmarks.tables import Extent
 from tests.support import tolerances
+from tests.support.benchmarking import MACHINE, exit_code, interrupting, session
+from tests.support.paths import ROOT
 
-MACHINE = machine.Machine(
-    date="2026-01-02T03:04:05+00:00",
-    processor="Abacus 3000",
-    cores=2,
-    backend="cpu",
-    device="cpu",
-    versions={"python": "3.11.0", "jax": "0.10.0"},
-    read_bandwidth=30.0,
-    update_bandwidth=20.0,
-    fresh_bandwidth=10.0,
-    gemm=100.0,
-)
 # Within every round optax takes 3 times as long in the first cell, half as long in the second.
 RESULT = report.Result(
     name="demo",
@@ -299,32 +287,6 @@ def test_less_than_a_whole_run_says_so_everywhere_and_has_no_means(extent, mark,
     assert "geometric_mean_ratio" not in stored
 
 
-def exit_code(args):
-    """The code with which the command ends."""
-    try:
-        command.main(args)
-    except SystemExit as end:
-        return end.code
-    return 0
-
-
-def session(**keywords):
-    """One that says what it does into `session.console.file`."""
-    console = Console(file=io.StringIO(), width=100)
-    return Session(**{"quick": True, "rounds": 3, "console": console} | keywords)
-
-
-def interrupting(calls):
-    """A thunk that is interrupted by Ctrl-C in that call."""
-    left = iter(range(calls, 0, -1))
-
-    def thunk():
-        if next(left) == 1:
-            raise KeyboardInterrupt
-
-    return thunk
-
-
 def test_interrupted_rounds_leave_the_finished_ones():
     # 2 calls warm it up, each of its turns is 2 more: the fifth turn's call does not end
     thunks = {"a": lambda: None, "b": interrupting(2 + 4 * 2 + 2), "c": lambda: None}
@@ -578,7 +540,7 @@ def command_line(*args, **environment):
     """The command in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "benchmarks", *args],
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
         env=os.environ | environment,
         capture_output=True,
         text=True,
@@ -610,7 +572,7 @@ def test_tables_are_printed_in_any_encoding(tmp_path, monkeypatch):
 def test_help_into_a_pipe_that_closes_is_silent():
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks", "--help"],
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

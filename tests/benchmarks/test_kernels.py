@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import cases, kernels, linear, report
-from tests.benchmarks.test_command import exit_code, session
+from tests.support.benchmarking import exit_code, session
 
 
 def test_a_backend_without_kernels_is_refused_in_one_line(tmp_path, capsys):

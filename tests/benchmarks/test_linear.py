@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from benchmarks import cases, linear, machine, report, tables
-from tests.benchmarks.test_command import MACHINE, exit_code
 from tests.support import tolerances
+from tests.support.benchmarking import MACHINE, exit_code
 from tests.support.oracles import cross_entropy as oracles
 
 SHAPE = (6, 4, 11)

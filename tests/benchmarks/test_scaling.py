@@ -12,8 +12,8 @@ from rich.console import Console
 from benchmarks import report, scaling, split_losses
 from benchmarks.collectives import Exchange, Link, exchange
 from benchmarks.split_losses import Request, Scheme, Shape
-from tests.benchmarks.test_command import MACHINE, interrupting, session
 from tests.support import tolerances
+from tests.support.benchmarking import MACHINE, interrupting, session
 from tests.support.oracles import cross_entropy as oracles
 
 SHAPE = Shape(8, 4, 32)

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests.support.columns import Column
 from xentjax import calibration, categorical
 
 COUNTS = [3, 0, 5, 2]
@@ -79,16 +80,6 @@ class Holder:
         return self.value
 
 
-class Series:
-    """As a pandas Series does."""
-
-    def __init__(self, value):
-        self.value = np.asarray(value)
-
-    def __array__(self, dtype=None, copy=None):
-        return self.value if dtype is None else self.value.astype(dtype)
-
-
 def close(result, expected, rtol):
     for got, wanted in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(got, wanted, rtol, atol=rtol)
@@ -110,7 +101,7 @@ def test_whatever_holds_an_array_is_taken(name):
     call, *arguments = CALLS[name]
     function = find(name)
     expected = call(function, *map(np.array, arguments))
-    for holder in (list, tuple, Holder, Series):
+    for holder in (list, tuple, Holder, Column):
         close(call(function, *map(holder, arguments)), expected, 1e-6)
 
 

@@ -5,11 +5,11 @@ import sys
 import tomllib
 from functools import cache
 from itertools import chain
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.paths import ROOT
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 OURS = {"xentjax", "experiments", "benchmarks", "tests"}

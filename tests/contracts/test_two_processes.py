@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from tests.losses.test_cross_entropy import assert_close
 from tests.programs.two_processes import DEVICES, HELD, KEYWORDS, PROCESSES, K, problem
+from tests.support.closeness import assert_close
 from tests.support.oracles import cross_entropy as oracles
 from tests.support.tolerances import GRADIENT, VALUE
 from tests.support.virtual_devices import run_processes

@@ -16,6 +16,7 @@ from statsmodels.stats.proportion import multinomial_proportions_confint
 import xentjax
 from experiments import _samples, _solver_rates, categorical_mle as experiment
 from experiments.categorical_mle import Config, main, run, summarize
+from tests.support.paths import ROOT
 from tests.support.run_folders import (
     check_figures,
     error_line,
@@ -24,7 +25,6 @@ from tests.support.run_folders import (
     read_summary,
 )
 
-ROOT = Path(__file__).parent.parent
 PROBS = (0.1, 0.2, 0.3, 0.4)  # most tests have four categories, as each number compiles anew
 LOG_BASE = {"nats": 1.0, "bits": np.log(2), "hartleys": np.log(10)}
 

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import pytest
@@ -18,9 +17,8 @@ from experiments.__main__ import EXPERIMENTS, _adding_up, main
 from experiments._command import UserError, one_line_errors, printable, say
 from experiments.asymptotics import main as asymptotics
 from experiments.categorical_mle import main as categorical_mle
+from tests.support.paths import ROOT
 from tests.support.run_folders import error_line
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])

@@ -15,9 +15,8 @@ import pytest
 
 from experiments import _plots, _records
 from experiments._records import RunError, RunFolder
-
-FULL_DISK = Path("/dev/full")
-needs_full_disk = pytest.mark.skipif(not FULL_DISK.exists(), reason="needs the device /dev/full")
+from tests.support.full_disk import FULL_DISK, needs_full_disk
+from tests.support.paths import ROOT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,7 +300,7 @@ with r.RunFolder(pathlib.Path(sys.argv[1])).locked():
 def test_a_run_is_of_one_process_until_that_ends_however_it_does(folder):
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(folder.path)],
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
     )

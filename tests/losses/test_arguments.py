@@ -14,6 +14,7 @@ import pytest
 from flax import nnx
 
 import xentjax
+from tests.support.columns import Column
 
 LOGITS = np.array([[0.5, -1.0, 2.0], [1.5, 0.25, -0.5]], np.float32)
 OTHERS = np.array([[0.25, 0.5, 1.0], [-1.0, 0.5, 0.75]], np.float32)
@@ -85,17 +86,6 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = {
     "softmax": (xentjax.softmax, (LOGITS,), {"where": CLASSES}),
     "logsumexp": (xentjax.logsumexp, (LOGITS,), {"where": CLASSES}),
 }
-
-
-class Column:
-    """A column of a table, such as pandas has."""
-
-    def __init__(self, values: np.ndarray):
-        self.values = values
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
-        del dtype, copy
-        return self.values
 
 
 def as_column(x: Any) -> Any:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import xentjax
-from tests.contracts.test_imports import residual_bytes
-from tests.losses.test_cross_entropy import assert_close
-from tests.losses.test_extremes import ROW, derivatives, softmax
-from tests.losses.test_variants import check_derivatives
+from tests.support.closeness import assert_close
+from tests.support.derivatives import check_derivatives, derivatives
 from tests.support.oracles import losses as oracles
-from tests.support.problems import IMPLEMENTATIONS, PROBLEMS, Problem
+from tests.support.oracles.softmax import softmax
+from tests.support.problems import IMPLEMENTATIONS, PROBLEMS, ROW, Problem
+from tests.support.residuals import residual_bytes
 from tests.support.tolerances import GRADIENT, VALUE
 
 INF, NAN = np.inf, np.nan

@@ -8,23 +8,13 @@ import numpy as np
 import pytest
 
 import xentjax
+from tests.support.closeness import assert_close
 from tests.support.oracles import cross_entropy as oracles
-from tests.support.problems import IMPLEMENTATIONS, PROBLEMS, WEIGHTS_7, Problem
+from tests.support.problems import IMPLEMENTATIONS, PROBLEMS, WEIGHTS_7, Problem, loss_of
 from tests.support.tolerances import GRADIENT, LOSS_GRADIENT, VALUE
 
 integer_loss = xentjax.softmax_cross_entropy_with_integer_labels
 soft_loss = xentjax.softmax_cross_entropy
-
-
-def loss_of(labels):
-    return integer_loss if jnp.issubdtype(labels.dtype, jnp.integer) else soft_loss
-
-
-def assert_close(got, expected, tolerance):
-    expected = np.asarray(expected, np.float64)
-    finite = expected[np.isfinite(expected)]
-    atol = tolerance * max(1.0, float(np.max(np.abs(finite), initial=0)))
-    np.testing.assert_allclose(np.asarray(got, np.float64), expected, rtol=tolerance, atol=atol)
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import xentjax
+from tests.support.derivatives import derivatives
 from tests.support.oracles import cross_entropy as oracles
-from tests.support.problems import IMPLEMENTATIONS
+from tests.support.oracles.softmax import softmax
+from tests.support.problems import IMPLEMENTATIONS, ROW
 from tests.support.tolerances import GRADIENT, VALUE
 
 INF, NAN = np.inf, np.nan
@@ -22,35 +24,6 @@ pytestmark = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def evaluate(call, logits, implementation):
     """Losses, gradient of their sum, jvp along ones, and two second-order products, all jitted."""
     return derivatives(call, implementation)(logits)
-
-
-def derivatives(call, implementation):
-    """`evaluate` compiled once, for several arrays of logits."""
-
-    def losses(x):
-        return call(x, implementation=implementation)
-
-    def total(x):
-        return jnp.sum(losses(x))
-
-    @jax.jit
-    def everything(x):
-        ones = jnp.ones_like(x)
-        value, derivative = jax.jvp(losses, (x,), (ones,))
-        gradient = jax.grad(total)(x)
-        forward_over_reverse = jax.jvp(jax.grad(total), (x,), (ones,))[1]
-        reverse_over_reverse = jax.grad(lambda x: jnp.sum(jax.grad(total)(x)))(x)
-        return value, gradient, derivative, forward_over_reverse, reverse_over_reverse
-
-    return lambda logits: [np.asarray(x) for x in everything(jnp.asarray(logits, jnp.float32))]
-
-
-ROW = [0.5, -1.0, 2.0, 0.25]
-
-
-def softmax(row):
-    e = np.exp(np.asarray(row, np.float64) - np.max(row))
-    return e / e.sum()
 
 
 def test_label_out_of_range_is_nan_in_loss_and_gradient(implementation):

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.monitoring
@@ -11,12 +11,22 @@ import numpy as np
 import pytest
 
 import xentjax
-from tests.losses.test_cross_entropy import assert_close
+from tests.support.closeness import assert_close
+from tests.support.layers import (
+    Layer,
+    assert_layer_close,
+    chained,
+    directions,
+    exact,
+    moved,
+    oracle,
+    overlap,
+)
 from tests.support.oracles import cross_entropy as oracles
 from tests.support.problems import PROBLEMS, WEIGHTS_7, Problem
 from tests.support.tolerances import GRADIENT, VALUE
 from xentjax.ops import linear_gradients, linear_xla
-from xentjax.ops.linear_xla import Blocks, LinearRows
+from xentjax.ops.linear_xla import LinearRows
 
 loss: Any = xentjax.linear_softmax_cross_entropy
 
@@ -27,14 +37,6 @@ IN_FORWARD: dict[str, Any] = {"gradients_in_forward": True, "max_bytes": TILED}
 MODES = [{"max_bytes": TILED}, {**IN_FORWARD, "reduction": "sum"}]
 MODE_IDS = ["tiles", "in forward"]
 WEIGHTS_41 = np.resize(WEIGHTS_7, 41)
-
-
-class Layer(NamedTuple):
-    """What the gradients are taken in, and their values."""
-
-    x: Any
-    kernel: Any
-    bias: Any
 
 
 def wide(problem: Problem) -> Problem:
@@ -61,46 +63,12 @@ def named(name: str) -> tuple[Layer, np.ndarray, dict[str, Any]]:
     return Layer(*(a.astype(np.float32) for a in layer)), labels, keywords
 
 
-def exact(layer: Layer) -> Layer:
-    return Layer(*(np.asarray(a, np.float64) for a in layer))
-
-
-def oracle(layer: Layer, labels: Any, **keywords: Any) -> oracles.CrossEntropy:
-    x, kernel, bias = exact(layer)
-    return oracles.cross_entropy(x @ kernel + bias, labels, **keywords)
-
-
-def chained(d_logits: Any, layer: Layer) -> Layer:
-    """The gradients in a layer from that in its logits."""
-    x, kernel, _ = exact(layer)
-    flat = d_logits.reshape(-1, d_logits.shape[-1])
-    return Layer(d_logits @ kernel.T, x.reshape(-1, x.shape[-1]).T @ flat, flat.sum(0))
-
-
-def assert_layer_close(got: Any, expected: Any, tolerance: float) -> None:
-    for a, b in zip(got, expected, strict=True):
-        assert_close(a, b, tolerance)
-
-
-def directions(layer: Layer, seed: int) -> Layer:
-    rng = np.random.default_rng(seed)
-    return Layer(*(rng.standard_normal(a.shape).astype(np.float32) for a in layer))
-
-
 @pytest.fixture(autouse=True, scope="module")
 def thin_tiles():
     """So few classes as the table has would all be in one block of `gradients_in_forward`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(linear_gradients, "_FEWEST_CLASSES", 1)
         yield
-
-
-def moved(layer: Layer, step: float, along: Layer) -> Layer:
-    return Layer(*(a + step * b for a, b in zip(exact(layer), exact(along), strict=True)))
-
-
-def overlap(blocks: Blocks) -> bool:
-    return blocks.count > 1 and blocks.count * blocks.size > blocks.total
 
 
 def test_tiles_of_the_table_overlap_in_rows_and_classes():

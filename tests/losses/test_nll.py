@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import xentjax
-from tests.contracts.test_imports import residual_bytes
-from tests.losses.test_cross_entropy import assert_close
-from tests.losses.test_extremes import derivatives
+from tests.support.closeness import assert_close
+from tests.support.derivatives import derivatives
 from tests.support.oracles import losses as oracles
 from tests.support.problems import PROBLEMS, WEIGHTS_7
+from tests.support.residuals import residual_bytes
 from tests.support.tolerances import GRADIENT, VALUE
 
 INF, NAN = np.inf, np.nan

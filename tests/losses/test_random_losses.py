@@ -4,7 +4,6 @@ Hypothesis draws what is compiled (shape, axes, dtypes, keywords); each of these
 draws of the numbers, extreme ones among them, as data of one compiled function.
 """
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +14,14 @@ from hypothesis import given, settings, strategies as st
 
 import xentjax
 from tests.support.oracles import cross_entropy as oracles
+from tests.support.random_problems import (
+    Layout,
+    assert_within,
+    random_where,
+    rounding,
+    single,
+    spoil,
+)
 from tests.support.tolerances import GRADIENT, RANDOM_GRADIENT, RANDOM_VALUE, VALUE
 
 # Row dimensions and class dimensions: more than one class dimension are several axes.
@@ -28,27 +35,6 @@ SHAPES = [
     ((2, 1, 2), (13,)),
 ]
 DTYPES = ["float32", "float32", "bfloat16", "float16", "float64"]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where the classes lie: from rows with the classes last to the array that is passed."""
-
-    rows: tuple[int, ...]
-    classes: tuple[int, ...]
-    axes: tuple[int, ...]
-    axis: int | tuple[int, ...]
-
-    @property
-    def num_classes(self) -> int:
-        return math.prod(self.classes)
-
-    def array(self, x: np.ndarray) -> np.ndarray:
-        """[*rows, K] (or sizes of 1) with the classes on their axes."""
-        ones = (1,) * len(self.classes)
-        classes = self.classes if x.shape[-1] == self.num_classes else ones
-        split = x.reshape(*x.shape[:-1], *classes)
-        return np.moveaxis(split, range(-len(self.axes), 0), self.axes)
 
 
 @st.composite
@@ -101,41 +87,11 @@ def configurations(draw) -> Configuration:
     )
 
 
-def single(x: float) -> float:
-    """The float32 nearest to x, which both sides then take."""
-    return float(np.float32(x))
-
-
-def random_where(kind: str | None, layout: Layout, rng: Any) -> np.ndarray | None:
-    """A mask of the kind named, in rows; the last size is that of the classes if it has one."""
-    k, ones = layout.num_classes, (1,) * len(layout.rows)
-    shape = {
-        "classes": (*layout.rows, k),
-        "shared": (*ones, k),
-        "size 1": (*layout.rows, 1),
-        "rows": layout.rows,
-        "one row": ones,
-    }.get(kind or "")
-    return None if shape is None else np.asarray(rng.random(shape) < 0.7)
-
-
 def random_logits(layout: Layout, dtype: str, rng: Any) -> np.ndarray:
     """[*rows, K]: scales from 1e-3 to 1e3, and offsets as large as the dtype takes."""
     x = rng.standard_normal((*layout.rows, layout.num_classes)) * 10.0 ** rng.uniform(-3, 3)
     offset = rng.choice([0.0, 0.0, -30.0, 1e4 if dtype == "float16" else 1e5])
     return (x + offset).astype(jnp.dtype(dtype))
-
-
-def spoil(x: np.ndarray, mask: np.ndarray, rng: Any) -> None:
-    """Sets what is masked to anything, and one class of some rows, not their last, to -inf."""
-    if rng.random() < 0.7:
-        x[~mask] = rng.choice([np.nan, np.inf, -np.inf, 1e4])
-    if rng.random() < 0.5:
-        first = np.arange(x.shape[-1]) == mask.argmax(-1)[..., None]
-        impossible = (
-            first & (mask.sum(-1, keepdims=True) > 1) & (rng.random(x.shape[:-1]) < 0.5)[..., None]
-        )
-        x[impossible] = -np.inf
 
 
 def random_call(c: Configuration, rng: Any) -> tuple[Any, Any, dict[str, Any]]:
@@ -171,26 +127,10 @@ def random_call(c: Configuration, rng: Any) -> tuple[Any, Any, dict[str, Any]]:
     return layout.array(x), labels, arrays
 
 
-def assert_within(got: Any, expected: Any, bound: Any) -> None:
-    """NaN and infinities in the same places, and errors up to `bound` elsewhere."""
-    got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
-    assert got.shape == expected.shape
-    finite = np.isfinite(expected)
-    np.testing.assert_array_equal(got[~finite], expected[~finite])
-    error = np.abs(got[finite] - expected[finite])
-    bound = np.broadcast_to(bound, expected.shape)[finite]
-    assert (error <= bound).all(), (got, expected, float(np.max(error / np.maximum(bound, 1e-300))))
-
-
 def bounds(dtype: str) -> tuple[float, float]:
     if dtype == "float64":
         return VALUE["float64"], GRADIENT["float64"]
     return RANDOM_VALUE, RANDOM_GRADIENT
-
-
-def rounding(dtype: str) -> float:
-    """What the dtype of a gradient takes from it at the end."""
-    return float(jnp.finfo(dtype).eps) if dtype in ("bfloat16", "float16") else 0.0
 
 
 def check_cross_entropy(c: Configuration, seed: int, draws: int) -> None:

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import xentjax
-from tests.losses.test_random_losses import (
+from tests.support.oracles import losses as oracles
+from tests.support.random_problems import (
     Layout,
     assert_within,
     random_where,
@@ -24,7 +25,6 @@ from tests.losses.test_random_losses import (
     single,
     spoil,
 )
-from tests.support.oracles import losses as oracles
 from tests.support.tolerances import RANDOM_GRADIENT, RANDOM_VALUE
 
 LAST = Layout((3,), (7,), (1,), -1)

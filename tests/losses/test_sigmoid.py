@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import xentjax
-from tests.contracts.test_imports import residual_bytes
-from tests.losses.test_cross_entropy import assert_close
-from tests.losses.test_extremes import derivatives
+from tests.support.closeness import assert_close
+from tests.support.derivatives import derivatives
 from tests.support.oracles import losses as oracles
+from tests.support.residuals import residual_bytes
 from tests.support.tolerances import GRADIENT, VALUE
 
 INF, NAN = np.inf, np.nan

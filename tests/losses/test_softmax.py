@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import xentjax
+from tests.support.oracles.softmax import normalized
 from tests.support.problems import IMPLEMENTATIONS
 from tests.support.tolerances import GRADIENT, VALUE
 
@@ -20,19 +21,6 @@ FUNCTIONS = {
     "log_softmax": xentjax.log_softmax,
     "softmax": xentjax.softmax,
 }
-
-
-def oracle(name, logits, axis: Any = -1, where: Any = True):
-    """The definition over the classes of the mask."""
-    a = np.where(where, np.asarray(logits, np.float64), -INF)
-    with np.errstate(all="ignore"):
-        m = np.max(a, axis, keepdims=True)
-        m = np.where(np.isfinite(m), m, 0)
-        log_sum = np.log(np.sum(np.exp(a - m), axis, keepdims=True))
-        if name == "logsumexp":
-            return np.squeeze(m + log_sum, axis)
-        log_p = np.where(where, (a - m) - log_sum, -INF)
-    return log_p if name == "log_softmax" else np.exp(log_p)
 
 
 @pytest.fixture(params=FUNCTIONS)
@@ -46,7 +34,7 @@ def test_value_and_derivatives(name, axis, implementation):
     rng = np.random.default_rng(0)
     logits = (3 * rng.standard_normal((3, 4, 5))).astype(np.float32)
     direction = rng.standard_normal(logits.shape)
-    expected = oracle(name, logits, axis)
+    expected = normalized(name, logits, axis)
     weight = rng.standard_normal(expected.shape)
 
     @jax.jit
@@ -62,8 +50,8 @@ def test_value_and_derivatives(name, axis, implementation):
     )
     step = 1e-6
     difference = (
-        oracle(name, logits + step * direction, axis)
-        - oracle(name, logits - step * direction, axis)
+        normalized(name, logits + step * direction, axis)
+        - normalized(name, logits - step * direction, axis)
     ) / (2 * step)
     atol = 10 * VALUE["float32"]
     np.testing.assert_allclose(value, expected, rtol=VALUE["float32"], atol=VALUE["float32"])
@@ -92,7 +80,7 @@ def test_where(name, kind, implementation):
         return FUNCTIONS[name](x, -1, where=where, implementation=implementation)
 
     np.testing.assert_allclose(
-        function(logits), oracle(name, logits, -1, full), rtol=VALUE["float32"]
+        function(logits), normalized(name, logits, -1, full), rtol=VALUE["float32"]
     )
     gradient = jax.grad(lambda x: jnp.sum(jnp.where(jnp.isfinite(function(x)), function(x), 0)))
     got = gradient(jnp.asarray(logits))
@@ -102,7 +90,7 @@ def test_where(name, kind, implementation):
 
 def test_impossible_classes(name):
     logits = jnp.array([0.0, -INF, 1.0])
-    expected = oracle(name, np.array(logits))
+    expected = normalized(name, np.array(logits))
     np.testing.assert_allclose(FUNCTIONS[name](logits), expected, rtol=VALUE["float32"])
     jacobian = jax.jacfwd(lambda x: FUNCTIONS[name](x)[jnp.array([0, 2])] if name != "logsumexp"
                           else FUNCTIONS[name](x))(logits)  # fmt: skip
@@ -126,14 +114,14 @@ def test_result_has_the_input_dtype(name, dtype):
         got = FUNCTIONS[name](logits, -1)
     assert got.dtype == dtype
     rounding = {"float64": VALUE["float64"]}.get(dtype) or float(jnp.finfo(dtype).eps)
-    expected = oracle(name, np.asarray(logits, np.float64))
+    expected = normalized(name, np.asarray(logits, np.float64))
     np.testing.assert_allclose(np.asarray(got, np.float64), expected, rtol=rounding, atol=rounding)
 
 
 def test_offset_of_1e5_costs_no_digits():
     logits = np.array([[0.0, 1.0, -2.0]], np.float32)
     got = xentjax.log_softmax(logits + np.float32(1e5))
-    np.testing.assert_allclose(got, oracle("log_softmax", logits), rtol=VALUE["float32"])
+    np.testing.assert_allclose(got, normalized("log_softmax", logits), rtol=VALUE["float32"])
 
 
 # shape of the logits, arguments; `where` is named by its shape
@@ -214,7 +202,7 @@ def test_takes_the_dtypes_that_jax_takes(name, dtype, x64):
         # uint8 of theirs wraps around, and booleans have no softmax there.
         same = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jax.nn.logsumexp(x).dtype
         assert got.dtype == same
-        expected = oracle(name, np.asarray(x, np.float64), None if name == "logsumexp" else -1)
+        expected = normalized(name, np.asarray(x, np.float64), None if name == "logsumexp" else -1)
         rounding = float(jnp.finfo(same).eps)
         np.testing.assert_allclose(np.asarray(got, np.float64), expected, rtol=2 * rounding)
 

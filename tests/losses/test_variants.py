@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import xentjax
-from tests.contracts.test_imports import residual_bytes
-from tests.losses.test_cross_entropy import assert_close
-from tests.losses.test_extremes import ROW, derivatives
+from tests.support.closeness import assert_close
+from tests.support.derivatives import check_derivatives, derivatives
 from tests.support.oracles import cross_entropy as oracles, losses as oracles_losses
-from tests.support.problems import IMPLEMENTATIONS, PROBLEMS, WEIGHTS_7, Problem
+from tests.support.problems import IMPLEMENTATIONS, PROBLEMS, ROW, WEIGHTS_7, Problem
+from tests.support.residuals import residual_bytes
 from tests.support.tolerances import GRADIENT, VALUE
 
 INF, NAN = np.inf, np.nan
@@ -25,36 +25,6 @@ smooth_labels = xentjax.smooth_labels
 
 def arguments(name):
     return next(p for p in PROBLEMS if p.name == name).arguments()
-
-
-def check_derivatives(loss, oracle, logits, implementation):
-    """Value, gradient, jvp and both second-order products against differences of the oracle."""
-    direction = np.random.default_rng(1).standard_normal(logits.shape)
-    v = direction.astype(np.float32)
-
-    def losses(x):
-        return loss(x, implementation=implementation)
-
-    def total(x):
-        return jnp.sum(losses(x))
-
-    @jax.jit
-    def everything(x):
-        value, derivative = jax.jvp(losses, (x,), (v,))
-        gradient, forward_over_reverse = jax.jvp(jax.grad(total), (x,), (v,))
-        reverse_over_reverse = jax.grad(lambda x: jnp.vdot(jax.grad(total)(x), v))(x)
-        return value, derivative, gradient, forward_over_reverse, reverse_over_reverse
-
-    value, derivative, gradient, *second = everything(logits)
-    assert value.dtype == jnp.float32
-    assert_close(value, oracle(logits), VALUE["float32"])
-    numerical_gradient = partial(oracles_losses.numerical_gradient, oracle)
-    assert_close(gradient, numerical_gradient(logits), GRADIENT["float32"])
-    expected = oracles_losses.along(oracle, logits, direction)
-    assert_close(derivative, expected, GRADIENT["float32"])
-    expected = oracles_losses.along(numerical_gradient, logits, direction, 1e-2)
-    for product in second:
-        assert_close(product, expected, GRADIENT["float32"])
 
 
 @pytest.mark.parametrize(

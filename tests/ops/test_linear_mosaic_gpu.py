@@ -10,19 +10,19 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec as P
 
 import xentjax
-from tests.losses.test_cross_entropy import assert_close
-from tests.ops.test_linear_mosaic_tpu import (
+from tests.support import kernels
+from tests.support.closeness import assert_close
+from tests.support.layers import (
     Layer,
     assert_layer_close,
     chained,
-    direction,
+    directions,
     exact,
     labels_of,
     layer_of,
     oracle,
 )
-from tests.ops.test_mosaic_gpu import EVERYTHING
-from tests.support import kernels
+from tests.support.problems import SCALARS
 from tests.support.tolerances import GRADIENT, VALUE
 from xentjax.ops import linear_mosaic_gpu, mosaic_gpu
 
@@ -59,7 +59,7 @@ CASES: dict[str, tuple[Layer, np.ndarray, dict[str, Any]]] = {
     "one feature": (half(1, 1, 2), np.array([1]), {}),
     "small logits": (half(260, 200, 300, 0.02), labels_of(260, 300), {}),
     "float16": (half(8, 64, 256, dtype=jnp.float16), labels_of(8, 256), {}),
-    "everything": (half(130, 65, 300), labels_of(130, 300), EVERYTHING),
+    "everything": (half(130, 65, 300), labels_of(130, 300), SCALARS),
     "ignored": (half(300, 8, 260), some_ignored(300, 260), {"ignore_index": -100}),
 }
 
@@ -110,7 +110,7 @@ def test_gradients_in_forward():
 def test_all_derivatives():
     """A forward derivative and the gradient of per-row cotangents, by tiles of XLA."""
     layer, labels, keywords = CASES["everything"]
-    along = direction(layer)
+    along = directions(layer, 4)
     cotangent = np.random.default_rng(2).uniform(0.5, 2, 130).astype(np.float32)
     expected = oracle(layer, labels, **keywords)
 
@@ -176,7 +176,7 @@ LOWERED: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
     "one block": ((9, 64, 64), {}),
     "large": ((8192, 4096, 131072), {}),
     "ragged": ((1000, 1000, 1001), {"ignore_index": -1}),
-    "everything": ((300, 70, 50257), {"return_stats": True, **EVERYTHING}),
+    "everything": ((300, 70, 50257), {"return_stats": True, **SCALARS}),
 }
 
 

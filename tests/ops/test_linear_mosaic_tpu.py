@@ -1,7 +1,7 @@
 """The TPU kernels of a linear layer without a TPU: interpreted against float64, and lowered."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,18 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 import xentjax
-from tests.losses.test_cross_entropy import assert_close
-from tests.ops.test_mosaic_tpu import lowered_for_tpu
-from tests.support.oracles import cross_entropy as oracles
+from tests.support.closeness import assert_close
+from tests.support.kernels import lowered_for_tpu
+from tests.support.layers import (
+    Layer,
+    assert_layer_close,
+    chained,
+    directions,
+    exact,
+    labels_of,
+    layer_of,
+    oracle,
+)
 from tests.support.problems import EVERYTHING, WEIGHTS_7
 from tests.support.tolerances import GRADIENT, VALUE
 from xentjax.ops import Rows, linear_mosaic_tpu, mosaic_tpu
@@ -29,50 +38,6 @@ def interpreted(monkeypatch):
         monkeypatch.setattr(linear_mosaic_tpu, name, 128)
     with mosaic_tpu.interpret(True):
         yield
-
-
-class Layer(NamedTuple):
-    x: Any
-    kernel: Any
-    bias: Any
-
-
-def layer_of(n: int, d: int, k: int, scale: float = 1.0) -> Layer:
-    rng = np.random.default_rng((n, d, k))
-    x, kernel, bias = (rng.standard_normal(shape) for shape in ((n, d), (d, k), (k,)))
-    layer = Layer(x / np.sqrt(d), scale * kernel, scale * bias)
-    return Layer(*(a.astype(np.float32) for a in layer))
-
-
-def direction(layer: Layer) -> Layer:
-    rng = np.random.default_rng(4)
-    return Layer(*(rng.standard_normal(a.shape).astype(np.float32) for a in layer))
-
-
-def exact(layer: Any) -> Layer:
-    return Layer(*(np.asarray(a, np.float64) for a in layer))
-
-
-def oracle(layer: Any, labels: Any, **keywords: Any) -> oracles.CrossEntropy:
-    x, kernel, bias = exact(layer)
-    return oracles.cross_entropy(x @ kernel + bias, labels, **keywords)
-
-
-def chained(d_logits: np.ndarray, layer: Any) -> Layer:
-    """The gradients in a layer from that in its logits."""
-    x, kernel, _ = exact(layer)
-    return Layer(d_logits @ kernel.T, x.T @ d_logits, d_logits.sum(0))
-
-
-def assert_layer_close(got: Any, expected: Any, tolerance: float) -> None:
-    for a, b in zip(got, expected, strict=True):
-        assert_close(a, b, tolerance)
-
-
-def labels_of(n: int, k: int) -> np.ndarray:
-    labels = np.random.default_rng(k).integers(0, k, n).astype(np.int32)
-    labels[-1] = k - 1
-    return labels
 
 
 def everything(n: int, k: int) -> dict[str, Any]:
@@ -120,7 +85,7 @@ def test_value_and_gradients_by_kernels(name):
 def test_statistics_by_the_kernel_and_all_derivatives(name):
     """The losses and statistics, a forward derivative and a gradient of per-row cotangents."""
     layer, keywords = CASES[name]
-    along = direction(layer)
+    along = directions(layer, 4)
     cotangent = np.random.default_rng(2).uniform(0.5, 2, layer.x.shape[0]).astype(np.float32)
     expected = oracle(layer, **keywords)
 
@@ -270,7 +235,7 @@ def test_gradients_in_statistics_and_in_what_no_kernel_knows(name):
 @pytest.mark.usefixtures("interpreted")
 def test_second_order_by_kernels_and_no_forward_mode():
     layer, keywords = CASES["everything"]
-    along = direction(layer)
+    along = directions(layer, 4)
     step = 1e-6
 
     def gradient_at(step: float) -> Layer:

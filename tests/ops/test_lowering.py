@@ -10,7 +10,7 @@ import pytest
 from jax import export
 
 import xentjax
-from tests.losses.test_cross_entropy import assert_close
+from tests.support.closeness import assert_close
 from tests.support.oracles import cross_entropy as oracles
 from tests.support.tolerances import GRADIENT, VALUE
 

@@ -10,10 +10,10 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec as P
 
 import xentjax
-from tests.losses.test_cross_entropy import assert_close
 from tests.support import kernels
+from tests.support.closeness import assert_close
 from tests.support.oracles import cross_entropy as oracles
-from tests.support.problems import PROBLEMS, Problem
+from tests.support.problems import PROBLEMS, SCALARS, Problem
 from tests.support.tolerances import VALUE
 from xentjax.ops import mosaic_gpu, mosaic_gpu_blocks
 
@@ -40,16 +40,10 @@ def wide(name: str) -> Problem:
 
 # To the kernel, the others of the table are the same as one of these, or refused.
 TABLE = ("small logits", "smoothing", "soft cap", "offset 1e5, temperature", "ignored")
-EVERYTHING: dict[str, Any] = {
-    "label_smoothing": 0.15,
-    "z_loss": 1e-2,
-    "logit_soft_cap": 4.0,
-    "temperature": 1.7,
-}
 
 
 def everything(shape: tuple[int, int] = (5, 300)) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    problem = Problem("row mask", shape, where="rows", keywords=EVERYTHING)
+    problem = Problem("row mask", shape, where="rows", keywords=SCALARS)
     return problem.arguments()
 
 
@@ -139,7 +133,7 @@ LOWERED: dict[str, tuple[tuple[int, int], Any, dict[str, Any]]] = {
     "two rows of 20 bytes": ((8, 10), jnp.bfloat16, {"return_stats": True}),
     "classes": ((300, 1000), jnp.float16, {"label_smoothing": 0.1}),
     "vocabulary": ((8192, 131072), jnp.bfloat16, {}),
-    "odd vocabulary": ((4, 50257), jnp.bfloat16, {"return_stats": True, **EVERYTHING}),
+    "odd vocabulary": ((4, 50257), jnp.bfloat16, {"return_stats": True, **SCALARS}),
     "more than 2**31 logits": ((2**16, 2**16), jnp.bfloat16, {}),
 }
 

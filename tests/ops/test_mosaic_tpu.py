@@ -11,8 +11,9 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import AxisType, PartitionSpec as P
 
 import xentjax
-from tests.losses.test_cross_entropy import assert_close
 from tests.support import kernels
+from tests.support.closeness import assert_close
+from tests.support.kernels import lowered_for_tpu
 from tests.support.oracles import cross_entropy as oracles
 from tests.support.problems import EVERYTHING, PROBLEMS, WEIGHTS_7, Problem
 from tests.support.tolerances import LOSS_GRADIENT, VALUE
@@ -186,13 +187,6 @@ LOWERED = {
         (9, 7), jnp.float32, True, where=mask((1, 7)), return_stats=True, **EVERYTHING
     ),
 }
-
-
-def lowered_for_tpu(function: Any, *arguments: Any) -> str:
-    try:
-        return jax.jit(function).trace(*arguments).lower(lowering_platforms=("tpu",)).as_text()
-    except ImportError as error:
-        pytest.skip(f"this jaxlib does not lower for TPU: {error}")
 
 
 @pytest.mark.parametrize("gradient", [False, True], ids=["forward", "value_and_grad"])

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import xentjax
-from tests.losses.test_softmax import oracle
-from tests.ops.test_mosaic_tpu import lowered_for_tpu
+from tests.support.kernels import lowered_for_tpu
+from tests.support.oracles.softmax import normalized
 from tests.support.tolerances import GRADIENT, VALUE
 from xentjax.ops import mosaic_tpu, normalized_mosaic_tpu
 
@@ -48,10 +48,10 @@ def test_value_and_derivatives(name, shape):
 
     value, derivative, gradient = evaluate(logits, direction.astype(np.float32))
     np.testing.assert_allclose(
-        value, oracle(name, logits), rtol=VALUE["float32"], atol=VALUE["float32"]
+        value, normalized(name, logits), rtol=VALUE["float32"], atol=VALUE["float32"]
     )
     step = 1e-6
-    moved = (oracle(name, logits + s * step * direction) for s in (1, -1))
+    moved = (normalized(name, logits + s * step * direction) for s in (1, -1))
     difference = np.subtract(*moved) / (2 * step)
     atol = 10 * VALUE["float32"]
     np.testing.assert_allclose(derivative, difference, rtol=GRADIENT["float32"], atol=atol)
@@ -73,14 +73,14 @@ def test_where(name, kind):
         where = np.array([[False], [False], [True]])
         full = np.repeat(where, 3, 1)
     got = jax.jit(lambda x: FUNCTIONS[name](x, -1, where))(logits)
-    np.testing.assert_allclose(got, oracle(name, logits, -1, full), rtol=VALUE["float32"])
+    np.testing.assert_allclose(got, normalized(name, logits, -1, full), rtol=VALUE["float32"])
 
 
 @pytest.mark.usefixtures("interpreted")
 def test_extremes(name):
     logits = np.array([[0.0, -INF, 1.0], [1e5, 1e5 + 1, -1e5], [-INF] * 3, [0, np.nan, 1]])
     got = jax.jit(FUNCTIONS[name])(logits.astype(np.float32))
-    np.testing.assert_allclose(got, oracle(name, logits), rtol=VALUE["float32"])
+    np.testing.assert_allclose(got, normalized(name, logits), rtol=VALUE["float32"])
     assert np.isnan(got[2:]).all()
 
 
@@ -92,7 +92,7 @@ def test_half_precision_and_vmap(name, dtype):
     got = jax.jit(jax.vmap(FUNCTIONS[name], 2))(logits)
     assert got.dtype == dtype
     rounding = float(jnp.finfo(dtype).eps)
-    expected = oracle(name, np.moveaxis(np.asarray(logits, np.float64), 2, 0))
+    expected = normalized(name, np.moveaxis(np.asarray(logits, np.float64), 2, 0))
     np.testing.assert_allclose(np.asarray(got, np.float64), expected, rtol=rounding, atol=rounding)
 
 

@@ -1,7 +1,7 @@
-"""The tiny training on all devices there are, for `test_cifar10_devices.py`.
+"""The tiny training on all devices there are, for `experiments/cifar10/test_devices.py`.
 
-`python -m tests.programs.cifar10_devices RUNS_DIR`, or `... PORT PROCESS RUNS_DIR` for one of two processes,
-trains, is stopped, goes on, and leaves what it ends with in RUNS_DIR/<process>.npz.
+`python -m tests.programs.cifar10_devices RUNS_DIR`, or `... PORT PROCESS RUNS_DIR` for one of two
+processes, trains, is stopped, goes on, and leaves what it ends with in RUNS_DIR/<process>.npz.
 """
 
 import json

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
-from tests.losses.test_cross_entropy import assert_close
-from tests.losses.test_linear import (
+from tests.programs.parallel_devices import PROBLEMS, mesh
+from tests.support import kernels
+from tests.support.closeness import assert_close
+from tests.support.layers import (
     Layer,
     assert_layer_close,
     chained,
@@ -24,8 +26,6 @@ from tests.losses.test_linear import (
     oracle,
     overlap,
 )
-from tests.programs.parallel_devices import PROBLEMS, mesh
-from tests.support import kernels
 from tests.support.problems import EVERYTHING, Problem
 from tests.support.tolerances import GRADIENT, VALUE
 from tests.support.virtual_devices import NUM_DEVICES, collectives, run_checks, sent_once

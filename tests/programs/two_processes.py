@@ -1,6 +1,7 @@
-"""One of the two processes of `test_two_processes.py`, each with two of the four devices.
+"""One of the two processes of `contracts/test_two_processes.py`, each with two of the four devices.
 
-`python -m tests.programs.two_processes PORT PROCESS` prints one JSON object: each result by its name.
+`python -m tests.programs.two_processes PORT PROCESS` prints one JSON object: each result
+by its name.
 """
 
 import json

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import xentjax
-from tests.losses.test_cross_entropy import assert_close, loss_of
+from tests.support.closeness import assert_close
 from tests.support.oracles import cross_entropy as oracles
-from tests.support.problems import Problem
+from tests.support.problems import Problem, loss_of
 from tests.support.tolerances import GRADIENT, LOSS_GRADIENT, VALUE
 
 try:
@@ -201,3 +201,11 @@ def check_refuses_64_bits(implementation: str) -> None:
             jnp.zeros(2, jnp.int32),
             implementation=implementation,
         )
+
+
+def lowered_for_tpu(function: Any, *arguments: Any) -> str:
+    """The program of a TPU; skips the test where that cannot be made."""
+    try:
+        return jax.jit(function).trace(*arguments).lower(lowering_platforms=("tpu",)).as_text()
+    except ImportError as error:
+        pytest.skip(f"this jaxlib does not lower for TPU: {error}")

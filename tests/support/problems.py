@@ -3,18 +3,22 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+
+import xentjax
 
 # Those that run on every backend; a kernel has a test file of its own.
 IMPLEMENTATIONS = ("xla", "reference")
+ROW = [0.5, -1.0, 2.0, 0.25]
 WEIGHTS_7 = np.array([0.5, 2.0, 0.0, 1.0, 3.0, 0.25, 1.5], np.float32)
-EVERYTHING: dict[str, Any] = {
-    "class_weights": WEIGHTS_7,
+SCALARS: dict[str, Any] = {
     "label_smoothing": 0.15,
     "z_loss": 1e-2,
     "logit_soft_cap": 4.0,
     "temperature": 1.7,
 }
+EVERYTHING: dict[str, Any] = {"class_weights": WEIGHTS_7, **SCALARS}
 
 
 @dataclass(frozen=True)
@@ -104,3 +108,10 @@ PROBLEMS = [
     Problem("soft, everything", soft=True, where="classes", keywords=EVERYTHING),
     Problem("soft, row mask", soft=True, where="rows", keywords={"label_smoothing": 0.2}),
 ]
+
+
+def loss_of(labels):
+    """The cross-entropy that takes such labels."""
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        return xentjax.softmax_cross_entropy_with_integer_labels
+    return xentjax.softmax_cross_entropy

@@ -12,9 +12,10 @@ import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 
 import jax
+
+from tests.support.paths import ROOT
 
 NUM_DEVICES = 8
 TIMEOUT = 300  # seconds; a few on an idle machine
@@ -66,7 +67,7 @@ def _run(commands: list[list[str]], devices: int, flags: str | None = None) -> l
                 subprocess.Popen(
                     [sys.executable, "-m", *command],
                     env=environment,
-                    cwd=Path(__file__).parent.parent,
+                    cwd=ROOT,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,

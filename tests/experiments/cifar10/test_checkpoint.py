@@ -20,6 +20,7 @@ from experiments._command import UserError, one_line_errors as one_line_errors
 from experiments.cifar10 import checkpoint
 from experiments.cifar10.checkpoint import CheckpointError
 from experiments.cifar10.step import TrainState
+from tests.support.paths import ROOT
 from tests.support.tiny_training import differences
 
 
@@ -102,7 +103,7 @@ def test_numbers_that_cannot_be_read_are_one_line(tmp_path, damage):
     # in a process of its own: orbax leaves coroutines unawaited, which would fail a later test
     done = subprocess.run(
         [sys.executable, "-c", RESTORE, str(tmp_path), "5" if damage == "another network" else "2"],
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )
@@ -142,9 +143,7 @@ t.checkpoint.save(pathlib.Path(sys.argv[1]), t.small_state(4))
 @pytest.mark.parametrize("renamed", [0, 1], ids=["in the middle", "just before its end"])
 def test_a_save_that_is_killed_leaves_the_checkpoint_before_it(tmp_path, renamed):
     checkpoint.save(tmp_path, small_state(3))
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path), str(renamed)], cwd=Path(__file__).parents[1]
-    )
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(renamed)], cwd=ROOT)
     assert done.returncode == -9
     assert len(names(tmp_path)) == 2  # the good one, and an unfinished one
     assert checkpoint.latest_step(tmp_path) == 3
@@ -209,7 +208,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_checkpoint(tmp_path, room):
     checkpoint.save(tmp_path, small_state(3))
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(tmp_path), str(room)],
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,

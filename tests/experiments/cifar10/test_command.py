@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ from experiments.cifar10.__main__ import main, parse
 from experiments.cifar10.config import PRESETS
 from experiments.cifar10.interrupt import StopRequest
 from experiments.cifar10.train import TrainingStopped
+from tests.support.paths import ROOT
 from tests.support.run_folders import (
     check_figures,
     error_line,
@@ -27,7 +27,6 @@ from tests.support.run_folders import (
     read_summary,
 )
 
-ROOT = Path(__file__).parents[1]
 TIMEOUT = 300  # seconds; a few on an idle machine
 DIGITS = ("--dataset", "digits")
 

@@ -30,7 +30,7 @@ from experiments.cifar10.train import (
     _Trainer,
     run,
 )
-from tests.experiments.test_records import FULL_DISK, needs_full_disk
+from tests.support.full_disk import FULL_DISK, needs_full_disk
 from tests.support.run_folders import read_metrics, read_summary
 from tests.support.tiny_training import (
     CONFIG,
