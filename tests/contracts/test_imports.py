@@ -102,14 +102,12 @@ def test_programs_use_the_public_names(package):
                 assert not module.startswith("benchmarks"), f"{path}: {module}"
 
 
-@pytest.mark.parametrize(
-    "path", sorted(ROOT.glob("tests/**/*.py")), ids=lambda p: str(p.relative_to(ROOT))
-)
-def test_tests_share_no_more_than_their_support(path):
-    """A test file that another imports could be neither changed nor run by itself."""
-    for module in imports_of(path):
-        if module.split(".")[0] == "tests":
-            assert module.startswith(("tests.support", "tests.programs")), module
+def test_tests_import_no_other_tests():
+    """What tests share is in `support`; what they run in processes of their own, in `programs`."""
+    for path in sorted(ROOT.glob("tests/**/*.py")):
+        for module in imports_of(path):
+            if module.split(".")[0] == "tests":
+                assert module.startswith(("tests.support", "tests.programs")), f"{path}: {module}"
 
 
 def test_ci_runs_the_test_command_of_the_readme():

@@ -1,4 +1,4 @@
-"""Linear layers whose logits are softmax's: their oracle, and gradients in all three arrays."""
+"""Linear layers: their cross-entropy in float64, and gradients in all three arrays."""
 
 from typing import Any, NamedTuple
 
