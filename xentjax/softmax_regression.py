@@ -19,7 +19,14 @@ from xentjax._checks import (
     native,
 )
 from xentjax._dtypes import compute_dtype, without_wrapping
-from xentjax._softmax_descent import Problem, at_optimum, centre, descend, log_likelihood, unit_diagonal
+from xentjax._softmax_descent import (
+    Problem,
+    at_optimum,
+    centre,
+    descend,
+    log_likelihood,
+    unit_diagonal,
+)
 from xentjax.categorical.counts import counts
 from xentjax.categorical.solvers import check_num_steps
 
