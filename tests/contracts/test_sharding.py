@@ -5,7 +5,7 @@ import pytest
 from tests.programs.sharded_logits import CLASSES
 from tests.support.virtual_devices import run_module
 
-pytestmark = pytest.mark.devices
+pytestmark = [pytest.mark.devices, pytest.mark.slow]
 
 
 def test_sharded_logits_are_not_gathered():

@@ -24,6 +24,7 @@ def failures(module):
     return json.loads(run_module(module))
 
 
+@pytest.mark.slow
 @pytest.mark.devices
 @pytest.mark.parametrize(
     ("module", "name"),
