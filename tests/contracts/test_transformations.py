@@ -120,6 +120,7 @@ def test_repeated_rows_as_users_programs_are_compiled():
     assert printed.splitlines() == ["tried 75"]
 
 
+@pytest.mark.slow
 @pytest.mark.devices
 def test_eight_devices():
     printed = run_module("tests.programs.parallel_transformations")

@@ -66,6 +66,7 @@ CASES: dict[str, tuple[Layer, np.ndarray, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.usefixtures("interpreted")
 def test_statistics(name):
