@@ -49,11 +49,14 @@ def assert_prints(output, code):
             np.testing.assert_allclose(float(found), float(number), rtol=0, atol=atol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", EXAMPLES)
 def test_examples_print_what_they_say(code):
     assert_prints(run_as_a_user(code), code)
 
 
+@pytest.mark.slow
+@pytest.mark.devices
 def test_the_example_of_several_devices_runs_on_eight():
     flag = "--xla_force_host_platform_device_count=8"
     assert flag in READMES[0].read_text()
