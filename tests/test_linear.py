@@ -15,8 +15,14 @@ from tests import oracles
 from tests.problems import PROBLEMS, WEIGHTS_7, Problem
 from tests.test_cross_entropy import assert_close
 from tests.tolerances import GRADIENT, VALUE
-from xentjax.ops import linear_gradients, linear_xla
-from xentjax.ops.linear_xla import Blocks, LinearRows
+from xentjax.ops import (
+    Layer as OpsLayer,
+    Rows,
+    layer as layer_operations,
+    linear_gradients,
+    linear_xla,
+)
+from xentjax.ops.blocks import Blocks
 
 loss: Any = xentjax.linear_softmax_cross_entropy
 
@@ -104,7 +110,7 @@ def overlap(blocks: Blocks) -> bool:
 
 
 def test_tiles_of_the_table_overlap_in_rows_and_classes():
-    linear = LinearRows(jnp.zeros((131, 3)), jnp.zeros((3, 41)))
+    linear = Rows(OpsLayer(jnp.zeros((131, 3)), jnp.zeros((3, 41))))
     rows = linear_gradients.rows_that_fit(linear, TILED)
     assert rows is not None
     tilings = [
@@ -408,7 +414,7 @@ def test_no_column_is_padded(k, divides, in_forward):
     layer = Layer(x.astype(np.float32), kernel.astype(np.float32), np.zeros(k, np.float32))
     labels = np.array([0, k // 2, k - 1], np.int32)
     max_bytes = 4 * (11 * k // 2 if in_forward else 7 * k // 10)
-    linear = LinearRows(*map(jnp.asarray, layer))
+    linear = Rows(OpsLayer(*map(jnp.asarray, layer)))
     if in_forward:
         rows = linear_gradients.rows_that_fit(linear, max_bytes)
         assert rows is not None
@@ -597,13 +603,13 @@ def test_bias_all_minus_infinity_is_nan_unless_masked(how):
 )
 def test_rows_that_do_not_count_cost_no_products(monkeypatch, how):
     runs: list[int] = []
-    matmul = linear_xla.matmul
+    matmul = layer_operations.matmul
 
     def telling(a, b, linear):
         jax.debug.callback(lambda: runs.append(1))
         return matmul(a, b, linear)
 
-    monkeypatch.setattr(linear_xla, "matmul", telling)
+    monkeypatch.setattr(layer_operations, "matmul", telling)
     monkeypatch.setattr(linear_gradients, "matmul", telling)
     # No other test has this shape, whose products would be compiled already and tell nothing.
     x, kernel, labels = jnp.ones((521, 5)), jnp.ones((5, 11)), jnp.zeros(521, jnp.int32)
@@ -651,7 +657,7 @@ def test_max_bytes_bounds_the_temporaries(max_bytes, in_forward, enough):
     """Of 32 MiB of logits; 4 MiB are too few for gradients in the forward pass, which gives way."""
     n, d, k = 512, 32, 16384
     if in_forward:
-        linear = LinearRows(jnp.zeros((n, d)), jnp.zeros((d, k)))
+        linear = Rows(OpsLayer(jnp.zeros((n, d)), jnp.zeros((d, k))))
         assert (linear_gradients.rows_that_fit(linear, max_bytes) is not None) == enough
     mean = mean_loss_of({"max_bytes": max_bytes, "gradients_in_forward": in_forward})
     for function in (mean, jax.value_and_grad(mean, (0, 1))):
