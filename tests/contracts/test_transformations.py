@@ -113,12 +113,15 @@ def test_rows_split_inside_shard_map(name):
         assert_close(jax.jit(mapped)(arguments), (values, gradients))
 
 
+@pytest.mark.slow
 def test_repeated_rows_as_users_programs_are_compiled():
     """Without the flags of conftest.py, which hide what XLA's optimisations do."""
     printed = run_optimised("tests.programs.repeated_rows")
     assert printed.splitlines() == ["tried 75"]
 
 
+@pytest.mark.slow
+@pytest.mark.devices
 def test_eight_devices():
     printed = run_module("tests.programs.parallel_transformations")
     assert printed.splitlines() == ["tried 97 on 8 devices"]
