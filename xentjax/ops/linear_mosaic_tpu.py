@@ -119,7 +119,7 @@ def _sums(
 
     row_of_columns = pl.BlockSpec((1, tile.rows), lambda *at: (0, place(*at).i))
     (sums,) = pl.pallas_call(
-        partial(_kernel, whole=whole, grid=grid, wanted=requested),
+        partial(_kernel, whole=whole, grid=grid, requested=requested),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=grid,
