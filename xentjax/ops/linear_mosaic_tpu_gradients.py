@@ -48,11 +48,16 @@ from xentjax.ops.rows import (
 )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def reverse_mode_statistics(
     linear: LinearRows, requested: Requested, max_bytes: int | None
 ) -> RowStatistics:
     """`linear_row_statistics` with the gradients of this module; no forward mode."""
+    linear, requested = requested.taken_from(linear)
+    return _statistics(linear, requested, max_bytes)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _statistics(linear: LinearRows, requested: Requested, max_bytes: int | None) -> RowStatistics:
     return linear_row_statistics(linear, requested, "mosaic_tpu", max_bytes)
 
 
@@ -85,7 +90,7 @@ def _backward(
     return (gradients._replace(logits=d_layer),)
 
 
-reverse_mode_statistics.defvjp(_forward, _backward, symbolic_zeros=True)
+_statistics.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def _is_primal(x: Any) -> bool:
