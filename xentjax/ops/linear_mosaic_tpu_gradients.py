@@ -77,7 +77,8 @@ def _backward(
     # No statistic's derivative depends on the shift or on which class is the largest.
     d_stats = jax.tree.map(_instantiate_zeros, d_stats, is_leaf=_is_zero)
     d_stats = d_stats._replace(shift=jnp.zeros_like(stats.shift), predicted=None)
-    layer, others = moving.logits, moving._replace(logits=None)
+    layer = moving.logits
+    others = moving._replace(logits=jax.tree.map(lambda _: None, layer))
     of_kernel = layer.kernel is not None or layer.bias is not None
     asked: dict[Of, bool] = {"x": layer.x is not None, "kernel": of_kernel}
     of = tuple(each for each in asked if asked[each])
