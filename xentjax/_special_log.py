@@ -68,13 +68,19 @@ def _log_sum_parts(x: Array) -> tuple[Array, Array]:
 
 def divergence(log_p: Float[Array, "*s K"], log_q: Float[Array, "*s K"]) -> Float[Array, "*s"]:
     """sum_k (p_k log(p_k / q_k) - p_k + q_k): KL where both sum to 1, and never negative."""
-    return divergence_terms(log_p - log_q, log_p, log_q).sum(-1)
+    return divergence_terms(_log_ratio(log_p, log_q), log_p, log_q).sum(-1)
+
+
+def _log_ratio(log_p: Array, log_q: Array) -> Array:
+    """log(p / q), 0 where both are 0."""
+    both_zero = (log_p == -jnp.inf) & (log_q == -jnp.inf)
+    return jnp.where(both_zero, 0, log_p) - jnp.where(both_zero, 0, log_q)
 
 
 def divergence_terms(
     d: Float[Array, "*s"], log_p: Float[Array, "*s"], log_q: Float[Array, "*s"]
 ) -> Float[Array, "*s"]:
-    """p d - p + q with d = log(p / q), each >= 0; where p = q = 0, d may be NaN."""
+    """p d - p + q with d = log(p / q), each >= 0."""
     near = jnp.abs(d) < 1
     # Near d = 0 the three terms cancel, and far from it p e^-d would overflow.
     near_terms = jnp.exp(log_p) * _exponential_excess(jnp.where(near, d, 0))
@@ -141,8 +147,7 @@ def _(primals, tangents):
 
 def _mixture(log_p: Array, log_q: Array, weight: Array) -> tuple[Array, Array, Array]:
     """log m, log(m / p) and log(m / q) of m = w p + (1 - w) q."""
-    both_zero = (log_p == -jnp.inf) & (log_q == -jnp.inf)
-    step = jnp.where(both_zero, 0, log_q - log_p)
+    step = _log_ratio(log_q, log_p)
     p_ratio, q_ratio = _log_mean(step, weight), _log_mean(-step, 1 - weight)
     return jnp.where(step > 0, log_q + q_ratio, log_p + p_ratio), p_ratio, q_ratio
 

@@ -42,5 +42,6 @@ def nats_per_unit(base: Base) -> float:
 
 
 def in_units(nats: Float[Array, "*s"], base: Base) -> Float[Array, "*s"]:
-    """An amount of information given in nats, in the unit of `base`."""
-    return nats / nats_per_unit(base)
+    """Return an amount of information, given in nats, in the unit of `base`."""
+    unit = nats_per_unit(base)
+    return nats if unit == 1 else nats / unit

@@ -20,6 +20,7 @@ from xentjax._checks import (
 )
 from xentjax._dtypes import compute_dtype, without_wrapping
 from xentjax._softmax_descent import Problem, centre, descend, log_likelihood, unit_diagonal
+from xentjax._special import nan_unless
 from xentjax.categorical.counts import counts
 from xentjax.categorical.solvers import check_num_steps
 
@@ -201,8 +202,9 @@ def _fit(
     # One that the penalty outweighs is scaled by that, which its own scale may make infinite.
     scale = jnp.maximum(deviation, jnp.sqrt(l2 / n))
     valid = counts.sum() == n  # a label that was not counted names no class
-    scale = jnp.where(valid, jnp.where(scale > 0, scale, 1), jnp.nan)
-    log_pmf = jnp.where(valid, jnp.log(counts.astype(x.dtype) / n), jnp.nan)
+    nan = nan_unless(valid, x.dtype)
+    scale = jnp.where(scale > 0, scale, 1) + nan
+    log_pmf = jnp.log(counts.astype(x.dtype) / n) + nan
     occurs = (counts > 0) | ~valid
     to_features = (jnp.ldexp(jnp.ones_like(scale), exponent) / scale)[None]
     problem = Problem(
@@ -223,7 +225,7 @@ def _fit(
         to_original = jnp.diag(jnp.concatenate([1 / scale, jnp.ones_like(x, shape=1)]))
         to_original = to_original.at[-1, :-1].set(-offset)
         covariance, independent = _covariance(end.hessian, to_original, occurs)
-        covariance = jnp.where(end.separated, jnp.nan, covariance)
+        covariance += nan_unless(~end.separated, x.dtype)
         identified = independent & ~end.separated
     return SoftmaxRegressionFit(
         kernel=kernel / scale[:, None],
@@ -252,5 +254,5 @@ def _covariance(hessian: Array, to_original: Array, occurs: Array) -> tuple[Arra
     blocks = jnp.einsum("ad,kdle,be->kalb", to_original, blocks, to_original)
     known = occurs[1:] & occurs[:1] & invertible
     known = known[:, None] & known[None]
-    blocks = jnp.where(known[:, None, :, None], blocks, jnp.nan)
+    blocks += nan_unless(known[:, None, :, None], blocks.dtype)
     return blocks.reshape(hessian.shape), invertible

@@ -8,7 +8,6 @@ from jaxtyping import Array, Float
 
 from xentjax import _special
 from xentjax._dtypes import in_float64
-from xentjax.categorical.counts import check_not_all_zero
 from xentjax.categorical.likelihood import check_pmf_and_counts
 
 
@@ -72,9 +71,7 @@ def kkt_certificate(q: ArrayLike, counts: ArrayLike) -> KKTCertificate:
     Source: S. Boyd and L. Vandenberghe, Convex Optimization (2004), sections 5.2 and 5.5.
     """
     call = "kkt_certificate(q, counts)"
-    q, counts = check_pmf_and_counts(call, q, counts, normalised=False)
-    check_not_all_zero("counts", counts)
-    return certificate_of(q, counts)
+    return certificate_of(*check_pmf_and_counts(call, q, counts, normalised=False, some=True))
 
 
 def certificate_of(q: Array, counts: Array) -> KKTCertificate:

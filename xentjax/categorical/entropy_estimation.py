@@ -14,7 +14,7 @@ from xentjax._checks import check_choice
 from xentjax._dtypes import in_float64
 from xentjax._units import Base, in_units, nats_per_unit
 from xentjax.categorical._nsb import digamma_excess, entropy_moments
-from xentjax.categorical.counts import check_whole_counts
+from xentjax.categorical.counts import ComparedCounts, check_counts, with_others
 
 
 class EntropyPosterior(NamedTuple):
@@ -82,9 +82,9 @@ def entropy_estimate(
     """
     check_choice("method", method, (*_METHODS, "nsb"))
     nats_per_unit(base)
-    counts = check_whole_counts("counts", counts)
+    counts = check_counts("counts", counts, whole=True)
     if method == "nsb":
-        return in_units(_posterior(*with_others(counts)).mean, base)
+        return in_units(_posterior(with_others(counts)).mean, base)
     return in_units(_estimate(counts, method=method), base)
 
 
@@ -123,7 +123,7 @@ def nsb_entropy(counts: ArrayLike, *, base: Base = None) -> EntropyPosterior:
     Source: I. Nemenman, F. Shafee and W. Bialek, "Entropy and inference, revisited" (2002).
     """
     nats_per_unit(base)
-    posterior = _posterior(*with_others(check_whole_counts("counts", counts)))
+    posterior = _posterior(with_others(check_counts("counts", counts, whole=True)))
     return EntropyPosterior(*(in_units(moment, base) for moment in posterior))
 
 
@@ -133,16 +133,10 @@ def _estimate(counts: Array, *, method: str) -> Array:
     return _valid(counts, _METHODS[method](counts, n))
 
 
-@in_float64
-def with_others(counts: Array) -> tuple[Array, Array]:
-    """c and N - c, each rounded once."""
-    return counts, counts.sum(-1, keepdims=True) - counts
-
-
 @jax.jit
-def _posterior(counts: Array, others: Array) -> EntropyPosterior:
-    mean, standard_deviation = entropy_moments(counts, others)
-    return EntropyPosterior(_valid(counts, mean), _valid(counts, standard_deviation))
+def _posterior(counts: ComparedCounts) -> EntropyPosterior:
+    mean, standard_deviation = entropy_moments(counts.own, counts.others)
+    return EntropyPosterior(_valid(counts.own, mean), _valid(counts.own, standard_deviation))
 
 
 def _valid(counts: Array, nats: Array) -> Array:

@@ -9,11 +9,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from xentjax import _special
-from xentjax._checks import check_floating, check_index, fail
-from xentjax._dtypes import compute_dtype
-from xentjax._pmfs import check_pmf_named
+from xentjax._checks import check_index, fail
+from xentjax._dtypes import result_dtype
 from xentjax._units import Base, in_units, nats_per_unit
-from xentjax.categorical.likelihood import factorial_remainder
+from xentjax.categorical.likelihood import check_pmf_last, factorial_remainder
 
 _NEGLIGIBLE = 40.0
 """Minus the log of a binomial tail that is left out."""
@@ -62,11 +61,8 @@ def expected_kl(p: ArrayLike, n: SupportsIndex, *, base: Base = None) -> Float[A
     information estimates" (1955).
     """
     nats_per_unit(base)
-    pmf = check_floating("p", p)
-    pmf = pmf.astype(compute_dtype(pmf.dtype))
-    if pmf.ndim == 0 or pmf.shape[-1] == 0:
-        fail("p", "at least one class", f"shape {pmf.shape}")
-    check_pmf_named("p", p)
+    pmf = check_pmf_last("p", p)
+    pmf = pmf.astype(result_dtype(pmf))
     size, most = check_index("n", n), 2 ** (jnp.finfo(pmf.dtype).nmant + 1)
     if not 1 <= size <= most:
         fail("n", f"an integer 1..{most}", repr(n))

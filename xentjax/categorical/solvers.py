@@ -33,7 +33,7 @@ from jaxtyping import Array, Float
 from xentjax import _special
 from xentjax._checks import check_index, check_scalar, fail
 from xentjax.categorical.certificate import certificate_of
-from xentjax.categorical.counts import check_counts, check_not_all_zero, shares
+from xentjax.categorical.counts import check_counts, shares
 
 
 class Solver(NamedTuple):
@@ -94,8 +94,7 @@ def solve(counts: ArrayLike, solver: Solver, num_steps: int) -> Trajectory:
     if not isinstance(solver, Solver):
         raise TypeError(f"solver: expected a Solver, got {type(solver).__name__}")
     check_num_steps("num_steps", num_steps)
-    counts = check_counts("counts", counts)
-    check_not_all_zero("counts", counts)
+    counts = check_counts("counts", counts, some=True)
     run = partial(_run, solver=solver, num_steps=num_steps)
     for _ in counts.shape[:-1]:
         run = jax.vmap(run)
