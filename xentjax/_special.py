@@ -323,11 +323,9 @@ def _(rounding, primals, tangents):
     (joint,) = primals
     x, y = (jnp.broadcast_to(joint.sum(axis, keepdims=True), joint.shape) for axis in (-1, -2))
     # Where a marginal is 0, a step in p(x, y) moves it along and their ratio stays 1.
-    slope = jnp.where(
-        y == 0,
-        log_ratio(joint, y, 0.0) - log(x),
-        log_ratio(joint, x, 0.0) - log(y),
-    )
+    y_is_0 = y == 0
+    ratio = log_ratio(joint, x, 0.0) - log(jnp.where(y_is_0, jnp.ones_like(y), y))
+    slope = jnp.where(y_is_0, -log(x), ratio)
     return mutual_information(joint, rounding), scale_tangent(slope - 1, tangents[0]).sum((-2, -1))
 
 

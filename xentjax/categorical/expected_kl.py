@@ -122,7 +122,7 @@ def _sums(p: Array, n: int) -> tuple[Array, Array]:
         log_coefficient -= factorial_remainder(c) + factorial_remainder(n - c)
         probability = jnp.exp(log_coefficient - divergence - others)
         # A count on p = 0 has probability 0 and divergence +inf.
-        term = jnp.where(inside & (probability > 0), probability * divergence / n, 0)
+        term = probability * jnp.where(inside & (probability > 0), divergence, 0) / n
         covariance = covariance + (term * (c - mean[:, None])).sum(-1)
         return start + block, value + term.sum(-1), covariance
 
