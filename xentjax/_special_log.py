@@ -12,18 +12,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from xentjax._special import scale_tangent, sum_difference
+from xentjax._special import multiply_no_nan, sum_difference
 
 
 @jax.custom_jvp
 def times_exp(x: Float[Array, "*s"], log_p: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """x e^log_p, 0 in all orders where e^log_p is 0, whatever x is."""
-    return scale_tangent(x, jnp.exp(log_p))
+    return multiply_no_nan(x, jnp.exp(log_p))
 
 
 times_exp.defjvps(
     lambda dot, _, x, log_p: jnp.exp(log_p) * dot,
-    lambda dot, result, x, log_p: scale_tangent(result, dot),
+    lambda dot, result, x, log_p: multiply_no_nan(result, dot),
 )
 
 
@@ -128,8 +128,8 @@ def _unreachable(log_p: Array, log_q: Array) -> Array:
 def js_divergence(log_p: Array, log_q: Array, weight: Array) -> Array:
     log_m, p_ratio, q_ratio = _mixture(log_p, log_q, weight)
     weight = jnp.broadcast_to(weight, log_p.shape)
-    p_terms = scale_tangent(divergence_terms(-p_ratio, log_p, log_m), weight)
-    return (p_terms + scale_tangent(divergence_terms(-q_ratio, log_q, log_m), 1 - weight)).sum(-1)
+    p_terms = multiply_no_nan(divergence_terms(-p_ratio, log_p, log_m), weight)
+    return (p_terms + multiply_no_nan(divergence_terms(-q_ratio, log_q, log_m), 1 - weight)).sum(-1)
 
 
 @js_divergence.defjvp
@@ -137,12 +137,12 @@ def _(primals, tangents):
     log_p, log_q, weight = primals
     log_m, p_ratio, q_ratio = _mixture(*primals)
     each_weight = jnp.broadcast_to(weight, log_p.shape)
-    p_slope = scale_tangent(times_exp(-p_ratio, log_p), each_weight)
-    q_slope = scale_tangent(times_exp(-q_ratio, log_q), 1 - each_weight)
+    p_slope = multiply_no_nan(times_exp(-p_ratio, log_p), each_weight)
+    q_slope = multiply_no_nan(times_exp(-q_ratio, log_q), 1 - each_weight)
     weight_slope = divergence(log_p, log_m) - divergence(log_q, log_m)
-    dot = (scale_tangent(p_slope, tangents[0]) + scale_tangent(q_slope, tangents[1])).sum(-1)
+    dot = (multiply_no_nan(p_slope, tangents[0]) + multiply_no_nan(q_slope, tangents[1])).sum(-1)
     weight_dot = jnp.broadcast_to(tangents[2], dot.shape)
-    return js_divergence(*primals), dot + scale_tangent(weight_slope, weight_dot)
+    return js_divergence(*primals), dot + multiply_no_nan(weight_slope, weight_dot)
 
 
 def _mixture(log_p: Array, log_q: Array, weight: Array) -> tuple[Array, Array, Array]:

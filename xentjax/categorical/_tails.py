@@ -21,7 +21,7 @@ import numpy as np
 from jax.scipy.special import digamma
 from jaxtyping import Array, Bool, Float
 
-from xentjax._special import divergence_term, scale_tangent
+from xentjax._special import divergence_term, multiply_no_nan
 from xentjax.categorical.likelihood import factorial_remainder
 
 _FALL = 40.0
@@ -50,7 +50,7 @@ def _(primals, tangents):
     near = jnp.exp(_gamma_log_scale(a) - divergence_term(a, jnp.where(inside, x, a))) / x
     density = jnp.where(inside, near, jnp.where(x == math.inf, 0, at_0))
     tangent = jnp.where(density == 0, 0, tangents[1])
-    return gamma_survival(a, x), scale_tangent(-density, tangent)
+    return gamma_survival(a, x), multiply_no_nan(-density, tangent)
 
 
 def gamma_tail(

@@ -169,7 +169,7 @@ def _(primals, tangents):
     total = weights + others
     slope = (_surprise(weights, others) - 1) / total
     own = jnp.where(weights == 0, jnp.inf, others / total * slope)
-    dot = _special.scale_tangent(own, tangents[0]) - weights / total * slope * tangents[1]
+    dot = _special.multiply_no_nan(own, tangents[0]) - weights / total * slope * tangents[1]
     return _entropy_terms(weights, others), dot
 
 

@@ -77,7 +77,7 @@ def _of_classes(p: Array, n: int) -> Array:
 @_of_classes.defjvp
 def _(n, primals, tangents):
     value, slope = _value_and_slope(*primals, n)
-    return value, _special.scale_tangent(slope, tangents[0])
+    return value, _special.multiply_no_nan(slope, tangents[0])
 
 
 @partial(jax.jit, static_argnums=1)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from xentjax._checks import check_choice, check_scalar, concrete
 from xentjax._dtypes import in_float64, result_dtype
-from xentjax._special import nan_unless, scale_tangent
+from xentjax._special import multiply_no_nan, nan_unless
 from xentjax.categorical._sison_glaz import MOST_STEPS, halfwidth
 from xentjax.categorical._tails import beta_quantile_odds, gamma_quantile
 from xentjax.categorical.counts import ComparedCounts, check_counts, with_others
@@ -168,7 +168,7 @@ def _(primals, tangents):
     own, others, n = primals
     deviation = _deviation(*primals)
     by_own, by_others = jnp.sqrt(others / n / own) / 2, jnp.sqrt(own / n / others) / 2
-    dot = scale_tangent(by_own, tangents[0]) + scale_tangent(by_others, tangents[1])
+    dot = multiply_no_nan(by_own, tangents[0]) + multiply_no_nan(by_others, tangents[1])
     return deviation, dot - deviation / (2 * n) * tangents[2]
 
 

@@ -288,8 +288,8 @@ def _(rounding, primals, tangents):
     n = counts.sum(-1, keepdims=True)
     q_slope = _special.times_power(counts, q, -1)
     counts_slope = digamma(n + 1) - digamma(counts + 1) + _special.log(q)
-    dot = _special.scale_tangent(q_slope, tangents[0])
-    dot += _special.scale_tangent(counts_slope, tangents[1])
+    dot = _special.multiply_no_nan(q_slope, tangents[0])
+    dot += _special.multiply_no_nan(counts_slope, tangents[1])
     return _of_multinomial(q, counts, rounding), dot.sum(-1)
 
 

@@ -244,7 +244,7 @@ def _(primals, tangents) -> tuple[Array, Array]:
     for formula, x, dx in zip(formulas, primals[:3], tangents[:3], strict=True):
         if x is not None:
             slope = jax.jvp(formula, (x,), (jnp.ones_like(x),))[1]
-            # Not scale_tangent: in reverse mode the infinity comes as a cotangent.
+            # Not multiply_no_nan: in reverse mode the infinity comes as a cotangent.
             dot += jnp.where(slope == 0, 0, slope * dx)
     return _tail_formula(*primals), dot
 
