@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from xentjax import counts, empirical_pmf, stream_counts
-from xentjax._sums import BLOCK, MANY, add_in_blocks
+from xentjax._core.sums import BLOCK, MANY, add_in_blocks
 from xentjax.categorical.counts import _FEW_CLASSES, _HOST_BLOCK, _count_by_comparison
 
 

@@ -9,17 +9,17 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec as P
 
 from tests.support.tolerances import GRADIENT, VALUE
-from xentjax._special import (
+from xentjax._core.multiply_no_nan import multiply_no_nan
+from xentjax.information.log_pmf import log_softmax, log_sum_exp, times_exp
+from xentjax.information.pmf import (
     divergence_term,
     log,
     log_ratio,
-    multiply_no_nan,
     sum_difference,
     times_power,
     x_log_x,
     x_log_y,
 )
-from xentjax._special_log import log_softmax, log_sum_exp, times_exp
 
 INF, NAN = np.inf, np.nan
 

@@ -7,9 +7,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from xentjax._checks import check_bool, check_floating, check_integer, concrete, fail, native
-from xentjax._dtypes import compute_dtype, signed, without_wrapping
-from xentjax._pmfs import check_pmf_named
+from xentjax._core.checks import check_bool, check_floating, check_integer, concrete, fail, native
+from xentjax._core.dtypes import compute_dtype, signed, without_wrapping
+from xentjax.information.arguments import check_pmf_named
 
 _LOGITS = "; logits go through softmax"
 

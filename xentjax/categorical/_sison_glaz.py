@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from xentjax._special import nan_unless
-from xentjax._varying import varying_alike
+from xentjax._core.multiply_no_nan import nan_unless
+from xentjax._core.varying import varying_alike
 from xentjax.categorical._tails import gamma_tail
 from xentjax.categorical.likelihood import factorial_remainder
 

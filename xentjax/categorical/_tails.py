@@ -21,8 +21,9 @@ import numpy as np
 from jax.scipy.special import digamma
 from jaxtyping import Array, Bool, Float
 
-from xentjax._special import divergence_term, multiply_no_nan
+from xentjax._core.multiply_no_nan import multiply_no_nan
 from xentjax.categorical.likelihood import factorial_remainder
+from xentjax.information.pmf import divergence_term
 
 _FALL = 40.0
 _NEWTON_STEPS = 12

@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
-from xentjax._checks import (
+from xentjax._core.checks import (
     check_array,
     check_bool,
     check_floating,
@@ -20,8 +20,8 @@ from xentjax._checks import (
     fail,
     native,
 )
-from xentjax._dtypes import compute_dtype, in_float64, signed, without_wrapping
-from xentjax._sums import accurate_segment_sum, add
+from xentjax._core.dtypes import compute_dtype, in_float64, signed, without_wrapping
+from xentjax._core.sums import accurate_segment_sum, add
 
 _INT32_MAX = np.iinfo(np.int32).max
 # Few enough samples that all of a block's numbers stay in the cache.

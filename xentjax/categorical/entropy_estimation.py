@@ -9,12 +9,12 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax import _special
-from xentjax._checks import check_choice
-from xentjax._dtypes import in_float64
-from xentjax._units import Base, in_units, nats_per_unit
+from xentjax._core.checks import check_choice
+from xentjax._core.dtypes import in_float64
+from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
 from xentjax.categorical._nsb import digamma_excess, entropy_moments
 from xentjax.categorical.counts import ComparedCounts, check_counts, with_others
+from xentjax.information.units import Base, in_units, nats_per_unit
 
 
 class EntropyPosterior(NamedTuple):
@@ -144,7 +144,7 @@ def _valid(counts: Array, nats: Array) -> Array:
     n = counts.sum(-1)
     if counts.shape[-1] == 1:
         nats = jnp.zeros_like(n)
-    return nats + _special.nan_unless((n > 0) & (n < math.inf), nats.dtype)
+    return nats + nan_unless((n > 0) & (n < math.inf), nats.dtype)
 
 
 def _surprise(weights: Array, others: Array) -> Array:
@@ -169,7 +169,7 @@ def _(primals, tangents):
     total = weights + others
     slope = (_surprise(weights, others) - 1) / total
     own = jnp.where(weights == 0, jnp.inf, others / total * slope)
-    dot = _special.multiply_no_nan(own, tangents[0]) - weights / total * slope * tangents[1]
+    dot = multiply_no_nan(own, tangents[0]) - weights / total * slope * tangents[1]
     return _entropy_terms(weights, others), dot
 
 

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax import _special
-from xentjax._checks import check_index, fail
-from xentjax._dtypes import result_dtype
-from xentjax._units import Base, in_units, nats_per_unit
+from xentjax._core.checks import check_index, fail
+from xentjax._core.dtypes import result_dtype
+from xentjax._core.multiply_no_nan import multiply_no_nan
 from xentjax.categorical.likelihood import check_pmf_last, factorial_remainder
+from xentjax.information.pmf import divergence_term
+from xentjax.information.units import Base, in_units, nats_per_unit
 
 _NEGLIGIBLE = 40.0
 """Minus the log of a binomial tail that is left out."""
@@ -77,7 +78,7 @@ def _of_classes(p: Array, n: int) -> Array:
 @_of_classes.defjvp
 def _(n, primals, tangents):
     value, slope = _value_and_slope(*primals, n)
-    return value, _special.multiply_no_nan(slope, tangents[0])
+    return value, multiply_no_nan(slope, tangents[0])
 
 
 @partial(jax.jit, static_argnums=1)
@@ -95,7 +96,7 @@ def _value_and_slope(p: Array, n: int) -> tuple[Array, Array]:
     interior = (p > 0) & (p < 1)
     slope = covariance / jnp.where(interior, p * (1 - p), 1)
     samples = jnp.asarray(n, p.dtype)
-    at_1 = -_special.divergence_term(samples - 1, samples)
+    at_1 = -divergence_term(samples - 1, samples)
     return value, jnp.where(interior, slope, jnp.where(p > 0, at_1, jnp.inf))
 
 
@@ -116,8 +117,8 @@ def _sums(p: Array, n: int) -> tuple[Array, Array]:
         offset = start + offsets
         inside = offset[None, :] < support[:, None]
         c = jnp.where(inside, first[:, None] + offset[None, :], 0)
-        divergence = _special.divergence_term(c, jnp.broadcast_to(mean[:, None], c.shape))
-        others = _special.divergence_term(n - c, jnp.broadcast_to(others_mean[:, None], c.shape))
+        divergence = divergence_term(c, jnp.broadcast_to(mean[:, None], c.shape))
+        others = divergence_term(n - c, jnp.broadcast_to(others_mean[:, None], c.shape))
         log_coefficient = factorial_remainder(samples)
         log_coefficient -= factorial_remainder(c) + factorial_remainder(n - c)
         probability = jnp.exp(log_coefficient - divergence - others)

@@ -9,9 +9,9 @@ from jax.scipy.special import ndtri
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._checks import check_choice, check_scalar, concrete
-from xentjax._dtypes import in_float64, result_dtype
-from xentjax._special import multiply_no_nan, nan_unless
+from xentjax._core.checks import check_choice, check_scalar, concrete
+from xentjax._core.dtypes import in_float64, result_dtype
+from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
 from xentjax.categorical._sison_glaz import MOST_STEPS, halfwidth
 from xentjax.categorical._tails import beta_quantile_odds, gamma_quantile
 from xentjax.categorical.counts import ComparedCounts, check_counts, with_others

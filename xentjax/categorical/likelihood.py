@@ -10,12 +10,20 @@ from jax.scipy.special import digamma
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from xentjax import _special
-from xentjax._checks import check_array, check_floating, check_index, concrete, fail
-from xentjax._dtypes import in_float64, result_dtype
-from xentjax._pmfs import check_pmf_named
-from xentjax._units import Base, in_units
+from xentjax._core.checks import check_array, check_floating, check_index, concrete, fail
+from xentjax._core.dtypes import in_float64, result_dtype
+from xentjax._core.multiply_no_nan import multiply_no_nan
 from xentjax.categorical.counts import check_counts
+from xentjax.information.arguments import check_pmf_named
+from xentjax.information.pmf import (
+    cross_entropy,
+    divergence_term,
+    kl_divergence,
+    log,
+    sum_tolerance,
+    times_power,
+)
+from xentjax.information.units import Base, in_units
 
 
 def log_likelihood(q: ArrayLike, counts: ArrayLike, *, base: Base = None) -> Float[Array, "..."]:
@@ -76,7 +84,7 @@ def multinomial_log_likelihood(q: ArrayLike, counts: ArrayLike) -> Float[Array, 
     Source: C. Loader, "Fast and accurate computation of binomial probabilities" (2000).
     """
     q, counts = check_pmf_and_counts("multinomial_log_likelihood(q, counts)", q, counts)
-    return _multinomial(q, counts, rounding=_special.sum_tolerance(q.dtype, q.shape[-1]))
+    return _multinomial(q, counts, rounding=sum_tolerance(q.dtype, q.shape[-1]))
 
 
 def score(q: ArrayLike, counts: ArrayLike) -> Float[Array, "..."]:
@@ -262,7 +270,7 @@ def _check_shape(name: str, shape: tuple[int, ...]) -> None:
 @in_float64
 def log_likelihood_of(q: Array, counts: Array) -> Array:
     """Return `log_likelihood` in nats of arguments of one shape whose values nobody checks."""
-    return -_special.cross_entropy(counts, q)
+    return -cross_entropy(counts, q)
 
 
 @in_float64
@@ -279,17 +287,17 @@ def _multinomial(q: Array, counts: Array, *, rounding: float) -> Array:
 def _of_multinomial(q: Array, counts: Array, rounding: float) -> Array:
     n = counts.sum(-1, keepdims=True)
     coefficient = factorial_remainder(n[..., 0]) - factorial_remainder(counts).sum(-1)
-    return coefficient - _special.kl_divergence(counts, n * q, rounding)
+    return coefficient - kl_divergence(counts, n * q, rounding)
 
 
 @_of_multinomial.defjvp
 def _(rounding, primals, tangents):
     q, counts = primals
     n = counts.sum(-1, keepdims=True)
-    q_slope = _special.times_power(counts, q, -1)
-    counts_slope = digamma(n + 1) - digamma(counts + 1) + _special.log(q)
-    dot = _special.multiply_no_nan(q_slope, tangents[0])
-    dot += _special.multiply_no_nan(counts_slope, tangents[1])
+    q_slope = times_power(counts, q, -1)
+    counts_slope = digamma(n + 1) - digamma(counts + 1) + log(q)
+    dot = multiply_no_nan(q_slope, tangents[0])
+    dot += multiply_no_nan(counts_slope, tangents[1])
     return _of_multinomial(q, counts, rounding), dot.sum(-1)
 
 
@@ -307,7 +315,7 @@ def factorial_remainder(x: Array, *, whole: bool = False) -> Array:
             result = jnp.where(x == k, math.lgamma(k + 1) - k * math.log(max(k, 1)) + k, result)
         return result
     below = jnp.stack([x + k for k in range(shift)], -1)
-    return _stirling(x + shift) - _special.divergence_term(below, below + 1).sum(-1)
+    return _stirling(x + shift) - divergence_term(below, below + 1).sum(-1)
 
 
 def _stirling(x: Array) -> Array:

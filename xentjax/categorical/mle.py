@@ -10,10 +10,10 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from xentjax._checks import check_array, check_choice, check_scalar, concrete, fail
-from xentjax._dtypes import result_dtype
-from xentjax._special import nan_unless
-from xentjax._varying import varying_alike
+from xentjax._core.checks import check_array, check_choice, check_scalar, concrete, fail
+from xentjax._core.dtypes import result_dtype
+from xentjax._core.multiply_no_nan import nan_unless
+from xentjax._core.varying import varying_alike
 from xentjax.categorical.certificate import KKTCertificate, certificate_of
 from xentjax.categorical.counts import check_counts, check_not_all_zero, shares
 from xentjax.categorical.likelihood import log_likelihood_of

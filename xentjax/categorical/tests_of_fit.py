@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from xentjax import _special
-from xentjax._dtypes import in_float64
+from xentjax._core.dtypes import in_float64
 from xentjax.categorical._tails import gamma_survival
 from xentjax.categorical.likelihood import check_pmf_and_counts
+from xentjax.information.pmf import kl_divergence, times_power
 
 
 class TestResult(NamedTuple):
@@ -102,7 +102,7 @@ def _check(call: str, counts: ArrayLike, q: ArrayLike) -> tuple[Array, Array]:
 
 @in_float64
 def _g_test(counts: Array, q: Array) -> TestResult:
-    return _result(2 * _special.kl_divergence(counts, _expected(counts, q), math.inf), q)
+    return _result(2 * kl_divergence(counts, _expected(counts, q), math.inf), q)
 
 
 @in_float64
@@ -110,7 +110,7 @@ def _chi_squared_test(counts: Array, q: Array) -> TestResult:
     expected = _expected(counts, q)
     difference = counts - expected
     # Its square would overflow where the quotient does not.
-    relative = _special.times_power(difference, expected, -1)
+    relative = times_power(difference, expected, -1)
     return _result((difference * relative).sum(-1), q)
 
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
-from xentjax._dtypes import compute_dtype
-from xentjax._special import multiply_no_nan
+from xentjax._core.dtypes import compute_dtype
+from xentjax._core.multiply_no_nan import multiply_no_nan
 from xentjax.ops.rows import (
     InnerProduct,
     Rows,

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from xentjax._special import multiply_no_nan, nan_unless
-from xentjax._varying import varying_alike, varying_as
+from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
+from xentjax._core.varying import varying_alike, varying_as
 from xentjax.ops.rows import (
     InnerProduct,
     Rows,

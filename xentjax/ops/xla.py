@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from xentjax._dtypes import compute_dtype
-from xentjax._special import multiply_no_nan, nan_unless
-from xentjax._varying import varying_alike
+from xentjax._core.dtypes import compute_dtype
+from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
+from xentjax._core.varying import varying_alike
 from xentjax.ops.blocks import blocks, flat_mask
 from xentjax.ops.layer import slice_rows
 from xentjax.ops.rows import (

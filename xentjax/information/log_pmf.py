@@ -1,4 +1,4 @@
-"""The measures of `_special` for pmfs given by their logarithms, in nats.
+"""The measures of `pmf` for pmfs given by their logarithms, in nats.
 
 log p keeps what p cannot hold: a probability of e^-200, and how far one of 1 - e^-30 is from 1.
 Derivatives are those in log p, which are p times those in p, so their limits at log p = -inf are 0:
@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from xentjax._special import multiply_no_nan, sum_difference
+from xentjax._core.multiply_no_nan import multiply_no_nan
+from xentjax.information.pmf import sum_difference
 
 
 @jax.custom_jvp

@@ -1,6 +1,6 @@
 """The arguments of the measures of pmfs, checked and brought into one form.
 
-The measures themselves, in `_special` and `_special_log`, take outcomes along the last axis (of a
+The measures themselves, in `pmf` and `log_pmf`, take outcomes along the last axis (of a
 joint pmf, pairs along the last two), one shape and one dtype, and p = 0 where a mask leaves an
 outcome out.
 """
@@ -18,8 +18,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 from numpy.lib.array_utils import normalize_axis_tuple
 
-from xentjax import _special, _special_log
-from xentjax._checks import (
+from xentjax._core.checks import (
     check_array,
     check_bool,
     check_choice,
@@ -28,7 +27,8 @@ from xentjax._checks import (
     fail,
     is_known,
 )
-from xentjax._dtypes import compute_dtype
+from xentjax._core.dtypes import compute_dtype
+from xentjax.information import log_pmf, pmf
 
 # So few numbers NumPy adds before a program could be dispatched.
 _FEW = 2**14
@@ -44,7 +44,7 @@ def outcomes_last(
     if axes != (arrays[0].ndim - 1,):
         arrays = [jnp.moveaxis(array, axes, range(-len(axes), 0)) for array in arrays]
         arrays = [array.reshape(*array.shape[: -len(axes)], -1) for array in arrays]
-    return [_special_log.log_softmax(a) for a in arrays] if form == "logits" else arrays, tolerance
+    return [log_pmf.log_softmax(a) for a in arrays] if form == "logits" else arrays, tolerance
 
 
 def pairs_last(
@@ -56,12 +56,12 @@ def pairs_last(
     if form != "logits":
         return pairs, tolerance
     flat = pairs.reshape(*pairs.shape[:-2], -1)
-    return _special_log.log_softmax(flat).reshape(pairs.shape), tolerance
+    return log_pmf.log_softmax(flat).reshape(pairs.shape), tolerance
 
 
 def measures(form: str) -> ModuleType:
     """The module whose functions take what `outcomes_last` and `pairs_last` return."""
-    return _special if form == "pmf" else _special_log
+    return pmf if form == "pmf" else log_pmf
 
 
 def check_pmf_named(
@@ -91,10 +91,10 @@ def check_pmf_named(
     axes = _check_axes("axis", axis, array.shape)
     if atol is None:
         dtype = jax.dtypes.canonicalize_dtype(array.dtype)
-        atol = _special.sum_tolerance(dtype, math.prod(array.shape[i] for i in axes))
+        atol = pmf.sum_tolerance(dtype, math.prod(array.shape[i] for i in axes))
     else:
         check_scalar("atol", atol, "a number >= 0", lambda value: value >= 0)
-    _check_sums({name: _Pmf(array, atol)}, keep, axes, array.shape, hint=hint)
+    _check_sums({name: _Argument(array, atol)}, keep, axes, array.shape, hint=hint)
     return array
 
 
@@ -131,11 +131,11 @@ def _check_arrays(
     if form != "logits":
         logarithms = form == "log_pmf"
         pmfs = {
-            name: _Pmf(array, _special.sum_tolerance(array.dtype, number, logarithms=logarithms))
+            name: _Argument(array, pmf.sum_tolerance(array.dtype, number, logarithms=logarithms))
             for name, array in checked.items()
         }
         _check_sums(pmfs, keep, axes, shape, form)
-        tolerance = max(pmf.atol for pmf in pmfs.values())
+        tolerance = max(argument.atol for argument in pmfs.values())
 
     dtype = compute_dtype(*(array.dtype for array in checked.values()))
     result = [jnp.broadcast_to(array.astype(dtype), shape) for array in checked.values()]
@@ -145,7 +145,7 @@ def _check_arrays(
     return result, axes, tolerance
 
 
-class _Pmf(NamedTuple):
+class _Argument(NamedTuple):
     """A pmf, or log pmf, and how far from 1 its sum may be."""
 
     values: Array
@@ -153,7 +153,7 @@ class _Pmf(NamedTuple):
 
 
 def _check_sums(
-    pmfs: dict[str, _Pmf],
+    pmfs: dict[str, _Argument],
     keep: Array | None,
     axes: tuple[int, ...],
     shape: tuple[int, ...],
@@ -163,19 +163,19 @@ def _check_sums(
     """Raise unless what `keep` leaves of each pmf, or log pmf, is >= 0 and sums to 1, if known."""
     if keep is not None and not is_known(keep):
         return
-    pmfs = {name: pmf for name, pmf in pmfs.items() if is_known(pmf.values)}
-    if sum(pmf.values.size for pmf in pmfs.values()) > _FEW:
+    pmfs = {name: argument for name, argument in pmfs.items() if is_known(argument.values)}
+    if sum(argument.values.size for argument in pmfs.values()) > _FEW:
         # Known values are summed while a program that uses them is traced, not in that program.
         with jax.ensure_compile_time_eval(), jax.enable_x64(True):
             if _are_clearly_pmfs(list(pmfs.values()), keep, axes, shape, form):
                 return
-    for name, pmf in pmfs.items():
-        _check_sum(name, pmf, keep, axes, shape, form, hint)
+    for name, argument in pmfs.items():
+        _check_sum(name, argument, keep, axes, shape, form, hint)
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
 def _are_clearly_pmfs(
-    pmfs: list[_Pmf],
+    pmfs: list[_Argument],
     keep: Array | None,
     axes: tuple[int, ...],
     shape: tuple[int, ...],
@@ -183,17 +183,19 @@ def _are_clearly_pmfs(
 ) -> Array:
     """Whether sums in float32 leave no doubt: they are off by less than half of a tolerance."""
     clear = jnp.ones((), bool)
-    for pmf in pmfs:
-        p = _probabilities(jnp, pmf.values, keep, axes, shape, form)
+    for argument in pmfs:
+        p = _probabilities(jnp, argument.values, keep, axes, shape, form)
         error = jnp.abs(p.sum(axes) - 1)
         judged = True if keep is None else keep.any(axes)
-        clear &= (p.min(initial=0) >= 0) & ((error <= pmf.atol / 2) | ~jnp.asarray(judged)).all()
+        clear &= (p.min(initial=0) >= 0) & (
+            (error <= argument.atol / 2) | ~jnp.asarray(judged)
+        ).all()
     return clear
 
 
 def _check_sum(
     name: str,
-    pmf: _Pmf,
+    argument: _Argument,
     keep: Array | None,
     axes: tuple[int, ...],
     shape: tuple[int, ...],
@@ -202,16 +204,16 @@ def _check_sum(
 ) -> None:
     mask = None if keep is None else np.asarray(keep)
     with np.errstate(over="ignore"):
-        p = _probabilities(np, np.asarray(pmf.values), mask, axes, shape, form)
+        p = _probabilities(np, np.asarray(argument.values), mask, axes, shape, form)
     if form == "log_pmf":
         name = f"exp({name})"
     if not p.min(initial=0) >= 0:
         fail(name, "probabilities >= 0", p[~(p >= 0)][0])
     sums = p.sum(axes, dtype=np.float64)
-    wrong = ~(np.abs(sums - 1) <= pmf.atol) & (True if mask is None else mask.any(axes))
+    wrong = ~(np.abs(sums - 1) <= argument.atol) & (True if mask is None else mask.any(axes))
     if wrong.any():
-        digits = 2 - math.floor(math.log10(pmf.atol)) if pmf.atol > 0 else 17
-        expected = f"probabilities with sum 1 within {pmf.atol:.2g}"
+        digits = 2 - math.floor(math.log10(argument.atol)) if argument.atol > 0 else 17
+        expected = f"probabilities with sum 1 within {argument.atol:.2g}"
         fail(name, expected, f"sum {sums[wrong][0]:.{digits}g}{hint}")
 
 

@@ -6,7 +6,7 @@ from typing import SupportsFloat, TypeAlias
 
 from jaxtyping import Array, Float
 
-from xentjax._checks import fail
+from xentjax._core.checks import fail
 
 Base: TypeAlias = SupportsFloat | str | None
 """None or "nats", 2 or "bits", 10 or "hartleys", or any other positive real but 1."""

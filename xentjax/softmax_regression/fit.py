@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from xentjax._checks import (
+from xentjax._core.checks import (
     check_floating,
     check_index,
     check_integer,
@@ -18,8 +18,11 @@ from xentjax._checks import (
     fail,
     native,
 )
-from xentjax._dtypes import compute_dtype, without_wrapping
-from xentjax._softmax_descent import (
+from xentjax._core.dtypes import compute_dtype, without_wrapping
+from xentjax._core.multiply_no_nan import nan_unless
+from xentjax.categorical.counts import counts
+from xentjax.categorical.solvers import check_num_steps
+from xentjax.softmax_regression.descent import (
     Problem,
     at_optimum,
     centre,
@@ -27,9 +30,6 @@ from xentjax._softmax_descent import (
     log_likelihood,
     unit_diagonal,
 )
-from xentjax._special import nan_unless
-from xentjax.categorical.counts import counts
-from xentjax.categorical.solvers import check_num_steps
 
 
 class SoftmaxRegressionFit(NamedTuple):
