@@ -11,7 +11,7 @@ from rich.console import Console
 
 from benchmarks import cases, report
 from benchmarks.session import Session
-from experiments._command import (
+from experiments.common.command import (
     EXIT_INTERRUPTED,
     EXIT_USER_ERROR,
     UserError,

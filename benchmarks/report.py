@@ -270,7 +270,7 @@ def print_terminal(result: Report, console: Console) -> None:
 
 def _text_table(sheet: Sheet, mark: str, width: int) -> Iterator[Text]:
     """Lines of at most `width`, but for a single word or number that is longer."""
-    # Unlike experiments._tables, which lists a row's numbers one beneath the other: here columns
+    # Unlike experiments.common.tables, which lists a row's numbers one beneath the other: columns
     # of rivals are to be compared row by row, so they stay columns, in as many parts as it takes.
     heads = sheet.header
     rows = [["-" if text == NOT_INSTALLED else text for text in row] for row in sheet.rows]

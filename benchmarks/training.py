@@ -16,11 +16,11 @@ from benchmarks.losses import NO_TORCH, SUBJECT, TORCH, load_torch
 from benchmarks.report import Cell, Result
 from benchmarks.session import Session
 from benchmarks.tables import Table
-from experiments.cifar10.augment import MEAN, STANDARD_DEVIATION
 from experiments.cifar10.backend import current_backend, data_mesh, prepare_cpu
 from experiments.cifar10.config import PRESETS, Config
-from experiments.cifar10.programs import Programs
-from experiments.cifar10.step import make_training
+from experiments.cifar10.data.augment import MEAN, STANDARD_DEVIATION
+from experiments.cifar10.training.compiled import Programs
+from experiments.cifar10.training.step import make_training
 
 NUM_IMAGES = 8192
 NUM_CLASSES = 10

@@ -20,23 +20,19 @@ from rich.console import Console, Group
 from rich.panel import Panel
 from rich.text import Text
 
-from experiments import categorical_mle, divergences, law_of_large_numbers
-from experiments._command import UserError, one_line_errors, parse_options, say, waiting
-from experiments._records import RUNS, RunFolder
+from experiments import divergences, law_of_large_numbers
+from experiments.categorical_mle import __main__ as categorical_mle
 from experiments.cifar10.backend import prepare_cpu
 from experiments.cifar10.config import PRESETS
-from experiments.cifar10.data import (
-    Dataset,
-    find_cifar10,
-    load_cifar10,
-    load_digits,
-)
-from experiments.cifar10.train import run as train
+from experiments.cifar10.data.load import Dataset, find_cifar10, load_cifar10, load_digits
+from experiments.cifar10.training.run import run as train
+from experiments.common.command import UserError, one_line_errors, parse_options, say, waiting
+from experiments.common.run_folder import RUNS, RunFolder
 
 EXPERIMENTS = {
     "law_of_large_numbers": "experiments.law_of_large_numbers",
-    "categorical_mle": "experiments.categorical_mle",
-    "asymptotics": "experiments.asymptotics",
+    "categorical_mle": "experiments.categorical_mle.__main__",
+    "asymptotics": "experiments.asymptotics.__main__",
     "divergences": "experiments.divergences",
     "cifar10": "experiments.cifar10.__main__",
     "loss_comparison": "experiments.loss_comparison",

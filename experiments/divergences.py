@@ -23,10 +23,17 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 import xentjax
-from experiments import _plots
-from experiments._command import UserError, one_line_errors, parse_options, pmf_option, say, waiting
-from experiments._records import RUNS, RunFolder
-from experiments._tables import new_table, show as show_table
+from experiments.common import plots
+from experiments.common.command import (
+    UserError,
+    one_line_errors,
+    parse_options,
+    pmf_option,
+    say,
+    waiting,
+)
+from experiments.common.run_folder import RUNS, RunFolder
+from experiments.common.tables import new_table, show as show_table
 
 NAME = "divergences"
 UNITS = ("nats", "bits", "hartleys")
@@ -145,11 +152,11 @@ def save(result: Result, folder: RunFolder) -> None:
 def _draw_curves(result: Result) -> Figure:
     """The measures of two coins, with an axis for each unit."""
     coin = result.config.bernoulli
-    figure, axes = _plots.subplots(height=4.5)
+    figure, axes = plots.subplots(height=4.5)
     ax = axes[0, 0]
     for (name, curve), style in zip(result.curves.items(), ("-", "-", "--", "-."), strict=True):
         ax.plot(result.thetas, curve, linestyle=style, linewidth=2, label=name)
-    ax.axvline(coin, color=_plots.GREY, linewidth=1)
+    ax.axvline(coin, color=plots.GREY, linewidth=1)
     ax.annotate(
         "q = p", (coin, 0), (6, 6), textcoords="offset points", color="0.3", ha="left", va="bottom"
     )
@@ -176,7 +183,7 @@ def _draw_triangles(result: Result) -> Figure:
     x, y = (result.models @ CORNERS.astype(np.float32)).T
     grid = Triangulation(x, y)
     values = result.triangle
-    figure, axes = _plots.subplots(2, 2, height=6.7, grid=False)
+    figure, axes = plots.subplots(2, 2, height=6.7, grid=False)
     figure.suptitle(
         "Every point is a model q; its colour is its cost under the true p", fontsize=11
     )

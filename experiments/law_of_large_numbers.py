@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 import xentjax
-from experiments import _plots
-from experiments._command import (
+from experiments.common import plots
+from experiments.common.command import (
     UserError,
     check_seed,
     one_line_errors,
@@ -29,8 +29,8 @@ from experiments._command import (
     say,
     waiting,
 )
-from experiments._records import RUNS, RunFolder
-from experiments._tables import new_table, show as show_table
+from experiments.common.run_folder import RUNS, RunFolder
+from experiments.common.tables import new_table, show as show_table
 
 NAME = "law_of_large_numbers"
 FIRST_ROLLS = 10  # before that the band is wider than the probabilities themselves
@@ -167,14 +167,14 @@ def _draw_faces(result: Result) -> Figure:
     shown = np.sort(np.argsort(-q, stable=True)[:SHOWN_FACES])
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
-    figure, axes = _plots.subplots(rows, columns, height=0.9 + 2.2 * rows, sharex=True)
+    figure, axes = plots.subplots(rows, columns, height=0.9 + 2.2 * rows, sharex=True)
     for ax, face in zip(axes.flat, shown, strict=False):
         half_width = config.z * _standard_deviation(float(q[face]), result.rolls)
         ax.fill_between(
             result.rolls,
             np.maximum(q[face] - half_width, 0),
             np.minimum(q[face] + half_width, 1),
-            color=_plots.GREY,
+            color=plots.GREY,
             alpha=0.25,
             linewidth=0,
             label=rf"$q(k) \pm {config.z:g}\sqrt{{q(k)\,(1-q(k))/N}}$",
@@ -199,14 +199,14 @@ def _draw_faces(result: Result) -> Figure:
 def _draw_deviation(result: Result) -> Figure:
     """The largest deviation against N, beside the law."""
     q = np.asarray(result.config.probs)
-    figure, axes = _plots.subplots(height=4.2)
+    figure, axes = plots.subplots(height=4.2)
     ax = axes[0, 0]
     for deviations in result.deviations:
         ax.plot(result.rolls, deviations, linewidth=0.9, alpha=0.55)
     ax.plot(
         result.rolls,
         result.deviations.mean(0),
-        color=_plots.PALETTE[0],
+        color=plots.PALETTE[0],
         linewidth=2.5,
         label=f"mean over seeds: slope ${result.slope:.2f}$",
     )

@@ -29,17 +29,9 @@ import jax
 import tyro
 from rich.console import Console
 
-from experiments._command import UserError, one_line_errors, parse_options, say, waiting
-from experiments._hosts import is_writer
-from experiments._records import RUNS, RunFolder
-from experiments._tables import new_table, show as show_table
-from experiments.cifar10 import compare, predict
 from experiments.cifar10.backend import current_backend, prepare_cpu
-from experiments.cifar10.config import PRESETS, Config, PresetName
-from experiments.cifar10.data import load
-from experiments.cifar10.evaluate import Result
-from experiments.cifar10.interrupt import resumable
-from experiments.cifar10.seeds import (
+from experiments.cifar10.commands import compare, predict
+from experiments.cifar10.commands.seeds import (
     FIGURES,
     RUN_NAME,
     SWEEP_NAME,
@@ -48,7 +40,15 @@ from experiments.cifar10.seeds import (
     parse_seeds,
     run_seeds,
 )
-from experiments.cifar10.train import check, run
+from experiments.cifar10.config import PRESETS, Config, PresetName
+from experiments.cifar10.data.load import load
+from experiments.cifar10.results.evaluate import Result
+from experiments.cifar10.training.interrupt import resumable
+from experiments.cifar10.training.run import check, run
+from experiments.common.command import UserError, one_line_errors, parse_options, say, waiting
+from experiments.common.hosts import is_writer
+from experiments.common.run_folder import RUNS, RunFolder
+from experiments.common.tables import new_table, show as show_table
 
 PROGRAM = "python -m experiments.cifar10"
 

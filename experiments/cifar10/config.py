@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from experiments._command import UserError, check_seed
+from experiments.common.command import UserError, check_seed
 
 DatasetName = Literal["cifar10", "digits"]
 NetworkName = Literal["airbench", "resnet18"]

@@ -15,10 +15,9 @@ from typing import Any, cast
 import numpy as np
 import pooch
 
-from experiments._command import printable
 from experiments.cifar10.config import DatasetName
-from experiments.cifar10.download import fetch
-from experiments.cifar10.formats import (
+from experiments.cifar10.data.download import fetch
+from experiments.cifar10.data.formats import (
     BATCH_FILES,
     BATCHES,
     PIXEL_BYTES,
@@ -28,6 +27,7 @@ from experiments.cifar10.formats import (
     DataError as DataError,
     read_batches,
 )
+from experiments.common.command import printable
 
 ENVIRONMENT_VARIABLE = "XENTJAX_DATA_DIR"
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"

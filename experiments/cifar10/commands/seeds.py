@@ -14,15 +14,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from rich.console import Console
 
-from experiments._command import UserError, check_seed, say
-from experiments._estimates import Estimate
-from experiments._hosts import wait_for_writer
-from experiments._plots import GREY, PALETTE, subplots
-from experiments._records import RunFolder, reading
-from experiments.cifar10 import checkpoint
 from experiments.cifar10.config import Config
-from experiments.cifar10.data import Dataset
-from experiments.cifar10.train import DivergenceError, run
+from experiments.cifar10.data.load import Dataset
+from experiments.cifar10.training import checkpoint
+from experiments.cifar10.training.run import DivergenceError, run
+from experiments.common.command import UserError, check_seed, say
+from experiments.common.estimates import Estimate
+from experiments.common.hosts import wait_for_writer
+from experiments.common.plots import GREY, PALETTE, subplots
+from experiments.common.run_folder import RunFolder, reading
 
 MOST_SEEDS = 10_000  # a sweep of them takes weeks
 RUN_NAME, SWEEP_NAME = "cifar10", "cifar10-seeds"  # of the folders of one seed and of many

@@ -30,8 +30,8 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments._command import UserError
-from experiments._hosts import is_writer, text_of_writer
+from experiments.common.command import UserError
+from experiments.common.hosts import is_writer, text_of_writer
 
 try:
     import fcntl

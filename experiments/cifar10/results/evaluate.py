@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from experiments.cifar10.augment import views
 from experiments.cifar10.backend import current_backend
 from experiments.cifar10.config import ViewsName
-from experiments.cifar10.step import TrainState
+from experiments.cifar10.data.augment import views
+from experiments.cifar10.state import TrainState
 from xentjax import (
     ReliabilityCurve,
     RiskCoverage,

@@ -8,12 +8,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from experiments._hosts import is_writer
-from experiments._plots import GREY, PALETTE, subplots
-from experiments._records import RunFolder
 from experiments.cifar10.config import Config, LossName
-from experiments.cifar10.data import Dataset
-from experiments.cifar10.evaluate import Evaluation, Result
+from experiments.cifar10.data.load import Dataset
+from experiments.cifar10.results.evaluate import Evaluation, Result
+from experiments.common.hosts import is_writer
+from experiments.common.plots import GREY, PALETTE, subplots
+from experiments.common.run_folder import RunFolder
 
 LOSSES: Mapping[LossName, str] = {
     "cross_entropy": "cross-entropy (nats)",

@@ -13,8 +13,8 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from experiments.cifar10.config import Config
-from experiments.cifar10.conv import conv3x3
-from experiments.cifar10.norm import BatchNorm
+from experiments.cifar10.network.conv import conv3x3
+from experiments.cifar10.network.norm import BatchNorm
 
 PATCH = 2  # side of a whitened patch in pixels
 LOGIT_SCALE = 1 / 9

@@ -15,7 +15,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from experiments.cifar10.formats import DataError, first_line
+from experiments.cifar10.data.formats import DataError, first_line
 
 _SILENCE_SECONDS = 30.0  # how long a server may send nothing
 _CHUNK_BYTES = 1 << 16

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import xentjax
-from experiments import _plots
-from experiments._columns import MISSING, read_column
-from experiments._command import UserError, pmf_option, printable
+from experiments.categorical_mle.columns import MISSING, read_column
+from experiments.common import plots
+from experiments.common.command import UserError, pmf_option, printable
 
 SHOWN_CATEGORIES = 20
 
@@ -114,21 +114,21 @@ def draw(sample: Sample, pmf: jax.Array, intervals: jax.Array, label: str) -> Fi
     places = np.arange(len(rows))
     bars = np.asarray(pmf)[rows]
     lower, upper = np.asarray(intervals)[rows].T
-    figure, axes = _plots.subplots(height=1.8 + 0.3 * len(rows))
+    figure, axes = plots.subplots(height=1.8 + 0.3 * len(rows))
     ax = axes[0, 0]
-    ax.barh(places, bars, height=0.7, color=_plots.PALETTE[5], label="maximum likelihood")
+    ax.barh(places, bars, height=0.7, color=plots.PALETTE[5], label="maximum likelihood")
     # Rounding may leave the fit itself out by an ulp, which is no length.
     lengths = np.maximum(np.stack([bars - lower, upper - bars]), 0)
     ax.errorbar(bars, places, xerr=lengths, fmt="none", color="black", capsize=4, label=label)
     reference = np.asarray(sample.reference)[rows]
-    ax.plot(reference, places, "d", color=_plots.PALETTE[1], markersize=6, label="reference")
-    labels = [short(_plots.legible(sample.categories[index])) for index in rows]
+    ax.plot(reference, places, "d", color=plots.PALETTE[1], markersize=6, label="reference")
+    labels = [short(plots.legible(sample.categories[index])) for index in rows]
     ax.set_yticks(places, labels, parse_math=False)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlim(left=0)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("probability")
     ax.set_ylabel("category")
-    ax.set_title(_plots.legible(title(sample)), fontsize=10, loc="left", parse_math=False)
+    ax.set_title(plots.legible(title(sample)), fontsize=10, loc="left", parse_math=False)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure

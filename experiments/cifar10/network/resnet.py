@@ -13,7 +13,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from experiments.cifar10.config import Config
-from experiments.cifar10.norm import BatchNorm
+from experiments.cifar10.network.norm import BatchNorm
 
 BLOCKS = 2  # in each group
 

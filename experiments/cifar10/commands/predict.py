@@ -21,22 +21,22 @@ from PIL.ExifTags import Base as Tag
 from rich.console import Console
 from rich.text import Text
 
-from experiments._command import (
+from experiments.cifar10.backend import current_backend, data_mesh, prepare_cpu
+from experiments.cifar10.commands.seeds import RUN_NAME
+from experiments.cifar10.config import Config
+from experiments.cifar10.results.evaluate import predict_all
+from experiments.cifar10.training import checkpoint
+from experiments.cifar10.training.compiled import Programs
+from experiments.cifar10.training.step import make_training
+from experiments.common.command import (
     EXIT_USER_ERROR,
     UserError,
     one_line_errors,
     parse_options,
     printable,
 )
-from experiments._records import RunFolder, reading
-from experiments._tables import new_table, show as show_table
-from experiments.cifar10 import checkpoint
-from experiments.cifar10.backend import current_backend, data_mesh, prepare_cpu
-from experiments.cifar10.config import Config
-from experiments.cifar10.evaluate import predict_all
-from experiments.cifar10.programs import Programs
-from experiments.cifar10.seeds import RUN_NAME
-from experiments.cifar10.step import make_training
+from experiments.common.run_folder import RunFolder, reading
+from experiments.common.tables import new_table, show as show_table
 from xentjax import softmax
 
 PROGRAM = "python -m experiments.cifar10 predict"

@@ -24,8 +24,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments import _dice_plots
-from experiments._command import (
+from experiments.asymptotics import plots
+from experiments.asymptotics.dice import NSB_DICE, Mean, Measurement, measure
+from experiments.common.command import (
     LEAST_ALPHA,
     UserError,
     check_seed,
@@ -35,9 +36,8 @@ from experiments._command import (
     say,
     waiting,
 )
-from experiments._dice import NSB_DICE, Mean, Measurement, measure
-from experiments._records import RUNS, RunFolder
-from experiments._tables import new_table, show as show_table
+from experiments.common.run_folder import RUNS, RunFolder
+from experiments.common.tables import new_table, show as show_table
 
 NAME = "asymptotics"
 FEWEST_DICE = 100  # fewer have no standard error to speak of
@@ -126,10 +126,10 @@ def save(result: Result, folder: RunFolder) -> None:
         folder.log(**line)
     folder.summary({"pmf": result.config.probs, "measurements": lines})
     pmf, alpha, found = np.asarray(result.config.probs), result.config.alpha, result.measurements
-    folder.figure("expected_kl", _dice_plots.draw_kl(found, pmf))
-    folder.figure("entropy", _dice_plots.draw_entropy(found))
-    folder.figure("wilks", _dice_plots.draw_wilks(found, len(pmf) - 1, alpha))
-    folder.figure("coverage", _dice_plots.draw_coverage(found, alpha))
+    folder.figure("expected_kl", plots.draw_kl(found, pmf))
+    folder.figure("entropy", plots.draw_entropy(found))
+    folder.figure("wilks", plots.draw_wilks(found, len(pmf) - 1, alpha))
+    folder.figure("coverage", plots.draw_coverage(found, alpha))
 
 
 def _summarize(measurement: Measurement) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
 import xentjax
-from experiments._methods import (
+from experiments.common.methods import (
     CLASSWISE_INTERVALS,
     ENTROPY_ESTIMATORS,
     SIMULTANEOUS_INTERVALS,

@@ -10,19 +10,20 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
-from experiments._command import UserError, say
-from experiments._records import RunFolder
-from experiments.cifar10 import checkpoint, report
-from experiments.cifar10.augment import views
 from experiments.cifar10.backend import current_backend, data_mesh
 from experiments.cifar10.config import Config, ConfigError, ViewsName
-from experiments.cifar10.data import Dataset
-from experiments.cifar10.evaluate import Evaluation, Result, accuracy, evaluate, predict_all
-from experiments.cifar10.interrupt import TrainingStopped
-from experiments.cifar10.length import Length
-from experiments.cifar10.programs import Programs
-from experiments.cifar10.progress import TrainingProgress
-from experiments.cifar10.step import Training, make_training
+from experiments.cifar10.data.augment import views
+from experiments.cifar10.data.load import Dataset
+from experiments.cifar10.results import report
+from experiments.cifar10.results.evaluate import Evaluation, Result, accuracy, evaluate, predict_all
+from experiments.cifar10.training import checkpoint
+from experiments.cifar10.training.compiled import Programs
+from experiments.cifar10.training.interrupt import TrainingStopped
+from experiments.cifar10.training.progress import TrainingProgress
+from experiments.cifar10.training.step import Training, make_training
+from experiments.cifar10.training.steps import Length
+from experiments.common.command import UserError, say
+from experiments.common.run_folder import RunFolder
 from xentjax import fit_temperature
 
 

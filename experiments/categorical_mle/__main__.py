@@ -25,9 +25,10 @@ from rich.console import Console
 from rich.text import Text
 
 import xentjax
-from experiments import _samples, _solver_rates
-from experiments._columns import MISSING
-from experiments._command import (
+from experiments.categorical_mle import samples, solver_rates
+from experiments.categorical_mle.columns import MISSING
+from experiments.categorical_mle.samples import Sample
+from experiments.common.command import (
     LEAST_ALPHA,
     UserError,
     check_seed,
@@ -38,17 +39,16 @@ from experiments._command import (
     say,
     waiting,
 )
-from experiments._methods import ENTROPY_ESTIMATORS
-from experiments._records import RUNS, RunFolder
-from experiments._samples import Sample
-from experiments._tables import new_table, show as show_table
+from experiments.common.methods import ENTROPY_ESTIMATORS
+from experiments.common.run_folder import RUNS, RunFolder
+from experiments.common.tables import new_table, show as show_table
 
 NAME = "categorical_mle"
 MOST_ROLLS = 10**8  # the rolls are held in memory at once
 NSB_DEVIATION = "nsb, standard deviation"
 UNITS = ("nats", "bits", "hartleys")
 
-# A literal rather than the lists of _methods: the command line shows its choices.
+# A literal rather than the lists of common.methods: the command line shows its choices.
 Intervals = Literal[
     "goodman", "quesenberry_hurst", "sison_glaz", "wald", "wilson", "agresti_coull", "jeffreys"
 ]
@@ -135,9 +135,9 @@ def run(config: Config) -> Result:
         UserError: the data cannot be read, or is no column of labels.
     """
     if config.data is None:
-        sample = _samples.roll(config.probs, config.num_rolls, config.seed, config.reference)
+        sample = samples.roll(config.probs, config.num_rolls, config.seed, config.reference)
     else:
-        sample = _samples.read(
+        sample = samples.read(
             config.data,
             config.column,
             config.max_categories,
@@ -150,7 +150,7 @@ def run(config: Config) -> Result:
         config=config,
         sample=sample,
         closed_form=xentjax.fit_categorical(counts),
-        by_steps=_solver_rates.fit_by_steps(counts),
+        by_steps=solver_rates.fit_by_steps(counts),
         intervals=xentjax.confidence_intervals(counts, method=config.intervals, alpha=config.alpha),
         g_test=xentjax.g_test(counts, sample.reference),
         entropies=_estimate_entropies(counts),
@@ -174,7 +174,7 @@ def _estimate_entropies(counts: jax.Array) -> dict[str, dict[str, float]]:
 def summarize(result: Result) -> dict[str, Any]:
     """The numbers of a run, by name and unit."""
     sample, best = result.sample, result.closed_form
-    expected = _solver_rates.theory(sample.counts)
+    expected = solver_rates.theory(sample.counts)
     return {
         "source": sample.source,
         "samples": int(sample.counts.sum()),
@@ -199,7 +199,7 @@ def summarize(result: Result) -> dict[str, Any]:
                 "kl_from_closed_form": xentjax.kl_divergence(best.pmf, fit.pmf),
                 "kl_factor_per_step": {
                     "theory": expected.get(name),
-                    "measured": _solver_rates.measured(fit),
+                    "measured": solver_rates.measured(fit),
                 },
                 "certificate": fit.certificate._asdict(),
             }
@@ -232,12 +232,12 @@ def _in_units(measure: Callable[..., jax.Array]) -> dict[str, float]:
 def save(result: Result, folder: RunFolder) -> None:
     """Write the solvers' paths, the summary and the figures of a run."""
     for name, fit in result.by_steps.items():
-        for step, divergence in enumerate(_solver_rates.path(fit), start=1):
+        for step, divergence in enumerate(solver_rates.path(fit), start=1):
             folder.log(solver=name, step=step, kl_from_closed_form=divergence)
     folder.summary(summarize(result))
     ends, label = result.intervals, _intervals(result)
-    folder.figure("pmf", _samples.draw(result.sample, result.closed_form.pmf, ends, label))
-    folder.figure("solvers", _solver_rates.draw(result.sample.counts, result.by_steps))
+    folder.figure("pmf", samples.draw(result.sample, result.closed_form.pmf, ends, label))
+    folder.figure("solvers", solver_rates.draw(result.sample.counts, result.by_steps))
 
 
 def _intervals(result: Result) -> str:
@@ -248,7 +248,7 @@ def show(result: Result, console: Console) -> None:
     """Print the numbers of a run, the fit last; the entropies' estimates are in summary.json."""
     sample, best = result.sample, result.closed_form
     total = int(sample.counts.sum())
-    show_table(console, _solver_rates.table(sample.counts, result.by_steps))
+    show_table(console, solver_rates.table(sample.counts, result.by_steps))
 
     table = new_table("Maximum likelihood, p = counts / N", ["", *UNITS])
     names = ("log-likelihood", "H(p)", "H(reference)", "H(p, reference)", "KL(p || reference)")
@@ -256,12 +256,12 @@ def show(result: Result, console: Console) -> None:
         table.add_row(name, *(f"{values[unit]:,.7g}" for unit in UNITS))
     show_table(console, table)
 
-    say(console, _samples.title(sample))
+    say(console, samples.title(sample))
     table = new_table(None, ["category", "count", "counts / N", "from", "to", "reference"])
-    for index in _samples.shown(sample):
+    for index in samples.shown(sample):
         lower, upper = result.intervals[index]
         table.add_row(
-            Text(printable(_samples.short(sample.categories[index]))),
+            Text(printable(samples.short(sample.categories[index]))),
             f"{int(sample.counts[index]):,}",
             f"{best.pmf[index]:.5f}",
             f"{lower:.5f}",

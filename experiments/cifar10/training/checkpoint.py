@@ -17,9 +17,9 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from experiments._command import UserError
-from experiments._records import replace_file
-from experiments.cifar10.step import TrainState
+from experiments.cifar10.state import TrainState
+from experiments.common.command import UserError
+from experiments.common.run_folder import replace_file
 
 FOLDER = "checkpoint"
 _QUIET = threading.Lock()  # seeds are trained side by side

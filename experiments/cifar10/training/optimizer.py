@@ -9,8 +9,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from experiments.cifar10.config import Config
-from experiments.cifar10.length import Length
-from experiments.cifar10.muon import muon
+from experiments.cifar10.training.muon import muon
+from experiments.cifar10.training.steps import Length
 
 WARMUP_START = 0.2  # of the peak
 LOOKAHEAD_PERIOD = 5  # steps

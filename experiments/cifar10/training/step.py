@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,9 @@ import optax
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from experiments.cifar10.augment import (
+from experiments.cifar10.backend import DATA, Backend
+from experiments.cifar10.config import Config, NetworkName
+from experiments.cifar10.data.augment import (
     INITIAL,
     Epoch,
     normalize,
@@ -20,43 +22,18 @@ from experiments.cifar10.augment import (
     shrink,
     take_batch,
 )
-from experiments.cifar10.backend import DATA, Backend
-from experiments.cifar10.config import Config, NetworkName
-from experiments.cifar10.length import Length
-from experiments.cifar10.loss import summed_loss
-from experiments.cifar10.model import Network, whitening_filters
-from experiments.cifar10.optimizer import lookahead, make_optimizer
-from experiments.cifar10.resnet import ResNet
+from experiments.cifar10.network.airbench import Network, whitening_filters
+from experiments.cifar10.network.resnet import ResNet
+from experiments.cifar10.state import TrainState
+from experiments.cifar10.training.loss import summed_loss
+from experiments.cifar10.training.optimizer import lookahead, make_optimizer
+from experiments.cifar10.training.steps import Length
 
 WHITENING_IMAGES = 5000
 NETWORKS: Mapping[NetworkName, type[Network] | type[ResNet]] = {
     "airbench": Network,
     "resnet18": ResNet,
 }
-
-
-class TrainState(NamedTuple):
-    """All that a training step reads and writes but the data.
-
-    Attributes:
-        step: int32 scalar, steps taken so far; epoch and position in it follow from it.
-        params: trained parameters.
-        batch_stats: running statistics of batch normalisation.
-        optimizer: momenta and step counts.
-        slow: lookahead's average of (params, batch_stats); None without lookahead.
-        whitening: the fixed filters.
-        loss: sum of the losses of this epoch's images so far, in nats.
-        correct: how many of them were classified correctly.
-    """
-
-    step: Array
-    params: Any
-    batch_stats: Any
-    optimizer: Any
-    slow: Any
-    whitening: Array
-    loss: Array
-    correct: Array
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from experiments._command import UserError
+from experiments.common.command import UserError
 
 PIXEL_BYTES = 3 * 32 * 32
 MAX_BATCH_BYTES = 64 * 2**20  # twice the official files'

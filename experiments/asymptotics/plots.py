@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from experiments import _plots
-from experiments._dice import Measurement, expansion
+from experiments.asymptotics.dice import Measurement, expansion
+from experiments.common.plots import GREY, PALETTE, subplots
 
 STYLES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -25,7 +25,7 @@ def draw_kl(found: Found, pmf: NDArray[np.float64]) -> Figure:
     # Between the sizes the expansion is drawn as the curve that it is.
     curve = np.geomspace(found[0].num_rolls, found[-1].num_rolls, 200)
     leading, second = expansion(pmf, curve)
-    figure, axes = _plots.subplots(1, 2, height=3.6)
+    figure, axes = subplots(1, 2, height=3.6)
     for ax, unit, unit_of_curve in zip(axes[0], (1, first), (1, leading), strict=True):
         ax.plot(curve, leading / unit_of_curve, linewidth=1.8, label="first order, $(K-1)/(2N)$")
         ax.plot(
@@ -53,7 +53,7 @@ def draw_kl(found: Found, pmf: NDArray[np.float64]) -> Figure:
 def draw_entropy(found: Found) -> Figure:
     """Bias of the entropy estimators, and their error, both in units of the plug-in's."""
     sizes = _sizes(found)
-    figure, axes = _plots.subplots(1, 2, height=4.4)
+    figure, axes = subplots(1, 2, height=4.4)
     bias, rmse = axes[0]
     for index, method in enumerate(found[0].bias):
         scaled = [m.bias[method].value / m.theory.first_order for m in found]
@@ -88,7 +88,7 @@ def draw_wilks(found: Found, dof: int, alpha: float) -> Figure:
     # Every quantile in the middle would be thousands of points; the tail is where the tests look.
     ranks = np.unique(num_dice - np.geomspace(num_dice, 1, 400).astype(np.int64))
     expected = law.ppf((ranks + 0.5) / num_dice)
-    figure, axes = _plots.subplots(height=4.8)
+    figure, axes = subplots(height=4.8)
     ax = axes[0, 0]
     ax.plot(expected, expected, color="black", linewidth=1, zorder=3, label="chi-squared law")
     for index, measurement in enumerate(found):
@@ -101,7 +101,7 @@ def draw_wilks(found: Found, dof: int, alpha: float) -> Figure:
             label=f"$N$ = {measurement.num_rolls:,}",
         )
     critical = law.ppf(1 - alpha)
-    ax.axvline(critical, color=_plots.GREY, linewidth=1)
+    ax.axvline(critical, color=GREY, linewidth=1)
     ax.annotate(
         f"{1 - alpha:.0%} quantile",
         (critical, 1),
@@ -120,7 +120,7 @@ def draw_wilks(found: Found, dof: int, alpha: float) -> Figure:
 def draw_coverage(found: Found, alpha: float) -> Figure:
     """How often the intervals hold the truth, against how often they should."""
     sizes = _sizes(found)
-    figure, axes = _plots.subplots(1, 2, height=4.2, sharey=True)
+    figure, axes = subplots(1, 2, height=4.2, sharey=True)
     classwise = list(found[0].theory.coverage)
     panels = {
         "one face, mean over faces": classwise,
@@ -159,9 +159,9 @@ def _sizes_axis(ax: Axes) -> None:
 
 def _style(index: int) -> dict[str, Any]:
     """Colour and stroke of the methods, of which there are more than colours."""
-    colors = len(_plots.PALETTE)
+    colors = len(PALETTE)
     return {
-        "color": _plots.PALETTE[index % colors],
+        "color": PALETTE[index % colors],
         "linestyle": STYLES[index // colors],
         "linewidth": 1.8,
         "marker": "o",

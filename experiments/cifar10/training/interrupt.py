@@ -10,8 +10,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from experiments._command import printable
-from experiments._hosts import on_any_host
+from experiments.common.command import printable
+from experiments.common.hosts import on_any_host
 
 STDOUT, STDERR = 1, 2
 # SIGHUP, which Windows lacks: the terminal is gone

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 import xentjax
-from experiments import _plots
-from experiments._tables import new_table
+from experiments.common import plots
+from experiments.common.tables import new_table
 
 solvers = xentjax.categorical.solvers
 
@@ -127,7 +127,7 @@ def _factor(value: float) -> str:
 def draw(counts: jax.Array, fits: Fits) -> Figure:
     """Each solver's way down to the closed form, beside the rate that theory promises."""
     expected = theory(counts)
-    figure, axes = _plots.subplots(height=4.8)
+    figure, axes = plots.subplots(height=4.8)
     ax = axes[0, 0]
     lowest = TOLERANCE
     for (name, fit), style in zip(fits.items(), STYLES, strict=False):
@@ -141,7 +141,7 @@ def draw(counts: jax.Array, fits: Fits) -> Figure:
             law = kl[-1] * factor ** (steps - len(kl))
             ax.plot(steps, law, ":", color=line.get_color(), linewidth=1.2)
     ax.plot([], [], ":", color="0.3", linewidth=1.2, label="rate in theory")
-    ax.axhline(TOLERANCE, color=_plots.GREY, linewidth=1)
+    ax.axhline(TOLERANCE, color=plots.GREY, linewidth=1)
     ax.annotate(
         f"stops here: {TOLERANCE:.0e}",
         (1, TOLERANCE),

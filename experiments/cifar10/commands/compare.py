@@ -21,17 +21,24 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments._command import UserError, one_line_errors, parse_options, printable, say, waiting
-from experiments._estimates import Estimate
-from experiments._plots import GREY, PALETTE, subplots
-from experiments._records import RUNS, RunFolder, reading
-from experiments._tables import new_table, show as show_table
 from experiments.cifar10.backend import prepare_cpu
+from experiments.cifar10.commands.seeds import SWEEP_NAME, Sweep, parse_seeds, run_seeds
 from experiments.cifar10.config import PRESETS, Config, DatasetName
-from experiments.cifar10.data import load
-from experiments.cifar10.interrupt import resumable
-from experiments.cifar10.seeds import SWEEP_NAME, Sweep, parse_seeds, run_seeds
-from experiments.cifar10.train import check
+from experiments.cifar10.data.load import load
+from experiments.cifar10.training.interrupt import resumable
+from experiments.cifar10.training.run import check
+from experiments.common.command import (
+    UserError,
+    one_line_errors,
+    parse_options,
+    printable,
+    say,
+    waiting,
+)
+from experiments.common.estimates import Estimate
+from experiments.common.plots import GREY, PALETTE, subplots
+from experiments.common.run_folder import RUNS, RunFolder, reading
+from experiments.common.tables import new_table, show as show_table
 
 NAME = "cifar10-compare"
 PROGRAM = "python -m experiments.cifar10 compare"

@@ -20,7 +20,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 from pyarrow import compute
 
-from experiments._command import UserError, printable
+from experiments.common.command import UserError, printable
 
 # A character that text does not contain: a line of a .txt file is one label, commas and all.
 NO_DELIMITER = "\x1f"

@@ -1,0 +1,1 @@
+"""The commands besides a single run: many seeds, comparisons, predictions."""
