@@ -1,0 +1,80 @@
+"""The benchmark of kernels: what it refuses, and its arithmetic on a backend without any."""
+
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import cases, kernels, linear, report
+from tests.support.benchmarking import exit_code, session
+
+
+def test_a_backend_without_kernels_is_refused_in_one_line(tmp_path, capsys):
+    assert exit_code(["kernels", "--quick", "--output", str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.endswith("\nerror: kernels: expected a backend among gpu, tpu, got cpu\n")
+    assert captured.err.count("\n") == 2  # after "loading"
+
+
+def test_command_measures_what_the_backend_has(tmp_path, monkeypatch, capsys):
+    """With the reference in the place of a kernel."""
+    monkeypatch.setattr(kernels, "KERNELS", {"cpu": "reference"})
+    monkeypatch.setattr(cases, "KERNELS_QUICK", cases.KERNELS_QUICK[2:])
+    assert exit_code(["kernels", "--quick", "--markdown", "--output", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "| 64 × 10 bf16 | value_and_grad |" in out
+    assert "| 64 × 32 × 128 bf16, value_and_grad | kernel |" in out
+    (stored,) = (json.loads(path.read_text()) for path in tmp_path.rglob("kernels.json"))
+    for cell in stored["cells"]:
+        assert cell["rivals"]["liger"] == "not installed"
+        for name in (kernels.SUBJECT, kernels.XLA, kernels.OPTAX):
+            assert len(cell["rivals"][name]["samples"]) == 3
+    (layers,) = stored["tables"]
+    names = [kernels.SUBJECT, "kernel, in forward", kernels.XLA, "xla, in forward", linear.NAIVE]
+    assert [row["who"] for row in layers["rows"]] == names
+
+
+@pytest.mark.parametrize(("mode", "passes"), [("forward", 1), ("value_and_grad", 3)])
+def test_bytes_and_limit_count_passes_over_the_logits(mode, passes, monkeypatch):
+    """A rival as fast as half a copy for each pass is at the limit."""
+    names = (kernels.SUBJECT, kernels.XLA, kernels.OPTAX)
+    seconds = {name: [passes / 2, passes] for name in names} | {"copy": [1.0, 2.0]}
+    monkeypatch.setattr(kernels.timing, "interleave", lambda thunks, **_: seconds)
+    case = cases.LossCase("8 × 4 bf16", (8, 4), "bfloat16", mode)
+    cell = kernels.measure(case, "reference", None, session(rounds=2))
+    assert cell.work == passes * 64 / 1e9
+    assert cell.limit_seconds == cell.seconds[kernels.SUBJECT]
+
+
+@pytest.mark.parametrize("mode", cases.LINEAR_MODES)
+def test_the_kernel_is_in_what_is_compiled_for_layers(mode, monkeypatch):
+    case = cases.LinearCase((64, 64, 128), "bfloat16", mode)
+    found = []
+
+    def keep(case: cases.LinearCase, rivals: dict[str, linear.Rival], *rest: Any, **more: Any):
+        found.append(rivals[kernels.SUBJECT])
+
+    monkeypatch.setattr(linear, "measure", keep)
+    kernels.measure_layer(case, "mosaic_gpu", None, session(rounds=1))
+    (rival,) = found
+    shapes = [((64, 64), jnp.bfloat16), ((64, 128), jnp.bfloat16), ((64,), jnp.int32)]
+    arguments = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+    text = jax.jit(rival.loss).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+    assert "mosaic_gpu" in text
+
+
+def test_layers_by_hand():
+    cell = report.Cell(
+        case="a layer",
+        mode="loss",
+        seconds={kernels.SUBJECT: [0.1, 0.2, 0.3], "xla": [0.2, 0.4, 0.6]},
+        work=2e3,
+        limit_seconds=[0.05, 0.1, 0.15],
+        temp_bytes={kernels.SUBJECT: 3_000_000},
+    )
+    table = kernels.table_of_layers([cell])
+    assert table.rows[0] == ("a layer, loss", "kernel", 200.0, 10.0, 0.5, 1.0, 3.0)
+    assert table.rows[1] == ("a layer, loss", "xla", 400.0, 5.0, 0.25, 2.0, None)

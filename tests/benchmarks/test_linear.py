@@ -1,0 +1,239 @@
+"""The benchmark of linear layers: rivals that compute the same, right targets, honest reports."""
+
+import dataclasses
+import io
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from benchmarks import cases, linear, machine, report, tables
+from tests.support import tolerances
+from tests.support.benchmarking import MACHINE, exit_code
+from tests.support.oracles import cross_entropy as oracles
+
+SHAPE = (6, 4, 11)
+RIVALS = linear.jax_rivals()
+MIB = 2**20
+
+# naive takes 2 s within every round and 100 MB.
+CELL = report.Cell(
+    case="6 × 4 × 11",
+    mode="value_and_grad",
+    seconds={
+        linear.SUBJECT: [2.5, 25.0],
+        linear.IN_FORWARD: [2.0, 20.0],
+        linear.BUDGET: [3.0, 30.0],
+        linear.NAIVE: [2.0, 20.0],
+        linear.JAX_CCE: [1.0, 10.0],
+        linear.TORCH: [1.0, 10.0],
+    },
+    work=100.0,
+    limit_seconds=[1.0, 10.0],
+    temp_bytes={
+        linear.SUBJECT: 15_000_000,
+        linear.IN_FORWARD: 16_000_000,
+        linear.BUDGET: 21 * MIB,
+        linear.NAIVE: 100_000_000,
+        linear.JAX_CCE: None,
+    },
+    compile_seconds=dict.fromkeys((linear.SUBJECT, linear.NAIVE), 0.5),
+)
+
+
+@pytest.fixture(scope="module")
+def truth():
+    """A small problem with its loss and gradients, by the oracle of the losses."""
+    given = linear.problem(SHAPE)
+    x, kernel = given.x.astype(np.float64), given.kernel.astype(np.float64)
+    expected = oracles.cross_entropy(x @ kernel, given.labels)
+    d_logits = expected.gradient / SHAPE[0]
+    return given, linear.Derivatives(np.asarray(expected.mean), d_logits @ kernel.T, x.T @ d_logits)
+
+
+def assert_mode(output, case, truth):
+    """The output of a rival is what its mode promises."""
+    rtol = tolerances.GRADIENT["float32"]
+    loss = output if case.mode == "loss" else output[0]
+    np.testing.assert_allclose(loss, truth.loss, rtol=tolerances.VALUE["float32"])
+    if case.mode == "value_and_grad":
+        d_x, d_kernel = output[1]
+        d_kernel = d_kernel if d_kernel.shape == truth.kernel.shape else d_kernel.T
+        np.testing.assert_allclose(d_x, truth.x, rtol=rtol, atol=1e-7)
+        np.testing.assert_allclose(d_kernel, truth.kernel, rtol=rtol, atol=1e-7)
+
+
+@pytest.mark.parametrize("mode", cases.LINEAR_MODES)
+@pytest.mark.parametrize("name", RIVALS)
+def test_jax_rivals_agree_with_float64(name, mode, truth):
+    given, expected = truth
+    case = cases.LinearCase(SHAPE, "float32", mode)
+    program = linear.compile_rival(RIVALS[name], case)
+    assert_mode(linear.jax_thunk(program, RIVALS[name], case, given)(), case, expected)
+
+
+@pytest.mark.parametrize("mode", cases.LINEAR_MODES)
+def test_torch_agrees_with_float64(mode, truth):
+    torch = linear.load_torch()
+    if torch is None:
+        pytest.skip("torch is not installed")
+    given, expected = truth
+    case = cases.LinearCase(SHAPE, "float32", mode)
+    for thunk in linear.torch_thunks(torch, case, given).values():
+        output = jax.tree.map(lambda tensor: tensor.detach().numpy(), thunk())
+        assert_mode(output, case, expected)
+
+
+def test_exact_is_the_oracle(truth):
+    given, expected = truth
+    x, kernel = given.x.astype(np.float64), given.kernel.astype(np.float64)
+    for found, right in zip(linear.exact(x, kernel, given.labels), expected, strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-12, atol=1e-15)
+
+
+def test_counted_operations_are_those_of_stored_logits():
+    assert cases.LinearCase((2, 3, 5), "float32", "loss").flops == 2 * 30
+    assert cases.LinearCase((2, 3, 5), "bfloat16", "value_and_grad").flops == 6 * 30
+
+
+def test_targets_of_gradients():
+    found = {target.what: target for target in linear.targets(CELL, logits_bytes=1)}
+    assert found["time / naive"].found == 1.25
+    assert found[f"{linear.IN_FORWARD}: time / naive"].found == 1.0
+    # It stores no logits either, so it must not be faster; torch naive stores them.
+    assert found[f"{linear.IN_FORWARD}: time / {linear.JAX_CCE}"].found == 2.0
+    assert not any(linear.TORCH in what for what in found)
+    assert found["temp / naive"].found == 0.15
+    assert found[f"{linear.BUDGET}: temp / budget"][1:] == (21 / 16, 1.25)
+    table = linear.table_of_targets([("a case", target) for target in found.values()])
+    assert [row[-1] for row in table.rows] == ["MISSED", "met", "MISSED", "met", "MISSED", "MISSED"]
+
+
+def test_targets_of_the_loss_alone():
+    cell = dataclasses.replace(CELL, mode="loss", temp_bytes=CELL.temp_bytes | {"naive": None})
+    time, temp, budget = linear.targets(cell, logits_bytes=300_000_000)
+    assert time.found == 1.25
+    assert temp == ("temp / float32 logits", 0.05, 0.1)
+    assert budget.found == 21 / 16
+
+
+def test_unknown_memory_is_unknown():
+    unknown = dataclasses.replace(CELL, temp_bytes=dict.fromkeys(CELL.temp_bytes))
+    found = [("a case", target) for target in linear.targets(unknown, logits_bytes=1)]
+    answers = [row[-1] for row in linear.table_of_targets(found).rows]
+    assert answers[-3:] == ["unknown"] * 3
+
+
+def test_report_has_a_row_for_each_rival_and_fits_eighty_columns():
+    result = report.Result(
+        name="linear",
+        subject=linear.SUBJECT,
+        rivals=linear.RIVALS,
+        unit="GFLOP/s",
+        cells=(CELL,),
+        machine=MACHINE,
+        by_rival=True,
+        tables=(tables.Table("More", ("case", "who", "error"), (("a", "b", 1.25e-7),)),),
+    )
+    text = report.markdown(result)
+    case = "6 × 4 × 11, value_and_grad"
+    # median 13.75 s, quartiles 8.125 and 19.375; 100 GFLOP in it; the limit is 40 % of each round
+    assert f"| {case} | xentjax | 13750 | ±41% | 7.27 | 40% | 1.00× | 15.0 |" in text
+    assert f"| {case} | jax-cce | 5500 | ±41% | 18.2 | 100% | 0.40× | unknown |" in text
+    assert f"| {case} | tokamax xla | not installed |  |  |  |  |  |" in text
+    assert "| a | b | 1.25e-07 |" in text
+    assert "best: the fastest rival" not in text
+    stream = io.StringIO()
+    report.print_terminal(result, Console(file=stream, width=80))
+    assert max(map(len, stream.getvalue().splitlines())) <= 80
+    assert "…" not in stream.getvalue()
+    assert result.as_json()["tables"] == [
+        {"title": "More", "rows": [{"case": "a", "who": "b", "error": 1.25e-7}]}
+    ]
+    labels = report.figure(result).axes[0].get_legend_handles_labels()[1]
+    assert labels == [
+        name if name in CELL.seconds else f"{name} (not installed)" for name in linear.RIVALS
+    ]
+
+
+def test_tokamax_without_an_implementation_is_absent(monkeypatch):
+    class Tokamax:
+        @staticmethod
+        def linear_softmax_cross_entropy_loss(x, labels, kernel, *, reduction, implementation):
+            if implementation != "xla":
+                raise ValueError(f"Unsupported implementation: {implementation}")
+            return jnp.sum(x @ kernel)
+
+    class Flags:
+        parsed = False
+
+        def mark_as_parsed(self):
+            self.parsed = True
+
+    flags = Flags()
+    modules = {"tokamax": Tokamax, "absl.flags": type("flags", (), {"FLAGS": flags})}
+
+    def import_module(name):
+        if name in modules:
+            return modules[name]
+        raise SyntaxError("a rival that cannot be imported")
+
+    monkeypatch.setattr(linear.importlib, "import_module", import_module)
+    rivals = linear.jax_rivals()
+    own = [linear.SUBJECT, linear.IN_FORWARD, linear.BUDGET, linear.NAIVE]
+    assert list(rivals) == [*own, "tokamax xla"]
+    assert flags.parsed
+
+
+def test_command_measures_without_any_rival(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(linear, "load_torch", lambda: None)
+    monkeypatch.setattr(linear, "installed", lambda name: None)
+    monkeypatch.setattr(machine, "measure", lambda **_: MACHINE)
+    product = machine.product
+    monkeypatch.setattr(machine, "product", lambda dtype, quick: product(dtype, quick=True))
+    monkeypatch.setattr(cases, "LINEAR_ACCURACY", cases.LINEAR_ACCURACY_QUICK)
+    monkeypatch.setattr(cases, "LINEAR_BIG", cases.LinearCase(SHAPE, "bfloat16", "loss"))
+    args = ["linear", "--rounds", "1", "--shapes", "6", "4", "11", "--accuracy", "--big"]
+    assert exit_code([*args, "--dtype", "bfloat16", "--markdown", "--output", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "| 6 × 4 × 11 bf16, value_and_grad | torch chunked | not installed |" in out
+    assert "fails to import: tokamax xla, tokamax chunked_xla, jax-cce, torch naive" in out
+    (stored,) = (json.loads(path.read_text()) for path in tmp_path.rglob("linear.json"))
+    targets, accuracy, big = stored["tables"]
+    assert {row["case"] for row in targets["rows"]} == {
+        f"6 × 4 × 11 bf16, {mode}" for mode in cases.LINEAR_MODES
+    }
+    for row in accuracy["rows"]:
+        bound = tolerances.GRADIENT[row["dtype"]]
+        assert 0 < row["gradient in x"] < bound
+        assert 0 < row["gradient in kernel"] < bound
+    ran = {row["who"]: row["s"] for row in big["rows"]}
+    assert ran[linear.NAIVE] is None
+    assert ran[linear.SUBJECT] > 0
+    assert f"| {linear.SUBJECT}: temp / 2 GiB |" in out
+
+
+def test_quick_has_no_targets(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(linear, "load_torch", lambda: None)
+    args = ["linear", "--quick", "--rounds", "1", "--shapes", "6", "4", "11", "--markdown"]
+    assert exit_code([*args, "--output", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "**QUICK: Time, rate" in out
+    assert "Targets" not in out
+    assert "MISSED" not in out
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["losses", "--big"], "--big: expected with linear alone, got losses"),
+        (["training", "--dtype", "bfloat16"], "--dtype: expected with linear alone"),
+        (["linear", "--shapes", "1", "0", "3"], "--shapes: expected sizes >= 1, got ((1, 0, 3),)"),
+    ],
+)
+def test_options_of_linear_are_refused_in_one_line(args, line, capsys):
+    assert exit_code(args) == 2
+    assert capsys.readouterr().err.startswith(f"error: {line}")

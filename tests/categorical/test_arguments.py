@@ -1,0 +1,124 @@
+"""Every public function of `categorical` and `calibration`: whatever holds an array is taken, and
+x64 with strict promotion (of the whole suite) meets no mixture of dtypes."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests.support.columns import Column
+from xentjax import calibration, categorical
+
+COUNTS = [3, 0, 5, 2]
+PMF = [0.25, 0.25, 0.375, 0.125]
+SAMPLES = [0, 2, 2, 3]
+PROBS = [[0.75, 0.25], [0.5, 0.5], [0.25, 0.75]]
+LOGITS = [[2.0, 0.0], [1.0, 0.5], [0.0, 1.0], [1.0, 0.0]]
+LABELS = [0, 1, 1]
+
+METHODS = ["wald", "wilson", "agresti_coull", "jeffreys", "goodman", "quesenberry_hurst"]
+ESTIMATES = ["plug_in", "miller_madow", "chao_shen", "james_stein", "jeffreys", "laplace"]
+ESTIMATES += ["perks", "minimax", "grassberger", "nsb"]
+SOLVERS = ["newton", "exponentiated_gradient", "natural_gradient", optax.adam(0.1), optax.sgd(1.0)]
+
+# Name: how it is called, arguments.
+CALLS = {
+    "counts": (lambda f, x, w: f(x, 4, weights=w), SAMPLES, PMF),
+    "counts where": (lambda f, x, w: f(x, 4, where=w), SAMPLES, [True, False, True, True]),
+    "stream_counts": (lambda f, x: f([x], 4), SAMPLES),
+    "empirical_pmf": (lambda f, c: f(c), COUNTS),
+    "log_likelihood": (lambda f, q, c: f(q, c), PMF, COUNTS),
+    "multinomial_log_likelihood": (lambda f, q, c: f(q, c), PMF, COUNTS),
+    "score": (lambda f, q, c: f(q, c), PMF, COUNTS),
+    "fisher_information": (lambda f, q, n: f(q, n), PMF, [7, 8]),
+    "sample": (lambda f, q: f(jax.random.key(0), q, (5,)), PMF),
+    "kkt_certificate": (lambda f, q, c: f(q, c), PMF, COUNTS),
+    "g_test": (lambda f, c, q: f(c, q), COUNTS, PMF),
+    "chi_squared_test": (lambda f, c, q: f(c, q), COUNTS, PMF),
+    "nsb_entropy": (lambda f, c: f(c), COUNTS),
+    "expected_kl": (lambda f, p: f(p, 20), PMF),
+    "fit_categorical": (lambda f, c, a: f(c, prior=a), COUNTS, [1.5, 2.0, 1.0, 1.0]),
+    "solvers.solve": (lambda f, c: f(c, categorical.solvers.newton(), 3), COUNTS),
+    "expected_calibration_error": (lambda f, p, y: f(p, y, num_bins=3), PROBS, LABELS),
+    "classwise_calibration_error": (
+        lambda f, p, y: f(p, y, num_bins=3, binning="mass"), PROBS, LABELS
+    ),
+    "reliability_curve": (
+        lambda f, p, y, w: f(p, y, where=w), PROBS, LABELS, [True, True, False]
+    ),
+    "risk_coverage": (lambda f, p, y: f(p, y), PROBS, LABELS),
+    "fit_temperature": (lambda f, a, y: f(a, y), LOGITS, [0, 1, 1, 1]),
+}  # fmt: skip
+CALLS |= {
+    f"confidence_intervals {m}": (lambda f, c, m=m: f(c, method=m), COUNTS)
+    for m in [*METHODS, "sison_glaz"]
+}
+CALLS |= {f"entropy_estimate {m}": (lambda f, c, m=m: f(c, method=m), COUNTS) for m in ESTIMATES}
+CALLS |= {
+    f"fit_categorical {i}": (lambda f, c, s=s: f(c, solver=s, max_steps=50), COUNTS)
+    for i, s in enumerate(SOLVERS)
+}
+
+
+def find(name):
+    function = categorical if hasattr(categorical, name.split()[0].split(".")[0]) else calibration
+    for part in name.split()[0].split("."):
+        function = getattr(function, part)
+    return function
+
+
+class Holder:
+    """As flax.nnx.Param does."""
+
+    def __init__(self, value):
+        self.value = jnp.asarray(value)
+
+    def __jax_array__(self):
+        return self.value
+
+
+def close(result, expected, rtol):
+    for got, wanted in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol, atol=rtol)
+
+
+def test_every_public_function_is_called_here():
+    public = {
+        name
+        for module in (categorical, calibration)
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and not name.startswith("_")
+    }
+    assert public == {name.split()[0] for name in CALLS} - {"solvers.solve"}
+
+
+@pytest.mark.usefixtures("unchecked_annotations")
+@pytest.mark.parametrize("name", CALLS)
+def test_whatever_holds_an_array_is_taken(name):
+    call, *arguments = CALLS[name]
+    function = find(name)
+    expected = call(function, *map(np.array, arguments))
+    for holder in (list, tuple, Holder, Column):
+        close(call(function, *map(holder, arguments)), expected, 1e-6)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_no_mixture_of_dtypes_under_x64(name):
+    """Integer counts and labels of either width with pmfs of either precision, and half."""
+    call, *arguments = CALLS[name]
+    function = find(name)
+    results = []
+    with jax.enable_x64(True):
+        for integer, floating in [("int64", "float64"), ("int32", "float32"), ("int8", "bfloat16")]:
+            kinds = {"i": integer, "f": floating, "b": "bool"}
+            arrays = [jnp.array(np.array(x), kinds[np.array(x).dtype.kind]) for x in arguments]
+            results.append(call(function, *arrays))
+    if name == "fit_temperature":  # a coarser dtype needs fewer steps
+        results = [result._replace(steps=0) for result in results]
+    for result in results[1:]:  # the arguments are exact in every dtype
+        close(result, results[0], 2e-6)
+    if "solve" not in name and name not in ("sample", "stream_counts", "counts where"):
+        assert any(x.dtype == np.float64 for x in jax.tree.leaves(results[0]))

@@ -1,0 +1,242 @@
+"""Every rule of the package under every transformation of jax: one table of calls for all."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import export
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+
+from tests.support.tolerances import TRANSFORMED
+from tests.support.transformations import CALLS, Arguments, Call, Everything, K, everything
+from tests.support.virtual_devices import run_module, run_optimised
+from xentjax import confidence_intervals, entropy_estimate, fit_categorical, g_test
+from xentjax.calibration import (
+    classwise_calibration_error,
+    expected_calibration_error,
+    fit_temperature,
+    risk_coverage,
+)
+
+BATCH = 2
+BY_NAME = {call.name: call for call in CALLS}
+
+
+def members(call: Call) -> list[Arguments]:
+    """The arguments of each member of a batch."""
+    rng = np.random.default_rng(0)
+    return [{n: jnp.asarray(x) for n, x in call.arguments(rng).items()} for _ in range(BATCH)]
+
+
+def is_floating(x: jax.Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def normal_like(x: jax.Array) -> jax.Array:
+    """Normal numbers, the same for every shape."""
+    return jnp.asarray(np.random.default_rng(1).standard_normal(x.shape), x.dtype)
+
+
+def directions_of(call: Call, arguments: Arguments) -> Arguments:
+    if call.reverse_only:
+        return {}
+    return {n: normal_like(x) for n, x in arguments.items() if is_floating(x)}
+
+
+@cache
+def one_by_one(call: Call):
+    """The call without a transformation but jit, compiled once for all tests of it."""
+    return jax.jit(partial(everything, call))
+
+
+def assert_close(got, expected):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=TRANSFORMED, atol=TRANSFORMED, equal_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "batched"),
+    [(call.name, argument) for call in CALLS for argument in call.draws],
+)
+def test_one_argument_batched(name, batched):
+    """The gradient of the vmap is the sum of its members' gradients (jax-ml/jax#16374)."""
+    call = BY_NAME[name]
+    first, second = members(call)
+    arguments = {**first, batched: jnp.stack([first[batched], second[batched]])}
+    axes = {n: 0 if n == batched else None for n in arguments}
+    weights = [normal_like(x) for x in jax.vmap(call, (axes,))(arguments)]
+    directions = directions_of(call, arguments)
+    got = jax.jit(partial(everything, jax.vmap(call, (axes,))))(arguments, weights, directions)
+
+    def member(tree: Arguments, i: int) -> Arguments:
+        return {n: x[i] if n == batched else x for n, x in tree.items()}
+
+    each = [
+        one_by_one(call)(member(arguments, i), [w[i] for w in weights], member(directions, i))
+        for i in range(BATCH)
+    ]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *each)
+    gradients = {n: g if n == batched else g.sum(0) for n, g in stacked.gradients.items()}
+    assert_close(got, Everything(stacked.values, gradients, stacked.tangents))
+
+
+@pytest.mark.parametrize("name", [call.name for call in CALLS if call.rows])
+def test_rows_split_inside_shard_map(name):
+    """By its default checks, all arguments of rows split and each alone.
+
+    One device shows whether types agree; `test_eight_devices` whether values do.
+    """
+    call = BY_NAME[name]
+    arguments = members(call)[0]
+    expected = jax.jit(call)(arguments)
+    mesh = Mesh(np.array(jax.devices()[:1]), ("devices",))
+
+    def value_and_gradients(arguments: Arguments):
+        weights = [jnp.ones_like(x) for x in call(arguments)]
+        return everything(call, arguments, weights, {})[:2]
+
+    weights = [jnp.ones_like(x) for x in expected]
+    values, gradients, _ = one_by_one(call)(arguments, weights, {})
+    for split in [set(call.rows), *({n} for n in call.rows)]:
+        specs = {n: P("devices") if n in split else P() for n in arguments}
+        mapped = jax.shard_map(
+            value_and_gradients,
+            mesh=mesh,
+            in_specs=(specs,),
+            out_specs=([P("devices") for _ in expected], {n: specs[n] for n in gradients}),
+        )
+        if not all(x.shape for x in expected):  # a sum over rows varies, and has no axis to split
+            continue
+        assert_close(jax.jit(mapped)(arguments), (values, gradients))
+
+
+def test_repeated_rows_as_users_programs_are_compiled():
+    """Without the flags of conftest.py, which hide what XLA's optimisations do."""
+    printed = run_optimised("tests.programs.repeated_rows")
+    assert printed.splitlines() == ["tried 75"]
+
+
+def test_eight_devices():
+    printed = run_module("tests.programs.parallel_transformations")
+    assert printed.splitlines() == ["tried 97 on 8 devices"]
+
+
+@pytest.mark.parametrize(
+    "name", [c.name for c in CALLS if c.rows and c.name != "linear, all, in tiles"]
+)
+def test_exported_with_a_symbolic_batch(name, unchecked_annotations):
+    """Also read back; a bound on memory needs to know the number of rows."""
+    call = BY_NAME[name]
+    arguments = members(call)[0]
+    (n,) = export.symbolic_shape("n")
+    shapes = {
+        name: jax.ShapeDtypeStruct((n, *x.shape[1:]) if name in call.rows else x.shape, x.dtype)
+        for name, x in arguments.items()
+    }
+
+    def value_and_gradients(arguments: Arguments):
+        return everything(call, arguments, [jnp.ones_like(x) for x in call(arguments)], {})[:2]
+
+    exported = export.export(jax.jit(value_and_gradients))(shapes)
+    read = export.deserialize(exported.serialize())
+    assert_close(read.call(arguments), jax.jit(value_and_gradients)(arguments))
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_no_nan_is_made_for_valid_arguments(name, unchecked_annotations):
+    """Not even one that a `where` leaves out: without jit, debug_nans sees every operation."""
+    call = BY_NAME[name]
+    arguments = members(call)[0]
+    weights = [jnp.ones_like(x) for x in call(arguments)]
+    with jax.disable_jit(), jax.debug_nans(True):
+        everything(call, arguments, weights, {})
+
+
+AUTO_AXES_ONLY = {
+    "integer, all",
+    "linear, ignored",
+    "linear, all, in tiles",
+    "linear, gradients in forward",
+    "js",
+}
+"""A gather of class weights, loops over blocks of rows and a mixture's weight name no sharding."""
+
+
+@pytest.mark.parametrize("name", [c.name for c in CALLS if c.rows and c.name not in AUTO_AXES_ONLY])
+def test_rows_split_over_explicit_axes(name):
+    call = BY_NAME[name]
+    arguments = members(call)[0]
+    weights = [jnp.ones_like(x) for x in jax.jit(call)(arguments)]
+    expected = one_by_one(call)(arguments, weights, {})
+    mesh = Mesh(np.array(jax.devices()[:1]), ("devices",), axis_types=(AxisType.Explicit,))
+
+    def split(x: jax.Array, rows: bool) -> jax.Array:
+        return jax.device_put(np.asarray(x), NamedSharding(mesh, P("devices") if rows else P()))
+
+    with jax.set_mesh(mesh):
+        placed = {n: split(x, n in call.rows) for n, x in arguments.items()}
+        weights = [split(x, x.ndim > 0) for x in weights]
+        assert_close(jax.jit(partial(everything, call))(placed, weights, {}), expected)
+
+
+def _fit_temperature(p: jax.Array) -> list[jax.Array]:
+    # Right in two rows of three, so that there is a temperature.
+    logits = jnp.concatenate([p, p, p])
+    labels = jnp.stack([p[0].argmax(), p[0].argmax(), p[0].argmin()]).astype(jnp.int32)
+    return jax.tree.leaves(fit_temperature(logits, labels))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        pytest.param(partial(confidence_intervals, method="sison_glaz"), id="sison_glaz"),
+        pytest.param(partial(fit_categorical, solver="newton", max_steps=5), id="newton"),
+        pytest.param(
+            partial(fit_categorical, solver=optax.adam(0.1), max_steps=5), id="an optimizer"
+        ),
+        pytest.param(_fit_temperature, id="fit_temperature"),
+    ],
+)
+def test_loops_inside_shard_map(function):
+    """What a loop carries varies over the mesh from its first step on."""
+    rows = jnp.asarray(np.random.default_rng(0).integers(1, 9, (1, K)), jnp.float32)
+    mesh = Mesh(np.array(jax.devices()[:1]), ("devices",))
+
+    def leaves(rows: jax.Array) -> list[jax.Array]:
+        return [jnp.atleast_1d(x) for x in jax.tree.leaves(function(rows))]
+
+    mapped = jax.shard_map(leaves, mesh=mesh, in_specs=P("devices"), out_specs=P("devices"))
+    assert_close(jax.jit(mapped)(rows), leaves(rows))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        pytest.param(partial(confidence_intervals, method="wald"), id="wald"),
+        pytest.param(partial(confidence_intervals, method="goodman"), id="goodman"),
+        pytest.param(partial(entropy_estimate, method="plug_in"), id="plug_in"),
+        pytest.param(partial(entropy_estimate, method="chao_shen"), id="chao_shen"),
+        pytest.param(partial(entropy_estimate, method="james_stein"), id="james_stein"),
+        pytest.param(partial(entropy_estimate, method="grassberger"), id="grassberger"),
+        pytest.param(partial(fit_categorical, prior=2), id="prior"),
+        pytest.param(lambda c: g_test(c, jnp.full(4, 0.25)), id="G-test"),
+        pytest.param(lambda c: risk_coverage(c[None] / c.sum(), jnp.array([1])), id="risk"),
+        pytest.param(
+            lambda c: expected_calibration_error(c[None] / c.sum(), jnp.array([1])), id="ece"
+        ),
+        pytest.param(
+            lambda c: classwise_calibration_error(
+                c[None] / c.sum(), jnp.array([1]), norm="l2", debias=True
+            ),
+            id="classwise",
+        ),
+    ],
+)
+@pytest.mark.parametrize("counts", [(3.0, 2, 5, 1), (3.0, 0, 5, 1)])
+def test_no_nan_is_made_for_valid_counts(function, counts):
+    """As above: the constant of arguments that do not count is made nowhere."""
+    with jax.disable_jit(), jax.debug_nans(True):
+        function(jnp.array(counts))

@@ -1,0 +1,135 @@
+"""Losses and counts over eight virtual devices, in processes of their own; bad arguments on one."""
+
+import json
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, PartitionSpec as P
+
+from tests.programs import parallel_devices, parallel_linear_devices
+from tests.support.virtual_devices import run_module
+from xentjax import (
+    sharded_counts,
+    vocab_parallel_linear_softmax_cross_entropy,
+    vocab_parallel_softmax_cross_entropy,
+)
+
+
+@cache
+def failures(module):
+    """The traceback of each check that failed."""
+    return json.loads(run_module(module))
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(m.__name__, name) for m in (parallel_devices, parallel_linear_devices) for name in m.CHECKS],
+)
+def test_eight_devices(module, name):
+    failed = failures(module)[name]
+    assert not failed, failed
+
+
+LOGITS, X, KERNEL = jnp.zeros((4, 5)), jnp.zeros((4, 3)), jnp.zeros((3, 5))
+LABELS, BIAS = jnp.zeros(4, jnp.int32), jnp.zeros(5)
+PMFS = jnp.full((4, 5), 0.2)
+
+
+def on_one_device(function, *arrays):
+    mesh = Mesh(np.array(jax.devices()[:1]), ("classes",))
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=P(), out_specs=P()))(*arrays)
+
+
+def loss_of(logits=LOGITS, labels=LABELS, **keywords):
+    keywords = {"axis_name": "classes", **keywords}
+    return on_one_device(
+        lambda x, y: vocab_parallel_softmax_cross_entropy(x, y, **keywords), logits, labels
+    )
+
+
+def linear_loss_of(x=X, kernel=KERNEL, labels=LABELS, bias=BIAS, **keywords):
+    keywords = {"axis_name": "classes", **keywords}
+    return on_one_device(
+        lambda *arrays: vocab_parallel_linear_softmax_cross_entropy(*arrays, **keywords),
+        x,
+        kernel,
+        labels,
+        bias,
+    )
+
+
+def counts_of(samples=LABELS, num_classes=5, **keywords):
+    keywords = {"axis_name": "classes", **keywords}
+    return on_one_device(lambda x: sharded_counts(x, num_classes, **keywords), samples)
+
+
+BOTH = [
+    ({"axis_name": "rows"}, ValueError, "axis_name"),
+    ({"axis_name": ("classes", "rows")}, ValueError, "axis_name"),
+    ({"num_classes": 6}, ValueError, "num_classes"),
+    ({"num_classes": 0}, ValueError, "num_classes"),
+    ({"labels": jnp.zeros(3, jnp.int32)}, ValueError, "labels"),
+    ({"labels": jnp.zeros((4, 6))}, ValueError, "labels"),
+    ({"labels": jnp.zeros((4, 5), complex)}, TypeError, "labels"),
+    ({"labels": PMFS, "ignore_index": -1}, ValueError, "ignore_index"),
+    ({"where": np.ones(4)}, TypeError, "where"),
+    ({"where": np.ones((4, 6), bool)}, ValueError, "where"),
+    ({"class_weights": np.ones(6, np.float32)}, ValueError, "class_weights"),
+    ({"class_weights": np.ones(5, np.float32), "num_classes": 4}, ValueError, "class_weights"),
+    ({"class_weights": np.ones(5, np.int32)}, TypeError, "class_weights"),
+    ({"label_smoothing": 2.0}, ValueError, "label_smoothing"),
+    ({"z_loss": -1.0}, ValueError, "z_loss"),
+    ({"logit_soft_cap": 0.0}, ValueError, "logit_soft_cap"),
+    ({"temperature": 0.0}, ValueError, "temperature"),
+    ({"reduction": "average"}, ValueError, "reduction"),
+    ({"implementation": "fast"}, ValueError, "implementation"),
+]
+CASES = [
+    *((loss, *case) for loss in (loss_of, linear_loss_of) for case in BOTH),
+    (loss_of, {"logits": jnp.zeros((4, 5), jnp.int32)}, TypeError, "logits_shard"),
+    (loss_of, {"logits": jnp.zeros(())}, ValueError, "logits_shard"),
+    (loss_of, {"logits": jnp.zeros((4, 0))}, ValueError, "logits_shard"),
+    (linear_loss_of, {"x": jnp.zeros((4, 3), jnp.int32)}, TypeError, "x"),
+    (linear_loss_of, {"x": jnp.zeros(())}, ValueError, "x"),
+    (linear_loss_of, {"kernel": jnp.zeros((2, 5))}, ValueError, "kernel_shard"),
+    (linear_loss_of, {"kernel": jnp.zeros((3, 0))}, ValueError, "kernel_shard"),
+    (linear_loss_of, {"kernel": jnp.zeros((3, 5), jnp.int32)}, TypeError, "kernel_shard"),
+    (linear_loss_of, {"bias": jnp.zeros(6)}, ValueError, "bias_shard"),
+    (linear_loss_of, {"bias": jnp.zeros(5, jnp.int32)}, TypeError, "bias_shard"),
+    (linear_loss_of, {"max_bytes": 0}, ValueError, "max_bytes"),
+    (counts_of, {"axis_name": "rows"}, ValueError, "axis_name"),
+    (counts_of, {"num_classes": 0}, ValueError, "num_classes"),
+    (counts_of, {"samples": jnp.zeros(4)}, TypeError, "samples"),
+    (counts_of, {"weights": np.ones(4, np.int32)}, TypeError, "weights"),
+    (counts_of, {"weights": np.ones(3, np.float32)}, ValueError, "weights"),
+    (counts_of, {"where": np.ones(4)}, TypeError, "where"),
+]
+
+
+def test_the_other_arguments_are_good():
+    for loss in (loss_of, linear_loss_of):
+        np.testing.assert_allclose(loss(num_classes=5), np.log(5), rtol=1e-6)
+    np.testing.assert_array_equal(counts_of(), [4, 0, 0, 0, 0])
+
+
+@pytest.mark.parametrize(("function", "arguments", "error", "name"), CASES)
+def test_errors_name_the_argument(function, arguments, error, name):
+    # After the line comes jax's notice of the frames that it removed.
+    with pytest.raises(error, match=rf"^{name}: expected [^\n]+, got [^\n]+(\n---|$)"):
+        function(**arguments)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: vocab_parallel_softmax_cross_entropy(LOGITS, LABELS, axis_name="classes"),
+        lambda: vocab_parallel_linear_softmax_cross_entropy(X, KERNEL, LABELS, axis_name="classes"),
+        lambda: sharded_counts(LABELS, 5, axis_name="classes"),
+    ],
+)
+def test_outside_of_shard_map(call):
+    with pytest.raises(ValueError, match=r"^axis_name: expected a mesh axis .*, got 'classes'$"):
+        call()

@@ -1,0 +1,385 @@
+"""Poly and focal losses and smoothed labels: values, derivatives, bad values, against optax."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import xentjax
+from tests.support.closeness import assert_close
+from tests.support.derivatives import check_derivatives, derivatives
+from tests.support.oracles import cross_entropy as oracles, losses as oracles_losses
+from tests.support.problems import IMPLEMENTATIONS, PROBLEMS, ROW, WEIGHTS_7, Problem
+from tests.support.residuals import residual_bytes
+from tests.support.tolerances import GRADIENT, VALUE
+
+INF, NAN = np.inf, np.nan
+poly_loss = xentjax.poly_loss_cross_entropy
+focal_loss = xentjax.softmax_focal_loss
+smooth_labels = xentjax.smooth_labels
+
+
+def arguments(name):
+    return next(p for p in PROBLEMS if p.name == name).arguments()
+
+
+@pytest.mark.parametrize(
+    ("name", "epsilon", "implementation"),
+    [
+        ("soft", 2.0, "xla"),
+        ("soft", -1.0, "reference"),
+        ("soft on axis 1", 2.0, "xla"),
+        ("soft, class mask", 0.5, "xla"),
+        ("soft, class mask", 2.0, "reference"),
+    ],
+)
+def test_poly_loss(name, epsilon, implementation):
+    logits, labels, keywords = arguments(name)
+    if name == "soft, class mask":
+        keywords["class_weights"] = WEIGHTS_7
+    check_derivatives(
+        partial(poly_loss, labels=labels, epsilon=epsilon, **keywords),
+        lambda x: oracles_losses.poly_loss(x, labels, epsilon=epsilon, **keywords),
+        logits,
+        implementation,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "gamma", "implementation"),
+    [
+        ("plain", 2.0, "xla"),
+        ("plain", 0.5, "reference"),
+        ("axis 1", 2.0, "xla"),
+        ("weights", 0.0, "xla"),
+        ("ignored", 5.0, "xla"),
+        ("row mask", 1.0, "xla"),
+        ("class mask", 0.5, "xla"),
+        ("class mask", 2.0, "reference"),
+        ("mask on two axes", 2.0, "xla"),
+    ],
+)
+def test_softmax_focal_loss(name, gamma, implementation):
+    logits, labels, keywords = arguments(name)
+    check_derivatives(
+        partial(focal_loss, labels=labels, gamma=gamma, **keywords),
+        lambda x: oracles_losses.softmax_focal_loss(x, labels, gamma=gamma, **keywords),
+        logits,
+        implementation,
+    )
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_reductions(reduction):
+    """Those of the cross-entropies, of which both losses are a case."""
+    logits, labels, keywords = arguments("ignored")
+    keywords |= {"class_weights": WEIGHTS_7}
+    oracle = oracles.cross_entropy(logits, labels, **keywords)
+    expected = oracle.mean if reduction == "mean" else oracle.losses.sum()
+    got = focal_loss(logits, labels, gamma=0.0, reduction=reduction, **keywords)
+    assert_close(got, expected, VALUE["float32"])
+    losses = oracles_losses.softmax_focal_loss(logits, labels, **keywords)
+    expected = losses.sum() / (oracle.denominator if reduction == "mean" else 1)
+    assert_close(
+        focal_loss(logits, labels, reduction=reduction, **keywords), expected, VALUE["float32"]
+    )
+
+    logits, labels, keywords = arguments("soft, row mask")
+    del keywords["label_smoothing"]
+    losses = oracles_losses.poly_loss(logits, labels, **keywords)
+    expected = losses.sum() / (keywords["where"].sum() if reduction == "mean" else 1)
+    got = poly_loss(logits, labels, reduction=reduction, **keywords)
+    assert_close(got, expected, VALUE["float32"])
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 1.0, 2.0])
+def test_focal_loss_of_certain_rows(gamma):
+    """p_y near 1, at 1 and near 0: right in all orders, also where (1 - p)^gamma has no slope."""
+    margins = np.array([9.0, 12.0, 20.0, 80.0, 104.0, 1e4, INF, -20.0, -104.0, -1e4], np.float32)
+    logits = np.stack([np.zeros_like(margins), -margins], -1)
+    labels = np.zeros(len(margins), np.int32)
+    loss = partial(focal_loss, labels=labels, gamma=gamma)
+    value, gradient, derivative, *second = derivatives(lambda x, **k: loss(x, **k), "xla")(logits)
+    clean = np.where(np.isinf(logits), -1e5, logits)
+    assert_close(
+        value, oracles_losses.softmax_focal_loss(clean, labels, gamma=gamma), VALUE["float32"]
+    )
+    expected = oracles_losses.numerical_gradient(
+        lambda x: oracles_losses.softmax_focal_loss(x, labels, gamma=gamma), clean
+    )
+    np.testing.assert_allclose(gradient, expected, atol=GRADIENT["float32"])
+    np.testing.assert_allclose(derivative, 0, atol=VALUE["float32"])
+    for product in second:  # all logits alike change nothing
+        np.testing.assert_allclose(product, 0, atol=GRADIENT["float32"])
+    hessians = jax.vmap(jax.hessian(lambda x: focal_loss(x, jnp.int32(0), gamma=gamma)))(logits)
+    assert np.isfinite(hessians).all()
+    np.testing.assert_allclose(hessians[2:7], 0, atol=1e-6)
+
+
+def test_scalars_are_traced_and_differentiable():
+    logits, labels, _ = arguments("plain")
+    logits[0, labels[0]] = 40.0  # p_y = 1
+    for at in (0.5, 0.0):
+        value, slope = jax.jit(
+            jax.value_and_grad(lambda g: jnp.sum(focal_loss(logits, labels, gamma=g)))
+        )(at)
+
+        def oracle(g):
+            return oracles_losses.softmax_focal_loss(logits, labels, gamma=g).sum()
+
+        assert_close(value, oracle(at), VALUE["float32"])
+        expected = (oracle(at + 1e-6) - oracle(at)) / 1e-6
+        assert_close(slope, expected, GRADIENT["float32"])
+    logits, labels, _ = arguments("soft")
+    slope = jax.jit(jax.grad(lambda e: jnp.sum(poly_loss(logits, labels, epsilon=e))))(2.0)
+    missed = oracles_losses.poly_loss(logits, labels) - oracles_losses.poly_loss(
+        logits, labels, epsilon=1.0
+    )
+    assert_close(slope, missed.sum(), GRADIENT["float32"])
+
+
+def test_poly_loss_is_differentiable_in_labels_and_class_weights():
+    logits, labels, _ = arguments("soft")
+    log_p, _ = oracles_losses.log_softmax(logits)
+    cost = -log_p + 2 * (1 - np.exp(log_p))
+    d_labels, d_weights = jax.grad(
+        lambda t, w: jnp.sum(poly_loss(logits, t, class_weights=w)), argnums=(0, 1)
+    )(labels, WEIGHTS_7)
+    assert_close(d_labels, WEIGHTS_7 * cost, GRADIENT["float32"])
+    assert_close(d_weights, (labels * cost).sum(0), GRADIENT["float32"])
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_bad_label_is_nan_in_its_row_alone(implementation):
+    labels = jnp.array([1, -1, 4, -100, 0])
+    where = jnp.array([[True, True, False, True]] * 5)
+    for keywords in ({"gamma": 0.5}, {"where": where, "class_weights": jnp.zeros(4)}):
+        run = derivatives(
+            lambda x, k=keywords, **i: focal_loss(x, labels, **k, **i), implementation
+        )
+        results = run([ROW] * 5)
+        for result in results[:3]:
+            assert np.isnan(result[1:-1]).all()
+            assert np.isfinite(result[[0, -1]]).all()
+
+
+LOSSES = {
+    "focal": lambda x, **k: focal_loss(x, jnp.array([2, -7]), ignore_index=-7, gamma=0.5, **k),
+    "poly": lambda x, **k: poly_loss(
+        x, jnp.array([0.5, 0.0, 0.5, 0.0]), where=jnp.array([True, False]), **k
+    ),
+}
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_rows_that_do_not_count_and_impossible_classes(name, implementation):
+    """The class of -inf has no target mass: everything is as if it were at -1e4."""
+    run = derivatives(partial(LOSSES[name], reduction="mean"), implementation)
+    expected = run([[0.5, -1e4, 2.0, 0.25], [0.0] * 4])
+    for garbage in (NAN, INF, -INF, 1e38):
+        for got, clean in zip(
+            run([[0.5, -INF, 2.0, 0.25], [garbage] * 4]), expected, strict=True
+        ):  # fmt: skip
+            assert np.isfinite(got).all()
+            assert_close(got, clean, GRADIENT["float32"])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, **k: focal_loss(x, jnp.array([1]), gamma=0.5, **k),
+        lambda x, **k: focal_loss(x, jnp.array([2]), -1, jnp.array([[True, True, False, True]])),
+        lambda x, **k: poly_loss(x, jnp.full((1, 4), 0.25), **k),
+    ],
+    ids=["label", "masked label", "soft label"],
+)  # fmt: skip
+def test_impossible_class_with_mass_costs_inf(call):
+    value, gradient, *_ = derivatives(call, "xla")([[0.5, -INF, 2.0, 0.25]])
+    assert value[0] == INF
+    assert np.isfinite(gradient).all()
+
+
+def test_zero_weight_on_an_impossible_label_costs_nothing():
+    weights = jnp.array([1.0, 0.0, 1.0, 1.0])
+    results = derivatives(
+        lambda x, **k: focal_loss(x, jnp.array([1]), class_weights=weights, **k), "xla"
+    )([[0.5, -INF, 2.0, 0.25]])
+    for result in results:
+        assert np.isfinite(result).all()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_dtypes(dtype):
+    with jax.enable_x64(dtype == "float64"):
+        logits, labels, _ = arguments("plain")
+        soft = np.full(logits.shape, 1 / 8, np.float32)
+        logits = jnp.asarray(logits, dtype)
+        x = np.asarray(logits, np.float64)
+        for loss, oracle in (
+            (partial(focal_loss, labels=labels),
+             lambda x: oracles_losses.softmax_focal_loss(x, labels)),
+            (partial(poly_loss, labels=soft), lambda x: oracles_losses.poly_loss(x, soft)),
+        ):  # fmt: skip
+            value, gradient = jax.value_and_grad(lambda x, f=loss: f(x, reduction="sum"))(logits)
+            assert value.dtype == ("float64" if dtype == "float64" else "float32")
+            assert gradient.dtype == dtype
+            assert_close(value, oracle(x).sum(), VALUE[dtype])
+            slope = oracles_losses.numerical_gradient(oracle, x)
+            assert_close(gradient, slope, max(GRADIENT[dtype], 1e-9))  # what differences resolve
+
+
+def test_vmap_equals_the_batched_call():
+    logits, labels, _ = Problem("batch", shape=(4, 3, 7)).arguments()
+    expected = oracles_losses.softmax_focal_loss(logits, labels)
+    assert_close(jax.vmap(focal_loss)(logits, labels), expected, VALUE["float32"])
+    soft = np.full(7, 1 / 7, np.float32)
+    expected = oracles_losses.poly_loss(logits, np.broadcast_to(soft, logits.shape))
+    assert_close(jax.vmap(poly_loss, (0, None))(logits, soft), expected, VALUE["float32"])
+
+
+def test_reverse_mode_keeps_the_inputs_and_a_few_numbers_a_row():
+    n, k = 64, 512
+    logits, labels = jnp.zeros((n, k)), jnp.zeros(n, jnp.int32)
+    soft = jnp.full((n, k), 1 / k)
+    assert residual_bytes(lambda x: jnp.sum(focal_loss(x, labels)), logits) <= 48 * n
+    assert residual_bytes(lambda x, t: jnp.sum(poly_loss(x, t)), logits, soft) <= 32 * n
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), axis=st.sampled_from([-1, 1]), masked=st.booleans())
+def test_replaces_optax(seed, axis, masked):
+    rng = np.random.default_rng(seed)
+    shape = (3, 4, 5)
+    logits = jnp.asarray(rng.normal(0, 5, shape), jnp.float32)
+    labels = np.moveaxis(rng.dirichlet(np.ones(shape[axis]), np.delete(shape, axis)), -1, axis)
+    labels = jnp.asarray(labels, jnp.float32)
+    where = None
+    if masked:
+        where = np.ones(shape, bool)
+        np.moveaxis(where, axis, -1)[..., 0] = False
+        where = jnp.asarray(where)
+    epsilon, alpha = rng.uniform(-1, 3), rng.uniform(0, 1)
+    np.testing.assert_allclose(
+        poly_loss(logits, labels, epsilon=epsilon, axis=axis, where=where),
+        optax.losses.poly_loss_cross_entropy(
+            logits, labels, epsilon=epsilon, axis=axis, where=where
+        ),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+    with jax.numpy_dtype_promotion("standard"):
+        smoothed = optax.losses.smooth_labels(labels, alpha, axis=axis, where=where)
+    np.testing.assert_allclose(
+        smooth_labels(labels, alpha, axis=axis, where=where),
+        smoothed
+        if where is None
+        else jnp.where(where, smoothed, 0),  # optax gives masked classes mass
+        rtol=1e-6,
+        atol=1e-7,
+    )
+    np.testing.assert_allclose(
+        xentjax.safe_softmax_cross_entropy(logits, labels),
+        optax.losses.safe_softmax_cross_entropy(logits, labels),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
+def test_where_optax_is_wrong():
+    """NaN at -inf logits, from the value on or in forward mode."""
+    logits, labels = jnp.array([0.0, -INF, 1.0]), jnp.array([1.0, 0.0, 0.0])
+    ones = jnp.ones(3)
+    assert np.isnan(optax.losses.poly_loss_cross_entropy(logits, labels))
+    p = 1 / (1 + np.e)
+    np.testing.assert_allclose(poly_loss(logits, labels), -np.log(p) + 2 * (1 - p), rtol=1e-6)
+    theirs, ours = (
+        jax.jvp(lambda x, f=f: f(x, labels), (logits,), (ones,))[1]
+        for f in (optax.losses.safe_softmax_cross_entropy, xentjax.safe_softmax_cross_entropy)
+    )
+    assert np.isnan(theirs)
+    np.testing.assert_allclose(ours, 0, atol=1e-6)
+
+
+def test_smooth_labels():
+    """Rows keep their sum, over the classes that take part; nothing else gets mass."""
+    labels = np.eye(4, dtype=np.float32)[[0, 3, 1]]
+    np.testing.assert_allclose(
+        smooth_labels(labels, 0.2), 0.8 * labels + 0.05, rtol=VALUE["float32"]
+    )
+    where = np.array([[True, True, True, False], [True] * 4, [False] * 4])
+    got = smooth_labels(labels, 0.3, where=where)
+    np.testing.assert_allclose(
+        got,
+        [[0.8, 0.1, 0.1, 0], [0.075, 0.075, 0.075, 0.775], [0, 0, 0, 0]],
+        rtol=VALUE["float32"],
+    )
+    joined = smooth_labels(np.ones((2, 3, 5), np.float32), 1.0, axis=(0, -1))
+    np.testing.assert_allclose(joined, 0.1, rtol=VALUE["float32"])
+    one_row = smooth_labels(labels, 1.0, where=np.array([[True], [False], [True]]))
+    np.testing.assert_allclose(one_row, [[0.25] * 4, [0] * 4, [0.25] * 4])
+
+
+def test_smooth_labels_are_the_keyword_label_smoothing():
+    logits, labels, keywords = arguments("soft, class mask")
+    got = xentjax.softmax_cross_entropy(
+        logits, smooth_labels(labels, 0.3, where=keywords["where"]), **keywords
+    )
+    # The keyword gives each kept class e/K, also where the target lost mass to masked ones.
+    expected = xentjax.softmax_cross_entropy(logits, labels, label_smoothing=0.3, **keywords)
+    assert_close(got, expected, VALUE["float32"])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+def test_smooth_labels_keep_their_dtype(dtype):
+    with jax.enable_x64(dtype == "float64"):
+        got = smooth_labels(jnp.asarray([0.0, 1.0], dtype), 0.5)
+    assert got.dtype == dtype
+    np.testing.assert_array_equal(np.asarray(got, np.float64), [0.25, 0.75])
+
+
+def test_smooth_labels_under_transformations():
+    labels = jnp.eye(3)
+    np.testing.assert_allclose(
+        jax.jit(jax.vmap(smooth_labels, (0, None)))(labels, 0.3), smooth_labels(labels, 0.3)
+    )
+    slope = jax.grad(lambda a: jnp.vdot(smooth_labels(labels, a), labels))(0.3)
+    np.testing.assert_allclose(slope, 3 * (1 / 3 - 1), rtol=VALUE["float32"])
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "call"),
+    [
+        (ValueError, "gamma: expected a number >= 0, got -1",
+         lambda x, y: focal_loss(x, y, gamma=-1.0)),
+        (ValueError, "gamma: expected a number >= 0 (a scalar), got shape (2,)",
+         lambda x, y: focal_loss(x, y, gamma=jnp.ones(2))),
+        (TypeError, "labels: expected an integer dtype (class indices), got float32",
+         lambda x, y: focal_loss(x, x)),
+        (ValueError, "class_weights: expected one weight a class, shape (3,), got (2,)",
+         lambda x, y: focal_loss(x, y, class_weights=jnp.ones(2))),
+        (ValueError, "reduction: expected one of", lambda x, y: focal_loss(x, y, reduction="")),
+        (ValueError, "epsilon: expected a finite number, got nan",
+         lambda x, y: poly_loss(x, x, epsilon=NAN)),
+        (ValueError, "labels: expected one target a class, the logits' shape (2, 3), got shape",
+         lambda x, y: poly_loss(x, y)),
+        (ValueError, "reduction: expected one of", lambda x, y: poly_loss(x, x, reduction="")),
+        (ValueError, "alpha: expected a number in [0, 1], got 1.5",
+         lambda x, y: smooth_labels(x, 1.5)),
+        (TypeError, "labels: expected a floating dtype, got int32",
+         lambda x, y: smooth_labels(y, 0.1)),
+        (ValueError, "where: expected a shape that broadcasts to the labels' (2, 3), got (2,)",
+         lambda x, y: smooth_labels(x, 0.1, where=jnp.ones(2, bool))),
+        (ValueError, "axis: expected axes of an array of 2 dimensions, got 2",
+         lambda x, y: smooth_labels(x, 0.1, axis=2)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_wrong_arguments_say_what_was_expected(error, message, call):
+    with pytest.raises(error) as raised:
+        call(jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32))
+    assert str(raised.value).startswith(message)

@@ -1,0 +1,126 @@
+"""Eight CPU devices, processes that share some, and what programs send between devices."""
+
+import json
+import math
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import jax
+
+from tests.support.paths import ROOT
+
+NUM_DEVICES = 8
+TIMEOUT = 300  # seconds; a few on an idle machine
+
+
+def run_module(name: str, *arguments: str) -> str:
+    """What `python -m name ARGUMENTS` prints where there are eight devices.
+
+    The devices have to be there before jax starts, so this takes a process of its own.
+    """
+    (printed,) = _run([[name, *arguments]], NUM_DEVICES)
+    return printed
+
+
+def run_optimised(name: str) -> str:
+    """What `python -m name` prints on one device, its programs compiled as users' are."""
+    (printed,) = _run([[name]], 1, flags="")
+    return printed
+
+
+def run_processes(name: str, *arguments: str, number: int, devices: int) -> list[str]:
+    """What each process of `python -m name PORT PROCESS ARGUMENTS` prints.
+
+    Args:
+        name: of a module that connects the processes at that port of this machine.
+        *arguments: the same for all.
+        number: of processes.
+        devices: of each process.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    return _run([[name, port, str(i), *arguments] for i in range(number)], devices)
+
+
+def _run(commands: list[list[str]], devices: int, flags: str | None = None) -> list[str]:
+    """What the modules print. Once one of them fails, or time is up, all are killed."""
+    # Behind a proxy, processes would not find each other.
+    environment = {name: v for name, v in os.environ.items() if "proxy" not in name.lower()}
+    if flags is None:
+        flags = environment.get("XLA_FLAGS", "")  # those of conftest.py, which compile fast
+    environment |= {
+        "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-m", *command],
+                    env=environment,
+                    cwd=ROOT,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for command in commands
+        ]
+        with ThreadPoolExecutor(len(processes)) as readers:
+            outputs = [readers.submit(process.communicate) for process in processes]
+            try:
+                deadline = time.monotonic() + TIMEOUT
+                while time.monotonic() < deadline:
+                    codes = [process.poll() for process in processes]
+                    if None not in codes or any(codes):
+                        break
+                    time.sleep(0.05)
+            finally:
+                for process in processes:
+                    process.kill()
+            printed, errors = zip(*(output.result() for output in outputs), strict=True)
+    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(errors)
+    return list(printed)
+
+
+def run_checks(checks: Mapping[str, Callable[[], None]]) -> None:
+    """Print one JSON object, in a process of `run_module`: for each check its traceback or ""."""
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    assert jax.device_count() == NUM_DEVICES
+    results = {}
+    for name, run in checks.items():
+        try:
+            run()
+            results[name] = ""
+        except Exception:
+            results[name] = traceback.format_exc()
+    print(json.dumps(results))
+
+
+def collectives(hlo: str) -> list[list[tuple[int, int]]]:
+    """The arrays that each collective returns: how many elements, and bytes an element."""
+    name = "(?:all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?"
+    return [
+        [
+            (math.prod(int(n) for n in shape.split(",") if n), int(bits or 8) // 8)
+            for bits, shape in re.findall(r"(?:pred|[a-z]+(\d+))\[([\d,]*)\]", result)
+        ]
+        for result in re.findall(rf"= (.*?) {name}\(", hlo)
+    ]
+
+
+def sent_once(hlo: str) -> list[tuple[int, int]]:
+    """The arrays that all collectives return, in order; no loop may hold one."""
+    loops, _, entry = hlo.partition("\nENTRY ")
+    assert not collectives(loops), "a collective in every tile"
+    return sorted(array for arrays in collectives(entry) for array in arrays)
