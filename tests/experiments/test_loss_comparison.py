@@ -10,7 +10,7 @@ from rich.console import Console
 
 from experiments import loss_comparison
 from experiments.cifar10.config import PRESETS
-from experiments.cifar10.train import TrainingStopped
+from experiments.cifar10.training.run import TrainingStopped
 from experiments.loss_comparison import BASELINE, LOSSES, Config, compare, draw, main, settings_of
 from tests.support.run_folders import check_figures, error_line, only_run, read_summary
 from tests.support.tiny_training import CONFIG, DATASET
@@ -91,7 +91,7 @@ def test_the_command_trains_compares_and_goes_on(tmp_path, capsys, monkeypatch):
     assert "NLL at T" in capsys.readouterr().out
 
     (folder / "summary.json").unlink()
-    monkeypatch.setattr("experiments.cifar10.seeds.run", None)  # would fail if it were called
+    monkeypatch.setattr("experiments.cifar10.commands.seeds.run", None)  # must not be called
     main(["--resume", str(folder)])
     assert read_summary(folder) == summary
     capsys.readouterr()

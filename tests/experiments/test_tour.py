@@ -6,9 +6,10 @@ import importlib
 import numpy as np
 import pytest
 
-from experiments import categorical_mle, divergences, law_of_large_numbers
+from experiments import divergences, law_of_large_numbers
+from experiments.categorical_mle import __main__ as categorical_mle
 from experiments.cifar10 import config as cifar10_config
-from experiments.cifar10.data import load_digits
+from experiments.cifar10.data.load import load_digits
 from tests.support.run_folders import check_figures, error_line, only_run, read_summary
 
 tour = importlib.import_module("experiments.__main__")

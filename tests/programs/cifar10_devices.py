@@ -13,9 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments._hosts import is_writer, on_any_host
-from experiments._records import RunFolder
-from experiments.cifar10.train import TrainingStopped, run
+from experiments.cifar10.training.run import TrainingStopped, run
+from experiments.common.hosts import is_writer, on_any_host
+from experiments.common.run_folder import RunFolder
 from tests.support.tiny_training import CONFIG, DATASET, stop_after
 
 PROCESSES = 2

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments._records import RunFolder
 from experiments.cifar10 import backend
 from experiments.cifar10.config import ConfigError
-from experiments.cifar10.evaluate import Result
-from experiments.cifar10.train import run
+from experiments.cifar10.results.evaluate import Result
+from experiments.cifar10.training.run import run
+from experiments.common.run_folder import RunFolder
 from tests.programs.cifar10_devices import PROCESSES
 from tests.support.run_folders import only_run, read_metrics, read_summary
 from tests.support.tiny_training import CONFIG, DATASET, STEPS
