@@ -1,12 +1,14 @@
-"""The training state: all that a step reads and writes but the data."""
+"""The training state: all that a step reads and writes except the data."""
 
 from typing import Any, NamedTuple
 
 from jax import Array
 
+FIXED = "fixed"  # the collection of a network's variables that are not trained
+
 
 class TrainState(NamedTuple):
-    """All that a training step reads and writes but the data.
+    """All that a training step reads and writes except the data.
 
     Attributes:
         step: int32 scalar, steps taken so far; epoch and position in it follow from it.
@@ -14,7 +16,7 @@ class TrainState(NamedTuple):
         batch_stats: running statistics of batch normalisation.
         optimizer: momenta and step counts.
         slow: lookahead's average of (params, batch_stats); None without lookahead.
-        whitening: the fixed filters.
+        whitening: the fixed filters of airbench's first layer.
         loss: sum of the losses of this epoch's images so far, in nats.
         correct: how many of them were classified correctly.
     """
@@ -27,3 +29,12 @@ class TrainState(NamedTuple):
     whitening: Array
     loss: Array
     correct: Array
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The variables of the network, as flax has them."""
+        return {
+            "params": self.params,
+            "batch_stats": self.batch_stats,
+            FIXED: {"whitening": self.whitening},
+        }

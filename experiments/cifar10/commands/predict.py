@@ -26,8 +26,7 @@ from experiments.cifar10.commands.seeds import RUN_NAME
 from experiments.cifar10.config import Config
 from experiments.cifar10.results.evaluate import predict_all
 from experiments.cifar10.training import checkpoint
-from experiments.cifar10.training.compiled import Programs
-from experiments.cifar10.training.step import make_training
+from experiments.cifar10.training.programs import TrainingPrograms
 from experiments.common.command import (
     EXIT_USER_ERROR,
     UserError,
@@ -138,14 +137,15 @@ def predict(run: Path, images: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]
         temperature = np.float32(summary["temperature"] or 1)
     backend = current_backend()
     # of a training on one batch, which has a state of the same shapes
-    training = make_training(
+    programs = TrainingPrograms(
         config, backend, data_mesh(config.batch_size), config.batch_size, len(class_names)
     )
-    state = checkpoint.restore(run, training.initial_state(0, images[:1]))
-    program = Programs(training.predict, backend.compiler_options)
-    side = config.image_side(training.length.epochs - 1)
+    state = checkpoint.restore(run, programs.initial_state(0, images[:1]))
+    side = config.image_side(programs.count.epochs - 1)
     logits = predict_all(
-        lambda batch: program(state, training.put(batch), side=side), images, config.views
+        lambda batch: programs.predict(state, programs.replicate(batch), side=side),
+        images,
+        config.views,
     )
     return np.asarray(softmax(logits / temperature)), class_names
 

@@ -22,7 +22,7 @@ STANDARD_DEVIATION = (0.2470, 0.2435, 0.2616)
 INITIAL, ORDER, FLIPS, SHIFTS, CUTS = range(5)
 
 
-class Epoch(NamedTuple):
+class EpochPlan(NamedTuple):
     """How the images are visited in one epoch.
 
     Attributes:
@@ -36,7 +36,7 @@ class Epoch(NamedTuple):
     flips: Array
 
 
-def plan_epoch(key: Array, epoch: ArrayLike, num_images: int, *, flip: bool) -> Epoch:
+def plan_epoch(key: Array, epoch: ArrayLike, num_images: int, *, flip: bool) -> EpochPlan:
     """Shuffle the images, and mirror those whose turn it is.
 
     A random half of the images is mirrored in even epochs and the other half in odd ones: no image
@@ -62,11 +62,11 @@ def plan_epoch(key: Array, epoch: ArrayLike, num_images: int, *, flip: bool) -> 
         flips = first ^ (epoch % 2 == 1)
     else:
         flips = jnp.zeros(num_images, bool)
-    return Epoch(of_epoch(SHIFTS), order, flips)
+    return EpochPlan(of_epoch(SHIFTS), order, flips)
 
 
 def take_batch(
-    images: Array, epoch: Epoch, step: Array, batch_size: int, *, shift: int, cutout: int = 0
+    images: Array, epoch: EpochPlan, step: Array, batch_size: int, *, shift: int, cutout: int = 0
 ) -> tuple[Array, Array]:
     """The augmented images of a step and their places in the data set.
 

@@ -12,49 +12,55 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from experiments.cifar10.config import Config
 from experiments.cifar10.network.conv import conv3x3
 from experiments.cifar10.network.norm import BatchNorm
+from experiments.cifar10.state import FIXED
 
 PATCH = 2  # side of a whitened patch in pixels
 LOGIT_SCALE = 1 / 9
 WHITENING_EPSILON = 5e-4
 
 
-class Network(nn.Module):
+class Airbench(nn.Module):
     """Logits of images.
 
     Attributes:
-        config: the settings, of which the network's are read.
+        widths: channels of each group of convolutions.
         num_classes: K.
+        norm_momentum: the part of batch normalisation's running statistics that a step keeps.
         dtype: of the computation; parameters are float32.
+        convs: convolutions of each group; of three, the last two have a residual path.
+        whiten: start from the fixed filters of `whitening_filters`, rather than from trained ones.
+        identity_init: start each convolution as a copy of its input.
+        train_whitening: let the gradient reach the bias of the whitening.
     """
 
-    config: Config
+    widths: tuple[int, ...]
     num_classes: int
+    norm_momentum: float
     dtype: DTypeLike
+    convs: int = 2
+    whiten: bool = True
+    identity_init: bool = True
+    train_whitening: bool = False
 
     @nn.compact
-    def __call__(
-        self, images: Array, whitening: Array, *, train: bool, train_whitening: bool = False
-    ) -> Array:
-        """float32 logits [N, K].
+    def __call__(self, images: Array, *, train: bool) -> Array:
+        """Compute float32 logits [N, K].
 
         Args:
             images: normalised images [N, H, W, C].
-            whitening: filters [2 * 2 * C, F], of `whitening_filters`; they are not trained.
             train: normalise by the statistics of the batch, which is split along the mesh axis
                 `DATA`, and update the running ones.
-            train_whitening: let the gradient reach the whitening's bias.
         """
-        norm = partial(BatchNorm, self.config.norm_momentum, self.dtype, train, use_scale=False)
-        x = activation(self._first(images.astype(self.dtype), whitening, train_whitening))
-        for index, width in enumerate(self.config.widths):
+        norm = partial(BatchNorm, self.norm_momentum, self.dtype, train, use_scale=False)
+        x = activation(self._first_layer(images.astype(self.dtype)))
+        for index, width in enumerate(self.widths):
             name = f"group{index}"
             x = self._convolve(f"{name}_conv0", x, width, even=True)
             x = activation(norm(name=f"{name}_norm0")(max_pool(x)))
             after_pool = x
-            for k in range(1, self.config.convs):
+            for k in range(1, self.convs):
                 x = norm(name=f"{name}_norm{k}")(self._convolve(f"{name}_conv{k}", x, width))
                 if k == 2:
                     x += after_pool
@@ -63,21 +69,22 @@ class Network(nn.Module):
         head = self.param("head", uniform_by_fan_in, (x.shape[-1], self.num_classes))
         return (x @ head.astype(self.dtype)).astype(jnp.float32) * LOGIT_SCALE
 
-    def _first(self, images: Array, whitening: Array, train_whitening: bool) -> Array:
-        """The first layer, of 2x2 patches."""
-        bias_name = "whitening_bias"
-        if not self.config.whiten:  # filter and bias are trained as any other
-            whitening = self.param("first", uniform_by_fan_in, whitening.shape)
-            bias_name = "first_bias"
-        x = patches(images) @ whitening.astype(self.dtype)
-        bias = self.param(bias_name, nn.initializers.zeros, x.shape[-1:])
-        x = x + bias.astype(self.dtype)[None, None, None]
-        if self.config.whiten and not train_whitening:
-            x = lax.stop_gradient(x)  # nothing below is trained
-        return x
+    def _first_layer(self, images: Array) -> Array:
+        """Convolve 2x2 patches with the whitening's filters, or with trained ones."""
+        x = patches(images)
+        shape = (x.shape[-1], 2 * x.shape[-1])
+        if not self.whiten:
+            filters = self.param("first", uniform_by_fan_in, shape)
+            bias = self.param("first_bias", nn.initializers.zeros, shape[1:])
+            return x @ filters.astype(self.dtype) + bias.astype(self.dtype)[None, None, None]
+        filters = self.variable(FIXED, "whitening", jnp.zeros, shape).value
+        bias = self.param("whitening_bias", nn.initializers.zeros, shape[1:])
+        x = x @ filters.astype(self.dtype) + bias.astype(self.dtype)[None, None, None]
+        # nothing below the bias is trained
+        return x if self.train_whitening else lax.stop_gradient(x)
 
     def _convolve(self, name: str, x: Array, width: int, *, even: bool = False) -> Array:
-        init = identity_kernel if self.config.identity_init else uniform_by_fan_in
+        init = identity_kernel if self.identity_init else uniform_by_fan_in
         kernel = self.param(name, init, (3, 3, x.shape[-1], width))
         return conv3x3(x, kernel.astype(self.dtype), even=even)
 

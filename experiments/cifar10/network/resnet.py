@@ -12,7 +12,6 @@ from flax.linen.initializers import he_normal
 from jax import Array
 from jax.typing import DTypeLike
 
-from experiments.cifar10.config import Config
 from experiments.cifar10.network.norm import BatchNorm
 
 BLOCKS = 2  # in each group
@@ -22,22 +21,27 @@ class ResNet(nn.Module):
     """Logits of images.
 
     Attributes:
-        config: the settings, of which the network's are read.
+        widths: channels of each group of blocks.
         num_classes: K.
+        norm_momentum: the part of batch normalisation's running statistics that a step keeps.
         dtype: of the computation; parameters are float32.
     """
 
-    config: Config
+    widths: tuple[int, ...]
     num_classes: int
+    norm_momentum: float
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(
-        self, images: Array, whitening: Array, *, train: bool, train_whitening: bool = False
-    ) -> Array:
-        """float32 logits [N, K]; takes what `Network` takes, and has no use for the whitening."""
-        del whitening, train_whitening
-        norm = partial(BatchNorm, self.config.norm_momentum, self.dtype, train, use_scale=True)
+    def __call__(self, images: Array, *, train: bool) -> Array:
+        """Compute float32 logits [N, K].
+
+        Args:
+            images: normalised images [N, H, W, C].
+            train: normalise by the statistics of the batch, which is split along the mesh axis
+                `DATA`, and update the running ones.
+        """
+        norm = partial(BatchNorm, self.norm_momentum, self.dtype, train, use_scale=True)
 
         def convolve(name: str, x: Array, width: int, *, side: int = 3, stride: int = 1) -> Array:
             return nn.Conv(
@@ -51,9 +55,9 @@ class ResNet(nn.Module):
                 name=name,
             )(x)
 
-        x = convolve("first", images.astype(self.dtype), self.config.widths[0])
+        x = convolve("first", images.astype(self.dtype), self.widths[0])
         x = nn.relu(norm(name="first_norm")(x))
-        for group, width in enumerate(self.config.widths):
+        for group, width in enumerate(self.widths):
             for block in range(BLOCKS):
                 name = f"group{group}_block{block}"
                 stride = 2 if group > 0 and block == 0 else 1

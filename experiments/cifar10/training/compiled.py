@@ -1,4 +1,4 @@
-"""Jitted functions compiled ahead of their first call, so that compilation is timed apart."""
+"""Jitted functions compiled ahead of their first call, so that compilation is timed separately."""
 
 import time
 from collections.abc import Callable, Hashable, Mapping
@@ -9,12 +9,17 @@ import jax
 import numpy as np
 
 
-class Programs:
+class CompiledFunction:
     """A jitted function, compiled once for each set of static keywords and of shapes.
 
     Attributes:
         compile_seconds: time spent in tracing and compiling so far.
         run_seconds: time spent in the compiled programs so far.
+
+    Args:
+        function: what `jax.jit` returned.
+        compiler_options: for XLA.
+        compiling: entered while a program is compiled.
     """
 
     def __init__(
@@ -31,21 +36,21 @@ class Programs:
         self.run_seconds = 0.0
 
     def __len__(self) -> int:
-        """How many are compiled."""
+        """Number of programs compiled so far."""
         return len(self._compiled)
 
     def with_new_clock(self, compiling: Callable[[], AbstractContextManager[None]]) -> Self:
-        """The same programs, whose seconds are counted from here.
+        """Share the programs, and count seconds from here.
 
         Args:
-            compiling: entered while one is compiled.
+            compiling: entered while a program is compiled.
         """
-        programs = type(self)(self._function, self._options, compiling)
-        programs._compiled = self._compiled
-        return programs
+        copy = type(self)(self._function, self._options, compiling)
+        copy._compiled = self._compiled
+        return copy
 
     def __call__(self, *args: Any, **static: Hashable) -> Any:
-        """The function's result, once it is ready."""
+        """Call the function and wait for its result."""
         key = tuple(map(np.shape, jax.tree.leaves(args))), *sorted(static.items())
         if key not in self._compiled:
             started = time.perf_counter()

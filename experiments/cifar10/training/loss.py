@@ -1,9 +1,9 @@
-"""The losses a network can be trained with."""
+"""The losses that a network can be trained with."""
 
 import jax
 from jax import Array
 
-from experiments.cifar10.config import Config
+from experiments.cifar10.config import LossName
 from xentjax import (
     brier_score,
     poly_loss_cross_entropy,
@@ -13,24 +13,25 @@ from xentjax import (
 )
 
 
-def summed_loss(config: Config, logits: Array, labels: Array) -> Array:
-    """The sum over the batch of the loss that the settings name.
+def summed_loss(name: LossName, logits: Array, labels: Array, *, label_smoothing: float) -> Array:
+    """Sum a loss over the batch.
 
     Args:
-        config: the settings.
+        name: which loss.
         logits: float32 [N, K].
         labels: int32 [N].
+        label_smoothing: of cross-entropy and poly.
     """
-    match config.loss:
+    match name:
         case "cross_entropy":
             return softmax_cross_entropy_with_integer_labels(
-                logits, labels, label_smoothing=config.label_smoothing, reduction="sum"
+                logits, labels, label_smoothing=label_smoothing, reduction="sum"
             )
         case "focal":
             return softmax_focal_loss(logits, labels, gamma=2.0, reduction="sum")
         case "poly":
             one_hot = jax.nn.one_hot(labels, logits.shape[-1])
-            targets = smooth_labels(one_hot, config.label_smoothing)
+            targets = smooth_labels(one_hot, label_smoothing)
             return poly_loss_cross_entropy(logits, targets, epsilon=1.0, reduction="sum")
         case "brier":
             return brier_score(logits, labels, reduction="sum")

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from experiments.cifar10.config import Config
 from experiments.cifar10.training.muon import muon
-from experiments.cifar10.training.steps import Length
+from experiments.cifar10.training.steps import StepCount
 
 WARMUP_START = 0.2  # of the peak
 LOOKAHEAD_PERIOD = 5  # steps
@@ -25,7 +25,7 @@ def schedule(step: ArrayLike, *, total_steps: int, warmup: float, final: float) 
     return jnp.interp(jnp.asarray(step, jnp.float32), times, values)
 
 
-def make_optimizer(config: Config, length: Length) -> optax.GradientTransformation:
+def make_optimizer(config: Config, steps: StepCount) -> optax.GradientTransformation:
     """Nesterov's momentum in PyTorch's form, for gradients of the loss summed over the batch.
 
         g <- g + (decay / rate) p,   m <- momentum m + g,   p <- p - rate (g + momentum m)
@@ -44,12 +44,12 @@ def make_optimizer(config: Config, length: Length) -> optax.GradientTransformati
 
     def falling(step: ArrayLike) -> Array:
         return schedule(
-            step, total_steps=length.steps, warmup=config.warmup, final=config.final_rate
+            step, total_steps=steps.total, warmup=config.warmup, final=config.final_rate
         )
 
     def until_frozen(step: ArrayLike) -> Array:
-        left = 1 - jnp.asarray(step, jnp.float32) / max(length.whitening_steps, 1)
-        return jnp.where(length.whitening_steps > 0, jnp.maximum(left, 0.0), 0.0)
+        left = 1 - jnp.asarray(step, jnp.float32) / max(steps.whitening, 1)
+        return jnp.where(steps.whitening > 0, jnp.maximum(left, 0.0), 0.0)
 
     def descent(rate: float, factor: optax.Schedule) -> optax.GradientTransformation:
         return optax.chain(

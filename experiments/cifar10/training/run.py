@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -17,11 +17,10 @@ from experiments.cifar10.data.load import Dataset
 from experiments.cifar10.results import report
 from experiments.cifar10.results.evaluate import Evaluation, Result, accuracy, evaluate, predict_all
 from experiments.cifar10.training import checkpoint
-from experiments.cifar10.training.compiled import Programs
 from experiments.cifar10.training.interrupt import TrainingStopped
+from experiments.cifar10.training.programs import TrainingPrograms
 from experiments.cifar10.training.progress import TrainingProgress
-from experiments.cifar10.training.step import Training, make_training
-from experiments.cifar10.training.steps import Length
+from experiments.cifar10.training.steps import StepCount
 from experiments.common.command import UserError, say
 from experiments.common.run_folder import RunFolder
 from xentjax import fit_temperature
@@ -37,7 +36,7 @@ def check(config: Config, dataset: Dataset) -> None:
     Raises:
         ConfigError: the settings do not suit the data set or the devices.
     """
-    Length.of(config, _trained_images(config, dataset))
+    StepCount.of(config, _trained_images(config, dataset))
     data_mesh(config.batch_size, config.num_devices)
 
 
@@ -74,15 +73,15 @@ def run(
         trainer = _Trainer(config, dataset, folder, devices, progress)
         if resume:
             trainer.state = checkpoint.restore(folder.path, trainer.state)
-        first_step, length = int(trainer.state.step), trainer.length
-        if first_step == length.steps and folder.read_summary() is not None:
+        first_step, count = int(trainer.state.step), trainer.count
+        if first_step == count.total and folder.read_summary() is not None:
             raise checkpoint.CheckpointError(
                 f"{folder.path}: expected a stopped run, got a finished one"
             )
         if (torn := folder.drop_torn_lines()) and console is not None:
             say(console, f"metrics.jsonl: dropped {torn} incomplete line{'s' * (torn > 1)}")
         trainer.plan(first_step)
-        for epoch in range(first_step // length.steps_per_epoch, length.epochs):
+        for epoch in range(first_step // count.per_epoch, count.epochs):
             trainer.train_epoch(epoch, should_stop)
         result = trainer.result(first_step)
         report.save(folder, config, dataset, result, progress.doing)
@@ -109,21 +108,10 @@ def _number_of_views(which: ViewsName) -> int:
     return sum(1 for _ in views(np.zeros((1, 32, 32, 3), np.uint8), which))
 
 
-class _Compiled(NamedTuple):
-    """The functions of a run, and those of them that are compiled ahead."""
-
-    training: Training
-    advance: Programs
-    predict: Programs
-
-
 @lru_cache(maxsize=16)
-def _compiled(config: Config, mesh: Mesh, num_images: int, num_classes: int) -> _Compiled:
-    """Made, and compiled, once for all seeds; the configuration's seed is 0."""
-    backend = current_backend()
-    training = make_training(config, backend, mesh, num_images, num_classes)
-    advance = Programs(training.advance, backend.compiler_options)
-    return _Compiled(training, advance, Programs(training.predict, backend.compiler_options))
+def _programs(config: Config, mesh: Mesh, num_images: int, num_classes: int) -> TrainingPrograms:
+    """Make, and compile, the functions once for all seeds; the configuration's seed is 0."""
+    return TrainingPrograms(config, current_backend(), mesh, num_images, num_classes)
 
 
 class _Trainer:
@@ -142,17 +130,16 @@ class _Trainer:
         train_labels, held_out_labels = np.split(dataset.train_labels, [num_images])
         mesh = data_mesh(config.batch_size, devices or config.num_devices)
         num_classes = len(dataset.class_names)
-        compiled = _compiled(replace(config, seed=0), mesh, num_images, num_classes)
-        training = compiled.training
+        programs = _programs(replace(config, seed=0), mesh, num_images, num_classes)
         self.config = config
         self.folder = folder
-        self.length = training.length
-        self.state = training.initial_state(config.seed, train_images)
-        self._training = training
+        self.count = programs.count
+        self.state = programs.initial_state(config.seed, train_images)
+        self._programs = programs
         self._progress = progress or TrainingProgress(None)
-        self._advance = compiled.advance.with_new_clock(self._progress.compiling)
-        self._predict = compiled.predict.with_new_clock(self._progress.compiling)
-        self._train_set = training.put(train_images), training.put(train_labels)
+        self._train_steps = programs.train_steps.with_new_clock(self._progress.compiling)
+        self._predict = programs.predict.with_new_clock(self._progress.compiling)
+        self._train_set = programs.replicate(train_images), programs.replicate(train_labels)
         self._held_out_set = held_out_images, held_out_labels
         self._test_set = dataset.test_images, dataset.test_labels
 
@@ -163,53 +150,55 @@ class _Trainer:
         """
         scans, size = current_backend().scans_epochs, current_backend().test_batch
         views, tested = _number_of_views(self.config.views), len(self._test_set[0])
-        work, programs = 0.0, set[Hashable]()
+        work, to_compile = 0.0, set[Hashable]()
 
         def test(number: int, side: int) -> float:
-            programs.add((min(size, number), side))
+            to_compile.add((min(size, number), side))
             return number * _area(side)
 
-        for epoch in range(first_step // self.length.steps_per_epoch, self.length.epochs):
-            side, first, end = self.config.image_side(epoch), *self._steps(epoch)
+        for epoch in range(first_step // self.count.per_epoch, self.count.epochs):
+            side, first, end = self.config.image_side(epoch), *self.count.of_epoch(epoch)
             steps = end - max(first, first_step)
             if steps:
-                programs.add((steps if scans else 1, side, self._trains_whitening(epoch)))
+                to_compile.add((steps if scans else 1, self._programs.step(epoch)))
                 work += 3 * steps * self.config.batch_size * _area(side) + test(tested, side)
-        side = self.config.image_side(self.length.epochs - 1)
+        side = self.config.image_side(self.count.epochs - 1)
         work += test(tested, side) * (1 if views == 1 else 1 + views)
         if held_out := self.config.held_out:
             work += test(held_out, side) * views
-        there = len(self._advance) + len(self._predict)  # compiled for an earlier seed
-        self._progress.plan(work, max(0, len(programs) - there))
+        there = len(self._train_steps) + len(self._predict)  # compiled for an earlier seed
+        self._progress.plan(work, max(0, len(to_compile) - there))
 
     def train_epoch(self, epoch: int, should_stop: Callable[[], bool]) -> None:
         """Take the epoch's steps, or those that are left of it; test, log and save."""
-        plan = self._training.plan_epoch(self.config.seed, epoch)
+        plan, train_step = (
+            self._programs.plan_epoch(self.config.seed, epoch),
+            self._programs.step(epoch),
+        )
         scans = current_backend().scans_epochs
         side = self.config.image_side(epoch)
-        start, end = self._steps(epoch)
+        start, end = self.count.of_epoch(epoch)
         step = first_step = int(self.state.step)
         if step == end:  # the last epoch, a part of one, that only its summary is missing of
             return
-        start_seconds = self._advance.run_seconds
-        self._progress.doing(f"epoch {epoch + 1}/{self.length.epochs}")
+        start_seconds = self._train_steps.run_seconds
+        self._progress.doing(f"epoch {epoch + 1}/{self.count.epochs}")
         metrics: dict[str, float] = {}
         while step < end:
             if should_stop():
                 checkpoint.save(self.folder.path, self.state)
-                raise TrainingStopped(f"stopped after step {step} of {self.length.steps}")
-            self.state, losses = self._advance(
+                raise TrainingStopped(f"stopped after step {step} of {self.count.total}")
+            self.state, losses = self._train_steps(
                 self.state,
                 *self._train_set,
                 plan,
-                steps=end - step if scans else 1,
-                side=side,
-                train_whitening=self._trains_whitening(epoch),
+                step=train_step,
+                num_steps=end - step if scans else 1,
             )
             self._check_finite(np.asarray(losses), step)
             before, step = step, step + len(losses)
             seen = self.config.batch_size * (step - start)
-            seconds = self._advance.run_seconds - start_seconds
+            seconds = self._train_steps.run_seconds - start_seconds
             metrics = {
                 "loss": float(self.state.loss) / seen,
                 "accuracy": float(self.state.correct) / seen,
@@ -225,7 +214,7 @@ class _Trainer:
 
     def result(self, first_step: int) -> Result:
         """Test the network, which this process has trained from `first_step` on."""
-        images = self.config.batch_size * (self.length.steps - first_step)
+        images = self.config.batch_size * (self.count.total - first_step)
         views = self.config.views
         plain = self._test("plain")
         test = plain if views == "plain" else self._test(views)
@@ -238,7 +227,7 @@ class _Trainer:
             if fit.converged:  # not where all of them are right, whose best temperature is 0
                 temperature = float(fit.temperature)
                 calibrated = evaluate(test.logits / np.float32(temperature), test.labels)
-        seconds = self._advance.run_seconds
+        seconds = self._train_steps.run_seconds
         return Result(
             state=self.state,
             test=test,
@@ -246,18 +235,10 @@ class _Trainer:
             temperature=temperature,
             calibrated=calibrated,
             train_seconds=None if first_step else seconds,
-            compile_seconds=self._advance.compile_seconds + self._predict.compile_seconds,
+            compile_seconds=self._train_steps.compile_seconds + self._predict.compile_seconds,
             test_seconds=self._predict.run_seconds,
             images_per_second=images / seconds if seconds else 0.0,
         )
-
-    def _steps(self, epoch: int) -> tuple[int, int]:
-        """The epoch's first step, and the one after its last."""
-        start = epoch * self.length.steps_per_epoch
-        return start, min(start + self.length.steps_per_epoch, self.length.steps)
-
-    def _trains_whitening(self, epoch: int) -> bool:
-        return self.config.whiten and epoch < self.config.whiten_bias_epochs
 
     def _test(self, views: ViewsName) -> Evaluation:
         images, labels = self._test_set
@@ -267,11 +248,11 @@ class _Trainer:
 
     def _logits(self, images: np.ndarray, views: ViewsName, side: int | None = None) -> np.ndarray:
         """Return the logits of images shrunk to `side`; None is the last epoch's."""
-        side = side or self.config.image_side(self.length.epochs - 1)
+        side = side or self.config.image_side(self.count.epochs - 1)
         self._progress.doing("testing")
 
         def predict(batch: np.ndarray) -> Any:
-            logits = self._predict(self.state, self._training.put(batch), side=side)
+            logits = self._predict(self.state, self._programs.replicate(batch), side=side)
             self._progress.worked(len(batch) * _area(side))
             return logits
 

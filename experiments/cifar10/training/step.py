@@ -1,214 +1,169 @@
-"""The training state, and the jitted step that moves it on."""
+"""A training step: from the stored images to the updated state."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array, lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
-from experiments.cifar10.backend import DATA, Backend
-from experiments.cifar10.config import Config, NetworkName
-from experiments.cifar10.data.augment import (
-    INITIAL,
-    Epoch,
-    normalize,
-    plan_epoch,
-    shrink,
-    take_batch,
-)
-from experiments.cifar10.network.airbench import Network, whitening_filters
-from experiments.cifar10.network.resnet import ResNet
+from experiments.cifar10.backend import DATA
+from experiments.cifar10.config import Config
+from experiments.cifar10.data.augment import EpochPlan, normalize, shrink, take_batch
 from experiments.cifar10.state import TrainState
 from experiments.cifar10.training.loss import summed_loss
-from experiments.cifar10.training.optimizer import lookahead, make_optimizer
-from experiments.cifar10.training.steps import Length
-
-WHITENING_IMAGES = 5000
-NETWORKS: Mapping[NetworkName, type[Network] | type[ResNet]] = {
-    "airbench": Network,
-    "resnet18": ResNet,
-}
+from experiments.cifar10.training.optimizer import lookahead
+from experiments.cifar10.training.steps import StepCount
 
 
 @dataclass(frozen=True)
-class Training:
-    """The functions of a run: how its state begins, how it moves on, and how it predicts.
+class TrainStep:
+    """A step: take a batch, sum the gradients over the devices, update the state.
 
-    They serve every seed.
+    Steps that are equal share a compiled program.
 
     Attributes:
-        length: in steps.
-        initial_state: `(seed, train_images uint8 [N, H, W, C]) -> TrainState`.
-        plan_epoch: `(seed, epoch) -> Epoch`, how the images are visited.
-        put: `(array) -> Array` on every device, for the images and labels of `advance`.
-        advance: `(state, images, labels, plan, *, steps, side, train_whitening) -> (state, losses
-            [steps])`, whose keywords are static and whose state is donated.
-        predict: `(state, images uint8 [B, H, W, C], *, side) -> logits [B, K]`, whose keyword is
-            static.
+        config: the settings, of which those of batches, loss and lookahead are read.
+        network: how logits are computed, and which parameters the gradient reaches.
+        optimizer: how parameters are updated.
+        count: the steps of the run.
+        mesh: the devices among which a batch is split.
+        image_side: in pixels; images are shrunk to it.
     """
 
-    length: Length
-    initial_state: Callable[[int, np.ndarray], TrainState]
-    plan_epoch: Callable[[int, int], Epoch]
-    put: Callable[[np.ndarray], Array]
-    advance: Callable[..., Any]
-    predict: Callable[..., Any]
+    config: Config
+    network: nn.Module
+    optimizer: optax.GradientTransformation
+    count: StepCount
+    mesh: Mesh
+    image_side: int
 
-
-def make_training(
-    config: Config, backend: Backend, mesh: Mesh, num_images: int, num_classes: int
-) -> Training:
-    """The functions of a run with these settings, but for the seed, on this hardware.
-
-    Raises:
-        ConfigError: the images do not fill one batch.
-    """
-    length = Length.of(config, num_images)
-    network = NETWORKS[config.network](config, num_classes, backend.dtype)
-    whole, split = PartitionSpec(), PartitionSpec(DATA)
-    optimizer = make_optimizer(config, length)
-
-    everywhere = NamedSharding(mesh, whole)
-
-    @partial(jax.jit, out_shardings=everywhere)
-    def initial_state(seed: Array, images: Array) -> TrainState:
-        normalized = normalize(images)
-        whitening = whitening_filters(normalized)
-        key = jax.random.fold_in(jax.random.key(seed), INITIAL)
-        variables = network.init(key, normalized[:1], whitening, train=False)
-        params, batch_stats = variables["params"], variables["batch_stats"]
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            batch_stats=batch_stats,
-            optimizer=optimizer.init(params),
-            slow=(params, batch_stats) if config.lookahead else None,
-            whitening=whitening,
-            loss=jnp.zeros(()),
-            correct=jnp.zeros(()),
-        )
-
-    @partial(jax.jit, out_shardings=everywhere)
-    def plan(seed: Array, epoch: Array) -> Epoch:
-        return plan_epoch(jax.random.key(seed), epoch, num_images, flip=config.flip)
-
-    def losses(
-        params: Any, state: TrainState, images: Array, labels: Array, train_whitening: bool
-    ) -> tuple[Array, Any]:
-        """The loss of this device's part of the batch."""
-        logits, updated = network.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            images,
-            state.whitening,
-            train=True,
-            train_whitening=train_whitening,
-            mutable=["batch_stats"],
-        )
-        loss = summed_loss(config, logits, labels)
-        correct = (logits.argmax(axis=-1) == labels).sum().astype(jnp.float32)
-        return loss, (updated["batch_stats"], correct)
-
-    def gradients(
-        state: TrainState, images: Array, labels: Array, train_whitening: bool
-    ) -> tuple[Array, Any, Array, Any]:
-        """Loss, batch statistics, number correct and gradients of a batch split over devices."""
-        (loss, (batch_stats, correct)), gradient = jax.value_and_grad(losses, has_aux=True)(
-            state.params, state, images, labels, train_whitening
-        )
-        loss, correct, gradient = lax.psum((loss, correct, gradient), DATA)
-        return loss, batch_stats, correct, gradient
-
-    def one_step(
-        state: TrainState,
-        images: Array,
-        labels: Array,
-        plan: Epoch,
-        *,
-        side: int,
-        train_whitening: bool,
+    def __call__(
+        self, state: TrainState, images: Array, labels: Array, plan: EpochPlan
     ) -> tuple[TrainState, Array]:
-        within = state.step % length.steps_per_epoch
-        batch, indices = take_batch(
-            images, plan, within, config.batch_size, shift=config.shift, cutout=config.cutout
-        )
-        batch = shrink(normalize(batch), side)
-        loss, batch_stats, correct, gradient = jax.shard_map(
-            partial(gradients, train_whitening=train_whitening),
-            mesh=mesh,
-            in_specs=(whole, split, split),
-            out_specs=whole,
-            check_vma=False,  # the sums over devices are written out
-        )(state, batch, labels[indices])
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-        fast = (optax.apply_updates(state.params, updates), batch_stats)
-        slow = state.slow
-        if config.lookahead:
-            slow, fast = lookahead(slow, fast, state.step + 1, length.steps)
-        is_first = within == 0
-        return TrainState(
-            step=state.step + 1,
-            params=fast[0],
-            batch_stats=fast[1],
-            optimizer=optimizer_state,
-            slow=slow,
-            whitening=state.whitening,
+        """Update the state.
+
+        Args:
+            state: before the step.
+            images: uint8 [N, H, W, C], all training images.
+            labels: int32 [N].
+            plan: of the epoch that the step is in.
+
+        Returns:
+            The new state, and the mean loss of the batch.
+        """
+        batch, batch_labels = self.batch(state.step, images, labels, plan)
+        loss, batch_stats, correct, gradient = self.gradient(state, batch, batch_labels)
+        updated = self.update(state, gradient, batch_stats)
+        is_first = state.step % self.count.per_epoch == 0
+        return updated._replace(
             loss=jnp.where(is_first, 0.0, state.loss) + loss,
             correct=jnp.where(is_first, 0.0, state.correct) + correct,
-        ), loss / config.batch_size
+        ), loss / self.config.batch_size
 
-    @partial(jax.jit, donate_argnames="state", static_argnames=("steps", "side", "train_whitening"))
-    def advance(
-        state: TrainState,
-        images: Array,
-        labels: Array,
-        plan: Epoch,
-        *,
-        steps: int,
-        side: int,
-        train_whitening: bool,
-    ) -> tuple[TrainState, Array]:
-        def step(state: TrainState, _: None) -> tuple[TrainState, Array]:
-            return one_step(state, images, labels, plan, side=side, train_whitening=train_whitening)
+    def batch(
+        self, step: Array, images: Array, labels: Array, plan: EpochPlan
+    ) -> tuple[Array, Array]:
+        """Take the augmented and normalised images of a step, [B, side, side, C], and labels."""
+        settings = self.config
+        batch, indices = take_batch(
+            images,
+            plan,
+            step % self.count.per_epoch,
+            settings.batch_size,
+            shift=settings.shift,
+            cutout=settings.cutout,
+        )
+        return shrink(normalize(batch), self.image_side), labels[indices]
 
-        if steps == 1:  # not in a loop, where XLA's CPU convolutions are slow
-            state, loss = step(state, None)
-            return state, loss[None]
-        return lax.scan(step, state, None, length=steps)
+    def gradient(
+        self, state: TrainState, batch: Array, labels: Array
+    ) -> tuple[Array, Any, Array, Any]:
+        """Compute the gradient of the loss of a batch that is split over the devices.
 
-    @partial(jax.jit, static_argnames="side")
-    def predict(state: TrainState, images: Array, *, side: int) -> Array:
-        of_device = split if images.shape[0] % mesh.size == 0 else whole
+        Returns:
+            The summed loss, the batch statistics, the number of images classified correctly and
+            the gradient.
+        """
+        whole, split = PartitionSpec(), PartitionSpec(DATA)
 
         @partial(
             jax.shard_map,
-            mesh=mesh,
-            in_specs=(whole, of_device),
-            out_specs=of_device,
-            check_vma=False,
+            mesh=self.mesh,
+            in_specs=(whole, split, split),
+            out_specs=whole,
+            check_vma=False,  # the sums over devices are written out
         )
-        def logits(state: TrainState, images: Array) -> Any:
-            variables = {"params": state.params, "batch_stats": state.batch_stats}
-            shrunk = shrink(normalize(images), side)
-            return network.apply(variables, shrunk, state.whitening, train=False)
+        def summed_over_devices(
+            state: TrainState, batch: Array, labels: Array
+        ) -> tuple[Array, Any, Array, Any]:
+            (loss, (batch_stats, correct)), gradient = jax.value_and_grad(self.loss, has_aux=True)(
+                state.params, state, batch, labels
+            )
+            loss, correct, gradient = lax.psum((loss, correct, gradient), DATA)
+            return loss, batch_stats, correct, gradient
 
-        return lax.with_sharding_constraint(logits(state, images), everywhere)
+        return summed_over_devices(state, batch, labels)
 
-    return Training(
-        length=length,
-        initial_state=lambda seed, images: initial_state(
-            np.uint32(seed), images[:WHITENING_IMAGES]
-        ),
-        plan_epoch=lambda seed, epoch: plan(np.uint32(seed), np.int32(epoch)),
-        # not device_put, which would compare the array between hosts
-        put=lambda array: jax.make_array_from_callback(
-            array.shape, everywhere, lambda index: array[index]
-        ),
-        advance=advance,
-        predict=predict,
-    )
+    def loss(
+        self, params: Any, state: TrainState, batch: Array, labels: Array
+    ) -> tuple[Array, tuple[Any, Array]]:
+        """Compute the loss of one device's part of a batch.
+
+        It has to be called inside the `shard_map` or `vmap` that names the axis `DATA`.
+
+        Returns:
+            The summed loss, and the batch statistics and number of images classified correctly.
+        """
+        logits, updated = self.network.apply(
+            state._replace(params=params).variables, batch, train=True, mutable=["batch_stats"]
+        )
+        loss = summed_loss(
+            self.config.loss, logits, labels, label_smoothing=self.config.label_smoothing
+        )
+        correct = (logits.argmax(axis=-1) == labels).sum().astype(jnp.float32)
+        return loss, (updated["batch_stats"], correct)
+
+    def update(self, state: TrainState, gradient: Any, batch_stats: Any) -> TrainState:
+        """Apply the gradient, and every few steps the lookahead; count the step."""
+        updates, optimizer = self.optimizer.update(gradient, state.optimizer, state.params)
+        fast = (optax.apply_updates(state.params, updates), batch_stats)
+        slow = state.slow
+        if self.config.lookahead:
+            slow, fast = lookahead(slow, fast, state.step + 1, self.count.total)
+        return state._replace(
+            step=state.step + 1,
+            params=fast[0],
+            batch_stats=fast[1],
+            optimizer=optimizer,
+            slow=slow,
+        )
+
+
+@partial(jax.jit, donate_argnames="state", static_argnames=("step", "num_steps"))
+def train_steps(
+    state: TrainState,
+    images: Array,
+    labels: Array,
+    plan: EpochPlan,
+    *,
+    step: TrainStep,
+    num_steps: int,
+) -> tuple[TrainState, Array]:
+    """Take several steps of one epoch in one program; the state is donated.
+
+    Returns:
+        The new state, and the mean losses of the batches, [num_steps].
+    """
+
+    def one(state: TrainState, _: None) -> tuple[TrainState, Array]:
+        return step(state, images, labels, plan)
+
+    if num_steps == 1:  # not in a loop, where XLA's CPU convolutions are slow
+        state, loss = one(state, None)
+        return state, loss[None]
+    return lax.scan(one, state, None, length=num_steps)

@@ -11,7 +11,7 @@ from experiments.cifar10.config import ViewsName
 from experiments.cifar10.data.augment import (
     MEAN,
     STANDARD_DEVIATION,
-    Epoch,
+    EpochPlan,
     blank,
     normalize,
     plan_epoch,
@@ -28,7 +28,7 @@ IMAGES = np.random.default_rng(0).permutation(N * 5 * 4 * 3).reshape(N, 5, 4, 3)
 OFFSETS = [(dy, dx) for dy in range(-SHIFT, SHIFT + 1) for dx in range(-SHIFT, SHIFT + 1)]
 
 
-def plan(seed: int = 0, epoch: int = 0, *, flip: bool = True) -> Epoch:
+def plan(seed: int = 0, epoch: int = 0, *, flip: bool = True) -> EpochPlan:
     return plan_epoch(jax.random.key(seed), epoch, N, flip=flip)
 
 
@@ -90,7 +90,7 @@ take = jax.jit(take_batch, static_argnums=3, static_argnames=("shift", "cutout")
 
 
 def batch_of(
-    epoch: Epoch, step: int, shift: int = SHIFT, cutout: int = 0
+    epoch: EpochPlan, step: int, shift: int = SHIFT, cutout: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     batch, indices = take(
         jnp.asarray(IMAGES), epoch, jnp.int32(step), BATCH, shift=shift, cutout=cutout
@@ -135,7 +135,7 @@ def test_the_same_images_are_shifted_otherwise_in_another_step_and_epoch():
     # one order for all, so that only the shifts can differ
     still = jnp.tile(jnp.arange(BATCH, dtype=jnp.int32), N // BATCH)
     never = jnp.zeros(N, bool)
-    epochs = [Epoch(plan(0, e).key, still, never) for e in (0, 1)]
+    epochs = [EpochPlan(plan(0, e).key, still, never) for e in (0, 1)]
     batches = {batch_of(epoch, step)[0].tobytes() for epoch in epochs for step in (0, 1)}
     assert len(batches) == 4
 

@@ -14,13 +14,15 @@ from experiments.cifar10.config import PRESETS, Config
 from experiments.cifar10.network.airbench import (
     LOGIT_SCALE,
     WHITENING_EPSILON,
-    Network,
+    Airbench,
     identity_kernel,
     max_pool,
     patches,
     whitening_filters,
 )
+from experiments.cifar10.network.build import build_network
 from experiments.cifar10.network.norm import NORM_EPSILON
+from experiments.cifar10.state import FIXED
 
 WIDTHS, NUM_CLASSES, SIDE = (4, 5, 6), 3, 9
 CONFIG = Config(widths=WIDTHS, norm_momentum=0.7)
@@ -58,9 +60,9 @@ def whitening(images: np.ndarray) -> jax.Array:
 
 @pytest.fixture(scope="module")
 def variables(images: np.ndarray, whitening: jax.Array) -> Any:
-    network = Network(CONFIG, NUM_CLASSES, jnp.float32)
-    init = jax.jit(lambda key: network.init(key, jnp.asarray(images), whitening, train=False))
-    return init(jax.random.key(0))
+    network = build_network(CONFIG, NUM_CLASSES, jnp.float32)
+    init = jax.jit(lambda key: network.init(key, jnp.asarray(images), train=False))
+    return init(jax.random.key(0)) | {FIXED: {"whitening": whitening}}
 
 
 def test_patches_are_all_windows_row_by_row(images):
@@ -142,11 +144,11 @@ def test_gradient_of_max_pool_sums_to_one_in_every_square(dtype: Any, ties):
     assert (gradient[np.asarray(x, np.float64) < 0] == 0).all()
 
 
-def test_logits_are_float32_whatever_the_computation(images, whitening, variables):
+def test_logits_are_float32_whatever_the_computation(images, variables):
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
     logits = [
-        jax.jit(Network(CONFIG, NUM_CLASSES, dtype).apply, static_argnames="train")(
-            variables, images, whitening, train=False
+        jax.jit(build_network(CONFIG, NUM_CLASSES, dtype).apply, static_argnames="train")(
+            variables, images, train=False
         )
         for dtype in (jnp.float32, jnp.bfloat16)
     ]
@@ -156,17 +158,13 @@ def test_logits_are_float32_whatever_the_computation(images, whitening, variable
 
 
 @pytest.mark.parametrize("trained", [False, True], ids=["frozen", "trained"])
-def test_gradients_reach_the_whitening_only_while_its_bias_is_trained(
-    images, whitening, variables, trained
-):
-    network = Network(CONFIG, NUM_CLASSES, jnp.float32)
+def test_gradients_reach_the_whitening_only_while_its_bias_is_trained(images, variables, trained):
+    network = build_network(CONFIG, NUM_CLASSES, jnp.float32, train_whitening=trained)
 
     @jax.jit
     @jax.grad
     def gradient(params: Any) -> Any:
-        logits: Any = network.apply(
-            variables | {"params": params}, images, whitening, train=False, train_whitening=trained
-        )
+        logits: Any = network.apply(variables | {"params": params}, images, train=False)
         return (logits * jnp.arange(1, NUM_CLASSES + 1, dtype=jnp.float32)[None]).sum()
 
     gradients = gradient(variables["params"])
@@ -178,14 +176,14 @@ def test_gradients_reach_the_whitening_only_while_its_bias_is_trained(
     assert min(largest.values()) > 0
 
 
-def test_the_head_is_linear_and_scaled_by_a_ninth(images, whitening, variables):
+def test_the_head_is_linear_and_scaled_by_a_ninth(images, variables):
     assert pytest.approx(1 / 9) == LOGIT_SCALE
-    network = Network(CONFIG, NUM_CLASSES, jnp.float32)
+    network = build_network(CONFIG, NUM_CLASSES, jnp.float32)
 
     @jax.jit
     def logits(head: jax.Array) -> Any:
         params = variables["params"] | {"head": head}
-        return network.apply(variables | {"params": params}, images, whitening, train=False)
+        return network.apply(variables | {"params": params}, images, train=False)
 
     # unit vectors as head show the features themselves
     units = jnp.eye(WIDTHS[-1])
@@ -195,13 +193,13 @@ def test_the_head_is_linear_and_scaled_by_a_ninth(images, whitening, variables):
     np.testing.assert_allclose(actual, features @ head / 9, rtol=1e-4)
 
 
-def test_statistics_of_a_split_batch_are_those_of_the_whole(images, whitening, variables):
+def test_statistics_of_a_split_batch_are_those_of_the_whole(images, variables):
     """The sums over devices, here over parts of a batch on one."""
-    network = Network(CONFIG, NUM_CLASSES, jnp.float32)
+    network = build_network(CONFIG, NUM_CLASSES, jnp.float32)
 
     def updated(parts: int) -> tuple[np.ndarray, Any]:
         def one(part: jax.Array) -> Any:
-            return network.apply(variables, part, whitening, train=True, mutable=["batch_stats"])
+            return network.apply(variables, part, train=True, mutable=["batch_stats"])
 
         split = jnp.asarray(images).reshape(parts, -1, *images.shape[1:])
         logits, state = jax.jit(jax.vmap(one, axis_name=DATA))(split)
@@ -216,8 +214,8 @@ def test_statistics_of_a_split_batch_are_those_of_the_whole(images, whitening, v
         np.testing.assert_allclose(actual[0], expected[0], rtol=1e-4, atol=1e-5)
 
 
-def test_running_statistics_keep_the_momentum_of_the_old_ones(images, whitening, variables):
-    network = Network(CONFIG, NUM_CLASSES, jnp.float32)
+def test_running_statistics_keep_the_momentum_of_the_old_ones(images, variables):
+    network = build_network(CONFIG, NUM_CLASSES, jnp.float32)
 
     @jax.jit
     def mean(old: jax.Array) -> Any:
@@ -225,9 +223,7 @@ def test_running_statistics_keep_the_momentum_of_the_old_ones(images, whitening,
         variables_then = variables | {"batch_stats": statistics}
 
         def one(part: jax.Array) -> Any:
-            return network.apply(
-                variables_then, part, whitening, train=True, mutable=["batch_stats"]
-            )
+            return network.apply(variables_then, part, train=True, mutable=["batch_stats"])
 
         _, state = jax.vmap(one, axis_name=DATA)(jnp.asarray(images)[None])
         return state["batch_stats"]["group0_norm0"]["mean"]
@@ -277,7 +273,7 @@ def numpy_network(
 )
 def test_the_network_is_the_one_written_out_in_numpy(options):
     config = dataclasses.replace(CONFIG, **options)
-    network = Network(config, NUM_CLASSES, jnp.float32)
+    network = build_network(config, NUM_CLASSES, jnp.float32)
     rng = np.random.default_rng(6)
     # with an odd number of rows to pool at first, and later an even one
     images = rng.normal(size=(2, 12, 10, 3)).astype(np.float32)
@@ -285,27 +281,24 @@ def test_the_network_is_the_one_written_out_in_numpy(options):
 
     @jax.jit
     def initial(key: jax.Array) -> Any:
-        return network.init(key, jnp.asarray(images), jnp.asarray(whitening), train=False)
+        return network.init(key, jnp.asarray(images), train=False)
 
     # biases and statistics are 0 and 1 at first, which would hide where they act
     variables = jax.tree.map(
         lambda leaf: jnp.asarray(leaf + rng.uniform(0.1, 0.5, leaf.shape).astype(np.float32)),
         initial(jax.random.key(0)),
-    )
-    actual = jax.jit(network.apply, static_argnames="train")(
-        variables, images, whitening, train=False
-    )
+    ) | {FIXED: {"whitening": jnp.asarray(whitening)}}
+    actual = jax.jit(network.apply, static_argnames="train")(variables, images, train=False)
     expected = numpy_network(config, variables, whitening, images)
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
 def shapes_of(config: Config) -> Any:
-    network = Network(config, 10, jnp.float32)
+    network = build_network(config, 10, jnp.float32)
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    filters = jax.ShapeDtypeStruct((12, 24), jnp.float32)
-    return jax.eval_shape(
-        lambda x, w: network.init(jax.random.key(0), x, w, train=False), images, filters
-    )["params"]
+    return jax.eval_shape(lambda x: network.init(jax.random.key(0), x, train=False), images)[
+        "params"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -323,3 +316,24 @@ def test_without_whitening_the_first_filters_are_parameters():
     assert set(plain) - set(shapes_of(config)) == {"first", "first_bias"}
     assert "whitening_bias" not in plain
     assert plain["first"].shape == (12, 24)
+
+
+def test_the_network_has_the_settings_that_it_reads():
+    config = PRESETS["airbench96"]
+    assert build_network(config, 10, jnp.bfloat16) == Airbench(
+        widths=(128, 384, 512), num_classes=10, norm_momentum=0.9, dtype=jnp.bfloat16, convs=3
+    )
+
+
+def test_only_a_whitening_that_is_fixed_makes_two_networks():
+    def networks(config: Config) -> list[Any]:
+        return [
+            build_network(config, 10, jnp.float32, train_whitening=trained)
+            for trained in (False, True)
+        ]
+
+    frozen, trained = networks(CONFIG)
+    assert frozen != trained
+    for config in (dataclasses.replace(CONFIG, whiten=False), PRESETS["resnet18"]):
+        frozen, trained = networks(config)
+        assert frozen == trained

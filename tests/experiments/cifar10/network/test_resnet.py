@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.cifar10.config import PRESETS, Config
+from experiments.cifar10.config import PRESETS
 from experiments.cifar10.network.norm import NORM_EPSILON
 from experiments.cifar10.network.resnet import ResNet
 
-WHITENING = jax.ShapeDtypeStruct((12, 24), jnp.float32)
-TINY = Config(network="resnet18", widths=(4, 4, 4, 4))
+WIDTHS, TINY, MOMENTUM = (64, 128, 256, 512), (4, 4, 4, 4), 0.9
 
 
 def images(count: int = 2, side: int = 32) -> jax.ShapeDtypeStruct:
@@ -23,25 +22,24 @@ def images(count: int = 2, side: int = 32) -> jax.ShapeDtypeStruct:
 
 def shapes(network: ResNet) -> Any:
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.eval_shape(
-        lambda key, x, w: network.init(key, x, w, train=False), key, images(), WHITENING
-    )
+    return jax.eval_shape(lambda key, x: network.init(key, x, train=False), key, images())
 
 
 def test_the_standard_widths_have_11_17_million_parameters():
-    variables = shapes(ResNet(PRESETS["resnet18"], 10, jnp.float32))
+    config = PRESETS["resnet18"]
+    assert config.widths == WIDTHS
+    variables = shapes(ResNet(WIDTHS, 10, MOMENTUM, jnp.float32))
     # torchvision's resnet18 with ten classes and a first kernel of 3x3
     assert sum(math.prod(p.shape) for p in jax.tree.leaves(variables["params"])) == 11_173_962
     assert {p.dtype for p in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
 
 
 def test_each_group_after_the_first_halves_the_sides():
-    network = ResNet(PRESETS["resnet18"], 10, jnp.float32)
+    network = ResNet(WIDTHS, 10, MOMENTUM, jnp.float32)
     _, state = jax.eval_shape(
-        lambda v, x, w: network.apply(v, x, w, train=False, capture_intermediates=True),
+        lambda v, x: network.apply(v, x, train=False, capture_intermediates=True),
         shapes(network),
         images(),
-        WHITENING,
     )
     results = state["intermediates"]
     del results["__call__"]  # the network's own
@@ -58,20 +56,19 @@ def test_each_group_after_the_first_halves_the_sides():
 
 @pytest.mark.parametrize("side", [9, 32])
 def test_logits_are_float32_whatever_the_computation(side):
-    network = ResNet(TINY, 3, jnp.bfloat16)
+    network = ResNet(TINY, 3, MOMENTUM, jnp.bfloat16)
     variables = shapes(network)
     logits = jax.eval_shape(
-        lambda v, x, w: network.apply(v, x, w, train=False),
+        lambda v, x: network.apply(v, x, train=False),
         variables,
         images(side=side),
-        WHITENING,
     )
     assert {p.dtype for p in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
     assert (logits.shape, logits.dtype) == ((2, 3), jnp.float32)
 
 
 def test_blocks_whose_convolutions_are_zero_pass_every_second_pixel_on():
-    network = ResNet(TINY, 3, jnp.float32)
+    network = ResNet(TINY, 3, MOMENTUM, jnp.float32)
     kernels = {"first": np.zeros((3, 3, 3, 4))}
     kernels["first"][1, 1] = np.eye(3, 4)
     kernels |= {f"group{g}_block0_shortcut": np.eye(4)[None, None] for g in (1, 2, 3)}
@@ -91,7 +88,7 @@ def test_blocks_whose_convolutions_are_zero_pass_every_second_pixel_on():
     x = np.random.default_rng(0).normal(size=(2, 16, 16, 3))
     apply = jax.jit(network.apply, static_argnames="train")
     as_float32 = partial(jax.tree.map, lambda leaf: jnp.asarray(leaf, jnp.float32))
-    logits = apply(*as_float32((variables, x)), jnp.zeros((12, 24)), train=False)
+    logits = apply(*as_float32((variables, x)), train=False)
     # four normalisations on the way: the first layer's and the shortcuts'
     kept = np.maximum(x, 0)[:, ::8, ::8] / (1 + NORM_EPSILON) ** (4 / 2)
     np.testing.assert_allclose(logits, kept.mean((1, 2)) + np.arange(1, 4), rtol=1e-6)

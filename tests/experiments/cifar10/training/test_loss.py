@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.cifar10.config import Config, LossName
+from experiments.cifar10.config import LossName
 from experiments.cifar10.training.loss import summed_loss
 from tests.support.tolerances import VALUE
 
@@ -33,7 +33,7 @@ def expected(loss: LossName) -> float:
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "focal", "poly", "brier"])
 def test_the_loss_is_summed_over_the_batch(loss: LossName):
-    config = Config(loss=loss, label_smoothing=SMOOTHING)
-    actual = summed_loss(config, jnp.asarray(LOGITS), jnp.asarray(LABELS))
+    logits, labels = jnp.asarray(LOGITS), jnp.asarray(LABELS)
+    actual = summed_loss(loss, logits, labels, label_smoothing=SMOOTHING)
     assert actual.shape == ()
     np.testing.assert_allclose(actual, expected(loss), rtol=5 * VALUE["float32"])

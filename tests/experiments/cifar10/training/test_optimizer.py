@@ -12,7 +12,7 @@ import pytest
 from experiments.cifar10.config import PRESETS, Config
 from experiments.cifar10.training.muon import muon
 from experiments.cifar10.training.optimizer import kinds, lookahead, make_optimizer, schedule
-from experiments.cifar10.training.steps import Length
+from experiments.cifar10.training.steps import StepCount
 
 FINAL = 0.1
 CONFIG = Config(
@@ -27,7 +27,7 @@ CONFIG = Config(
     whiten_bias_epochs=2,
 )
 STEPS_PER_EPOCH, TOTAL = 2, 10
-LENGTH = Length.of(CONFIG, STEPS_PER_EPOCH * CONFIG.batch_size)
+COUNT = StepCount.of(CONFIG, STEPS_PER_EPOCH * CONFIG.batch_size)
 PLACES = {  # where the network has them -> times the plain rate
     ("group0_norm0", "bias"): 64.0,
     ("whitening_bias",): 1.0,
@@ -89,7 +89,7 @@ def paths() -> tuple[list[list[np.ndarray]], list[list[np.ndarray]]]:
         [100 * rng.normal(size=start.shape).astype(np.float32) for start in starts]
         for _ in range(TOTAL)
     ]
-    optimizer = make_optimizer(CONFIG, LENGTH)
+    optimizer = make_optimizer(CONFIG, COUNT)
 
     @jax.jit
     def step(params: Any, state: Any, gradient: Any) -> Any:
@@ -126,7 +126,7 @@ def test_the_whitening_bias_stays_once_frozen(paths):
 
 def one_step(gradient: float, config: Config = CONFIG) -> list[np.ndarray]:
     """How far the first step moves parameters of value 1."""
-    optimizer = make_optimizer(config, Length.of(config, STEPS_PER_EPOCH * config.batch_size))
+    optimizer = make_optimizer(config, StepCount.of(config, STEPS_PER_EPOCH * config.batch_size))
     params = tree([jnp.ones(2), jnp.ones(2), jnp.ones(2)])
     gradients = jax.tree.map(lambda p: jnp.full_like(p, gradient), params)
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
@@ -169,9 +169,9 @@ def test_kinds_follow_names_and_dimensions():
 def test_with_muon_all_biases_have_the_larger_rate():
     """0.053 in airbench94_muon, whose head has 0.67."""
     config = dataclasses.replace(PRESETS["airbench94-muon"], weight_decay=0.0)
-    length = Length.of(config, 2 * config.batch_size)
+    count = StepCount.of(config, 2 * config.batch_size)
     params = tree([jnp.zeros(2), jnp.zeros(2), jnp.zeros((3, 3, 2, 2))]) | {"head": jnp.zeros(2)}
-    optimizer = make_optimizer(config, length)
+    optimizer = make_optimizer(config, count)
     gradients = jax.tree.map(jnp.ones_like, params)
     updates: Any = optimizer.update(gradients, optimizer.init(params), params)[0]
     first_step = -(1 + config.momentum)
@@ -191,7 +191,7 @@ def test_with_muon_the_kernels_alone_are_its_own():
     params, gradients = random_tree(), random_tree()
 
     def first_step(config: Config) -> Any:
-        optimizer = make_optimizer(config, LENGTH)
+        optimizer = make_optimizer(config, COUNT)
         return optimizer.update(gradients, optimizer.init(params), params)[0]
 
     actual, descent = first_step(config), first_step(CONFIG)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from experiments.cifar10.config import PRESETS, Config, ConfigError
-from experiments.cifar10.training.steps import Length
+from experiments.cifar10.training.steps import StepCount
 
 
 @pytest.mark.parametrize(
@@ -23,9 +23,12 @@ def test_a_part_of_an_epoch_is_rounded_up_to_whole_steps(
     epochs, whitening, steps, whitening_steps, passes
 ):
     config = Config(epochs=epochs, whiten_bias_epochs=whitening, batch_size=8)
-    length = Length.of(config, 50)
-    assert length == Length(6, steps, whitening_steps)
-    assert length.epochs == passes
+    count = StepCount.of(config, 50)
+    assert count == StepCount(6, steps, whitening_steps)
+    assert count.epochs == passes
+    assert [count.of_epoch(epoch) for epoch in range(passes)] == [
+        (start, min(start + 6, steps)) for start in range(0, steps, 6)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -40,15 +43,15 @@ def test_a_part_of_an_epoch_is_rounded_up_to_whole_steps(
 )
 def test_lengths_of_presets_on_cifar10(preset, steps_per_epoch, steps):
     config = PRESETS[preset]
-    length = Length.of(config, 50_000 - config.held_out)
-    assert (length.steps_per_epoch, length.steps) == (steps_per_epoch, steps)
+    count = StepCount.of(config, 50_000 - config.held_out)
+    assert (count.per_epoch, count.total) == (steps_per_epoch, steps)
 
 
 def test_images_that_fill_no_batch_are_an_error_that_names_the_setting():
     config = Config(batch_size=51)
     with pytest.raises(ConfigError, match=r"batch_size: expected at most 50, .*, got 51"):
-        Length.of(config, 50)
-    assert Length.of(dataclasses.replace(config, batch_size=50), 50).steps_per_epoch == 1
+        StepCount.of(config, 50)
+    assert StepCount.of(dataclasses.replace(config, batch_size=50), 50).per_epoch == 1
 
 
 def test_image_sides_hold_from_the_last_one_on():
