@@ -1,13 +1,13 @@
-"""The large-sample theory of a die's shares, held against very many dice.
+"""The large-sample theory of a die's empirical pmf, compared with very many dice.
 
 Roll a die of pmf p N times and count its K faces: c. Then
 
     E KL(c / N || p) = (K - 1) / (2N) + (sum_k 1 / p_k - 1) / (12 N^2) + O(N^-3)
-    E H(c / N) = H(p) - E KL(c / N || p),  exactly: the plug-in entropy is too small
+    E H(c / N) = H(p) - E KL(c / N || p),  exactly: the plug-in entropy is biased downwards
     G = 2 N KL(c / N || p)  ->  chi-squared of K - 1 degrees of freedom  (Wilks)
-    P(an interval holds p_k)  ->  1 - alpha
+    P(an interval covers p_k)  ->  1 - alpha
 
-Every mean over the dice has its standard error beside it.
+Every mean over the dice is printed with its standard error.
 
     python -m experiments.asymptotics --probs 0.5 0.25 0.25 --num-rolls 10 100 1000
 """
@@ -40,7 +40,7 @@ from experiments.common.run_folder import RUNS, RunFolder
 from experiments.common.tables import new_table, show as show_table
 
 NAME = "asymptotics"
-FEWEST_DICE = 100  # fewer have no standard error to speak of
+FEWEST_DICE = 100  # for meaningful standard errors
 MOST_DICE = 10**6
 MOST_ROLLS = 10**5
 LEAST_PROBABILITY = 1e-15
@@ -48,20 +48,20 @@ LEAST_PROBABILITY = 1e-15
 
 @dataclass(frozen=True)
 class Config:
-    """The dice, and how often each is rolled."""
+    """The dice, and the number of rolls of each."""
 
     probs: tuple[float, ...] = (0.05, 0.1, 0.15, 0.15, 0.2, 0.35)
     """Probability of each face, all > 0; they sum to 1."""
     num_rolls: tuple[int, ...] = (10, 30, 100, 300, 1000)
-    """Each N: rolls of a die. New dice for each."""
+    """Each N, the rolls of a die. New dice are rolled for each N."""
     num_dice: int = 100_000
-    """Dice for each N. The NSB entropy, which takes longer, is that of the first 5,000."""
+    """Dice for each N. The slower NSB entropy uses the first 5,000 of them."""
     alpha: float = 0.05
-    """Level of the G-test, and probability of an interval that misses."""
+    """Level of the G-test, and probability that an interval does not cover."""
     seed: int = 0
     """Seed of the rolls."""
     runs_dir: Path = RUNS
-    """Folder that the new run folder goes to."""
+    """Folder in which the new run folder is made."""
 
     def __post_init__(self) -> None:
         pmf_option("--probs", self.probs)
@@ -69,7 +69,7 @@ class Config:
             raise UserError(
                 f"--probs: expected two probabilities or more, all > 0, got {self.probs}"
             )
-        if min(self.probs) < LEAST_PROBABILITY:  # whose inverse theory squares
+        if min(self.probs) < LEAST_PROBABILITY:  # theory squares its inverse
             raise UserError(
                 f"--probs: expected at least {LEAST_PROBABILITY} each, got {min(self.probs)}"
             )
@@ -90,11 +90,11 @@ class Config:
 
 
 class Result(NamedTuple):
-    """What the dice showed.
+    """The measurements of a run.
 
     Attributes:
         config: the configuration.
-        measurements: one for each N, in its order.
+        measurements: one for each N, in ascending order.
     """
 
     config: Config
@@ -102,11 +102,11 @@ class Result(NamedTuple):
 
 
 def run(config: Config, *, progress: Callable[[Sequence[int]], Iterable[int]] = iter) -> Result:
-    """Roll all dice, for each N.
+    """Roll all dice for each N.
 
     Args:
         config: the dice.
-        progress: wraps the values of N, to show how far the run is.
+        progress: wraps the values of N, to show the progress of the run.
     """
     key, pmf = jax.random.key(config.seed), pmf_option("--probs", config.probs)
     measure_dice = partial(measure, pmf=pmf, num_dice=config.num_dice, alpha=config.alpha)
@@ -133,7 +133,7 @@ def save(result: Result, folder: RunFolder) -> None:
 
 
 def _summarize(measurement: Measurement) -> dict[str, Any]:
-    """One N's numbers by name, each mean as [value, standard error]."""
+    """Name the numbers of one N, each mean as [value, standard error]."""
     return {
         name: value._asdict() if name == "theory" else value
         for name, value in measurement._asdict().items()
@@ -145,7 +145,7 @@ def show(result: Result, console: Console) -> None:
     """Print theory and measurement, number by number."""
     config, found = result.config, result.measurements
     console.print(
-        f"{config.num_dice:,} dice for each N. In brackets: the standard error, in units of the "
+        f"{config.num_dice:,} dice for each N. Standard errors are in brackets, in units of the "
         "last digits."
     )
     table = new_table(
@@ -170,7 +170,7 @@ def show(result: Result, console: Console) -> None:
     headings = ["", *(f"N = {size:,}" for size in config.num_rolls)]
 
     def by_method(title: str, name: str, scale: float, digits: int) -> Table:
-        """What was measured with each method and, where it is known, the exact value."""
+        """Make a table of each method's measurements and, where known, the exact values."""
         measured = [getattr(m, name) for m in found]
         theory = [getattr(m.theory, name) for m in found]
         table = new_table(title, headings)
@@ -193,9 +193,9 @@ def _times(factor: float, mean: Mean) -> Mean:
 
 
 def _text(mean: Mean) -> str:
-    """A mean and its standard error: 0.02481(12) is 0.02481 ± 0.00012, two digits if they are < 20.
+    """Format a mean and its standard error: 0.02481(12) is 0.02481 ± 0.00012.
 
-    A standard error of 0 is that of dice that all showed the same.
+    The error has two digits if they are below 20, otherwise one. It is 0 if all dice agree.
     """
     if mean.error == 0:
         return f"{mean.value:g}(0)"
@@ -207,7 +207,7 @@ def _text(mean: Mean) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     with one_line_errors():
         config = parse_options(
             Config, argv, prog=f"python -m experiments.{NAME}", description=__doc__

@@ -1,4 +1,4 @@
-"""Very many dice of one pmf, each rolled N times: what they show, beside what theory says of N."""
+"""Very many dice of one pmf, each rolled N times: measurements beside the theory for that N."""
 
 import math
 from collections.abc import Mapping
@@ -18,33 +18,34 @@ from experiments.common.methods import (
     SIMULTANEOUS_INTERVALS,
 )
 
-ROLLS_AT_ONCE = 2**21  # that are in memory
-NSB_DICE = 5_000  # NSB integrates numerically for each die, which takes a hundred times the others
-COINS_AT_ONCE = 1024  # whose intervals are computed; one shape for all N compiles once
+ROLLS_AT_ONCE = 2**21  # in memory
+NSB_DICE = 5_000  # NSB integrates numerically for each die, 100 times slower than the others
+COINS_AT_ONCE = 1024  # in one call of the intervals; one shape for all N compiles once
 
 
 class Mean(NamedTuple):
-    """The mean of what independent dice show, and its standard error."""
+    """A mean over independent dice, and its standard error."""
 
     value: float
     error: float
 
     @classmethod
     def of(cls, values: ArrayLike) -> Self:
+        """Average one value for each die."""
         values = np.asarray(values, np.float64)
         return cls(float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))))
 
 
 class Theory(NamedTuple):
-    """What is expected of the counts c of N rolls of K faces; nats.
+    """Expectations for the counts c of N rolls of K faces, in nats.
 
     Attributes:
         first_order: (K - 1) / (2N).
         second_order: that plus (sum_k 1 / p_k - 1) / (12 N^2).
         kl: E KL(c / N || p), exactly.
-        bias: entropy estimator -> its exact bias, for the two whose bias has a closed form.
-        coverage: interval method -> the exact probability that it holds p_k, mean over the faces;
-            not of the simultaneous ones.
+        bias: entropy estimator -> its exact bias, for the two with a closed form.
+        coverage: interval method -> the exact probability that it covers p_k, mean over the faces;
+            without the simultaneous methods.
     """
 
     first_order: float
@@ -55,19 +56,19 @@ class Theory(NamedTuple):
 
 
 class Measurement(NamedTuple):
-    """What D dice showed in N rolls each; nats.
+    """Measurements of D dice, each rolled N times, in nats.
 
     Attributes:
         num_rolls: N.
-        theory: what was to be expected.
+        theory: the expectations.
         statistics: float32 [D], G = 2 N KL(c / N || p) of each die, in ascending order.
         kl: KL(c / N || p).
-        variance: of G, the mean of the squares about its mean.
+        variance: of G, the mean squared deviation from its mean.
         rejected: share of the dice whose G-test rejects the true pmf at level alpha.
         bias: entropy estimator -> error of its estimate.
-        rmse: entropy estimator -> root of the mean squared error.
-        coverage: interval method -> share of the faces, or for a simultaneous one of the dice,
-            that its intervals hold.
+        rmse: entropy estimator -> root mean squared error.
+        coverage: interval method -> share of the faces that its intervals cover; for a simultaneous
+            method, share of the dice all of whose faces are covered.
     """
 
     num_rolls: int
@@ -84,14 +85,14 @@ class Measurement(NamedTuple):
 def measure(
     key: jax.Array, pmf: jax.Array, *, num_rolls: int, num_dice: int, alpha: float
 ) -> Measurement:
-    """Roll the dice, and hold them against the theory.
+    """Roll the dice, and compare them with the theory.
 
     Args:
         key: random key.
         pmf: float32 [K], K >= 2 probabilities > 0.
         num_rolls: N.
         num_dice: D.
-        alpha: level of the test, and probability of an interval that misses.
+        alpha: level of the test, and probability that an interval does not cover.
     """
     counts = _roll(key, pmf, num_rolls=num_rolls, num_dice=num_dice)
     test = xentjax.g_test(counts, pmf)
@@ -113,7 +114,7 @@ def measure(
 
 @partial(jax.jit, static_argnames=("num_rolls", "num_dice"))
 def _roll(key: jax.Array, pmf: jax.Array, *, num_rolls: int, num_dice: int) -> jax.Array:
-    """Counts int32 [D, K]."""
+    """Count the faces of every die, int32 [D, K]."""
 
     def one_die(die_key: jax.Array) -> jax.Array:
         return xentjax.counts(xentjax.sample(die_key, pmf, (num_rolls,)), len(pmf))
@@ -123,7 +124,7 @@ def _roll(key: jax.Array, pmf: jax.Array, *, num_rolls: int, num_dice: int) -> j
 
 
 def _entropy_errors(counts: jax.Array, pmf: jax.Array) -> dict[str, NDArray[np.float64]]:
-    """Estimator -> estimate - H(p) of each die, in nats."""
+    """Compute estimate - H(p) for each die in nats, by estimator."""
     p = np.asarray(pmf, np.float64)
     truth = -(p * np.log(p)).sum()
     errors = {}
@@ -136,9 +137,9 @@ def _entropy_errors(counts: jax.Array, pmf: jax.Array) -> dict[str, NDArray[np.f
 def _classwise_coverage(
     counts: jax.Array, pmf: jax.Array, num_rolls: int, alpha: float
 ) -> tuple[dict[str, float], dict[str, Mean]]:
-    """Method -> exact probability, and method -> measured share, of a face that is held.
+    """Compute the exact and the measured coverage of a face, each by method.
 
-    An interval for one face depends on the face's count alone, so N + 1 of them are all there are.
+    An interval for one face depends on the face's count alone, so there are only N + 1 of them.
     """
     p = np.asarray(pmf)
     every_count = np.arange(num_rolls + 1)[:, None]
@@ -147,14 +148,14 @@ def _classwise_coverage(
     expected, measured = {}, {}
     for method in CLASSWISE_INTERVALS:
         ends = _every_interval(num_rolls, method, alpha)
-        held = (ends[:, :1] <= p) & (p <= ends[:, 1:])  # [N + 1, K]
-        expected[method] = float((chance * held).sum(0).mean())
-        measured[method] = Mean.of(held[seen, faces].mean(-1))
+        covers = (ends[:, :1] <= p) & (p <= ends[:, 1:])  # [N + 1, K]
+        expected[method] = float((chance * covers).sum(0).mean())
+        measured[method] = Mean.of(covers[seen, faces].mean(-1))
     return expected, measured
 
 
 def _every_interval(num_rolls: int, method: str, alpha: float) -> NDArray[np.float32]:
-    """The interval of a face that was rolled 0, 1, ..., N times, [N + 1, 2]."""
+    """Compute the interval of a face that was rolled 0, 1, ..., N times, [N + 1, 2]."""
     blocks = num_rolls // COINS_AT_ONCE + 1
     heads = np.minimum(np.arange(blocks * COINS_AT_ONCE, dtype=np.int32), num_rolls)
     coins = jnp.asarray(np.stack([heads, num_rolls - heads], -1))
@@ -166,18 +167,18 @@ def _every_interval(num_rolls: int, method: str, alpha: float) -> NDArray[np.flo
 
 
 def _simultaneous_coverage(counts: jax.Array, pmf: jax.Array, alpha: float) -> dict[str, Mean]:
-    """Method -> share of the dice all of whose faces are held."""
+    """Compute the share of the dice all of whose faces are covered, by method."""
     p = np.asarray(pmf)
     measured = {}
     for method in SIMULTANEOUS_INTERVALS:
         ends = np.asarray(xentjax.confidence_intervals(counts, method=method, alpha=alpha))
-        held = (ends[..., 0] <= p) & (p <= ends[..., 1])
-        measured[method] = Mean.of(held.all(-1))
+        covers = (ends[..., 0] <= p) & (p <= ends[..., 1])
+        measured[method] = Mean.of(covers.all(-1))
     return measured
 
 
 def expansion(p: NDArray[np.float64], num_rolls: ArrayLike) -> tuple[NDArray, NDArray]:
-    """The first two terms of E KL(c / N || p) in powers of 1 / N, each of the shape of N."""
+    """Compute the first two terms of E KL(c / N || p) in powers of 1 / N, in the shape of N."""
     n = np.asarray(num_rolls, np.float64)
     return (len(p) - 1) / (2 * n), ((1 / p).sum() - 1) / (12 * n**2)
 

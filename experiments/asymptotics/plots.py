@@ -1,4 +1,4 @@
-"""The figures of `experiments.asymptotics`: dots are measured, crosses exact."""
+"""The figures of `experiments.asymptotics`: dots are measured, crosses are exact."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,9 +20,9 @@ Found = Sequence[Measurement]
 
 
 def draw_kl(found: Found, pmf: NDArray[np.float64]) -> Figure:
-    """The mean divergence, and what is left of it when its leading term is divided out."""
+    """Plot the mean divergence, and its ratio to the leading term."""
     first = np.array([m.theory.first_order for m in found])
-    # Between the sizes the expansion is drawn as the curve that it is.
+    # The expansion is smooth in N, so it is drawn between the sizes too.
     curve = np.geomspace(found[0].num_rolls, found[-1].num_rolls, 200)
     leading, second = expansion(pmf, curve)
     figure, axes = subplots(1, 2, height=3.6)
@@ -44,14 +44,14 @@ def draw_kl(found: Found, pmf: NDArray[np.float64]) -> Figure:
         _sizes_axis(ax)
     axes[0, 0].set_yscale("log")
     axes[0, 0].set_ylabel("mean of KL(c / N || p), nats")
-    axes[0, 1].set_ylabel("mean of KL / its first order")
+    axes[0, 1].set_ylabel("mean of KL / first order")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
 def draw_entropy(found: Found) -> Figure:
-    """Bias of the entropy estimators, and their error, both in units of the plug-in's."""
+    """Plot bias and error of the entropy estimators, both relative to the plug-in's."""
     sizes = _sizes(found)
     figure, axes = subplots(1, 2, height=4.4)
     bias, rmse = axes[0]
@@ -63,14 +63,14 @@ def draw_entropy(found: Found) -> Figure:
         rmse.plot(sizes, ratio, **_style(index))
     for method in found[0].theory.bias:
         exact = [m.theory.bias[method] / m.theory.first_order for m in found]
-        label = "exact, of the first two" if method == "plug_in" else None
+        label = "exact, first two only" if method == "plug_in" else None
         _plot_exact(bias, found, exact, label)
     bias.set_ylabel("mean error ± 2 s.e. / [$(K-1)/(2N)$ nats]")
-    rmse.set_ylabel("RMS error / that of plug_in")
+    rmse.set_ylabel("RMS error / RMS error of plug_in")
     for ax in axes[0]:
         _sizes_axis(ax)
     handles, labels = bias.get_legend_handles_labels()
-    # The crosses, which would come first, belong at the end.
+    # The crosses would come first; they belong at the end.
     figure.legend(
         handles[1:] + handles[:1],
         labels[1:] + labels[:1],
@@ -82,15 +82,17 @@ def draw_entropy(found: Found) -> Figure:
 
 
 def draw_wilks(found: Found, dof: int, alpha: float) -> Figure:
-    """Quantiles of G against those of the chi-squared law."""
+    """Plot the quantiles of G against those of the chi-squared distribution."""
     law = scipy.stats.chi2(dof)
     num_dice = len(found[0].statistics)
-    # Every quantile in the middle would be thousands of points; the tail is where the tests look.
+    # Not all of the thousands of quantiles in the middle: tests depend on the tail.
     ranks = np.unique(num_dice - np.geomspace(num_dice, 1, 400).astype(np.int64))
     expected = law.ppf((ranks + 0.5) / num_dice)
     figure, axes = subplots(height=4.8)
     ax = axes[0, 0]
-    ax.plot(expected, expected, color="black", linewidth=1, zorder=3, label="chi-squared law")
+    ax.plot(
+        expected, expected, color="black", linewidth=1, zorder=3, label="chi-squared distribution"
+    )
     for index, measurement in enumerate(found):
         ax.plot(
             expected,
@@ -118,13 +120,13 @@ def draw_wilks(found: Found, dof: int, alpha: float) -> Figure:
 
 
 def draw_coverage(found: Found, alpha: float) -> Figure:
-    """How often the intervals hold the truth, against how often they should."""
+    """Plot the coverage of the intervals beside the nominal one."""
     sizes = _sizes(found)
     figure, axes = subplots(1, 2, height=4.2, sharey=True)
     classwise = list(found[0].theory.coverage)
     panels = {
-        "one face, mean over faces": classwise,
-        "all faces at once": [name for name in found[0].coverage if name not in classwise],
+        "single face, mean over the faces": classwise,
+        "all faces simultaneously": [name for name in found[0].coverage if name not in classwise],
     }
     for ax, (title, methods) in zip(axes[0], panels.items(), strict=True):
         for index, method in enumerate(methods):
@@ -158,7 +160,7 @@ def _sizes_axis(ax: Axes) -> None:
 
 
 def _style(index: int) -> dict[str, Any]:
-    """Colour and stroke of the methods, of which there are more than colours."""
+    """Choose colour and line style of a method; there are more methods than colours."""
     colors = len(PALETTE)
     return {
         "color": PALETTE[index % colors],

@@ -2,16 +2,16 @@
 
     l(q) = sum_k c_k log q_k = -N H(p, q),    p_k = c_k / N
 
-The likelihood is largest at q = p. That is shown twice: by the closed form, whose optimality the
-Karush-Kuhn-Tucker conditions certify, and by solvers that go there step by step, each at the rate
-that theory promises. Intervals tell how sure the fit is, the G-test whether a reference pmf could
-have given such counts, and ten estimators how much entropy lies behind them.
+The likelihood is largest at q = p. This is shown twice: by the closed form, whose optimality the
+Karush-Kuhn-Tucker conditions certify, and by iterative solvers, which converge to it at the rates
+that theory predicts. Confidence intervals show the uncertainty of the fit, the G-test whether a
+reference pmf is consistent with the counts, and ten estimators the entropy of the true pmf.
 
     python -m experiments.categorical_mle --probs 0.1 0.2 0.7 --num-rolls 5000
     python -m experiments.categorical_mle --data flowers.csv --column species
 
-Empty entries, NA and the like are no labels: they are left out, and their number is reported. The
-columns of a .csv are separated by commas, semicolons, tabs or bars; its header tells which.
+Empty entries, NA and the like count as missing: they are left out, and their number is reported.
+The columns of a .csv may be separated by commas, semicolons, tabs or bars, as in its header.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,7 +48,7 @@ MOST_ROLLS = 10**8  # the rolls are held in memory at once
 NSB_DEVIATION = "nsb, standard deviation"
 UNITS = ("nats", "bits", "hartleys")
 
-# A literal rather than the lists of common.methods: the command line shows its choices.
+# A literal rather than the lists of common.methods, so that the command line shows the choices.
 Intervals = Literal[
     "goodman", "quesenberry_hurst", "sison_glaz", "wald", "wilson", "agresti_coull", "jeffreys"
 ]
@@ -56,32 +56,32 @@ Intervals = Literal[
 
 @dataclass(frozen=True)
 class Config:
-    """What the distribution is fitted to."""
+    """The data, and how to fit them."""
 
     probs: tuple[float, ...] = (0.05, 0.1, 0.15, 0.15, 0.2, 0.35)
     """Probability of each face of the die that is rolled; they sum to 1. Unused with --data."""
     num_rolls: int = 10_000
-    """How often the die is rolled. Unused with --data."""
+    """Number of rolls of the die. Unused with --data."""
     seed: int = 0
     """Seed of the rolls. Unused with --data."""
     data: Path | None = None
-    """Your labels instead: a .csv, .parquet, one-dimensional .npy, or .txt of a label a line."""
+    """Your labels instead: a .csv, .parquet, one-dimensional .npy, or .txt with a label a line."""
     column: str | None = None
     """Which column of a .csv or .parquet: strings, integers, booleans, dates or times."""
     encoding: str | None = None
     """Encoding of a .csv or .txt, such as cp1252; by default UTF-8, or what its first bytes say."""
     missing: tuple[str, ...] = MISSING
-    """Texts that are no labels: --missing '' keeps NA. A .parquet or .npy has nulls instead."""
+    """Texts that mean a missing label: --missing '' keeps NA. Not for .parquet and .npy files."""
     reference: tuple[float, ...] | None = None
-    """A pmf to compare the fit with; by default the true die for rolls, the uniform for data."""
+    """A pmf to compare the fit with; default: the true one for rolls, the uniform one for data."""
     intervals: Intervals = "goodman"
-    """Confidence intervals of the probabilities; the first three hold for all of them at once."""
+    """Confidence intervals of the probabilities; the first three methods are simultaneous."""
     alpha: float = 0.05
-    """Probability of an interval that misses, or of a miss among those that hold at once."""
+    """Probability that an interval, or any of the simultaneous ones, does not cover."""
     max_categories: int = 1000
-    """More distinct labels than this are refused: they are hardly categories."""
+    """The largest number of distinct labels to accept as categories."""
     runs_dir: Path = RUNS
-    """Folder that the new run folder goes to."""
+    """Folder in which the new run folder is made."""
 
     def __post_init__(self) -> None:
         pmf_option("--probs", self.probs)
@@ -107,13 +107,13 @@ class Config:
 
 
 class Result(NamedTuple):
-    """The fits of a sample, and what can be said of the pmf behind it.
+    """The fits of a sample, and the inference about the true pmf.
 
     Attributes:
         config: the configuration.
-        sample: what was observed.
+        sample: the observations.
         closed_form: q = counts / N.
-        by_steps: solver -> its fit.
+        by_steps: iterative solver -> its fit.
         intervals: float32 [K, 2], lower and upper ends.
         g_test: of the reference pmf.
         entropies: estimator -> unit -> estimate, and NSB_DEVIATION -> unit -> its value.
@@ -129,10 +129,10 @@ class Result(NamedTuple):
 
 
 def run(config: Config) -> Result:
-    """Observe, and fit in each way.
+    """Obtain the sample, and fit it with every solver.
 
     Raises:
-        UserError: the data cannot be read, or is no column of labels.
+        UserError: the data cannot be read, or are not a column of labels.
     """
     if config.data is None:
         sample = samples.roll(config.probs, config.num_rolls, config.seed, config.reference)
@@ -158,7 +158,7 @@ def run(config: Config) -> Result:
 
 
 def _estimate_entropies(counts: jax.Array) -> dict[str, dict[str, float]]:
-    """Estimator -> unit -> estimate; NSB's posterior has a standard deviation too."""
+    """Estimate the entropy, by estimator and unit; NSB has a posterior standard deviation too."""
     posterior = {unit: xentjax.nsb_entropy(counts, base=unit) for unit in UNITS}
     return {
         **{
@@ -172,7 +172,7 @@ def _estimate_entropies(counts: jax.Array) -> dict[str, dict[str, float]]:
 
 
 def summarize(result: Result) -> dict[str, Any]:
-    """The numbers of a run, by name and unit."""
+    """Collect the numbers of a run, by name and unit."""
     sample, best = result.sample, result.closed_form
     expected = solver_rates.theory(sample.counts)
     return {
@@ -213,7 +213,7 @@ def _fits(result: Result) -> dict[str, xentjax.CategoricalFit]:
 
 
 def _in_all_units(result: Result) -> dict[str, dict[str, float]]:
-    """Measure -> unit -> value."""
+    """Compute every measure in every unit."""
     p, counts, reference = result.closed_form.pmf, result.sample.counts, result.sample.reference
     measures = {
         "log_likelihood": partial(xentjax.log_likelihood, p, counts),
@@ -245,7 +245,7 @@ def _intervals(result: Result) -> str:
 
 
 def show(result: Result, console: Console) -> None:
-    """Print the numbers of a run, the fit last; the entropies' estimates are in summary.json."""
+    """Print the numbers of a run, the fit last; the entropy estimates are in summary.json."""
     sample, best = result.sample, result.closed_form
     total = int(sample.counts.sum())
     show_table(console, solver_rates.table(sample.counts, result.by_steps))
@@ -269,8 +269,8 @@ def show(result: Result, console: Console) -> None:
             f"{sample.reference[index]:.5f}",
         )
     show_table(console, table)
-    console.print(f"N = {total:,} samples; missing values, left out: {sample.missing:,}.")
-    console.print(f"From, to: {_intervals(result)}.")
+    console.print(f"N = {total:,} samples; missing values left out: {sample.missing:,}.")
+    console.print(f"From and to: {_intervals(result)}.")
     test = result.g_test
     console.print(
         f"G-test of the reference: G = {test.statistic:.4g}, {test.dof} degrees of freedom, "
@@ -278,19 +278,19 @@ def show(result: Result, console: Console) -> None:
     )
     kkt = best.certificate
     console.print(
-        f"Karush-Kuhn-Tucker conditions at counts / N: stationary to {kkt.stationarity:.2g} "
+        f"Karush-Kuhn-Tucker conditions at counts / N: stationarity {kkt.stationarity:.2g} "
         f"counts, duality gap {kkt.duality_gap:.2g} nats."
     )
     if "nsb" in result.entropies:
         entropy, sd = (result.entropies[name]["nats"] for name in ("nsb", NSB_DEVIATION))
         console.print(
-            f"Entropy behind the counts (NSB): {entropy:.4f} nats, standard deviation {sd:.4f}; "
-            f"{len(ENTROPY_ESTIMATORS) - 1} other estimators: summary.json."
+            f"Entropy of the true pmf (NSB): {entropy:.4f} nats, standard deviation {sd:.4f}; "
+            f"{len(ENTROPY_ESTIMATORS) - 1} other estimates are in summary.json."
         )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     with one_line_errors():
         config = parse_options(
             Config, argv, prog=f"python -m experiments.{NAME}", description=__doc__

@@ -1,7 +1,7 @@
-"""One categorical column of the user's file: its categories, and the category of each row.
+"""A categorical column of the user's file: its categories, and the category of each row.
 
-Files of millions of rows are meant to work, so a column stays in Arrow, which encodes it as
-integers into a dictionary of its distinct values; only that dictionary is ever looked at in Python.
+Files of millions of rows have to work, so a column stays in Arrow, which encodes it as integers
+into a dictionary of its distinct values; Python sees only that dictionary.
 """
 
 import codecs
@@ -22,15 +22,15 @@ from pyarrow import compute
 
 from experiments.common.command import UserError, printable
 
-# A character that text does not contain: a line of a .txt file is one label, commas and all.
+# A character that text does not contain: a line of a .txt file is one label, commas included.
 NO_DELIMITER = "\x1f"
-# What parts the cells of a .csv: the first under which the header names the column.
+# Delimiters of a .csv: the first with which the header has the requested column.
 DELIMITERS = (",", ";", "\t", "|")
 # A line may be as long as two of the blocks in which a file is read.
 BLOCK_BYTES = 1 << 24
-# How many bytes of further lines a quote in the header's first line may take.
+# Limit of the bytes that a quoted name in the header may take on further lines.
 QUOTED_BYTES = 1 << 16
-# Under a delimiter that a header lacks, all of it is one cell.
+# With a delimiter that is not in the header, all of it is one cell.
 csv.field_size_limit(2 * BLOCK_BYTES)
 LINE = re.compile(rb"[^\r\n]*+(?:\r\n?|\n)|[^\r\n]++")
 # The longest first: one for 32 bits begins with one for 16.
@@ -41,7 +41,7 @@ BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 TEXT_FILES = (".csv", ".txt")
-# Texts that mean "no label" in a file of text: "", NA, NaN, NULL, n/a and the like.
+# Texts that mean a missing label in a text file: "", NA, NaN, NULL, n/a and the like.
 MISSING = tuple(pyarrow.csv.ConvertOptions().null_values)
 SHOWN_NAMES = 20
 SHOWN_CHARACTERS = 40
@@ -52,9 +52,9 @@ class Column(NamedTuple):
     """A categorical column.
 
     Attributes:
-        name: the column's name, or the file's where it has no columns.
+        name: the column's name, or the file's if it has no columns.
         categories: the K distinct labels as text, in their natural order.
-        codes: int32 [N], each row's index into `categories`, rows without a label left out.
+        codes: int32 [N], each row's index into `categories`, without rows that have no label.
         missing: the number of rows left out.
     """
 
@@ -75,16 +75,16 @@ def read_column(
     """Read a column of labels.
 
     Args:
-        path: a .csv or .parquet file, or a .npy (one dimension) or .txt (one label a line).
+        path: a .csv, .parquet, .npy (one dimension) or .txt (one label a line) file.
         column: which column of a .csv or .parquet file.
-        max_categories: more distinct labels than this are refused: they are hardly categories.
-        encoding: of a .csv or .txt, by the name Python gives it. None is UTF-8, or what the file's
-            byte order mark says.
-        missing: texts that are no labels. MISSING is for files of text only: others tell a missing
-            value from a text.
+        max_categories: the largest number of distinct labels to accept.
+        encoding: of a .csv or .txt, by Python's name for it. None is UTF-8, or the encoding of the
+            file's byte order mark.
+        missing: texts that mean a missing label. MISSING applies to text files only: other formats
+            distinguish missing values from texts.
 
     Raises:
-        UserError: there is no such file or column, or it does not hold categories.
+        UserError: there is no such file or column, or its values are not categories.
     """
     suffix = path.suffix.lower()
     read = READERS.get(suffix)
@@ -93,7 +93,7 @@ def read_column(
             f"{path}: expected a file ending in {', '.join(READERS)}, got '{path.suffix}'"
         )
     if encoding is not None and suffix not in TEXT_FILES:
-        raise UserError(f"{path}: expected no --encoding, the file is no text, got '{encoding}'")
+        raise UserError(f"{path}: expected no --encoding for a binary file, got '{encoding}'")
     if missing == MISSING and suffix not in TEXT_FILES:
         missing = ()
     name = path.name if column is None else column
@@ -106,7 +106,7 @@ def read_column(
         return _categorical(where, name, values, missing, max_categories)
     except UserError:
         raise
-    except Exception as error:  # what reads a damaged file may raise nearly anything
+    except Exception as error:  # readers of a damaged file may raise nearly anything
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UserError(f"{path}: cannot read, {reason.splitlines()[0]}") from error
 
@@ -128,7 +128,7 @@ def _read_csv(path: Path, column: str | None, encoding: str | None) -> pa.Chunke
     options = pyarrow.csv.ParseOptions(
         delimiter=delimiter,
         newlines_in_values=is_quoted,
-        # An empty line parts blocks of rows, but where there is one column it is an empty cell.
+        # An empty line separates blocks of rows, but in a single column it is an empty cell.
         ignore_empty_lines=len(names) > 1,
     )
     return _cells(path, data.slice(start), options, len(names), names.index(column))
@@ -146,22 +146,22 @@ def _read_parquet(path: Path, column: str | None, encoding: None) -> pa.ChunkedA
     with pyarrow.parquet.ParquetFile(path) as file:
         column = _choose(path, column, file.schema_arrow.names)
         values = file.read(columns=[column]).column(column)
-    values.validate(full=True)  # a damaged file may point outside its own dictionary
+    values.validate(full=True)  # indices of a damaged file may be outside its dictionary
     return values
 
 
 def _read_npy(path: Path, column: str | None, encoding: None) -> pa.ChunkedArray:
     _refuse_name(path, column)
-    # NumPy warns of headers that Python 2 wrote, though it reads them
+    # NumPy warns of headers written by Python 2, though it reads them
     with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
         array = np.lib.format.read_array(file, allow_pickle=False)
         if file.read(1):
-            raise UserError(f"{path}: expected one array, got more bytes behind it")
+            raise UserError(f"{path}: expected one array, got more bytes after it")
     if array.ndim != 1:
         raise UserError(f"{path}: expected an array of one dimension, got shape {array.shape}")
     if array.dtype.kind not in "biufSUMm":
         raise UserError(f"{path}: expected {EXPECTED}, got dtype {array.dtype}")
-    # Arrow sorts and casts no half floats before version 26; float32 holds each of them.
+    # Arrow before version 26 cannot sort or cast half floats; float32 holds each of them.
     half = array.dtype.kind == "f" and array.dtype.itemsize == 2
     values = pa.array(array.astype(np.float32 if half else array.dtype.newbyteorder("=")))
     return pa.chunked_array([values.cast(pa.string()) if array.dtype.kind == "S" else values])
@@ -171,7 +171,7 @@ READERS = {".csv": _read_csv, ".parquet": _read_parquet, ".npy": _read_npy, ".tx
 
 
 def _utf8(path: Path, encoding: str | None) -> pa.Buffer:
-    """The text of a file in UTF-8 without a byte order mark; not copied where it is UTF-8."""
+    """Return the text of a file as UTF-8 without byte order mark, not copied if it is UTF-8."""
     if path.stat().st_size == 0:
         return pa.py_buffer(b"")
     with path.open("rb") as file:
@@ -199,14 +199,14 @@ def _wrong_encoding(path: Path, got: str) -> UserError:
 
 
 def _header(data: pa.Buffer, delimiter: str) -> tuple[list[str], int]:
-    """The columns' names in the first line that is not empty, and where the next line starts."""
+    """Parse the names in the first line that is not empty; return where the next one starts."""
     end = 0
 
     def lines() -> Iterator[str]:
         nonlocal end
         last = None
         for line in LINE.finditer(data):
-            if last is not None and end > last:  # of a quote that is not closed
+            if last is not None and end > last:  # a quote is not closed
                 return
             end = line.end()
             if last is None and line[0].strip(b"\r\n"):
@@ -218,9 +218,9 @@ def _header(data: pa.Buffer, delimiter: str) -> tuple[list[str], int]:
 
 
 def _check_quotes(path: Path, data: pa.Buffer, delimiter: str) -> None:
-    """Refuse a quoted cell that does not end where a cell ends: it would swallow others.
+    """Reject a quoted cell that does not end where a cell ends: it would swallow others.
 
-    A quote starts a quoted cell at a cell's start only; in a quoted cell two of them are one.
+    A quote opens a quoted cell only at the start of a cell; inside, two quotes stand for one.
     """
     within = rf"[^{delimiter}\r\n]"
     quoted = rf'(?<!{within})"[^"]*+(?:""[^"]*+)*+"(?!{within})'
@@ -237,7 +237,7 @@ def _check_quotes(path: Path, data: pa.Buffer, delimiter: str) -> None:
 def _cells(
     path: Path, data: pa.Buffer, options: pyarrow.csv.ParseOptions, num_columns: int, index: int
 ) -> pa.ChunkedArray:
-    """The cells of one of the columns of lines without a header, as they are written."""
+    """Read one column of lines without a header; the cells keep their text."""
     if len(data) == 0:
         return pa.chunked_array([], pa.string())
     names = [str(number) for number in range(num_columns)]
@@ -246,7 +246,7 @@ def _cells(
             pa.BufferReader(data),
             read_options=pyarrow.csv.ReadOptions(column_names=names, block_size=BLOCK_BYTES),
             parse_options=options,
-            # Labels are kept as they are written: as a number, postcode 01234 would become 1234.
+            # Labels keep their text: as a number, postcode 01234 would become 1234.
             convert_options=pyarrow.csv.ConvertOptions(
                 include_columns=[names[index]],
                 column_types={names[index]: pa.dictionary(pa.int32(), pa.string())},
@@ -260,7 +260,7 @@ def _cells(
 
 
 def _choose(path: Path, column: str | None, names: Sequence[str]) -> str:
-    """`column`, if the file has it exactly once."""
+    """Return the column's name if the file has it exactly once."""
     if column is not None and names.count(column) == 1:
         return column
     shown = ", ".join(printable(name[:SHOWN_CHARACTERS]) for name in names[:SHOWN_NAMES])
@@ -278,7 +278,7 @@ def _refuse_name(path: Path, column: str | None) -> None:
 def _categorical(
     where: str, name: str, values: pa.ChunkedArray, missing: Sequence[str], max_categories: int
 ) -> Column:
-    """Sort the distinct values, name them, and point every row to its own."""
+    """Sort and name the distinct values, and encode every row by them."""
     if len(values) == 0:
         raise UserError(f"{where}: expected labels, got no rows")
     try:
@@ -292,7 +292,7 @@ def _categorical(
         kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
         raise UserError(f"{where}: expected {EXPECTED}, got {kind}") from None
 
-    # A last entry for code -1, a row without a value; a value that is no label is -1 as well.
+    # The last entry is for code -1, a row without a value; a missing label has code -1 too.
     codes = np.append(ranks, np.int32(-1))[
         encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     ]
@@ -305,10 +305,10 @@ def _categorical(
 def _sorted_labels(
     where: str, dictionary: pa.Array, missing: Sequence[str], max_categories: int
 ) -> tuple[tuple[str, ...], NDArray[np.int32]]:
-    """The labels in their natural order as text, and the place of every value among them.
+    """Sort the labels in their natural order as text, and rank every value among them.
 
-    Numbers are sorted as numbers, even where they are written as text; NaN is no label, and -0 is
-    0. A value that is no label has place -1.
+    Numbers are sorted as numbers, even if they are written as text; NaN is a missing label, and -0
+    is 0. A missing label has rank -1.
     """
     text = dictionary.cast(pa.string())
     options = compute.SetLookupOptions(pa.array(missing, pa.string()))
@@ -344,7 +344,7 @@ def _sorted_labels(
 
 
 def _as_numbers(values: pa.Array) -> NDArray[np.float64] | None:
-    """The values where they are numbers or text that spells numbers; "nan" is a text."""
+    """Convert values to numbers if all are numbers or text that spells numbers, "nan" not."""
     try:
         numbers = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     except pa.ArrowException:

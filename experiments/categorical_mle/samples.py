@@ -1,4 +1,4 @@
-"""A sample of categories, rolled or read from a file, and what of it tables and figures show."""
+"""A sample of categories, rolled or read from a file, and how it is shown."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -18,13 +18,13 @@ SHOWN_CATEGORIES = 20
 
 
 class Sample(NamedTuple):
-    """What was observed.
+    """The observations.
 
     Attributes:
-        source: where it comes from, for the reader of a table.
+        source: description for tables and figures.
         categories: K labels.
         counts: int32 [K].
-        missing: number of rows that had no label and were left out.
+        missing: number of rows without a label, which were left out.
         reference: float32 [K], the pmf that the fit is compared with.
     """
 
@@ -38,7 +38,7 @@ class Sample(NamedTuple):
 def roll(
     probs: tuple[float, ...], num_rolls: int, seed: int, reference: tuple[float, ...] | None
 ) -> Sample:
-    """Rolls of a die, whose own pmf is the reference by default."""
+    """Roll a die; its own pmf is the reference by default."""
     pmf = pmf_option("--probs", probs)
     rolls = xentjax.sample(jax.random.key(seed), pmf, (num_rolls,))
     return Sample(
@@ -59,10 +59,10 @@ def read(
     encoding: str | None = None,
     missing: tuple[str, ...] = MISSING,
 ) -> Sample:
-    """A column of a file, see `read_column`; the uniform pmf is the reference by default.
+    """Read a column of a file, see `read_column`; the reference is uniform by default.
 
     Raises:
-        UserError: the data cannot be read, or are no column of labels.
+        UserError: the data cannot be read, or are not a column of labels.
     """
     labels = read_column(path, column, max_categories, encoding=encoding, missing=missing)
     num_categories = len(labels.categories)
@@ -88,14 +88,14 @@ def _reference(given: tuple[float, ...] | None, default: jax.Array) -> jax.Array
 
 
 def shown(sample: Sample) -> NDArray[np.intp]:
-    """The categories that a table or a figure has room for: all, or the most frequent by rank."""
+    """Return the categories to show, at most 20: all of them, or the most frequent by rank."""
     if len(sample.categories) <= SHOWN_CATEGORIES:
         return np.arange(len(sample.categories))
     return np.argsort(-np.asarray(sample.counts), kind="stable")[:SHOWN_CATEGORIES]
 
 
 def title(sample: Sample) -> str:
-    """What is shown of the sample."""
+    """Return a title that says which part of the sample is shown."""
     source = printable(sample.source)
     if len(sample.categories) <= SHOWN_CATEGORIES:
         return source
@@ -103,13 +103,13 @@ def title(sample: Sample) -> str:
 
 
 def short(label: str) -> str:
-    """On one line, and cut to what a column has room for."""
+    """Shorten a label to one line of 24 characters."""
     label = printable(" ".join(label.split())) or "''"
     return label if len(label) <= 24 else label[:23] + "…"
 
 
 def draw(sample: Sample, pmf: jax.Array, intervals: jax.Array, label: str) -> Figure:
-    """A fitted pmf as bars with intervals [K, 2], which `label` names, beside the reference."""
+    """Plot a fitted pmf as bars with intervals [K, 2], named `label`, beside the reference."""
     rows = shown(sample)
     places = np.arange(len(rows))
     bars = np.asarray(pmf)[rows]
@@ -117,7 +117,7 @@ def draw(sample: Sample, pmf: jax.Array, intervals: jax.Array, label: str) -> Fi
     figure, axes = plots.subplots(height=1.8 + 0.3 * len(rows))
     ax = axes[0, 0]
     ax.barh(places, bars, height=0.7, color=plots.PALETTE[5], label="maximum likelihood")
-    # Rounding may leave the fit itself out by an ulp, which is no length.
+    # Rounding may leave the fit outside its interval by an ulp, but lengths are not negative.
     lengths = np.maximum(np.stack([bars - lower, upper - bars]), 0)
     ax.errorbar(bars, places, xerr=lengths, fmt="none", color="black", capsize=4, label=label)
     reference = np.asarray(sample.reference)[rows]

@@ -1,15 +1,15 @@
-"""How fast each solver of the categorical maximum likelihood comes down to the closed form.
+"""The rate at which each solver of the categorical MLE converges to the closed form.
 
-In the end a step multiplies KL(p || q), p = counts / N, by
+Asymptotically a step multiplies KL(p || q), p = counts / N, by
 
-    solver                  every class occurs    one never does
+    solver                  all classes occur     one does not
     gradient descent        (1 - eta lambda)^2    1: KL falls as 1 / t
     natural gradient        (1 - eta)^2           1 - eta
     exponentiated gradient  (1 - eta)^2           exp(-eta)
     Newton                  0: quadratic          exp(-1)
 
-with the least positive eigenvalue lambda of diag p - p p^T, of those that a path from the uniform
-pmf meets. Adam and Rprop, which adapt their steps, have no such law.
+where lambda is the least positive eigenvalue of diag p - p p^T that matters to a path from the
+uniform pmf. Adam and Rprop, which adapt their steps, follow no such law.
 """
 
 import math
@@ -39,13 +39,13 @@ SOLVERS = {
 STYLES = ("-", "--", "-.", "-", "--", "-")
 MAX_STEPS = 1000
 TOLERANCE = 1e-8  # duality gap in nats a sample
-END = 10.0  # the rate is that of the steps in which KL falls by this factor to its last value
+END = 10.0  # the rate is measured while KL falls by this factor to its last value
 
 Fits = dict[str, xentjax.CategoricalFit]
 
 
 def fit_by_steps(counts: jax.Array) -> Fits:
-    """Solver -> its fit."""
+    """Fit the counts with every solver."""
     return {
         name: xentjax.fit_categorical(counts, solver=solver, max_steps=MAX_STEPS, tol=TOLERANCE)
         for name, solver in SOLVERS.items()
@@ -53,12 +53,12 @@ def fit_by_steps(counts: jax.Array) -> Fits:
 
 
 def path(fit: xentjax.CategoricalFit) -> NDArray[np.float32]:
-    """KL(p || q) after each step that was taken, in nats."""
+    """Return KL(p || q) after each step, in nats."""
     return np.asarray(fit.history[: int(fit.steps)])
 
 
 def theory(counts: jax.Array) -> dict[str, float]:
-    """Solver -> the factor of KL a step in the end, for the solvers that have a law."""
+    """Compute the asymptotic factor of KL a step, for the solvers with a known rate."""
     p = np.asarray(counts, np.float64)
     p /= p.sum()
     if p.min() > 0:
@@ -75,11 +75,11 @@ def theory(counts: jax.Array) -> dict[str, float]:
 
 
 def least_curvature(p: NDArray[np.float64]) -> float:
-    """The least positive eigenvalue of diag p - p p^T that matters, for p > 0; NaN of a uniform p.
+    """Compute the least positive eigenvalue of diag p - p p^T that matters, for p > 0.
 
-    From the uniform pmf classes of equal p_k stay equal, so their differences do not matter. Then
-    it lies between the two smallest p_k that differ, where sum_k p_k^2 / (p_k - lambda) = 1, and
-    that sum grows with lambda.
+    From the uniform pmf, classes of equal p_k stay equal, so their differences do not matter. The
+    eigenvalue then lies between the two smallest distinct p_k and solves
+    sum_k p_k^2 / (p_k - lambda) = 1, whose left side grows with lambda. NaN for a uniform p.
     """
     distinct = np.unique(p)
     if len(distinct) == 1:
@@ -94,7 +94,7 @@ def least_curvature(p: NDArray[np.float64]) -> float:
 
 
 def measured(fit: xentjax.CategoricalFit) -> float:
-    """The factor of KL a step towards the end of the path, a geometric mean; NaN of one step."""
+    """Measure the geometric mean factor of KL a step at the end of the path; NaN for one step."""
     kl = path(fit).astype(np.float64)
     if len(kl) < 2:
         return math.nan
@@ -103,10 +103,10 @@ def measured(fit: xentjax.CategoricalFit) -> float:
 
 
 def table(counts: jax.Array, fits: Fits) -> Table:
-    """The rates in print, theory beside measurement."""
+    """Make a table of the rates, theory beside measurement."""
     expected = theory(counts)
     headings = ("solver", "eta", "theory", "measured", "steps", "KL, nats", "done")
-    table = new_table("What a step multiplies KL(p || q) by in the end", headings)
+    table = new_table("Asymptotic factor of KL(p || q) per step", headings)
     for name, fit in fits.items():
         table.add_row(
             name,
@@ -125,7 +125,7 @@ def _factor(value: float) -> str:
 
 
 def draw(counts: jax.Array, fits: Fits) -> Figure:
-    """Each solver's way down to the closed form, beside the rate that theory promises."""
+    """Plot the convergence of each solver, and the rate that theory predicts."""
     expected = theory(counts)
     figure, axes = plots.subplots(height=4.8)
     ax = axes[0, 0]
@@ -140,10 +140,10 @@ def draw(counts: jax.Array, fits: Fits) -> Figure:
         if 0 < factor < 1 and len(kl):
             law = kl[-1] * factor ** (steps - len(kl))
             ax.plot(steps, law, ":", color=line.get_color(), linewidth=1.2)
-    ax.plot([], [], ":", color="0.3", linewidth=1.2, label="rate in theory")
+    ax.plot([], [], ":", color="0.3", linewidth=1.2, label="predicted rate")
     ax.axhline(TOLERANCE, color=plots.GREY, linewidth=1)
     ax.annotate(
-        f"stops here: {TOLERANCE:.0e}",
+        f"tolerance: {TOLERANCE:.0e}",
         (1, TOLERANCE),
         (4, 4),
         textcoords="offset points",

@@ -1,4 +1,4 @@
-"""What all commands share: a mistake of the user ends in one line, not in a traceback."""
+"""Command-line helpers: options, progress lines, and one-line errors instead of tracebacks."""
 
 import io
 import os
@@ -23,26 +23,24 @@ import xentjax
 EXIT_USER_ERROR = 2  # what argument parsers exit with
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
-# characters that move a terminal's cursor or end a line, and surrogates, which stand for the bytes
-# of a path that are not UTF-8
 ESCAPE = "\x1b"
 BOX = re.compile(r"[│╭╰+|]")  # begins a line of a table of options
+# characters that move a terminal's cursor or end a line, and surrogates, which stand for the bytes
+# of a path that are not UTF-8
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
-
-LEAST_ALPHA = 1e-30  # an error probability; float32 ends at 1e-38, to be split between classes
+LEAST_ALPHA = 1e-30  # an error probability; float32 ends at 1e-38, and classes share it
 
 
 class UserError(Exception):
-    """Something only the user can put right; its text is one line that says what."""
+    """An error that the user can fix; its message is one line."""
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """End the command with one line on stderr and exit code 2 on a UserError.
 
-    So does a platform that jax was told to use and does not find. Ctrl-C ends it with one line as
-    well, and the shell's code for that signal. Characters that the output's encoding lacks are
+    A platform that jax was told to use and cannot find ends it in the same way, Ctrl-C with one
+    line and the shell's exit code for that signal. Characters that the output's encoding lacks are
     printed as question marks.
     """
     for stream in (sys.stdout, sys.stderr):
@@ -53,7 +51,7 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
-    except BrokenPipeError:  # the reader of the output has seen enough
+    except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(EXIT_BROKEN_PIPE) from None
     except UserError as error:
@@ -73,21 +71,21 @@ def _end(line: str) -> None:
 
 
 def _platform_problem() -> str | None:
-    """Why jax has no device, in one line; jax itself may end in an error that does not say so."""
+    """Describe in one line why jax has no device, which its own errors may not say."""
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
-        asked = f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}"
+        requested = f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}"
         reason = str(error).partition(" (set")[0] or "no device"  # an assertion says nothing
-        return f"{asked}: expected a platform that is here, got: {reason}"
+        return f"{requested}: expected an available platform, got: {reason}"
     return None
 
 
 def parse_options(kind: Any, argv: Sequence[str] | None, *, prog: str, **options: Any) -> Any:
-    """Parse the options with `tyro.cli`, and wrap its help between words.
+    """Parse the options with `tyro.cli`, and wrap its help text between words.
 
     Raises:
-        SystemExit: the help was asked for, or tyro has said what is wrong.
+        SystemExit: the help was requested, or an option is wrong, which tyro has reported.
     """
     if {"-h", "--help"}.isdisjoint(sys.argv[1:] if argv is None else argv):
         return tyro.cli(kind, args=argv, prog=prog, **options)
@@ -100,7 +98,7 @@ def parse_options(kind: Any, argv: Sequence[str] | None, *, prog: str, **options
 
 
 class _Help(io.StringIO):
-    """Text that tyro formats as for the terminal it will be shown on."""
+    """A buffer that tyro formats for the terminal on which the text will be shown."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,11 +113,11 @@ class _Help(io.StringIO):
 
 
 def _wrapped(text: str) -> str:
-    """Break the long lines of a help between words, and keep one empty line of several."""
+    """Break the long lines of a help text between words, and merge consecutive empty lines."""
     width = shutil.get_terminal_size().columns
 
     def wrapped(line: str) -> str:
-        if BOX.match(line) or ESCAPE in line:  # tyro's own lines are as wide as they should be
+        if BOX.match(line) or ESCAPE in line:  # tyro has fitted these lines to the terminal
             return line
         indent = line[: len(line) - len(line.lstrip())]
         return textwrap.fill(
@@ -135,24 +133,24 @@ def _wrapped(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """The text on one line that moves no cursor: control characters as Python writes them."""
+    """Escape control characters, so that the text stays on one line and moves no cursor."""
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def say(console: Console, text: str) -> None:
-    """Print a line that is not wrapped: a path in it can be copied."""
+    """Print a line without wrapping it, so that a path in it can be copied."""
     console.print(Text(printable(text)), soft_wrap=True)
 
 
 @contextmanager
-def waiting(console: Console, what: str) -> Iterator[Callable[[str], None]]:
-    """Show what is being done and for how long already, on a line that goes when it is done.
+def waiting(console: Console, activity: str) -> Iterator[Callable[[str], None]]:
+    """Show the current activity and its elapsed time on a line that disappears at the end.
 
     Yields:
-        A function that names what is done next.
+        A function that names the next activity.
     """
-    if not console.is_terminal:  # which some versions of rich would write an empty line to
-        yield lambda what: None
+    if not console.is_terminal:  # some versions of rich would print an empty line
+        yield lambda activity: None
         return
     text = TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold"))
     with Progress(
@@ -161,20 +159,20 @@ def waiting(console: Console, what: str) -> Iterator[Callable[[str], None]]:
         TimeElapsedColumn(),
         console=console,
         transient=True,
-        refresh_per_second=2,  # what is measured meanwhile shares its cores with the drawing
+        refresh_per_second=2,  # drawing shares the cores with measurements
     ) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda what: progress.update(task, description=what)
+        task = progress.add_task(activity, total=None)
+        yield lambda activity: progress.update(task, description=activity)
 
 
 def check_seed(option: str, seed: int) -> None:
-    """A seed has 32 bits: jax would make two seeds one, or fail, if it had more."""
+    """Require a seed of 32 bits: jax would truncate a larger one, or fail."""
     if not 0 <= seed < 2**32:
         raise UserError(f"{option}: expected 0 to {2**32 - 1}, got {seed}")
 
 
 def pmf_option(option: str, probs: Sequence[float]) -> jax.Array:
-    """The probabilities given as an option of the command line, float32 [K].
+    """Convert the probabilities given as a command-line option to a pmf, float32 [K].
 
     Raises:
         UserError: they are not a pmf.

@@ -1,4 +1,4 @@
-"""Many hosts that run one experiment: the first of them writes, and all stop together."""
+"""One experiment on several hosts: the first one writes, and all stop together."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ def is_writer() -> bool:
 
 
 def text_of_writer(text: str) -> str:
-    """The writer's text, on every host."""
+    """Send the writer's text to every host."""
     if jax.process_count() == 1:
         return text
     padded = text.encode().ljust(LONGEST_TEXT, b"\0")
@@ -24,13 +24,13 @@ def text_of_writer(text: str) -> str:
 
 
 def wait_for_writer() -> None:
-    """Until all hosts are here: what the writer wrote before can then be read."""
+    """Wait for all hosts; what the writer has written by then can be read."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("written")
 
 
-def on_any_host(asked: Callable[[], bool]) -> Callable[[], bool]:
-    """Whether the answer is yes on one host at least: a question that all hosts ask together."""
+def on_any_host(question: Callable[[], bool]) -> Callable[[], bool]:
+    """Turn a question that all hosts ask together into whether any of them answers yes."""
     if jax.process_count() == 1:
-        return asked
-    return lambda: bool(multihost_utils.process_allgather(np.asarray(asked())).any())
+        return question
+    return lambda: bool(multihost_utils.process_allgather(np.asarray(question())).any())

@@ -12,6 +12,6 @@ ENTROPY_ESTIMATORS = (
     "minimax",
     "nsb",
 )
-# Right with probability 1 - alpha for one class, and for all classes together.
+# Coverage of 1 - alpha for each class, and for all classes simultaneously.
 CLASSWISE_INTERVALS = ("wald", "wilson", "agresti_coull", "jeffreys")
 SIMULTANEOUS_INTERVALS = ("goodman", "quesenberry_hurst", "sison_glaz")

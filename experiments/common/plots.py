@@ -1,4 +1,4 @@
-"""The look that all figures share: legible at a README's width of about 800 pixels.
+"""The style of all figures, legible at a README's width of about 800 pixels.
 
 Figures are made without pyplot, so no backend, window or global setting is involved.
 """
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from numpy.typing import NDArray
 
-# Okabe and Ito's colours, which colour-blind readers tell apart; yellow is left out, it is pale.
+# Okabe and Ito's colours, which colour-blind readers can tell apart, without the pale yellow.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#7F7F7F"
 WIDTH = 8.0  # inches; text of 10 points is then 14 of 800 pixels high
@@ -21,13 +21,13 @@ DOTS_PER_INCH = 200
 def subplots(
     rows: int = 1, columns: int = 1, *, height: float = 4.5, grid: bool = True, **options: Any
 ) -> tuple[Figure, NDArray[Any]]:
-    """A figure and its axes [rows, columns] in the common look.
+    """Make a figure and its axes [rows, columns] in the common style.
 
     Args:
         rows: rows of axes.
         columns: columns of axes.
         height: height of the whole figure in inches; its width is WIDTH.
-        grid: draw grid lines; images want none.
+        grid: draw grid lines; not useful for images.
         **options: passed to `Figure.subplots`, such as `sharey=True`.
     """
     figure = Figure(figsize=(WIDTH, height), dpi=DOTS_PER_INCH, layout="constrained")
@@ -38,10 +38,10 @@ def subplots(
 
 
 def legible(text: str) -> str:
-    """The text, where the font has no glyph for a character as Python writes it: 你 is \\u4f60.
+    """Escape characters that the font has no glyph for as Python does: 你 becomes \\u4f60.
 
-    Without glyphs all characters would be the same box. matplotlib's setting `font.family` names
-    fonts that have more of them.
+    They would all be drawn as the same box. matplotlib's setting `font.family` can name fonts with
+    more glyphs.
     """
     families = FontProperties().get_family()
     fonts = [get_font(findfont(FontProperties(family=[family]))) for family in families]

@@ -1,14 +1,14 @@
-"""A run's folder: what was asked, what was measured, and the figures drawn from it.
+"""The folder of a run: its configuration, measurements and figures.
 
     runs/<experiment>/<date>_<time>/
-        config.json     experiment and configuration, and what is needed to repeat the run
+        config.json     experiment, configuration, and what else is needed to repeat the run
         metrics.jsonl   one line for each call of `log`
-        summary.json    the numbers the run ends with
+        summary.json    the final numbers
         <name>.png      figures
 
-A folder is never reused, and a file appears under its name only once it is whole. Where several
-hosts run one experiment, the first one writes; of several processes, the one that holds the
-folder's lock.
+A folder is never reused, and a file appears under its name only once it is complete. If several
+hosts run one experiment, only the first one writes; of several processes, only the one that holds
+the folder's lock.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from experiments.common.hosts import is_writer, text_of_writer
 
 try:
     import fcntl
-except ImportError:  # not on Windows, where two processes are not kept apart
+except ImportError:  # on Windows, where two processes are not kept apart
     fcntl = None
 
 PACKAGES = ("xentjax", "jax", "jaxlib", "numpy", "flax", "optax", "scikit-learn")
@@ -44,7 +44,7 @@ LOCK = "lock"  # the name of a file in the run folder
 
 
 class RunError(UserError):
-    """A run folder that cannot be made, read or written; its text is one line for the user."""
+    """A run folder that cannot be made, read or written; the message is one line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class RunFolder:
     """The folder of one run.
 
     Attributes:
-        path: where it is.
+        path: its path.
     """
 
     path: Path
@@ -85,17 +85,17 @@ class RunFolder:
         return cls(Path(text_of_writer(str(path))))
 
     def part(self, name: str, experiment: str, config: Any) -> Self:
-        """The folder of a run that is a part of this one: opened if it is there, else made.
+        """Open the folder of a run that is part of this one, or make it if it does not exist.
 
         Raises:
-            RunError: the folder or its first file cannot be written, or the run that is there was
-                started with another configuration.
+            RunError: the folder or its first file cannot be written, or it holds a run with another
+                configuration.
         """
         part = type(self)(self.path / name)
         if os.path.exists(part.path / "config.json"):
             if part.config() != plain(config):
                 raise RunError(
-                    f"{part.path}: expected a run with the settings asked for, got one with others"
+                    f"{part.path}: expected a run with the requested settings, got one with others"
                 )
             return part
         if is_writer():
@@ -106,7 +106,11 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path, *experiments: str) -> Self:
-        """The folder of an earlier run, of one of the experiments if any is named.
+        """Open the folder of an earlier run.
+
+        Args:
+            path: the folder.
+            *experiments: the run has to be of one of these, if any are named.
 
         Raises:
             RunError: there is no such run in `path`.
@@ -120,7 +124,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from this run for a while; the lock ends with the process.
+        """Keep other processes from this run; the lock ends with the block or the process.
 
         Raises:
             RunError: another process holds the lock, or the folder cannot be written.
@@ -137,28 +141,27 @@ class RunFolder:
             except BlockingIOError:
                 file.seek(0)
                 raise RunError(
-                    f"{self.path}: expected no other process at work on it, got "
-                    f"{file.read().decode()}"
+                    f"{self.path}: expected no other process to use it, got {file.read().decode()}"
                 ) from None
             except OSError:  # a file system without locks
                 pass
-            with suppress(OSError):  # a full disk; the name only serves the message above
+            with suppress(OSError):  # a full disk; the name is only for the message above
                 file.truncate(0)
                 file.write(f"process {os.getpid()} of {platform.node()}".encode())
             yield
 
     def config(self) -> dict[str, Any]:
-        """The configuration the run was started with, as plain JSON values."""
+        """Return the configuration that the run was started with, as plain JSON values."""
         return self._record()["config"]
 
     def differences(self) -> list[str]:
-        """What may make a repetition here and now differ from the run, a line for each thing."""
+        """List what may make a repetition here and now differ from the run."""
         record = self._record()
         now = plain(_circumstances(datetime.now().astimezone()))
         return [
             f"{name} was {record.get(name)}, is {now[name]}"
             for name in ("revision", "versions", "device")
-            # two edited trees of one revision may differ
+            # two modified trees of one revision may differ
             if record.get(name) != now[name] or str(now[name]).endswith("-dirty")
         ]
 
@@ -170,12 +173,12 @@ class RunFolder:
         line = (json.dumps(plain(metrics)) + "\n").encode()
         with _writing(path), path.open("ab", buffering=0) as file:
             start = file.seek(0, os.SEEK_END)
-            if file.write(line) != len(line):  # a full disk took part of the line: take it back
+            if file.write(line) != len(line):  # the disk is full: remove the partial line
                 file.truncate(start)
                 raise RunError(f"{path}: cannot write, no room for the whole line")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """What `log` has written, line by line; a line that is torn is left out.
+        """Read the lines that `log` has written, without incomplete ones.
 
         Raises:
             RunError: the file cannot be read.
@@ -184,10 +187,10 @@ class RunFolder:
         return [entry for entry in entries if entry is not None]
 
     def drop_torn_lines(self) -> int:
-        """Take incomplete lines out of metrics.jsonl, so that `log` can go on; return how many.
+        """Remove incomplete lines from metrics.jsonl, so that `log` can append; return how many.
 
-        A process or a machine that went down while it wrote leaves such lines. A last line that
-        lacks nothing but its end is completed.
+        A process or machine that crashes while writing leaves such lines. A last line that lacks
+        only its newline is completed.
 
         Raises:
             RunError: the file cannot be read or written.
@@ -202,11 +205,11 @@ class RunFolder:
         return len(lines) - len(whole)
 
     def summary(self, summary: Mapping[str, Any]) -> None:
-        """Write summary.json, in place of an earlier one."""
+        """Write summary.json, replacing an earlier one."""
         self._write_json("summary.json", summary)
 
     def read_summary(self) -> dict[str, Any] | None:
-        """What `summary` has written; None where the run has not come to its end, or is torn.
+        """Read what `summary` has written; None if the run is not finished or the file incomplete.
 
         Raises:
             RunError: the file cannot be read.
@@ -220,7 +223,7 @@ class RunFolder:
         return path
 
     def _record(self) -> dict[str, Any]:
-        """What config.json holds: the configuration, and what is needed to repeat the run."""
+        """Read config.json: the configuration, and what else is needed to repeat the run."""
         path = self.path / "config.json"
         try:
             record = _parsed(path.read_bytes())
@@ -235,9 +238,9 @@ class RunFolder:
         return record
 
     def _read(self, name: str) -> bytes:
-        """The bytes of a file of the run; none where there is no such file."""
+        """Read a file of the run; empty if there is no such file."""
         path = self.path / name
-        if not os.path.isfile(path):  # nor a device, which may be read without end
+        if not os.path.isfile(path):  # nor a device, which may be endless
             return b""
         try:
             return path.read_bytes()
@@ -258,19 +261,19 @@ class RunFolder:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what a run's file lacks, or holds in another form, into one line.
+    """Report a value that a run's file lacks, or has in another form, in one line.
 
     Raises:
-        RunError: the values could not be taken.
+        RunError: a value is missing or has the wrong form.
     """
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"{path}: expected what a run writes there, got {error!r}") from error
+        raise RunError(f"{path}: expected the contents that a run writes, got {error!r}") from error
 
 
 def _parsed(text: bytes) -> dict[str, Any] | None:
-    """The JSON object that the bytes spell; None if they spell none."""
+    """Parse a JSON object; None if the bytes are not one."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -279,10 +282,10 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
 
 
 def plain(value: Any) -> Any:
-    """`value` in JSON's own types.
+    """Convert a value to JSON's own types.
 
     JSON has no infinities and no NaN: they become the strings "inf", "-inf" and "nan", which
-    `float` reads back.
+    `float` can read.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
@@ -302,7 +305,7 @@ def plain(value: Any) -> Any:
 
 
 def _new_folder(parent: Path, name: str) -> Path:
-    """Make `parent/name`, or `parent/name-2`, `name-3`, ... where runs start in the same second."""
+    """Make `parent/name`, or `parent/name-2`, `name-3`, ... if runs start in the same second."""
     count = 1
     while True:
         path = parent / (name if count == 1 else f"{name}-{count}")
@@ -315,7 +318,7 @@ def _new_folder(parent: Path, name: str) -> Path:
 
 
 def _circumstances(started: datetime) -> dict[str, Any]:
-    """What besides the configuration a run's numbers depend on."""
+    """Record what besides the configuration a run's numbers depend on."""
     devices = jax.devices()
     return {
         "command": shlex.join(sys.orig_argv),
@@ -338,7 +341,7 @@ def _version(package: str) -> str:
 
 
 def _revision() -> str | None:
-    """The commit of this source tree, "-dirty" where it was edited; None outside of git."""
+    """Return the commit of this source tree, "-dirty" if it was modified; None outside of git."""
     command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
         done = subprocess.run(
@@ -350,7 +353,7 @@ def _revision() -> str | None:
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside `path`, then rename, so that a half-written file never carries its name.
+    """Write to a temporary file and rename it, so that `path` is never half-written.
 
     Raises:
         RunError: it cannot be written.
@@ -361,7 +364,7 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
     with _writing(path):
         try:
             write(unfinished)
-            with unfinished.open("rb+") as file:  # on the disk, before the name says so
+            with unfinished.open("rb+") as file:  # on the disk before it has the name
                 os.fsync(file.fileno())
             os.replace(unfinished, path)
         except BaseException:
@@ -371,7 +374,7 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Turn the system's refusal to write into one line that says what cannot be written and why."""
+    """Report in one line what cannot be written, and why."""
     try:
         yield
     except OSError as error:

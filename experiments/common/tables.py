@@ -1,4 +1,4 @@
-"""Tables whose numbers are never cut: where the terminal is too narrow, a line for each number."""
+"""Tables whose numbers are never cut: on a narrow terminal each number gets its own line."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from rich.text import Text
 
 
 def new_table(title: str | None, headings: Sequence[str]) -> Table:
-    """An empty table: names on the left, which may be wrapped, and numbers, which may not."""
+    """Make an empty table: a column of names, which may be wrapped, then numbers, which may not."""
     table = Table(title=None if title is None else Text(title))
     for index, heading in enumerate(headings):
         if index:

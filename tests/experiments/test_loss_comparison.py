@@ -96,7 +96,7 @@ def test_the_command_trains_compares_and_goes_on(tmp_path, capsys, monkeypatch):
     assert read_summary(folder) == summary
     capsys.readouterr()
     other = ["--resume", str(folder), "--seeds", "0:4"]
-    assert "--seeds: expected 0:2, the resumed run's, got 0:4" in error_line(main, other, capsys)
+    assert "--seeds: expected 0:2 as in the resumed run, got 0:4" in error_line(main, other, capsys)
     sweep = ["--resume", str(folder / BASELINE)]
     assert "expected a run of loss_comparison, got one of" in error_line(main, sweep, capsys)
 
@@ -121,5 +121,5 @@ def test_a_stop_names_the_command_that_goes_on(tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         main(["--data-dir", "some where", "--runs-dir", str(runs)])
     folder: Path = only_run(runs, loss_comparison.NAME)
-    expected = f"stopped after step 0 of 9; go on with: {loss_comparison.PROGRAM} "
+    expected = f"stopped after step 0 of 9; resume with: {loss_comparison.PROGRAM} "
     assert capsys.readouterr().err == f"{expected}--resume '{folder}' --data-dir 'some where'\n"

@@ -1,1 +1,1 @@
-"""The commands besides a single run: many seeds, comparisons, predictions."""
+"""Commands beyond a single run: several seeds, comparisons, predictions."""

@@ -1,11 +1,11 @@
-"""Compare settings by trainings from the same seeds.
+"""Compare settings by runs with the same seeds.
 
     python -m experiments.cifar10 compare tiny "tiny --no-whiten" "tiny --epochs 8" --seeds 0:5
 
-Each argument is a preset with the options that change it, or the folder of a run with --seeds. The
-others are compared with the first: seed by seed, so that what a seed does to both cancels. The
-report has the mean difference in accuracy, its 95 % interval, and how many pairs of runs it takes
-to see a difference of 0.1 points with a power of 80 %.
+Each argument is a preset with options that change it, or the folder of a run with --seeds. The
+others are compared with the first seed by seed, so that effects of the seed on both cancel. The
+report has the mean difference in accuracy, its 95 % interval, and how many pairs of runs are needed
+to detect a difference of 0.1 points with a power of 80 %.
 """
 
 import os
@@ -43,32 +43,32 @@ from experiments.common.tables import new_table, show as show_table
 NAME = "cifar10-compare"
 PROGRAM = "python -m experiments.cifar10 compare"
 DEFAULT_SEEDS = "0:3"
-SMALL_DIFFERENCE = 0.001  # of accuracy, a tenth of a point
+SMALL_DIFFERENCE = 0.001  # in accuracy, a tenth of a point
 
 
 @dataclass(frozen=True)
 class Command:
-    """What is compared."""
+    """The settings to compare, and the folders."""
 
     settings: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Presets with options, or folders of runs with --seeds; the first is the yardstick."""
+    """Presets with options, or folders of runs with --seeds; the first is the baseline."""
     seeds: str | None = None
-    """FIRST:END, or a list such as 1,4,7; without it, 0:3."""
+    """FIRST:END, or a list such as 1,4,7; default: 0:3."""
     data_dir: Path | None = None
-    """Folder that holds CIFAR-10, or its archive."""
+    """Folder that contains CIFAR-10, or its archive."""
     runs_dir: Path = RUNS
-    """Folder in which the comparison gets a folder of its own."""
+    """Folder in which the new run folder is made."""
     resume: Path | None = None
-    """Folder of a stopped comparison to go on with; trainings that are done stay."""
+    """Folder of a stopped comparison to resume; finished runs are kept."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One of the settings beside the first.
+    """One of the settings, compared with the first.
 
     Attributes:
-        name: as it was given.
-        accuracy: over the seeds that the first has too.
+        name: the settings as given.
+        accuracy: over the seeds in common with the first.
         difference: of the accuracy from that of the first, seed by seed; None for the first.
     """
 
@@ -78,16 +78,16 @@ class Compared:
 
 
 def parse_settings(text: str) -> Config:
-    """The settings that a preset and the options after it stand for.
+    """Parse a preset and the options after it.
 
     Raises:
-        UserError: no such preset, a setting is impossible, or is the seed.
+        UserError: there is no such preset, a setting is impossible, or the seed is set.
     """
     try:
         preset, *options = shlex.split(text) or [""]
-    except ValueError as error:  # a quote without its other half
+    except ValueError as error:  # an unclosed quote
         raise UserError(
-            f"settings: expected what a shell can read, got {text!r}: {error}"
+            f"settings: expected options as in a shell, got {text!r}: {error}"
         ) from None
     if preset not in PRESETS:
         raise UserError(
@@ -100,7 +100,7 @@ def parse_settings(text: str) -> Config:
 
 
 def compare(accuracies: dict[str, dict[int, float]]) -> list[Compared]:
-    """The means, and the differences from the first, on the seeds that both have.
+    """Compute the means, and the differences from the first, over the seeds in common.
 
     Args:
         accuracies: name -> seed -> accuracy.
@@ -116,7 +116,7 @@ def compare(accuracies: dict[str, dict[int, float]]) -> list[Compared]:
 
 
 def check_common_seeds(seeds: Mapping[str, Iterable[int]]) -> None:
-    """Two seeds in common with the first are needed, for a spread.
+    """Require at least two seeds in common with the first, to estimate the spread.
 
     Raises:
         UserError: some settings have fewer.
@@ -128,13 +128,13 @@ def check_common_seeds(seeds: Mapping[str, Iterable[int]]) -> None:
 
 
 def draw_differences(compared: Sequence[Compared]) -> Figure:
-    """Each difference from the first, with its interval."""
+    """Plot each difference from the first, with its interval."""
     others = [entry for entry in compared if entry.difference is not None]
     figure, ((ax,),) = subplots(height=1.4 + 0.45 * len(others))
     for place, entry in enumerate(reversed(others)):
         assert entry.difference is not None
-        mean, reach = entry.difference.mean, entry.difference.upper - entry.difference.mean
-        ax.errorbar(100 * mean, place, xerr=100 * reach, fmt="o", color=PALETTE[0], capsize=4)
+        mean, half_width = entry.difference.mean, entry.difference.upper - entry.difference.mean
+        ax.errorbar(100 * mean, place, xerr=100 * half_width, fmt="o", color=PALETTE[0], capsize=4)
     ax.axvline(0, color=GREY, linestyle="--")
     ax.set_yticks(range(len(others)), [entry.name for entry in reversed(others)])
     ax.set_ylim(-0.6, len(others) - 0.4)
@@ -143,20 +143,20 @@ def draw_differences(compared: Sequence[Compared]) -> Figure:
 
 
 def table(compared: Sequence[Compared]) -> Table:
-    """The comparison, as it is printed."""
+    """Make a table of the comparison."""
     headings = (
         "settings",
         "seeds",
         "mean\n%",
         "sd\n%",
         "difference\n[95 %], points",
-        "pairs\nto see 0.1",
+        "pairs to\ndetect 0.1",
     )
     shown = new_table("Test accuracy", headings)
     shown.columns[0].overflow = "fold"
     shown.caption = (
-        "Last column: pairs of trainings with which a difference of 0.1 points is seen, in 80 % of "
-        "such comparisons, at a level of 5 %."
+        "Last column: pairs of runs needed to detect a difference of 0.1 points with a power of "
+        "80 % at level 5 %."
     )
     for entry in compared:
         accuracy, difference = entry.accuracy, entry.difference
@@ -178,7 +178,7 @@ def table(compared: Sequence[Compared]) -> Table:
 
 
 def summarize(compared: Sequence[Compared]) -> dict[str, Any]:
-    """The numbers of a comparison."""
+    """Collect the numbers of a comparison."""
     return {
         entry.name: {
             "accuracy": entry.accuracy,
@@ -192,7 +192,7 @@ def summarize(compared: Sequence[Compared]) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     prepare_cpu()
     with one_line_errors():
         command, rest = parse_options(
@@ -201,12 +201,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         if rest:
             raise UserError(
                 f"{rest[0]}: expected --seeds, --data-dir, --runs-dir or --resume; options of a "
-                'preset belong within its quotes, as in "tiny --no-whiten"'
+                'preset belong inside its quotes, as in "tiny --no-whiten"'
             )
         names, seeds = command.settings, command.seeds
         if command.resume is not None:
             if names or seeds is not None:
-                raise UserError("--resume: expected no settings and no --seeds beside it")
+                raise UserError("--resume: expected no settings and no --seeds with it")
             recorded = RunFolder.open(command.resume, NAME).config()
             with reading(command.resume / "config.json"):
                 names = tuple(str(name) for name in recorded["settings"])
@@ -214,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if len(set(names)) < 2:
             raise UserError(f"settings: expected at least 2 different ones, got {len(set(names))}")
         chosen = parse_seeds(seeds or DEFAULT_SEEDS)
-        # not Path.is_dir, which fails where the settings are too long for a name
+        # not Path.is_dir, which fails if the settings are too long for a name
         known = {name: _read(Path(name)) for name in names if name and os.path.isdir(name)}
         trained = {name: parse_settings(name) for name in names if name not in known}
         check_common_seeds(
@@ -276,8 +276,8 @@ def _read(path: Path) -> _Known:
     folder = RunFolder.open(path, SWEEP_NAME)
     if (summary := folder.read_summary()) is None:
         raise UserError(
-            f"{path}: expected the folder of a finished run with --seeds, got one without a whole "
-            "summary.json, which --resume writes"
+            f"{path}: expected the folder of a finished run with --seeds, got one without a "
+            "complete summary.json, which --resume writes"
         )
     sweep = Sweep.from_json(folder.config(), path)
     with reading(path / "summary.json"):

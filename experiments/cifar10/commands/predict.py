@@ -2,9 +2,9 @@
 
     python -m experiments.cifar10 predict --run RUN image.png ...
 
-Images of any size are cut to the square in their middle and resized to 32 x 32 pixels. The
-probabilities are averaged over the views of the run's settings and calibrated by its temperature.
-A file that is no image is named, the others are classified, and the exit code is 2.
+Images of any size are cropped to the square in their middle and resized to 32 x 32 pixels. Their
+logits are averaged over the views of the run's settings and divided by its temperature. If a file
+is not an image, an error names it, the others are classified, and the exit code is 2.
 """
 
 import sys
@@ -40,29 +40,29 @@ from xentjax import softmax
 
 PROGRAM = "python -m experiments.cifar10 predict"
 SIDE = 32
-SHOWN = 3  # classes of an image
-WIDE_MODES = ("I", "F")  # the beginning of Pillow's names of modes of more than 8 bits
-WHITE_IS_ZERO = 0  # of TIFF's PhotometricInterpretation
+SHOWN = 3  # classes per image
+WIDE_MODES = ("I", "F")  # prefixes of Pillow's modes with more than 8 bits
+WHITE_IS_ZERO = 0  # a value of TIFF's PhotometricInterpretation
 
 
 @dataclass(frozen=True)
 class Command:
-    """Which images, and by which network."""
+    """The images, and the network."""
 
     images: tyro.conf.Positional[tuple[Path, ...]]
-    """Image files, of any format that Pillow reads."""
+    """Image files, of any format that Pillow can read."""
     run: Path
-    """Folder of a finished training."""
+    """Folder of a finished run."""
 
 
 def read_image(path: Path) -> np.ndarray:
-    """The square in the middle of an image, uint8 [32, 32, 3]; transparent pixels are white.
+    """Read the square in the middle of an image, uint8 [32, 32, 3]; transparency becomes white.
 
     Raises:
-        UserError: it cannot be read as an image.
+        UserError: the file cannot be read as an image.
     """
     try:
-        # Pillow warns of damage that it reads past, and of images that are large
+        # Pillow warns of damage that it can skip, and of large images
         with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
             if image.format == "EPS":
                 raise UserError(f"{path}: expected an image, got EPS, which is a program")
@@ -77,10 +77,10 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def _white(path: Path, image: Image.Image) -> int:
-    """The value of white in a grey image of more than 8 bits, which Pillow cuts and not scales.
+    """Return the value of white in a grey image of more than 8 bits, which Pillow does not scale.
 
     Raises:
-        UserError: the format does not say it, as it may be of any values: float, 32 bits.
+        UserError: the format, such as float or 32 bits, does not define it.
     """
     if "transparency" in image.info:
         raise UserError(
@@ -106,7 +106,7 @@ def _grey_square(image: Image.Image, white: int) -> np.ndarray:
 def _square(image: Image.Image) -> np.ndarray:
     is_opaque = not image.mode.endswith(("A", "a")) and "transparency" not in image.info
     mode = "RGB" if is_opaque else "RGBA"
-    if image.mode not in (mode, "LA"):  # no copy without need: it may be large
+    if image.mode not in (mode, "LA"):  # avoid a copy, the image may be large
         image = image.convert(mode)
     square = ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.LANCZOS)
     if not is_opaque:
@@ -116,19 +116,19 @@ def _square(image: Image.Image) -> np.ndarray:
 
 
 def predict(run: Path, images: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Probabilities [N, K] of images uint8 [N, 32, 32, 3], and the names of the K classes.
+    """Predict the probabilities [N, K] of images, and return the names of the K classes.
 
     Args:
-        run: folder of a finished training.
-        images: at least one.
+        run: folder of a finished run.
+        images: uint8 [N, 32, 32, 3], at least one.
 
     Raises:
-        UserError: the folder holds no finished training, or its checkpoint cannot be read.
+        UserError: the folder contains no finished run, or its checkpoint cannot be read.
     """
     folder = RunFolder.open(run, RUN_NAME)
     if (summary := folder.read_summary()) is None:
         raise UserError(
-            f"{run}: expected the folder of a finished training, got one without a whole "
+            f"{run}: expected the folder of a finished run, got one without a complete "
             "summary.json, which --resume writes"
         )
     config = Config.from_json(folder.config(), run)
@@ -136,7 +136,7 @@ def predict(run: Path, images: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]
         class_names = tuple(map(str, summary["class_names"]))
         temperature = np.float32(summary["temperature"] or 1)
     backend = current_backend()
-    # of a training on one batch, which has a state of the same shapes
+    # for one batch of images: the state has the same shapes
     programs = TrainingPrograms(
         config, backend, data_mesh(config.batch_size), config.batch_size, len(class_names)
     )
@@ -151,7 +151,7 @@ def predict(run: Path, images: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     prepare_cpu()
     with one_line_errors():
         command = parse_options(Command, argv, prog=PROGRAM, description=__doc__)
@@ -177,7 +177,7 @@ def show(
     class_names: tuple[str, ...],
     console: Console,
 ) -> None:
-    """Print the likeliest classes of every image, and what classes there are."""
+    """Print the most probable classes of every image, and the names of all classes."""
     table = new_table(None, ("image", "class", "probability", "next"))
     table.columns[0].overflow = "fold"
     table.columns[1].justify = table.columns[3].justify = "left"
@@ -191,7 +191,7 @@ def show(
         )
     show_table(console, table)
     known = (
-        f"The network knows {len(class_names)} classes, and an image of anything else is taken for "
+        f"The network knows {len(class_names)} classes, and assigns an image of anything else to "
         f"one of them: {', '.join(class_names)}."
     )
     console.print(Text(known))

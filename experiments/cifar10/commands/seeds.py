@@ -1,4 +1,4 @@
-"""The same training from many seeds, one run folder each, and what their results have in common."""
+"""The same settings with several seeds: a run folder for each, and the means of the results."""
 
 import math
 import queue
@@ -24,9 +24,9 @@ from experiments.common.hosts import wait_for_writer
 from experiments.common.plots import GREY, PALETTE, subplots
 from experiments.common.run_folder import RunFolder, reading
 
-MOST_SEEDS = 10_000  # a sweep of them takes weeks
-RUN_NAME, SWEEP_NAME = "cifar10", "cifar10-seeds"  # of the folders of one seed and of many
-# of a run's summary, in the order they are shown, and the most they can be; the least is 0
+MOST_SEEDS = 10_000  # which take weeks
+RUN_NAME, SWEEP_NAME = "cifar10", "cifar10-seeds"  # folders of one seed and of several
+# figures of a run's summary in printed order, with their largest value; the least is 0
 FIGURES = {
     "test_accuracy": 1.0,
     "test_plain_accuracy": 1.0,
@@ -41,16 +41,16 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a folder of many seeds is asked for."""
+    """Settings, and the seeds to train with."""
 
     settings: Config
-    """Those of every run, but for its seed."""
+    """Settings of every run except for the seed."""
     seeds: tuple[int, ...]
     """The seeds."""
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], path: Path) -> Self:
-        """Return the sweep that config.json in the folder `path` holds."""
+        """Read the sweep in config.json of the folder `path`."""
         with reading(path / "config.json"):
             seeds = tuple(values["seeds"])
             if not seeds or {type(seed) for seed in seeds} != {int}:
@@ -59,10 +59,10 @@ class Sweep:
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """The seeds that "0:25" (0 to 24) or "1,4,7" stands for.
+    """Parse "0:25" (0 to 24) or "1,4,7".
 
     Raises:
-        UserError: it is neither, there are too many, or a seed has more than 32 bits.
+        UserError: the text is neither, there are too many, or a seed has more than 32 bits.
     """
     seeds: Sequence[int]
     if (match := re.fullmatch(r"(\d{1,18}):(\d{1,18})", text)) and int(match[1]) < int(match[2]):
@@ -70,7 +70,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     elif re.fullmatch(r"\d{1,18}(,\d{1,18})*", text):
         seeds = [int(seed) for seed in text.split(",")]
     else:
-        raise UserError(f"--seeds: expected FIRST:END or a list as 1,4,7, got {text[:40]!r}")
+        raise UserError(f"--seeds: expected FIRST:END or a list such as 1,4,7, got {text[:40]!r}")
     if len(seeds) > MOST_SEEDS:
         raise UserError(f"--seeds: expected at most {MOST_SEEDS}, got {len(seeds)}")
     if len(set(seeds)) < len(seeds):
@@ -88,27 +88,27 @@ def run_seeds(
     console: Console | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[dict[str, Any]]:
-    """Train from every seed that the folder has no result of, and go on with stopped trainings.
+    """Train every seed without a result in the folder; resume stopped runs.
 
-    On CPU, with one accelerator or with several hosts, one after the other; with several
-    accelerators of one host one seed on each of them. A seed's result is bit for bit that of a
-    single run on as many devices.
+    On CPU, with one accelerator or with several hosts, seeds run one after the other; with several
+    accelerators on one host, one seed on each of them. The result of a seed is bit for bit that of
+    a single run on as many devices.
 
     Args:
         sweep: settings and seeds.
         dataset: the images.
-        folder: in which every seed gets a folder of its own.
-        console: where to show the progress; None shows nothing.
-        should_stop: asked before every call of the step, see `train.run`; True saves checkpoints
-            and stops.
+        folder: the folder in which every seed has its own.
+        console: shows the progress, if there is one.
+        should_stop: called before every call of the step, see `training.run.run`; True saves
+            checkpoints and stops.
 
     Returns:
-        The summary of each seed's run, in order.
+        The summaries of the runs, in the order of the seeds.
 
     Raises:
-        TrainingStopped: `should_stop` said so.
-        DivergenceError: some trainings diverged; the others are done.
-        UserError: see `train.run`.
+        TrainingStopped: `should_stop` returned True.
+        DivergenceError: some runs diverged; the others are finished.
+        UserError: see `training.run.run`.
     """
     devices = jax.local_devices()
     together = jax.process_count() > 1 or sweep.settings.num_devices is not None
@@ -161,7 +161,7 @@ def run_seeds(
             summaries = [train_or_note(seed) for seed in sweep.seeds]
         else:
             with ThreadPoolExecutor(max_workers=len(devices)) as pool:
-                # all are waited for, so that each has saved its checkpoint when one was stopped
+                # wait for all, so that each has saved its checkpoint if one was stopped
                 futures = [pool.submit(train_or_note, seed) for seed in sweep.seeds]
                 try:
                     summaries = [future.result() for future in futures]
@@ -176,7 +176,7 @@ def run_seeds(
 
 
 def estimates(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
-    """The mean of each figure that all runs have."""
+    """Estimate the mean of each figure that all runs have."""
     values = {name: [summary.get(name) for summary in summaries] for name in FIGURES}
     return {
         name: Estimate.of(
@@ -188,7 +188,7 @@ def estimates(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
 
 
 def summarize(sweep: Sweep, summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The numbers of a sweep, seed by seed and their means."""
+    """Collect the numbers of a sweep: means, and values by seed."""
     return {
         "means": estimates(summaries),
         "seeds": [
@@ -199,20 +199,22 @@ def summarize(sweep: Sweep, summaries: Sequence[Mapping[str, Any]]) -> dict[str,
 
 
 def draw_seeds(sweep: Sweep, summaries: Sequence[Mapping[str, Any]]) -> Figure:
-    """The accuracy of every seed, and the mean with its interval."""
+    """Plot the accuracy of every seed, and the mean with its interval."""
     figure, ((ax,),) = subplots(height=3.6)
     accuracies = [float(summary["test_accuracy"]) for summary in summaries]
     mean = estimates(summaries)["test_accuracy"]
     if mean.n > 1:
-        ax.axhspan(mean.lower, mean.upper, color=PALETTE[0], alpha=0.15, label="its 95 % interval")
+        ax.axhspan(
+            mean.lower, mean.upper, color=PALETTE[0], alpha=0.15, label="95 % interval of the mean"
+        )
     ax.axhline(mean.mean, color=GREY, linestyle="--", label=f"mean {mean.mean:.2%}")
-    ax.plot(sweep.seeds, accuracies, "o", color=PALETTE[0], label="a training")
+    ax.plot(sweep.seeds, accuracies, "o", color=PALETTE[0], label="one run")
     ax.set_xlabel("seed")
     ax.set_ylabel("test accuracy")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
     spread = f"s, standard deviation {mean.sd:.2%}" if mean.n > 1 else ""
-    ax.set_title(f"{mean.n} training{spread}")
+    ax.set_title(f"{mean.n} run{spread}")
     ax.legend(frameon=False)
     return figure
 

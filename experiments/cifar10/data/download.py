@@ -1,4 +1,4 @@
-"""A file fetched whole or not at all, with a progress bar."""
+"""Download of a file, complete or not at all, with a progress bar."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -17,26 +17,26 @@ from rich.progress import (
 
 from experiments.cifar10.data.formats import DataError, first_line
 
-_SILENCE_SECONDS = 30.0  # how long a server may send nothing
+_TIMEOUT_SECONDS = 30.0  # without data from the server
 _CHUNK_BYTES = 1 << 16
 
 
 def fetch(url: str, sha256: str, folder: Path) -> Path:
-    """The file at `url`, saved in `folder` under its own name.
+    """Download the file at `url` to `folder`, under its own name.
 
-    pooch has it written under a temporary name in the same folder and renames the file once its
-    hash is right, so a partial or wrong file never has the name.
+    pooch writes it under a temporary name in the same folder and renames it once its hash is
+    correct, so a partial or wrong file never has the final name.
 
     Raises:
         DataError: the server cannot be reached, the file is another one, or it cannot be written.
     """
     name = url.rpartition("/")[-1]
-    pooch.get_logger().setLevel("WARNING")  # the bar says the rest
-    downloader = cast(Any, _download)  # what pooch documents; its annotation names other arguments
+    pooch.get_logger().setLevel("WARNING")  # the progress bar shows the rest
+    downloader = cast(Any, _download)  # as pooch documents; its annotation has other arguments
     try:
         path = pooch.retrieve(url, f"sha256:{sha256}", name, folder, downloader=downloader)
     except (OSError, ValueError) as error:  # requests raises OSErrors; a wrong hash is a ValueError
-        # the innermost error says what happened ("Connection refused"), the outer ones repeat it
+        # the innermost error has the reason ("Connection refused"), the outer ones repeat it
         cause: BaseException = error
         while cause.__context__ is not None:
             cause = cause.__context__
@@ -45,7 +45,7 @@ def fetch(url: str, sha256: str, folder: Path) -> Path:
 
 
 def _download(url: str, output_file: str, _: pooch.Pooch | None) -> None:
-    """What pooch's own downloader does, but the connection is closed when the transfer fails."""
+    """Do what pooch's own downloader does, but close the connection if the transfer fails."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -54,7 +54,7 @@ def _download(url: str, output_file: str, _: pooch.Pooch | None) -> None:
         TimeRemainingColumn(),
     )
     with (
-        requests.get(url, stream=True, timeout=_SILENCE_SECONDS) as response,
+        requests.get(url, stream=True, timeout=_TIMEOUT_SECONDS) as response,
         open(output_file, "wb") as file,
         Progress(*columns, console=Console(stderr=True)) as progress,
     ):

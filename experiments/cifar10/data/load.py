@@ -1,7 +1,7 @@
-"""The images a classifier is trained on: CIFAR-10, or scikit-learn's digits where it is absent.
+"""The data sets: CIFAR-10, and scikit-learn's digits, which need no download.
 
-CIFAR-10 is looked for in --data-dir, in $XENTJAX_DATA_DIR and in the user's cache, and downloaded
-to the cache if it is in none. Every batch is checked by its SHA-256, wherever it came from.
+CIFAR-10 is searched for in --data-dir, $XENTJAX_DATA_DIR and the user's cache, and downloaded to
+the cache if it is not found. The SHA-256 of every batch is checked, wherever it comes from.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ ENVIRONMENT_VARIABLE = "XENTJAX_DATA_DIR"
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 URL_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 
-# where a data folder may keep the data, "." being the folder itself
+# where in a data folder the data may be; "." is the folder itself
 LAYOUTS = (
     ".",
     "cifar-10-batches-bin",
@@ -59,16 +59,16 @@ CLASS_NAMES = (
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images, split once and for all.
+    """Labelled images with a fixed split.
 
     Attributes:
         name: "CIFAR-10" or "digits".
-        train_images: uint8 [N, H, W, C]; pixels stay bytes, the jitted step normalises them.
+        train_images: uint8 [N, H, W, C]; the jitted step normalises them.
         train_labels: int32 [N], each in 0..K-1.
         test_images: uint8 [M, H, W, C].
         test_labels: int32 [M].
         class_names: K names.
-        source: where the data was read from, for the run's record.
+        source: where the data were read from, for the run's record.
         sha256: batch -> hash of its records as read; empty for digits.
     """
 
@@ -84,7 +84,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Release:
-    """What the batches of a release must hold, as records of the binary form."""
+    """The expected batches of a release, as records of the binary format."""
 
     records_per_batch: int
     sha256: Mapping[str, str]
@@ -104,36 +104,36 @@ OFFICIAL = Release(
 
 
 def find_cifar10(data_dir: Path | None = None) -> Path | None:
-    """The folder or archive that CIFAR-10 would be read from; looks only, never downloads.
+    """Find the folder or archive from which CIFAR-10 would be read; nothing is downloaded.
 
     Args:
-        data_dir: a folder or the archive itself. None looks in $XENTJAX_DATA_DIR, then the cache.
+        data_dir: a folder or the archive itself. None: $XENTJAX_DATA_DIR, then the cache.
 
     Returns:
-        The first place that holds batches or an archive, or None.
+        The first place that contains batches or an archive, or None.
 
     Raises:
-        DataError: `data_dir` was given and holds nothing; no other place is tried then.
+        DataError: `data_dir` was given and contains neither; no other place is tried.
     """
     if data_dir is None:
         return next(filter(None, map(_look_in, _default_places())), None)
     found = _look_in(data_dir)
     if found is None:
-        got = "nothing of the kind" if os.path.exists(_expanded(data_dir)) else "no such path"
+        got = "neither" if os.path.exists(_expanded(data_dir)) else "no such path"
         raise _explained(f"{data_dir}: expected CIFAR-10 (a folder or an archive), got {got}")
     return found
 
 
 def load_cifar10(data_dir: Path | None = None, *, download: bool = True) -> Dataset:
-    """CIFAR-10, every batch checked by its SHA-256; 50,000 and 10,000 images of 32 x 32 x 3.
+    """Load CIFAR-10: 50,000 and 10,000 images of 32 x 32 x 3, checked by their SHA-256.
 
     Args:
         data_dir: where it is, see `find_cifar10`.
-        download: fetch the official archive to the cache if no place holds the data, or if the one
-            that was fetched before is damaged. It is replaced once the new one is whole.
+        download: download the official archive to the cache if the data are not found, or if the
+            archive downloaded earlier is damaged. It is replaced once the new one is complete.
 
     Raises:
-        DataError: missing, truncated, corrupt or not to be downloaded.
+        DataError: the data are missing, truncated or corrupt, or cannot be downloaded.
     """
     source = find_cifar10(data_dir)
     try:
@@ -142,7 +142,7 @@ def load_cifar10(data_dir: Path | None = None, *, download: bool = True) -> Data
         places = ", ".join(map(str, _default_places()))
         if not download:
             raise DataError(f"CIFAR-10: expected in {places}, got nothing")
-        # said because it may be news: $XENTJAX_DATA_DIR may name the wrong folder
+        # printed because $XENTJAX_DATA_DIR may name the wrong folder
         return _download(f"No CIFAR-10 in {places}: downloading it to {cache_folder()}")
     except DataError as error:
         fetched = cache_folder() / URL.rpartition("/")[-1]
@@ -150,22 +150,22 @@ def load_cifar10(data_dir: Path | None = None, *, download: bool = True) -> Data
             raise _explained(str(error), source) from error
         damage = str(error)
     try:
-        return _download(f"{damage}: downloading it anew to {cache_folder()}")
+        return _download(f"{damage}: downloading it again to {cache_folder()}")
     except DataError as error:
         raise _explained(str(error)) from error
 
 
-def _download(news: str) -> Dataset:
-    print(printable(news), file=sys.stderr)
+def _download(notice: str) -> Dataset:
+    print(printable(notice), file=sys.stderr)
     return _read(fetch(URL, URL_SHA256, cache_folder()), OFFICIAL)
 
 
 def load_digits() -> Dataset:
-    """scikit-learn's 1797 handwritten digits in CIFAR-10's shape: real images, no download.
+    """Load scikit-learn's 1797 handwritten digits in CIFAR-10's shape, without a download.
 
     The 8 x 8 grey images become 32 x 32 x 3 by bilinear interpolation (pixel centres aligned,
-    edges extended). Of each class every fifth image, in the file's order, is for testing: 360
-    images, and 1437 for training; no random numbers. A writer's digits may be in both parts.
+    edges extended). Every fifth image of each class, in the file's order, is a test image: 360 for
+    testing and 1437 for training, without randomness. Digits of one writer may be in both parts.
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998.
     """
@@ -175,8 +175,8 @@ def load_digits() -> Dataset:
 
     digits = cast(Any, datasets.load_digits())  # not the tuple that its annotation allows
     labels = digits.target.astype(np.int32)
-    # row i of `weights`: how much of each of the 8 pixels output pixel i holds. They are multiples
-    # of 1/8, so all products are exact and the rounding is the same on every machine.
+    # row i of `weights` has the weights of the 8 pixels in output pixel i. They are multiples of
+    # 1/8, so all products are exact and the rounding is the same on every machine.
     centres = (np.arange(32) + 0.5) / 4 - 0.5
     weights = np.stack([np.interp(centres, np.arange(8), unit) for unit in np.eye(8)], axis=1)
     grey = np.rint(weights @ digits.images @ weights.T * (255 / 16)).astype(np.uint8)
@@ -197,12 +197,12 @@ def load_digits() -> Dataset:
 
 
 def load(name: DatasetName, data_dir: Path | None = None) -> Dataset:
-    """The data set of that name; `data_dir` is where CIFAR-10 is, see `find_cifar10`."""
+    """Load a data set by its name; `data_dir` is where CIFAR-10 is, see `find_cifar10`."""
     return load_digits() if name == "digits" else load_cifar10(data_dir)
 
 
 def cache_folder() -> Path:
-    """The user's cache, where downloads go."""
+    """Return the user's cache, where downloads are saved."""
     return pooch.os_cache("xentjax")
 
 
@@ -217,29 +217,29 @@ def _look_in(place: Path) -> Path | None:
 
 
 def _expanded(place: Path) -> Path:
-    # os.path.expanduser: where Path.expanduser raises RuntimeError, it leaves ~nobody as it is
+    # os.path.expanduser leaves ~nobody as it is, where Path.expanduser raises RuntimeError
     return Path(os.path.expanduser(place))
 
 
 def _holds_data(candidate: Path) -> bool:
-    # os.path.isfile: where Path.is_file raises PermissionError, there is nothing for us
+    # os.path.isfile is False where Path.is_file raises PermissionError
     return os.path.isfile(candidate) or any(
         os.path.isfile(candidate / name) for name in BATCH_FILES
     )
 
 
 def _explained(problem: str, source: Path | None = None) -> DataError:
-    """The problem, which may be at `source`, and the three ways to supply the data."""
+    """Add the ways to supply the data to a problem, which may be at `source`."""
     is_in_cache = source is not None and cache_folder() in (source, *source.parents)
     return DataError(
-        f"{problem}. Give CIFAR-10 by --data-dir PATH or by {ENVIRONMENT_VARIABLE}=PATH, or "
-        f"{f'remove {source}' if is_in_cache else 'give neither'} and turn the network on: "
-        f"python -m experiments.cifar10 then has it downloaded to {cache_folder()}"
+        f"{problem}. Give CIFAR-10 by --data-dir PATH or {ENVIRONMENT_VARIABLE}=PATH, or "
+        f"{f'remove {source}' if is_in_cache else 'give neither'} and connect to the network: "
+        f"python -m experiments.cifar10 then downloads it to {cache_folder()}"
     )
 
 
 def _read(source: Path, release: Release) -> Dataset:
-    """The batches at `source`, each checked against `release`."""
+    """Read the batches at `source`, and check each against `release`."""
     batches: dict[str, np.ndarray] = {}
     sha256: dict[str, str] = {}
     for batch, file, records in read_batches(source):
@@ -264,13 +264,13 @@ def _read(source: Path, release: Release) -> Dataset:
 
 
 def _check(file: str, records: np.ndarray, number: int, sha256: str) -> str:
-    """The records' SHA-256, once they are known to be the right ones."""
+    """Check the records, and return their SHA-256."""
     if records.size != number * RECORD_BYTES:
         raise DataError(
             f"{file}: expected {number} records of {RECORD_BYTES} bytes "
             f"({number * RECORD_BYTES} bytes), got {records.size} bytes"
         )
-    # the hash covers the labels too, but "label 200" says more than two hashes
+    # the hash covers the labels too, but "label 200" is more informative than two hashes
     highest = records[::RECORD_BYTES].max()
     if highest >= len(CLASS_NAMES):
         raise DataError(f"{file}: expected labels 0 to {len(CLASS_NAMES) - 1}, got {highest}")
@@ -281,6 +281,6 @@ def _check(file: str, records: np.ndarray, number: int, sha256: str) -> str:
 
 
 def _decode(records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [N, 32, 32, 3] and labels int32 [N] of records uint8 [N, 3073]."""
+    """Convert records uint8 [N, 3073] to images uint8 [N, 32, 32, 3] and labels int32 [N]."""
     planes = records[:, -PIXEL_BYTES:].reshape(-1, 3, 32, 32)
     return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), records[:, 0].astype(np.int32)

@@ -1,9 +1,9 @@
 """Batch normalisation whose sums over the batch are fast on CPU too.
 
-y = s (x - mean) / sqrt(var + epsilon) + b, with one mean and variance a channel, over all images,
+y = s (x - mean) / sqrt(var + epsilon) + b, with one mean and variance per channel, over all images,
 rows and columns, on all devices. XLA's CPU backend turns the sums of `jnp.mean` and its gradient
-into windowed reductions; as products with a vector of ones, which saves a tenth of a training step,
-they are three times faster. The gradient is written out, so that its sums are such products too.
+into windowed reductions; products with a vector of ones are three times faster, which saves a tenth
+of a training step. The gradient is written out, so that its sums are such products too.
 
 Source: S. Ioffe and C. Szegedy, Batch Normalization, arXiv 1502.03167.
 """
@@ -17,18 +17,18 @@ from jax.typing import DTypeLike
 from experiments.cifar10.backend import DATA
 
 NORM_EPSILON = 1e-5
-FOLD = 8  # rows added up side by side: shorter sums round less
+FOLD = 8  # sums computed side by side: shorter sums round less
 
 
 class BatchNorm(nn.Module):
-    """Normalised [N, H, W, C]; the statistics are float32 whatever the dtype.
+    """Batch normalisation of [N, H, W, C]; the statistics are float32 whatever the dtype.
 
     Attributes:
-        momentum: the part of the running statistics that a step keeps.
+        momentum: the fraction of the running statistics that a step keeps.
         dtype: of the result.
         train: use the statistics of the batch, which is split along the mesh axis `DATA`, and
             update the running ones.
-        use_scale: train a scale, which a layer before a convolution can do without.
+        use_scale: train a scale, which is redundant before a convolution.
     """
 
     momentum: float
@@ -54,16 +54,16 @@ class BatchNorm(nn.Module):
 
 
 def _affine(x: Array, mean: Array, factor: Array, bias: Array) -> Array:
-    """(x - mean) factor + bias in float32, a channel."""
+    """Compute (x - mean) factor + bias in float32, for each channel."""
     mean, factor, bias = (each[None, None, None] for each in (mean, factor, bias))
     return (x.astype(jnp.float32) - mean) * factor + bias
 
 
 @jax.custom_vjp
 def _normalize(x: Array, scale: Array, bias: Array) -> tuple[Array, Array, Array]:
-    """float32 result, mean and variance; only the result has a gradient.
+    """Normalise; return float32 result, mean and variance, of which only the result has a gradient.
 
-    It has to be taken inside the `shard_map` or `vmap` that names the axis.
+    It has to be called inside the `shard_map` or `vmap` that names the axis `DATA`.
     """
     return _forward(x, scale, bias)[0]
 
@@ -81,7 +81,7 @@ def _forward(
 def _backward(
     residuals: tuple[Array, Array, Array, Array], gradients: tuple[Array, Array, Array]
 ) -> tuple[Array, Array, Array]:
-    """With z the normalised x and g the gradient: dx = s / sqrt(var) (g - mean g - z mean g z)."""
+    """Compute dx = s / sqrt(var) (g - mean g - z mean g z), for normalised z and gradient g."""
     x, mean, inverse, scale = residuals
     gradient = gradients[0]
     normalized = _affine(x, mean, inverse, jnp.zeros_like(mean))
@@ -96,7 +96,7 @@ _normalize.defvjp(_forward, _backward)
 
 
 def _sums(x: Array) -> Array:
-    """Sum over all but the channels."""
+    """Sum over all axes except the channels."""
     if jax.default_backend() != "cpu":
         return x.sum((0, 1, 2))
     channels = x.shape[-1]
@@ -107,5 +107,5 @@ def _sums(x: Array) -> Array:
 
 
 def _means(first: Array, second: Array, x: Array) -> Array:
-    """Both sums [2, C] over the number of elements, of all devices."""
+    """Divide both sums, [2, C], by the number of elements on all devices."""
     return lax.pmean(jnp.stack([first, second]), DATA) / (x.size // x.shape[-1])

@@ -1,7 +1,7 @@
-"""ResNet-18 as it is used for small images: the usual yardstick of trainings on CIFAR-10.
+"""ResNet-18 for small images, the usual baseline on CIFAR-10.
 
-Source: K. He et al., Deep Residual Learning for Image Recognition, arXiv 1512.03385, with a first
-layer of 3x3 and stride 1, and no pooling before the blocks.
+Source: K. He et al., Deep Residual Learning for Image Recognition, arXiv 1512.03385, with a 3x3
+first layer of stride 1, and no pooling before the blocks.
 """
 
 from functools import partial
@@ -18,7 +18,7 @@ BLOCKS = 2  # in each group
 
 
 class ResNet(nn.Module):
-    """Logits of images.
+    """ResNet-18, from images to logits.
 
     Attributes:
         widths: channels of each group of blocks.

@@ -1,4 +1,4 @@
-"""What a classifier's logits are worth: accuracy, likelihood and calibration."""
+"""Evaluation of a classifier's logits: accuracy, likelihood and calibration."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,22 +28,22 @@ from xentjax import (
 def predict_all(
     predict: Callable[[np.ndarray], Array], images: np.ndarray, which: ViewsName
 ) -> np.ndarray:
-    """Logits [N, K] of images, at least one, averaged over views of them.
+    """Predict logits [N, K] of images, averaged over their test-time views.
 
-    All is predicted in batches of one size, so that one program serves.
+    All batches have the same size, so that one compiled program is enough.
 
     Args:
-        predict: logits [B, K] of images [B, H, W, C].
-        images: uint8 [N, H, W, C].
-        which: of `augment.views`.
+        predict: computes logits [B, K] of images [B, H, W, C].
+        images: uint8 [N, H, W, C], at least one.
+        which: the views, see `augment.views`.
     """
     weighted = [
-        np.float32(weight) * _of_view(predict, view) for weight, view in views(images, which)
+        np.float32(weight) * _predict_view(predict, view) for weight, view in views(images, which)
     ]
     return np.sum(weighted, axis=0)
 
 
-def _of_view(predict: Callable[[np.ndarray], Array], images: np.ndarray) -> np.ndarray:
+def _predict_view(predict: Callable[[np.ndarray], Array], images: np.ndarray) -> np.ndarray:
     size = min(current_backend().test_batch, len(images))
     padding = -len(images) % size
     padded = np.concatenate([images, images[:padding]])
@@ -54,20 +54,20 @@ def _of_view(predict: Callable[[np.ndarray], Array], images: np.ndarray) -> np.n
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Predictions of a test set, judged. The likelihood is that of the labels, without smoothing.
+    """The evaluation of predictions on a test set. The likelihood is that of the unsmoothed labels.
 
     Attributes:
         logits: float32 [N, K].
         labels: int32 [N].
-        accuracy: the fraction classified correctly.
-        accuracy_interval: Wilson's 95 % interval of the accuracy on images like these.
+        accuracy: fraction classified correctly.
+        accuracy_interval: Wilson's 95 % interval of the accuracy on such images.
         nll: mean of -log softmax(logits)[label] in nats.
-        brier: mean squared distance of the probabilities from the label's, in [0, 2].
-        calibration_error: mean distance of confidence and accuracy, in 15 bins of equal width.
+        brier: mean squared distance of the probabilities from the one-hot label, in [0, 2].
+        calibration_error: mean distance between confidence and accuracy, in 15 bins of equal width.
         max_calibration_error: the largest of these distances.
-        classwise_calibration_error: the same for the probability of every class, its mean.
+        classwise_calibration_error: the same for the probability of each class, averaged.
         reliability: the bins.
-        selection: risk and coverage, if the least confident predictions are withheld.
+        selection: risk and coverage if the least confident predictions are withheld.
     """
 
     logits: np.ndarray
@@ -84,7 +84,7 @@ class Evaluation:
 
     @property
     def predicted(self) -> np.ndarray:
-        """The classes of largest probability, int [N]."""
+        """The most probable classes, int [N]."""
         return self.logits.argmax(axis=-1)
 
     @property
@@ -93,7 +93,7 @@ class Evaluation:
         return np.asarray(softmax(self.logits))
 
     def figures(self) -> dict[str, float]:
-        """The numbers, by name."""
+        """Return the numbers by name."""
         return {
             "accuracy": self.accuracy,
             "nll": self.nll,
@@ -106,12 +106,12 @@ class Evaluation:
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The fraction of logits [N, K] that are largest at the label."""
+    """Compute the fraction of logits [N, K] that are largest at the label."""
     return float((logits.argmax(axis=-1) == labels).mean())
 
 
 def evaluate(logits: np.ndarray, labels: np.ndarray) -> Evaluation:
-    """Judge logits [N, K] by labels [N]."""
+    """Evaluate logits [N, K] against labels [N]."""
     probs = softmax(logits)
     correct = logits.argmax(axis=-1) == labels
     counts = jnp.array([correct.sum(), (~correct).sum()])
@@ -133,19 +133,19 @@ def evaluate(logits: np.ndarray, labels: np.ndarray) -> Evaluation:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run ends with.
+    """The result of a run.
 
     Attributes:
         state: the trained state.
         test: predictions of the test images, averaged over the settings' views.
-        test_plain: predictions of the test images as they are.
+        test_plain: predictions of the original test images.
         temperature: fitted to the held-out images, with the same views; None if there are none, or
-            none of them is wrong.
+            all of them are classified correctly.
         calibrated: `test` with its logits divided by the temperature; None without one.
-        train_seconds: time in training steps; None after a resume, which knows but a part of it.
+        train_seconds: time in training steps; None after a resume, when it is not all known.
         compile_seconds: time to compile training and prediction.
         test_seconds: time to predict images, after each epoch and at the end.
-        images_per_second: in training steps; after a resume, in the steps since.
+        images_per_second: in training steps; after a resume, in those since then.
     """
 
     state: TrainState

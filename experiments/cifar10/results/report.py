@@ -21,9 +21,9 @@ LOSSES: Mapping[LossName, str] = {
     "poly": "poly loss (nats)",
     "brier": "Brier score",
 }
-CURVES = {"epoch", "loss", "accuracy", "test_accuracy"}  # of a line of metrics.jsonl
+CURVES = {"epoch", "loss", "accuracy", "test_accuracy"}  # entries of a line of metrics.jsonl
 MISTAKES = (4, 6)  # rows and columns of misclassified images
-_DRAWING = threading.Lock()  # seeds are trained side by side, and matplotlib is of one thread
+_DRAWING = threading.Lock()  # seeds may be trained in parallel, and matplotlib is not thread-safe
 
 
 def save(
@@ -31,9 +31,9 @@ def save(
     config: Config,
     dataset: Dataset,
     result: Result,
-    doing: Callable[[str], None] = lambda what: None,
+    doing: Callable[[str], None] = lambda activity: None,
 ) -> None:
-    """Write summary.json and the figures; `doing` is told which."""
+    """Write summary.json and the figures; `doing` is called with the current activity."""
     if is_writer():
         with _DRAWING:
             _draw(folder, config, dataset, result, doing)
@@ -47,20 +47,20 @@ def _draw(
     result: Result,
     doing: Callable[[str], None],
 ) -> None:
-    judged = {"test": result.test}
+    evaluations = {"test": result.test}
     if result.calibrated is not None:
-        judged[f"at temperature {result.temperature:.2f}"] = result.calibrated
-    # a run that was killed before it saved an epoch has it twice
+        evaluations[f"at temperature {result.temperature:.2f}"] = result.calibrated
+    # an epoch is logged twice if a run was killed before saving it
     epochs = {entry["epoch"]: entry for entry in folder.metrics() if entry.keys() >= CURVES}
     figures: dict[str, Callable[[], Figure]] = {
         "confusion": lambda: draw_confusion(result.test, dataset.class_names),
-        "reliability": lambda: draw_reliability(judged),
-        "risk_coverage": lambda: draw_risk_coverage(judged),
+        "reliability": lambda: draw_reliability(evaluations),
+        "risk_coverage": lambda: draw_risk_coverage(evaluations),
         "misclassified": lambda: draw_mistakes(
             result.test, dataset.test_images, dataset.class_names
         ),
     }
-    if epochs:  # not where metrics.jsonl was lost
+    if epochs:  # unless metrics.jsonl was lost
         figures["curves"] = lambda: draw_curves(list(epochs.values()), config, result)
     for number, (name, draw) in enumerate(figures.items(), start=1):
         doing(f"drawing {number} of {len(figures)}")
@@ -68,10 +68,10 @@ def _draw(
 
 
 def summary(config: Config, dataset: Dataset, result: Result) -> dict[str, Any]:
-    """The numbers a run ends with."""
-    judged = {"test": result.test, "test_plain": result.test_plain}
+    """Collect the final numbers of a run."""
+    evaluations = {"test": result.test, "test_plain": result.test_plain}
     if result.calibrated is not None:
-        judged["test_calibrated"] = result.calibrated
+        evaluations["test_calibrated"] = result.calibrated
     return {
         "dataset": dataset.name,
         "data_source": dataset.source,
@@ -83,7 +83,7 @@ def summary(config: Config, dataset: Dataset, result: Result) -> dict[str, Any]:
         "test_accuracy_interval": result.test.accuracy_interval,
         **{
             f"{name}_{figure}": value
-            for name, evaluation in judged.items()
+            for name, evaluation in evaluations.items()
             for figure, value in evaluation.figures().items()
         },
         "train_seconds": result.train_seconds,
@@ -94,7 +94,7 @@ def summary(config: Config, dataset: Dataset, result: Result) -> dict[str, Any]:
 
 
 def draw_curves(epochs: list[dict[str, Any]], config: Config, result: Result) -> Figure:
-    """Loss and accuracy by epoch."""
+    """Plot loss and accuracy by epoch."""
     figure, ((left, right),) = subplots(1, 2, height=3.6)
     numbers = [entry["epoch"] for entry in epochs]
 
@@ -126,13 +126,13 @@ def draw_curves(epochs: list[dict[str, Any]], config: Config, result: Result) ->
 
 
 def draw_confusion(test: Evaluation, class_names: tuple[str, ...]) -> Figure:
-    """How the images of each class (rows) were classified (columns), in percent of the class."""
+    """Plot how images of each class (rows) are classified (columns), in percent of the class."""
     num_classes = len(class_names)
     counts = np.zeros((num_classes, num_classes))
     np.add.at(counts, (test.labels, test.predicted), 1)
     shares = 100 * counts / counts.sum(axis=1, keepdims=True).clip(1)
     figure, ((ax,),) = subplots(height=6.6, grid=False)
-    # colours end at 20 % so that the mistakes differ from each other, not only from the diagonal
+    # colours end at 20 %, so that mistakes differ from each other and not only from the diagonal
     ax.imshow(shares, cmap="Blues", vmin=0, vmax=20)
     for row, column in np.ndindex(shares.shape):
         share = shares[row, column]
@@ -147,22 +147,22 @@ def draw_confusion(test: Evaluation, class_names: tuple[str, ...]) -> Figure:
     return figure
 
 
-def draw_reliability(judged: Mapping[str, Evaluation]) -> Figure:
-    """Accuracy against confidence, and how often each confidence occurs, side by side."""
+def draw_reliability(evaluations: Mapping[str, Evaluation]) -> Figure:
+    """Plot accuracy against confidence, with a histogram of the confidence, side by side."""
     figure, axes = subplots(
         2,
-        len(judged),
+        len(evaluations),
         height=5.2,
         sharex=True,
         sharey="row",
         gridspec_kw={"height_ratios": (3, 1)},
     )
-    for (name, test), upper, lower in zip(judged.items(), axes[0], axes[1], strict=True):
+    for (name, test), upper, lower in zip(evaluations.items(), axes[0], axes[1], strict=True):
         edges, counts = np.asarray(test.reliability.edges), np.asarray(test.reliability.counts)
-        held, centres, width = counts > 0, (edges[1:] + edges[:-1]) / 2, np.diff(edges)
-        accuracy = np.asarray(test.reliability.accuracy)[held]
+        filled, centres, width = counts > 0, (edges[1:] + edges[:-1]) / 2, np.diff(edges)
+        accuracy = np.asarray(test.reliability.accuracy)[filled]
         upper.bar(
-            centres[held],
+            centres[filled],
             accuracy,
             width=width[held],
             color=PALETTE[0],
@@ -171,7 +171,7 @@ def draw_reliability(judged: Mapping[str, Evaluation]) -> Figure:
             label="accuracy",
         )
         upper.plot(
-            np.asarray(test.reliability.confidence)[held],
+            np.asarray(test.reliability.confidence)[filled],
             accuracy,
             "o",
             color=PALETTE[1],
@@ -188,7 +188,7 @@ def draw_reliability(judged: Mapping[str, Evaluation]) -> Figure:
         )
         lower.bar(centres, counts / counts.sum(), width=width, color=GREY)
         lower.axvline(mean_confidence, color=PALETTE[1], label="mean confidence")
-        lower.axvline(test.accuracy, color=PALETTE[0], linestyle="--", label="accuracy of all")
+        lower.axvline(test.accuracy, color=PALETTE[0], linestyle="--", label="overall accuracy")
         lower.set_xlim(0, 1)
         lower.set_xlabel("confidence: the largest probability")
         lower.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -200,17 +200,17 @@ def draw_reliability(judged: Mapping[str, Evaluation]) -> Figure:
     return figure
 
 
-def draw_risk_coverage(judged: Mapping[str, Evaluation]) -> Figure:
-    """The error among the most confident predictions, for every share of them that is kept."""
+def draw_risk_coverage(evaluations: Mapping[str, Evaluation]) -> Figure:
+    """Plot the error among the most confident predictions, for every share that is kept."""
     figure, ((ax,),) = subplots(height=4.0)
-    for (name, test), color in zip(judged.items(), PALETTE, strict=False):
+    for (name, test), color in zip(evaluations.items(), PALETTE, strict=False):
         coverage, risk = np.asarray(test.selection.coverage), np.asarray(test.selection.risk)
         label = f"{name}: area {100 * float(test.selection.aurc):.3g}%"
         ax.plot(coverage, risk, color=color, label=label, linewidth=1.5)
     ax.set_xlim(0, 1)
     ax.set_ylim(bottom=0)
-    ax.set_xlabel("coverage: share of images that are classified, the most confident first")
-    ax.set_ylabel("risk: share of these that is wrong")
+    ax.set_xlabel("coverage: share of images that are classified, most confident first")
+    ax.set_ylabel("risk: share of these that are wrong")
     ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     ax.set_title("Selective classification")
@@ -219,7 +219,7 @@ def draw_risk_coverage(judged: Mapping[str, Evaluation]) -> Figure:
 
 
 def draw_mistakes(test: Evaluation, images: np.ndarray, class_names: tuple[str, ...]) -> Figure:
-    """The mistakes the network was most confident of."""
+    """Show the misclassified images with the highest confidence."""
     confidence = test.probabilities.max(axis=-1)
     wrong = np.flatnonzero(test.predicted != test.labels)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
@@ -233,5 +233,5 @@ def draw_mistakes(test: Evaluation, images: np.ndarray, class_names: tuple[str, 
         predicted = class_names[test.predicted[index]]
         truth = class_names[test.labels[index]]
         ax.set_title(f"{predicted} {confidence[index]:.0%}\nis {truth}", size=8.5)
-    figure.suptitle(f"{len(wrong)} of {len(test.labels)} misclassified; the most confident first")
+    figure.suptitle(f"{len(wrong)} of {len(test.labels)} misclassified, most confident first")
     return figure

@@ -1,4 +1,4 @@
-"""Checkpoints of the whole training state, so that a resumed run ends as an uninterrupted one."""
+"""Checkpoints of the whole training state: a resumed run ends like an uninterrupted one."""
 
 import gc
 import hashlib
@@ -23,21 +23,21 @@ from experiments.common.run_folder import replace_file
 
 FOLDER = "checkpoint"
 _QUIET = threading.Lock()  # seeds are trained side by side
-DIGEST = "checkpoint.sha256"  # beside the folder, whose contents are orbax's
+DIGEST = "checkpoint.sha256"  # next to the folder, whose contents are orbax's
 
 
 class CheckpointError(UserError):
-    """A run that cannot be resumed; its text is one line that says why."""
+    """A run that cannot be resumed; the message is one line with the reason."""
 
 
 def save(run: Path, state: TrainState) -> None:
-    """Save the state in the run's folder and drop the checkpoint before it.
+    """Save the state in the run's folder and remove the previous checkpoint.
 
-    Orbax writes to a temporary folder and renames it, and the earlier checkpoint goes only then.
+    Orbax writes to a temporary folder and renames it; only then is the previous checkpoint removed.
 
     Raises:
-        CheckpointError: it cannot be written.
-        RunError: its digest cannot.
+        CheckpointError: the state cannot be written.
+        RunError: its digest cannot be written.
     """
     step = int(state.step)
     try:
@@ -55,7 +55,7 @@ def save(run: Path, state: TrainState) -> None:
 
 
 def latest_step(run: Path) -> int | None:
-    """The step of the latest state saved in the run's folder, or None.
+    """Return the step of the latest state saved in the run's folder, or None.
 
     Raises:
         CheckpointError: the folder cannot be read.
@@ -67,14 +67,14 @@ def latest_step(run: Path) -> int | None:
 
 
 def restore(run: Path, like: TrainState) -> TrainState:
-    """The latest state saved in the run's folder.
+    """Restore the latest state saved in the run's folder.
 
     Args:
         run: the run's folder.
         like: a state of the same shapes.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or it is of another network.
+        CheckpointError: there is none, it is damaged, or from another network.
     """
     step = latest_step(run)
     if step is None:
@@ -94,15 +94,16 @@ def _reading(run: Path) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
-    except Exception as error:  # orbax has no type of its own for what it cannot read
+    except Exception as error:  # orbax has no exception type for unreadable files
         raise CheckpointError(f"{run / FOLDER}: cannot be read: {_reason(error)}") from error
 
 
 @dataclass(frozen=True)
 class _WithoutLateWrites:
-    """A `sys.unraisablehook` that prints nothing of writes that fail after a failed save.
+    """A `sys.unraisablehook` that ignores writes that fail after a failed save.
 
-    TensorStore's own threads raise it, at any later time; all else goes to the earlier hook.
+    TensorStore's own threads report them at any later time; everything else goes to the earlier
+    hook.
     """
 
     earlier: Callable[[Any], object]
@@ -115,10 +116,10 @@ class _WithoutLateWrites:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Let orbax's threads print nothing of what is raised here as well.
+    """Keep orbax's threads from printing errors that are also raised here.
 
-    Where one write fails, those beside it fail as well: in TensorStore's own threads, for which
-    sys.unraisablehook serves, and as tasks that asyncio finds unfinished when they are collected.
+    If one write fails, concurrent ones fail too: in TensorStore's own threads, which call
+    sys.unraisablehook, and as tasks that asyncio finds unfinished when they are collected.
     """
     with _QUIET:
         hook, disabled = sys.unraisablehook, logging.root.manager.disable
@@ -143,17 +144,17 @@ def _quiet() -> Iterator[None]:
 
 
 def _collect_tasks(error: BaseException) -> None:
-    """Free the unfinished tasks that the error's frames hold."""
+    """Free the unfinished tasks that the error's frames refer to."""
     reason: BaseException | None = error
     while reason is not None:
         traceback.clear_frames(reason.__traceback__)
         reason = reason.__context__
-    with warnings.catch_warnings(action="ignore"):  # of coroutines that were never awaited
+    with warnings.catch_warnings(action="ignore"):  # about coroutines that were never awaited
         gc.collect()
 
 
 def _digest(run: Path, step: int) -> str:
-    """SHA-256 of all files of the step: orbax notices some damage only, and in many lines."""
+    """Hash all files of the step: orbax detects only some damage, and reports it in many lines."""
     digest = hashlib.sha256()
     folder = run / FOLDER / str(step)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -163,7 +164,7 @@ def _digest(run: Path, step: int) -> str:
 
 
 def _read_digest(run: Path, step: int) -> str | None:
-    """What the step's files were when they were saved; None if the process was killed before."""
+    """Read the digest of the step's files; None if the process was killed before saving it."""
     try:
         of_step, digest = (run / DIGEST).read_text(encoding="utf-8").split()
     except (OSError, ValueError):
@@ -175,13 +176,13 @@ def _manager(run: Path, *, create: bool) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(
         max_to_keep=1,
         create=create,
-        cleanup_tmp_directories=create,  # of a process that was killed
-        enable_async_checkpointing=False,  # whose failures leave threads that wait for minutes
+        cleanup_tmp_directories=create,  # left by a killed process
+        enable_async_checkpointing=False,  # its failures leave threads that wait for minutes
     )
     return ocp.CheckpointManager((run / FOLDER).resolve(), options=options)
 
 
 def _reason(error: Exception) -> str:
-    """The error's first line, without the path that an OSError repeats."""
+    """Return the first line of an error, without the path that an OSError repeats."""
     reason = getattr(error, "strerror", None) or str(error).strip() or repr(error)
     return reason.splitlines()[0]

@@ -10,10 +10,10 @@ import numpy as np
 
 
 class CompiledFunction:
-    """A jitted function, compiled once for each set of static keywords and of shapes.
+    """A jitted function, compiled once for each combination of shapes and static keywords.
 
     Attributes:
-        compile_seconds: time spent in tracing and compiling so far.
+        compile_seconds: time spent tracing and compiling so far.
         run_seconds: time spent in the compiled programs so far.
 
     Args:

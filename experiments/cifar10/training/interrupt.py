@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP as a wish to stop, which the training grants between two steps."""
+"""A graceful stop on Ctrl-C, SIGTERM and SIGHUP, honoured between two steps."""
 
 import os
 import shlex
@@ -14,24 +14,23 @@ from experiments.common.command import printable
 from experiments.common.hosts import on_any_host
 
 STDOUT, STDERR = 1, 2
-# SIGHUP, which Windows lacks: the terminal is gone
+# SIGHUP, which Windows lacks: the terminal was closed
 SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
 NOTED = (
-    b"stopping after the steps in progress, unless the training ends with them; "
-    b"once more interrupts them\n"
+    b"stopping after the current steps, unless they are the last; a second signal interrupts them\n"
 )
 
 
 class TrainingStopped(Exception):
-    """Training was asked to stop; its state is saved."""
+    """The run was asked to stop; its state is saved."""
 
 
 @contextmanager
 def resumable(program: str, folder: Path, data_dir: Path | None) -> Iterator[Callable[[], bool]]:
-    """What trainings ask between calls of the step: whether they should stop, on any host.
+    """Yield a function that tells a run, between calls of the step, whether to stop on any host.
 
-    Where one stops, the command ends with one line, the command that goes on from the folder, and
-    the shell's code for the signal.
+    If it stops, the command ends with one line that has the command to resume it, and with the
+    shell's exit code for the signal.
     """
     with StopRequest() as stop:
         try:
@@ -40,15 +39,15 @@ def resumable(program: str, folder: Path, data_dir: Path | None) -> Iterator[Cal
             options = ["--resume", str(folder)]
             if data_dir is not None:
                 options += ["--data-dir", str(data_dir)]
-            go_on = f"{program} {shlex.join(options)}"
-            print(printable(f"{stopped}; go on with: {go_on}"), file=sys.stderr)
+            command = f"{program} {shlex.join(options)}"
+            print(printable(f"{stopped}; resume with: {command}"), file=sys.stderr)
             raise SystemExit(stop.exit_code) from None
 
 
 class StopRequest:
-    """Within the context a first signal is noted; a second one acts as usual.
+    """A context in which a first signal is recorded; a second one has its usual effect.
 
-    One that the process was told to ignore, as nohup does, stays ignored.
+    Signals that the process was told to ignore, as nohup does, stay ignored.
     """
 
     def __init__(self) -> None:
@@ -56,8 +55,8 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-        self._previous = {number: signal.signal(number, self._note) for number in heeded}
+        handled = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        self._previous = {number: signal.signal(number, self._note) for number in handled}
         return self
 
     def __exit__(
@@ -69,14 +68,14 @@ class StopRequest:
         self._restore()
 
     def requested(self) -> bool:
-        """Whether a signal came."""
+        """Whether a signal was received."""
         return self.signal is not None
 
     @property
     def exit_code(self) -> int:
-        """What a shell reports of a process that ended by the signal: 130, 143 or 129.
+        """The shell's exit code for the signal: 130, 143 or 129.
 
-        A host that stops because another one got a signal says 143.
+        For a host that stops because another one received a signal it is 143.
         """
         return 128 + (self.signal or signal.SIGTERM)
 
@@ -85,7 +84,7 @@ class StopRequest:
         self._restore()
         try:
             os.write(STDERR, NOTED)  # not print, which the signal may have interrupted
-        except OSError:  # there is no terminal any more, so nothing can be said on it
+        except OSError:  # the terminal is gone, so nothing can be printed on it
             nowhere = os.open(os.devnull, os.O_WRONLY)
             with suppress(OSError):
                 if os.path.samestat(os.fstat(STDOUT), os.fstat(STDERR)):

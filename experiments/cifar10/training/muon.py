@@ -1,7 +1,7 @@
-"""Muon: momentum whose matrices are made nearly orthogonal before they are applied.
+"""Muon: momentum whose matrices are nearly orthogonalised before they are applied.
 
-Source: K. Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024, in the form
-of airbench94_muon.
+Source: K. Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024, as in
+airbench94_muon.
 """
 
 from typing import Any, NamedTuple
@@ -11,31 +11,31 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-# of the quintic a x + b x^3 + c x^5, which takes singular values in (0, 1] to about 1 fast
+# a x + b x^3 + c x^5, which quickly takes singular values in (0, 1] to about 1
 QUINTIC = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 3
 
 
 class MuonState(NamedTuple):
-    """Steps taken, and the momentum of each kernel."""
+    """The number of steps taken, and the momentum of each kernel."""
 
     step: Array
     momentum: Any
 
 
 def muon(rate: optax.Schedule, momentum: float) -> optax.GradientTransformation:
-    """For kernels [H, W, C, D], as matrices [D, H W C] with a row for each output channel.
+    """Make Muon for kernels [H, W, C, D], as matrices [D, H W C] with a row per output channel.
 
         m <- momentum m + g,   p <- p sqrt(D) / |p| - rate orthogonal(g + momentum m)
 
-    Each kernel is brought back to a norm of 1 per output channel, which stands for weight decay.
+    Each kernel is rescaled to a norm of 1 per output channel, instead of weight decay.
     """
 
     def init(params: Any) -> MuonState:
         return MuonState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
 
     def update(updates: Any, state: Any, params: Any | None = None) -> tuple[Any, MuonState]:
-        assert params is not None, "kernels are rescaled, so they are needed"
+        assert params is not None, "expected the kernels, which are rescaled"
         buffers = jax.tree.map(lambda m, g: momentum * m + g, state.momentum, updates)
         current = rate(state.step)
 
@@ -51,15 +51,15 @@ def muon(rate: optax.Schedule, momentum: float) -> optax.GradientTransformation:
 
 
 def orthogonal(x: Array) -> Array:
-    """The matrix U V^T, nearly, of x = U S V^T: by Newton and Schulz's iteration, no SVD.
+    """Approximate U V^T of x = U S V^T by the Newton-Schulz iteration, without an SVD.
 
         x <- a x + (b x x^T + c (x x^T)^2) x
 
-    Three iterations bring singular values of at least |x| / 50, |x| being Frobenius' norm, to
-    between 0.68 and 1.21, which serves as well. Smaller ones, which square and ill-conditioned
-    matrices have, become at most a^3 / |x| = 41 / |x| times as large.
+    Three iterations bring singular values of at least |x| / 50, for the Frobenius norm |x|, to
+    between 0.68 and 1.21, which is close enough. Smaller ones, as in square and ill-conditioned
+    matrices, become at most a^3 / |x| = 41 / |x| times as large.
     """
-    if x.shape[0] > x.shape[1]:  # the smaller of the two products
+    if x.shape[0] > x.shape[1]:  # to compute the smaller of the two products
         return orthogonal(x.T).T
     a, b, c = QUINTIC
     x = x / (jnp.linalg.norm(x) + 1e-7)

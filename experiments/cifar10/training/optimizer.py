@@ -1,4 +1,4 @@
-"""Stochastic gradient descent in airbench's units, with a rate for each kind of parameter."""
+"""Stochastic gradient descent in airbench's units, with a learning rate per kind of parameter."""
 
 from typing import Any
 
@@ -12,30 +12,35 @@ from experiments.cifar10.config import Config
 from experiments.cifar10.training.muon import muon
 from experiments.cifar10.training.steps import StepCount
 
-WARMUP_START = 0.2  # of the peak
+WARMUP_START = 0.2  # relative to the peak
 LOOKAHEAD_PERIOD = 5  # steps
 LOOKAHEAD_DECAY = 0.95**LOOKAHEAD_PERIOD
 
 
 def schedule(step: ArrayLike, *, total_steps: int, warmup: float, final: float) -> Array:
-    """The learning rate relative to its peak: up from 0.2 to 1, then down to `final`, linearly."""
+    """Return the learning rate relative to its peak: linearly from 0.2 to 1, then to `final`."""
     peak = int(warmup * total_steps)
     times = jnp.asarray([0, peak, total_steps], jnp.float32)
     values = jnp.asarray([WARMUP_START, 1.0, final], jnp.float32)
     return jnp.interp(jnp.asarray(step, jnp.float32), times, values)
 
 
-def make_optimizer(config: Config, steps: StepCount) -> optax.GradientTransformation:
-    """Nesterov's momentum in PyTorch's form, for gradients of the loss summed over the batch.
+def make_optimizer(config: Config, count: StepCount) -> optax.GradientTransformation:
+    """Make Nesterov momentum in PyTorch's form, for gradients of the loss summed over the batch.
 
         g <- g + (decay / rate) p,   m <- momentum m + g,   p <- p - rate (g + momentum m)
 
-    Three kinds of parameters: biases of batch normalisation have a `norm_bias_scale` times larger
-    rate, the whitening's bias one that falls to 0 within `whiten_bias_epochs`, and everything else
-    has the plain one. The decay is the same for all, so it is divided by each rate. With Muon the
-    convolutions' kernels are a fourth kind, and all biases have the larger rate.
+    There are three kinds of parameters: biases of batch normalisation have a rate that is
+    `norm_bias_scale` times larger, the rate of the whitening's bias falls to 0 within
+    `whiten_bias_epochs`, and all others have the plain rate. The decay is the same for all, so it
+    is divided by each rate. With Muon the convolution kernels are a fourth kind, and all biases
+    have the larger rate.
+
+    Args:
+        config: the settings, of which those of the optimizer and the batch size are read.
+        count: the steps of the run.
     """
-    # a momentum m multiplies the steady step by 1 / (1 - m), and Nesterov adds one more
+    # a momentum m multiplies a constant step by 1 / (1 - m), and Nesterov adds one more
     per_image = 1 / (1024 * (1 + 1 / (1 - config.momentum)))
     rate = config.learning_rate * per_image
     bias_rate = rate * config.norm_bias_scale
@@ -44,12 +49,12 @@ def make_optimizer(config: Config, steps: StepCount) -> optax.GradientTransforma
 
     def falling(step: ArrayLike) -> Array:
         return schedule(
-            step, total_steps=steps.total, warmup=config.warmup, final=config.final_rate
+            step, total_steps=count.total, warmup=config.warmup, final=config.final_rate
         )
 
     def until_frozen(step: ArrayLike) -> Array:
-        left = 1 - jnp.asarray(step, jnp.float32) / max(steps.whitening, 1)
-        return jnp.where(steps.whitening > 0, jnp.maximum(left, 0.0), 0.0)
+        left = 1 - jnp.asarray(step, jnp.float32) / max(count.whitening, 1)
+        return jnp.where(count.whitening > 0, jnp.maximum(left, 0.0), 0.0)
 
     def descent(rate: float, factor: optax.Schedule) -> optax.GradientTransformation:
         return optax.chain(
@@ -72,7 +77,7 @@ def make_optimizer(config: Config, steps: StepCount) -> optax.GradientTransforma
 
 
 def kinds(params: Any) -> Any:
-    """The kind of each parameter, as a tree like `params`."""
+    """Label each parameter with its kind, in a tree like `params`."""
 
     def kind(path: tuple[Any, ...], parameter: Array) -> str:
         names = [entry.key for entry in path]
@@ -87,15 +92,15 @@ def kinds(params: Any) -> Any:
 
 
 def lookahead(slow: Any, fast: Any, step: Array, total_steps: int) -> tuple[Any, Any]:
-    """The slow average and what training goes on from, after `step` steps.
+    """Return the slow average and the parameters to continue with, after `step` steps.
 
     Every 5 steps, slow <- d slow + (1 - d) fast and fast <- slow, with d = 0.95^5 (step / total)^3.
-    The training ends at the slow average.
+    The last step also sets fast <- slow.
 
-    Source: M. R. Zhang et al., Lookahead Optimizer, arXiv 1907.08610, in airbench's form.
+    Source: M. R. Zhang et al., Lookahead Optimizer, arXiv 1907.08610, as in airbench.
     """
     decay = LOOKAHEAD_DECAY * (step.astype(jnp.float32) / total_steps) ** 3
     due = step % LOOKAHEAD_PERIOD == 0
     slow = jax.tree.map(lambda s, f: jnp.where(due, decay * s + (1 - decay) * f, s), slow, fast)
-    onward = due | (step == total_steps)
-    return slow, jax.tree.map(lambda s, f: jnp.where(onward, s, f), slow, fast)
+    resets = due | (step == total_steps)
+    return slow, jax.tree.map(lambda s, f: jnp.where(resets, s, f), slow, fast)

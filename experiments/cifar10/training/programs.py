@@ -1,4 +1,4 @@
-"""The jitted functions of a run: how its state begins, how it changes, and how it predicts."""
+"""The jitted functions of a run: initial state, steps and predictions."""
 
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ WHITENING_IMAGES = 5000
 
 
 class TrainingPrograms:
-    """The functions of all runs whose settings differ in the seed only.
+    """The functions of a run, shared by all runs whose settings differ only in the seed.
 
     Attributes:
         count: the steps of a run.
@@ -94,7 +94,7 @@ class TrainingPrograms:
         return self._initial_state(np.uint32(seed), images[:WHITENING_IMAGES])
 
     def plan_epoch(self, seed: int, epoch: int) -> EpochPlan:
-        """Plan in which order, and which way round, an epoch visits the images."""
+        """Plan the order and the flips of the images of an epoch."""
         return self._plan_epoch(np.uint32(seed), np.int32(epoch))
 
     def replicate(self, array: np.ndarray) -> Array:
@@ -116,10 +116,10 @@ def initial_state(
     """Return the state before the first step.
 
     Args:
-        network: whose parameters are drawn.
-        optimizer: whose momenta begin at 0.
-        seed: of the run.
-        images: uint8 [N, H, W, C], whose patches the whitening makes uncorrelated.
+        network: the network whose parameters are drawn.
+        optimizer: the optimizer, whose momenta start at 0.
+        seed: seed of the run.
+        images: uint8 [N, H, W, C], whose patches the whitening decorrelates.
         lookahead: keep a slow average of the parameters.
     """
     normalized = normalize(images)
@@ -141,12 +141,12 @@ def initial_state(
 def predict(
     network: nn.Module, mesh: Mesh, state: TrainState, images: Array, *, side: int
 ) -> Array:
-    """Compute the logits [B, K] of images, split over the devices if their number allows.
+    """Compute the logits [B, K] of images, which are split over the devices if they divide them.
 
     Args:
-        network: that was trained.
+        network: the trained network.
         mesh: the devices.
-        state: of the training.
+        state: the state of the run.
         images: uint8 [B, H, W, C].
         side: in pixels; images are shrunk to it.
     """

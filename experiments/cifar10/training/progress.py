@@ -1,4 +1,4 @@
-"""What the user sees of a training while it runs."""
+"""The progress of a run, as the user sees it."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-NARROW = 66  # columns; with fewer, loss and accuracy would leave the bar no room
+NARROW = 66  # columns; with fewer there is no room for a bar beside loss and accuracy
 
 
 class TrainingProgress:
-    """A line that says what is being done and how long the rest takes, and one for each epoch.
+    """A line with the current activity and the remaining time, and a line for each epoch.
 
-    The time left is that of the work to come, at the rate of the work done so far, and of the
-    programs that are still to be compiled, at the mean time of those that were.
+    The remaining time is that of the remaining work, at the rate so far, and of the programs still
+    to be compiled, at the mean time of the compiled ones.
 
     Args:
         console: where to draw; None draws nothing.
@@ -28,7 +28,7 @@ class TrainingProgress:
         columns: list[str | ProgressColumn] = [
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=9 if width < NARROW else min(40, width - 59)),
-            _Left(self),
+            _TimeLeft(self),
         ]
         if width >= NARROW:
             columns.insert(2, TextColumn("{task.fields[status]}", markup=False))
@@ -58,20 +58,20 @@ class TrainingProgress:
         self._progress.stop()
 
     def plan(self, work: float, programs: int) -> None:
-        """Say what is to come: work, in a unit of one's own, and programs to compile."""
+        """Set the work to do, in any unit, and the number of programs to compile."""
         self._work, self._programs = work, programs
         self._last = time.monotonic()
         self._progress.update(self._task, total=work)
 
-    def doing(self, what: str) -> None:
-        """Say what is being done from now on."""
-        if what != self._progress.tasks[0].description:
+    def doing(self, activity: str) -> None:
+        """Name the current activity."""
+        if activity != self._progress.tasks[0].description:
             self._since = time.monotonic()
-            self._progress.update(self._task, description=what)
+            self._progress.update(self._task, description=activity)
 
     @contextmanager
     def compiling(self) -> Iterator[None]:
-        """Say that a program is compiled while the block runs."""
+        """Show that a program is being compiled while the block runs."""
         before = self._progress.tasks[0].description
         self._compiled += 1
         self.doing(f"compiling {self._compiled} of {max(self._programs, self._compiled)}")
@@ -83,7 +83,7 @@ class TrainingProgress:
         self.doing(before)
 
     def worked(self, work: float, metrics: Mapping[str, float] | None = None) -> None:
-        """A part of the work is done; the metrics are the epoch's so far."""
+        """Add finished work; the metrics are those of the epoch so far."""
         now = time.monotonic()
         self._working_seconds += now - self._last
         self._last = now
@@ -94,7 +94,7 @@ class TrainingProgress:
             self._progress.update(self._task, status=status.format(**metrics))
 
     def left(self) -> str:
-        """The time that is left; where nothing tells, how long this has taken so far."""
+        """Format the remaining time, or if it is unknown, the time of this activity so far."""
         now = time.monotonic()
         programs = max(0, self._programs - self._compiled)
         if self._done and (self._compiled or not programs):
@@ -105,7 +105,7 @@ class TrainingProgress:
         return f"for {_clock(now - self._since)}"
 
     def epoch_done(self, epoch: int, side: int, metrics: Mapping[str, float]) -> None:
-        """Leave a line about the epoch above the bar."""
+        """Print a line about the epoch above the bar."""
         if self._console is None:
             return
         line = (
@@ -115,15 +115,15 @@ class TrainingProgress:
         self._console.print(line.format(**metrics), highlight=False)
 
 
-class _Left(ProgressColumn):
-    """The time that is left."""
+class _TimeLeft(ProgressColumn):
+    """A column with the remaining time."""
 
     def __init__(self, progress: TrainingProgress) -> None:
         super().__init__()
-        self._of = progress
+        self._shown = progress
 
     def render(self, task: Task) -> Text:
-        return Text(self._of.left(), no_wrap=True)
+        return Text(self._shown.left(), no_wrap=True)
 
 
 def _clock(seconds: float) -> str:

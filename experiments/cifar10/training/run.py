@@ -1,4 +1,4 @@
-"""Training from the first step, or from a checkpoint, to the evaluation and its figures."""
+"""A run, from its first step or a checkpoint to the evaluation and its figures."""
 
 import warnings
 from collections.abc import Callable, Hashable, Sequence
@@ -27,14 +27,14 @@ from xentjax import fit_temperature
 
 
 class DivergenceError(UserError):
-    """The loss is no longer a number; the text names the step."""
+    """The loss became NaN or infinite; the message names the step."""
 
 
 def check(config: Config, dataset: Dataset) -> None:
-    """Find out, before a folder is made for the run, whether it can begin.
+    """Validate a run before its folder is made.
 
     Raises:
-        ConfigError: the settings do not suit the data set or the devices.
+        ConfigError: the settings do not fit the data set or the devices.
     """
     StepCount.of(config, _trained_images(config, dataset))
     data_mesh(config.batch_size, config.num_devices)
@@ -50,23 +50,23 @@ def run(
     console: Console | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Result:
-    """Train on the dataset, test, and write checkpoint, metrics, summary and figures to the folder.
+    """Train and test a network; write checkpoint, metrics, summary and figures to the folder.
 
     Args:
         config: the settings.
         dataset: the images.
-        folder: of this run.
-        resume: go on from the folder's checkpoint.
-        devices: that share each batch; by default as many of all as the settings say.
-        console: where to show the progress; None shows nothing.
-        should_stop: asked before every call of the step, which is one step on CPU and what is left
-            of an epoch elsewhere; True saves a checkpoint and stops.
+        folder: the folder of the run.
+        resume: continue from the folder's checkpoint.
+        devices: devices that share each batch; default: `config.num_devices` of the available ones.
+        console: shows the progress, if there is one.
+        should_stop: called before every call of the step, which takes one step on CPU and the rest
+            of the epoch elsewhere; True saves a checkpoint and stops.
 
     Raises:
-        ConfigError: the settings do not suit the data set or the devices.
+        ConfigError: the settings do not fit the data set or the devices.
         CheckpointError: there is nothing to resume, nothing left to do, or no room to save.
-        RunError: the folder cannot be written, or another process is at work on it.
-        TrainingStopped: `should_stop` said so.
+        RunError: the folder cannot be written, or another process uses it.
+        TrainingStopped: `should_stop` returned True.
         DivergenceError: the loss became NaN or infinite.
     """
     with folder.locked(), TrainingProgress(console) as progress:
@@ -89,18 +89,18 @@ def run(
 
 
 def _trained_images(config: Config, dataset: Dataset) -> int:
-    """How many of the training images are not held out."""
-    there = len(dataset.train_images)
-    if config.held_out >= there:
+    """Count the training images that are not held out."""
+    available = len(dataset.train_images)
+    if config.held_out >= available:
         raise ConfigError(
-            f"held_out: expected less than {there}, the number of training images, "
+            f"held_out: expected less than {available}, the number of training images, "
             f"got {config.held_out}"
         )
-    return there - config.held_out
+    return available - config.held_out
 
 
 def _area(side: int) -> float:
-    """Number of an image's pixels, relative to that of 32 x 32."""
+    """Return the number of pixels of an image, relative to 32 x 32."""
     return (side / 32) ** 2
 
 
@@ -110,12 +110,12 @@ def _number_of_views(which: ViewsName) -> int:
 
 @lru_cache(maxsize=16)
 def _programs(config: Config, mesh: Mesh, num_images: int, num_classes: int) -> TrainingPrograms:
-    """Make, and compile, the functions once for all seeds; the configuration's seed is 0."""
+    """Make and compile the functions once for all seeds; the seed of the settings is 0."""
     return TrainingPrograms(config, current_backend(), mesh, num_images, num_classes)
 
 
 class _Trainer:
-    """The state of a run and the programs that move it on."""
+    """The state of a run, and the programs that update it."""
 
     def __init__(
         self,
@@ -144,9 +144,10 @@ class _Trainer:
         self._test_set = dataset.test_images, dataset.test_labels
 
     def plan(self, first_step: int) -> None:
-        """Tell the progress what is to come after this step.
+        """Estimate the work and the compilations after this step, for the progress.
 
-        The unit of work is an image of 32 pixels that is classified; training on it is three.
+        The unit of work is the classification of an image of 32 x 32 pixels; training on it is
+        three units.
         """
         scans, size = current_backend().scans_epochs, current_backend().test_batch
         views, tested = _number_of_views(self.config.views), len(self._test_set[0])
@@ -166,11 +167,11 @@ class _Trainer:
         work += test(tested, side) * (1 if views == 1 else 1 + views)
         if held_out := self.config.held_out:
             work += test(held_out, side) * views
-        there = len(self._train_steps) + len(self._predict)  # compiled for an earlier seed
-        self._progress.plan(work, max(0, len(to_compile) - there))
+        compiled = len(self._train_steps) + len(self._predict)  # for an earlier seed
+        self._progress.plan(work, max(0, len(to_compile) - compiled))
 
     def train_epoch(self, epoch: int, should_stop: Callable[[], bool]) -> None:
-        """Take the epoch's steps, or those that are left of it; test, log and save."""
+        """Take the remaining steps of the epoch; test, log and save."""
         plan, train_step = (
             self._programs.plan_epoch(self.config.seed, epoch),
             self._programs.step(epoch),
@@ -179,7 +180,7 @@ class _Trainer:
         side = self.config.image_side(epoch)
         start, end = self.count.of_epoch(epoch)
         step = first_step = int(self.state.step)
-        if step == end:  # the last epoch, a part of one, that only its summary is missing of
+        if step == end:  # the last, partial epoch is trained; only its summary is missing
             return
         start_seconds = self._train_steps.run_seconds
         self._progress.doing(f"epoch {epoch + 1}/{self.count.epochs}")
@@ -222,9 +223,9 @@ class _Trainer:
         if self.config.held_out:
             held_out = self._logits(self._held_out_set[0], views)
             self._progress.doing("fitting T")
-            with warnings.catch_warnings(action="ignore"):  # the command says that there is none
+            with warnings.catch_warnings(action="ignore"):  # the command reports that there is none
                 fit = fit_temperature(held_out, self._held_out_set[1])
-            if fit.converged:  # not where all of them are right, whose best temperature is 0
+            if fit.converged:  # not if all of them are right, where the best temperature is 0
                 temperature = float(fit.temperature)
                 calibrated = evaluate(test.logits / np.float32(temperature), test.labels)
         seconds = self._train_steps.run_seconds
@@ -243,11 +244,11 @@ class _Trainer:
     def _test(self, views: ViewsName) -> Evaluation:
         images, labels = self._test_set
         logits = self._logits(images, views)
-        self._progress.doing("judging")
+        self._progress.doing("evaluating")
         return evaluate(logits, labels)
 
     def _logits(self, images: np.ndarray, views: ViewsName, side: int | None = None) -> np.ndarray:
-        """Return the logits of images shrunk to `side`; None is the last epoch's."""
+        """Compute the logits of images shrunk to `side`; None is the side of the last epoch."""
         side = side or self.config.image_side(self.count.epochs - 1)
         self._progress.doing("testing")
 
@@ -264,7 +265,7 @@ class _Trainer:
         index = int(np.flatnonzero(~np.isfinite(losses))[0])
         kept = checkpoint.latest_step(self.folder.path)
         saved = (
-            "no checkpoint is kept" if kept is None else f"the checkpoint of step {kept} is kept"
+            "there is no checkpoint" if kept is None else f"the checkpoint of step {kept} is kept"
         )
         raise DivergenceError(
             f"loss: expected a finite number, got {losses[index]} in step "

@@ -22,14 +22,14 @@ from experiments.cifar10.training.steps import StepCount
 
 @dataclass(frozen=True)
 class TrainStep:
-    """A step: take a batch, sum the gradients over the devices, update the state.
+    """A training step: take a batch, sum the gradients over the devices, update the state.
 
-    Steps that are equal share a compiled program.
+    Equal steps share a compiled program.
 
     Attributes:
         config: the settings, of which those of batches, loss and lookahead are read.
-        network: how logits are computed, and which parameters the gradient reaches.
-        optimizer: how parameters are updated.
+        network: computes the logits, and decides which parameters the gradient reaches.
+        optimizer: updates the parameters.
         count: the steps of the run.
         mesh: the devices among which a batch is split.
         image_side: in pixels; images are shrunk to it.
@@ -45,7 +45,7 @@ class TrainStep:
     def __call__(
         self, state: TrainState, images: Array, labels: Array, plan: EpochPlan
     ) -> tuple[TrainState, Array]:
-        """Update the state.
+        """Take the step.
 
         Args:
             state: before the step.

@@ -304,7 +304,7 @@ BAD = {
     "complex numbers": (lambda d: npy(d, np.array([1j])), None, "got dtype complex128"),
     "pickled objects": (lambda d: npy(d, np.array([None])), None, "allow_pickle=False"),
     "not utf-8": (lambda d: csv(d, b"x\n\xff\n"), "x", "invalid UTF8"),
-    "two arrays": (lambda d: two_arrays(d), None, "expected one array, got more bytes behind it"),
+    "two arrays": (lambda d: two_arrays(d), None, "expected one array, got more bytes after it"),
     "a name that is too long": (lambda d: d / f"{'x' * 300}.npy", None, "File name too long"),
     "npy that ends early": (
         lambda d: damaged_npy(d, b"(5,), }", b"(55,),}"),
@@ -369,7 +369,7 @@ def test_an_encoding_that_does_not_fit_is_one_clear_line(tmp_path, encoding, lin
         read_column(csv(tmp_path, "x\nä\n"), "x", 1000, encoding=encoding)
     assert str(caught.value).removeprefix(f"{tmp_path}/").startswith(line)
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="expected no --encoding, the file is no text"):
+    with pytest.raises(UserError, match="expected no --encoding for a binary file"):
         read_column(npy(tmp_path, [1]), None, 1000, encoding=encoding)
 
 

@@ -40,7 +40,7 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
 
 
 def results(runs_dir: Path) -> list[dict[str, Any]]:
-    """What each process ended with."""
+    """Read the results of each process."""
     files = sorted(runs_dir.glob("*.npz"))
     loaded = [dict(np.load(file)) for file in files]
     return [arrays | {"record": json.loads(str(arrays["record"]))} for arrays in loaded]
@@ -86,7 +86,7 @@ def test_the_first_process_alone_writes_the_run(runs_dir):
 
 @dataclass(frozen=True, eq=False)
 class OfHost:
-    """What a mesh is made of."""
+    """A device of a mesh."""
 
     process_index: int
 

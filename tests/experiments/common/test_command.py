@@ -1,4 +1,4 @@
-"""What commands print: nothing is cut, broken or refused, whatever terminal and paths are."""
+"""Output of commands: nothing is cut, broken or refused, whatever the terminal and the paths."""
 
 import importlib
 import io
@@ -82,9 +82,7 @@ def test_a_platform_that_is_not_there_is_one_line(tmp_path, platform):
         text=True,
     )
     (line,) = done.stderr.splitlines()
-    assert line.startswith(
-        f"error: JAX_PLATFORMS={platform}: expected a platform that is here, got"
-    )
+    assert line.startswith(f"error: JAX_PLATFORMS={platform}: expected an available platform, got")
     assert done.returncode == 2
 
 

@@ -47,7 +47,7 @@ def test_equal_values_are_known_exactly():
 
 
 def share_seen(draws: np.ndarray) -> float:
-    """Of rows, the share whose mean a t test at 5 % tells from 0."""
+    """Compute the share of rows whose mean a t test at 5 % distinguishes from 0."""
     t = draws.mean(1) / stats.sem(draws, axis=1)
     return float(np.mean(np.abs(t) > stats.t.ppf(0.975, draws.shape[1] - 1)))
 

@@ -176,7 +176,7 @@ def test_a_part_is_a_run_inside_a_run_and_opened_when_it_is_there(folder):
 
 def test_a_part_with_other_settings_is_one_clear_line(folder):
     folder.part("seed-1", "dice", Config(seed=1))
-    with pytest.raises(RunError, match=r"seed-1: expected a run with the settings asked for, got"):
+    with pytest.raises(RunError, match=r"seed-1: expected a run with the requested settings, got"):
         folder.part("seed-1", "dice", Config(seed=2))
 
 
@@ -308,7 +308,7 @@ def test_a_run_is_of_one_process_until_that_ends_however_it_does(folder):
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with (
-            pytest.raises(RunError, match="no other process at work on it, got process") as caught,
+            pytest.raises(RunError, match="no other process to use it, got process") as caught,
             folder.locked(),
         ):
             pass

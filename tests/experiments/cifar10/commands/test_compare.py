@@ -56,7 +56,7 @@ def test_settings_are_a_preset_and_what_changes_it():
         (["tiny", "huge " * 100], "settings: expected a folder or one of tiny, small, "),
         (["tiny", "huge"], "settings: expected a folder or one of tiny, small, "),
         (["tiny", "tiny --epochs 0"], "epochs: expected a positive number, got 0.0"),
-        (["tiny", "tiny '"], "settings: expected what a shell can read, got"),
+        (["tiny", "tiny '"], "settings: expected options as in a shell, got"),
         (["tiny", "small", "--seeds", "1"], "tiny: expected at least 2 seeds in common, got 1"),
         (["tiny", "small", "--seeds", "3:1"], "--seeds: expected FIRST"),
         (["tiny", "digits"], "settings: expected one dataset for all, got "),
@@ -142,7 +142,7 @@ def test_a_folder_that_is_no_finished_sweep_is_one_line(swept, tmp_path, capsys,
 def test_presets_are_compared_with_folders_and_nothing_is_trained_twice(
     swept, tmp_path, capsys, monkeypatch
 ):
-    # an option that changes nothing, so all three are the same trainings
+    # an option that changes nothing, so all three give the same runs
     settings = [str(swept), "tiny", "tiny --seed 0"]
     main([*settings, "--seeds", "0:2", "--runs-dir", str(tmp_path)])
     folder = only_run(tmp_path, "cifar10-compare")
@@ -165,7 +165,7 @@ def test_presets_are_compared_with_folders_and_nothing_is_trained_twice(
     assert read_summary(folder) == summary
     for beside in (["--seeds", "0:2"], ["tiny", "small"]):
         line = error_of(["--resume", str(folder), *beside], capsys)
-        assert "--resume: expected no settings and no --seeds beside it" in line
+        assert "--resume: expected no settings and no --seeds with it" in line
     assert f"{swept}: expected a run of cifar10-compare" in error_of(
         ["--resume", str(swept)], capsys
     )

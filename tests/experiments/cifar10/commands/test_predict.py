@@ -28,7 +28,7 @@ GREY = PIXELS[..., 0]
 
 
 def saved(image: Image.Image, path: Path, **options: Any) -> np.ndarray:
-    """What is read back of an image that was saved."""
+    """Read an image back after saving it."""
     image.save(path, **options)
     pixels = read_image(path)
     assert (pixels.shape, pixels.dtype) == ((32, 32, 3), np.uint8)
@@ -174,7 +174,7 @@ def test_a_camera_held_upright_is_believed(tmp_path, orientation, upright):
 
 @pytest.mark.parametrize("wide", [True, False], ids=["wide", "tall"])
 def test_the_square_in_the_middle_is_taken(tmp_path, wide):
-    """Of an image whose middle is PIXELS, each of them four times, between two black borders."""
+    """Make an image whose middle is PIXELS, each four times, between two black borders."""
     large = np.pad(PIXELS.repeat(2, 0).repeat(2, 1), ((0, 0), (20, 20), (0, 0)))
     if not wide:
         large = large.swapaxes(0, 1)
@@ -299,7 +299,9 @@ def test_the_command_says_which_classes_there_are(finished, files, tmp_path, cap
     (copy / "summary.json").write_text(json.dumps(summary))
     main([str(files[0]), "--run", str(copy)])
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"The network knows {len(CLASSES)} classes, and an image of anything else" in shown
+    assert (
+        f"The network knows {len(CLASSES)} classes, and assigns an image of anything else" in shown
+    )
     shown_names = ", ".join("\\x1b[31m" + name for name in CLASSES)
     assert f"one of them: {shown_names}." in shown
     assert "\x1b" not in shown

@@ -45,7 +45,7 @@ def test_seeds_are_a_range_or_a_list(text, seeds):
 )
 def test_other_texts_are_one_line(text):
     with pytest.raises(
-        UserError, match=r"^--seeds: expected FIRST:END or a list as 1,4,7, got .*$"
+        UserError, match=r"^--seeds: expected FIRST:END or a list such as 1,4,7, got .*$"
     ):
         parse_seeds(text)
 
@@ -169,9 +169,9 @@ def test_a_sweep_is_replayed_from_its_own_seeds_and_settings(sweep):
     assert (given.settings, seeds) == (CONFIG, SEEDS)
     given, seeds = parse([*replay, "--seeds", "0:2", "--epochs", "3"])
     assert (CONFIG.changes(given.settings), seeds) == (["epochs"], (0, 1))
-    with pytest.raises(UserError, match=r"^--replay: expected no --preset beside it, got tiny$"):
+    with pytest.raises(UserError, match=r"^--replay: expected no --preset with it, got tiny$"):
         parse([*replay, "--preset", "tiny"])
-    with pytest.raises(UserError, match=r"^--seed: expected --seeds for many trainings, got 7$"):
+    with pytest.raises(UserError, match=r"^--seed: expected --seeds for several runs, got 7$"):
         parse([*replay, "--seed", "7"])
 
 

@@ -173,7 +173,7 @@ def test_a_damaged_download_is_replaced(
     assert_is_small(load_cifar10())
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{damaged}/data_batch_3.bin: expected SHA-256 ")
-    assert line.endswith(f": downloading it anew to {cache}")
+    assert line.endswith(f": downloading it again to {cache}")
     monkeypatch.setattr(data, "fetch", None)
     assert_is_small(load_cifar10())
 
@@ -193,7 +193,7 @@ def test_what_the_user_put_in_the_cache_is_never_replaced(
 ) -> None:
     monkeypatch.setattr(data, "fetch", None)
     own = write(cache, PYTHON, SMALL | {"test_batch": b""})
-    assert f"or remove {own} and turn the network on" in failure(load_cifar10)
+    assert f"or remove {own} and connect to the network" in failure(load_cifar10)
 
 
 @pytest.mark.parametrize("name", ["~nobody-of-this-name/x", "x" * 300, "a\0b"])

@@ -134,7 +134,7 @@ def test_held_out_images_are_not_trained_on(finished, new_folder):
     [
         (12.34, 567.0, "12.3 s of training (567 images/s)"),
         (None, 567.0, "training (567 images/s since it was resumed)"),
-        (None, 0.0, "training, done before it was resumed"),
+        (None, 0.0, "training, finished before it was resumed"),
     ],
 )
 def test_what_is_said_of_the_time_of_training(finished, seconds, speed, said):
@@ -212,7 +212,7 @@ def test_a_loss_that_is_no_number_names_the_step_and_leaves_no_checkpoint(new_fo
     line = one_line(caught)
     assert re.search(r"expected a finite number, got (nan|inf|-inf) in step", line)
     # it was asked before every step
-    assert f"in step {len(asked)}; no checkpoint is kept" in line
+    assert f"in step {len(asked)}; there is no checkpoint" in line
     assert not (folder.path / checkpoint.FOLDER).exists()
     assert not (folder.path / "summary.json").exists()
 

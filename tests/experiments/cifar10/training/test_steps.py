@@ -1,4 +1,4 @@
-"""How long trainings are, whole epochs or not."""
+"""The number of steps of a run, of whole epochs or not."""
 
 import dataclasses
 
