@@ -1,7 +1,7 @@
-"""An accelerator's kernels: row statistics of logits in memory and of a linear layer, mean loss.
+"""An accelerator's kernels: mean losses of logits in memory and of a linear layer.
 
-The subject is the kernel that `implementation=` names on this backend. All rivals get the same
-logits, or the same features and kernel, and take turns in one process.
+Ours is the kernel that `implementation=` names on this backend. All implementations get the same
+logits, or the same features and kernel, and are interleaved in one process.
 """
 
 from collections.abc import Callable
@@ -13,19 +13,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import cases, linear, losses, machine, timing
-from benchmarks.linear import NAIVE, Rival
-from benchmarks.modes import Loss, jax_function
-from benchmarks.report import Cell, Result
-from benchmarks.session import Session
-from benchmarks.tables import Table
+from benchmarks.harness import cases, machine, timing
+from benchmarks.harness.baselines import NAIVE, TORCH, load_if_installed, load_torch
+from benchmarks.harness.modes import Loss, jax_function
+from benchmarks.harness.report import Cell, Result
+from benchmarks.harness.session import Session
+from benchmarks.harness.tables import Table
+from benchmarks.linear import benchmark as linear_benchmark, implementations as linear
+from benchmarks.losses import implementations as losses
 from xentjax import softmax_cross_entropy_with_integer_labels
 
 KERNELS = {"gpu": "mosaic_gpu", "tpu": "mosaic_tpu"}
-"""By backend."""
-SUBJECT, XLA, OPTAX = "kernel", "xla", "optax"
-TORCH, TORCH_COMPILED, LIGER, CCE = "torch eager", "torch compiled", "liger", "cut-cross-entropy"
-RIVALS = (XLA, OPTAX, TORCH, TORCH_COMPILED, LIGER)
+"""By backend, the implementation that is measured."""
+OURS, XLA, OPTAX = "kernel", "xla", "optax"
+TORCH_COMPILED, LIGER, CCE = "torch compiled", "liger", "cut-cross-entropy"
+BASELINES = (XLA, OPTAX, TORCH, TORCH_COMPILED, LIGER)
 IN_FORWARD = "in forward"
 NOTES = ("kernel: implementation='mosaic_gpu' or 'mosaic_tpu'; xla: the default",)
 LEGEND = (
@@ -35,22 +37,26 @@ LEGEND = (
     "and dtype in the same rounds",
 )
 LEGEND_OF_LAYERS = (
-    "TFLOP/s count 2 N D K operations for the loss and 6 N D K with the gradients, whoever "
-    "computes more; limit: the share of the rate of a large square matrix product of the same "
+    "TFLOP/s count 2 N D K operations for the loss and 6 N D K with the gradients, also where "
+    "more are computed; limit: the share of the rate of a large square matrix product of the same "
     "dtype; ×: the time over the kernel's",
     "in forward: gradients_in_forward=True",
 )
 
 
 def run(session: Session) -> Result:
-    """Measure every case; NotImplementedError where this backend has no kernel."""
+    """Measure every case.
+
+    Raises:
+        NotImplementedError: this backend has no kernel.
+    """
     backend = jax.default_backend()
     if backend not in KERNELS:
         raise NotImplementedError(
             f"kernels: expected a backend among {', '.join(KERNELS)}, got {backend}"
         )
     kernel, torch = KERNELS[backend], _torch_with_gpu()
-    limits = machine.measure(quick=session.quick, rivals=("liger-kernel", "cut-cross-entropy"))
+    limits = machine.measure(quick=session.quick, packages=("liger-kernel", "cut-cross-entropy"))
     table = cases.KERNELS_QUICK if session.quick else cases.KERNELS
     cells = session.collect(
         "logits",
@@ -65,8 +71,8 @@ def run(session: Session) -> Result:
     )
     return Result(
         name="kernels",
-        subject=SUBJECT,
-        rivals=RIVALS,
+        ours=OURS,
+        baselines=BASELINES,
         unit="GB/s",
         cells=tuple(cells),
         machine=limits,
@@ -78,11 +84,11 @@ def run(session: Session) -> Result:
 
 
 def measure(case: cases.LossCase, kernel: str, torch: ModuleType | None, session: Session) -> Cell:
-    """Compile and time all rivals on logits in memory, with a copy of them among the turns."""
+    """Compile and time all losses of logits in memory, interleaved with a copy of the logits."""
     logits, labels = losses.problem(case)
     x, y = jnp.asarray(logits), jnp.asarray(labels)
     compiled = {
-        name: timing.compile_apart(jax_function(loss, case.mode), x, y)
+        name: timing.compile_ahead_of_time(jax_function(loss, case.mode), x, y)
         for name, loss in _jax_losses(kernel).items()
     }
     thunks: dict[str, timing.Thunk] = {
@@ -90,7 +96,7 @@ def measure(case: cases.LossCase, kernel: str, torch: ModuleType | None, session
     }
     if torch is not None:
         thunks |= _torch_thunks(torch, case, logits, labels)
-    copy = timing.compile_apart(lambda x: x + 1, x)
+    copy = timing.compile_ahead_of_time(lambda x: x + 1, x)
     seconds = session.interleave(thunks | {"copy": partial(copy.call, x)})
     passes = 1 if case.mode == "forward" else 3  # of the logits; a copy makes two
     return Cell(
@@ -107,25 +113,25 @@ def measure(case: cases.LossCase, kernel: str, torch: ModuleType | None, session
 def measure_layer(
     case: cases.LinearCase, kernel: str, torch: ModuleType | None, session: Session
 ) -> Cell:
-    """The same for a linear layer, in both ways to make gradients."""
+    """Compile and time a linear layer, with both ways to compute the gradients."""
 
-    def of(**keywords: Any) -> Rival:
-        return Rival(partial(linear.xentjax_loss, **keywords))
+    def ours(**keywords: Any) -> linear.Implementation:
+        return linear.Implementation(partial(linear.xentjax_loss, **keywords))
 
-    rivals = {
-        SUBJECT: of(implementation=kernel),
-        f"{SUBJECT}, {IN_FORWARD}": of(implementation=kernel, gradients_in_forward=True),
-        XLA: of(implementation="xla"),
-        f"{XLA}, {IN_FORWARD}": of(implementation="xla", gradients_in_forward=True),
-        NAIVE: Rival(linear.naive_loss),
+    implementations = {
+        OURS: ours(implementation=kernel),
+        f"{OURS}, {IN_FORWARD}": ours(implementation=kernel, gradients_in_forward=True),
+        XLA: ours(implementation="xla"),
+        f"{XLA}, {IN_FORWARD}": ours(implementation="xla", gradients_in_forward=True),
+        NAIVE: linear.Implementation(linear.naive_loss),
     }
     given = linear.problem(case.shape)
     others = {} if torch is None else _torch_layer_thunks(torch, case, given)
-    return linear.measure(case, rivals, others, session, given=given)
+    return linear_benchmark.measure(case, implementations, others, session, given=given)
 
 
 def table_of_layers(cells: list[Cell]) -> Table:
-    """A row for each case and rival."""
+    """Make a table with a row for each case and implementation."""
     rows = []
     for cell in cells:
         assert cell.limit_seconds is not None
@@ -139,31 +145,31 @@ def table_of_layers(cells: list[Cell]) -> Table:
                     median * 1e3,
                     cell.work / median / 1e3,
                     timing.ratio(cell.limit_seconds, samples),
-                    timing.ratio(samples, cell.seconds[SUBJECT]),
+                    timing.ratio(samples, cell.seconds[OURS]),
                     None if temp is None else temp / 1e6,
                 )
             )
     return Table(
         "Linear layers",
-        ("case", "who", "ms", "TFLOP/s", "limit", "×", "temp MB"),
+        ("case", "implementation", "ms", "TFLOP/s", "limit", "×", "temp MB"),
         tuple(rows),
         LEGEND_OF_LAYERS,
     )
 
 
 def _jax_losses(kernel: str) -> dict[str, Loss]:
-    def of(implementation: str) -> Loss:
+    def ours(implementation: str) -> Loss:
         return partial(
             softmax_cross_entropy_with_integer_labels,
             reduction="mean",
             implementation=implementation,
         )
 
-    return {SUBJECT: of(kernel), XLA: of("xla"), OPTAX: losses.optax_integer_loss}
+    return {OURS: ours(kernel), XLA: ours("xla"), OPTAX: losses.optax_integer_loss}
 
 
 def _torch_with_gpu() -> ModuleType | None:
-    torch = losses.load_torch()
+    torch = load_torch()
     return torch if torch is not None and torch.cuda.is_available() else None
 
 
@@ -174,10 +180,10 @@ def _torch_thunks(
     y = torch.tensor(labels, dtype=torch.int64, device="cuda")
     cross_entropy = torch.nn.functional.cross_entropy
     functions = {TORCH: cross_entropy, TORCH_COMPILED: torch.compile(cross_entropy)}
-    if (liger := linear.installed("liger_kernel.transformers.functional")) is not None:
+    if (liger := load_if_installed("liger_kernel.transformers.functional")) is not None:
         functions[LIGER] = liger.liger_cross_entropy
     return {
-        # Liger writes the gradient over the logits, so each has its own.
+        # Liger overwrites the logits with the gradient, so each function has its own copy.
         name: partial(_torch_call, torch, function, tensor(logits), y)
         for name, function in functions.items()
     }
@@ -186,7 +192,7 @@ def _torch_thunks(
 def _torch_tensor(
     torch: ModuleType, case: cases.LossCase | cases.LinearCase, array: np.ndarray
 ) -> Any:
-    """The array on the GPU, in the dtype of the case, with gradients if its mode has them."""
+    """Copy an array to the GPU in the dtype of the case, with gradients if its mode has them."""
     tensor = torch.tensor(array.astype(np.float32))
     tensor = tensor.to(device="cuda", dtype=getattr(torch, case.dtype))
     return tensor.requires_grad_(case.mode == "value_and_grad")
@@ -204,9 +210,9 @@ def _torch_layer_thunks(
         return functional.cross_entropy(functional.linear(x, kernel), y)
 
     functions = {TORCH: naive, TORCH_COMPILED: torch.compile(naive)}
-    if (liger := linear.installed("liger_kernel.transformers.functional")) is not None:
+    if (liger := load_if_installed("liger_kernel.transformers.functional")) is not None:
         functions[LIGER] = liger.liger_fused_linear_cross_entropy
-    if (cce := linear.installed("cut_cross_entropy")) is not None:
+    if (cce := load_if_installed("cut_cross_entropy")) is not None:
         functions[CCE] = cce.linear_cross_entropy
     return {
         name: partial(_torch_call, torch, function, x, kernel, y)
@@ -215,7 +221,7 @@ def _torch_layer_thunks(
 
 
 def _torch_call(torch: ModuleType, function: Callable[..., Any], *arrays: Any) -> Any:
-    """The loss, with the gradients in what requires them, when the GPU is done."""
+    """Compute the loss and the gradients of what requires them, and wait for the GPU."""
     loss = function(*arrays)
     wanted = [array for array in arrays if array.requires_grad]
     gradients = torch.autograd.grad(loss, wanted) if wanted else ()

@@ -1,4 +1,4 @@
-"""One training step of the CIFAR-10 networks: images per second beside PyTorch's.
+"""A training step of the CIFAR-10 networks: images per second beside PyTorch's.
 
 PyTorch gets the same network and the same work: uint8 images gathered, shifted, mirrored and
 shrunk, loss with label smoothing, Nesterov descent with decay in groups of parameters, lookahead.
@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import cases, machine, timing
-from benchmarks.losses import NO_TORCH, SUBJECT, TORCH, load_torch
-from benchmarks.report import Cell, Result
-from benchmarks.session import Session
-from benchmarks.tables import Table
+from benchmarks.harness import cases, machine, timing
+from benchmarks.harness.baselines import NO_TORCH, OURS, TORCH, load_torch
+from benchmarks.harness.report import Cell, Result
+from benchmarks.harness.session import Session
+from benchmarks.harness.tables import Table
 from experiments.cifar10.backend import current_backend, data_mesh, prepare_cpu
 from experiments.cifar10.config import PRESETS, Config
 from experiments.cifar10.data.augment import MEAN, STANDARD_DEVIATION
@@ -31,22 +31,22 @@ NOTES = (
 )
 LEGEND = ("images/s: xentjax's",)
 LEGEND_OF_RATES = (
-    "by each one's median time; the multiples are ratios within rounds, which a machine whose "
-    "speed changes cannot move, and may differ from the ratio of two rates",
+    "by the median time of each; the multiples are medians of the ratios within rounds, which do "
+    "not depend on a drift of the machine's speed, and may differ from the ratio of two rates",
     "GFLOP/s: 2 for each multiplication of a plain convolution, forward and in the gradients that "
     "are needed; xentjax does fewer",
 )
 
 
 def images_and_labels() -> tuple[np.ndarray, np.ndarray]:
-    """Random images [N, 32, 32, 3] and labels."""
+    """Make random images [N, 32, 32, 3] and labels."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (NUM_IMAGES, 32, 32, 3), dtype=np.uint8)
     return images, rng.integers(NUM_CLASSES, size=NUM_IMAGES, dtype=np.int32)
 
 
 def xentjax_step(config: Config, side: int, *, train_whitening: bool) -> timing.Thunk:
-    """The training program of the experiment, one step a call."""
+    """A step of the experiment's compiled training program."""
     images, labels = images_and_labels()
     backend = current_backend()
     mesh = data_mesh(config.batch_size)
@@ -131,7 +131,7 @@ def _torch_network(torch: ModuleType, config: Config, train_whitening: bool) -> 
 
 
 def _torch_optimizer(torch: ModuleType, config: Config, network: Any) -> Any:
-    """Rates small enough that random labels cannot make the loss overflow."""
+    """Nesterov descent, at rates so small that the loss of random labels cannot overflow."""
     norms = [m.bias for m in network if isinstance(m, torch.nn.BatchNorm2d)]
     known = {id(bias) for bias in norms}
     others = [p for p in network.parameters() if p.requires_grad and id(p) not in known]
@@ -143,11 +143,11 @@ def _torch_optimizer(torch: ModuleType, config: Config, network: Any) -> Any:
 
 
 def step_flops(config: Config, side: int, *, train_whitening: bool) -> float:
-    """Operations of the matrix products and plain convolutions of a step.
+    """Number of operations of the matrix products and plain convolutions of a step.
 
-    2 N H W K^2 C D for a layer's result, as many for its kernel's gradient and for its input's.
-    The first layer is not trained, and the second has no use for its input's gradient unless the
-    whitening's bias is.
+    A layer takes 2 N H W K^2 C D for its output and as many for each gradient, in its kernel and in
+    its input. The first kernel is not trained, and the second layer needs no gradient in its input
+    unless the whitening's bias is trained.
     """
     side, channels = side - 1, 24
     flops = 2 * side**2 * 2**2 * 3 * channels
@@ -160,10 +160,10 @@ def step_flops(config: Config, side: int, *, train_whitening: bool) -> float:
 
 
 def measure(case: cases.TrainingCase, torch: ModuleType | None, session: Session) -> Cell:
-    """Steps of both, interleaved."""
+    """Time a step of xentjax and one of torch, interleaved."""
     config = replace(PRESETS[case.preset], batch_size=case.batch_size)
     session.say("compiling", log=False)
-    thunks = {SUBJECT: xentjax_step(config, case.side, train_whitening=case.train_whitening)}
+    thunks = {OURS: xentjax_step(config, case.side, train_whitening=case.train_whitening)}
     if torch is not None:
         thunks[TORCH] = torch_step(torch, config, case.side, train_whitening=case.train_whitening)
     seconds = session.interleave(thunks, min_seconds=0.0 if session.quick else 0.2)
@@ -171,7 +171,7 @@ def measure(case: cases.TrainingCase, torch: ModuleType | None, session: Session
 
 
 def rates(measured: Iterable[tuple[cases.TrainingCase, Cell]]) -> Table:
-    """Images and operations a second."""
+    """Make a table of images and operations a second."""
     rows = []
     for case, cell in measured:
         config = replace(PRESETS[case.preset], batch_size=case.batch_size)
@@ -179,11 +179,13 @@ def rates(measured: Iterable[tuple[cases.TrainingCase, Cell]]) -> Table:
         for name, samples in cell.seconds.items():
             median = timing.quartiles(samples).median
             rows.append((case.name, name, case.batch_size / median, flops / median / 1e9))
-    return Table("Rates", ("case", "step of", "images/s", "GFLOP/s"), tuple(rows), LEGEND_OF_RATES)
+    return Table(
+        "Rates", ("case", "implementation", "images/s", "GFLOP/s"), tuple(rows), LEGEND_OF_RATES
+    )
 
 
 def run(session: Session) -> Result:
-    """Measure a step of the presets for CPU in the forms their trainings consist of."""
+    """Measure the kinds of steps that the presets for CPU consist of."""
     prepare_cpu()  # before the measurement of the limits, which uses jax
     limits = machine.measure(quick=session.quick)
     torch = load_torch()
@@ -195,8 +197,8 @@ def run(session: Session) -> Result:
     )
     return Result(
         name="training",
-        subject=SUBJECT,
-        rivals=(TORCH,),
+        ours=OURS,
+        baselines=(TORCH,),
         unit="images/s",
         cells=tuple(cells),
         machine=limits,

@@ -1,4 +1,4 @@
-"""The categorical benchmark: rivals that compute the same thing, targets, a report that fits."""
+"""The categorical benchmark: baselines that compute the same, targets, a report that fits."""
 
 import io
 import json
@@ -10,19 +10,17 @@ import scipy.special
 import scipy.stats
 from rich.console import Console
 
-from benchmarks import (
-    cases,
-    categorical as bench,
-    dice,
-    losses,
-    report,
-    timing,
+from benchmarks.categorical import (
+    benchmark as bench,
+    implementations as dice,
+    report as categorical_report,
 )
+from benchmarks.harness import baselines, cases, output, timing
 from tests.support import tolerances
 from tests.support.benchmarking import MACHINE, exit_code, session
 
 SHAPE = (3, 5)
-TORCH = losses.load_torch()
+TORCH = baselines.load_torch()
 
 
 def assert_all(thunks, expected, rtol=tolerances.VALUE["float32"], atol=0.0):
@@ -55,7 +53,7 @@ def test_all_give_the_same_intervals():
 
 
 def test_all_test_and_weigh_the_same():
-    c, q = dice.rolled(*SHAPE)
+    c, q = dice.roll(*SHAPE)
     n = c.sum(-1, keepdims=True)
     g = 2 * np.sum(scipy.special.xlogy(c, c / (n * q)), -1)
     assert_all(dice.g_test_thunks(SHAPE), g, rtol=1e-5)
@@ -65,14 +63,16 @@ def test_all_test_and_weigh_the_same():
 
 
 def test_estimates_are_near_the_entropy_of_the_die():
-    _, q = dice.rolled(*SHAPE)
+    _, q = dice.roll(*SHAPE)
     for method in bench.ESTIMATES:
         assert_all(dice.estimate_thunks(SHAPE, method), scipy.stats.entropy(q), rtol=0.1)
 
 
 def timed(case, mode, **seconds):
-    names = {"own": losses.SUBJECT, "eager": dice.EAGER, "numpy": dice.BINCOUNT, "jnp": dice.JNP}
-    return bench.Timed(case, mode, {names.get(who, who): s for who, s in seconds.items()})
+    names = {"own": baselines.OURS, "eager": dice.EAGER, "numpy": dice.BINCOUNT, "jnp": dice.JNP}
+    return categorical_report.Timed(
+        case, mode, {names.get(name, name): s for name, s in seconds.items()}
+    )
 
 
 COUNTED = timed("10,000,000", "K = 6", own=[1.0, 2], eager=[2.0, 4], numpy=[4.0, 8], jnp=[1.6, 3.2])
@@ -90,14 +90,14 @@ def test_targets_by_hand():
 
 def test_report_fits_eighty_columns_and_names_the_absent(tmp_path):
     result = bench.report_of({"Counts": (COUNTED,), "Intervals": (BOXED,)}, MACHINE)
-    text = report.markdown(result)
+    text = output.markdown(result)
     assert "| 10,000,000, K = 6 | np.bincount | 6000 | ±17% | 4 |" in text
     assert "| K = 500, Sison-Glaz | statsmodels | 250 | one run | 125 |" in text
     assert "- not installed here: torch eager" in text.splitlines()
     stream = io.StringIO()
-    report.print_terminal(result, Console(file=stream, width=80))
+    output.print_terminal(result, Console(file=stream, width=80))
     assert max(map(len, stream.getvalue().splitlines())) <= 80
-    stored = json.loads((report.save(result, tmp_path) / "categorical.json").read_text())
+    stored = json.loads((output.save(result, tmp_path) / "categorical.json").read_text())
     assert [row["met"] for row in stored["tables"][-1]["rows"]] == ["MISSED", "met"]
     assert stored["samples"]["Intervals"][0]["seconds"]["statsmodels"] == [0.25]
     assert [axes.get_title("left") for axes in result.figure().axes] == ["Counts", "Intervals"]
@@ -105,13 +105,13 @@ def test_report_fits_eighty_columns_and_names_the_absent(tmp_path):
 
 def test_slow_intervals_run_once(monkeypatch):
     calls = []
-    thunks = {losses.SUBJECT: lambda: None, dice.STATSMODELS: partial(calls.append, 0)}
+    thunks = {baselines.OURS: lambda: None, dice.STATSMODELS: partial(calls.append, 0)}
     monkeypatch.setattr(bench, "interval_thunks", lambda *_: dict(thunks))
     size = cases.CATEGORICAL_QUICK._replace(intervals=(50,))
     box, goodman = bench.plan(size, None)["Simultaneous intervals of K classes"]
     timed = bench.measure(box, session())
     assert len(timed.seconds[dice.STATSMODELS]) == len(calls) == 1
-    assert len(timed.seconds[losses.SUBJECT]) == 3
+    assert len(timed.seconds[baselines.OURS]) == 3
     assert goodman.once == ()
 
 
@@ -130,7 +130,7 @@ def test_ctrl_c_leaves_each_round_that_was_finished(monkeypatch):
     monkeypatch.setattr(timing, "interleave", interleave)
     result = bench.run(session())
     found = [
-        (timed.mode, len(timed.seconds[losses.SUBJECT]))
+        (timed.mode, len(timed.seconds[baselines.OURS]))
         for group in result.groups.values()
         for timed in group
     ]
@@ -139,7 +139,7 @@ def test_ctrl_c_leaves_each_round_that_was_finished(monkeypatch):
     assert result.extent.interrupted.endswith("4 × 10, KL, 2 of 3 rounds")
 
 
-def test_command_measures_without_any_rival(tmp_path, monkeypatch, capsys):
+def test_command_measures_without_any_baseline(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "load_torch", lambda: None)
     monkeypatch.setattr(dice.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(bench, "ESTIMATES", ("plug_in",))

@@ -7,7 +7,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import cases, kernels, linear, report
+from benchmarks import kernels
+from benchmarks.harness import cases, report
+from benchmarks.harness.baselines import NAIVE
+from benchmarks.linear import benchmark as linear
+from benchmarks.linear.implementations import Implementation
 from tests.support.benchmarking import exit_code, session
 
 
@@ -29,24 +33,24 @@ def test_command_measures_what_the_backend_has(tmp_path, monkeypatch, capsys):
     assert "| 64 × 32 × 128 bf16, value_and_grad | kernel |" in out
     (stored,) = (json.loads(path.read_text()) for path in tmp_path.rglob("kernels.json"))
     for cell in stored["cells"]:
-        assert cell["rivals"]["liger"] == "not installed"
-        for name in (kernels.SUBJECT, kernels.XLA, kernels.OPTAX):
-            assert len(cell["rivals"][name]["samples"]) == 3
+        assert cell["implementations"]["liger"] == "not installed"
+        for name in (kernels.OURS, kernels.XLA, kernels.OPTAX):
+            assert len(cell["implementations"][name]["samples"]) == 3
     (layers,) = stored["tables"]
-    names = [kernels.SUBJECT, "kernel, in forward", kernels.XLA, "xla, in forward", linear.NAIVE]
-    assert [row["who"] for row in layers["rows"]] == names
+    names = [kernels.OURS, "kernel, in forward", kernels.XLA, "xla, in forward", NAIVE]
+    assert [row["implementation"] for row in layers["rows"]] == names
 
 
 @pytest.mark.parametrize(("mode", "passes"), [("forward", 1), ("value_and_grad", 3)])
 def test_bytes_and_limit_count_passes_over_the_logits(mode, passes, monkeypatch):
-    """A rival as fast as half a copy for each pass is at the limit."""
-    names = (kernels.SUBJECT, kernels.XLA, kernels.OPTAX)
+    """A loss as fast as half a copy for each pass is at the limit."""
+    names = (kernels.OURS, kernels.XLA, kernels.OPTAX)
     seconds = {name: [passes / 2, passes] for name in names} | {"copy": [1.0, 2.0]}
     monkeypatch.setattr(kernels.timing, "interleave", lambda thunks, **_: seconds)
     case = cases.LossCase("8 × 4 bf16", (8, 4), "bfloat16", mode)
     cell = kernels.measure(case, "reference", None, session(rounds=2))
     assert cell.work == passes * 64 / 1e9
-    assert cell.limit_seconds == cell.seconds[kernels.SUBJECT]
+    assert cell.limit_seconds == cell.seconds[kernels.OURS]
 
 
 @pytest.mark.parametrize("mode", cases.LINEAR_MODES)
@@ -54,15 +58,15 @@ def test_the_kernel_is_in_what_is_compiled_for_layers(mode, monkeypatch):
     case = cases.LinearCase((64, 64, 128), "bfloat16", mode)
     found = []
 
-    def keep(case: cases.LinearCase, rivals: dict[str, linear.Rival], *rest: Any, **more: Any):
-        found.append(rivals[kernels.SUBJECT])
+    def keep(_: Any, implementations: dict[str, Implementation], *rest: Any, **more: Any):
+        found.append(implementations[kernels.OURS])
 
     monkeypatch.setattr(linear, "measure", keep)
     kernels.measure_layer(case, "mosaic_gpu", None, session(rounds=1))
-    (rival,) = found
+    (ours,) = found
     shapes = [((64, 64), jnp.bfloat16), ((64, 128), jnp.bfloat16), ((64,), jnp.int32)]
     arguments = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
-    text = jax.jit(rival.loss).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+    text = jax.jit(ours.loss).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
     assert "mosaic_gpu" in text
 
 
@@ -70,10 +74,10 @@ def test_layers_by_hand():
     cell = report.Cell(
         case="a layer",
         mode="loss",
-        seconds={kernels.SUBJECT: [0.1, 0.2, 0.3], "xla": [0.2, 0.4, 0.6]},
+        seconds={kernels.OURS: [0.1, 0.2, 0.3], "xla": [0.2, 0.4, 0.6]},
         work=2e3,
         limit_seconds=[0.05, 0.1, 0.15],
-        temp_bytes={kernels.SUBJECT: 3_000_000},
+        temp_bytes={kernels.OURS: 3_000_000},
     )
     table = kernels.table_of_layers([cell])
     assert table.rows[0] == ("a layer, loss", "kernel", 200.0, 10.0, 0.5, 1.0, 3.0)

@@ -1,4 +1,4 @@
-"""The benchmark of linear layers: rivals that compute the same, right targets, honest reports."""
+"""The benchmark of linear layers: baselines that compute the same, targets, honest reports."""
 
 import dataclasses
 import io
@@ -10,13 +10,22 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import cases, linear, machine, report, tables
+from benchmarks.harness import baselines, cases, machine, output, report, tables, targets
+from benchmarks.harness.baselines import NAIVE, OURS
+from benchmarks.linear import accuracy, benchmark as linear, implementations
+from benchmarks.linear.implementations import (
+    BASELINES,
+    BUDGET,
+    IN_FORWARD,
+    JAX_CCE,
+    TORCH_NAIVE,
+)
 from tests.support import tolerances
 from tests.support.benchmarking import MACHINE, exit_code
 from tests.support.oracles import cross_entropy as oracles
 
 SHAPE = (6, 4, 11)
-RIVALS = linear.jax_rivals()
+JAX_IMPLEMENTATIONS = implementations.jax_implementations()
 MIB = 2**20
 
 # naive takes 2 s within every round and 100 MB.
@@ -24,38 +33,40 @@ CELL = report.Cell(
     case="6 × 4 × 11",
     mode="value_and_grad",
     seconds={
-        linear.SUBJECT: [2.5, 25.0],
-        linear.IN_FORWARD: [2.0, 20.0],
-        linear.BUDGET: [3.0, 30.0],
-        linear.NAIVE: [2.0, 20.0],
-        linear.JAX_CCE: [1.0, 10.0],
-        linear.TORCH: [1.0, 10.0],
+        OURS: [2.5, 25.0],
+        IN_FORWARD: [2.0, 20.0],
+        BUDGET: [3.0, 30.0],
+        NAIVE: [2.0, 20.0],
+        JAX_CCE: [1.0, 10.0],
+        TORCH_NAIVE: [1.0, 10.0],
     },
     work=100.0,
     limit_seconds=[1.0, 10.0],
     temp_bytes={
-        linear.SUBJECT: 15_000_000,
-        linear.IN_FORWARD: 16_000_000,
-        linear.BUDGET: 21 * MIB,
-        linear.NAIVE: 100_000_000,
-        linear.JAX_CCE: None,
+        OURS: 15_000_000,
+        IN_FORWARD: 16_000_000,
+        BUDGET: 21 * MIB,
+        NAIVE: 100_000_000,
+        JAX_CCE: None,
     },
-    compile_seconds=dict.fromkeys((linear.SUBJECT, linear.NAIVE), 0.5),
+    compile_seconds=dict.fromkeys((OURS, NAIVE), 0.5),
 )
 
 
 @pytest.fixture(scope="module")
 def truth():
     """A small problem with its loss and gradients, by the oracle of the losses."""
-    given = linear.problem(SHAPE)
+    given = implementations.problem(SHAPE)
     x, kernel = given.x.astype(np.float64), given.kernel.astype(np.float64)
     expected = oracles.cross_entropy(x @ kernel, given.labels)
     d_logits = expected.gradient / SHAPE[0]
-    return given, linear.Derivatives(np.asarray(expected.mean), d_logits @ kernel.T, x.T @ d_logits)
+    return given, accuracy.Derivatives(
+        np.asarray(expected.mean), d_logits @ kernel.T, x.T @ d_logits
+    )
 
 
 def assert_mode(output, case, truth):
-    """The output of a rival is what its mode promises."""
+    """The output of an implementation is what its mode promises."""
     rtol = tolerances.GRADIENT["float32"]
     loss = output if case.mode == "loss" else output[0]
     np.testing.assert_allclose(loss, truth.loss, rtol=tolerances.VALUE["float32"])
@@ -67,22 +78,24 @@ def assert_mode(output, case, truth):
 
 
 @pytest.mark.parametrize("mode", cases.LINEAR_MODES)
-@pytest.mark.parametrize("name", RIVALS)
-def test_jax_rivals_agree_with_float64(name, mode, truth):
+@pytest.mark.parametrize("name", JAX_IMPLEMENTATIONS)
+def test_jax_implementations_agree_with_float64(name, mode, truth):
     given, expected = truth
     case = cases.LinearCase(SHAPE, "float32", mode)
-    program = linear.compile_rival(RIVALS[name], case)
-    assert_mode(linear.jax_thunk(program, RIVALS[name], case, given)(), case, expected)
+    implementation = JAX_IMPLEMENTATIONS[name]
+    program = implementations.compile_for(implementation, case)
+    output = implementations.jax_thunk(program, implementation, case, given)()
+    assert_mode(output, case, expected)
 
 
 @pytest.mark.parametrize("mode", cases.LINEAR_MODES)
 def test_torch_agrees_with_float64(mode, truth):
-    torch = linear.load_torch()
+    torch = baselines.load_torch()
     if torch is None:
         pytest.skip("torch is not installed")
     given, expected = truth
     case = cases.LinearCase(SHAPE, "float32", mode)
-    for thunk in linear.torch_thunks(torch, case, given).values():
+    for thunk in implementations.torch_thunks(torch, case, given).values():
         output = jax.tree.map(lambda tensor: tensor.detach().numpy(), thunk())
         assert_mode(output, case, expected)
 
@@ -90,7 +103,7 @@ def test_torch_agrees_with_float64(mode, truth):
 def test_exact_is_the_oracle(truth):
     given, expected = truth
     x, kernel = given.x.astype(np.float64), given.kernel.astype(np.float64)
-    for found, right in zip(linear.exact(x, kernel, given.labels), expected, strict=True):
+    for found, right in zip(accuracy.exact(x, kernel, given.labels), expected, strict=True):
         np.testing.assert_allclose(found, right, rtol=1e-12, atol=1e-15)
 
 
@@ -100,15 +113,15 @@ def test_counted_operations_are_those_of_stored_logits():
 
 
 def test_targets_of_gradients():
-    found = {target.what: target for target in linear.targets(CELL, logits_bytes=1)}
+    found = {target.name: target for target in linear.targets(CELL, logits_bytes=1)}
     assert found["time / naive"].found == 1.25
-    assert found[f"{linear.IN_FORWARD}: time / naive"].found == 1.0
+    assert found[f"{IN_FORWARD}: time / naive"].found == 1.0
     # It stores no logits either, so it must not be faster; torch naive stores them.
-    assert found[f"{linear.IN_FORWARD}: time / {linear.JAX_CCE}"].found == 2.0
-    assert not any(linear.TORCH in what for what in found)
+    assert found[f"{IN_FORWARD}: time / {JAX_CCE}"].found == 2.0
+    assert not any(TORCH_NAIVE in name for name in found)
     assert found["temp / naive"].found == 0.15
-    assert found[f"{linear.BUDGET}: temp / budget"][1:] == (21 / 16, 1.25)
-    table = linear.table_of_targets([("a case", target) for target in found.values()])
+    assert found[f"{BUDGET}: temp / budget"][1:] == (21 / 16, 1.25)
+    table = targets.table_of_targets([("a case", target) for target in found.values()])
     assert [row[-1] for row in table.rows] == ["MISSED", "met", "MISSED", "met", "MISSED", "MISSED"]
 
 
@@ -123,39 +136,39 @@ def test_targets_of_the_loss_alone():
 def test_unknown_memory_is_unknown():
     unknown = dataclasses.replace(CELL, temp_bytes=dict.fromkeys(CELL.temp_bytes))
     found = [("a case", target) for target in linear.targets(unknown, logits_bytes=1)]
-    answers = [row[-1] for row in linear.table_of_targets(found).rows]
+    answers = [row[-1] for row in targets.table_of_targets(found).rows]
     assert answers[-3:] == ["unknown"] * 3
 
 
-def test_report_has_a_row_for_each_rival_and_fits_eighty_columns():
+def test_report_has_a_row_for_each_implementation_and_fits_eighty_columns():
     result = report.Result(
         name="linear",
-        subject=linear.SUBJECT,
-        rivals=linear.RIVALS,
+        ours=OURS,
+        baselines=BASELINES,
         unit="GFLOP/s",
         cells=(CELL,),
         machine=MACHINE,
-        by_rival=True,
-        tables=(tables.Table("More", ("case", "who", "error"), (("a", "b", 1.25e-7),)),),
+        row_per_implementation=True,
+        tables=(tables.Table("More", ("case", "implementation", "error"), (("a", "b", 1.25e-7),)),),
     )
-    text = report.markdown(result)
+    text = output.markdown(result)
     case = "6 × 4 × 11, value_and_grad"
     # median 13.75 s, quartiles 8.125 and 19.375; 100 GFLOP in it; the limit is 40 % of each round
     assert f"| {case} | xentjax | 13750 | ±41% | 7.27 | 40% | 1.00× | 15.0 |" in text
     assert f"| {case} | jax-cce | 5500 | ±41% | 18.2 | 100% | 0.40× | unknown |" in text
     assert f"| {case} | tokamax xla | not installed |  |  |  |  |  |" in text
     assert "| a | b | 1.25e-07 |" in text
-    assert "best: the fastest rival" not in text
+    assert "best: that of the fastest baseline" not in text
     stream = io.StringIO()
-    report.print_terminal(result, Console(file=stream, width=80))
+    output.print_terminal(result, Console(file=stream, width=80))
     assert max(map(len, stream.getvalue().splitlines())) <= 80
     assert "…" not in stream.getvalue()
     assert result.as_json()["tables"] == [
-        {"title": "More", "rows": [{"case": "a", "who": "b", "error": 1.25e-7}]}
+        {"title": "More", "rows": [{"case": "a", "implementation": "b", "error": 1.25e-7}]}
     ]
-    labels = report.figure(result).axes[0].get_legend_handles_labels()[1]
+    labels = result.figure().axes[0].get_legend_handles_labels()[1]
     assert labels == [
-        name if name in CELL.seconds else f"{name} (not installed)" for name in linear.RIVALS
+        name if name in CELL.seconds else f"{name} (not installed)" for name in BASELINES
     ]
 
 
@@ -179,18 +192,18 @@ def test_tokamax_without_an_implementation_is_absent(monkeypatch):
     def import_module(name):
         if name in modules:
             return modules[name]
-        raise SyntaxError("a rival that cannot be imported")
+        raise SyntaxError("a package that cannot be imported")
 
-    monkeypatch.setattr(linear.importlib, "import_module", import_module)
-    rivals = linear.jax_rivals()
-    own = [linear.SUBJECT, linear.IN_FORWARD, linear.BUDGET, linear.NAIVE]
-    assert list(rivals) == [*own, "tokamax xla"]
+    monkeypatch.setattr(implementations.importlib, "import_module", import_module)
+    found = implementations.jax_implementations()
+    own = [OURS, IN_FORWARD, BUDGET, NAIVE]
+    assert list(found) == [*own, "tokamax xla"]
     assert flags.parsed
 
 
-def test_command_measures_without_any_rival(tmp_path, monkeypatch, capsys):
+def test_command_measures_without_any_baseline(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(linear, "load_torch", lambda: None)
-    monkeypatch.setattr(linear, "installed", lambda name: None)
+    monkeypatch.setattr(implementations, "load_if_installed", lambda name: None)
     monkeypatch.setattr(machine, "measure", lambda **_: MACHINE)
     product = machine.product
     monkeypatch.setattr(machine, "product", lambda dtype, quick: product(dtype, quick=True))
@@ -210,10 +223,10 @@ def test_command_measures_without_any_rival(tmp_path, monkeypatch, capsys):
         bound = tolerances.GRADIENT[row["dtype"]]
         assert 0 < row["gradient in x"] < bound
         assert 0 < row["gradient in kernel"] < bound
-    ran = {row["who"]: row["s"] for row in big["rows"]}
-    assert ran[linear.NAIVE] is None
-    assert ran[linear.SUBJECT] > 0
-    assert f"| {linear.SUBJECT}: temp / 2 GiB |" in out
+    ran = {row["implementation"]: row["s"] for row in big["rows"]}
+    assert ran[NAIVE] is None
+    assert ran[OURS] > 0
+    assert f"| {OURS}: temp / 2 GiB |" in out
 
 
 def test_quick_has_no_targets(tmp_path, monkeypatch, capsys):
@@ -229,8 +242,8 @@ def test_quick_has_no_targets(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        (["losses", "--big"], "--big: expected with linear alone, got losses"),
-        (["training", "--dtype", "bfloat16"], "--dtype: expected with linear alone"),
+        (["losses", "--big"], "--big: expected with linear only, got losses"),
+        (["training", "--dtype", "bfloat16"], "--dtype: expected with linear only"),
         (["linear", "--shapes", "1", "0", "3"], "--shapes: expected sizes >= 1, got ((1, 0, 3),)"),
     ],
 )

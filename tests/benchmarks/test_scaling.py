@@ -9,9 +9,11 @@ import pytest
 from jax.sharding import Mesh
 from rich.console import Console
 
-from benchmarks import report, scaling, split_losses
-from benchmarks.collectives import Exchange, Link, exchange
-from benchmarks.split_losses import Request, Scheme, Shape
+from benchmarks.harness import output
+from benchmarks.scaling import benchmark as scaling, model, report, split_losses
+from benchmarks.scaling.collectives import Exchange, exchange
+from benchmarks.scaling.model import Link
+from benchmarks.scaling.split_losses import Request, Scheme, Shape
 from tests.support import tolerances
 from tests.support.benchmarking import MACHINE, interrupting, session
 from tests.support.oracles import cross_entropy as oracles
@@ -59,7 +61,7 @@ def test_collectives_are_counted_with_the_loops_around_them():
 
 def test_a_loop_without_an_end_in_sight_is_refused():
     hlo = "ENTRY %main (p: f32[]) -> f32[] {\n  %w = f32[] while(%p), condition=%c, body=%b\n}\n"
-    with pytest.raises(ValueError, match="hlo: expected loops that tell how often they turn"):
+    with pytest.raises(ValueError, match="hlo: expected loops with a known number of iterations"):
         exchange(hlo)
 
 
@@ -94,7 +96,7 @@ def test_an_unknown_scheme_is_refused():
 
 def test_two_devices_exchange_numbers_a_row_and_not_logits():
     schemes = (Scheme.VOCAB, Scheme.DATA, Scheme.GATHERED)
-    found = split_losses.measure_apart(2, Request([(scheme, SHAPE) for scheme in schemes]))
+    found = split_losses.measure_in_subprocess(2, Request([(scheme, SHAPE) for scheme in schemes]))
     vocab, data, gathered = found.exchanges
     # The maximum; then the sum and the label's logit: three float32.
     assert vocab == Exchange({"all-reduce": 2}, {"all-reduce": 12 * SHAPE.rows})
@@ -105,7 +107,7 @@ def test_two_devices_exchange_numbers_a_row_and_not_logits():
 
 def test_a_process_that_fails_says_why():
     with pytest.raises(RuntimeError, match=r"with 2 devices failed\n(.|\n)*ValueError"):
-        split_losses.measure_apart(2, Request([("by colour", SHAPE)]))
+        split_losses.measure_in_subprocess(2, Request([("by colour", SHAPE)]))
 
 
 def test_measure_times_every_scheme(monkeypatch):
@@ -127,12 +129,12 @@ def test_ring_collectives_by_hand():
 
 
 def test_model_by_hand(monkeypatch):
-    monkeypatch.setattr(scaling, "FLOPS", 100.0)
-    monkeypatch.setattr(scaling, "MEMORY_BANDWIDTH", 64.0)
-    monkeypatch.setattr(scaling, "LINKS", (Link("wire", bandwidth=10.0, latency=1.0),))
+    monkeypatch.setattr(model, "FLOPS", 100.0)
+    monkeypatch.setattr(model, "MEMORY_BANDWIDTH", 64.0)
+    monkeypatch.setattr(model, "LINKS", (Link("wire", bandwidth=10.0, latency=1.0),))
     vocab = Exchange({"all-reduce": 3}, {"all-reduce": 400})
     data = Exchange({"all-reduce": 1}, {"all-reduce": 20})
-    found = {each.scheme: each for each in scaling.model(Shape(8, 5, 10), 2, vocab, data)}
+    found = {each.scheme: each for each in model.model(Shape(8, 5, 10), 2, vocab, data)}
     product = 2 * 8 * 5 * 10 / 100
     assert found[Scheme.VOCAB_LINEAR].compute == pytest.approx(4 * product / 2)
     assert found[Scheme.VOCAB_LINEAR].exchange == {"wire": pytest.approx(2 * (3 + 20))}
@@ -151,7 +153,7 @@ def test_interrupted_devices_leave_those_before_them(monkeypatch, tmp_path):
         {scheme: [0.25] for scheme in Scheme},
     )
     interrupt = interrupting(3)
-    monkeypatch.setattr(scaling, "measure_apart", lambda *_: interrupt() or found)
+    monkeypatch.setattr(scaling, "measure_in_subprocess", lambda *_: interrupt() or found)
     result = scaling.run(session())
     assert (
         result.extent.interrupted == "virtual devices, case 3 of 4, 4, before its first round ended"
@@ -159,46 +161,46 @@ def test_interrupted_devices_leave_those_before_them(monkeypatch, tmp_path):
     assert {each.devices for each in result.counted} == {1, 2}
     assert [table.title[:7] for table in result.tables()] == ["Counted"]
     assert len(result.figure().axes) == 1
-    assert "**QUICK, INTERRUPTED: Counted" in report.markdown(result)
-    assert (report.save(result, tmp_path) / "scaling.png").exists()
+    assert "**QUICK, INTERRUPTED: Counted" in output.markdown(result)
+    assert (output.save(result, tmp_path) / "scaling.png").exists()
 
 
 def test_report_tells_counted_from_modelled(tmp_path):
     vocab = Exchange({"all-reduce": 2}, {"all-reduce": 96})
-    result = scaling.Scaling(
+    result = report.Scaling(
         counted_shape=SHAPE,
         timed_shape=SHAPE,
         counted=tuple(
-            scaling.Counted(devices, scheme, vocab, [0.25])
+            report.Counted(devices, scheme, vocab, [0.25])
             for devices in (1, 2, 4)
             for scheme in Scheme
         ),
         modelled=tuple(
             each
-            for classes in scaling.MODEL_CLASSES
-            for devices in scaling.MODEL_DEVICES
-            for each in scaling.model(Shape(8, 4, classes), devices, vocab, vocab)
+            for classes in model.MODEL_CLASSES
+            for devices in model.MODEL_DEVICES
+            for each in model.model(Shape(8, 4, classes), devices, vocab, vocab)
         ),
         machine=MACHINE,
     )
-    text = report.markdown(result)
+    text = output.markdown(result)
     assert "| devices: 2 | vocab-parallel | 2 | 9.6e-05 | 12 | 250 |" in text
     assert "| MODELLED: K = 131072, 8 devices | vocab-parallel linear |" in text
     assert "**MODELLED, not measured" in text
     stream = io.StringIO()
-    report.print_terminal(result, Console(file=stream, width=80))
+    output.print_terminal(result, Console(file=stream, width=80))
     assert max(map(len, stream.getvalue().splitlines())) <= 80
-    (folder,) = [report.save(result, tmp_path)]
+    (folder,) = [output.save(result, tmp_path)]
     stored = json.loads((folder / "scaling.json").read_text())
     assert stored["counted"][1]["exchange"] == {
         "calls": {"all-reduce": 2},
         "payload": vocab.payload,
     }
     assert stored["modelled"][0]["scheme"] == "vocab-parallel linear"
-    assert stored["model"]["links"][0]["name"] == scaling.LINKS[0].name
+    assert stored["model"]["links"][0]["name"] == model.LINKS[0].name
     counted, *models = result.figure().axes
     assert counted.get_title().startswith("COUNTED")
     assert [axes.get_title() for axes in models] == [
-        f"MODELLED, K = {classes}" for classes in scaling.MODEL_CLASSES
+        f"MODELLED, K = {classes}" for classes in model.MODEL_CLASSES
     ]
     assert models[0].get_ylabel().startswith("MODELLED")

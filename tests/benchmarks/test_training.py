@@ -1,8 +1,8 @@
-"""What the training benchmark says of its own work."""
+"""The training benchmark: operations of a step, and cases that the presets train at."""
 
 import pytest
 
-from benchmarks import cases
+from benchmarks.harness import cases
 from benchmarks.training import step_flops
 from experiments.cifar10.config import PRESETS, Config
 

@@ -1,7 +1,11 @@
 """Losses of sharded arrays under jit: right values, and no collective of the logits' size."""
 
+import pytest
+
 from tests.programs.sharded_logits import CLASSES
 from tests.support.virtual_devices import run_module
+
+pytestmark = [pytest.mark.devices, pytest.mark.slow]
 
 
 def test_sharded_logits_are_not_gathered():

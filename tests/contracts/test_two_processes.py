@@ -11,6 +11,8 @@ from tests.support.oracles import cross_entropy as oracles
 from tests.support.tolerances import GRADIENT, VALUE
 from tests.support.virtual_devices import run_processes
 
+pytestmark = [pytest.mark.devices, pytest.mark.slow]
+
 
 @pytest.fixture(scope="module")
 def results():

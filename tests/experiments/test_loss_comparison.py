@@ -74,6 +74,7 @@ def test_one_seed_is_one_line_and_no_run(tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_the_command_trains_compares_and_goes_on(tmp_path, capsys, monkeypatch):
     losses = {name: LOSSES[name] for name in (BASELINE, "Brier")}
     monkeypatch.setattr(loss_comparison, "LOSSES", losses)

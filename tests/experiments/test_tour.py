@@ -39,6 +39,7 @@ def no_cifar10(monkeypatch, tmp_path):
     monkeypatch.setattr(categorical_mle, "_estimate_entropies", lambda counts: {})
 
 
+@pytest.mark.slow
 def test_tour_of_a_machine_without_cifar10(no_cifar10, tmp_path, capsys):
     tour.main(["--runs-dir", str(tmp_path)])
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())

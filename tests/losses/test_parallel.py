@@ -24,6 +24,8 @@ def failures(module):
     return json.loads(run_module(module))
 
 
+@pytest.mark.slow
+@pytest.mark.devices
 @pytest.mark.parametrize(
     ("module", "name"),
     [(m.__name__, name) for m in (parallel_devices, parallel_linear_devices) for name in m.CHECKS],

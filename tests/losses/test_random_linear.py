@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings, strategies as st
 
 import xentjax
@@ -115,6 +116,7 @@ def sizes(scale: np.ndarray, layer: Any) -> list[np.ndarray]:
     return gradients(np.repeat(scale[:, None], K, 1), [np.abs(a) for a in exact(layer)])
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(c=configurations(), seed=st.integers(0, 2**32 - 1))
 def test_error_is_no_larger_than_that_of_stored_logits(c, seed):

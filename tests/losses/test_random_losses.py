@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings, strategies as st
 
 import xentjax
@@ -211,6 +212,7 @@ def check_stats(stats, expected, bound, x, axis, keywords, arrays) -> None:
     assert_within(stats.label_log_prob, expected.label_log_prob, bound * (scale + np.abs(finite)))
 
 
+@pytest.mark.slow
 @settings(max_examples=90, deadline=None, derandomize=True)
 @given(c=configurations(), seed=st.integers(0, 2**32 - 1))
 def test_cross_entropies(c, seed):

@@ -26,6 +26,8 @@ from tests.support.problems import SCALARS
 from tests.support.tolerances import GRADIENT, VALUE
 from xentjax.ops import linear_mosaic_gpu, mosaic_gpu
 
+pytestmark = pytest.mark.kernels
+
 INF, NAN = np.inf, np.nan
 NAME = "mosaic_gpu"
 loss: Any = partial(xentjax.linear_softmax_cross_entropy, implementation=NAME)
@@ -64,6 +66,7 @@ CASES: dict[str, tuple[Layer, np.ndarray, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.usefixtures("interpreted")
 def test_statistics(name):

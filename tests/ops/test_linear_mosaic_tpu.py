@@ -26,6 +26,8 @@ from tests.support.problems import EVERYTHING, WEIGHTS_7
 from tests.support.tolerances import GRADIENT, VALUE
 from xentjax.ops import Rows, linear_mosaic_tpu, mosaic_tpu
 
+pytestmark = pytest.mark.kernels
+
 INF, NAN = np.inf, np.nan
 loss: Any = partial(xentjax.linear_softmax_cross_entropy, implementation="mosaic_tpu")
 IN_FORWARD: dict[str, Any] = {"gradients_in_forward": True, "reduction": "sum"}

@@ -17,6 +17,8 @@ from tests.support.problems import PROBLEMS, SCALARS, Problem
 from tests.support.tolerances import VALUE
 from xentjax.ops import mosaic_gpu, mosaic_gpu_blocks
 
+pytestmark = pytest.mark.kernels
+
 INF, NAN = np.inf, np.nan
 NAME = "mosaic_gpu"
 GPU: dict[str, Any] = {"implementation": NAME}

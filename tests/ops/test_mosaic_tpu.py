@@ -19,6 +19,8 @@ from tests.support.problems import EVERYTHING, PROBLEMS, WEIGHTS_7, Problem
 from tests.support.tolerances import LOSS_GRADIENT, VALUE
 from xentjax.ops import mosaic_tpu, mosaic_tpu_blocks
 
+pytestmark = pytest.mark.kernels
+
 INF, NAN = np.inf, np.nan
 NAME = "mosaic_tpu"
 TPU: dict[str, Any] = {"implementation": NAME}

@@ -14,6 +14,8 @@ from tests.support.oracles.softmax import normalized
 from tests.support.tolerances import GRADIENT, VALUE
 from xentjax.ops import mosaic_tpu, normalized_mosaic_tpu
 
+pytestmark = pytest.mark.kernels
+
 INF = np.inf
 FUNCTIONS: dict[str, Any] = {
     name: partial(getattr(xentjax, name), implementation="mosaic_tpu")

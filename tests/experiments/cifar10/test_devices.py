@@ -19,6 +19,8 @@ from tests.support.run_folders import only_run, read_metrics, read_summary
 from tests.support.tiny_training import CONFIG, DATASET, STEPS
 from tests.support.virtual_devices import NUM_DEVICES, run_module, run_processes
 
+pytestmark = [pytest.mark.devices, pytest.mark.slow]
+
 MODULE = "tests.programs.cifar10_devices"
 
 

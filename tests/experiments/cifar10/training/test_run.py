@@ -306,6 +306,7 @@ def test_a_full_disk_ends_a_training_with_one_line_and_its_last_checkpoint(new_f
     assert checkpoint.latest_step(folder.path) == 2
 
 
+@pytest.mark.slow
 def test_many_steps_in_one_program_are_as_good_as_one_by_one(finished, new_folder, monkeypatch):
     """As on an accelerator."""
     _, expected = finished

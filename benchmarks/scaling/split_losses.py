@@ -1,7 +1,7 @@
-"""Losses split over virtual CPU devices: the programs, what they exchange and their time.
+"""Losses split over virtual CPU devices: the programs, their collectives and their time.
 
-Devices have to be there before jax starts, so each number of them takes a process of its own:
-`python -m benchmarks.split_losses` reads a `Request` and prints a `Finding`, both JSON.
+The number of devices is fixed when jax starts, so each number takes a process of its own:
+`python -m benchmarks.scaling.split_losses` reads a `Request` and prints a `Finding`, both JSON.
 """
 
 import json
@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
-from benchmarks import timing
-from benchmarks.collectives import Exchange, exchange
+from benchmarks.harness import timing
+from benchmarks.scaling.collectives import Exchange, exchange
 from xentjax import (
     linear_softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels,
@@ -33,7 +33,7 @@ AXIS = "devices"
 
 
 class Scheme(StrEnum):
-    """How a loss is split; `linear` ones compute their logits."""
+    """Ways to split a loss; the `linear` ones compute their logits."""
 
     VOCAB = "vocab-parallel"
     VOCAB_LINEAR = "vocab-parallel linear"
@@ -62,7 +62,7 @@ class Program(NamedTuple):
     specs: tuple[P, ...]
 
     def arguments(self, mesh: Mesh) -> list[jax.ShapeDtypeStruct]:
-        """float32 arrays, the labels int32."""
+        """Abstract arrays, float32, and int32 for the labels."""
         dtypes = [jnp.float32] * (len(self.shapes) - 1) + [jnp.int32]
         return [
             jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
@@ -70,13 +70,13 @@ class Program(NamedTuple):
         ]
 
     def compile(self, mesh: Mesh) -> jax.stages.Compiled:
-        """Loss and gradients."""
+        """Compile the loss with its gradients."""
         step = jax.jit(jax.value_and_grad(self.loss, tuple(range(len(self.shapes) - 1))))
         return step.lower(*self.arguments(mesh)).compile()
 
 
 def program(scheme: str, mesh: Mesh, shape: Shape) -> Program:
-    """A scheme as users write it."""
+    """Make the program of a scheme, as users write it."""
     n, d, k = shape
     rows, classes, whole = P(AXIS), P(None, AXIS), P()
     of_logits = partial(Program, shapes=((n, k), (n,)))
@@ -115,7 +115,7 @@ def program(scheme: str, mesh: Mesh, shape: Shape) -> Program:
 
 @dataclass(frozen=True)
 class Request:
-    """What a process measures: exchanges of schemes at shapes, and the times of all at one."""
+    """Work of a process: schemes and shapes to count, and a shape at which all are timed."""
 
     counted: list[tuple[str, Shape]]
     timed: Shape | None = None
@@ -124,14 +124,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Finding:
-    """The exchange of each request in order, and the seconds of each scheme."""
+    """Exchanges in the order of the request, and the seconds of each scheme."""
 
     exchanges: list[Exchange]
     seconds: timing.Samples
 
 
 def measure(request: Request) -> Finding:
-    """On all devices of this process."""
+    """Count and time on all devices of this process."""
     mesh = Mesh(np.array(jax.devices()), (AXIS,))
     exchanges = []
     for scheme, shape in request.counted:
@@ -146,7 +146,7 @@ def measure(request: Request) -> Finding:
 
 
 def _thunk(each: Program, mesh: Mesh) -> timing.Thunk:
-    """A call on random floats and random labels."""
+    """A call of the compiled program on random floats and labels."""
     rng = np.random.default_rng(0)
     classes = each.shapes[-2][-1]
     arrays = [
@@ -161,13 +161,13 @@ def _thunk(each: Program, mesh: Mesh) -> timing.Thunk:
     return partial(each.compile(mesh), *arrays)
 
 
-def measure_apart(devices: int, request: Request) -> Finding:
-    """The same in a process with that many virtual CPU devices."""
+def measure_in_subprocess(devices: int, request: Request) -> Finding:
+    """Count and time in a new process with that many virtual CPU devices."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.split_losses"],
+        [sys.executable, "-m", "benchmarks.scaling.split_losses"],
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
         input=json.dumps(asdict(request)),
         capture_output=True,
         text=True,

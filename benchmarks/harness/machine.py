@@ -1,4 +1,4 @@
-"""What this machine is and what it can do at most, measured in the same run as the rivals."""
+"""This machine's names, versions and limits, measured in the same run as the implementations."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks import timing
+from benchmarks.harness import timing
 
 PACKAGES = ("xentjax", "jax", "jaxlib", "optax", "flax", "numpy", "torch")
 
@@ -54,12 +54,12 @@ class Machine:
         ]
 
 
-def measure(*, quick: bool = False, rivals: Sequence[str] = ()) -> Machine:
+def measure(*, quick: bool = False, packages: Sequence[str] = ()) -> Machine:
     """Name this machine and measure its limits on arrays far larger than the caches.
 
     Args:
-        quick: small arrays and few rounds, for a trial run whose figures mean little.
-        rivals: packages whose versions are named beside those of `PACKAGES`.
+        quick: small arrays and few rounds, for a trial run whose figures are not meaningful.
+        packages: those whose versions are recorded beside `PACKAGES`.
     """
     elements, rounds = (2**20, 2) if quick else (2**26, 7)
     gemm, flops = product(quick=quick)
@@ -73,7 +73,7 @@ def measure(*, quick: bool = False, rivals: Sequence[str] = ()) -> Machine:
         cores=cores(),
         backend=jax.default_backend(),
         device=jax.devices()[0].device_kind,
-        versions={"python": platform.python_version()} | versions((*PACKAGES, *rivals)),
+        versions={"python": platform.python_version()} | versions((*PACKAGES, *packages)),
         read_bandwidth=gigabytes / median["read"],
         update_bandwidth=2 * gigabytes / median["update"],
         fresh_bandwidth=2 * gigabytes / median["fresh"],
@@ -82,15 +82,15 @@ def measure(*, quick: bool = False, rivals: Sequence[str] = ()) -> Machine:
 
 
 def product(dtype: str = "float32", *, quick: bool = False) -> tuple[timing.Thunk, int]:
-    """A matrix product as large as it takes to show the peak, and its operations."""
+    """A matrix product large enough to reach the peak rate, and its number of operations."""
     size = 256 if quick else 2048 if jax.default_backend() == "cpu" else 8192
     a = jnp.ones((size, size), dtype)
-    gemm = timing.compile_apart(lambda x: x @ x, a)
+    gemm = timing.compile_ahead_of_time(lambda x: x @ x, a)
     return lambda: gemm.call(a), 2 * size**3
 
 
 def traffic(shape: Sequence[int]) -> dict[str, timing.Thunk]:
-    """Thunks that do nothing but move a float32 array of this shape, the floor of any rival.
+    """Thunks that only move a float32 array of this shape: a lower bound of every time.
 
     read: its sum (1 read). update: x + 1 written over x, the buffer donated (1 read, 1 write).
     fresh: x + 1 into a new buffer (1 read, 1 write), whose pages the system may have to supply.
@@ -98,9 +98,9 @@ def traffic(shape: Sequence[int]) -> dict[str, timing.Thunk]:
     x = jnp.ones(shape, jnp.float32)
     # XLA's CPU backend shares work by rows of the output: a sum to one number would use one core.
     pieces = 64 if x.size % 64 == 0 else 1
-    read = timing.compile_apart(lambda x: jnp.sum(x.reshape(pieces, -1), axis=1), x)
-    update = timing.compile_apart(lambda x: x + 1.0, x, donate=(0,))
-    fresh = timing.compile_apart(lambda x: x + 1.0, x)
+    read = timing.compile_ahead_of_time(lambda x: jnp.sum(x.reshape(pieces, -1), axis=1), x)
+    update = timing.compile_ahead_of_time(lambda x: x + 1.0, x, donate=(0,))
+    fresh = timing.compile_ahead_of_time(lambda x: x + 1.0, x)
     return {
         "read": lambda: read.call(x),
         "update": timing.thread_state(update.call, jnp.ones(shape, jnp.float32)),

@@ -1,12 +1,11 @@
-"""The cases each benchmark measures, and nothing else."""
+"""The cases of each benchmark: shapes, dtypes and modes."""
 
-from dataclasses import dataclass
 from math import prod
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 
 class LossCase(NamedTuple):
-    """Logits [N, K] of one dtype, and what is done with their mean loss."""
+    """Logits [N, K] of one dtype, and the mode in which their mean loss is run."""
 
     name: str
     shape: tuple[int, int]
@@ -47,7 +46,7 @@ KERNELS_QUICK = _in_memory((64, 10))
 
 
 class LinearCase(NamedTuple):
-    """Features [N, D] and a kernel [D, K] of one dtype, and what is done with the mean loss."""
+    """Features [N, D] and a kernel [D, K] of one dtype, and the mode in which the loss is run."""
 
     shape: tuple[int, int, int]
     dtype: str
@@ -55,12 +54,12 @@ class LinearCase(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What the tables call it."""
+        """Name in the tables."""
         return " × ".join(map(str, self.shape)) + ("" if self.dtype == "float32" else " bf16")
 
     @property
     def flops(self) -> int:
-        """The operations of stored logits, whoever computes more: 2 N D K, 6 with gradients."""
+        """Operations with stored logits, 2 N D K, 6 with gradients; some losses do more."""
         return (2 if self.mode == "loss" else 6) * prod(self.shape)
 
 
@@ -72,7 +71,7 @@ LINEAR_BIG = LinearCase((16384, 256, 262144), "bfloat16", "value_and_grad")
 LINEAR_BIG_QUICK = LinearCase((512, 32, 4096), "bfloat16", "value_and_grad")
 LINEAR_ACCURACY = (512, 256, 8192)
 LINEAR_ACCURACY_QUICK = (64, 32, 512)
-# Heads of language models, half precision: what `kernels` measures.
+# Heads of language models in half precision, for `kernels`.
 KERNELS_LINEAR = tuple(
     LinearCase(shape, "bfloat16", mode)
     for shape in ((8192, 2048, 50304), (8192, 4096, 131072))
@@ -81,22 +80,8 @@ KERNELS_LINEAR = tuple(
 KERNELS_LINEAR_QUICK = (LinearCase((64, 32, 128), "bfloat16", "value_and_grad"),)
 
 
-@dataclass(frozen=True)
-class LinearOptions:
-    """The options of `linear`; their comments are the command's help."""
-
-    shapes: tuple[tuple[int, int, int], ...] = ()
-    """linear: N D K of each case; without it, the two of its table."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """linear: of features and kernel."""
-    accuracy: bool = False
-    """linear: also compare loss and gradients in float32 and bfloat16 with float64."""
-    big: bool = False
-    """linear: also run (16384, 256, 262144) in bfloat16 once, 6.6 TFLOP, and read its memory."""
-
-
 class TrainingCase(NamedTuple):
-    """A step of a preset of the CIFAR-10 training at one image size, in pixels."""
+    """A training step of a CIFAR-10 preset at one image size, in pixels."""
 
     preset: str
     batch_size: int
@@ -105,7 +90,7 @@ class TrainingCase(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What the tables call it."""
+        """Name in the tables."""
         trained = ", whitening bias trained" if self.train_whitening else ""
         return f"{self.preset}, batch {self.batch_size}, {self.side} px{trained}"
 
@@ -123,7 +108,7 @@ TRAINING_QUICK = TRAINING[:1]
 
 
 class CountCase(NamedTuple):
-    """Samples and the classes they fall in."""
+    """Number of samples and of their classes."""
 
     samples: int
     classes: int

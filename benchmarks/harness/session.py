@@ -1,4 +1,4 @@
-"""A run of a benchmark: what it says while it works, and what is kept when Ctrl-C ends it."""
+"""A run of a benchmark: its progress messages, and its partial results after Ctrl-C."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -8,26 +8,26 @@ from typing import Any, Self, TypeVar
 
 from rich.console import Console
 
-from benchmarks import timing
-from benchmarks.tables import Extent
+from benchmarks.harness import timing
+from benchmarks.harness.tables import Extent
 from experiments.common.command import waiting
 
 Case = TypeVar("Case")
 Found = TypeVar("Found")
 
 QUIET_SECONDS = 4.0
-"""How long a log says nothing while the rounds of a case go on."""
+"""Least time between two lines of a log about the rounds of a case."""
 
 
 class Session:
-    """Runs the cases of a benchmark one after the other and says which.
+    """Runs the cases of a benchmark one after the other and reports the progress.
 
-    On a terminal one line tells what is being done; elsewhere each case is a line of its own.
+    On a terminal one line is rewritten; elsewhere each case has a line of its own.
 
     Args:
-        quick: small shapes, for a trial run whose figures mean little.
-        rounds: how often every rival runs.
-        console: where to say what is being done.
+        quick: small shapes, for a trial run whose figures are not representative.
+        rounds: how often every implementation runs.
+        console: where the progress is printed.
     """
 
     def __init__(self, *, quick: bool, rounds: int, console: Console) -> None:
@@ -53,11 +53,11 @@ class Session:
 
     @property
     def extent(self) -> Extent:
-        """How much was run so far."""
+        """The part of the benchmark that was run so far."""
         return Extent(self.quick, self.interrupted)
 
     def say(self, text: str, *, log: bool = True) -> None:
-        """Tell what is being done now; `log` says it also where no line can be rewritten."""
+        """Show the current activity; with `log`, also where no line can be rewritten."""
         text = f"{self._place}: {text}" if self._place else text
         if self.console.is_terminal:
             self._show(text)
@@ -67,24 +67,24 @@ class Session:
 
     def collect(
         self,
-        subject: str,
+        title: str,
         table: Iterable[tuple[str, Case]],
         measure: Callable[[Case], Found],
     ) -> list[Found]:
-        """Return what `measure` finds for each case, or for those that were done before Ctrl-C.
+        """Measure each case and return the results, after Ctrl-C those of the finished cases.
 
         Args:
-            subject: what is measured.
+            title: the name of this group of cases in messages.
             table: the cases with their names.
-            measure: finds something for a case, most often by one call of `interleave`; where it
-                makes several, Ctrl-C leaves nothing of the case.
+            measure: measures a case, usually by one call of `interleave`; if it makes several,
+                Ctrl-C discards the case.
         """
         found: list[Found] = []
         cases = list(table)
         for number, (name, case) in enumerate(cases, 1):
             if self.interrupted is not None:
                 break
-            self._place = f"{subject}, case {number} of {len(cases)}{', ' * bool(name)}{name}"
+            self._place = f"{title}, case {number} of {len(cases)}{', ' * bool(name)}{name}"
             try:
                 self.say("preparing")
                 found.append(measure(case))
@@ -95,7 +95,7 @@ class Session:
         return found
 
     def interleave(self, thunks: Mapping[str, timing.Thunk], **options: Any) -> timing.Samples:
-        """Run `timing.interleave` and return its samples, or those that Ctrl-C leaves of them.
+        """Run `timing.interleave`; after Ctrl-C, return the samples of the finished rounds.
 
         Raises:
             KeyboardInterrupt: no round was finished, or an earlier call was interrupted.
@@ -103,9 +103,9 @@ class Session:
         if self.interrupted is not None:
             raise KeyboardInterrupt
 
-        def turn(number: int, who: str) -> None:
+        def turn(number: int, name: str) -> None:
             round_ = f"round {number} of {self.rounds}" if number else "warming up"
-            self.say(f"{round_}, {who}", log=False)
+            self.say(f"{round_}, {name}", log=False)
 
         try:
             return timing.interleave(thunks, rounds=self.rounds, on_turn=turn, **options)

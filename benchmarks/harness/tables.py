@@ -1,18 +1,20 @@
-"""What a report is made of: tables as values and as text, and what every report can say."""
+"""Parts of a report: tables as values and as text, and the protocol of a report."""
 
 from typing import Any, NamedTuple, Protocol
 
 from matplotlib.figure import Figure
 
-from benchmarks.machine import Machine
+from benchmarks.harness.machine import Machine
+
+NOT_INSTALLED = "not installed"
 
 
 class Extent(NamedTuple):
-    """How much of a benchmark was run.
+    """The part of a benchmark that was run.
 
     Attributes:
-        quick: small shapes and few rounds, whose figures mean little.
-        interrupted: where Ctrl-C ended it, and after how many rounds; None if it did not.
+        quick: small shapes and few rounds, whose figures are not representative.
+        interrupted: the case and round at which Ctrl-C ended the run, or None.
     """
 
     quick: bool = False
@@ -20,21 +22,21 @@ class Extent(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Whether means over the cases and verdicts say anything."""
+        """True if means over the cases and targets are meaningful."""
         return self == WHOLE
 
     @property
     def mark(self) -> str:
-        """Put before titles: "QUICK: ", "INTERRUPTED: ", both or nothing."""
+        """Prefix of titles: "QUICK: ", "INTERRUPTED: ", both or nothing."""
         marks = [*(["QUICK"] if self.quick else []), *(["INTERRUPTED"] if self.interrupted else [])]
         return f"{', '.join(marks)}: " if marks else ""
 
     def lines(self) -> list[str]:
-        """What the marks mean."""
+        """Explanations of the marks."""
         without = "no means, no targets"
         return [
             *(
-                [f"QUICK: small shapes and few rounds, so the figures mean little; {without}"]
+                [f"QUICK: small shapes and few rounds, not representative; {without}"]
                 if self.quick
                 else []
             ),
@@ -48,7 +50,7 @@ WHOLE = Extent()
 class Sheet(NamedTuple):
     """A table as text; the first two columns name the case and the mode.
 
-    `legend` explains the columns, a line each.
+    Each line of `legend` explains a column.
     """
 
     title: str
@@ -58,7 +60,7 @@ class Sheet(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Texts and numbers; None is an unknown number. The first two columns name a row."""
+    """A table of texts and numbers, None if unknown; the first two columns name a row."""
 
     title: str
     header: tuple[str, ...]
@@ -66,48 +68,48 @@ class Table(NamedTuple):
     legend: tuple[str, ...] = ()
 
     def sheet(self) -> Sheet:
-        """The table as text, numbers with three digits."""
+        """Convert to text, numbers with three digits."""
         rows = [[_text(x) for x in row] for row in self.rows]
         return Sheet(self.title, [*self.header], rows, self.legend)
 
     def as_json(self) -> dict[str, Any]:
-        """The rows as objects."""
+        """Convert the rows to objects."""
         rows = [dict(zip(self.header, row, strict=True)) for row in self.rows]
         return {"title": self.title, "rows": rows}
 
 
 class Report(Protocol):
-    """What the command prints and saves."""
+    """The result of a benchmark, which the command prints and saves."""
 
     @property
     def name(self) -> str:
-        """The benchmark."""
+        """Name of the benchmark."""
         ...
 
     @property
     def machine(self) -> Machine:
-        """Where and when it ran."""
+        """The machine and the date of the run."""
         ...
 
     @property
     def extent(self) -> Extent:
-        """How much of it ran."""
+        """The part that was run."""
         ...
 
     def sheets(self) -> list[Sheet]:
-        """The tables."""
+        """Tables as text."""
         ...
 
     def lines(self) -> list[str]:
-        """What is said below them."""
+        """Lines of text about the machine, the method and the columns."""
         ...
 
     def as_json(self) -> dict[str, Any]:
-        """Everything measured and derived, as plain values."""
+        """All measured and derived values, for JSON."""
         ...
 
     def figure(self) -> Figure:
-        """The picture."""
+        """The plot."""
         ...
 
 

@@ -1,6 +1,6 @@
-"""What is asked of a die, as a call of xentjax and of each rival.
+"""Statistics of a die, as calls of xentjax and of each baseline.
 
-Every rival gets its own kind of array, made beforehand, and returns its own kind.
+Every implementation gets its own kind of array, made beforehand, and returns its own kind.
 """
 
 import importlib
@@ -15,8 +15,8 @@ import numpy as np
 import scipy.special
 import scipy.stats
 
-from benchmarks import cases, timing
-from benchmarks.losses import SUBJECT, TORCH
+from benchmarks.harness import cases, timing
+from benchmarks.harness.baselines import OURS, TORCH
 from xentjax import (
     confidence_intervals,
     counts,
@@ -30,7 +30,7 @@ from xentjax import (
 
 Thunks = dict[str, timing.Thunk]
 
-EAGER, HOST = f"{SUBJECT} eager", f"{SUBJECT} of NumPy"
+EAGER, HOST = f"{OURS} eager", f"{OURS} of NumPy"
 BINCOUNT, JNP = "np.bincount", "jnp.bincount"
 NUMPY, SCIPY, REL_ENTR = "numpy", "scipy", "scipy rel_entr"
 STATSMODELS = "statsmodels"
@@ -38,7 +38,7 @@ STATSMODELS = "statsmodels"
 
 def jitted(function: Callable[..., Any], *args: Any) -> timing.Thunk:
     """A call of the compiled function on these arguments."""
-    return partial(timing.compile_apart(function, *args).call, *args)
+    return partial(timing.compile_ahead_of_time(function, *args).call, *args)
 
 
 def count_thunks(case: cases.CountCase, torch: ModuleType | None) -> Thunks:
@@ -47,7 +47,7 @@ def count_thunks(case: cases.CountCase, torch: ModuleType | None) -> Thunks:
     samples = np.random.default_rng(0).integers(k, size=n)
     x = jnp.asarray(samples, jnp.int32)
     thunks = {
-        SUBJECT: jitted(lambda x: counts(x, k), x),
+        OURS: jitted(lambda x: counts(x, k), x),
         EAGER: lambda: counts(x, k),
         HOST: lambda: counts(samples, k),
         BINCOUNT: lambda: np.bincount(samples, minlength=k),
@@ -60,7 +60,7 @@ def count_thunks(case: cases.CountCase, torch: ModuleType | None) -> Thunks:
 
 
 def pmfs(rows: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two of them a row, float32, all probabilities positive."""
+    """Make two arrays of pmfs, float32, all probabilities positive."""
     weights = np.random.default_rng(0).exponential(size=(2, rows, classes)) + 1e-3
     p, q = (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
     return p, q
@@ -70,7 +70,7 @@ def entropy_thunks(shape: tuple[int, int], torch: ModuleType | None) -> Thunks:
     """Entropy of every row, in nats."""
     p, _ = pmfs(*shape)
     thunks = {
-        SUBJECT: jitted(entropy, jnp.asarray(p)),
+        OURS: jitted(entropy, jnp.asarray(p)),
         NUMPY: lambda: -(p * np.log(p)).sum(-1),
         SCIPY: lambda: scipy.stats.entropy(p, axis=-1),
     }
@@ -84,7 +84,7 @@ def kl_thunks(shape: tuple[int, int], torch: ModuleType | None) -> Thunks:
     """KL divergence of every row, in nats."""
     p, q = pmfs(*shape)
     thunks = {
-        SUBJECT: jitted(kl_divergence, jnp.asarray(p), jnp.asarray(q)),
+        OURS: jitted(kl_divergence, jnp.asarray(p), jnp.asarray(q)),
         NUMPY: lambda: (p * np.log(p / q)).sum(-1),
         SCIPY: lambda: scipy.stats.entropy(p, q, axis=-1),
         REL_ENTR: lambda: scipy.special.rel_entr(p, q).sum(-1),
@@ -96,35 +96,35 @@ def kl_thunks(shape: tuple[int, int], torch: ModuleType | None) -> Thunks:
     return thunks
 
 
-def rolled(rows: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Counts of 20 K rolls of a die a row, and the pmf of the die."""
+def roll(rows: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Counts of 20 K rolls of a die in each row, and the pmf of the die."""
     rng = np.random.default_rng(0)
     q = rng.dirichlet(np.full(classes, 10.0))
     return rng.multinomial(20 * classes, q, size=rows), q
 
 
 def interval_thunks(classes: int, method: str) -> Thunks:
-    """Simultaneous intervals of one die, without statsmodels where it is not installed."""
-    (c,), _ = rolled(1, classes)
+    """Simultaneous intervals of one die; statsmodels only where it is installed."""
+    (c,), _ = roll(1, classes)
     x = jnp.asarray(c, jnp.int32)
     thunks = {
-        SUBJECT: jitted(partial(confidence_intervals, method=method), x),
+        OURS: jitted(partial(confidence_intervals, method=method), x),
         EAGER: lambda: confidence_intervals(x, method=method),
     }
     if importlib.util.find_spec("statsmodels") is not None:
-        rival = importlib.import_module("statsmodels.stats.proportion")
+        module = importlib.import_module("statsmodels.stats.proportion")
         name = method.replace("_", "-")
-        thunks[STATSMODELS] = lambda: rival.multinomial_proportions_confint(c, method=name)
+        thunks[STATSMODELS] = lambda: module.multinomial_proportions_confint(c, method=name)
     return thunks
 
 
 def g_test_thunks(shape: tuple[int, int]) -> Thunks:
     """Statistic and p-value of every row."""
-    c, q = rolled(*shape)
+    c, q = roll(*shape)
     expected = c.sum(-1, keepdims=True) * q
     x, y = jnp.asarray(c, jnp.int32), jnp.asarray(q, jnp.float32)
     return {
-        SUBJECT: jitted(g_test, x, y),
+        OURS: jitted(g_test, x, y),
         EAGER: lambda: g_test(x, y),
         SCIPY: lambda: scipy.stats.power_divergence(c, expected, axis=-1, lambda_="log-likelihood"),
     }
@@ -132,11 +132,11 @@ def g_test_thunks(shape: tuple[int, int]) -> Thunks:
 
 def likelihood_thunks(shape: tuple[int, int], torch: ModuleType | None) -> Thunks:
     """Multinomial log-likelihood of every row."""
-    c, q = rolled(*shape)
+    c, q = roll(*shape)
     n = int(c[0].sum())
     x, y = jnp.asarray(c, jnp.int32), jnp.asarray(q, jnp.float32)
     thunks = {
-        SUBJECT: jitted(multinomial_log_likelihood, y, x),
+        OURS: jitted(multinomial_log_likelihood, y, x),
         EAGER: lambda: multinomial_log_likelihood(y, x),
         SCIPY: lambda: scipy.stats.multinomial.logpmf(c, n, q),
     }
@@ -147,12 +147,12 @@ def likelihood_thunks(shape: tuple[int, int], torch: ModuleType | None) -> Thunk
 
 
 def estimate_thunks(shape: tuple[int, int], method: str) -> Thunks:
-    """Entropy of the die from its counts; SciPy knows the plug-in alone."""
-    c, _ = rolled(*shape)
+    """Entropy of the die from its counts; SciPy has the plug-in estimate only."""
+    c, _ = roll(*shape)
     x = jnp.asarray(c, jnp.int32)
     if method == "nsb":
-        return {SUBJECT: jitted(nsb_entropy, x)}
-    thunks = {SUBJECT: jitted(partial(entropy_estimate, method=method), x)}
+        return {OURS: jitted(nsb_entropy, x)}
+    thunks = {OURS: jitted(partial(entropy_estimate, method=method), x)}
     if method == "plug_in":
         thunks[SCIPY] = lambda: scipy.stats.entropy(c, axis=-1)
     return thunks

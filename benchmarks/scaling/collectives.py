@@ -1,4 +1,4 @@
-"""What compiled programs send between devices, counted in their text, and a model of its cost."""
+"""Collectives of compiled programs, counted in their text."""
 
 import re
 from collections import Counter
@@ -11,10 +11,10 @@ KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce
 
 @dataclass(frozen=True)
 class Exchange:
-    """What one run of a program exchanges on each device.
+    """Collectives of one run of a program on each device.
 
     Attributes:
-        calls: by kind, how many collectives run, those of a loop as often as it turns.
+        calls: by kind, their number; those in a loop count once an iteration.
         payload: by kind, the bytes that they return.
     """
 
@@ -23,15 +23,15 @@ class Exchange:
 
     @property
     def total(self) -> int:
-        """The bytes that all collectives return."""
+        """Bytes that all collectives return."""
         return sum(self.payload.values())
 
 
 def exchange(hlo: str) -> Exchange:
     """Count the collectives in the text of a program that XLA compiled for CPU devices.
 
-    A loop has to tell how often it turns, as those of `lax.scan` and `lax.map` do; of a conditional
-    all branches count; what a device exchanges with itself alone does not.
+    A loop must have a known number of iterations, as those of `lax.scan` and `lax.map` have. All
+    branches of a conditional count; collectives of a single device do not.
     """
     calls: Counter[str] = Counter()
     payload: Counter[str] = Counter()
@@ -51,7 +51,7 @@ def exchange(hlo: str) -> Exchange:
 
 
 def _computations(hlo: str) -> dict[str, list[str]]:
-    """The lines of each computation by its name; the program's own is ENTRY."""
+    """Map the name of each computation to its lines; the main program's is ENTRY."""
     found: dict[str, list[str]] = {}
     name = ""
     for line in hlo.splitlines():
@@ -65,7 +65,7 @@ def _computations(hlo: str) -> dict[str, list[str]]:
 
 
 def _collective(line: str) -> Iterator[tuple[str, int]]:
-    """The kind of a collective and the bytes of all arrays that it returns."""
+    """Yield the kind of a collective and the bytes of all arrays that it returns."""
     match = re.search(rf"= (.*?) ({'|'.join(KINDS)})\(", line)
     alone = re.search(r"replica_groups=(?:\{\{\d+\}|\[\d+,1\])", line)
     if match and not alone:
@@ -80,32 +80,14 @@ def _collective(line: str) -> Iterator[tuple[str, int]]:
 
 
 def _called(line: str) -> Iterator[tuple[str, int]]:
-    """The computations that a line runs, and how often."""
+    """Yield the computations that a line runs, and how often."""
     turns = 1
     if re.search(r" while\(", line):
         known = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
         if known is None:
-            raise ValueError(f"hlo: expected loops that tell how often they turn, got {line}")
+            raise ValueError(f"hlo: expected loops with a known number of iterations, got {line}")
         turns = int(known[1])
     attribute = r"(?:body|to_apply|calls|(?:branch|true|false)_computations?)"
     for several, one in re.findall(attribute + r"=(?:\{([^}]*)\}|%?([\w.\-]+))", line):
         for name in several.split(",") if several else [one]:
             yield name.strip().lstrip("%"), turns
-
-
-@dataclass(frozen=True)
-class Link:
-    """An assumed link between accelerators: bytes a second in one direction, seconds a hop."""
-
-    name: str
-    bandwidth: float
-    latency: float
-
-    def all_reduce(self, payload: float, devices: int, calls: int = 1) -> float:
-        """Seconds of ring all-reduces: a reduce-scatter and an all-gather, P - 1 steps each."""
-        return 2 * self.all_gather(payload, devices, calls)
-
-    def all_gather(self, payload: float, devices: int, calls: int = 1) -> float:
-        """Seconds of ring all-gathers that leave `payload` bytes in all on each device."""
-        steps = devices - 1
-        return steps * (calls * self.latency + payload / devices / self.bandwidth)

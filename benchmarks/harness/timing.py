@@ -1,8 +1,8 @@
-"""The timing core of every benchmark: rivals interleaved in one process, compared round by round.
+"""Timing: implementations interleaved in one process and compared round by round.
 
 Shared machines drift: the same call can take three times as long an hour later. So nothing is
-compared across time. Every rival runs once in every round, and a ratio is the median of the ratios
-*within* the rounds, which a slow minute cannot move.
+compared across time. Every implementation runs once in every round, and a ratio is the median of
+the ratios *within* the rounds, which a slow minute does not change.
 """
 
 import math
@@ -27,7 +27,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Quartiles(NamedTuple):
-    """Median of the samples with the quarter below and the quarter above."""
+    """Lower quartile, median and upper quartile of the samples."""
 
     lower: float
     median: float
@@ -46,16 +46,16 @@ def interleave(
     """Time every thunk once per round and return its seconds per call, round by round.
 
     A call ends when its result is ready. Calls shorter than `min_seconds` are repeated within one
-    sample until they fill it. Every turn begins with a call that is not timed: it finds caches and
-    thread pools as the previous rival left them, the timed ones find their own. Two calls of each
-    thunk at the very start, also not kept, warm up and choose the number of repeats.
+    sample until they fill it. Every turn begins with a call that is not timed, which restores the
+    caches and thread pools that the previous thunk used. Two calls of each thunk at the very start,
+    not recorded either, warm it up and choose the number of repeats.
 
     Args:
-        thunks: what to time, by name; each returns arrays (or nothing) and may keep state.
+        thunks: the calls to time, by name; each returns arrays (or nothing) and may keep state.
         rounds: number of samples of each thunk.
         min_seconds: the shortest sample, in seconds.
-        settle: begin every turn with that call; calls of seconds do not need it.
-        on_turn: told the round, from 1, and the name before each turn; round 0 warms up.
+        settle: begin every turn with an untimed call; calls of seconds do not need it.
+        on_turn: called with the round, from 1, and the name before each turn; round 0 warms up.
         clock: the time in seconds.
 
     Raises:
@@ -86,10 +86,10 @@ def interleave(
 
 
 def _orders(names: Sequence[str], rounds: int) -> Iterator[Sequence[str]]:
-    """Every other round is the mirror of the one before it, then the first name moves on.
+    """Yield orders in pairs, each with its mirror image; the first name moves on after a pair.
 
     A steady drift within a round cancels between an order and its mirror, and after 2 * len(names)
-    rounds every rival has stood equally often in every place.
+    rounds every name has had every position equally often.
     """
     for index in range(rounds):
         start = (index // 2) % len(names)
@@ -98,12 +98,12 @@ def _orders(names: Sequence[str], rounds: int) -> Iterator[Sequence[str]]:
 
 
 def once(thunk: Thunk, *, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds of one call, the first: for what takes too long to repeat."""
+    """Seconds of the first call, for calls that take too long to repeat."""
     return _seconds_per_call(thunk, 1, clock)
 
 
 def _seconds_per_call(thunk: Thunk, repeats: int, clock: Callable[[], float]) -> float:
-    """Mean time of `repeats` calls; releasing the result belongs to the call."""
+    """Mean time of `repeats` calls, which includes releasing the results."""
     begin = clock()
     for _ in range(repeats):
         jax.block_until_ready(thunk())
@@ -111,7 +111,7 @@ def _seconds_per_call(thunk: Thunk, repeats: int, clock: Callable[[], float]) ->
 
 
 def thread_state(step: Callable[[Any], Any], state: Any) -> Thunk:
-    """A thunk that feeds `step` its own last output, as a step that donates its input needs."""
+    """Make a thunk that feeds `step` its own last output, as a step with a donated input needs."""
 
     def thunk() -> Any:
         nonlocal state
@@ -123,9 +123,9 @@ def thread_state(step: Callable[[Any], Any], state: Any) -> Thunk:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled function with what its compilation cost and what it allocates.
+    """A compiled function, the time of its compilation and the memory it allocates.
 
-    `temp_bytes` is XLA's scratch memory, outputs aside; None where the backend does not tell.
+    `temp_bytes` is XLA's scratch memory without outputs; None where the backend does not say.
     """
 
     call: Callable[..., Any]
@@ -133,13 +133,13 @@ class Compiled:
     temp_bytes: int | None
 
 
-def compile_apart(
+def compile_ahead_of_time(
     function: Callable[..., Any],
     *args: Any,
     donate: tuple[int, ...] = (),
     clock: Callable[[], float] = time.perf_counter,
 ) -> Compiled:
-    """Trace, lower and compile `function` for these arguments, timed apart from its runs."""
+    """Trace, lower and compile `function` for these arguments, and time that."""
     begin = clock()
     call = jax.jit(function, donate_argnums=donate).lower(*args).compile()
     seconds = clock() - begin

@@ -1,11 +1,11 @@
-"""What is done with a loss of logits and labels: the functions that are compiled and timed."""
+"""Modes of a loss of logits and labels: the functions that are compiled and timed."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
-from benchmarks import cases
+from benchmarks.harness import cases
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -13,7 +13,7 @@ LEARNING_RATE = 0.1
 
 
 def jax_function(loss: Loss, mode: str) -> Callable[[jax.Array, jax.Array], Any]:
-    """What is compiled for a mode, as a function of logits and labels."""
+    """The function of logits and labels that is compiled for a mode."""
     match mode:
         case "forward":
             return loss

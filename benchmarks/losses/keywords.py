@@ -1,4 +1,4 @@
-"""What the keywords of the softmax cross-entropy cost beside the plain call."""
+"""Cost of the keywords of the softmax cross-entropy, relative to the plain call."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks import timing
-from benchmarks.modes import Loss, jax_function
-from benchmarks.session import Session
-from benchmarks.tables import Table
+from benchmarks.harness import timing
+from benchmarks.harness.modes import Loss, jax_function
+from benchmarks.harness.session import Session
+from benchmarks.harness.tables import Table
 from xentjax import softmax_cross_entropy_with_integer_labels
 
 PLAIN = "none"
 
 
 def keywords(num_classes: int) -> dict[str, dict[str, Any]]:
-    """Sets of keywords by the name that the table calls them."""
+    """Sets of keywords by their names in the table."""
     scalars = {"label_smoothing": 0.1, "z_loss": 1e-4, "temperature": 0.9, "ignore_index": -1}
     weights = {"class_weights": jnp.linspace(0.5, 2, num_classes)}
     return {
@@ -29,7 +29,7 @@ def keywords(num_classes: int) -> dict[str, dict[str, Any]]:
 
 
 def measure(shapes: Iterable[tuple[int, int]], session: Session) -> Table:
-    """Times as multiples of the plain call's, and scratch memory, of the loss and an SGD step."""
+    """Measure the loss and an SGD step: times as multiples of the plain call's, scratch memory."""
     named = [(f"{shape[0]} × {shape[1]}", shape) for shape in shapes]
     groups = session.collect("keywords", named, lambda shape: _rows(shape, session))
     rows = [row for group in groups for row in group]
@@ -46,8 +46,8 @@ def _rows(shape: tuple[int, int], session: Session) -> list[tuple[str | float | 
     for name, values in named.items():
         session.say(f"compiling {name}", log=False)
         loss = _mean_loss(values)
-        forward[name] = timing.compile_apart(jax_function(loss, "forward"), logits, labels)
-        step[name] = timing.compile_apart(
+        forward[name] = timing.compile_ahead_of_time(jax_function(loss, "forward"), logits, labels)
+        step[name] = timing.compile_ahead_of_time(
             jax_function(loss, "SGD step"), logits, labels, donate=(0,)
         )
         thunks[f"{name}, forward"] = lambda call=forward[name].call: call(logits, labels)

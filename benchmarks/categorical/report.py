@@ -1,0 +1,149 @@
+"""The report of `categorical`: times by group of cases, targets, a plot with a panel a group."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.categorical.implementations import (
+    BINCOUNT,
+    EAGER,
+    HOST,
+    JNP,
+    NUMPY,
+    REL_ENTR,
+    SCIPY,
+    STATSMODELS,
+)
+from benchmarks.harness import timing
+from benchmarks.harness.baselines import NO_TORCH, OURS, TORCH
+from benchmarks.harness.figures import STYLES, add_title, draw_ratio_axis, label_ratio_axis
+from benchmarks.harness.machine import Machine
+from benchmarks.harness.tables import WHOLE, Extent, Sheet, Table
+
+# One style for each in all panels; no panel has both forms of NumPy, which share one.
+BASELINES: list[str] = [EAGER, HOST, BINCOUNT, JNP, TORCH, SCIPY, REL_ENTR, STATSMODELS, NUMPY]
+BASELINE_STYLES = dict(zip(BASELINES, (*STYLES, STYLES[2]), strict=True))
+NOTES = (
+    f"{OURS}: compiled by jit, as jnp.bincount; eager: a jax array, its values checked; of "
+    "NumPy: an int64 NumPy array, its values checked",
+    "counts: int64 for np.bincount and torch, int32 for jax",
+    "entropy and KL: float32 for all. numpy: -sum(p log p) and sum(p log(p / q)) as they stand; "
+    "scipy: stats.entropy, which also normalises; torch: distributions.Categorical, made from the "
+    "pmf within the call",
+    "statsmodels' Sison-Glaz intervals run once from 50 classes on: that time over our median",
+    "scipy: stats.power_divergence, stats.multinomial.logpmf; torch: distributions.Multinomial",
+)
+
+
+class Timed(NamedTuple):
+    """Seconds per call by implementation: one sample a round, or a single one."""
+
+    case: str
+    mode: str
+    seconds: timing.Samples
+
+    def multiple(self, name: str) -> float:
+        """Time of an implementation over ours."""
+        mine, other = self.seconds[OURS], self.seconds[name]
+        if len(mine) == len(other):
+            return timing.ratio(other, mine)
+        return timing.quartiles(other).median / timing.quartiles(mine).median
+
+    def rows(self) -> Iterable[tuple[str | float | None, ...]]:
+        """Yield a row for each implementation."""
+        for name, samples in self.seconds.items():
+            lower, median, upper = timing.quartiles(samples)
+            spread = f"±{(upper - lower) / 2 / median:.0%}" if len(samples) > 1 else "one run"
+            yield f"{self.case}, {self.mode}", name, 1e3 * median, spread, self.multiple(name)
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """All measured times by the title of their table; targets only after a whole run."""
+
+    groups: Mapping[str, tuple[Timed, ...]]
+    targets: Table | None
+    absent: tuple[str, ...]
+    machine: Machine
+    extent: Extent = WHOLE
+    name: str = "categorical"
+
+    def tables(self) -> list[Table]:
+        """A table for each group, then the targets."""
+        header = ("case", "implementation", "ms", "spread", f"time / {OURS}")
+        groups = [
+            Table(title, header, tuple(row for timed in group for row in timed.rows()))
+            for title, group in self.groups.items()
+        ]
+        return groups if self.targets is None else [*groups, self.targets]
+
+    def sheets(self) -> list[Sheet]:
+        """The tables as text."""
+        return [table.sheet() for table in self.tables()]
+
+    def lines(self) -> list[str]:
+        """Lines of text about the machine, the columns and what is not installed."""
+        return [
+            *self.machine.describe(),
+            f"ms: median; spread: half the distance between the quartiles; time / {OURS}: "
+            f"median over the rounds, above 1 {OURS} is faster; all of a case interleaved",
+            *NOTES,
+            f"not installed here: {', '.join(self.absent) or 'none'}",
+            *([NO_TORCH] if TORCH in self.absent else []),
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """The tables and their samples."""
+        return {
+            "name": self.name,
+            **self.extent._asdict(),
+            "machine": asdict(self.machine),
+            "notes": self.lines(),
+            "tables": [table.as_json() for table in self.tables()],
+            "samples": {
+                title: [timed._asdict() for timed in group] for title, group in self.groups.items()
+            },
+        }
+
+    def figure(self) -> Figure:
+        """Plot the times over ours, a panel a group."""
+        panels = {
+            title: compared
+            for title, group in self.groups.items()
+            if (compared := [timed for timed in group if len(timed.seconds) > 1])
+        }
+        heights = [len(group) for group in panels.values()]
+        drawing = Figure(
+            figsize=(8.3, 1.1 * len(panels) + 0.3 * sum(heights)), layout="constrained"
+        )
+        every = drawing.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
+        for axes, (title, group) in zip(every, panels.items(), strict=True):
+            _draw(axes, title, group)
+        label_ratio_axis(every[-1], OURS)
+        add_title(drawing, self, f"baselines against {OURS}")
+        return drawing
+
+
+def _draw(axes: Axes, title: str, group: list[Timed]) -> None:
+    baselines = [name for name in BASELINES if any(name in timed.seconds for timed in group)]
+    step = 0.8 / len(baselines)
+    for index, baseline in enumerate(baselines):
+        color, marker = BASELINE_STYLES[baseline]
+        points = [
+            (timed.multiple(baseline), row - 0.4 + (index + 0.5) * step)
+            for row, timed in enumerate(group)
+            if baseline in timed.seconds
+        ]
+        ratios, rows = zip(*points, strict=True)
+        axes.scatter(ratios, rows, s=20, color=color, marker=marker, label=baseline, zorder=3)
+    axes.set_yticks(range(len(group)), [f"{t.case}, {t.mode}" for t in group], fontsize=8)
+    axes.set_ylim(len(group) - 0.5, -0.5)
+    draw_ratio_axis(axes, base=10)
+    axes.grid(axis="x", which="both", color="0.9")
+    for row in range(1, len(group)):
+        axes.axhline(row - 0.5, color="0.9", linewidth=0.8)
+    axes.set_title(title, fontsize=9, loc="left")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)

@@ -1,0 +1,1 @@
+"""Tools that the benchmarks share: turns, limits of the machine, cases, baselines, reports."""

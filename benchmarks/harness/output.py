@@ -1,0 +1,113 @@
+"""Output of a report: tables on a terminal or as markdown, and a folder with JSON and PNG."""
+
+import json
+import os
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from rich.console import Console
+from rich.text import Text
+
+from benchmarks.harness.tables import NOT_INSTALLED, Report, Sheet
+
+
+def print_terminal(result: Report, console: Console) -> None:
+    """Print the machine and the notes, then the tables, speed last.
+
+    A table wider than the screen is printed in parts, some columns each.
+    """
+    for line in (*result.extent.lines(), *result.lines()):
+        console.print(f"- {line}", highlight=False, markup=False)
+    for sheet in reversed(result.sheets()):
+        console.print()
+        for line in _text_table(sheet, result.extent.mark, console.width):
+            console.print(line, soft_wrap=True)
+        absent = any(NOT_INSTALLED in row for row in sheet.rows)
+        for line in (*sheet.legend, *(["-: not installed"] if absent else [])):
+            console.print(f"- {line}", highlight=False, markup=False)
+
+
+def _text_table(sheet: Sheet, mark: str, width: int) -> Iterator[Text]:
+    """Yield lines of at most `width` characters, except where one word or number is longer."""
+    # The tables of the experiments list a row's numbers one below the other. Here columns are
+    # compared row by row, so they remain columns, in as many parts as necessary.
+    heads = sheet.header
+    rows = [["-" if text == NOT_INSTALLED else text for text in row] for row in sheet.rows]
+    names = [heads[1], *(row[1] for row in rows)]
+    longest_word = max(len(word) for name in names for word in name.split())
+    left = min(max(map(len, names)), max(longest_word, width // 2))
+    sizes = {
+        index: max(
+            *(len(word) for word in heads[index].split()), *(len(row[index]) for row in rows)
+        )
+        for index in range(2, len(heads))
+    }
+    gap = 2 if left + sum(2 + size for size in sizes.values()) <= width else 1
+    yield from (Text(line, "bold") for line in _words(mark + sheet.title, width))
+    rest = list(sizes)
+    while rest:
+        part = {rest[0]: sizes[rest[0]]}
+        for index in rest[1:]:
+            if left + sum(gap + size for size in (*part.values(), sizes[index])) > width:
+                break
+            part[index] = sizes[index]
+        rest = rest[len(part) :]
+
+        yield Text()
+        words = [_words(heads[index], size) for index, size in part.items()]
+        for level in range(-max(map(len, words)), 0):
+            texts = [each[level] if len(each) >= -level else "" for each in words]
+            yield Text(_row(heads[1] if level == -1 else "", texts, part, left, gap), "bold")
+        yield Text("─" * (left + sum(gap + size for size in part.values())))
+        previous = None
+        for row in rows:
+            if row[0] != previous:
+                yield from (Text(line, "bold") for line in _words(row[0], width))
+            previous = row[0]
+            *first, last = _words(row[1], left)
+            yield from map(Text, first)
+            yield Text(_row(last, [row[index] for index in part], part, left, gap))
+
+
+def _words(text: str, width: int) -> list[str]:
+    """Wrap at spaces only, into at least one line."""
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def _row(name: str, texts: list[str], part: dict[int, int], left: int, gap: int) -> str:
+    """Join the name, aligned left, and the texts, aligned right."""
+    cells = zip(texts, part.values(), strict=True)
+    return (name.ljust(left) + "".join(text.rjust(gap + size) for text, size in cells)).rstrip()
+
+
+def markdown(result: Report) -> str:
+    """Format the report as markdown, for a README."""
+    parts = []
+    for title, header, rows, legend in result.sheets():
+        rule = ["---" if index < 2 else "---:" for index in range(len(header))]
+        lines = ["| " + " | ".join(row) + " |" for row in (header, rule, *rows)]
+        parts.append("\n".join([f"**{result.extent.mark}{title}**", "", *lines]))
+        parts += ["\n".join(f"- {line}" for line in legend)] if legend else []
+    parts.append("\n".join(f"- {line}" for line in (*result.extent.lines(), *result.lines())))
+    return "\n\n".join(parts) + "\n"
+
+
+def save(result: Report, parent: Path) -> Path:
+    """Write JSON and PNG into a new folder `<name>-<date>` under `parent` and return the folder."""
+    folder = parent / f"{result.name}-{result.machine.date[:19].replace(':', '-')}"
+    folder.mkdir(parents=True, exist_ok=False)
+    text = json.dumps(result.as_json(), indent=1)
+    _write(folder / f"{result.name}.json", lambda path: path.write_text(text + "\n"))
+    drawing = result.figure()
+    FigureCanvasAgg(drawing)
+    _write(folder / f"{result.name}.png", lambda path: drawing.savefig(path, format="png", dpi=150))
+    return folder
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write to a temporary name and rename, so that `path` is never half-written."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    write(unfinished)
+    os.replace(unfinished, path)

@@ -1,0 +1,298 @@
+"""The result of a benchmark that compares implementations cell by cell, as a report."""
+
+import math
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.harness import timing
+from benchmarks.harness.figures import STYLES, add_title, draw_ratio_axis, label_ratio_axis
+from benchmarks.harness.machine import Machine
+from benchmarks.harness.tables import NOT_INSTALLED, WHOLE, Extent, Sheet, Table
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One case in one mode: the samples of every implementation that ran.
+
+    Attributes:
+        case: name of the case, "8192 × 1000".
+        mode: name of the mode, "value_and_grad".
+        seconds: by implementation, seconds per call, one sample a round.
+        work: work of one call: gigabytes if the unit is "GB/s", images for "images/s".
+        limit_seconds: by round, the least time by the machine's limits; None if unknown.
+        temp_bytes: by implementation, XLA's scratch memory; absent if XLA did not compile it.
+        compile_seconds: by implementation, the time of its compilation.
+    """
+
+    case: str
+    mode: str
+    seconds: timing.Samples
+    work: float
+    limit_seconds: list[float] | None = None
+    temp_bytes: dict[str, int | None] = field(default_factory=dict)
+    compile_seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """All cells of a benchmark.
+
+    Attributes:
+        name: the benchmark, "losses".
+        ours: the implementation that the baselines are compared with, "xentjax".
+        baselines: the others, including those that could not run here.
+        unit: the unit of work per second.
+        cells: the measurements.
+        machine: the machine they were made on.
+        notes: what a reader must know to read the table.
+        legend: explanations of unit and limit, printed below the table.
+        extent: the part of the benchmark that was run.
+        row_per_implementation: one row an implementation with all its figures, rather than one row
+            a cell.
+        tables: other measurements, or values derived from the cells.
+    """
+
+    name: str
+    ours: str
+    baselines: tuple[str, ...]
+    unit: str
+    cells: tuple[Cell, ...]
+    machine: Machine
+    notes: tuple[str, ...] = ()
+    legend: tuple[str, ...] = ()
+    extent: Extent = WHOLE
+    row_per_implementation: bool = False
+    tables: tuple[Table, ...] = ()
+
+    @property
+    def implementations(self) -> tuple[str, ...]:
+        """Ours, then the baselines."""
+        return (self.ours, *self.baselines)
+
+    @property
+    def compiled(self) -> list[str]:
+        """The implementations that XLA compiled."""
+        return [
+            name
+            for name in self.implementations
+            if any(name in cell.compile_seconds for cell in self.cells)
+        ]
+
+    def ratio(self, cell: Cell, baseline: str) -> float | None:
+        """Time of the baseline over ours; None if it did not run."""
+        if baseline not in cell.seconds:
+            return None
+        return timing.ratio(cell.seconds[baseline], cell.seconds[self.ours])
+
+    def fastest_baseline(self, cell: Cell) -> tuple[str, float] | None:
+        """The baseline with the smallest ratio, and that ratio."""
+        ratios = [
+            (baseline, ratio)
+            for baseline in self.baselines
+            if (ratio := self.ratio(cell, baseline)) is not None
+        ]
+        return min(ratios, key=lambda pair: pair[1], default=None)
+
+    def mean_ratio(self, baseline: str, mode: str) -> float | None:
+        """Geometric mean of the baseline's ratios over the cells of a mode in which it ran."""
+        ratios = [
+            ratio
+            for cell in self.cells
+            if cell.mode == mode and (ratio := self.ratio(cell, baseline)) is not None
+        ]
+        return timing.geometric_mean(ratios) if ratios else None
+
+    def modes(self) -> list[str]:
+        """The modes in the order of the cells."""
+        return list(dict.fromkeys(cell.mode for cell in self.cells))
+
+    def sheets(self) -> list[Sheet]:
+        """Speed and, where it was measured, memory; then the other tables."""
+        if self.row_per_implementation:
+            own = [_rows_by_implementation(self)]
+        else:
+            own = [_speed(self), *([_memory(self)] if self.compiled else [])]
+        return own + [table.sheet() for table in self.tables]
+
+    def lines(self) -> list[str]:
+        """Lines of text about the machine, the compilation times and the method."""
+        totals = {
+            name: math.fsum(cell.compile_seconds.get(name, 0.0) for cell in self.cells)
+            for name in self.compiled
+        }
+        compilation = ", ".join(f"{name} {total:.1f} s" for name, total in totals.items())
+        return [
+            *self.machine.describe(),
+            *([f"compilation of all cells: {compilation}"] if totals else []),
+            *self.notes,
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """All samples, and the statistics derived from them."""
+        means = {
+            mode: {baseline: self.mean_ratio(baseline, mode) for baseline in self.baselines}
+            for mode in self.modes()
+        }
+        return {
+            "name": self.name,
+            "ours": self.ours,
+            "unit": self.unit,
+            **self.extent._asdict(),
+            "machine": self.machine.as_dict(),
+            "notes": [*self.legend, *self.notes],
+            **({"geometric_mean_ratio": means} if self.extent.whole else {}),
+            "cells": [
+                {
+                    "case": cell.case,
+                    "mode": cell.mode,
+                    "limit_seconds": cell.limit_seconds,
+                    "implementations": {
+                        name: self._entry(cell, name) if name in cell.seconds else NOT_INSTALLED
+                        for name in self.implementations
+                    },
+                }
+                for cell in self.cells
+            ],
+            "tables": [table.as_json() for table in self.tables],
+        }
+
+    def _entry(self, cell: Cell, name: str) -> dict[str, Any]:
+        samples = cell.seconds[name]
+        middle = timing.quartiles(samples)
+        limit = cell.limit_seconds
+        return {
+            "seconds": middle._asdict(),
+            "ratio": timing.ratio(samples, cell.seconds[self.ours]),
+            "rate": cell.work / middle.median,
+            "share_of_limit": None if limit is None else timing.ratio(limit, samples),
+            "temp_bytes": cell.temp_bytes.get(name),
+            "compile_seconds": cell.compile_seconds.get(name),
+            "samples": samples,
+        }
+
+    def figure(self) -> Figure:
+        """Plot each baseline's time over ours, one group of lines a cell, on a log axis."""
+        count = len(self.cells)
+        drawing = Figure(figsize=(8.3, 1.6 + 0.46 * count), layout="constrained")
+        axes = drawing.subplots()
+        step = 0.8 / len(self.baselines)
+        for index, baseline in enumerate(self.baselines):
+            color, marker = STYLES[index % len(STYLES)]
+            points = [
+                (ratio, row - 0.4 + (index + 0.5) * step)
+                for row, cell in enumerate(self.cells)
+                if (ratio := self.ratio(cell, baseline)) is not None
+            ]
+            ratios, rows = [ratio for ratio, _ in points], [row for _, row in points]
+            axes.hlines(rows, 1.0, ratios, color=color, linewidth=1.5)
+            label = baseline if points else f"{baseline} ({NOT_INSTALLED})"
+            axes.scatter(ratios, rows, s=24, color=color, marker=marker, label=label, zorder=3)
+        for row, (above, below) in enumerate(pairwise(self.cells)):
+            same = above.case == below.case
+            axes.axhline(row + 0.5, color="0.9" if same else "0.6", linewidth=0.8)
+        axes.set_yticks(range(count), [f"{cell.case}  {cell.mode}" for cell in self.cells])
+        axes.set_ylim(count - 0.5, -0.5)
+        draw_ratio_axis(axes, base=2)
+        low, high = axes.get_xlim()
+        axes.set_xlim(min(low, 0.48), max(high, 2.1))  # ticks at 0.5 and 2: one at 1 gives no scale
+        axes.grid(axis="x", color="0.9")
+        label_ratio_axis(axes, self.ours)
+        add_title(drawing, self, f"baselines against {self.ours}")
+        legend_columns = min(3, len(self.baselines))
+        drawing.legend(loc="outside lower center", ncols=legend_columns, frameon=False)
+        return drawing
+
+
+def _speed(result: Result) -> Sheet:
+    """Our time, and each baseline's as a multiple of it, a row a cell."""
+    rows = []
+    for cell in result.cells:
+        samples = cell.seconds[result.ours]
+        lower, median, upper = timing.quartiles(samples)
+        share = "-"
+        if cell.limit_seconds is not None:
+            share = f"{timing.ratio(cell.limit_seconds, samples):.0%}"
+        fastest = result.fastest_baseline(cell)
+        rows.append(
+            [
+                cell.case,
+                cell.mode,
+                _digits(median * 1e3),
+                f"±{(upper - lower) / 2 / median:.0%}",
+                _digits(cell.work / median),
+                share,
+                *(_multiple(result.ratio(cell, baseline)) for baseline in result.baselines),
+                _multiple(fastest[1]) if fastest else "-",
+            ]
+        )
+    if result.extent.whole:
+        for mode in result.modes():
+            means = [_multiple(result.mean_ratio(name, mode)) for name in result.baselines]
+            rows.append(["geometric mean", mode, "", "", "", "", *means, ""])
+    return Sheet(
+        f"Time of {result.ours}; baselines as multiples of it (above 1×: {result.ours} is faster)",
+        ["case", "mode", "ms", "±", result.unit, "limit", *result.baselines, "best"],
+        rows,
+        (
+            f"ms: median of {result.ours}'s calls; ±: half the distance between its quartiles",
+            *result.legend,
+            f"a baseline's column: its time over {result.ours}'s, median of the ratios within the "
+            "rounds; best: that of the fastest baseline",
+        ),
+    )
+
+
+def _rows_by_implementation(result: Result) -> Sheet:
+    """Time, rate, share of the limit, multiple and memory, a row an implementation."""
+    rows = []
+    for cell in result.cells:
+        for name in result.implementations:
+            figures = [NOT_INSTALLED, "", "", "", "", ""]
+            if (samples := cell.seconds.get(name)) is not None:
+                lower, median, upper = timing.quartiles(samples)
+                limit, temp = cell.limit_seconds, cell.temp_bytes.get(name)
+                figures = [
+                    _digits(median * 1e3),
+                    f"±{(upper - lower) / 2 / median:.0%}",
+                    _digits(cell.work / median),
+                    "-" if limit is None else f"{timing.ratio(limit, samples):.0%}",
+                    _multiple(result.ratio(cell, name)),
+                    "unknown" if temp is None else _digits(temp / 1e6),
+                ]
+            rows.append([f"{cell.case}, {cell.mode}", name, *figures])
+    return Sheet(
+        f"Time, rate and temporary memory; × is the time over that of {result.ours} "
+        f"(above 1×: {result.ours} is faster)",
+        ["case", "implementation", "ms", "±", result.unit, "limit", "×", "temp MB"],
+        rows,
+        (
+            "ms: median; ±: half the distance between the quartiles; ×: median of the ratios "
+            "within the rounds",
+            *result.legend,
+        ),
+    )
+
+
+def _memory(result: Result) -> Sheet:
+    """XLA's scratch memory, for the implementations that XLA compiled."""
+    rows = []
+    for cell in result.cells:
+        temps = [cell.temp_bytes.get(name) for name in result.compiled]
+        rows.append(
+            [cell.case, cell.mode]
+            + ["unknown" if temp is None else _digits(temp / 1e6) for temp in temps]
+        )
+    header = ["case", "mode", *result.compiled]
+    return Sheet("Temporary memory that XLA allocates, MB", header, rows)
+
+
+def _digits(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}" if value >= 0.001 else "0"
+
+
+def _multiple(ratio: float | None) -> str:
+    return NOT_INSTALLED if ratio is None else f"{ratio:.2f}×"

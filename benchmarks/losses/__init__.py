@@ -1,0 +1,3 @@
+"""Softmax cross-entropy beside optax, jax.nn, torch and the textbook formula."""
+
+from benchmarks.losses.benchmark import run as run

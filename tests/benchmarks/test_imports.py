@@ -1,0 +1,59 @@
+"""Imports between the modules of benchmarks: no circles, and the harness knows no benchmark."""
+
+import ast
+from graphlib import TopologicalSorter
+
+import pytest
+
+from benchmarks.__main__ import BENCHMARKS
+from tests.support.paths import ROOT
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(ROOT.glob("benchmarks/**/*.py"))
+}
+# `kernels` runs the implementations of two others on an accelerator.
+MAY_IMPORT = {name: {name} for name in BENCHMARKS} | {
+    "harness": set(),
+    "kernels": {"losses", "linear"},
+    "__main__": set(BENCHMARKS),
+}
+
+
+def imported_by(module):
+    """Find the modules of benchmarks that a module imports, strings that name them included."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        match node:
+            case ast.ImportFrom(module=str(source)):
+                found |= {f"{source}.{alias.name}" for alias in node.names} | {source}
+            case ast.Import():
+                found |= {alias.name for alias in node.names}
+            case ast.Constant(value=str(text)):
+                found.add(text)
+    # `from package import module` imports the module; the package itself is its parent.
+    found = {name for name in found & MODULES.keys() if not _parent_of_one(name, found)}
+    return found - {"benchmarks", module}
+
+
+def _parent_of_one(name, names):
+    return any(other.startswith(f"{name}.") and other in MODULES for other in names)
+
+
+def test_there_are_no_circles():
+    graph = {module: imported_by(module) for module in MODULES}
+    graph["benchmarks.__main__"] |= {f"benchmarks.{name}" for name in BENCHMARKS}
+    order = tuple(TopologicalSorter(graph).static_order())  # raises CycleError
+    assert order[-1] == "benchmarks.__main__"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"benchmarks"}))
+def test_a_benchmark_imports_the_harness_and_its_own_modules(module):
+    folder = module.split(".")[1]
+    imported = {name.split(".")[1] for name in imported_by(module)}
+    assert imported <= MAY_IMPORT[folder] | {"harness"}
+
+
+def test_every_benchmark_is_a_module_or_package_of_its_name():
+    folders = {name.split(".")[1] for name in MODULES if name != "benchmarks"}
+    assert folders == {*BENCHMARKS, "harness", "__main__"}
