@@ -1,4 +1,4 @@
-"""A tour from a rolled die to a classifier: the same minimisation of cross-entropy in four steps.
+"""Tour from a rolled die to a classifier: one minimisation of cross-entropy in four steps.
 
     python -m experiments                the tour, in a minute or two on two cores
     python -m experiments NAME --help    one experiment: law_of_large_numbers,

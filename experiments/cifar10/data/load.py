@@ -234,7 +234,7 @@ def _explained(problem: str, source: Path | None = None) -> DataError:
     return DataError(
         f"{problem}. Give CIFAR-10 by --data-dir PATH or {ENVIRONMENT_VARIABLE}=PATH, or "
         f"{f'remove {source}' if is_in_cache else 'give neither'} and connect to the network: "
-        f"python -m experiments.cifar10 then downloads it to {cache_folder()}"
+        f"it is then downloaded to {cache_folder()}"
     )
 
 

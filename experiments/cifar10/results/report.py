@@ -164,7 +164,7 @@ def draw_reliability(evaluations: Mapping[str, Evaluation]) -> Figure:
         upper.bar(
             centres[filled],
             accuracy,
-            width=width[held],
+            width=width[filled],
             color=PALETTE[0],
             alpha=0.35,
             edgecolor=PALETTE[0],

@@ -207,7 +207,7 @@ def test_sigterm_saves_and_the_printed_command_goes_on_to_the_end(tmp_path, caps
         process.wait()
     assert process.returncode == 143, errors
     noted, line = errors.splitlines()
-    assert noted.startswith("stopping after the steps in progress, unless the training ends")
+    assert noted.startswith("stopping after the current steps, unless they are the last")
     folder = only_run(runs, "cifar10")
     assert not (folder / "summary.json").exists()
     stopped = re.fullmatch(r"stopped after step (\d+) of 160; resume with: python (.+)", line)

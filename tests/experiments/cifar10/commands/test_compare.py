@@ -60,7 +60,7 @@ def test_settings_are_a_preset_and_what_changes_it():
         (["tiny", "small", "--seeds", "1"], "tiny: expected at least 2 seeds in common, got 1"),
         (["tiny", "small", "--seeds", "3:1"], "--seeds: expected FIRST"),
         (["tiny", "digits"], "settings: expected one dataset for all, got "),
-        (["digits", "digits", "--no-whiten"], 'within its quotes, as in "tiny --no-whiten"'),
+        (["digits", "digits", "--no-whiten"], 'inside its quotes, as in "tiny --no-whiten"'),
         (
             ["digits", "digits --seed 3"],
             "settings: expected --seeds for all of them, got --seed in",
