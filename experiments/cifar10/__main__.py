@@ -9,9 +9,9 @@
 
 A preset names a set of settings; any other option replaces one of them. `tiny` and `small` take
 minutes on two CPU cores, the `airbench` presets are made for a GPU or TPU and named after the
-published accuracy of their recipe, `resnet18` is the usual baseline, `tour` takes a minute, and
-`digits` uses scikit-learn's digits, which need no download. The default preset depends on the
-hardware and --dataset.
+published accuracy of their recipe. `resnet18` is the usual baseline, `tour` takes a minute, and the
+preset `digits` uses scikit-learn's digits, which need no download. Without --preset it depends on
+the hardware and --dataset.
 
 CIFAR-10 is searched for in --data-dir, $XENTJAX_DATA_DIR and the user's cache, and downloaded if it
 is not found. The run folder receives the settings, metrics.jsonl, summary.json, figures and a
