@@ -25,7 +25,7 @@ CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 @dataclass(frozen=True)
 class Backend:
-    """How to compute on a kind of hardware.
+    """Settings of the computation for a kind of hardware.
 
     Attributes:
         name: jax's name of it.

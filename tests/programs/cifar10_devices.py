@@ -38,7 +38,7 @@ def main(*arguments: str) -> None:
     written: list[str] = []
 
     def note(event: str, values: Any) -> None:
-        """Where this process writes, which Python tells its audit hooks."""
+        """Note the paths that this process writes, which Python passes to audit hooks."""
         writes = event in WRITES or (event == "open" and "r" not in str(values[1] or "r"))
         if writes and str(values[0]).startswith(runs_dir):
             written.append(str(values[0]))

@@ -1,4 +1,4 @@
-"""The same settings with several seeds: a run folder for each, and the means of the results."""
+"""Runs of one setting with several seeds: a folder for each, and the means of the results."""
 
 import math
 import queue

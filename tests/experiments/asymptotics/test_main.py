@@ -52,7 +52,7 @@ def held_classwise(counts, method, alpha=0.05):
 
 @pytest.fixture(scope="module", autouse=True)
 def few_methods():
-    """Those that compile in no time; the values of all have tests of their own."""
+    """Use the methods that compile fast; the values of all have tests of their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dice, "ENTROPY_ESTIMATORS", ("plug_in", "miller_madow", "perks"))
         patch.setattr(dice, "CLASSWISE_INTERVALS", tuple(STATSMODELS))

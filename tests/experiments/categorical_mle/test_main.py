@@ -30,7 +30,7 @@ LOG_BASE = {"nats": 1.0, "bits": np.log(2), "hartleys": np.log(10)}
 
 
 def kl(p, q):
-    """In float64, of a q that sums to 1 exactly: float32 misses that by more than small KLs."""
+    """Compute KL in float64 with a q that sums to 1: float32 misses that by more than small KLs."""
     p, q = np.asarray(p, np.float64), np.asarray(q, np.float64)
     q = q / q.sum()
     return sum(a * np.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)

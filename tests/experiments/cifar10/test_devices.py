@@ -26,7 +26,7 @@ MODULE = "tests.programs.cifar10_devices"
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> Result:
-    """On one device, without a stop."""
+    """Run on one device, without a stop."""
     folder = RunFolder.create("cifar10", CONFIG, tmp_path_factory.mktemp("runs"))
     return run(CONFIG, DATASET, folder, devices=jax.devices()[:1])
 

@@ -54,7 +54,7 @@ def share_seen(draws: np.ndarray) -> float:
 
 @pytest.mark.parametrize("difference", [0.001, -0.004, 0.02])
 def test_so_many_runs_see_the_difference_four_times_in_five(difference):
-    """And one fewer do not, by drawing them."""
+    """Draw as many runs, and one fewer, and compare the power."""
     estimate = Estimate.of([0.001, 0.004, -0.002, 0.002, 0.0])
     n = estimate.runs_to_see(difference)
     draws = np.random.default_rng(0).normal(difference, estimate.sd, (40_000, n))

@@ -274,7 +274,7 @@ def test_a_folder_that_cannot_be_recorded_is_not_left_behind(tmp_path, monkeypat
 
 
 def test_a_host_that_does_not_write_removes_no_folder(tmp_path, monkeypatch):
-    """Whatever fails there, as the question for the devices does here."""
+    """Fail after the folder is made, here in the question for the devices."""
 
     def refuse(*arguments):
         raise RunError("no devices")

@@ -108,7 +108,7 @@ def test_grey_of_16_bits_is_turned_upright(tmp_path):
 
 
 def test_grey_of_16_bits_in_32_is_scaled(tmp_path, monkeypatch):
-    """So does Pillow 10.0 read a PNG of 16 bits."""
+    """Pillow 10.0 reads a PNG of 16 bits in this mode."""
     Image.fromarray(GREY_16).save(tmp_path / "grey.png")
     with Image.open(tmp_path / "grey.png") as image:
         wide = Image.fromarray(np.asarray(image).astype(np.int32))

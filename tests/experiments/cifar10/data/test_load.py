@@ -1,4 +1,4 @@
-"""Where CIFAR-10 is looked for, how it is checked and decoded; the digits that stand in for it."""
+"""CIFAR-10 is found, checked and decoded; the digits are a substitute for it."""
 
 from collections.abc import Callable
 from pathlib import Path

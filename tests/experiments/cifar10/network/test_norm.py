@@ -22,7 +22,7 @@ def data(*, mean: float = 1.0) -> np.ndarray:
 
 
 def reference(x: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """In float64, by the statistics of the batch."""
+    """Normalise by the statistics of the batch, in float64."""
     x = x.astype(np.float64)
     deviation = np.sqrt(x.var((0, 1, 2)) + NORM_EPSILON)
     return (x - x.mean((0, 1, 2))) / deviation * scale + bias

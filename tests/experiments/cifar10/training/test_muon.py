@@ -17,7 +17,7 @@ orthogonal = jax.jit(module.orthogonal)
 
 
 def singular_values_after(values: np.ndarray) -> np.ndarray:
-    """Where three iterations of the quintic take singular values, of a matrix of norm 1."""
+    """Apply three iterations of the quintic to the singular values of a matrix of norm 1."""
     for _ in range(3):
         values = A * values + B * values**3 + C * values**5
     return values

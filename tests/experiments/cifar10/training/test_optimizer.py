@@ -125,7 +125,7 @@ def test_the_whitening_bias_stays_once_frozen(paths):
 
 
 def one_step(gradient: float, config: Config = CONFIG) -> list[np.ndarray]:
-    """How far the first step moves parameters of value 1."""
+    """Return the updates of the first step, for parameters of value 1."""
     optimizer = make_optimizer(config, StepCount.of(config, STEPS_PER_EPOCH * config.batch_size))
     params = tree([jnp.ones(2), jnp.ones(2), jnp.ones(2)])
     gradients = jax.tree.map(lambda p: jnp.full_like(p, gradient), params)

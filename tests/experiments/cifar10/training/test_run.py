@@ -232,7 +232,7 @@ def test_a_loss_that_is_no_number_names_the_checkpoint_before_it(new_folder):
 
 
 def test_a_stop_before_a_finished_training_is_tested_is_made_up_for(finished, tmp_path):
-    """As when the process is killed after the last step, and before its summary is written."""
+    """Kill the process after the last step, before the summary is written."""
     folder, expected = finished
     copy = RunFolder(tmp_path / "copy")
     shutil.copytree(folder.path, copy.path)
@@ -245,7 +245,7 @@ def test_a_stop_before_a_finished_training_is_tested_is_made_up_for(finished, tm
 
 @pytest.mark.parametrize("torn", [b'{"epoch": 3, "st', b"\0" * 100])
 def test_a_run_with_torn_records_ends_as_one_without(finished, tmp_path, torn):
-    """As when the machine goes down while a line, or the summary, is written."""
+    """Crash while a line, or the summary, is written."""
     folder, expected = finished
     copy = RunFolder(tmp_path / "copy")
     shutil.copytree(folder.path, copy.path)
@@ -308,7 +308,7 @@ def test_a_full_disk_ends_a_training_with_one_line_and_its_last_checkpoint(new_f
 
 @pytest.mark.slow
 def test_many_steps_in_one_program_are_as_good_as_one_by_one(finished, new_folder, monkeypatch):
-    """As on an accelerator."""
+    """Scan the steps of an epoch, which accelerators do."""
     _, expected = finished
     scanning = dataclasses.replace(current_backend(), scans_epochs=True)
     monkeypatch.setattr(train, "current_backend", lambda: scanning)
