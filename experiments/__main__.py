@@ -5,8 +5,8 @@
                                          categorical_mle, asymptotics,
                                          divergences, cifar10, loss_comparison
 
-Nothing is downloaded: the classifier is trained on CIFAR-10 if it is found (in --data-dir,
-$XENTJAX_DATA_DIR or the user's cache), otherwise on scikit-learn's handwritten digits.
+Nothing is downloaded. If CIFAR-10 is found in --data-dir, $XENTJAX_DATA_DIR or the user's cache,
+the classifier is trained on it, otherwise on scikit-learn's handwritten digits.
 """
 
 import importlib

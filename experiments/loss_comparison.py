@@ -65,7 +65,7 @@ class Config:
     preset: PresetName = "tiny"
     """The settings except the loss."""
     seeds: str = "0:3"
-    """FIRST:END, or a list such as 1,4,7."""
+    """Seeds of the runs: FIRST:END, or a list such as 1,4,7."""
     epochs: float | None = None
     """Passes through the training images; default: the preset's."""
     data_dir: Path | None = None

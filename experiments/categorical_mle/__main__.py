@@ -67,11 +67,11 @@ class Config:
     data: Path | None = None
     """Your labels instead: a .csv, .parquet, one-dimensional .npy, or .txt with a label a line."""
     column: str | None = None
-    """Which column of a .csv or .parquet: strings, integers, booleans, dates or times."""
+    """Column of a .csv or .parquet file: strings, integers, booleans, dates or times."""
     encoding: str | None = None
-    """Encoding of a .csv or .txt, such as cp1252; by default UTF-8, or what its first bytes say."""
+    """Encoding of a .csv or .txt, such as cp1252; default: UTF-8, or its byte order mark's."""
     missing: tuple[str, ...] = MISSING
-    """Texts that mean a missing label: --missing '' keeps NA. Not for .parquet and .npy files."""
+    """Texts that mean a missing label: --missing '' keeps NA. The default is for text files."""
     reference: tuple[float, ...] | None = None
     """A pmf to compare the fit with; default: the true one for rolls, the uniform one for data."""
     intervals: Intervals = "goodman"

@@ -53,7 +53,7 @@ class Command:
     settings: tyro.conf.Positional[tuple[str, ...]] = ()
     """Presets with options, or folders of runs with --seeds; the first is the baseline."""
     seeds: str | None = None
-    """FIRST:END, or a list such as 1,4,7; default: 0:3."""
+    """Seeds of the runs: FIRST:END, or a list such as 1,4,7; default: 0:3."""
     data_dir: Path | None = None
     """Folder that contains CIFAR-10, or its archive."""
     runs_dir: Path = RUNS
