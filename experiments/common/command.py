@@ -20,8 +20,8 @@ from rich.text import Text
 
 import xentjax
 
-EXIT_USER_ERROR = 2  # what argument parsers exit with
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+EXIT_USER_ERROR = 2  # the exit code of argument parsers
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as in shells
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 ESCAPE = "\x1b"
 BOX = re.compile(r"[│╭╰+|]")  # begins a line of a table of options
@@ -76,7 +76,7 @@ def _platform_problem() -> str | None:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
         requested = f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}"
-        reason = str(error).partition(" (set")[0] or "no device"  # an assertion says nothing
+        reason = str(error).partition(" (set")[0] or "no device"  # an assertion has no message
         return f"{requested}: expected an available platform, got: {reason}"
     return None
 

@@ -74,7 +74,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if len(seeds) > MOST_SEEDS:
         raise UserError(f"--seeds: expected at most {MOST_SEEDS}, got {len(seeds)}")
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds: expected different ones, got {text[:40]}")
+        raise UserError(f"--seeds: expected distinct seeds, got {text[:40]}")
     for seed in seeds:
         check_seed("--seeds", seed)
     return tuple(seeds)

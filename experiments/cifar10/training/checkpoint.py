@@ -22,7 +22,7 @@ from experiments.common.command import UserError
 from experiments.common.run_folder import replace_file
 
 FOLDER = "checkpoint"
-_QUIET = threading.Lock()  # seeds are trained side by side
+_QUIET = threading.Lock()  # seeds may be trained in parallel
 DIGEST = "checkpoint.sha256"  # next to the folder, whose contents are orbax's
 
 

@@ -96,7 +96,7 @@ class TrainStep:
             mesh=self.mesh,
             in_specs=(whole, split, split),
             out_specs=whole,
-            check_vma=False,  # the sums over devices are written out
+            check_vma=False,  # the sums over devices are explicit
         )
         def summed_over_devices(
             state: TrainState, batch: Array, labels: Array

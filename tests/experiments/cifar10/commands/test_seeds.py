@@ -51,7 +51,7 @@ def test_other_texts_are_one_line(text):
 
 
 def test_a_seed_that_comes_twice_is_one_line():
-    with pytest.raises(UserError, match=r"^--seeds: expected different ones, got 2,1,2$"):
+    with pytest.raises(UserError, match=r"^--seeds: expected distinct seeds, got 2,1,2$"):
         parse_seeds("2,1,2")
 
 
