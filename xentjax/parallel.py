@@ -38,13 +38,11 @@ from xentjax.losses.linear import (
     in_shape,
     kept_first,
     linear_rows,
-    unread_rows,
     with_labels,
 )
-from xentjax.ops import Rows, RowStatistics
+from xentjax.ops import Mask, Requested, Rows, RowStatistics
 from xentjax.ops.linear_xla import merged_linear_statistics
-from xentjax.ops.merge import AxisName, merged_statistics, part_of
-from xentjax.ops.statistics import Wanted
+from xentjax.ops.merge import AxisName, class_shard, merged_statistics
 
 
 class _Keywords(IntegerKeywords, total=False):
@@ -159,14 +157,14 @@ def vocab_parallel_softmax_cross_entropy(
     smoothing = optional_scalar("label_smoothing", label_smoothing, 0.0, rows.logits.dtype)
     z_weight = optional_scalar("z_loss", z_loss, 0.0, rows.logits.dtype)
 
-    part = part_of(rows._replace(class_mask=class_mask), classes.first, classes.total)
-    weighted_part = part._replace(
-        rows=part.rows._replace(class_weights=_slice_of_weights(weights, classes))
+    rows_of_shard = rows._replace(
+        mask=rows.mask._replace(classes=class_mask),
+        class_weights=_slice_of_weights(weights, classes),
     )
+    shard = class_shard(rows_of_shard, classes.first, classes.total)
 
-    def statistics(weighted: bool, uniform: bool, public: bool) -> RowStatistics:
-        wanted = Wanted(uniform, mean=public, predicted=public, implementation=implementation)
-        return merged_statistics(weighted_part if weighted else part, axis_name, wanted)
+    def statistics(requested: Requested) -> RowStatistics:
+        return merged_statistics(shard, requested, axis_name, implementation)
 
     return cross_entropy_from(
         statistics,
@@ -293,36 +291,28 @@ def vocab_parallel_linear_softmax_cross_entropy(
     linear, row_shape = linear_rows(
         x, kernel_shard, bias_shard, where, ("kernel_shard", "bias_shard")
     )
-    classes = _classes(linear.kernel.shape[1], num_classes, axis_name)
-    rows, class_mask, kept_classes = _masks(unread_rows(linear), classes)
+    classes = _classes(linear.logits.shape[1], num_classes, axis_name)
+    rows, class_mask, kept_classes = _masks(linear, classes)
     labels = check_labels(labels, ignore_index)
-    linear = linear._replace(class_mask=class_mask, row_mask=rows.row_mask)
-    linear = with_labels(linear, row_shape, labels, ignore_index)
-    rows = adjusted(unread_rows(linear), logit_soft_cap, temperature)
+    rows = with_labels(rows, row_shape, labels, ignore_index)
+    rows = adjusted(rows, logit_soft_cap, temperature)
     weights = class_weight_vector(class_weights, classes.total)
     smoothing = optional_scalar("label_smoothing", label_smoothing, 0.0, rows.logits.dtype)
     z_weight = optional_scalar("z_loss", z_loss, 0.0, rows.logits.dtype)
 
-    linear = linear._replace(soft_cap=rows.soft_cap, temperature=rows.temperature)
-    linear, in_place = kept_first(varying_alike(linear))
-    part = part_of(unread_rows(linear), classes.first, classes.total)
-    linear = linear._replace(labels=part.rows.labels)
-    weighted_linear = linear._replace(class_weights=_slice_of_weights(weights, classes))
+    linear, in_place = kept_first(
+        varying_alike(rows._replace(mask=rows.mask._replace(classes=class_mask)))
+    )
+    linear = linear._replace(class_weights=_slice_of_weights(weights, classes))
+    shard = class_shard(linear, classes.first, classes.total)
 
-    def statistics(weighted: bool, uniform: bool, public: bool) -> RowStatistics:
-        stats = merged_linear_statistics(
-            weighted_linear if weighted else linear,
-            part.first_class,
-            part.counts_label,
-            axis_name,
-            Wanted(uniform, mean=public, predicted=public, implementation=implementation),
-            budget,
-        )
+    def statistics(requested: Requested) -> RowStatistics:
+        stats = merged_linear_statistics(shard, requested, axis_name, implementation, budget)
         return in_place(stats)
 
     result = cross_entropy_from(
         statistics,
-        rows._replace(class_weights=weights, class_mask=None),
+        rows._replace(class_weights=weights),
         smoothing,
         z_weight,
         reduction=reduction,
@@ -435,18 +425,18 @@ def _masks(
 ) -> tuple[Rows, Bool[Array, "..."] | None, Float[Array, "..."]]:
     """The row mask over all devices, this device's class mask, and each row's number of classes."""
     row_shape, dtype = rows.logits.shape[:-1], compute_dtype(rows.logits.dtype)
-    mask = rows.class_mask
+    mask = rows.mask.classes
     if classes.total < classes.held_by_all:
         real = classes.first + jnp.arange(classes.local, dtype=jnp.int32) < classes.total
         real = real.reshape((1,) * len(row_shape) + real.shape)
         mask = real if mask is None else mask & real
-    if rows.class_mask is None or mask is None:
+    if rows.mask.classes is None or mask is None:
         return rows, mask, jnp.full(row_shape, classes.total, dtype)
     mask = jnp.broadcast_to(mask, (*mask.shape[:-1], classes.local))
     kept = lax.psum(jnp.sum(mask, -1, dtype=dtype), classes.axis_name)
     row_mask = jnp.broadcast_to(kept > 0, row_shape)
     kept = jnp.broadcast_to(jnp.maximum(kept, 1), row_shape)
-    return rows._replace(class_mask=None, row_mask=row_mask), mask, kept
+    return rows._replace(mask=Mask(rows=row_mask)), mask, kept
 
 
 def _with_labels(
@@ -456,8 +446,8 @@ def _with_labels(
     labels = check_labels(labels, ignore_index)
     *row_shape, k = rows.logits.shape
     if are_indices(labels, tuple(row_shape), k, ignore_index):
-        return label_rows(rows.logits, labels, -1, rows.row_mask, ignore_index)
-    return target_rows(rows.logits, labels, -1, rows.row_mask)
+        return label_rows(rows.logits, labels, -1, rows.mask.rows, ignore_index)
+    return target_rows(rows.logits, labels, -1, rows.mask.rows)
 
 
 def _slice_of_weights(weights: jax.Array | None, classes: _Classes) -> jax.Array | None:

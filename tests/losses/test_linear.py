@@ -25,8 +25,8 @@ from tests.support.layers import (
 from tests.support.oracles import cross_entropy as oracles
 from tests.support.problems import PROBLEMS, WEIGHTS_7, Problem
 from tests.support.tolerances import GRADIENT, VALUE
-from xentjax.ops import linear_gradients, linear_xla
-from xentjax.ops.linear_xla import LinearRows
+from xentjax.ops import Rows, layer as layer_operations, linear_gradients, linear_xla
+from xentjax.ops.rows import Layer as LinearLayer
 
 loss: Any = xentjax.linear_softmax_cross_entropy
 
@@ -72,7 +72,7 @@ def thin_tiles():
 
 
 def test_tiles_of_the_table_overlap_in_rows_and_classes():
-    linear = LinearRows(jnp.zeros((131, 3)), jnp.zeros((3, 41)))
+    linear = Rows(LinearLayer(jnp.zeros((131, 3)), jnp.zeros((3, 41))))
     rows = linear_gradients.rows_that_fit(linear, TILED)
     assert rows is not None
     tilings = [
@@ -376,7 +376,7 @@ def test_no_column_is_padded(k, divides, in_forward):
     layer = Layer(x.astype(np.float32), kernel.astype(np.float32), np.zeros(k, np.float32))
     labels = np.array([0, k // 2, k - 1], np.int32)
     max_bytes = 4 * (11 * k // 2 if in_forward else 7 * k // 10)
-    linear = LinearRows(*map(jnp.asarray, layer))
+    linear = Rows(LinearLayer(*map(jnp.asarray, layer)))
     if in_forward:
         rows = linear_gradients.rows_that_fit(linear, max_bytes)
         assert rows is not None
@@ -565,13 +565,13 @@ def test_bias_all_minus_infinity_is_nan_unless_masked(how):
 )
 def test_rows_that_do_not_count_cost_no_products(monkeypatch, how):
     runs: list[int] = []
-    matmul = linear_xla.matmul
+    matmul = layer_operations.matmul
 
     def telling(a, b, linear):
         jax.debug.callback(lambda: runs.append(1))
         return matmul(a, b, linear)
 
-    monkeypatch.setattr(linear_xla, "matmul", telling)
+    monkeypatch.setattr(layer_operations, "matmul", telling)
     monkeypatch.setattr(linear_gradients, "matmul", telling)
     # No other test has this shape, whose products would be compiled already and tell nothing.
     x, kernel, labels = jnp.ones((521, 5)), jnp.ones((5, 11)), jnp.zeros(521, jnp.int32)
@@ -619,7 +619,7 @@ def test_max_bytes_bounds_the_temporaries(max_bytes, in_forward, enough):
     """Of 32 MiB of logits; 4 MiB are too few for gradients in the forward pass, which gives way."""
     n, d, k = 512, 32, 16384
     if in_forward:
-        linear = LinearRows(jnp.zeros((n, d)), jnp.zeros((d, k)))
+        linear = Rows(LinearLayer(jnp.zeros((n, d)), jnp.zeros((d, k))))
         assert (linear_gradients.rows_that_fit(linear, max_bytes) is not None) == enough
     mean = mean_loss_of({"max_bytes": max_bytes, "gradients_in_forward": in_forward})
     for function in (mean, jax.value_and_grad(mean, (0, 1))):

@@ -25,6 +25,7 @@ from tests.support.layers import (
 from tests.support.problems import EVERYTHING, WEIGHTS_7
 from tests.support.tolerances import GRADIENT, VALUE
 from xentjax.ops import Rows, linear_mosaic_tpu, mosaic_tpu
+from xentjax.ops.rows import Layer as LinearLayer
 
 pytestmark = pytest.mark.kernels
 
@@ -375,12 +376,11 @@ def test_refused_before_it_is_compiled(x, kernel, expected):
 @pytest.mark.parametrize("of", [None, "x", "kernel"])
 def test_tiles_cover_no_more_than_the_arrays_need(shape, of):
     n, d, k = shape
-    layer = linear_mosaic_tpu.Layer(
-        jax.ShapeDtypeStruct((n, d), jnp.bfloat16), jax.ShapeDtypeStruct((d, k), jnp.bfloat16), None
-    )
+    x: Any = jax.ShapeDtypeStruct((n, d), jnp.bfloat16)
+    kernel: Any = jax.ShapeDtypeStruct((d, k), jnp.bfloat16)
+    layer = LinearLayer(x, kernel)
     whole = linear_mosaic_tpu.Sizes(n, k, d)
-    no_arrays: Any = Rows._make([None] * len(Rows._fields))
-    tile = linear_mosaic_tpu.tile_sizes(layer, no_arrays, whole, 9, of)
+    tile = linear_mosaic_tpu.tile_sizes(layer, Rows(None), whole, 9, of)
     for size, full in zip(tile[:2], whole[:2], strict=True):
         assert size % 128 == 0
         assert size - 128 < full

@@ -30,7 +30,8 @@ from tests.support.problems import EVERYTHING, Problem
 from tests.support.tolerances import GRADIENT, VALUE
 from tests.support.virtual_devices import NUM_DEVICES, collectives, run_checks, sent_once
 from xentjax import linear_softmax_cross_entropy, vocab_parallel_linear_softmax_cross_entropy
-from xentjax.ops import linear_xla, mosaic_gpu, mosaic_tpu
+from xentjax.ops import Rows, linear_xla, mosaic_gpu, mosaic_tpu
+from xentjax.ops.rows import Layer as LinearLayer
 
 K_LOCAL = 9
 HELD = NUM_DEVICES * K_LOCAL
@@ -150,7 +151,7 @@ CHECKS["small logits, in one tile"] = partial(assert_matches_oracle, TABLE["smal
 
 @check
 def tiles_of_the_table_overlap_in_rows_and_classes() -> None:
-    linear = linear_xla.LinearRows(jnp.zeros((ROWS, 3)), jnp.zeros((3, K_LOCAL)))
+    linear = Rows(LinearLayer(jnp.zeros((ROWS, 3)), jnp.zeros((3, K_LOCAL))))
     for tiling in (linear_xla._forward_blocks, linear_xla._backward_blocks):
         assert all(map(overlap, tiling(linear, TILED)))
         assert all(blocks.count == 1 for blocks in tiling(linear, None))

@@ -3,7 +3,7 @@
     python -m tests.programs.repeated_rows
 
 prints each loss whose value or gradient is wrong, then how many were tried. The suite compiles
-without optimisations, where jaxlib 0.10.2's CPU compiler is right (see `ops.statistics.afresh`).
+without optimisations, where jaxlib 0.10.2's CPU compiler is right (see `ops.rows.recompute_after`).
 """
 
 import itertools

@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.support.closeness import assert_close
 from tests.support.oracles import cross_entropy as oracles
-from xentjax.ops.linear_xla import Blocks
+from xentjax.ops.blocks import Blocks
 
 
 class Layer(NamedTuple):

@@ -24,7 +24,7 @@ from xentjax._checks import (
 )
 from xentjax._dtypes import compute_dtype, without_wrapping
 from xentjax.losses._expression import REDUCTIONS
-from xentjax.ops import IMPLEMENTATIONS, Rows
+from xentjax.ops import IMPLEMENTATIONS, Mask, Rows, Scalars, Target
 
 Axis = int | Sequence[int]
 
@@ -78,8 +78,8 @@ def logits_rows(
     row_logits = classes_last(logits, axes)
     if row_logits.shape[-1] == 0:
         fail(name, f"at least one class along axis {axis}", f"shape {logits.shape}")
-    class_mask, row_mask = masks(where, logits.shape, axes)
-    return Rows(row_logits, class_mask=class_mask, row_mask=row_mask), Classes(logits.shape, axes)
+    mask = masks(where, logits.shape, axes)
+    return Rows(row_logits, mask=mask), Classes(logits.shape, axes)
 
 
 def label_rows(
@@ -94,9 +94,10 @@ def label_rows(
     """Rows with class indices; those to be ignored are masked."""
     rows, _ = logits_rows(logits, axis, where, name)
     *row_shape, num_classes = rows.logits.shape
-    indices, row_mask = integer_labels(labels, tuple(row_shape), rows.row_mask, ignore_index)
+    indices, row_mask = integer_labels(labels, tuple(row_shape), rows.mask.rows, ignore_index)
     weights = class_weight_vector(class_weights, num_classes)
-    return rows._replace(labels=indices, row_mask=row_mask, class_weights=weights)
+    mask = rows.mask._replace(rows=row_mask)
+    return rows._replace(target=Target(labels=indices), mask=mask, class_weights=weights)
 
 
 def target_rows(
@@ -108,40 +109,30 @@ def target_rows(
 ) -> Rows:
     """Rows with a target pmf each."""
     rows, classes = logits_rows(logits, axis, where)
-    targets = soft_labels(labels, classes, rows.logits.dtype)
+    target = Target(pmf=soft_labels(labels, classes, rows.logits.dtype))
     weights = class_weight_vector(class_weights, rows.logits.shape[-1])
-    return rows._replace(targets=targets, class_weights=weights)
+    return rows._replace(target=target, class_weights=weights)
 
 
 def adjusted(rows: Rows, logit_soft_cap: ArrayLike | None, temperature: ArrayLike) -> Rows:
     """The rows with what is done to their logits before the softmax."""
-    return rows._replace(**adjustments(logit_soft_cap, temperature, rows.logits.dtype))
-
-
-def adjustments(
-    logit_soft_cap: ArrayLike | None, temperature: ArrayLike, dtype: DTypeLike
-) -> dict[str, Float[Array, ""] | None]:
-    """What is done to logits of that dtype before the softmax, by the fields of `Rows`."""
+    dtype = rows.logits.dtype
     cap = optional_scalar("logit_soft_cap", logit_soft_cap, None, dtype)
     if cap is not None:
         # Logits over a larger cap would be too small for the dtype, and 0.
         limits = jnp.finfo(cap.dtype)
         cap = jnp.minimum(cap, limits.eps / 8 / limits.tiny)
-    return {
-        "soft_cap": cap,
-        "temperature": optional_scalar("temperature", temperature, 1.0, dtype),
-    }
+    scalars = Scalars(cap, optional_scalar("temperature", temperature, 1.0, dtype))
+    return rows._replace(scalars=scalars)
 
 
-def masks(
-    where: ArrayLike | None, shape: tuple[int, ...], axes: tuple[int, ...]
-) -> tuple[Bool[Array, "..."] | None, Bool[Array, "..."] | None]:
+def masks(where: ArrayLike | None, shape: tuple[int, ...], axes: tuple[int, ...]) -> Mask:
     """`where` as a mask of the classes or rows of logits, by its number of dimensions.
 
     A row that is left without a class is masked as a whole.
     """
     if where is None:
-        return None, None
+        return Mask()
     where = check_bool("where", where)
     row_shape = tuple(n for i, n in enumerate(shape) if i not in axes)
     if where.ndim == len(shape):
@@ -150,11 +141,11 @@ def masks(
         # Only an axis that joins others has to have its full size.
         full = [n if i in axes and len(axes) > 1 else where.shape[i] for i, n in enumerate(shape)]
         mask = classes_last(jnp.broadcast_to(where, full), axes)
-        return mask, jnp.broadcast_to(jnp.any(mask, -1), row_shape)
+        return Mask(jnp.broadcast_to(jnp.any(mask, -1), row_shape), mask)
     if where.ndim == len(row_shape):
         if not broadcasts(where.shape, row_shape):
             fail("where", f"a shape that broadcasts to the rows' {row_shape}", where.shape)
-        return None, jnp.broadcast_to(where, row_shape)
+        return Mask(rows=jnp.broadcast_to(where, row_shape))
     fail("where", f"{len(shape)} (classes) or {len(row_shape)} (rows) dimensions", where.ndim)
 
 

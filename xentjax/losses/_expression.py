@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Integer
 
 from xentjax._dtypes import compute_dtype
 from xentjax._special import scale_tangent
-from xentjax.ops.statistics import (
+from xentjax.ops.rows import (
     InnerProduct,
     Rows,
     RowStatistics,
@@ -80,13 +80,13 @@ def widened(rows: Rows) -> Rows:
 
 def mask_rows(loss: Float[Array, "..."], rows: Rows) -> Float[Array, "..."]:
     """0 in the rows that do not count."""
-    return loss if rows.row_mask is None else jnp.where(rows.row_mask, loss, 0)
+    return loss if rows.mask.rows is None else jnp.where(rows.mask.rows, loss, 0)
 
 
 def log_probabilities(rows: Rows, stats: RowStatistics) -> Float[Array, "*rows K"]:
     """log softmax of each row, -inf at masked classes; rows that do not count hold zeros' one."""
     # Subtracting the shift first keeps what lse - a_k loses at a large common offset.
-    z = shifted(adjusted_logits(rows), stats.shift, rows.temperature)
+    z = shifted(adjusted_logits(rows), stats.shift, rows.scalars.temperature)
     return z - stats.log_sum[..., None]
 
 
@@ -99,10 +99,10 @@ def _cross_entropy(t: InnerProduct | None, stats: RowStatistics) -> Float[Array,
 def label_weights(rows: Rows) -> Float[Array, "..."]:
     """w_y of each row; 1 for a label outside 0..K-1, whose loss is NaN at any weight."""
     assert rows.class_weights is not None
-    assert rows.labels is not None
+    assert rows.target.labels is not None
     weights = rows.class_weights.astype(compute_dtype(rows.logits.dtype))
     # Negative indices would wrap around; -1 turned into K is out of range as it should be.
-    index = jnp.where(rows.labels < 0, weights.shape[0], rows.labels)
+    index = jnp.where(rows.target.labels < 0, weights.shape[0], rows.target.labels)
     return weights.at[index].get(mode="fill", fill_value=1)
 
 
@@ -110,9 +110,9 @@ def num_classes(rows: Rows) -> Float[Array, "..."]:
     """How many classes each row's mask keeps, at least 1."""
     dtype = compute_dtype(rows.logits.dtype)
     row_shape, k = rows.logits.shape[:-1], rows.logits.shape[-1]
-    if rows.class_mask is None:
+    if rows.mask.classes is None:
         return jnp.full(row_shape, k, dtype)
-    mask = jnp.broadcast_to(rows.class_mask, (*rows.class_mask.shape[:-1], k))
+    mask = jnp.broadcast_to(rows.mask.classes, (*rows.mask.classes.shape[:-1], k))
     # Counted as integers: XLA's CPU compiler would first make the mask an array of floats.
     kept = jnp.maximum(jnp.sum(mask, -1, dtype=jnp.int32), 1).astype(dtype)
     return jnp.broadcast_to(kept, row_shape)
@@ -130,13 +130,13 @@ def reduce_total(total: Float[Array, ""], rows: Rows, reduction: str) -> Float[A
     """The sum of all losses as it is, or divided as the mean asks for."""
     if reduction == "sum":
         return total
-    if rows.labels is not None and rows.class_weights is not None:
+    if rows.target.labels is not None and rows.class_weights is not None:
         weights = label_weights(rows)
-        if rows.row_mask is not None:
-            weights = jnp.where(rows.row_mask, weights, 0)
+        if rows.mask.rows is not None:
+            weights = jnp.where(rows.mask.rows, weights, 0)
         weight = jnp.sum(weights)
-    elif rows.row_mask is not None:
-        weight = jnp.sum(rows.row_mask, dtype=total.dtype)
+    elif rows.mask.rows is not None:
+        weight = jnp.sum(rows.mask.rows, dtype=total.dtype)
     else:
         weight = jnp.asarray(math.prod(rows.logits.shape[:-1]), total.dtype)
     empty = weight == 0
@@ -166,6 +166,6 @@ def softmax_stats(stats: RowStatistics, rows: Rows) -> SoftmaxStats:
         entropy=stats.log_sum - stats.mean_logit,
         predicted=stats.predicted.astype(jnp.int32),
     )
-    if rows.row_mask is None:
+    if rows.mask.rows is None:
         return result
-    return SoftmaxStats(*(jnp.where(rows.row_mask, x, 0).astype(x.dtype) for x in result))
+    return SoftmaxStats(*(jnp.where(rows.mask.rows, x, 0).astype(x.dtype) for x in result))

@@ -20,7 +20,7 @@ from xentjax._dtypes import compute_dtype
 from xentjax._special import nan_unless
 from xentjax.losses._arguments import check_names
 from xentjax.losses._expression import reduce_losses, weighted
-from xentjax.ops import Rows
+from xentjax.ops import Mask, Rows
 
 
 def sigmoid_binary_cross_entropy(
@@ -172,7 +172,7 @@ def _binary_loss(
     """Both losses: element by element, then reduced as rows of one element each."""
     where = None if where is None else jnp.broadcast_to(where, logits.shape)
     loss = _element_losses(logits, labels, where, pos_weight, alpha, gamma)
-    return reduce_losses(loss, Rows(logits[..., None], row_mask=where), reduction)
+    return reduce_losses(loss, Rows(logits[..., None], mask=Mask(rows=where)), reduction)
 
 
 @partial(jax.checkpoint, prevent_cse=False)  # a dozen factors are rebuilt, not kept

@@ -30,8 +30,8 @@ from xentjax.losses._expression import (
     reduce_losses,
     widened,
 )
-from xentjax.ops import Rows, RowStatistics, row_statistics
-from xentjax.ops.statistics import is_label, weighted_targets
+from xentjax.ops import Requested, Rows, RowStatistics, row_statistics
+from xentjax.ops.rows import is_label, weighted_targets
 
 
 def brier_score(
@@ -164,17 +164,17 @@ def kl_divergence_with_logits(
 @partial(jax.jit, static_argnames=("reduction", "implementation"))
 def _brier_score(rows: Rows, *, reduction: str, implementation: str | None) -> Float[Array, "..."]:
     rows = widened(rows)
-    stats = row_statistics(rows, normalizer=True, implementation=implementation)
+    stats = row_statistics(rows, Requested(normalizer=True), implementation)
     return reduce_losses(mask_rows(_squared_distance(rows, stats), rows), rows, reduction)
 
 
 @partial(jax.checkpoint, prevent_cse=False)  # softmax is rebuilt in the backward pass, not kept
 def _squared_distance(rows: Rows, stats: RowStatistics) -> Float[Array, "*rows"]:
     p = jnp.exp(log_probabilities(rows, stats))
-    if rows.labels is None:
+    if rows.target.labels is None:
         return jnp.sum(jnp.square(p - weighted_targets(rows)), -1)
     assert stats.label_logit is not None
-    others = jnp.where(is_label(rows.labels, p.shape[-1]), 0, p)
+    others = jnp.where(is_label(rows.target.labels, p.shape[-1]), 0, p)
     # Their sum is 1 - p_y with all its digits; a bad label's NaN lies in its logit.
     bad = jnp.where(jnp.isnan(stats.label_logit), stats.label_logit, 0)
     return jnp.square(jnp.sum(others, -1)) + jnp.sum(jnp.square(others), -1) + bad
@@ -186,7 +186,7 @@ def _kl_divergence(
 ) -> Float[Array, "..."]:
     target, prediction = widened(target), widened(prediction)
     target_stats, stats = (
-        row_statistics(rows, normalizer=True, implementation=implementation)
+        row_statistics(rows, Requested(normalizer=True), implementation)
         for rows in (target, prediction)
     )
     loss = _divergence(target, target_stats, prediction, stats)

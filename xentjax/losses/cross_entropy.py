@@ -23,7 +23,7 @@ from xentjax.losses._expression import (
     row_losses,
     softmax_stats,
 )
-from xentjax.ops import Rows, RowStatistics, row_statistics
+from xentjax.ops import Requested, Rows, RowStatistics, row_statistics
 
 Loss = Float[Array, "..."]
 LossAndStats = tuple[Float[Array, "..."], SoftmaxStats]
@@ -254,23 +254,22 @@ def cross_entropy_of_rows(
 ) -> Loss | LossAndStats:
     """Both losses, of rows that hold their logits."""
 
-    def statistics(weighted: bool, uniform: bool, public: bool) -> RowStatistics:
-        return row_statistics(
-            rows if weighted else rows._replace(class_weights=None),
-            uniform=uniform,
-            mean=public,
-            predicted=public,
-            normalizer=public,
-            implementation=implementation,
-        )
-
     return cross_entropy_from(
-        statistics, rows, label_smoothing, z_loss, reduction=reduction, return_stats=return_stats
+        partial(row_statistics, rows, implementation=implementation),
+        rows,
+        label_smoothing,
+        z_loss,
+        reduction=reduction,
+        return_stats=return_stats,
     )
 
 
+_PUBLIC = Requested(mean=True, predicted=True, normalizer=True)
+"""The statistics that `SoftmaxStats` are made of."""
+
+
 def cross_entropy_from(
-    statistics: Callable[[bool, bool, bool], RowStatistics],
+    statistics: Callable[[Requested], RowStatistics],
     rows: Rows,
     label_smoothing: Float[Array, ""] | None,
     z_loss: Float[Array, ""] | None,
@@ -279,18 +278,15 @@ def cross_entropy_from(
     return_stats: bool,
     kept_classes: Float[Array, "..."] | None = None,
 ) -> Loss | LossAndStats:
-    """Both losses from any source of statistics: the expression over them and the reduction.
-
-    `statistics(weighted, uniform, public)` are those of `rows`, with their class weights or not,
-    with those of the weights alone and with what `SoftmaxStats` need if asked.
-    """
+    """Both losses from any source of the rows' statistics: the expression and the reduction."""
     # The statistics to return are the unweighted ones, which weighted targets do not contain.
-    apart = return_stats and rows.targets is not None and rows.class_weights is not None
-    stats = statistics(True, label_smoothing is not None, return_stats and not apart)
+    apart = return_stats and rows.target.pmf is not None and rows.class_weights is not None
+    requested = _PUBLIC if return_stats and not apart else Requested()
+    stats = statistics(requested._replace(uniform=label_smoothing is not None))
     losses = row_losses(stats, rows, label_smoothing, z_loss, kept_classes)
     loss = reduce_losses(losses, rows, reduction)
     if not return_stats:
         return loss
     if apart:
-        stats = statistics(False, False, True)
+        stats = statistics(_PUBLIC._replace(unweighted=True))
     return loss, softmax_stats(stats, rows)

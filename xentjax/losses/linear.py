@@ -22,7 +22,7 @@ from xentjax._checks import (
 from xentjax._varying import varying_alike
 from xentjax.losses._arguments import (
     Classes,
-    adjustments,
+    adjusted,
     are_indices,
     check_labels,
     check_names,
@@ -40,17 +40,12 @@ from xentjax.losses.cross_entropy import (
     cross_entropy_from,
     cross_entropy_of_rows,
 )
-from xentjax.ops import Rows, RowStatistics
+from xentjax.ops import Layer, Requested, Rows, RowStatistics, Target
 from xentjax.ops.blocks import flat_mask
+from xentjax.ops.layer import LinearRows, with_logits
 from xentjax.ops.linear_gradients import rows_that_fit, sum_of_losses
-from xentjax.ops.linear_xla import (
-    LinearRows,
-    accumulator_dtype,
-    linear_row_statistics,
-    logits,
-    rows_with,
-)
-from xentjax.ops.statistics import Wanted
+from xentjax.ops.linear_xla import linear_row_statistics
+from xentjax.ops.rows import map_rows
 
 T = TypeVar("T")
 
@@ -175,10 +170,10 @@ def linear_softmax_cross_entropy(
     """
     linear, row_shape = linear_rows(x, kernel, bias, where)
     linear = with_labels(linear, row_shape, labels, ignore_index)
-    weights = class_weight_vector(class_weights, linear.kernel.shape[1])
-    dtype = accumulator_dtype(linear)
-    adjusts = adjustments(logit_soft_cap, temperature, dtype)
-    linear = linear._replace(class_weights=weights, **adjusts)
+    linear = adjusted(linear, logit_soft_cap, temperature)
+    _, num_classes = linear.logits.shape
+    dtype = linear.logits.dtype
+    linear = linear._replace(class_weights=class_weight_vector(class_weights, num_classes))
     smoothing = optional_scalar("label_smoothing", label_smoothing, 0.0, dtype)
     z_weight = optional_scalar("z_loss", z_loss, 0.0, dtype)
     check_names(reduction, implementation)
@@ -230,31 +225,31 @@ def linear_rows(
         where = check_bool("where", where)
         if where.ndim == len(shape) and where.shape[-1] == 1:  # all classes of a row or none
             where = where[..., 0]
-    class_mask, row_mask = masks(where, shape, (len(row_shape),))
-    linear = LinearRows(
-        x.reshape(math.prod(row_shape), x.shape[-1]),
-        kernel,
-        bias,
-        class_mask=None if class_mask is None else flat_mask(class_mask, shape),
-        row_mask=None if row_mask is None else row_mask.reshape(-1),
-    )
-    return linear, row_shape
+    mask = masks(where, shape, (len(row_shape),))
+    if mask.rows is not None:
+        mask = mask._replace(rows=mask.rows.reshape(-1))
+    if mask.classes is not None:
+        mask = mask._replace(classes=flat_mask(mask.classes, shape))
+    layer = Layer(x.reshape(math.prod(row_shape), x.shape[-1]), kernel, bias)
+    return Rows(layer, mask=mask), row_shape
 
 
 def with_labels(
     linear: LinearRows, row_shape: tuple[int, ...], labels: ArrayLike, ignore_index: int | None
 ) -> LinearRows:
     """The layer with class indices (rows to be ignored are masked) or with a target pmf a row."""
-    num_classes = linear.kernel.shape[1]
+    _, num_classes = linear.logits.shape
+    row_mask = linear.mask.rows
     labels = check_labels(labels, ignore_index)
     if are_indices(labels, row_shape, num_classes, ignore_index):
-        row_mask = None if linear.row_mask is None else linear.row_mask.reshape(row_shape)
+        row_mask = None if row_mask is None else row_mask.reshape(row_shape)
         labels, row_mask = integer_labels(labels, row_shape, row_mask, ignore_index)
         row_mask = None if row_mask is None else row_mask.reshape(-1)
-        return linear._replace(labels=labels.reshape(-1), row_mask=row_mask)
+        mask = linear.mask._replace(rows=row_mask)
+        return linear._replace(target=Target(labels=labels.reshape(-1)), mask=mask)
     classes = Classes((*row_shape, num_classes), (len(row_shape),))
-    targets = soft_labels(labels, classes, linear.x.dtype)
-    return linear._replace(targets=targets.reshape(-1, num_classes))
+    pmf = soft_labels(labels, classes, linear.logits.x.dtype)
+    return linear._replace(target=Target(pmf=pmf.reshape(-1, num_classes)))
 
 
 def check_max_bytes(max_bytes: SupportsIndex | None) -> int | None:
@@ -266,13 +261,6 @@ def check_max_bytes(max_bytes: SupportsIndex | None) -> int | None:
 def in_shape(result: T, row_shape: tuple[int, ...]) -> T:
     """Losses and statistics with the leading axes that x came with."""
     return jax.tree.map(lambda a: a.reshape(row_shape) if a.ndim else a, result)
-
-
-def unread_rows(linear: LinearRows) -> Rows:
-    """Rows of whose logits there are shape and dtype alone."""
-    shape = (linear.x.shape[0], linear.kernel.shape[1])
-    unread: Any = jax.ShapeDtypeStruct(shape, accumulator_dtype(linear))
-    return rows_with(linear, None)._replace(logits=unread)
 
 
 @partial(
@@ -298,14 +286,14 @@ def _cross_entropy(
 ) -> Loss | LossAndStats:
     if implementation == "reference":
         return cross_entropy_of_rows(
-            rows_with(linear, logits(linear)),
+            with_logits(linear),
             label_smoothing,
             z_loss,
             reduction=reduction,
             return_stats=return_stats,
             implementation=implementation,
         )
-    rows = unread_rows(linear)
+    rows = linear
     linear, label_smoothing, z_loss = varying_alike((linear, label_smoothing, z_loss))
     linear, in_place = kept_first(linear)
     by_kernel = implementation == "mosaic_tpu"
@@ -316,15 +304,13 @@ def _cross_entropy(
         loss = reduce_total(total, rows, reduction)
         return (loss, in_place(stats)) if return_stats else loss
 
-    statistics_of = linear_row_statistics
-    if gradients_in_forward and by_kernel:
-        gradients = importlib.import_module("xentjax.ops.linear_mosaic_tpu_gradients")
-        statistics_of = gradients.reverse_mode_statistics
-
-    def statistics(weighted: bool, uniform: bool, public: bool) -> RowStatistics:
-        wanted = Wanted(uniform, public, public, public, implementation)
-        unweighted = linear._replace(class_weights=None)
-        return in_place(statistics_of(linear if weighted else unweighted, wanted, max_bytes))
+    def statistics(requested: Requested) -> RowStatistics:
+        if gradients_in_forward and by_kernel:
+            gradients = importlib.import_module("xentjax.ops.linear_mosaic_tpu_gradients")
+            stats = gradients.reverse_mode_statistics(linear, requested, max_bytes)
+        else:
+            stats = linear_row_statistics(linear, requested, implementation, max_bytes)
+        return in_place(stats)
 
     return cross_entropy_from(
         statistics, rows, label_smoothing, z_loss, reduction=reduction, return_stats=return_stats
@@ -349,13 +335,12 @@ def kept_first(linear: LinearRows) -> tuple[LinearRows, Callable[[Any], Any]]:
 
     Rows with arrays of the logits' size keep their places: moving those costs what it would save.
     """
-    one_mask = linear.class_mask is None or linear.class_mask.shape[0] == 1
+    mask = linear.mask
+    one_mask = mask.classes is None or mask.classes.shape[0] == 1
     apart = jax.device_count() > 1  # to sort rows that devices share is to gather them
-    if linear.row_mask is None or linear.labels is None or not one_mask or apart:
+    if mask.rows is None or linear.target.labels is None or not one_mask or apart:
         return linear, lambda tree: tree
-    order = jnp.argsort(~linear.row_mask, stable=True)
+    order = jnp.argsort(~mask.rows, stable=True)
     places = jnp.argsort(order)
-    ordered = linear._replace(
-        x=linear.x[order], labels=linear.labels[order], row_mask=linear.row_mask[order]
-    )
+    ordered = map_rows(lambda a: a if a.shape[0] == 1 else a[order], linear)
     return ordered, lambda tree: jax.tree.map(lambda a: a[places], tree)

@@ -12,7 +12,7 @@ from xentjax._special import nan_unless
 from xentjax.losses._arguments import Axis, check_names, label_rows
 from xentjax.losses._expression import reduce_label_losses
 from xentjax.ops import Rows
-from xentjax.ops.statistics import at_label, is_label, label_in_range
+from xentjax.ops.rows import at_label, is_label, label_in_range
 
 
 def nll_loss(
@@ -71,11 +71,12 @@ def _nll_loss(rows: Rows, *, reduction: str) -> Float[Array, "..."]:
 
 def _label_log_prob(rows: Rows) -> Float[Array, "..."]:
     """One element read a row: NaN for a label that is no class, -inf for a class that is masked."""
-    assert rows.labels is not None
-    log_prob = _element(rows.logits, rows.labels).astype(compute_dtype(rows.logits.dtype))
-    if rows.class_mask is not None:
-        kept = at_label(jnp.broadcast_to(rows.class_mask, rows.logits.shape), rows.labels)
-        in_range = label_in_range(rows.labels, rows.logits.shape[-1])
+    labels, classes = rows.target.labels, rows.mask.classes
+    assert labels is not None
+    log_prob = _element(rows.logits, labels).astype(compute_dtype(rows.logits.dtype))
+    if classes is not None:
+        kept = at_label(jnp.broadcast_to(classes, rows.logits.shape), labels)
+        in_range = label_in_range(labels, rows.logits.shape[-1])
         log_prob = jnp.where(kept | ~in_range, log_prob, -jnp.inf)
     return log_prob
 

@@ -17,7 +17,7 @@ from xentjax.losses._arguments import (
     masks,
 )
 from xentjax.losses._expression import log_probabilities
-from xentjax.ops import Rows, row_statistics
+from xentjax.ops import Requested, Rows, row_statistics
 
 
 def logsumexp(
@@ -146,8 +146,7 @@ def _rows_along(
         if not broadcasts(where.shape, x.shape):
             fail("where", f"a shape that broadcasts to the logits' {x.shape}", where.shape)
         where = where.reshape((1,) * (x.ndim - where.ndim) + where.shape)
-    class_mask, row_mask = masks(where, x.shape, axes)
-    rows = Rows(classes_last(x, axes), class_mask=class_mask, row_mask=row_mask)
+    rows = Rows(classes_last(x, axes), mask=masks(where, x.shape, axes))
     return rows, axes, x.shape
 
 
@@ -156,10 +155,10 @@ def _logsumexp(rows: Rows, *, implementation: str | None) -> Float[Array, "..."]
     *row_shape, k = rows.logits.shape
     if k == 0:
         return jnp.full(row_shape, -jnp.inf, rows.logits.dtype)
-    stats = row_statistics(rows, normalizer=True, implementation=implementation)
+    stats = row_statistics(rows, Requested(normalizer=True), implementation)
     result = stats.shift + stats.log_sum
-    if rows.row_mask is not None:  # a sum without terms
-        result = jnp.where(rows.row_mask, result, -jnp.inf)
+    if rows.mask.rows is not None:  # a sum without terms
+        result = jnp.where(rows.mask.rows, result, -jnp.inf)
     return result.astype(rows.logits.dtype)
 
 
@@ -169,7 +168,7 @@ def _normalized(rows: Rows, log: bool, implementation: str | None) -> Float[Arra
         return rows.logits
     if implementation == "mosaic_tpu":
         return _normalized_by_kernel(rows, log)
-    stats = row_statistics(rows, normalizer=True, implementation=implementation)
+    stats = row_statistics(rows, Requested(normalizer=True), implementation)
     log_p = _masked(log_probabilities(rows, stats), rows, log=True)
     if log:
         return log_p.astype(rows.logits.dtype)
@@ -183,8 +182,8 @@ def _normalized(rows: Rows, log: bool, implementation: str | None) -> Float[Arra
 def _normalized_by_kernel(rows: Rows, log: bool) -> Float[Array, "*rows K"]:
     """The same by one kernel, which has no statistics in between."""
     logits = rows.logits
-    if rows.class_mask is not None:
-        logits = jnp.where(rows.class_mask, logits, -jnp.inf)
+    if rows.mask.classes is not None:
+        logits = jnp.where(rows.mask.classes, logits, -jnp.inf)
     kernel = importlib.import_module("xentjax.ops.normalized_mosaic_tpu")
     return _masked(kernel.normalized(logits, log), rows, log)
 
@@ -199,7 +198,7 @@ def _normalized_by_kernel_jvp(
 
 def _masked(x: Float[Array, "*rows K"], rows: Rows, log: bool) -> Float[Array, "*rows K"]:
     """Probability 0, or its logarithm, at what is masked."""
-    for mask in (rows.class_mask, None if rows.row_mask is None else rows.row_mask[..., None]):
+    for mask in (rows.mask.classes, None if rows.mask.rows is None else rows.mask.rows[..., None]):
         if mask is not None:
             x = jnp.where(mask, x, -jnp.inf if log else 0)
     return x

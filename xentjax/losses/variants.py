@@ -26,8 +26,8 @@ from xentjax.losses._expression import (
     widened,
 )
 from xentjax.losses.cross_entropy import softmax_cross_entropy
-from xentjax.ops import Rows, RowStatistics, row_statistics
-from xentjax.ops.statistics import weighted_targets
+from xentjax.ops import Requested, Rows, RowStatistics, row_statistics
+from xentjax.ops.rows import weighted_targets
 
 # optax has a second function for logits of -inf; here the first one is right there.
 safe_softmax_cross_entropy = softmax_cross_entropy
@@ -197,7 +197,7 @@ def _poly_loss(
     rows: Rows, epsilon: Float[Array, ""] | None, *, reduction: str, implementation: str | None
 ) -> Float[Array, "..."]:
     rows = widened(rows)
-    stats = row_statistics(rows, implementation=implementation)
+    stats = row_statistics(rows, Requested(), implementation)
     loss = row_losses(stats, rows, None, None)
     if epsilon is not None:
         loss += epsilon * mask_rows(_missed_mass(rows, stats), rows)
@@ -214,7 +214,7 @@ def _missed_mass(rows: Rows, stats: RowStatistics) -> Float[Array, "*rows"]:
 def _focal_loss(
     rows: Rows, gamma: Float[Array, ""] | None, *, reduction: str, implementation: str | None
 ) -> Float[Array, "..."]:
-    stats = row_statistics(rows, implementation=implementation)
+    stats = row_statistics(rows, Requested(), implementation)
     assert stats.label_logit is not None
     loss = stats.log_sum - stats.label_logit
     if gamma is not None:

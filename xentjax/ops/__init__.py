@@ -1,8 +1,15 @@
 """Row statistics of logits: the one operation behind every loss of this package."""
 
-from xentjax.ops.statistics import (
+from xentjax.ops.dispatch import (
     IMPLEMENTATIONS as IMPLEMENTATIONS,
+    row_statistics as row_statistics,
+)
+from xentjax.ops.rows import (
+    Layer as Layer,
+    Mask as Mask,
+    Requested as Requested,
     Rows as Rows,
     RowStatistics as RowStatistics,
-    row_statistics as row_statistics,
+    Scalars as Scalars,
+    Target as Target,
 )

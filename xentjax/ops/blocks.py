@@ -1,7 +1,6 @@
 """An axis in blocks of one size, for loops that see a part of it at a time."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,18 +83,6 @@ def row_blocks(total: int, size: int) -> Blocks:
         return parts
     divides = parts.size * parts.count == total
     return replace(parts, interleaved=jax.device_count() > 1 and divides)
-
-
-def rows_of(rows: Any, parts: Blocks, i: Int32[Array, ""]) -> Any:
-    """Block i of the arrays of `Rows` or `LinearRows` that have an entry for each row."""
-
-    def cut(name: str) -> Array | None:
-        x = getattr(rows, name)
-        # One class mask may serve all rows.
-        return x if x is None or x.shape[0] == 1 else parts.slice(x, i, 0)
-
-    by_row = ("x", "logits", "labels", "targets", "class_mask", "row_mask")
-    return rows._replace(**{name: cut(name) for name in by_row if hasattr(rows, name)})
 
 
 def flat_mask(class_mask: Bool[Array, "*#rows #k"], shape: tuple[int, ...]) -> Bool[Array, "#n k"]:

@@ -15,19 +15,17 @@ from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jax.export import is_symbolic_dim
 from jaxtyping import Array, Float, Int32
 
-from xentjax.ops.blocks import Blocks, blocks, row_blocks, rows_of
-from xentjax.ops.linear_xla import (
+from xentjax.ops.blocks import Blocks, blocks, row_blocks
+from xentjax.ops.derivative import with_moving
+from xentjax.ops.layer import (
     LinearRows,
-    accumulator_dtype,
-    any_of_the_batch,
-    kept,
-    logits,
     matmul,
-    numbers_in,
-    rows_with,
-    unless_masked,
+    slice_rows,
+    with_logits,
+    zero_masked_rows,
 )
-from xentjax.ops.statistics import Rows
+from xentjax.ops.linear_xla import any_of_the_batch, logits_budget, skip_if_masked
+from xentjax.ops.rows import Layer, Rows
 
 RowLosses = Callable[[Rows, Any], tuple[Float[Array, " n"], Any]]
 """The losses of rows and what else is known of each, from them and further inputs."""
@@ -46,18 +44,18 @@ def rows_that_fit(linear: LinearRows, max_bytes: int | None, share: int = _SHARE
 
     None as well for a symbolic number of rows, of which no block can be made.
     """
-    n, k = linear.x.shape[0], linear.kernel.shape[1]
+    n, k = linear.logits.shape
     if is_symbolic_dim(n):
         return None
-    eighth = numbers_in(max_bytes, linear, share) // 8
+    eighth = logits_budget(max_bytes, linear.logits, share) // 8
     size = min(7 * eighth // k, 8 * eighth // (k + _FEWEST_CLASSES))
     return None if size < min(n, _FEWEST_ROWS) else row_blocks(n, size)
 
 
 def _class_blocks(linear: LinearRows, rows: Blocks, max_bytes: int | None) -> Blocks:
     """Blocks of classes that fit the last eighth: a slice of logits and three of the kernel."""
-    d, k = linear.kernel.shape
-    eighth = numbers_in(max_bytes, linear, _SHARE) // 8
+    d, k = linear.logits.kernel.shape
+    eighth = logits_budget(max_bytes, linear.logits, _SHARE) // 8
     return blocks(k, max(eighth // (rows.size + 3 * d), _FEWEST_CLASSES))
 
 
@@ -74,10 +72,10 @@ def sum_of_losses(
 
     def sum_of_block(i: Int32[Array, ""]) -> tuple[Float[Array, ""], Any]:
         here = _block(linear, rows, i)
-        loss, known = losses(rows_with(here, logits(here)), inputs)
+        loss, known = losses(with_logits(here), inputs)
         return jnp.sum(loss), known
 
-    blockwise = partial(unless_masked, sum_of_block, linear, rows)
+    blockwise = partial(skip_if_masked, sum_of_block, linear, rows)
     loss, known = lax.map(blockwise, rows.indices())
     return jnp.sum(loss), jax.tree.map(rows.join, known)
 
@@ -128,35 +126,35 @@ def _sum_and_gradients(
     rows = rows_that_fit(linear, max_bytes)
     assert rows is not None
     classes = _class_blocks(linear, rows, max_bytes)
-    dtype = accumulator_dtype(linear)
+    layer = linear.logits
 
     def add_rows(total: tuple[Array, LinearRows, Any], i: Int32[Array, ""]) -> tuple[Any, Any]:
         here = _block(linear, rows, i)
-        moving_here = rows_of(moving_linear._replace(x=None, kernel=None, bias=None), rows, i)
+        values = with_logits(here)
+        moving_here = slice_rows(moving_linear._replace(logits=None), rows, i)
+        moving_here = moving_here._replace(logits=values.logits)
 
-        def sum_of_block(
-            a: Array, moving_here: LinearRows, moving_inputs: Any
-        ) -> tuple[Array, Any]:
-            block = rows_with(_replaced(here, moving_here), a)
-            loss, known = losses(block, _replaced(inputs, moving_inputs))
+        def sum_of_block(moving_here: Rows, moving_inputs: Any) -> tuple[Array, Any]:
+            block = with_moving(values, moving_here), with_moving(inputs, moving_inputs)
+            loss, known = losses(*block)
             return jnp.sum(loss), known
 
-        (new, known), (d_logits, d_here, d_inputs) = jax.value_and_grad(
-            sum_of_block, (0, 1, 2), has_aux=True
-        )(logits(here), moving_here, moving_inputs)
+        (new, known), (d_here, d_inputs) = jax.value_and_grad(sum_of_block, (0, 1), has_aux=True)(
+            moving_here, moving_inputs
+        )
         loss, gradient, input_gradient = total
-        gradient = _add_products(gradient, here, d_logits, rows, classes, i)
-        gradient = _add_others(gradient, d_here, d_logits, rows, i)
+        d_layer = _add_products(gradient.logits, here, d_here.logits, rows, classes, i)
+        gradient = _add_others(gradient, d_here, rows, i)._replace(logits=d_layer)
         return (loss + new, gradient, jax.tree.map(jnp.add, input_gradient, d_inputs)), known
 
-    zeros = jax.tree.map(lambda x: jnp.zeros_like(x, dtype), moving)
-    start = (jnp.sum(jnp.zeros_like(linear.x, dtype)), *zeros)
+    zeros = jax.tree.map(lambda x: jnp.zeros_like(x, layer.dtype), moving)
+    start = (jnp.sum(jnp.zeros_like(layer.x, layer.dtype)), *zeros)
 
     def add_rows_that_count(total: Any, i: Int32[Array, ""]) -> tuple[Any, Any]:
-        if linear.row_mask is None:
+        if linear.mask.rows is None:
             return add_rows(total, i)
         known = jax.tree.map(jnp.zeros_like, jax.eval_shape(add_rows, total, i)[1])
-        counts = any_of_the_batch(rows.slice(linear.row_mask, i, 0))
+        counts = any_of_the_batch(rows.slice(linear.mask.rows, i, 0))
         return lax.cond(counts, add_rows, lambda total, i: (total, known), total, i)
 
     (loss, *gradients), known = lax.scan(add_rows_that_count, start, rows.indices())
@@ -165,36 +163,28 @@ def _sum_and_gradients(
 
 def _block(linear: LinearRows, rows: Blocks, i: Int32[Array, ""]) -> LinearRows:
     """Block i of the rows, where a row that an earlier block holds too does not count."""
-    here, new = rows_of(linear, rows, i), rows.first_visit(i)
+    here, new = slice_rows(linear, rows, i), rows.first_visit(i)
     if new is None:
         return here
-    return here._replace(row_mask=new if here.row_mask is None else here.row_mask & new)
-
-
-def _replaced(values: Any, moving: Any) -> Any:
-    """The values with those that move in their place."""
-    return jax.tree.map(
-        lambda value, new: value if new is None else new,
-        values,
-        moving,
-        is_leaf=lambda x: x is None,
-    )
+    mask = new if here.mask.rows is None else here.mask.rows & new
+    return here._replace(mask=here.mask._replace(rows=mask))
 
 
 def _add_products(
-    total: LinearRows,
+    total: Layer,
     here: LinearRows,
     d_logits: Float[Array, "n k"],
     rows: Blocks,
     classes: Blocks,
     i: Int32[Array, ""],
-) -> LinearRows:
-    """Add d_logits @ kernel^T to the gradient of x and x^T @ d_logits to that of the kernel.
+) -> Layer:
+    """Add d_logits @ kernel^T to the gradient of x, x^T @ d_logits to that of the kernel.
 
     Block after block of classes: a product of another array of the kernel's size is never formed,
     and the contraction over long rows of d_logits would be slower than its pieces.
     """
-    x = kept(here.x, here)
+    layer = here.logits
+    x = zero_masked_rows(layer.x, here)
 
     def add_classes(total: tuple[Any, Any], j: Int32[Array, ""]) -> tuple[tuple[Any, Any], None]:
         d_x, d_kernel = total
@@ -202,39 +192,27 @@ def _add_products(
         if new is not None:
             d_tile = jnp.where(new[None], d_tile, 0)
         if d_x is not None:
-            d_x += matmul(d_tile, classes.slice(here.kernel, j, 1).T, here)
+            d_x += matmul(d_tile, classes.slice(layer.kernel, j, 1).T, layer)
         if d_kernel is not None:
-            d_kernel = classes.add(d_kernel, matmul(x.T, d_tile, here), j, 1)
+            d_kernel = classes.add(d_kernel, matmul(x.T, d_tile, layer), j, 1)
         return (d_x, d_kernel), None
 
     d_x = None if total.x is None else jnp.zeros_like(x, d_logits.dtype)
     (d_x, d_kernel), _ = lax.scan(add_classes, (d_x, total.kernel), classes.indices())
     if d_x is not None:
-        if here.row_mask is not None:
-            d_x = jnp.where(here.row_mask[:, None], d_x, 0)
-        d_x = rows.add(total.x, d_x, i, 0)
-    return total._replace(x=d_x, kernel=d_kernel)
+        d_x = rows.add(total.x, zero_masked_rows(d_x, here), i, 0)
+    d_bias = None if total.bias is None else total.bias + jnp.sum(d_logits, 0)
+    return Layer(d_x, d_kernel, d_bias)  # pyright: ignore[reportArgumentType]: None is not asked for
 
 
-def _add_others(
-    total: LinearRows,
-    d_here: LinearRows,
-    d_logits: Float[Array, "n k"],
-    rows: Blocks,
-    i: Int32[Array, ""],
-) -> LinearRows:
-    """Add the gradients of everything but x and kernel."""
-
-    def plus(total: Array | None, new: Array | None) -> Array | None:
-        return None if total is None or new is None else total + new.astype(total.dtype)
-
-    targets = total.targets
-    if targets is not None and d_here.targets is not None:
-        targets = rows.add(targets, d_here.targets.astype(targets.dtype), i, 0)
-    return total._replace(
-        bias=None if total.bias is None else total.bias + jnp.sum(d_logits, 0),
-        targets=targets,
-        class_weights=plus(total.class_weights, d_here.class_weights),
-        soft_cap=plus(total.soft_cap, d_here.soft_cap),
-        temperature=plus(total.temperature, d_here.temperature),
+def _add_others(total: LinearRows, d_here: Rows, rows: Blocks, i: Int32[Array, ""]) -> LinearRows:
+    """Add the gradients of everything but the layer."""
+    target = jax.tree.map(
+        lambda t, new: rows.add(t, new.astype(t.dtype), i, 0), total.target, d_here.target
     )
+    class_weights, scalars = jax.tree.map(
+        lambda t, new: t + new.astype(t.dtype),
+        (total.class_weights, total.scalars),
+        (d_here.class_weights, d_here.scalars),
+    )
+    return total._replace(target=target, class_weights=class_weights, scalars=scalars)

@@ -16,8 +16,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Bool, Int32, Shaped
 
-from xentjax.ops.linear_xla import LinearRows, rows_with
-from xentjax.ops.merge import OVER_FIRST_AXIS, merge
+from xentjax._special import nan_unless
+from xentjax.ops.layer import LinearRows
+from xentjax.ops.merge import ACROSS_FIRST_AXIS, merge
 from xentjax.ops.mosaic import check_sizes, divided, zeros_where_masked
 from xentjax.ops.mosaic_gpu import check_supported, compiler_params, for_gpu, generation, types_of
 from xentjax.ops.mosaic_gpu_sums import (
@@ -30,9 +31,10 @@ from xentjax.ops.mosaic_gpu_sums import (
     laid_out,
     no_sums,
     of_parts,
+    read_scalars,
     with_tile,
 )
-from xentjax.ops.statistics import RowStatistics, Wanted, label_in_range
+from xentjax.ops.rows import Requested, RowStatistics, label_in_range
 
 _ROWS = 64
 """Of a warpgroup's tile: its logits are 128 of the 232 registers that a thread can have."""
@@ -74,34 +76,37 @@ def makes_logits(linear: LinearRows) -> bool:
     Of float32 the tensor cores would read 10 bits behind the point, and later generations have
     none of these instructions.
     """
-    half = linear.x.dtype == linear.kernel.dtype and linear.x.dtype in (jnp.bfloat16, jnp.float16)
+    x, kernel, _ = linear.logits
+    half = x.dtype == kernel.dtype and x.dtype in (jnp.bfloat16, jnp.float16)
     return half and generation() == 9
 
 
-def row_statistics(linear: LinearRows, wanted: Wanted) -> RowStatistics:
+def row_statistics(linear: LinearRows, requested: Requested) -> RowStatistics:
     """The kernel's sums, merged and finished; x and kernel are of one half-precision dtype."""
-    check_supported(rows_with(linear, None), wanted)
-    check_sizes("x", linear.x, "mosaic_gpu")
-    linear = linear._replace(x=for_gpu(linear.x))
-    (n, d), k = linear.x.shape, linear.kernel.shape[1]
+    check_supported(linear, requested)
+    layer = linear.logits
+    check_sizes("x", layer.x, "mosaic_gpu")
+    linear = linear._replace(logits=layer._replace(x=for_gpu(layer.x)))
+    (n, d), k = layer.x.shape, layer.shape[1]
     if d == 0:
         raise NotImplementedError("x: expected at least one feature for 'mosaic_gpu', got none")
-    assert linear.labels is not None  # or targets, which are refused
-    labels = jnp.where(label_in_range(linear.labels, k), linear.labels, -1).astype(jnp.int32)
+    labels = linear.target.labels
+    assert labels is not None  # or a pmf, which is refused
+    labels = jnp.where(label_in_range(labels, k), labels, -1).astype(jnp.int32)
     first_class = jnp.arange(0, k, _CLASSES, dtype=jnp.int32)[:, None]
     if n == 0:
-        sums = _no_sums((first_class.size, n), wanted)
+        sums = _no_sums((first_class.size, n), requested)
     else:
-        sums = _sums_of_tiles(linear, labels, wanted)
+        sums = _sums_of_tiles(linear, labels, requested)
     stats = of_parts(sums.of_classes, jnp.minimum(k - first_class, _CLASSES).astype(jnp.float32))
     stats = stats._replace(label_logit=sums.label_logit)
-    counts_label = labels[None] // _CLASSES == first_class // _CLASSES
-    stats = merge(stats, first_class, counts_label, OVER_FIRST_AXIS, linear.temperature)
+    owns_label = labels[None] // _CLASSES == first_class // _CLASSES
+    stats = merge(stats, first_class, owns_label, ACROSS_FIRST_AXIS, linear.scalars.temperature)
     stats = jax.tree.map(lambda x: x[0], stats)
-    if linear.row_mask is not None:
-        stats = zeros_where_masked(stats, linear.row_mask, k)
+    if linear.mask.rows is not None:
+        stats = zeros_where_masked(stats, linear.mask.rows, k)
     assert stats.label_logit is not None
-    return stats._replace(label_logit=jnp.where(labels < 0, jnp.nan, stats.label_logit))
+    return stats._replace(label_logit=stats.label_logit + nan_unless(labels >= 0, jnp.float32))
 
 
 class _TileSums(NamedTuple):
@@ -112,8 +117,8 @@ class _TileSums(NamedTuple):
     """a_y - m, or 0 where y is in another tile."""
 
 
-def _no_sums(shape: tuple[int, ...], wanted: Wanted) -> _TileSums:
-    return _TileSums(no_sums(shape, wanted), jnp.zeros(shape, jnp.float32))
+def _no_sums(shape: tuple[int, ...], requested: Requested) -> _TileSums:
+    return _TileSums(no_sums(shape, requested), jnp.zeros(shape, jnp.float32))
 
 
 def _grid(n: int, k: int) -> _Grid:
@@ -122,28 +127,29 @@ def _grid(n: int, k: int) -> _Grid:
     return _Grid(-(-row_blocks // blocks), blocks, -(-k // _CLASSES))
 
 
-def _sums_of_tiles(linear: LinearRows, labels: Int32[Array, " n"], wanted: Wanted) -> _TileSums:
+def _sums_of_tiles(
+    linear: LinearRows, labels: Int32[Array, " n"], requested: Requested
+) -> _TileSums:
     """The sums over each tile, [tiles, n].
 
     An array is copied where its size is no multiple of 64 features or classes, or of 8 rows.
     """
-    n, k = linear.x.shape[0], linear.kernel.shape[1]
+    (x, kernel, bias), (n, k) = linear.logits, linear.logits.shape
     grid = _grid(n, k)
-    bias = jnp.zeros(k, jnp.float32) if linear.bias is None else linear.bias.astype(jnp.float32)
-    scalars = {"soft_cap": linear.soft_cap, "temperature": linear.temperature}
-    scalars = {name: x.reshape(1) for name, x in scalars.items() if x is not None}
+    bias = jnp.zeros(k, jnp.float32) if bias is None else bias.astype(jnp.float32)
+    scalars, names = jax.tree.flatten(jax.tree.map(lambda x: x.reshape(1), linear.scalars))
     inputs = (
-        _filled_up(linear.x, _ROWS_OF_8, _FEATURES),
-        _filled_up(linear.kernel, _FEATURES, _FEATURES),
+        _filled_up(x, _ROWS_OF_8, _FEATURES),
+        _filled_up(kernel, _FEATURES, _FEATURES),
         _filled_up(bias, grid.tiles * _CLASSES),
         _filled_up(labels, grid.rows),
-        _clusters_that_count(linear.row_mask, grid),
-        *scalars.values(),
+        _clusters_that_count(linear.mask.rows, grid),
+        *scalars,
     )
-    make = partial(_no_sums, (grid.tiles, grid.rows), wanted)
+    make = partial(_no_sums, (grid.tiles, grid.rows), requested)
     out, tree = jax.tree.flatten(types_of(make, inputs))
     sums = plgpu.kernel(
-        partial(_kernel, scalars=tuple(scalars), k=k, grid=grid, wanted=wanted),
+        partial(_kernel, scalars=names, k=k, grid=grid, requested=requested),
         out_type=out,
         scratch_types=[
             *(plgpu.SMEM((_WARPGROUPS, _ROWS), t.dtype) for t in out),
@@ -157,7 +163,7 @@ def _sums_of_tiles(linear: LinearRows, labels: Int32[Array, " n"], wanted: Wante
         cluster_names=("block",),
         num_threads=_WARPGROUPS + 1,
         thread_name="warpgroup",
-        compiler_params=compiler_params(linear.soft_cap),
+        compiler_params=compiler_params(linear.scalars),
         interpret=interpret.value,
     )(*inputs)
     return jax.tree.map(lambda x: x[:, :n], jax.tree.unflatten(tree, sums))
@@ -184,14 +190,13 @@ def _kernel(
     labels: Any,
     count: Any,
     *refs: Any,
-    scalars: tuple[str, ...],
+    scalars: Any,
     k: int,
     grid: _Grid,
-    wanted: Wanted,
+    requested: Requested,
 ) -> None:
     """One block: a tile of classes for each warpgroup's rows; `refs` are scalars, sums, scratch."""
-    adjusts = {name: ref[0] for name, ref in zip(scalars, refs, strict=False)}
-    *columns, bias_smem, labels_smem, arrived = refs[len(scalars) :]
+    adjust, (*columns, bias_smem, labels_smem, arrived) = read_scalars(refs, scalars)
     out, staged = columns[: len(columns) // 2], columns[len(columns) // 2 :]
     cluster, tile = plgpu.planar_snake(
         lax.axis_index("cluster"), (grid.clusters, grid.tiles), 0, _SIDE_BY_SIDE
@@ -222,13 +227,12 @@ def _kernel(
         a += _along(bias_smem[warpgroup], 1)
         index = class_index(a.shape, _LAYOUT)
         exists = index < k - first_class
-        a = jnp.where(exists, capped(a, adjusts), -jnp.inf)
-        temperature = adjusts.get("temperature")
-        nothing = jax.tree.map(lambda x: laid_out(x, _LAYOUT), no_sums((_ROWS,), wanted))
+        a = jnp.where(exists, capped(a, adjust), -jnp.inf)
+        nothing = jax.tree.map(lambda x: laid_out(x, _LAYOUT), no_sums((_ROWS,), requested))
         tile_sums = Tile([a], [index], [exists], jnp.float32(0))
-        sums = with_tile(nothing, tile_sums, temperature, _LAYOUT)
+        sums = with_tile(nothing, tile_sums, adjust.temperature, _LAYOUT)
         is_label = index + first_class == _along(labels_smem[warpgroup], 0)
-        z = divided(a - _along(finite(sums.top), 0), temperature)
+        z = divided(a - _along(finite(sums.top), 0), adjust.temperature)
         label_logit = jnp.sum(jnp.where(is_label, z, 0), axis=1)
         for ref, column in zip(staged, jax.tree.leaves(_TileSums(sums, label_logit)), strict=True):
             ref[warpgroup] = column

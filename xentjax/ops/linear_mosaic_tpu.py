@@ -16,24 +16,24 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float32, Int32
 
-from xentjax.ops.linear_xla import LinearRows, rows_with
+from xentjax.ops.layer import LinearRows
 from xentjax.ops.mosaic import check_sizes
 from xentjax.ops.mosaic_tpu import (
     TEMPORARIES,
     Sums,
     add_tile,
+    as_2d_float,
     bytes_read,
     finished,
     for_tpu,
     interpret,
     no_sums,
     operands,
-    readable,
     tile_specs,
     with_tile,
 )
 from xentjax.ops.mosaic_tpu_blocks import ASKED_VMEM_BYTES, LANES, Footprint
-from xentjax.ops.statistics import Rows, RowStatistics, Wanted
+from xentjax.ops.rows import Layer, Requested, Rows, RowStatistics
 
 # More rows or classes would save no time: at 1024 a product does more than it reads.
 _MOST_ROWS = _MOST_CLASSES = 1024
@@ -41,14 +41,6 @@ _MOST_ROWS = _MOST_CLASSES = 1024
 _MOST_FEATURES = 512
 
 Of = Literal["x", "kernel"]
-
-
-class Layer(NamedTuple):
-    """What logits are made of: arrays, blocks of them, or how to read those; or their gradients."""
-
-    x: Any
-    kernel: Any
-    bias: Any
 
 
 class Sizes(NamedTuple):
@@ -80,39 +72,39 @@ def makes_logits(linear: LinearRows) -> bool:
     return True
 
 
-def row_statistics(linear: LinearRows, wanted: Wanted) -> RowStatistics:
+def row_statistics(linear: LinearRows, requested: Requested) -> RowStatistics:
     """The kernel's sums, finished."""
     layer, rows, whole = read(linear)
-    sums = _sums(layer, rows, linear.row_mask, whole, wanted)
-    mask = linear.row_mask
+    mask = linear.mask.rows
+    sums = _sums(layer, rows, mask, whole, requested)
     if mask is not None:  # of blocks of rows that were left out, memory holds anything
         sums = jax.tree.map(lambda x: jnp.where(mask[None], x, 0), sums)
-    return finished(sums, rows_with(linear, None), whole[:2])
+    return finished(sums, linear, whole[:2])
 
 
 def read(linear: LinearRows) -> tuple[Layer, Rows, Sizes]:
     """What kernels read of a layer and its rows."""
-    check_sizes("x", linear.x, "mosaic_tpu")
-    for name in ("x", "kernel"):
-        dtype = getattr(linear, name).dtype
-        if dtype not in (jnp.bfloat16, jnp.float32):
+    layer = linear.logits
+    check_sizes("x", layer.x, "mosaic_tpu")
+    for name, x in (("x", layer.x), ("kernel", layer.kernel)):
+        if x.dtype not in (jnp.bfloat16, jnp.float32):
             expected = f"{name}: expected bfloat16 or float32 for 'mosaic_tpu'"
-            raise NotImplementedError(f"{expected}, got {dtype}")
-    (n, d), k = linear.x.shape, linear.kernel.shape[1]
+            raise NotImplementedError(f"{expected}, got {x.dtype}")
+    (n, d), k = layer.x.shape, layer.shape[1]
     if d == 0:
         raise NotImplementedError("x: expected at least one feature for 'mosaic_tpu', got none")
-    layer = Layer(for_tpu(linear.x), linear.kernel, readable(linear.bias, (1, k)))
-    return layer, operands(rows_with(linear, None), (n, k)), Sizes(n, k, d)
+    layer = Layer(for_tpu(layer.x), layer.kernel, as_2d_float(layer.bias, (1, k)))
+    return layer, operands(linear._replace(logits=None), (n, k)), Sizes(n, k, d)
 
 
 def _sums(
-    layer: Layer, rows: Rows, row_mask: Bool[Array, " n"] | None, whole: Sizes, wanted: Wanted
+    layer: Layer, rows: Rows, row_mask: Bool[Array, " n"] | None, whole: Sizes, requested: Requested
 ) -> Sums:
     """The sums over all classes, [1, n] each."""
 
     def of_whole_rows(layer: Layer, rows: Rows) -> Sums:
         rows = rows._replace(logits=logits_of(layer))
-        return with_tile(no_sums(rows, wanted), rows, 0, whole.classes)
+        return with_tile(no_sums(rows, requested), rows, 0, whole.classes)
 
     types = jax.eval_shape(of_whole_rows, layer, rows)
     out = jax.tree.map(lambda t: t.update(shape=(1, whole.rows)), types)
@@ -127,7 +119,7 @@ def _sums(
 
     row_of_columns = pl.BlockSpec((1, tile.rows), lambda *at: (0, place(*at).i))
     (sums,) = pl.pallas_call(
-        partial(_kernel, whole=whole, grid=grid, wanted=wanted),
+        partial(_kernel, whole=whole, grid=grid, requested=requested),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=grid,
@@ -162,7 +154,7 @@ def _kernel(
     *,
     whole: Sizes,
     grid: Sizes,
-    wanted: Wanted,
+    requested: Requested,
 ) -> None:
     """A step: a block of features of a tile of logits and, after the last one, the tile's sums."""
     i, j, t = map(pl.program_id, range(3))
@@ -174,7 +166,7 @@ def _kernel(
         @pl.when(t == grid.features - 1)
         def _() -> None:
             tile = rows._replace(logits=logits)
-            add_tile(tile, out, seen, j, j == grid.classes - 1, whole.classes, wanted)
+            add_tile(tile, out, seen, j, j == grid.classes - 1, whole.classes, requested)
 
 
 def add_features(layer: Layer, logits: Any, t: Int32[Array, ""], whole: Sizes) -> None:
@@ -230,14 +222,12 @@ def held(place: Place, last: Place) -> Place:
 
 def layer_specs(layer: Layer, tile: Sizes, of_x: Places, of_kernel: Places) -> Layer:
     """How x is read at one place of each step, kernel and bias at another."""
-    bias = pl.BlockSpec((1, tile.classes), lambda *at: (0, of_kernel(*at).j))
-    return Layer(
-        pl.BlockSpec((tile.rows, tile.features), lambda *at: (of_x(*at).i, of_x(*at).t)),
-        pl.BlockSpec(
-            (tile.features, tile.classes), lambda *at: (of_kernel(*at).t, of_kernel(*at).j)
-        ),
-        None if layer.bias is None else bias,
+    x: Any = pl.BlockSpec((tile.rows, tile.features), lambda *at: (of_x(*at).i, of_x(*at).t))
+    kernel: Any = pl.BlockSpec(
+        (tile.features, tile.classes), lambda *at: (of_kernel(*at).t, of_kernel(*at).j)
     )
+    bias: Any = pl.BlockSpec((1, tile.classes), lambda *at: (0, of_kernel(*at).j))
+    return Layer(x, kernel, None if layer.bias is None else bias)
 
 
 def rows_specs(rows: Rows, tile: Sizes, place: Places) -> Rows:

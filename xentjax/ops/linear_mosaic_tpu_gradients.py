@@ -14,9 +14,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float32, Int32
 
+from xentjax._special import nan_unless
+from xentjax.ops.derivative import with_moving
+from xentjax.ops.layer import LinearRows, zero_masked_rows
 from xentjax.ops.linear_mosaic_tpu import (
     COMPILER_PARAMS,
-    Layer,
     Of,
     Place,
     Sizes,
@@ -32,61 +34,64 @@ from xentjax.ops.linear_mosaic_tpu import (
     rows_specs,
     tile_sizes,
 )
-from xentjax.ops.linear_xla import LinearRows, kept, linear_row_statistics
+from xentjax.ops.linear_xla import linear_row_statistics
 from xentjax.ops.mosaic import divided
 from xentjax.ops.mosaic_tpu import adjusted_tile, as_column, interpret
-from xentjax.ops.statistics import (
+from xentjax.ops.rows import (
+    Layer,
+    Requested,
     Rows,
     RowStatistics,
-    Wanted,
     label_in_range,
     uniform_targets,
     weighted_targets,
 )
 
-_OF_LAYER = ("x", "kernel", "bias")
-_OTHERS = ("targets", "class_weights", "soft_cap", "temperature")
+
+def reverse_mode_statistics(
+    linear: LinearRows, requested: Requested, max_bytes: int | None
+) -> RowStatistics:
+    """`linear_row_statistics` with the gradients of this module; no forward mode."""
+    linear, requested = requested.taken_from(linear)
+    return _statistics(linear, requested, max_bytes)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def reverse_mode_statistics(
-    linear: LinearRows, wanted: Wanted, max_bytes: int | None
-) -> RowStatistics:
-    """`linear_row_statistics` with the gradients of this module; no forward mode."""
-    return linear_row_statistics(linear, wanted, max_bytes)
+def _statistics(linear: LinearRows, requested: Requested, max_bytes: int | None) -> RowStatistics:
+    return linear_row_statistics(linear, requested, "mosaic_tpu", max_bytes)
 
 
 def _forward(
-    linear: LinearRows, wanted: Wanted, max_bytes: int | None
+    linear: LinearRows, requested: Requested, max_bytes: int | None
 ) -> tuple[RowStatistics, Any]:
     moving = jax.tree.map(lambda p: p.value if p.perturbed else None, linear, is_leaf=_is_primal)
     linear = jax.tree.map(lambda p: p.value, linear, is_leaf=_is_primal)
-    stats = linear_row_statistics(linear, wanted, max_bytes)
+    stats = linear_row_statistics(linear, requested, "mosaic_tpu", max_bytes)
     return stats, (linear, stats, moving)
 
 
 def _backward(
-    wanted: Wanted, max_bytes: int | None, residuals: Any, d_stats: RowStatistics
+    requested: Requested, max_bytes: int | None, residuals: Any, d_stats: RowStatistics
 ) -> tuple[LinearRows]:
     linear, stats, moving = residuals
-    # No statistic's slope depends on the shift or on which class is the largest.
-    d_stats = jax.tree.map(_instantiated, d_stats, is_leaf=_is_zero)
+    # No statistic's derivative depends on the shift or on which class is the largest.
+    d_stats = jax.tree.map(_instantiate_zeros, d_stats, is_leaf=_is_zero)
     d_stats = d_stats._replace(shift=jnp.zeros_like(stats.shift), predicted=None)
-    of_kernel = moving.kernel is not None or moving.bias is not None
-    asked: dict[Of, bool] = {"x": moving.x is not None, "kernel": of_kernel}
+    layer = moving.logits
+    others = moving._replace(logits=jax.tree.map(lambda _: None, layer))
+    of_kernel = layer.kernel is not None or layer.bias is not None
+    asked: dict[Of, bool] = {"x": layer.x is not None, "kernel": of_kernel}
     of = tuple(each for each in asked if asked[each])
-    wanted = wanted._replace(implementation="xla")
-    gradients = LinearRows(None, None)  # pyright: ignore[reportArgumentType]: none is asked for yet
+    gradients = others
+    if jax.tree.leaves(others):
+        gradients = _by_xla(linear, others, d_stats, requested, max_bytes)
+    d_layer = jax.tree.map(lambda _: None, layer)
     if of:
-        layer = _layer_gradients(linear, stats, d_stats, of, wanted, max_bytes)
-        gradients = gradients._replace(**layer._asdict())
-    others = {name: x for name in _OTHERS if (x := getattr(moving, name)) is not None}
-    if others:
-        gradients = gradients._replace(**_by_xla(linear, others, d_stats, wanted, max_bytes))
-    return (gradients,)
+        d_layer = _layer_gradients(linear, stats, d_stats, of, requested, max_bytes)
+    return (gradients._replace(logits=d_layer),)
 
 
-reverse_mode_statistics.defvjp(_forward, _backward, symbolic_zeros=True)
+_statistics.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def _is_primal(x: Any) -> bool:
@@ -97,21 +102,21 @@ def _is_zero(x: Any) -> bool:
     return isinstance(x, SymbolicZero)
 
 
-def _instantiated(x: Any) -> Array:
+def _instantiate_zeros(x: Any) -> Array:
     return jnp.zeros(x.shape, x.dtype) if _is_zero(x) else x
 
 
 def _by_xla(
     linear: LinearRows,
-    moving: dict[str, Array],
+    moving: LinearRows,
     d_stats: RowStatistics,
-    wanted: Wanted,
+    requested: Requested,
     max_bytes: int | None,
-) -> dict[str, Array]:
-    """The gradients in the named inputs by the rule that every implementation shares."""
+) -> LinearRows:
+    """The gradients in `moving` by the rule that every implementation shares."""
 
-    def statistics(moving: dict[str, Array]) -> RowStatistics:
-        stats = linear_row_statistics(linear._replace(**moving), wanted, max_bytes)
+    def statistics(moving: LinearRows) -> RowStatistics:
+        stats = linear_row_statistics(with_moving(linear, moving), requested, "xla", max_bytes)
         return stats._replace(predicted=None)
 
     _, pullback = jax.vjp(statistics, moving)
@@ -124,46 +129,42 @@ def _layer_gradients(
     stats: RowStatistics,
     d_stats: RowStatistics,
     of: tuple[Of, ...],
-    wanted: Wanted,
+    requested: Requested,
     max_bytes: int | None,
 ) -> Layer:
     """The pullback of `d_stats` in x, or in kernel and bias, or in all; by the kernels."""
-    del wanted, max_bytes
-    linear = linear._replace(x=kept(linear.x, linear))
+    del requested, max_bytes
+    x, kernel, bias = linear.logits
+    linear = linear._replace(logits=Layer(zero_masked_rows(x, linear), kernel, bias))
     layer, rows, whole = read(linear)
     if whole.rows == 0:
-        zeros = jax.tree.map(jnp.zeros_like, (linear.x, linear.kernel, linear.bias))
-        return _asked(Layer(*zeros), of)
+        return _asked(jax.tree.map(jnp.zeros_like, linear.logits), of)
     numbers = _numbers(linear, stats, d_stats)
-    gradients = Layer(None, None, None)
-    for each in of:
-        new = _gradient(layer, rows, numbers, linear.row_mask, whole, each)
-        gradients = jax.tree.map(
-            lambda a, b: b if a is None else a, gradients, new, is_leaf=lambda x: x is None
-        )
-    if gradients.x is not None:
-        gradients = gradients._replace(x=kept(gradients.x, linear))
-    if gradients.bias is not None and linear.bias is not None:
-        bias = gradients.bias[0].astype(linear.bias.dtype)
-        gradients = gradients._replace(bias=bias)
-    return gradients
+    d_x = d_kernel = d_bias = None
+    if "x" in of:
+        gradient = _gradient(layer, rows, numbers, linear.mask.rows, whole, "x")
+        d_x = zero_masked_rows(gradient.x, linear)
+    if "kernel" in of:
+        gradient = _gradient(layer, rows, numbers, linear.mask.rows, whole, "kernel")
+        d_kernel = gradient.kernel
+        if bias is not None and gradient.bias is not None:
+            d_bias = gradient.bias[0].astype(bias.dtype)
+    return Layer(d_x, d_kernel, d_bias)  # pyright: ignore[reportArgumentType]: None is not asked
 
 
 @_layer_gradients.defjvp
 def _(
-    of: tuple[Of, ...], wanted: Wanted, max_bytes: int | None, primals: Any, tangents: Any
+    of: tuple[Of, ...], requested: Requested, max_bytes: int | None, primals: Any, tangents: Any
 ) -> tuple[Layer, Layer]:
     """Second derivatives are those of the shared rule, where the statistics follow the layer."""
 
     def by_xla(linear: LinearRows, d_stats: RowStatistics) -> Layer:
-        named = {name: x for name in _OF_LAYER if (x := getattr(linear, name)) is not None}
-        return _asked(
-            Layer(**({"bias": None} | _by_xla(linear, named, d_stats, wanted, max_bytes))), of
-        )
+        moving = jax.tree.map(lambda _: None, linear)._replace(logits=linear.logits)
+        return _asked(_by_xla(linear, moving, d_stats, requested, max_bytes).logits, of)
 
     (linear, _, d_stats), (d_linear, _, dd_stats) = primals, tangents
     _, moved = jax.jvp(by_xla, (linear, d_stats), (d_linear, dd_stats))
-    return _layer_gradients(*primals, of, wanted, max_bytes), moved
+    return _layer_gradients(*primals, of, requested, max_bytes), moved
 
 
 def _asked(gradients: Layer, of: tuple[Of, ...]) -> Layer:
@@ -183,12 +184,11 @@ def _numbers(
     softmax, mean = d_stats.log_sum, or_zeros(d_stats.mean_logit)
     if stats.mean_logit is not None:
         softmax += mean * (1 - stats.mean_logit)
-    fill = zeros
-    if linear.labels is not None:
-        in_range = label_in_range(linear.labels, linear.kernel.shape[1])
-        fill = jnp.where(in_range, fill, jnp.nan)
-    if linear.row_mask is not None:
-        fill = jnp.where(linear.row_mask, fill, 1)
+    nan_or_masked, labels = zeros, linear.target.labels
+    if labels is not None:
+        nan_or_masked = nan_unless(label_in_range(labels, linear.logits.shape[1]), zeros.dtype)
+    if linear.mask.rows is not None:
+        nan_or_masked = jnp.where(linear.mask.rows, nan_or_masked, 1)
     return jnp.stack(
         [
             stats.shift,
@@ -198,7 +198,7 @@ def _numbers(
             or_zeros(d_stats.label_logit),
             zeros if d_stats.target is None else d_stats.target.dot,
             zeros if d_stats.uniform is None else d_stats.uniform.dot,
-            fill,
+            nan_or_masked,
         ]
     )
 
@@ -207,30 +207,30 @@ def _d_logits(
     rows: Rows, numbers: Float32[Array, "8 n"], j: Int32[Array, ""], num_classes: int
 ) -> Float32[Array, "n k"]:
     """The gradient of a tile of logits."""
-    labels = rows.labels
+    labels, scalars = rows.target.labels, rows.scalars
     rows, a, index = adjusted_tile(rows, j, num_classes)
     columns = numbers.T
-    shift, log_sum, softmax, mean, label, target, uniform, fill = (
+    shift, log_sum, softmax, mean, label, target, uniform, nan_or_masked = (
         columns[:, c : c + 1] for c in range(8)
     )
-    z = divided(a - shift, rows.temperature)
+    z = divided(a - shift, scalars.temperature)
     p = jnp.exp(z - log_sum)
-    # 0 log 0 = 0: a class without probability has no slope, whatever its logit.
+    # 0 log 0 = 0: a class without probability has derivative 0, whatever its logit.
     d = p * (softmax + mean * jnp.where(p == 0, 0, z))
     if labels is not None:
         d += jnp.where(index == as_column(labels) - j * a.shape[1], label, 0)
-    if rows.targets is not None:
+    if rows.target.pmf is not None:
         d += target * weighted_targets(rows)
     d += uniform * uniform_targets(rows)
-    if rows.soft_cap is not None:
-        slope = 1 - jnp.square(a / rows.soft_cap)
+    if scalars.soft_cap is not None:
+        slope = 1 - jnp.square(a / scalars.soft_cap)
         d *= jnp.where(a == -jnp.inf, 0, slope)
-    if rows.temperature is not None:
-        d /= rows.temperature
-    if rows.class_mask is not None:
-        d = jnp.where(rows.class_mask, d, 0)
-    # A row that does not count (1) has no gradient, one of a bad label (NaN) no other entry.
-    return jnp.where(fill == 0, d, fill - fill)
+    if scalars.temperature is not None:
+        d /= scalars.temperature
+    if rows.mask.classes is not None:
+        d = jnp.where(rows.mask.classes, d, 0)
+    # A masked row (1) has gradient 0, a row with a bad label (NaN) is NaN throughout.
+    return jnp.where(nan_or_masked == 0, d, jnp.where(nan_or_masked == 1, 0, nan_or_masked))
 
 
 def _gradient(

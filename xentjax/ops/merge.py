@@ -15,34 +15,34 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
-from xentjax.ops.statistics import (
+from xentjax.ops.derivative import statistics_tangents
+from xentjax.ops.dispatch import row_statistics
+from xentjax.ops.rows import (
     InnerProduct,
+    Requested,
     Rows,
     RowStatistics,
-    Wanted,
     label_in_range,
     over_temperature,
-    row_statistics,
-    statistics_tangents,
 )
 
 AxisName = str | tuple[str, ...]
 T = TypeVar("T")
 
 
-class Part(NamedTuple):
+class ClassShard(NamedTuple):
     """Some of the classes of each row, such as one device's."""
 
     rows: Rows
-    """Labels count from this part's first class. A label on another part is any class of this one,
-    a label of no class is -1 on every part."""
+    """Labels count from this shard's first class. For labels on another shard the value is
+    arbitrary; labels of no class are -1 on every shard."""
     first_class: Integer[Array, ""]
-    counts_label: Bool[Array, "*rows"] | None
-    """False where another part holds the label."""
+    owns_label: Bool[Array, "*rows"] | None
+    """False where another shard holds the label."""
 
 
-class Over(NamedTuple):
-    """How to reduce over parts."""
+class Combine(NamedTuple):
+    """How to reduce over shards."""
 
     max: Callable[[Array], Array]
     min: Callable[[Array], Array]
@@ -50,83 +50,97 @@ class Over(NamedTuple):
     """Of every array of a tree; all have one shape and dtype."""
 
 
-def over_devices(axis_name: AxisName) -> Over:
-    """Parts on the devices of a mesh axis."""
-    return Over(
+def across_devices(axis_name: AxisName) -> Combine:
+    """Reduce over shards on the devices of a mesh axis."""
+    return Combine(
         max=partial(lax.pmax, axis_name=axis_name),
         min=partial(lax.pmin, axis_name=axis_name),
-        sum=partial(_sum_over_devices, axis_name=axis_name),
+        sum=partial(_sum_across_devices, axis_name=axis_name),
     )
 
 
-def _sum_over_devices(tree: T, axis_name: AxisName) -> T:
+def _sum_across_devices(tree: T, axis_name: AxisName) -> T:
     arrays, structure = jax.tree.flatten(tree)
     summed = lax.psum(jnp.stack(arrays), axis_name)  # one collective
     return jax.tree.unflatten(structure, jnp.unstack(summed))
 
 
-OVER_FIRST_AXIS = Over(
+ACROSS_FIRST_AXIS = Combine(
     max=partial(jnp.max, axis=0, keepdims=True),
     min=partial(jnp.min, axis=0, keepdims=True),
     sum=partial(jax.tree.map, partial(jnp.sum, axis=0, keepdims=True)),
 )
-"""Parts along the first axis of every array, which the result keeps with size 1."""
+"""Reduce over shards along the first axis of every array, which is left with size 1."""
 
 
-def part_of(
+def class_shard(
     rows: Rows,
     first_class: Integer[Array, ""],
     num_classes: int,
     first_own: Integer[Array, ""] | None = None,
-) -> Part:
-    """The part whose logits `rows` hold, from labels that count all `num_classes` classes.
+) -> ClassShard:
+    """The shard whose logits `rows` hold, from labels that count all `num_classes` classes.
 
-    Exactly one part counts each label: the one that holds it, from the class `first_own` on.
+    Exactly one shard owns each label: the one that holds it, from the class `first_own` on.
     """
-    if rows.labels is None:
-        return Part(rows, first_class, None)
-    valid = label_in_range(rows.labels, num_classes)
-    label = jnp.where(valid, rows.labels, 0).astype(jnp.int32)
+    labels = rows.target.labels
+    if labels is None:
+        return ClassShard(rows, first_class, None)
+    valid = label_in_range(labels, num_classes)
+    label = jnp.where(valid, labels, 0).astype(jnp.int32)
     local = label - first_class
     held = label_in_range(local, rows.logits.shape[-1])
     if first_own is not None:
         held &= label >= first_own
-    # A bad label is bad on every part, for the gradient of each to be NaN.
+    # A bad label is bad on every shard, for the gradient of each to be NaN.
     local = jnp.where(valid, jnp.where(held, local, 0), -1)
-    return Part(rows._replace(labels=local), first_class, held | ~valid)
+    rows = rows._replace(target=rows.target._replace(labels=local))
+    return ClassShard(rows, first_class, held | ~valid)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def merged_statistics(part: Part, axis_name: AxisName, wanted: Wanted) -> RowStatistics:
+def merged_statistics(
+    shard: ClassShard,
+    requested: Requested,
+    axis_name: AxisName,
+    implementation: str | None = None,
+) -> RowStatistics:
     """The statistics of whole rows, the same on every device of the axis.
 
     They differentiate as `row_statistics` does: in every floating input, in all modes and orders.
     """
-    stats = row_statistics(part.rows, **wanted.of_part()._asdict())
-    over = over_devices(axis_name)
-    return merge(stats, part.first_class, part.counts_label, over, part.rows.temperature)
+    rows, requested = requested.taken_from(shard.rows)
+    return _merged_statistics(shard._replace(rows=rows), requested, axis_name, implementation)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def _merged_statistics(
+    shard: ClassShard, requested: Requested, axis_name: AxisName, implementation: str | None
+) -> RowStatistics:
+    stats = row_statistics(shard.rows, requested.for_shard(), implementation)
+    temperature = shard.rows.scalars.temperature
+    return merge(stats, shard.first_class, shard.owns_label, across_devices(axis_name), temperature)
 
 
 def merge(
     stats: RowStatistics,
     first_class: Integer[Array, "..."],
-    counts_label: Bool[Array, "*rows"] | None,
-    over: Over,
+    owns_label: Bool[Array, "*rows"] | None,
+    combine: Combine,
     temperature: Float[Array, ""] | None,
 ) -> RowStatistics:
     """The statistics of whole rows from those of every part: one max, one sum, one min if asked."""
     # A part without a finite maximum has log s = -inf, +inf or NaN, and that in place of it.
     top = jnp.where(jnp.isfinite(stats.log_sum), stats.shift, stats.log_sum)
     top = jnp.where(jnp.isnan(top), jnp.inf, top)
-    highest = over.max(top)
+    highest = combine.max(top)
     shift = jnp.where(jnp.isfinite(highest), highest, 0)
     above = over_temperature(stats.shift - shift, temperature)
     sum_exp = jnp.exp(stats.log_sum + above)
 
     label = mean = None
     if stats.label_logit is not None:
-        assert counts_label is not None
-        label = jnp.where(counts_label, stats.label_logit + above, 0)
+        assert owns_label is not None
+        label = jnp.where(owns_label, stats.label_logit + above, 0)
     if stats.mean_logit is not None:
         mean = jnp.where(sum_exp == 0, 0, sum_exp * (stats.mean_logit + above))
     sums = {
@@ -136,12 +150,12 @@ def merge(
         "uniform": _relative_to(above, stats.uniform),
         "mean": mean,
     }
-    sums = over.sum(sums)
+    sums = combine.sum(sums)
     predicted = None
     if stats.predicted is not None:
         here = first_class + stats.predicted.astype(jnp.int32)
         none = jnp.iinfo(jnp.int32).max
-        predicted = over.min(jnp.where(top == highest, here, none))
+        predicted = combine.min(jnp.where(top == highest, here, none))
     return RowStatistics(
         shift=shift,
         log_sum=jnp.log(sums["sum_exp"]),
@@ -154,32 +168,36 @@ def merge(
 
 
 def merge_tangents(
-    d_stats: RowStatistics, counts_label: Bool[Array, "*rows"] | None, over: Over
+    d_stats: RowStatistics, owns_label: Bool[Array, "*rows"] | None, combine: Combine
 ) -> RowStatistics:
     """The derivative of the merged statistics from what each part's classes add to it."""
-    assert counts_label is not None or d_stats.label_logit is None
-    added = added_by_part(d_stats, counts_label)
-    summed = over.sum(added._replace(shift=None, predicted=None))
+    assert owns_label is not None or d_stats.label_logit is None
+    added = drop_unowned_label(d_stats, owns_label)
+    summed = combine.sum(added._replace(shift=None, predicted=None))
     return summed._replace(shift=d_stats.shift, predicted=d_stats.predicted)
 
 
-def added_by_part(
-    d_stats: RowStatistics, counts_label: Bool[Array, "*rows"] | None
+def drop_unowned_label(
+    d_stats: RowStatistics, owns_label: Bool[Array, "*rows"] | None
 ) -> RowStatistics:
-    """A part's derivative without that of a label which another part counts; None: it has all."""
-    if d_stats.label_logit is None or counts_label is None:
+    """Zero the label term where another shard owns the label; None means this shard owns all."""
+    if d_stats.label_logit is None or owns_label is None:
         return d_stats
-    return d_stats._replace(label_logit=jnp.where(counts_label, d_stats.label_logit, 0))
+    return d_stats._replace(label_logit=jnp.where(owns_label, d_stats.label_logit, 0))
 
 
-@partial(merged_statistics.defjvp, symbolic_zeros=True)
+@partial(_merged_statistics.defjvp, symbolic_zeros=True)
 def _merged_statistics_jvp(
-    axis_name: AxisName, wanted: Wanted, primals: tuple[Part], tangents: tuple[Part]
+    requested: Requested,
+    axis_name: AxisName,
+    implementation: str | None,
+    primals: tuple[ClassShard],
+    tangents: tuple[ClassShard],
 ) -> tuple[RowStatistics, RowStatistics]:
-    (part,), (d_part,) = primals, tangents
-    stats = merged_statistics(part, axis_name, wanted)
-    d_stats = statistics_tangents(part.rows, stats, d_part.rows)
-    return stats, merge_tangents(d_stats, part.counts_label, over_devices(axis_name))
+    (shard,), (d_shard,) = primals, tangents
+    stats = _merged_statistics(shard, requested, axis_name, implementation)
+    d_stats = statistics_tangents(shard.rows, stats, d_shard.rows)
+    return stats, merge_tangents(d_stats, shard.owns_label, across_devices(axis_name))
 
 
 def _relative_to(above: Float[Array, "*rows"], t: InnerProduct | None) -> InnerProduct | None:

@@ -11,20 +11,19 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir, xla
 from jaxtyping import Array, Bool, Float
 
-from xentjax.ops.statistics import InnerProduct, Rows, RowStatistics
+from xentjax.ops.rows import InnerProduct, Rows, RowStatistics, map_rows
 
 
 def with_batch(rows: Rows, batched: Rows, size: int) -> Rows:
     """The rows with the batch as their first axis, also where all of it shares an array."""
 
-    def batch_first(name: str) -> Array | None:
-        x = getattr(rows, name)
-        if x is None or getattr(batched, name):
-            return x
-        return jnp.broadcast_to(x[None], (1 if name == "class_mask" else size, *x.shape))
+    def batch_first(x: Array, is_batched: bool) -> Array:
+        return x if is_batched else jnp.broadcast_to(x[None], (size, *x.shape))
 
-    by_row = ("logits", "labels", "targets", "class_mask", "row_mask")
-    return rows._replace(**{name: batch_first(name) for name in by_row})
+    whole, classes = map_rows(batch_first, rows, batched), rows.mask.classes
+    if classes is not None and not batched.mask.classes:  # one mask serves the whole batch
+        whole = whole._replace(mask=whole.mask._replace(classes=classes[None]))
+    return whole
 
 
 def divided(a: Float[Array, "*s"], temperature: Array | None) -> Float[Array, "*s"]:

@@ -21,8 +21,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Int32, Integer
 
+from xentjax._special import nan_unless
 from xentjax.ops.choice import default_device
-from xentjax.ops.merge import OVER_FIRST_AXIS, merge
+from xentjax.ops.merge import ACROSS_FIRST_AXIS, merge
 from xentjax.ops.mosaic import check_sizes, only_on, with_batch, zeros_where_masked
 from xentjax.ops.mosaic_gpu_blocks import Plan, plan
 from xentjax.ops.mosaic_gpu_sums import (
@@ -34,12 +35,14 @@ from xentjax.ops.mosaic_gpu_sums import (
     laid_out,
     no_sums,
     of_parts,
+    read_scalars,
     with_tile,
 )
-from xentjax.ops.statistics import (
+from xentjax.ops.rows import (
+    Requested,
     Rows,
     RowStatistics,
-    Wanted,
+    Scalars,
     adjusted_logits,
     at_label,
     label_in_range,
@@ -49,22 +52,22 @@ from xentjax.ops.statistics import (
 T = TypeVar("T")
 
 
-def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
+def row_statistics(rows: Rows, requested: Requested) -> RowStatistics:
     """The kernel's sums, finished; under vmap a batch of rows is more rows."""
-    check_supported(rows, wanted)
+    check_supported(rows, requested)
     check_sizes("logits", rows.logits, "mosaic_gpu")
     if rows.logits.dtype == jnp.float64:
         raise NotImplementedError("logits: expected at most 32 bits for 'mosaic_gpu', got float64")
 
     @jax.custom_batching.custom_vmap
     def statistics(rows: Rows) -> RowStatistics:
-        return _statistics(rows, wanted)
+        return _statistics(rows, requested)
 
     @statistics.def_vmap
     def _(axis_size: int, in_batched: list[Rows], rows: Rows) -> tuple[RowStatistics, Any]:
         (batched,) = in_batched
-        if batched.soft_cap or batched.temperature:
-            stats = _one_by_one(rows, batched, axis_size, wanted)
+        if any(jax.tree.leaves(batched.scalars)):
+            stats = _one_by_one(rows, batched, axis_size, requested)
         else:
             stats = statistics(with_batch(rows, batched, axis_size))
         return stats, jax.tree.map(lambda _: True, stats)
@@ -80,18 +83,18 @@ def for_gpu(x: Array) -> Array:
     return x if interpret.value is not None else only_on(x, "cuda", _EXPECTED)
 
 
-def check_supported(rows: Rows, wanted: Wanted) -> None:
+def check_supported(rows: Rows, requested: Requested) -> None:
     """What the kernels cannot do is refused here, before anything is compiled."""
     if generation() < 9:
         raise NotImplementedError(f"{_EXPECTED}, got {_compute_capability()}")
-    if rows.targets is not None:
+    if rows.target.pmf is not None:
         raise NotImplementedError("labels: expected class indices for 'mosaic_gpu', got a pmf")
-    if rows.class_mask is not None:
+    if rows.mask.classes is not None:
         raise NotImplementedError(
             "where: expected no mask of classes for 'mosaic_gpu' (of a linear layer, blocks of "
             "classes that overlap have one as well), got one"
         )
-    if rows.class_weights is not None and wanted.uniform:
+    if rows.class_weights is not None and requested.uniform:
         raise NotImplementedError(
             "class_weights: expected None with label smoothing for 'mosaic_gpu', got an array"
         )
@@ -110,64 +113,64 @@ def _compute_capability() -> str:
     return str(getattr(default_device(), "compute_capability", "9.0"))
 
 
-def _one_by_one(rows: Rows, batched: Rows, size: int, wanted: Wanted) -> RowStatistics:
+def _one_by_one(rows: Rows, batched: Rows, size: int, requested: Requested) -> RowStatistics:
     """A kernel for each member of a batch with its own scalars."""
 
     def member(i: Int32[Array, ""]) -> RowStatistics:
         here = jax.tree.map(lambda b, x: x[i] if b else x, batched, rows)
-        return _statistics(here, wanted)
+        return _statistics(here, requested)
 
     return lax.map(member, jnp.arange(size, dtype=jnp.int32))
 
 
-def _statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
+def _statistics(rows: Rows, requested: Requested) -> RowStatistics:
     *row_shape, k = rows.logits.shape
     n = math.prod(row_shape)
     if n == 0:
-        stats = of_parts(no_sums((0,), wanted), jnp.zeros(0, jnp.float32))
+        stats = of_parts(no_sums((0,), requested), jnp.zeros(0, jnp.float32))
     else:
         matrix = rows._replace(logits=rows.logits.reshape(n, k))
-        stats = _whole_rows(matrix, wanted, plan((n, k), rows.logits.dtype.itemsize))
+        stats = _whole_rows(matrix, requested, plan((n, k), rows.logits.dtype.itemsize))
     stats = jax.tree.map(lambda x: x.reshape(row_shape), stats)
-    if rows.row_mask is not None:
-        stats = zeros_where_masked(stats, rows.row_mask, k)
-    if rows.labels is not None:
-        at_labels = rows._replace(logits=at_label(rows.logits, rows.labels)[..., None])
+    if rows.mask.rows is not None:
+        stats = zeros_where_masked(stats, rows.mask.rows, k)
+    labels = rows.target.labels
+    if labels is not None:
+        at_labels = rows._replace(logits=at_label(rows.logits, labels)[..., None])
         label = adjusted_logits(at_labels)[..., 0] - stats.shift
-        label = over_temperature(label, rows.temperature)
-        label = jnp.where(label_in_range(rows.labels, k), label, jnp.nan)
+        label = over_temperature(label, rows.scalars.temperature)
+        label += nan_unless(label_in_range(labels, k), label.dtype)
         stats = stats._replace(label_logit=label)
     return stats
 
 
-def _whole_rows(rows: Rows, wanted: Wanted, p: Plan) -> RowStatistics:
+def _whole_rows(rows: Rows, requested: Requested, p: Plan) -> RowStatistics:
     """The statistics of rows [n, k] from those of the parts that the kernel makes of them."""
     n, k = rows.logits.shape
-    sums = _sums_of_parts(rows, wanted, p)
+    sums = _sums_of_parts(rows, requested, p)
     # Phases one after the other, as rows are; rows that fill a tile are left out.
     sums = jax.tree.map(lambda x: jnp.swapaxes(x, 1, 2).reshape(p.splits, -1)[:, :n], sums)
     part = p.tiles * p.classes
     first_class = jnp.arange(0, k, part, dtype=jnp.int32)[:, None]
     stats = of_parts(sums, jnp.minimum(k - first_class, part).astype(jnp.float32))
     if p.splits > 1:
-        stats = merge(stats, first_class, None, OVER_FIRST_AXIS, rows.temperature)
+        stats = merge(stats, first_class, None, ACROSS_FIRST_AXIS, rows.scalars.temperature)
     return jax.tree.map(lambda x: x[0], stats)
 
 
-def _sums_of_parts(rows: Rows, wanted: Wanted, p: Plan) -> Sums:
+def _sums_of_parts(rows: Rows, requested: Requested, p: Plan) -> Sums:
     """The sums over each part of each row, [splits, phases, rows of a phase and of its last tile].
 
     Only where phases do not divide the rows is an array of the logits' size copied, to fill up.
     """
     n, k = rows.logits.shape
     logits = jnp.pad(rows.logits, ((0, -n % p.phases), (0, 0))).reshape(-1, p.phases * k)
-    scalars = {"soft_cap": rows.soft_cap, "temperature": rows.temperature}
-    scalars = {name: x.reshape(1) for name, x in scalars.items() if x is not None}
+    scalars, names = jax.tree.flatten(jax.tree.map(lambda x: x.reshape(1), rows.scalars))
     shape = (p.splits, p.phases, p.row_blocks * p.rows)
 
-    out, tree = jax.tree.flatten(types_of(partial(no_sums, shape, wanted), (logits, scalars)))
+    out, tree = jax.tree.flatten(types_of(partial(no_sums, shape, requested), (logits, scalars)))
     kernel = plgpu.kernel(
-        partial(_kernel, scalars=tuple(scalars), k=k, wanted=wanted, p=p),
+        partial(_kernel, scalars=names, k=k, requested=requested, p=p),
         out_type=out,
         scratch_types=[
             *(plgpu.SMEM((p.rows,), x.dtype) for x in out),
@@ -176,18 +179,18 @@ def _sums_of_parts(rows: Rows, wanted: Wanted, p: Plan) -> Sums:
         ],
         grid=(p.row_blocks * p.splits * p.phases,),
         grid_names=("block",),
-        compiler_params=compiler_params(rows.soft_cap),
+        compiler_params=compiler_params(rows.scalars),
         interpret=interpret.value,
     )
-    return jax.tree.unflatten(tree, kernel(logits, *scalars.values()))
+    return jax.tree.unflatten(tree, kernel(logits, *scalars))
 
 
-def compiler_params(soft_cap: Array | None) -> plgpu.CompilerParams:
-    """How a kernel whose logits have that cap is compiled."""
+def compiler_params(scalars: Scalars) -> plgpu.CompilerParams:
+    """How a kernel is compiled whose logits are changed by these scalars."""
     return plgpu.CompilerParams(
         # The approximate exp has errors of 2 ulp and that of x log2 e, which an f32 holds: little
         # where e^x is not small. The approximate tanh is right to 5e-4 only.
-        approx_math=soft_cap is None,
+        approx_math=scalars.soft_cap is None,
         # The other semantics may store tiles in an order for which columns have to be aligned.
         lowering_semantics=plgpu.LoweringSemantics.Lane,
     )
@@ -203,12 +206,9 @@ def types_of(make: Callable[[], T], inputs: Any) -> T:
     return jax.eval_shape(results, inputs)
 
 
-def _kernel(
-    logits: Any, *refs: Any, scalars: tuple[str, ...], k: int, wanted: Wanted, p: Plan
-) -> None:
+def _kernel(logits: Any, *refs: Any, scalars: Any, k: int, requested: Requested, p: Plan) -> None:
     """One block: the sums over a part of some rows; `refs` are scalars, sums and scratch."""
-    adjusts = {name: ref[0] for name, ref in zip(scalars, refs, strict=False)}
-    *columns, tiles, arrived = refs[len(scalars) :]
+    adjust, (*columns, tiles, arrived) = read_scalars(refs, scalars)
     out, staged = columns[: len(columns) // 2], columns[len(columns) // 2 :]
     block = lax.axis_index("block")
     block, phase = _divmod(block, p.phases)  # next to each other, for what they read is
@@ -241,14 +241,14 @@ def _kernel(
         # Beyond the last class lie the next row, or zeros.
         exists = [j < k - first_class for j in index]
         pairs = zip(exists, boxes, strict=True)
-        boxes = [jnp.where(e, capped(a, adjusts), -jnp.inf) for e, a in pairs]
+        boxes = [jnp.where(e, capped(a, adjust), -jnp.inf) for e, a in pairs]
         classes_before = jnp.minimum(before, k - first_class).astype(jnp.float32)
         tile = Tile(boxes, index, exists, classes_before)
-        return with_tile(seen, tile, adjusts.get("temperature"), layout)
+        return with_tile(seen, tile, adjust.temperature, layout)
 
     for t in range(p.stages):
         fetch(jnp.int32(t))
-    nothing = jax.tree.map(lambda x: laid_out(x, layout), no_sums((p.rows,), wanted))
+    nothing = jax.tree.map(lambda x: laid_out(x, layout), no_sums((p.rows,), requested))
     sums = lax.fori_loop(0, p.tiles, next_tile, nothing)
     # By way of shared memory, since a warp alone has too few neighbours for a whole sector.
     for ref, x in zip(staged, jax.tree.leaves(sums), strict=True):

@@ -10,7 +10,14 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int32
 
 from xentjax.ops.mosaic import divided
-from xentjax.ops.statistics import InnerProduct, Rows, RowStatistics, Wanted, adjusted_logits
+from xentjax.ops.rows import (
+    InnerProduct,
+    Requested,
+    Rows,
+    RowStatistics,
+    Scalars,
+    adjusted_logits,
+)
 
 interpret = jax.make_user_context(None)
 """What `plgpu.kernel` takes by that name: `with interpret(InterpretGPUParams(...)):` runs the
@@ -18,7 +25,7 @@ kernel on any backend. Reads beyond an array have to be "uninitialized" there, n
 
 
 class Sums(NamedTuple):
-    """What is known of rows from the classes seen, a vector each, None if not wanted."""
+    """What is known of rows from the classes seen, a vector each, None if not requested."""
 
     top: Array
     """max_k a_k T, with the temperature T; m is this over T, or 0 where this is not finite."""
@@ -43,15 +50,15 @@ class Tile(NamedTuple):
     """How many of the part come before this tile."""
 
 
-def no_sums(shape: tuple[int, ...], wanted: Wanted) -> Sums:
+def no_sums(shape: tuple[int, ...], requested: Requested) -> Sums:
     """The sums over no class."""
     zeros = jnp.zeros(shape, jnp.float32)
     return Sums(
         top=jnp.full(shape, -jnp.inf, jnp.float32),
         sum_exp=zeros,
-        uniform=zeros if wanted.uniform else None,
-        weighted=zeros if wanted.mean else None,
-        predicted=jnp.zeros(shape, jnp.int32) if wanted.predicted else None,
+        uniform=zeros if requested.uniform else None,
+        weighted=zeros if requested.mean else None,
+        predicted=jnp.zeros(shape, jnp.int32) if requested.predicted else None,
     )
 
 
@@ -95,9 +102,15 @@ def with_tile(seen: Sums, tile: Tile, temperature: Array | None, layout: Any) ->
     return Sums(top, scale * seen.sum_exp + total(exp_z), uniform, weighted, predicted)
 
 
-def capped(a: Float[Array, "n k"], adjusts: dict[str, Array]) -> Float[Array, "n k"]:
+def read_scalars(refs: tuple[Any, ...], tree: Any) -> tuple[Scalars, tuple[Any, ...]]:
+    """Read the scalars of that tree structure from the first references; return the others too."""
+    count = tree.num_leaves
+    return jax.tree.unflatten(tree, [ref[0] for ref in refs[:count]]), refs[count:]
+
+
+def capped(a: Float[Array, "n k"], scalars: Scalars) -> Float[Array, "n k"]:
     """`adjusted_logits` of a tile."""
-    return adjusted_logits(Rows(a, soft_cap=adjusts.get("soft_cap")))
+    return adjusted_logits(Rows(a, scalars=scalars))
 
 
 def laid_out(x: Array, layout: Any) -> Array:

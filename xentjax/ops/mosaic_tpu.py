@@ -17,14 +17,18 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float, Int32, Shaped
 
+from xentjax._special import nan_unless
 from xentjax.ops.blocks import flat_mask
 from xentjax.ops.mosaic import check_sizes, divided, only_on, with_batch, zeros_where_masked
 from xentjax.ops.mosaic_tpu_blocks import LANES, Footprint, tile_shape
-from xentjax.ops.statistics import (
+from xentjax.ops.rows import (
     InnerProduct,
+    Mask,
+    Requested,
     Rows,
     RowStatistics,
-    Wanted,
+    Scalars,
+    Target,
     adjusted_logits,
     label_in_range,
     over_temperature,
@@ -37,7 +41,7 @@ interpret = jax.make_user_context(False)
 
 
 class Sums(NamedTuple):
-    """What is known of rows from the classes seen, a column [n, 1] each, None if not wanted."""
+    """What is known of rows from the classes seen, a column [n, 1] each, None if not requested."""
 
     top: Array
     """max_k a_k T, with the temperature T; m is this over T, or 0 where this is not finite."""
@@ -52,20 +56,20 @@ class Sums(NamedTuple):
     predicted: Array | None
 
 
-def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
+def row_statistics(rows: Rows, requested: Requested) -> RowStatistics:
     """The kernel's sums, finished; under vmap a batch of rows is more rows."""
     rows = rows._replace(logits=logits_for_tpu(rows.logits))
 
     @jax.custom_batching.custom_vmap
     def statistics(rows: Rows) -> RowStatistics:
-        return _statistics(rows, wanted)
+        return _statistics(rows, requested)
 
     @statistics.def_vmap
     def _(axis_size: int, in_batched: list[Rows], rows: Rows) -> tuple[RowStatistics, Any]:
         (batched,) = in_batched
-        if batched.class_weights or batched.soft_cap or batched.temperature:
+        if batched.class_weights or any(jax.tree.leaves(batched.scalars)):
             axes = jax.tree.map(lambda b: 0 if b else None, batched)
-            stats = jax.vmap(partial(_statistics, wanted=wanted), (axes,))(rows)
+            stats = jax.vmap(partial(_statistics, requested=requested), (axes,))(rows)
         else:
             stats = statistics(with_batch(rows, batched, axis_size))
         return stats, jax.tree.map(lambda _: True, stats)
@@ -88,8 +92,8 @@ def for_tpu(x: Array) -> Array:
     return only_on(x, "tpu", "implementation: expected a TPU for 'mosaic_tpu'")
 
 
-def _statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
-    return finished(_sums(operands(rows, rows.logits.shape), wanted), rows, rows.logits.shape)
+def _statistics(rows: Rows, requested: Requested) -> RowStatistics:
+    return finished(_sums(operands(rows, rows.logits.shape), requested), rows, rows.logits.shape)
 
 
 def finished(sums: Sums, rows: Rows, shape: tuple[int, ...]) -> RowStatistics:
@@ -97,7 +101,9 @@ def finished(sums: Sums, rows: Rows, shape: tuple[int, ...]) -> RowStatistics:
     *row_shape, k = shape
     sums = jax.tree.map(lambda x: x.reshape(row_shape), sums)
     shift = _finite(sums.top)
-    label = None if sums.label is None else over_temperature(sums.label - shift, rows.temperature)
+    label = sums.label
+    if label is not None:
+        label = over_temperature(label - shift, rows.scalars.temperature)
     stats = RowStatistics(
         shift=shift,
         log_sum=jnp.log(sums.sum_exp),
@@ -107,15 +113,16 @@ def finished(sums: Sums, rows: Rows, shape: tuple[int, ...]) -> RowStatistics:
         mean_logit=None if sums.weighted is None else sums.weighted / sums.sum_exp,
         predicted=sums.predicted,
     )
-    if rows.row_mask is not None:
-        stats = zeros_where_masked(stats, rows.row_mask, k)
-    if rows.labels is not None and stats.label_logit is not None:
-        label = jnp.where(label_in_range(rows.labels, k), stats.label_logit, jnp.nan)
+    if rows.mask.rows is not None:
+        stats = zeros_where_masked(stats, rows.mask.rows, k)
+    labels = rows.target.labels
+    if labels is not None and stats.label_logit is not None:
+        label = stats.label_logit + nan_unless(label_in_range(labels, k), stats.shift.dtype)
         stats = stats._replace(label_logit=label)
     return stats
 
 
-def readable(x: Array | None, shape: tuple[int, int]) -> Any:
+def as_2d_float(x: Array | None, shape: tuple[int, int]) -> Any:
     """An array in two dimensions, in the float dtypes that every TPU knows."""
     if x is None:
         return None
@@ -125,28 +132,25 @@ def readable(x: Array | None, shape: tuple[int, int]) -> Any:
 def operands(rows: Rows, shape: tuple[int, ...]) -> Rows:
     """What a kernel reads of rows whose logits have that shape."""
     n, k = math.prod(shape[:-1]), shape[-1]
-    labels, mask = rows.labels, rows.class_mask
+    labels, mask = rows.target.labels, rows.mask.classes
     if labels is not None:  # one of 64 bits that names no class must not wrap around to one
         labels = jnp.where(label_in_range(labels, k), labels, -1).astype(jnp.int32).reshape(1, n)
     if mask is not None:
         mask = flat_mask(mask, shape).astype(jnp.int8)
     return rows._replace(
-        logits=readable(rows.logits, (n, k)),
-        labels=labels,
-        targets=readable(rows.targets, (n, k)),
-        class_weights=readable(rows.class_weights, (1, k)),
-        class_mask=mask,
-        row_mask=None,
-        soft_cap=readable(rows.soft_cap, (1, 1)),
-        temperature=readable(rows.temperature, (1, 1)),
+        logits=as_2d_float(rows.logits, (n, k)),
+        target=Target(labels, as_2d_float(rows.target.pmf, (n, k))),
+        mask=Mask(rows=None, classes=mask),
+        class_weights=as_2d_float(rows.class_weights, (1, k)),
+        scalars=jax.tree.map(lambda x: as_2d_float(x, (1, 1)), rows.scalars),
     )
 
 
-def _sums(rows: Rows, wanted: Wanted) -> Sums:
+def _sums(rows: Rows, requested: Requested) -> Sums:
     """The sums over all classes, [1, n] each: on a TPU a column would take 128 times its size."""
     n, k = rows.logits.shape
     # The types of what the kernel makes, with the mesh axes that each varies over.
-    types = jax.eval_shape(lambda rows: with_tile(no_sums(rows, wanted), rows, 0, k), rows)
+    types = jax.eval_shape(lambda rows: with_tile(no_sums(rows, requested), rows, 0, k), rows)
     out = jax.tree.map(lambda t: t.update(shape=(1, n)), types)
     if n == 0:
         return jax.tree.map(lambda t: jnp.zeros(t.shape, t.dtype), out)
@@ -155,7 +159,7 @@ def _sums(rows: Rows, wanted: Wanted) -> Sums:
     bn, bk = tile_shape((n, k), Footprint(read, TEMPORARIES, len(jax.tree.leaves(out))))
     row_of_columns = pl.BlockSpec((1, bn), lambda i, j: (0, i))
     (sums,) = pl.pallas_call(
-        partial(_kernel, num_classes=k, wanted=wanted),
+        partial(_kernel, num_classes=k, requested=requested),
         grid=(pl.cdiv(n, bn), pl.cdiv(k, bk)),
         in_specs=[tile_specs(rows, (bn, bk))],
         out_specs=[jax.tree.map(lambda _: row_of_columns, out)],
@@ -174,38 +178,39 @@ def _sums(rows: Rows, wanted: Wanted) -> Sums:
 
 def bytes_read(rows: Rows) -> int:
     """Of all arrays with an entry for each logit, per logit."""
-    shares_mask = rows.class_mask is not None and rows.class_mask.shape[0] == 1
-    by_row = (rows.logits, rows.targets, None if shares_mask else rows.class_mask)
+    mask = rows.mask.classes
+    shares_mask = mask is not None and mask.shape[0] == 1
+    by_row = (rows.logits, rows.target.pmf, None if shares_mask else mask)
     return sum(x.dtype.itemsize for x in by_row if x is not None)
 
 
 def tile_specs(rows: Rows, tile: tuple[int, int]) -> Rows:
     """What a grid of rows and classes reads of each array that is there."""
-    (bn, bk), mask = tile, rows.class_mask
-    logits = pl.BlockSpec((bn, bk), lambda i, j: (i, j))
-    row_of_tile = pl.BlockSpec((1, bk), lambda i, j: (0, j))
-    scalar = pl.BlockSpec((1, 1), lambda i, j: (0, 0))
-    specs: dict[str, Any] = {
-        "logits": logits,
-        "labels": pl.BlockSpec((1, bn), lambda i, j: (0, i)),
-        "targets": logits,
-        "class_weights": row_of_tile,
-        "class_mask": row_of_tile if mask is not None and mask.shape[0] == 1 else logits,
-        "soft_cap": scalar,
-        "temperature": scalar,
-    }
-    there = {name: spec for name, spec in specs.items() if getattr(rows, name) is not None}
-    return rows._replace(**there)
+    (bn, bk), mask = tile, rows.mask.classes
+    by_logit: Any = pl.BlockSpec((bn, bk), lambda i, j: (i, j))
+    by_row: Any = pl.BlockSpec((1, bn), lambda i, j: (0, i))
+    by_class: Any = pl.BlockSpec((1, bk), lambda i, j: (0, j))
+    scalar: Any = pl.BlockSpec((1, 1), lambda i, j: (0, 0))
+    shares_mask = mask is not None and mask.shape[0] == 1
+    specs = Rows(
+        logits=by_logit,
+        target=Target(labels=by_row, pmf=by_logit),
+        mask=Mask(rows=None, classes=by_class if shares_mask else by_logit),
+        class_weights=by_class,
+        scalars=Scalars(scalar, scalar),
+    )
+    there = partial(jax.tree.map, is_leaf=lambda x: x is None)
+    return there(lambda x, spec: None if x is None else spec, rows, specs)
 
 
 # Float32 arrays of a tile's shape alive at once: logits, exponentials, targets, one product.
 TEMPORARIES = 4
 
 
-def _kernel(rows: Any, out: Any, seen: Any, *, num_classes: int, wanted: Wanted) -> None:
+def _kernel(rows: Any, out: Any, seen: Any, *, num_classes: int, requested: Requested) -> None:
     """One tile; `rows` and `out` are its arrays, `seen` the columns kept from tile to tile."""
     j = pl.program_id(1)
-    add_tile(rows, out, seen, j, j == pl.num_programs(1) - 1, num_classes, wanted)
+    add_tile(rows, out, seen, j, j == pl.num_programs(1) - 1, num_classes, requested)
 
 
 def add_tile(
@@ -215,7 +220,7 @@ def add_tile(
     j: Int32[Array, ""],
     is_last: Bool[Array, ""],
     num_classes: int,
-    wanted: Wanted,
+    requested: Requested,
 ) -> None:
     """Add block j of the classes to what is seen, and write that out after the last one."""
     tile = jax.tree.map(lambda ref: ref[...], rows)
@@ -226,7 +231,7 @@ def add_tile(
 
     @pl.when(j == 0)
     def _() -> None:
-        write(seen, no_sums(tile, wanted))
+        write(seen, no_sums(tile, requested))
 
     write(seen, with_tile(jax.tree.map(lambda ref: ref[...], seen), tile, j, num_classes))
 
@@ -244,17 +249,17 @@ def as_column(row: Shaped[Array, "1 n"]) -> Shaped[Array, "n 1"]:
     return jnp.broadcast_to(row, (LANES, row.shape[1])).T[:, :1]
 
 
-def no_sums(rows: Rows, wanted: Wanted) -> Sums:
+def no_sums(rows: Rows, requested: Requested) -> Sums:
     """The sums over no class."""
     zeros = jnp.zeros((rows.logits.shape[0], 1), jnp.float32)
     return Sums(
         top=jnp.full_like(zeros, -jnp.inf),
         sum_exp=zeros,
-        label=None if rows.labels is None else zeros,
-        target=None if rows.targets is None else InnerProduct(zeros, zeros),
-        uniform=InnerProduct(zeros, zeros) if wanted.uniform else None,
-        weighted=zeros if wanted.mean else None,
-        predicted=zeros.astype(jnp.int32) if wanted.predicted else None,
+        label=None if rows.target.labels is None else zeros,
+        target=None if rows.target.pmf is None else InnerProduct(zeros, zeros),
+        uniform=InnerProduct(zeros, zeros) if requested.uniform else None,
+        weighted=zeros if requested.mean else None,
+        predicted=zeros.astype(jnp.int32) if requested.predicted else None,
     )
 
 
@@ -270,11 +275,12 @@ def adjusted_tile(
     and the places of those."""
     n, k = rows.logits.shape
     index = lax.broadcasted_iota(jnp.int32, (n, k), 1)
-    mask = None if rows.class_mask is None else rows.class_mask.astype(jnp.int32) != 0
+    mask = rows.mask.classes
+    mask = None if mask is None else mask.astype(jnp.int32) != 0
     if num_classes % k:  # beyond the last class, memory holds anything
         exists = index < num_classes - j * k
         mask = exists if mask is None else mask & exists
-    rows = rows._replace(class_mask=mask)
+    rows = rows._replace(mask=rows.mask._replace(classes=mask))
     return rows, adjusted_logits(rows), index
 
 
@@ -282,12 +288,13 @@ def with_tile(seen: Sums, rows: Rows, j: int | Int32[Array, ""], num_classes: in
     """The sums over the classes seen and those of block j, which `rows` hold."""
     rows, a, index = adjusted_tile(rows, j, num_classes)
     k = a.shape[1]
+    temperature, labels = rows.scalars.temperature, rows.target.labels
     best = jnp.max(a, 1, keepdims=True)
     top = jnp.maximum(seen.top, best)
     shift = _finite(top)
-    above = divided(_finite(seen.top) - shift, rows.temperature)
+    above = divided(_finite(seen.top) - shift, temperature)
     scale = jnp.where(seen.top == -jnp.inf, 0, jnp.exp(above))  # else 0 * inf after tiles of -inf
-    z = divided(a - shift, rows.temperature)
+    z = divided(a - shift, temperature)
     exp_z = jnp.exp(z)
 
     def moved(seen: InnerProduct, t: Float[Array, "#n k"]) -> InnerProduct:
@@ -298,8 +305,8 @@ def with_tile(seen: Sums, rows: Rows, j: int | Int32[Array, ""], num_classes: in
         return InnerProduct(dot, seen.total + jnp.sum(t, 1, keepdims=True))
 
     label = target = uniform = weighted = predicted = None
-    if seen.label is not None and rows.labels is not None:
-        is_label = index == as_column(rows.labels) - j * k
+    if seen.label is not None and labels is not None:
+        is_label = index == as_column(labels) - j * k
         label = seen.label + jnp.sum(jnp.where(is_label, a, 0), 1, keepdims=True)
     if seen.target is not None:
         target = moved(seen.target, weighted_targets(rows))

@@ -13,7 +13,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from xentjax.ops.mosaic_tpu import interpret, logits_for_tpu, readable
+from xentjax.ops.mosaic_tpu import as_2d_float, interpret, logits_for_tpu
 from xentjax.ops.mosaic_tpu_blocks import ASKED_VMEM_BYTES, LANES
 
 _MOST_ROWS = 512
@@ -28,7 +28,7 @@ def normalized(logits: Float[Array, "*rows k"], log: bool) -> Float[Array, "*row
 
     @jax.custom_batching.custom_vmap
     def of_rows(a: Float[Array, "*rows k"]) -> Float[Array, "*rows k"]:
-        flat = readable(a, (math.prod(a.shape[:-1]), a.shape[-1]))
+        flat = as_2d_float(a, (math.prod(a.shape[:-1]), a.shape[-1]))
         return _of_rows(flat, log).astype(a.dtype).reshape(a.shape)
 
     @of_rows.def_vmap

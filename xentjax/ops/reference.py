@@ -5,11 +5,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from xentjax._special import nan_unless
-from xentjax.ops.statistics import (
+from xentjax.ops.rows import (
     InnerProduct,
+    Requested,
     Rows,
     RowStatistics,
-    Wanted,
     adjusted_logits,
     label_in_range,
     shifted,
@@ -18,22 +18,22 @@ from xentjax.ops.statistics import (
 )
 
 
-def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
+def row_statistics(rows: Rows, requested: Requested) -> RowStatistics:
     """Every statistic is its definition, evaluated on arrays of the logits' full size."""
     a = adjusted_logits(rows)
     shift = jnp.nan_to_num(jnp.max(a, -1), nan=0, posinf=0, neginf=0)
-    z = shifted(a, shift, rows.temperature)
+    z = shifted(a, shift, rows.scalars.temperature)
     p = jax.nn.softmax(z, -1)
 
-    label = None
-    if rows.labels is not None:
-        one_hot = jax.nn.one_hot(rows.labels, z.shape[-1], dtype=jnp.bool_)
-        in_range = label_in_range(rows.labels, z.shape[-1])
+    label, labels = None, rows.target.labels
+    if labels is not None:
+        one_hot = jax.nn.one_hot(labels, z.shape[-1], dtype=jnp.bool_)
+        in_range = label_in_range(labels, z.shape[-1])
         label = jnp.sum(z, -1, where=one_hot) + nan_unless(in_range, z.dtype)
     target = uniform = None
-    if rows.targets is not None:
+    if rows.target.pmf is not None:
         target = _inner_product(weighted_targets(rows), z)
-    if wanted.uniform:
+    if requested.uniform:
         uniform = _inner_product(jnp.broadcast_to(uniform_targets(rows), z.shape), z)
     return RowStatistics(
         shift=shift,
@@ -41,8 +41,8 @@ def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
         label_logit=label,
         target=target,
         uniform=uniform,
-        mean_logit=jnp.sum(p * z, -1, where=p > 0) if wanted.mean else None,
-        predicted=jnp.argmax(a, -1) if wanted.predicted else None,
+        mean_logit=jnp.sum(p * z, -1, where=p > 0) if requested.mean else None,
+        predicted=jnp.argmax(a, -1) if requested.predicted else None,
     )
 
 

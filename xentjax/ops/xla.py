@@ -14,30 +14,32 @@ from jaxtyping import Array, Bool, Float
 from xentjax._dtypes import compute_dtype
 from xentjax._special import nan_unless, scale_tangent
 from xentjax._varying import varying_alike
-from xentjax.ops.blocks import blocks, flat_mask, rows_of
-from xentjax.ops.statistics import (
+from xentjax.ops.blocks import blocks, flat_mask
+from xentjax.ops.layer import slice_rows
+from xentjax.ops.rows import (
     InnerProduct,
+    Requested,
     Rows,
     RowStatistics,
-    Wanted,
     adjusted_logits,
-    afresh,
     at_label,
     label_in_range,
+    map_rows,
     over_temperature,
+    recompute_after,
     shifted,
     uniform_targets,
     weighted_targets,
 )
 
 
-def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
+def row_statistics(rows: Rows, requested: Requested) -> RowStatistics:
     """On CPU one pass where the label's logit can stand in for the maximum, else two.
 
     The platform is known at lowering, and may be that of another machine.
     """
-    two_passes = partial(_jitted_two_passes, wanted=wanted)
-    apart, serves = _cpu_takes_apart(rows, wanted), _one_pass_serves(rows, wanted)
+    two_passes = partial(_jitted_two_passes, requested=requested)
+    apart, serves = _cpu_takes_apart(rows, requested), _one_pass_serves(rows, requested)
     if not (apart or serves):
         return two_passes(rows)
     if serves:
@@ -45,7 +47,7 @@ def row_statistics(rows: Rows, wanted: Wanted) -> RowStatistics:
 
     @jax.custom_batching.custom_vmap
     def one_pass(rows: Rows) -> RowStatistics:
-        return _one_pass(rows, wanted)
+        return _one_pass(rows, requested)
 
     @one_pass.def_vmap
     def _(axis_size: int, in_batched: list[Rows], rows: Rows) -> tuple[RowStatistics, Any]:
@@ -67,19 +69,19 @@ _one_cpu = jax.make_user_context(False)
 """Whether the program is for one CPU, where it pays to take arrays apart."""
 
 
-def _cpu_takes_apart(rows: Rows, wanted: Wanted) -> bool:
+def _cpu_takes_apart(rows: Rows, requested: Requested) -> bool:
     """Whether it pays on a CPU, and all is on one device.
 
     Parts that do not match the shards of a sharded array would make XLA gather the logits, and a
     traced array does not tell how it is sharded.
     """
-    pays = rows.logits.shape[-1] >= 2 * _WINDOW or not _is_plain(rows, wanted)
+    pays = rows.logits.shape[-1] >= 2 * _WINDOW or not _is_plain(rows, requested)
     sharded = jax.device_count() > 1 or any(jax.typeof(rows.logits).sharding.spec)
     return pays and not sharded
 
 
-def _one_pass_serves(rows: Rows, wanted: Wanted) -> bool:
-    """Whether one pass is right for what is wanted, and the faster form.
+def _one_pass_serves(rows: Rows, requested: Requested) -> bool:
+    """Whether one pass is right for this request, and the faster form.
 
     In ms, one pass / two (forward, then donated step; 2 cores, float32, jax 0.10.2, 2026-11-25):
                                     8192 x 1000                1024 x 32768
@@ -90,9 +92,11 @@ def _one_pass_serves(rows: Rows, wanted: Wanted) -> bool:
         smoothing, cap, row mask     14 / 13     31 / 28       55 / 55     145 / 114
         class mask                   12 / 8.7    15 / 11       72 / 34      84 / 44
     """
-    inexact = wanted.mean or wanted.predicted or wanted.normalizer or rows.labels is None
-    twice = wanted.uniform and (rows.soft_cap is not None or rows.row_mask is not None)
-    return not (inexact or twice or rows.class_mask is not None)
+    inexact = (
+        requested.mean or requested.predicted or requested.normalizer or rows.target.labels is None
+    )
+    twice = requested.uniform and (rows.scalars.soft_cap is not None or rows.mask.rows is not None)
+    return not (inexact or twice or rows.mask.classes is not None)
 
 
 # How far the maximum may lie above the label, in nats: exp(a_k - a_y) is far from overflow, and
@@ -100,34 +104,35 @@ def _one_pass_serves(rows: Rows, wanted: Wanted) -> bool:
 _REACH = 32.0
 
 
-def _one_pass(rows: Rows, wanted: Wanted) -> RowStatistics:
+def _one_pass(rows: Rows, requested: Requested) -> RowStatistics:
     """Shifted by the label's logit, which a gather knows before the row is read.
 
     A row whose maximum is out of reach, or a value that the simple expressions here do not treat
     as they should (their sum is then NaN or inf), sends all rows to the exact form.
     """
     in_range, label = _label_logit(rows)
-    z = shifted(_simply_adjusted(rows), label, rows.temperature)
+    z = shifted(_simply_adjusted(rows), label, rows.scalars.temperature)
     log_sum = jnp.log(_row_sum(jnp.exp(z)))
     good = log_sum <= _REACH
     uniform = None
-    if wanted.uniform:
+    if requested.uniform:
         # One after the other: joined into one loop, both sums would be slow.
-        later, (label, log_sum) = afresh(rows, (label, log_sum))
+        later, (label, log_sum) = recompute_after(rows, (label, log_sum))
         t = uniform_targets(rows)
-        dot = _row_sum(shifted(_simply_adjusted(later), label, later.temperature) * t)
+        z_again = shifted(_simply_adjusted(later), label, later.scalars.temperature)
+        dot = _row_sum(z_again * t)
         uniform = InnerProduct(dot, jnp.sum(t, -1) + jnp.zeros_like(dot))
         good &= ~jnp.isnan(uniform.dot)
     nothing = nan_unless(in_range, label.dtype)
-    if rows.row_mask is not None:
+    if rows.mask.rows is not None:
         # Whatever a masked row holds, its logits count as zeros.
-        good |= ~rows.row_mask
-        log_sum = jnp.where(rows.row_mask, log_sum, jnp.log(jnp.full_like(log_sum, z.shape[-1])))
+        good |= ~rows.mask.rows
+        log_sum = jnp.where(rows.mask.rows, log_sum, jnp.log(jnp.full_like(log_sum, z.shape[-1])))
 
     def near() -> RowStatistics:
         return RowStatistics(label, log_sum, nothing, None, uniform, None, None)
 
-    return lax.cond(jnp.all(good), near, lambda: _jitted_two_passes(rows, wanted=wanted))
+    return lax.cond(jnp.all(good), near, lambda: _jitted_two_passes(rows, requested=requested))
 
 
 def _simply_adjusted(rows: Rows) -> Float[Array, "*rows K"]:
@@ -137,11 +142,11 @@ def _simply_adjusted(rows: Rows) -> Float[Array, "*rows K"]:
     exponentials of 1024 x 32768 takes 11 ms as it is, 17 ms of capped logits, and 60 ms with one
     `where` on the logits (2 cores, float32, jax 0.10.2).
     """
-    a = rows.logits.astype(compute_dtype(rows.logits.dtype))
-    if rows.soft_cap is not None:
-        a /= rows.soft_cap
+    a, soft_cap = rows.logits.astype(compute_dtype(rows.logits.dtype)), rows.scalars.soft_cap
+    if soft_cap is not None:
+        a /= soft_cap
         # inf - inf is NaN: the tanh of an infinite logit must not pass for a finite one.
-        a = rows.soft_cap * (jnp.tanh(a) + (a - a))
+        a = soft_cap * (jnp.tanh(a) + (a - a))
     return a
 
 
@@ -150,40 +155,36 @@ def _simply_adjusted(rows: Rows) -> Float[Array, "*rows K"]:
 _CACHED = 2**18
 
 
-def _two_passes(rows: Rows, wanted: Wanted) -> RowStatistics:
+def _two_passes(rows: Rows, requested: Requested) -> RowStatistics:
     """max first, then every sum of shifted logits; on CPU for a few rows at a time."""
     *row_shape, k = rows.logits.shape
     parts = blocks(math.prod(row_shape), _CACHED // k)
-    if _is_plain(rows, wanted) or not _one_cpu.value or parts.count == 1:
-        return _max_then_sums(rows, wanted)
-    mask = rows.class_mask
-    rows = rows._replace(
-        logits=rows.logits.reshape(-1, k),
-        labels=None if rows.labels is None else rows.labels.reshape(-1),
-        targets=None if rows.targets is None else rows.targets.reshape(-1, k),
-        class_mask=None if mask is None else flat_mask(mask, rows.logits.shape),
-        row_mask=None if rows.row_mask is None else rows.row_mask.reshape(-1),
+    if _is_plain(rows, requested) or not _one_cpu.value or parts.count == 1:
+        return _max_then_sums(rows, requested)
+    flat = map_rows(lambda x: x.reshape(-1, *x.shape[len(row_shape) :]), rows)
+    if rows.mask.classes is not None:  # which may have axes of size 1
+        classes = flat_mask(rows.mask.classes, rows.logits.shape)
+        flat = flat._replace(mask=flat.mask._replace(classes=classes))
+    stats = lax.map(
+        lambda i: _max_then_sums(slice_rows(flat, parts, i), requested), parts.indices()
     )
-    stats = lax.map(lambda i: _max_then_sums(rows_of(rows, parts, i), wanted), parts.indices())
     return jax.tree.map(lambda x: parts.join(x).reshape(row_shape), stats)
 
 
 # One trace serves wherever nothing is taken apart.
-_jitted_two_passes = jax.jit(_two_passes, static_argnames="wanted", inline=True)
+_jitted_two_passes = jax.jit(_two_passes, static_argnames="requested", inline=True)
 
 
-def _is_plain(rows: Rows, wanted: Wanted) -> bool:
-    more = wanted.uniform or wanted.mean or wanted.predicted or rows.targets is not None
+def _is_plain(rows: Rows, requested: Requested) -> bool:
+    more = requested.uniform or requested.mean or requested.predicted or rows.target.pmf is not None
     return not (more or _adjusts(rows))
 
 
 def _adjusts(rows: Rows) -> bool:
-    return any(
-        x is not None for x in (rows.class_mask, rows.row_mask, rows.soft_cap, rows.temperature)
-    )
+    return any(x is not None for x in (*rows.mask, *rows.scalars))
 
 
-def _max_then_sums(rows: Rows, wanted: Wanted) -> RowStatistics:
+def _max_then_sums(rows: Rows, requested: Requested) -> RowStatistics:
     a = adjusted_logits(rows)
     keep = _one_cpu.value and _adjusts(rows)  # in the cache, as an array
     if keep:
@@ -192,22 +193,23 @@ def _max_then_sums(rows: Rows, wanted: Wanted) -> RowStatistics:
     # Without a finite maximum the row keeps its infinities: log s is then -inf, +inf or NaN.
     shift = jnp.where(jnp.isfinite(shift), shift, 0)
     if not keep:
-        rows, shift = afresh(rows, shift)
+        rows, shift = recompute_after(rows, shift)
         a = adjusted_logits(rows)
-    z = shifted(a, shift, rows.temperature)
+    temperature = rows.scalars.temperature
+    z = shifted(a, shift, temperature)
     exp_z = jnp.exp(z)
     sum_exp = _row_sum(exp_z)
 
     label = target = uniform = mean = None
-    if rows.labels is not None:
+    if rows.target.labels is not None:
         in_range, label = _label_logit(rows)
-        label = over_temperature(label - shift, rows.temperature)
+        label = over_temperature(label - shift, temperature)
         label += nan_unless(in_range, label.dtype)
-    if rows.targets is not None:
+    if rows.target.pmf is not None:
         target = _inner_product(weighted_targets(rows), z)
-    if wanted.uniform:
+    if requested.uniform:
         uniform = _inner_product(uniform_targets(rows), z)
-    if wanted.mean:
+    if requested.mean:
         mean = _row_sum(exp_z * jnp.where(exp_z > 0, z, 0)) / sum_exp
     return RowStatistics(
         shift=shift,
@@ -216,18 +218,20 @@ def _max_then_sums(rows: Rows, wanted: Wanted) -> RowStatistics:
         target=target,
         uniform=uniform,
         mean_logit=mean,
-        predicted=jnp.argmax(a, -1) if wanted.predicted else None,
+        predicted=jnp.argmax(a, -1) if requested.predicted else None,
     )
 
 
 def _label_logit(rows: Rows) -> tuple[Bool[Array, "*rows"], Float[Array, "*rows"]]:
     """Whether the label is a class, and its adjusted logit: one element read a row."""
-    assert rows.labels is not None
-    logits, mask = at_label(rows.logits, rows.labels)[..., None], rows.class_mask
-    if mask is not None:
-        mask = at_label(jnp.broadcast_to(mask, rows.logits.shape), rows.labels)[..., None]
-    label = adjusted_logits(rows._replace(logits=logits, class_mask=mask))[..., 0]
-    return label_in_range(rows.labels, rows.logits.shape[-1]), label
+    labels, classes = rows.target.labels, rows.mask.classes
+    assert labels is not None
+    if classes is not None:
+        classes = at_label(jnp.broadcast_to(classes, rows.logits.shape), labels)[..., None]
+    of_label = rows._replace(
+        logits=at_label(rows.logits, labels)[..., None], mask=rows.mask._replace(classes=classes)
+    )
+    return label_in_range(labels, rows.logits.shape[-1]), adjusted_logits(of_label)[..., 0]
 
 
 def _inner_product(t: Float[Array, "*#rows K"], z: Float[Array, "*rows K"]) -> InnerProduct:

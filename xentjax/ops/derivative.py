@@ -1,0 +1,141 @@
+"""The derivative rule of row statistics, written once for every back-end.
+
+It rebuilds softmax from (a, m, log s), so reverse mode keeps the inputs and a few numbers a row,
+never another array of the logits' size.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, Float
+
+from xentjax._special import nan_unless, scale_tangent
+from xentjax._varying import varying_alike, varying_as
+from xentjax.ops.rows import (
+    InnerProduct,
+    Rows,
+    RowStatistics,
+    adjusted_logits,
+    is_label,
+    label_in_range,
+    recompute_after,
+    shifted,
+    uniform_targets,
+    weighted_targets,
+)
+
+T = TypeVar("T")
+
+
+def statistics_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowStatistics:
+    """The derivative of each statistic along `d_rows`: symbolic zeros and None do not move."""
+    # Inputs that do not move are left out of the rule; the logits always belong to it.
+    moving = moving_inputs(d_rows)
+    if moving.logits is None:
+        moving = moving._replace(logits=jnp.zeros_like(rows.logits))
+    # Every statistic depends on these. Alike, they meet in products that can be transposed.
+    (logits, scalars), (d_logits, d_scalars) = varying_alike(
+        tuple((each.logits, each.scalars) for each in (rows, moving))
+    )
+    rows = rows._replace(logits=logits, scalars=scalars)
+    d_stats = _jitted_tangents(rows, stats, moving._replace(logits=d_logits, scalars=d_scalars))
+    # What does not move has tangents that were made here, and not on every device apart.
+    d_stats = varying_as(d_stats, stats._replace(predicted=None))
+    return with_predicted(d_stats, stats)
+
+
+def moving_inputs(tangents: T) -> T:
+    """The tangents with None in place of those that are symbolic zeros."""
+    return jax.tree.map(
+        lambda t: None if isinstance(t, SymbolicZero) else t,
+        tangents,
+        is_leaf=lambda t: isinstance(t, SymbolicZero),
+    )
+
+
+def with_moving(values: T, moving: T) -> T:
+    """The values, replaced by their counterparts in `moving` that are not None."""
+    return jax.tree.map(
+        lambda value, new: value if new is None else new,
+        values,
+        moving,
+        is_leaf=lambda x: x is None,
+    )
+
+
+def with_predicted(d_stats: RowStatistics, stats: RowStatistics) -> RowStatistics:
+    """Fill in the float0 tangent of `predicted`, a class index."""
+    if stats.predicted is None:
+        return d_stats
+    return d_stats._replace(predicted=SymbolicZero.from_primal_value(stats.predicted))
+
+
+@jax.jit
+@partial(jax.checkpoint, prevent_cse=False)  # softmax is rebuilt in the backward pass, not kept
+def _jitted_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowStatistics:
+    """The derivative of each statistic along `d_rows`, linear in it."""
+    # Recomputed, or XLA would keep a and z as arrays for the backward pass.
+    rows, shift = recompute_after(rows, stats.shift)
+    z, dz = _value_and_tangent(
+        lambda rows: shifted(adjusted_logits(rows), shift, rows.scalars.temperature), rows, d_rows
+    )
+    log_sum, labels = stats.log_sum, rows.target.labels
+    d_label = d_target = d_uniform = d_mean = None
+    if labels is not None:
+        # A bad label makes the whole row's derivative NaN: one operation a row, none an element.
+        bad = nan_unless(label_in_range(labels, z.shape[-1]), z.dtype)
+        log_sum += bad
+        d_label = jnp.sum(jnp.where(is_label(labels, z.shape[-1]), dz, 0), -1)
+        if rows.mask.classes is not None or rows.scalars.soft_cap is not None:
+            # The mask, or the cap of a logit -inf, stops `dz`; the NaN of a bad label passes.
+            d_label += bad * jnp.sum(d_rows.logits.astype(dz.dtype), -1)
+    p = jnp.exp(z - log_sum[..., None])
+    if stats.target is not None:
+        d_target = _inner_product_tangent(weighted_targets, rows, d_rows, z, dz)
+    if stats.uniform is not None:
+        d_uniform = _inner_product_tangent(uniform_targets, rows, d_rows, z, dz)
+    if stats.mean_logit is not None:
+        # 0 log 0 = 0: a class without probability has derivative 0, whatever its logit.
+        slope = jnp.where(p > 0, 1 + z - stats.mean_logit[..., None], 0)
+        d_mean = jnp.sum(p * slope * dz, -1)
+    return RowStatistics(
+        shift=jnp.zeros_like(stats.shift),
+        log_sum=jnp.sum(p * dz, -1),
+        label_logit=d_label,
+        target=d_target,
+        uniform=d_uniform,
+        mean_logit=d_mean,
+        predicted=None,
+    )
+
+
+def _value_and_tangent(
+    function: Callable[[Rows], Array], rows: Rows, d_rows: Rows
+) -> tuple[Array, Array]:
+    """`function(rows)` and its derivative along the inputs that move."""
+    primals = jax.tree.map(
+        lambda d, x: None if d is None else x, d_rows, rows, is_leaf=lambda x: x is None
+    )
+    return jax.jvp(lambda moving: function(with_moving(rows, moving)), (primals,), (d_rows,))
+
+
+def _inner_product_tangent(
+    targets: Callable[[Rows], Float[Array, "*#rows K"]],
+    rows: Rows,
+    d_rows: Rows,
+    z: Float[Array, "*rows K"],
+    dz: Float[Array, "*rows K"],
+) -> InnerProduct:
+    """The derivative of the inner product of z with the targets that `targets` makes of rows."""
+    if d_rows.target.pmf is None and d_rows.class_weights is None:
+        dot = jnp.sum(targets(rows) * dz, -1)
+        return InnerProduct(dot, jnp.zeros_like(dot))
+    t, dt = _value_and_tangent(targets, rows, d_rows)
+    # A class of logit -inf has an infinite derivative; a target that stays 0 there adds nothing.
+    product = t * dz + scale_tangent(z, jnp.broadcast_to(dt, z.shape))
+    dot = jnp.sum(product, -1)
+    return InnerProduct(dot, jnp.sum(dt, -1) + jnp.zeros_like(dot))

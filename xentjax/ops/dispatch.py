@@ -1,0 +1,58 @@
+"""Row statistics by the back-end that is named, or by the fastest one."""
+
+import importlib
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from xentjax.ops.choice import Case, with_the_fastest
+from xentjax.ops.derivative import statistics_tangents
+from xentjax.ops.rows import Requested, Rows, RowStatistics
+
+IMPLEMENTATIONS = ("xla", "reference", "mosaic_tpu", "mosaic_gpu")
+
+
+def row_statistics(
+    rows: Rows, requested: Requested, implementation: str | None = None
+) -> RowStatistics:
+    """The statistics of each row, differentiable in every floating input, in all modes and orders.
+
+    What the target does not imply and is not requested is None.
+    """
+    rows, requested = requested.taken_from(rows)
+    return _jitted_statistics(rows, requested, implementation)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _statistics(rows: Rows, requested: Requested, implementation: str | None) -> RowStatistics:
+    def by(rows: Rows, name: str) -> RowStatistics:
+        return importlib.import_module(f"xentjax.ops.{name}").row_statistics(rows, requested)
+
+    if implementation is None:
+        case = Case("logits", rows.logits.dtype, rows.logits.shape[-1])
+        stats = with_the_fastest(by, rows, case)
+    else:
+        stats = by(rows, implementation)
+    if rows.target.labels is None:
+        return stats
+    # A bad label makes every tangent NaN, so every statistic has to depend on the label as well:
+    # vmap sums tangents over a batch that their primals do not have (jax-ml/jax#16374). XLA removes
+    # a choice between the same two values.
+    either = rows.target.labels == 0
+    return jax.tree.map(lambda x: jnp.where(either, x, x), stats)
+
+
+_jitted_statistics = jax.jit(_statistics, static_argnums=(1, 2))
+
+
+@partial(_statistics.defjvp, symbolic_zeros=True)
+def _statistics_jvp(
+    requested: Requested,
+    implementation: str | None,
+    primals: tuple[Rows],
+    tangents: tuple[Rows],
+) -> tuple[RowStatistics, RowStatistics]:
+    (rows,), (d_rows,) = primals, tangents
+    stats = _jitted_statistics(rows, requested, implementation)
+    return stats, statistics_tangents(rows, stats, d_rows)

@@ -1,0 +1,263 @@
+"""Rows of logits, what is asked of them, and the statistics that every back-end returns.
+
+For a row of logits a, with m = max_k a_k and s = sum_k exp(a_k - m), every softmax loss is a short
+expression in m, log s and inner products <t, a - m>. A back-end computes these numbers and nothing
+else. `derivative` has their one derivative rule, `dispatch` chooses the back-end.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Integer, Shaped
+
+from xentjax._dtypes import compute_dtype
+
+
+class Layer(NamedTuple):
+    """The logits x @ kernel + bias of a linear layer, which are never stored whole."""
+
+    x: Float[Array, "n d"]
+    kernel: Float[Array, "d K"]
+    bias: Float[Array, " K"] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The logits' shape."""
+        return *self.x.shape[:-1], self.kernel.shape[-1]
+
+    @property
+    def ndim(self) -> int:
+        """The logits' number of dimensions."""
+        return self.x.ndim
+
+    @property
+    def dtype(self) -> DTypeLike:
+        """The dtype of the logits and of sums over blocks of them: float32 or 64."""
+        return compute_dtype(self.x.dtype, self.kernel.dtype)
+
+
+class Target(NamedTuple):
+    """What each row's prediction is compared with: one of the two, or nothing."""
+
+    labels: Integer[Array, "*rows"] | None = None
+    pmf: Float[Array, "*rows K"] | None = None
+
+
+class Mask(NamedTuple):
+    """What takes part, everything where it is None."""
+
+    rows: Bool[Array, "*rows"] | None = None
+    """False makes every logit of the row 0, so that nothing in it can reach a result."""
+    classes: Bool[Array, "*#rows K"] | None = None
+    """False takes a class out of the row's softmax and out of its target."""
+
+
+class Scalars(NamedTuple):
+    """What is done to every logit before the softmax: first the soft cap, then the temperature."""
+
+    soft_cap: Float[Array, ""] | None = None
+    temperature: Float[Array, ""] | None = None
+
+
+class Rows(NamedTuple):
+    """What the statistics are computed from. Classes lie on the last axis.
+
+    Logits, target and mask have an entry for each row; logits, the pmf, the mask of classes and the
+    class weights have one for each class.
+    """
+
+    logits: Any
+    """Float[Array, "*rows K"], or the `Layer` that makes them, which shares shape and dtype."""
+    target: Target = Target()
+    mask: Mask = Mask()
+    class_weights: Float[Array, " K"] | None = None
+    scalars: Scalars = Scalars()
+
+
+def map_rows(function: Callable[..., Any], rows: Rows, *others: Rows) -> Rows:
+    """Apply `function` to every array with an entry for each row, its first axis.
+
+    It also gets the counterparts in `others`, as in `jax.tree.map`.
+    """
+
+    def by_row(rows: Rows) -> tuple[Any, Target, Mask]:
+        logits = rows.logits
+        return logits.x if isinstance(logits, Layer) else logits, rows.target, rows.mask
+
+    logits, target, mask = jax.tree.map(function, *map(by_row, (rows, *others)))
+    if isinstance(rows.logits, Layer):
+        logits = rows.logits._replace(x=logits)
+    return rows._replace(logits=logits, target=target, mask=mask)
+
+
+class InnerProduct(NamedTuple):
+    """A target t against the logits; their cross-entropy is `total * log_sum - dot`."""
+
+    dot: Float[Array, "*rows"]
+    """<t, a - m> = sum_k t_k (a_k - m), over the classes of the mask."""
+    total: Float[Array, "*rows"]
+    """T = sum_k t_k, over the classes of the mask."""
+
+
+class RowStatistics(NamedTuple):
+    """Numbers of one row, where a are the logits after soft cap, temperature and mask.
+
+    `shift` has a zero derivative by definition. That is exact for every expression that does not
+    change when all logits move together, which holds for each of the others and for
+    `log_normalizer`.
+    """
+
+    shift: Float[Array, "*rows"]
+    """m times the temperature, with m = max_k a_k, or a number near it where `normalizer` is not
+    requested; 0 if that is infinite. Logits are shifted before they are divided by the temperature:
+    the quotient of a large logit would be rounded."""
+    log_sum: Float[Array, "*rows"]
+    """log s = log sum_k exp(a_k - m)."""
+    label_logit: Float[Array, "*rows"] | None
+    """a_y - m; NaN for a label outside 0..K-1."""
+    target: InnerProduct | None
+    """Of the weighted target w_k t_k."""
+    uniform: InnerProduct | None
+    """Of the class weights w_k alone (1 without them)."""
+    mean_logit: Float[Array, "*rows"] | None
+    """sum_k p_k (a_k - m) with p = softmax(a); the entropy of p is log s minus this."""
+    predicted: Integer[Array, "*rows"] | None
+    """argmax_k a_k."""
+
+
+class Requested(NamedTuple):
+    """Which statistics to compute beyond those that the target of the rows implies."""
+
+    uniform: bool = False
+    mean: bool = False
+    """`mean_logit`."""
+    predicted: bool = False
+    normalizer: bool = False
+    """Whether `log_normalizer` will be read, which has all its digits only if the shift is the
+    maximum."""
+    unweighted: bool = False
+    """Leave the class weights out of the target's inner product."""
+
+    def for_shard(self) -> "Requested":
+        """The request for a shard of the classes, whose exact maximum the merge needs."""
+        return self._replace(normalizer=True)
+
+    def taken_from(self, rows: Rows) -> tuple[Rows, "Requested"]:
+        """The rows to compute from, without class weights where they are left out."""
+        if not self.unweighted:
+            return rows, self
+        return rows._replace(class_weights=None), self._replace(unweighted=False)
+
+
+def adjusted_logits(rows: Rows) -> Float[Array, "*rows K"]:
+    """The logits after masks and soft cap, in float32 or 64; `shifted` divides by temperature."""
+    classes, soft_cap = rows.mask.classes, rows.scalars.soft_cap
+    row_mask = None if rows.mask.rows is None else rows.mask.rows[..., None]
+    a = rows.logits.astype(compute_dtype(rows.logits.dtype))
+    # Masked entries are replaced first, so that their NaN or inf cannot reach a derivative.
+    if classes is not None:
+        a = jnp.where(classes, a, 0)
+    if row_mask is not None:
+        a = jnp.where(row_mask, a, 0)
+    if soft_cap is not None:
+        # -inf says that a class is impossible, and no cap makes it possible again.
+        impossible = a == -jnp.inf
+        capped = soft_cap * jnp.tanh(jnp.where(impossible, 0, a) / soft_cap)
+        a = jnp.where(impossible, -jnp.inf, capped)
+    if classes is not None:
+        a = jnp.where(classes if row_mask is None else classes | ~row_mask, a, -jnp.inf)
+    return a
+
+
+def shifted(
+    a: Float[Array, "*rows k"], shift: Float[Array, "*rows"], temperature: Float[Array, ""] | None
+) -> Float[Array, "*rows k"]:
+    """(a - shift) / temperature of adjusted logits, in which no common offset is left to round."""
+    return over_temperature(a - shift[..., None], temperature)
+
+
+def log_normalizer(stats: RowStatistics, rows: Rows) -> Float[Array, "*rows"]:
+    """log sum_k exp(a_k)."""
+    return over_temperature(stats.shift, rows.scalars.temperature) + stats.log_sum
+
+
+def over_temperature(
+    a: Float[Array, "*s"], temperature: Float[Array, ""] | None
+) -> Float[Array, "*s"]:
+    """a / temperature, which is 1 if None."""
+    return a if temperature is None else _over_temperature(a, temperature)
+
+
+@jax.custom_jvp
+def _over_temperature(a: Float[Array, "*s"], temperature: Float[Array, ""]) -> Float[Array, "*s"]:
+    """a / temperature, where -inf stays -inf at every temperature: its derivative there is 0."""
+    return a / temperature
+
+
+@partial(_over_temperature.defjvp, symbolic_zeros=True)
+def _over_temperature_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array | SymbolicZero, Array | SymbolicZero]
+) -> tuple[Array, Array]:
+    (a, temperature), (da, d_temperature) = primals, tangents
+    result = _over_temperature(a, temperature)
+    dot = jnp.zeros_like(a) if isinstance(da, SymbolicZero) else da / temperature
+    if not isinstance(d_temperature, SymbolicZero):
+        dot -= jnp.where(result == -jnp.inf, 0, result) * (d_temperature / temperature)
+    return result, dot
+
+
+def recompute_after(rows: Rows, after: Any) -> tuple[Rows, Any]:
+    """Return rows whose adjusted logits are computed once more after `after`, not kept as an array.
+
+    XLA takes numbers that a barrier has passed for new ones. It is scalars that pass, and a zero
+    that is added to `after`: XLA still sees which of its rows are alike. Where whole rows passed,
+    a reduction of one row broadcast to many, of scalars and vectors alone, was left to the CPU's
+    `__ynn_fusion`, which reads beyond its inputs in jaxlib 0.10.2 (values of the wrong class, or a
+    crash; jaxlib 0.9.2 to 0.10.1 are right).
+    """
+    zero = jnp.zeros((), compute_dtype(rows.logits.dtype))
+    scalars, zero = jax.lax.optimization_barrier((rows.scalars, zero))
+    return rows._replace(scalars=scalars), jax.tree.map(lambda x: x + zero, after)
+
+
+def label_in_range(labels: Integer[Array, "*rows"], num_classes: int) -> Bool[Array, "*rows"]:
+    """Whether each label names a class."""
+    return (labels >= 0) & (labels < num_classes)
+
+
+def at_label(
+    x: Shaped[Array, "*rows K"], labels: Integer[Array, "*rows"]
+) -> Shaped[Array, "*rows"]:
+    """x_y of each row, one element read; that of class 0 where the label names none."""
+    index = jnp.where(label_in_range(labels, x.shape[-1]), labels, 0)
+    return jnp.take_along_axis(x, index[..., None], -1)[..., 0]
+
+
+def is_label(labels: Integer[Array, "*rows"], num_classes: int) -> Bool[Array, "*rows K"]:
+    """Whether each class is its row's label: a comparison that XLA fuses, never a scatter."""
+    shape = (*labels.shape, num_classes)
+    return jax.lax.broadcasted_iota(labels.dtype, shape, labels.ndim) == labels[..., None]
+
+
+def weighted_targets(rows: Rows) -> Float[Array, "*rows K"]:
+    """w_k t_k, without the mass on masked classes."""
+    assert rows.target.pmf is not None
+    t = rows.target.pmf.astype(compute_dtype(rows.logits.dtype))
+    if rows.class_weights is not None:
+        t = t * uniform_targets(rows)
+    return t if rows.mask.classes is None else jnp.where(rows.mask.classes, t, 0)
+
+
+def uniform_targets(rows: Rows) -> Float[Array, "*#rows K"]:
+    """w_k (1 without class weights), without the mass on masked classes."""
+    dtype = compute_dtype(rows.logits.dtype)
+    shape = (1,) * (rows.logits.ndim - 1) + rows.logits.shape[-1:]
+    weights = jnp.ones(shape, dtype)
+    if rows.class_weights is not None:
+        weights = rows.class_weights.astype(dtype).reshape(shape)
+    return weights if rows.mask.classes is None else jnp.where(rows.mask.classes, weights, 0)
