@@ -188,13 +188,13 @@ def check_counts(
     """
     with jax.enable_x64(True):
         array = check_array(name, counts)
-    integer = jnp.issubdtype(array.dtype, jnp.integer)
-    if not integer and not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(f"{name}: expected integer or floating counts, got {array.dtype}")
-    if array.ndim == 0 or array.shape[-1] == 0:
-        fail(name, "at least one class", f"shape {array.shape}")
-    if not integer:
-        array = array.astype(compute_dtype(array.dtype))
+        integer = jnp.issubdtype(array.dtype, jnp.integer)
+        if not integer and not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(f"{name}: expected integer or floating counts, got {array.dtype}")
+        if array.ndim == 0 or array.shape[-1] == 0:
+            fail(name, "at least one class", f"shape {array.shape}")
+        if not integer:
+            array = array.astype(compute_dtype(array.dtype))
     known = concrete(array)
     if known is not None:
         _check_amounts(name, known)
