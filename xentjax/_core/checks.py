@@ -1,0 +1,157 @@
+"""Argument checks: one clear line that names the argument, what was expected and what came."""
+
+import operator
+from collections.abc import Sequence
+from typing import Any, NoReturn, SupportsIndex, cast
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+
+def fail(name: str, expected: str, got: object) -> NoReturn:
+    """Raise the ValueError every check of this package raises."""
+    raise ValueError(f"{name}: expected {expected}, got {got}")
+
+
+def concrete(x: ArrayLike) -> np.ndarray | None:
+    """The value of `x` where it is known, None under jit, vmap and grad.
+
+    Checks of values (rather than shapes and dtypes) apply to concrete arrays only; not to those
+    that lie in part on other hosts.
+    """
+    return np.asarray(x) if is_known(x) else None
+
+
+def is_known(x: ArrayLike) -> bool:
+    """Return whether `x` has a value here, which it has not under jit or on other hosts."""
+    if isinstance(x, jax.core.Tracer):
+        return False
+    return not isinstance(x, jax.Array) or x.is_fully_addressable
+
+
+Native = jax.Array | np.ndarray | np.generic | bool | int | float
+"""What jax takes as an array."""
+
+
+def native(name: str, x: Any) -> ArrayLike:
+    """Return the argument as a jax array, a NumPy array or a Python number.
+
+    Whatever holds one without doubt is taken: objects with `__jax_array__` (flax.nnx.Param) or
+    `__array__` (a pandas Series), and lists of numbers.
+    """
+    if isinstance(x, np.ma.MaskedArray):
+        expected = "an array without a mask (pass `x.data` and, as `where`, `~x.mask`)"
+        raise TypeError(f"{name}: expected {expected}, got MaskedArray")
+    if isinstance(x, Native):
+        return cast(ArrayLike, x)
+    if hasattr(x, "__jax_array__"):
+        return native(name, x.__jax_array__())
+    if hasattr(x, "__array__"):
+        convert = np.asarray
+    elif isinstance(x, list | tuple):
+        traced = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(x))
+        convert = jnp.asarray if traced else np.asarray
+    else:
+        raise TypeError(f"{name}: expected an array, got {type(x).__name__}")
+    try:
+        array = convert(x)
+    except Exception as error:  # whatever the object's own conversion raises
+        reason = str(error).partition("\n")[0]
+        raise TypeError(f"{name}: expected an array, got {type(x).__name__}: {reason}") from None
+    if array.dtype == object:
+        expected = "an array of numbers (of a nullable column: `x.to_numpy(dtype)`)"
+        raise TypeError(f"{name}: expected {expected}, got {type(x).__name__} of objects")
+    return array
+
+
+def check_array(name: str, x: Any) -> jax.Array:
+    """Return the argument as a jax array; None, strings and objects are TypeErrors."""
+    x = native(name, x)
+    # jnp.asarray of a tracer would be a copy that reverse mode keeps.
+    if isinstance(x, jax.Array):
+        return x
+    try:
+        return jnp.asarray(x)
+    except (TypeError, OverflowError):  # strings, objects, integers of more than 64 bits
+        kind = x.dtype if isinstance(x, np.ndarray | np.generic) else repr(x)
+        raise TypeError(f"{name}: expected an array of numbers, got {kind}") from None
+
+
+def check_floating(name: str, x: Any) -> jax.Array:
+    """`x` as a jax array of a real floating dtype, else a TypeError."""
+    array = check_array(name, x)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{name}: expected a floating dtype, got {array.dtype}")
+    return array
+
+
+def check_integer(name: str, x: Any) -> jax.Array:
+    """`x` as a jax array of an integer dtype, else a TypeError."""
+    array = check_array(name, x)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"{name}: expected an integer dtype, got {array.dtype}")
+    return array
+
+
+def check_bool(name: str, x: Any) -> jax.Array:
+    """`x` as a jax array of booleans, else a TypeError."""
+    array = check_array(name, x)
+    if array.dtype != jnp.bool_:
+        raise TypeError(f"{name}: expected a bool array, got {array.dtype}")
+    return array
+
+
+def broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """Whether an array of `shape` broadcasts to `target`."""
+    try:
+        return jax.lax.broadcast_shapes(shape, target) == target  # NumPy's knows no symbolic sizes
+    except ValueError:
+        return False
+
+
+def check_index(name: str, value: SupportsIndex) -> int:
+    """`value` as an int, else a TypeError."""
+    if isinstance(value, jax.core.Tracer):
+        expected = f"{name}: expected an integer that is known under jit (a static argument)"
+        raise TypeError(f"{expected}, got a traced {value.aval.str_short()}")
+    try:
+        if isinstance(value, bool):  # an int to Python, and a slip here
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {value!r}") from None
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """`value` is one of `choices`, else a ValueError that lists them."""
+    if not (isinstance(value, str) and value in choices):
+        fail(name, "one of " + ", ".join(map(repr, choices)), repr(value))
+
+
+def check_scalar(name: str, value: Any, expected: str, holds: Any) -> Any:
+    """Return a real scalar, an array or a Python number, for which `holds` is true.
+
+    Its value is checked where it is known.
+    """
+    if not isinstance(value, Native) and hasattr(value, "__jax_array__"):
+        value = value.__jax_array__()
+    dtype = getattr(value, "dtype", type(value))
+    real = any(jnp.issubdtype(dtype, kind) for kind in (jnp.integer, jnp.floating))
+    if not (isinstance(value, Native) and real):
+        raise TypeError(f"{name}: expected {expected}, got {value!r}")
+    if np.ndim(value) != 0:
+        fail(name, f"{expected} (a scalar)", f"shape {np.shape(value)}")
+    known = concrete(cast(ArrayLike, value))
+    if known is not None and not holds(known):
+        fail(name, expected, known)
+    return value
+
+
+def check_flag(name: str, value: Any) -> None:
+    """True or False, known before anything is traced."""
+    if not isinstance(value, bool | np.bool_):
+        kind = type(value).__name__ if isinstance(value, jax.Array) else repr(value)
+        raise TypeError(f"{name}: expected True or False, got {kind}")

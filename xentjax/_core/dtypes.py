@@ -1,0 +1,96 @@
+"""The dtypes that arguments are computed in, and the integers that jax would not keep."""
+
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array
+
+
+def compute_dtype(*dtypes: DTypeLike) -> DTypeLike:
+    """Return float64 if one of the dtypes is float64, float32 for everything narrower."""
+    return jnp.float64 if jnp.float64 in dtypes else jnp.float32
+
+
+def signed(x: Array) -> Array:
+    """Return 32 or 64 bits; what is unsigned and does not fit becomes negative."""
+    return x.astype(jnp.int64 if x.dtype.itemsize == 8 else jnp.int32)
+
+
+def without_wrapping(x: ArrayLike, bad: int) -> ArrayLike:
+    """64-bit integers of the host, which jax would wrap around into 32 bits where x64 is off.
+
+    Those that need more than 32 bits become `bad`; every other argument stays as it is.
+    """
+    if isinstance(x, int) and not isinstance(x, bool):
+        x = np.int64(max(-(2**63), min(x, 2**63 - 1)))
+    if not isinstance(x, np.ndarray | np.generic) or x.dtype not in (np.int64, np.uint64):
+        return x
+    if jnp.result_type(int) == jnp.int64:
+        return x
+    low, high = np.iinfo(np.int32).min, np.iinfo(np.int32).max
+    x = np.asarray(x)
+    narrow = x.astype(np.int32)
+    if not x.size or (x.min() >= low and x.max() <= high):
+        return narrow
+    return np.where((x >= low) & (x <= high), narrow, np.int32(bad))
+
+
+def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function` of arrays of numbers, computed in float64 also where x64 is off.
+
+    For sums of many numbers and differences of large ones, which float32 rounds away. Arguments,
+    integers too, become float64 inside; floating results are float64 where an argument is and x64
+    is on, else float32. Keywords are static.
+
+    Derivatives are computed in that dtype: reverse mode would transpose float64 tangents outside of
+    `jax.enable_x64`, where jax makes no float64 constants. (A rule that is one cast and one sum,
+    such as that of `accurate_segment_sum`, makes none and keeps its float64.)
+    """
+
+    @partial(jax.jit, static_argnums=(0, 1))
+    def compute(dtype: DTypeLike, static: tuple, *arrays: Array) -> Any:
+        wide = (x.astype(jnp.float64) for x in arrays)
+        return _floating(dtype, function(*wide, **dict(static)))
+
+    @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+    def computed(dtype: DTypeLike, static: tuple, *arrays: Array) -> Any:
+        with jax.enable_x64(True):
+            return compute(dtype, static, *arrays)
+
+    @computed.defjvp
+    def _(dtype, static, primals, tangents):
+        def narrow(*arrays: Array) -> Any:
+            return function(*(x.astype(dtype) for x in arrays), **dict(static))
+
+        dots = jax.jvp(narrow, *_floating(dtype, (primals, tangents)))[1]
+        return computed(dtype, static, *primals), dots
+
+    @wraps(function)
+    def narrowed(*arrays: Array, **static: Any) -> Any:
+        dtype, keywords = result_dtype(*arrays), tuple(static.items())
+        if any(isinstance(x, jax.core.Tracer) for x in arrays):
+            return computed(dtype, keywords, *arrays)
+        with jax.enable_x64(True):  # nothing is differentiated: one dispatch
+            return compute(dtype, keywords, *arrays)
+
+    return narrowed
+
+
+def result_dtype(*arrays: Array) -> DTypeLike:
+    """Return the dtype of what is computed from arrays: float64 under x64 for integers too."""
+    if jnp.result_type(float) != jnp.float64:
+        return jnp.float32
+    wide = any(x.dtype == jnp.float64 or jnp.issubdtype(x.dtype, jnp.integer) for x in arrays)
+    return jnp.float64 if wide else jnp.float32
+
+
+def _floating(dtype: DTypeLike, tree: Any) -> Any:
+    def cast(x: Any) -> Any:  # tangents of integers are no arrays of jax
+        return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(cast, tree)

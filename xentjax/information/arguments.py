@@ -1,0 +1,249 @@
+"""The arguments of the measures of pmfs, checked and brought into one form.
+
+The measures themselves, in `pmf` and `log_pmf`, take outcomes along the last axis (of a
+joint pmf, pairs along the last two), one shape and one dtype, and p = 0 where a mask leaves an
+outcome out.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array
+from numpy.lib.array_utils import normalize_axis_tuple
+
+from xentjax._core.checks import (
+    check_array,
+    check_bool,
+    check_choice,
+    check_floating,
+    check_scalar,
+    fail,
+    is_known,
+)
+from xentjax._core.dtypes import compute_dtype
+from xentjax.information import log_pmf, pmf
+
+# So few numbers NumPy adds before a program could be dispatched.
+_FEW = 2**14
+_COUNTS = "; counts go through empirical_pmf, or entropy_estimate"
+
+
+def outcomes_last(
+    axis: int | Sequence[int], where: ArrayLike | None, form: str, **pmfs: ArrayLike
+) -> tuple[list[Array], float]:
+    """Each pmf, or log pmf, as [..., K] whatever the axis or axes of its outcomes, of one shape;
+    and how far rounding may part their sums, relative to these."""
+    arrays, axes, tolerance = _check_arrays("axis", axis, where, form, pmfs)
+    if axes != (arrays[0].ndim - 1,):
+        arrays = [jnp.moveaxis(array, axes, range(-len(axes), 0)) for array in arrays]
+        arrays = [array.reshape(*array.shape[: -len(axes)], -1) for array in arrays]
+    return [log_pmf.log_softmax(a) for a in arrays] if form == "logits" else arrays, tolerance
+
+
+def pairs_last(
+    axes: tuple[int, int], where: ArrayLike | None, form: str, joint: ArrayLike
+) -> tuple[Array, float]:
+    """The joint pmf, or its logarithm, as [..., X, Y]; and how far its sum may be from 1."""
+    (array,), checked, tolerance = _check_arrays("axes", axes, where, form, {"joint": joint})
+    pairs = jnp.moveaxis(array, checked, (-2, -1))
+    if form != "logits":
+        return pairs, tolerance
+    flat = pairs.reshape(*pairs.shape[:-2], -1)
+    return log_pmf.log_softmax(flat).reshape(pairs.shape), tolerance
+
+
+def measures(form: str) -> ModuleType:
+    """The module whose functions take what `outcomes_last` and `pairs_last` return."""
+    return pmf if form == "pmf" else log_pmf
+
+
+def check_pmf_named(
+    name: str,
+    p: ArrayLike,
+    axis: int | Sequence[int] = -1,
+    *,
+    keep: Array | None = None,
+    atol: float | None = None,
+    hint: str = _COUNTS,
+) -> Array:
+    """Return the argument `name`, a pmf as `xentjax.check_pmf` says of its own.
+
+    float64 numbers of the host stay float64 also where x64 is off. The tolerance is that of the
+    dtype that jax would give them.
+
+    Args:
+        name: of the argument.
+        p: [..., K].
+        axis: axis or axes of the outcomes.
+        keep: which entries have to be pmfs, bool, broadcast to `p`; None for all.
+        atol: as in `check_pmf`.
+        hint: what a user may have meant.
+    """
+    with jax.enable_x64(True):
+        array = _check_probabilities(name, p, hint)
+    axes = _check_axes("axis", axis, array.shape)
+    if atol is None:
+        dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+        atol = pmf.sum_tolerance(dtype, math.prod(array.shape[i] for i in axes))
+    else:
+        check_scalar("atol", atol, "a number >= 0", lambda value: value >= 0)
+    _check_sums({name: _Argument(array, atol)}, keep, axes, array.shape, hint=hint)
+    return array
+
+
+def _check_arrays(
+    axis_name: str,
+    axis: int | Sequence[int],
+    where: ArrayLike | None,
+    form: str,
+    arrays: dict[str, ArrayLike],
+) -> tuple[list[Array], tuple[int, ...], float]:
+    """Floating arrays of one shape and precision, p = 0 where `where` leaves an outcome out; the
+    axes of their outcomes; and how far rounding may part their sums."""
+    check_choice("form", form, ("pmf", "log_pmf", "logits"))
+    checked = {name: _check_probabilities(name, array) for name, array in arrays.items()}
+    shape: tuple[int, ...] = ()
+    for name, array in checked.items():
+        try:
+            shape = jax.lax.broadcast_shapes(shape, array.shape)
+        except ValueError:
+            fail(name, f"a shape that broadcasts with {shape}", array.shape)
+    keep = None
+    if where is not None:
+        mask = check_bool("where", where)
+        try:
+            keep = jnp.broadcast_to(mask, shape)
+        except ValueError:
+            fail("where", f"a shape that broadcasts to {shape}", mask.shape)
+    axes = _check_axes(axis_name, axis, shape)
+    if axis_name == "axes" and len(axes) != 2:
+        fail("axes", "two axes, of x and of y", repr(axis))
+
+    number = math.prod(shape[i] for i in axes)
+    tolerance = math.inf  # what softmax has normalised differs by nothing else
+    if form != "logits":
+        logarithms = form == "log_pmf"
+        pmfs = {
+            name: _Argument(array, pmf.sum_tolerance(array.dtype, number, logarithms=logarithms))
+            for name, array in checked.items()
+        }
+        _check_sums(pmfs, keep, axes, shape, form)
+        tolerance = max(argument.atol for argument in pmfs.values())
+
+    dtype = compute_dtype(*(array.dtype for array in checked.values()))
+    result = [jnp.broadcast_to(array.astype(dtype), shape) for array in checked.values()]
+    if keep is not None:
+        impossible = 0.0 if form == "pmf" else -jnp.inf
+        result = [jnp.where(keep, array, jnp.full_like(array, impossible)) for array in result]
+    return result, axes, tolerance
+
+
+class _Argument(NamedTuple):
+    """A pmf, or log pmf, and how far from 1 its sum may be."""
+
+    values: Array
+    atol: float
+
+
+def _check_sums(
+    pmfs: dict[str, _Argument],
+    keep: Array | None,
+    axes: tuple[int, ...],
+    shape: tuple[int, ...],
+    form: str = "pmf",
+    hint: str = _COUNTS,
+) -> None:
+    """Raise unless what `keep` leaves of each pmf, or log pmf, is >= 0 and sums to 1, if known."""
+    if keep is not None and not is_known(keep):
+        return
+    pmfs = {name: argument for name, argument in pmfs.items() if is_known(argument.values)}
+    if sum(argument.values.size for argument in pmfs.values()) > _FEW:
+        # Known values are summed while a program that uses them is traced, not in that program.
+        with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+            if _are_clearly_pmfs(list(pmfs.values()), keep, axes, shape, form):
+                return
+    for name, argument in pmfs.items():
+        _check_sum(name, argument, keep, axes, shape, form, hint)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _are_clearly_pmfs(
+    pmfs: list[_Argument],
+    keep: Array | None,
+    axes: tuple[int, ...],
+    shape: tuple[int, ...],
+    form: str,
+) -> Array:
+    """Whether sums in float32 leave no doubt: they are off by less than half of a tolerance."""
+    clear = jnp.ones((), bool)
+    for argument in pmfs:
+        p = _probabilities(jnp, argument.values, keep, axes, shape, form)
+        error = jnp.abs(p.sum(axes) - 1)
+        judged = True if keep is None else keep.any(axes)
+        clear &= (p.min(initial=0) >= 0) & (
+            (error <= argument.atol / 2) | ~jnp.asarray(judged)
+        ).all()
+    return clear
+
+
+def _check_sum(
+    name: str,
+    argument: _Argument,
+    keep: Array | None,
+    axes: tuple[int, ...],
+    shape: tuple[int, ...],
+    form: str,
+    hint: str,
+) -> None:
+    mask = None if keep is None else np.asarray(keep)
+    with np.errstate(over="ignore"):
+        p = _probabilities(np, np.asarray(argument.values), mask, axes, shape, form)
+    if form == "log_pmf":
+        name = f"exp({name})"
+    if not p.min(initial=0) >= 0:
+        fail(name, "probabilities >= 0", p[~(p >= 0)][0])
+    sums = p.sum(axes, dtype=np.float64)
+    wrong = ~(np.abs(sums - 1) <= argument.atol) & (True if mask is None else mask.any(axes))
+    if wrong.any():
+        digits = 2 - math.floor(math.log10(argument.atol)) if argument.atol > 0 else 17
+        expected = f"probabilities with sum 1 within {argument.atol:.2g}"
+        fail(name, expected, f"sum {sums[wrong][0]:.{digits}g}{hint}")
+
+
+def _probabilities(
+    xp: ModuleType, p: Any, keep: Any, axes: tuple[int, ...], shape: tuple[int, ...], form: str
+) -> Any:
+    """Return what is to be summed, in float32 or better, by `numpy` or `jax.numpy`."""
+    # Batches that it is broadcast over would be summed again and again, outcomes belong to the sum.
+    p = p.reshape((1,) * (len(shape) - p.ndim) + p.shape)
+    p = xp.broadcast_to(p, [n if i in axes else p.shape[i] for i, n in enumerate(shape)])
+    p = p.astype(compute_dtype(p.dtype))
+    if form == "log_pmf":
+        p = xp.exp(p)
+    return p if keep is None else xp.where(keep, p, xp.zeros((), p.dtype))
+
+
+def _check_probabilities(name: str, p: ArrayLike, hint: str = _COUNTS) -> Array:
+    array = check_array(name, p)
+    if jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"{name}: expected a floating dtype, got {array.dtype}{hint}")
+    return check_floating(name, array)
+
+
+def _check_axes(name: str, axis: object, shape: tuple[int, ...]) -> tuple[int, ...]:
+    try:
+        axes = normalize_axis_tuple(axis, len(shape))  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError):
+        axes = ()
+    if not axes:
+        fail(name, f"an axis or axes of an array of shape {shape}", repr(axis))
+    if 0 in (shape[i] for i in axes):
+        fail(name, "at least one outcome", f"axis {axis} of shape {shape}")
+    return axes

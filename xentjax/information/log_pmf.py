@@ -1,0 +1,185 @@
+"""The measures of `pmf` for pmfs given by their logarithms, in nats.
+
+log p keeps what p cannot hold: a probability of e^-200, and how far one of 1 - e^-30 is from 1.
+Derivatives are those in log p, which are p times those in p, so their limits at log p = -inf are 0:
+there every term and every slope is 0, whatever it is multiplied by.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from xentjax._core.multiply_no_nan import multiply_no_nan
+from xentjax.information.pmf import sum_difference
+
+
+@jax.custom_jvp
+def times_exp(x: Float[Array, "*s"], log_p: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """x e^log_p, 0 in all orders where e^log_p is 0, whatever x is."""
+    return multiply_no_nan(x, jnp.exp(log_p))
+
+
+times_exp.defjvps(
+    lambda dot, _, x, log_p: jnp.exp(log_p) * dot,
+    lambda dot, result, x, log_p: multiply_no_nan(result, dot),
+)
+
+
+@jax.custom_jvp
+@jax.jit
+def log_softmax(x: Float[Array, "*s K"]) -> Float[Array, "*s K"]:
+    """x - log sum_k e^x_k; where all of x is -inf, as where a mask keeps nothing, it stays so."""
+    top, rest = _log_sum_parts(x)
+    return (x - top[..., None]) - rest[..., None]
+
+
+@log_softmax.defjvp
+def _(primals, tangents):
+    log_p = log_softmax(*primals)
+    (dot,) = tangents
+    return log_p, dot - (jnp.exp(log_p) * dot).sum(-1, keepdims=True)
+
+
+@jax.custom_jvp
+def log_sum_exp(x: Float[Array, "*s K"]) -> Float[Array, "*s"]:
+    """log sum_k e^x_k, -inf where all of x is -inf."""
+    top, rest = _log_sum_parts(x)
+    return jnp.where((x == -jnp.inf).all(-1), -jnp.inf, top + rest)
+
+
+@log_sum_exp.defjvp
+def _(primals, tangents):
+    (x,), (dot,) = primals, tangents
+    return log_sum_exp(x), (jnp.exp(log_softmax(x)) * dot).sum(-1)
+
+
+def _log_sum_parts(x: Array) -> tuple[Array, Array]:
+    """The largest x and log sum_k e^(x_k - largest), which is 0 where all of x is -inf."""
+    largest = jnp.argmax(x, -1, keepdims=True)
+    top = jnp.take_along_axis(x, largest, -1)
+    top = jnp.where(top == -jnp.inf, 0, top)
+    # Without its own 1 the sum keeps what a nearly certain outcome leaves to the others.
+    is_largest = jax.lax.broadcasted_iota(largest.dtype, x.shape, x.ndim - 1) == largest
+    others = jnp.where(is_largest, 0, jnp.exp(x - top)).sum(-1)
+    return top[..., 0], jnp.log1p(others)
+
+
+def divergence(log_p: Float[Array, "*s K"], log_q: Float[Array, "*s K"]) -> Float[Array, "*s"]:
+    """sum_k (p_k log(p_k / q_k) - p_k + q_k): KL where both sum to 1, and never negative."""
+    return divergence_terms(_log_ratio(log_p, log_q), log_p, log_q).sum(-1)
+
+
+def _log_ratio(log_p: Array, log_q: Array) -> Array:
+    """log(p / q), 0 where both are 0."""
+    both_zero = (log_p == -jnp.inf) & (log_q == -jnp.inf)
+    return jnp.where(both_zero, 0, log_p) - jnp.where(both_zero, 0, log_q)
+
+
+def divergence_terms(
+    d: Float[Array, "*s"], log_p: Float[Array, "*s"], log_q: Float[Array, "*s"]
+) -> Float[Array, "*s"]:
+    """p d - p + q with d = log(p / q), each >= 0."""
+    near = jnp.abs(d) < 1
+    # Near d = 0 the three terms cancel, and far from it p e^-d would overflow.
+    near_terms = jnp.exp(log_p) * _exponential_excess(jnp.where(near, d, 0))
+    far_terms = times_exp(d, log_p) - jnp.exp(log_p) + jnp.exp(log_q)
+    return jnp.where(near, near_terms, far_terms)
+
+
+def _exponential_excess(d: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """e^-d - 1 + d for |d| < 1, by its series."""
+    order = 19 if d.dtype == jnp.float64 else 11
+    series = jnp.zeros_like(d)
+    for n in range(order, 1, -1):
+        series = series * -d + 1 / math.factorial(n)
+    return d * d * series
+
+
+# Measures over the last axis or axes, jitted so that an eager call too is one pass over the data.
+
+
+@jax.jit
+def entropy(log_p: Array) -> Array:
+    return 0 - times_exp(log_p, log_p).sum(-1)  # minus would make -0.0 of a certain outcome's 0
+
+
+@jax.jit
+def cross_entropy(log_p: Array, log_q: Array) -> Array:
+    return 0 - times_exp(log_q, log_p).sum(-1) + _unreachable(log_p, log_q)
+
+
+@partial(jax.jit, static_argnums=2)
+def kl_divergence(log_p: Array, log_q: Array, rounding: float) -> Array:
+    result = divergence(log_p, log_q) + _unreachable(log_p, log_q)
+    if rounding == math.inf:  # the sums are equal, in value and in slope
+        return result
+    return result + sum_difference(jnp.exp(log_p), jnp.exp(log_q), rounding)
+
+
+def _unreachable(log_p: Array, log_q: Array) -> Array:
+    """+inf where p > 0 = q, also for a p that e^log_p cannot hold; else 0."""
+    return jnp.where(((log_p > -jnp.inf) & (log_q == -jnp.inf)).any(-1), jnp.inf, 0)
+
+
+@jax.custom_jvp
+@jax.jit
+def js_divergence(log_p: Array, log_q: Array, weight: Array) -> Array:
+    log_m, p_ratio, q_ratio = _mixture(log_p, log_q, weight)
+    weight = jnp.broadcast_to(weight, log_p.shape)
+    p_terms = multiply_no_nan(divergence_terms(-p_ratio, log_p, log_m), weight)
+    return (p_terms + multiply_no_nan(divergence_terms(-q_ratio, log_q, log_m), 1 - weight)).sum(-1)
+
+
+@js_divergence.defjvp
+def _(primals, tangents):
+    log_p, log_q, weight = primals
+    log_m, p_ratio, q_ratio = _mixture(*primals)
+    each_weight = jnp.broadcast_to(weight, log_p.shape)
+    p_slope = multiply_no_nan(times_exp(-p_ratio, log_p), each_weight)
+    q_slope = multiply_no_nan(times_exp(-q_ratio, log_q), 1 - each_weight)
+    weight_slope = divergence(log_p, log_m) - divergence(log_q, log_m)
+    dot = (multiply_no_nan(p_slope, tangents[0]) + multiply_no_nan(q_slope, tangents[1])).sum(-1)
+    weight_dot = jnp.broadcast_to(tangents[2], dot.shape)
+    return js_divergence(*primals), dot + multiply_no_nan(weight_slope, weight_dot)
+
+
+def _mixture(log_p: Array, log_q: Array, weight: Array) -> tuple[Array, Array, Array]:
+    """log m, log(m / p) and log(m / q) of m = w p + (1 - w) q."""
+    step = _log_ratio(log_q, log_p)
+    p_ratio, q_ratio = _log_mean(step, weight), _log_mean(-step, 1 - weight)
+    return jnp.where(step > 0, log_q + q_ratio, log_p + p_ratio), p_ratio, q_ratio
+
+
+@jax.custom_jvp
+def _log_mean(x: Array, weight: Array) -> Array:
+    """log(w + (1 - w) e^x), relative to its own size also near x = 0."""
+    near = jnp.abs(x) < 1
+    close = jnp.log1p((1 - weight) * jnp.expm1(jnp.where(near, x, 0)))
+    return jnp.where(near, close, jnp.logaddexp(jnp.log(weight), jnp.log1p(-weight) + x))
+
+
+@_log_mean.defjvp
+def _(primals, tangents):
+    x, weight = primals
+    smaller = jnp.exp(-jnp.abs(x))  # of 1 and e^x, relative to the larger; so is the mean
+    mean = jnp.where(x > 0, weight * smaller + (1 - weight), weight + (1 - weight) * smaller)
+    mean = jnp.maximum(mean, jnp.finfo(x.dtype).tiny)  # 0 where the larger is without weight
+    x_slope = (1 - weight) * jnp.exp(jnp.minimum(x, 0)) / mean
+    weight_slope = jnp.sign(x) * jnp.expm1(-jnp.abs(x)) / mean
+    return _log_mean(x, weight), x_slope * tangents[0] + weight_slope * tangents[1]
+
+
+@partial(jax.jit, static_argnums=1)
+def mutual_information(log_joint: Array, rounding: float) -> Array:
+    log_x, log_y = log_sum_exp(log_joint), log_sum_exp(jnp.swapaxes(log_joint, -1, -2))
+    log_y_given_x = log_softmax(log_joint)
+    log_y = jnp.broadcast_to(log_y[..., None, :], log_joint.shape)
+    return times_exp(kl_divergence(log_y_given_x, log_y, rounding), log_x).sum(-1)
+
+
+@jax.jit
+def conditional_entropy(log_joint: Array) -> Array:
+    return 0 - times_exp(log_softmax(log_joint), log_joint).sum((-2, -1))
