@@ -12,9 +12,9 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int32, Shaped
 
-from xentjax._checks import check_flag, check_index, fail
-from xentjax._dtypes import compute_dtype
-from xentjax._varying import varying_alike, varying_axes
+from xentjax._core.checks import check_flag, check_index, fail
+from xentjax._core.dtypes import compute_dtype
+from xentjax._core.varying import varying_alike, varying_axes
 from xentjax.categorical import counts
 from xentjax.losses._arguments import (
     adjusted,

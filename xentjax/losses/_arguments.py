@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float, Integer
 
-from xentjax._checks import (
+from xentjax._core.checks import (
     broadcasts,
     check_array,
     check_bool,
@@ -22,7 +22,7 @@ from xentjax._checks import (
     fail,
     native,
 )
-from xentjax._dtypes import compute_dtype, without_wrapping
+from xentjax._core.dtypes import compute_dtype, without_wrapping
 from xentjax.losses._expression import REDUCTIONS
 from xentjax.ops import IMPLEMENTATIONS, Mask, Rows, Scalars, Target
 

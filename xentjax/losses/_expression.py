@@ -6,8 +6,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
-from xentjax._dtypes import compute_dtype
-from xentjax._special import scale_tangent
+from xentjax._core.dtypes import compute_dtype
+from xentjax._core.multiply_no_nan import multiply_no_nan
 from xentjax.ops.rows import (
     InnerProduct,
     Rows,
@@ -67,7 +67,7 @@ def row_losses(
 
 def weighted(loss: Float[Array, "..."], weight: Float[Array, "..."]) -> Float[Array, "..."]:
     """weight * loss, where mass 0 on an impossible class costs 0 but no weight hides a NaN."""
-    return jnp.where(jnp.isnan(loss), loss, scale_tangent(loss, weight))
+    return jnp.where(jnp.isnan(loss), loss, multiply_no_nan(loss, weight))
 
 
 def widened(rows: Rows) -> Rows:

@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Shaped
 
-from xentjax._checks import (
+from xentjax._core.checks import (
     broadcasts,
     check_array,
     check_bool,
@@ -16,8 +16,8 @@ from xentjax._checks import (
     concrete,
     fail,
 )
-from xentjax._dtypes import compute_dtype
-from xentjax._special import nan_unless
+from xentjax._core.dtypes import compute_dtype
+from xentjax._core.multiply_no_nan import nan_unless
 from xentjax.losses._arguments import check_names
 from xentjax.losses._expression import reduce_losses, weighted
 from xentjax.ops import Mask, Rows
@@ -244,7 +244,7 @@ def _(primals, tangents) -> tuple[Array, Array]:
     for formula, x, dx in zip(formulas, primals[:3], tangents[:3], strict=True):
         if x is not None:
             slope = jax.jvp(formula, (x,), (jnp.ones_like(x),))[1]
-            # Not scale_tangent: in reverse mode the infinity comes as a cotangent.
+            # Not multiply_no_nan: in reverse mode the infinity comes as a cotangent.
             dot += jnp.where(slope == 0, 0, slope * dx)
     return _tail_formula(*primals), dot
 

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._checks import fail
-from xentjax._dtypes import compute_dtype
-from xentjax._special_log import divergence
+from xentjax._core.checks import fail
+from xentjax._core.dtypes import compute_dtype
+from xentjax.information.log_pmf import divergence
 from xentjax.losses._arguments import (
     Axis,
     adjusted,

@@ -8,7 +8,7 @@ import jax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._checks import check_flag
+from xentjax._core.checks import check_flag
 from xentjax.losses._arguments import (
     Axis,
     adjusted,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._checks import (
+from xentjax._core.checks import (
     check_bool,
     check_choice,
     check_flag,
@@ -19,7 +19,7 @@ from xentjax._checks import (
     check_index,
     fail,
 )
-from xentjax._varying import varying_alike
+from xentjax._core.varying import varying_alike
 from xentjax.losses._arguments import (
     Classes,
     adjusted,

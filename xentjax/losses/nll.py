@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
-from xentjax._dtypes import compute_dtype
-from xentjax._special import nan_unless
+from xentjax._core.dtypes import compute_dtype
+from xentjax._core.multiply_no_nan import nan_unless
 from xentjax.losses._arguments import Axis, check_names, label_rows
 from xentjax.losses._expression import reduce_label_losses
 from xentjax.ops import Rows

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._checks import broadcasts, check_array, check_bool, check_flag, fail
+from xentjax._core.checks import broadcasts, check_array, check_bool, check_flag, fail
 from xentjax.losses._arguments import (
     Axis,
     check_implementation,

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._checks import broadcasts, check_bool, check_floating, check_scalar, fail
-from xentjax._dtypes import compute_dtype
+from xentjax._core.checks import broadcasts, check_bool, check_floating, check_scalar, fail
+from xentjax._core.dtypes import compute_dtype
 from xentjax.losses._arguments import (
     Axis,
     check_names,

@@ -17,7 +17,7 @@ from jax import lax
 from jax.sharding import AxisType
 from jax.typing import DTypeLike
 
-from xentjax._varying import varying_alike
+from xentjax._core.varying import varying_alike
 
 S = TypeVar("S")
 T = TypeVar("T")

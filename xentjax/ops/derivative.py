@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from xentjax._special import nan_unless, scale_tangent
-from xentjax._varying import varying_alike, varying_as
+from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
+from xentjax._core.varying import varying_alike, varying_as
 from xentjax.ops.rows import (
     InnerProduct,
     Rows,
@@ -136,6 +136,6 @@ def _inner_product_tangent(
         return InnerProduct(dot, jnp.zeros_like(dot))
     t, dt = _value_and_tangent(targets, rows, d_rows)
     # A class of logit -inf has an infinite derivative; a target that stays 0 there adds nothing.
-    product = t * dz + scale_tangent(z, jnp.broadcast_to(dt, z.shape))
+    product = t * dz + multiply_no_nan(z, jnp.broadcast_to(dt, z.shape))
     dot = jnp.sum(product, -1)
     return InnerProduct(dot, jnp.sum(dt, -1) + jnp.zeros_like(dot))

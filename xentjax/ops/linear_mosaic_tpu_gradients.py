@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float32, Int32
 
-from xentjax._special import nan_unless
+from xentjax._core.multiply_no_nan import nan_unless
 from xentjax.ops.derivative import with_moving
 from xentjax.ops.layer import LinearRows, zero_masked_rows
 from xentjax.ops.linear_mosaic_tpu import (

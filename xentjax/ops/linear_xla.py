@@ -21,7 +21,7 @@ from jax.export import is_symbolic_dim
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int32, Integer
 
-from xentjax._checks import fail
+from xentjax._core.checks import fail
 from xentjax.ops.blocks import Blocks, blocks, row_blocks
 from xentjax.ops.choice import Case, with_the_fastest
 from xentjax.ops.derivative import moving_inputs, statistics_tangents, with_predicted

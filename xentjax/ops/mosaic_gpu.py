@@ -21,7 +21,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Int32, Integer
 
-from xentjax._special import nan_unless
+from xentjax._core.multiply_no_nan import nan_unless
 from xentjax.ops.choice import default_device
 from xentjax.ops.merge import ACROSS_FIRST_AXIS, merge
 from xentjax.ops.mosaic import check_sizes, only_on, with_batch, zeros_where_masked

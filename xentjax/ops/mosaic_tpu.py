@@ -17,7 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float, Int32, Shaped
 
-from xentjax._special import nan_unless
+from xentjax._core.multiply_no_nan import nan_unless
 from xentjax.ops.blocks import flat_mask
 from xentjax.ops.mosaic import check_sizes, divided, only_on, with_batch, zeros_where_masked
 from xentjax.ops.mosaic_tpu_blocks import LANES, Footprint, tile_shape

@@ -15,7 +15,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Integer, Shaped
 
-from xentjax._dtypes import compute_dtype
+from xentjax._core.dtypes import compute_dtype
 
 
 class Layer(NamedTuple):

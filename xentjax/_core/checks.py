@@ -22,9 +22,14 @@ def concrete(x: ArrayLike) -> np.ndarray | None:
     Checks of values (rather than shapes and dtypes) apply to concrete arrays only; not to those
     that lie in part on other hosts.
     """
-    if isinstance(x, jax.core.Tracer) or (isinstance(x, jax.Array) and not x.is_fully_addressable):
-        return None
-    return np.asarray(x)
+    return np.asarray(x) if is_known(x) else None
+
+
+def is_known(x: ArrayLike) -> bool:
+    """Return whether `x` has a value here, which it has not under jit or on other hosts."""
+    if isinstance(x, jax.core.Tracer):
+        return False
+    return not isinstance(x, jax.Array) or x.is_fully_addressable
 
 
 Native = jax.Array | np.ndarray | np.generic | bool | int | float
