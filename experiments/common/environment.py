@@ -22,7 +22,7 @@ def environment(started: datetime) -> dict[str, Any]:
         "command": shlex.join(sys.orig_argv),
         "started": started.isoformat(timespec="seconds"),
         "revision": revision(),
-        "versions": {"python": platform.python_version()} | versions(PACKAGES),
+        "versions": versions(PACKAGES),
         "device": {
             "platform": devices[0].platform,
             "kind": devices[0].device_kind,
@@ -32,8 +32,8 @@ def environment(started: datetime) -> dict[str, Any]:
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Look up the installed version of each package, or "not installed"."""
-    found = {}
+    """Return the versions of Python and of these packages, or "not installed"."""
+    found = {"python": platform.python_version()}
     for package in packages:
         try:
             found[package] = metadata.version(package)
