@@ -3,13 +3,14 @@
 And what it refuses in one line.
 """
 
+import ast
 import inspect
 import re
 import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_overloads
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -257,9 +258,14 @@ def test_an_eager_call_is_short():
     "loss", [xentjax.softmax_cross_entropy, integer_loss, linear_loss], ids=lambda f: f.__name__
 )
 def test_overloads_list_every_keyword(loss):
-    names = list(inspect.signature(loss).parameters)
-    overloads = get_overloads(inspect.unwrap(loss))
-    assert [list(inspect.signature(f).parameters) for f in overloads] == [names] * 2
+    """So do editors, which show the overloads."""
+    source = Path(inspect.unwrap(loss).__code__.co_filename).read_text()
+    names = [
+        [arg.arg for arg in (*node.args.args, *node.args.kwonlyargs)]
+        for node in ast.parse(source).body
+        if isinstance(node, ast.FunctionDef) and node.name == loss.__name__
+    ]
+    assert names == [list(inspect.signature(loss).parameters)] * 3
 
 
 class Index:
