@@ -64,7 +64,6 @@ from xentjax.losses import (
     softmax_focal_loss as softmax_focal_loss,
 )
 from xentjax.parallel import (
-    sharded_counts as sharded_counts,
     vocab_parallel_linear_softmax_cross_entropy as vocab_parallel_linear_softmax_cross_entropy,
     vocab_parallel_softmax_cross_entropy as vocab_parallel_softmax_cross_entropy,
 )

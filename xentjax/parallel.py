@@ -1,4 +1,4 @@
-"""Losses and counts whose classes or samples lie on several devices, for use in `jax.shard_map`.
+"""Losses whose classes lie on several devices, for use in `jax.shard_map`.
 
 Arrays that are sharded under plain `jax.jit` need nothing from here: the losses of
 `xentjax.losses` work on them as they are, and XLA exchanges numbers a row, not logits.
@@ -10,12 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int32, Shaped
+from jaxtyping import Array, Bool, Float, Int32
 
 from xentjax._core.checks import check_flag, check_index, fail
 from xentjax._core.dtypes import compute_dtype
 from xentjax._core.varying import varying_alike, varying_axes
-from xentjax.categorical import counts
 from xentjax.losses._arguments import (
     adjusted,
     are_indices,
@@ -320,50 +319,6 @@ def vocab_parallel_linear_softmax_cross_entropy(
         kept_classes=kept_classes,
     )
     return in_shape(result, row_shape)
-
-
-def sharded_counts(
-    samples_shard: ArrayLike,
-    num_classes: SupportsIndex,
-    *,
-    axis_name: AxisName,
-    weights: ArrayLike | None = None,
-    where: ArrayLike | None = None,
-) -> Shaped[Array, " k"]:
-    """How often each class occurs in the samples of all devices; K numbers cross between them.
-
-        c_k = sum_devices sum_n w_n [x_n = k]    (w_n = 1 without weights)
-
-    Args:
-        samples_shard: this device's samples, integers 0..K-1 of any shape. A sample outside is not
-            counted.
-        num_classes: K.
-        axis_name: the mesh axis, or axes, that the samples are split over.
-        weights: floating, >= 0, broadcast to this device's samples.
-        where: bool, the samples to count, broadcast to this device's samples.
-
-    Returns:
-        [K], the same on every device: int32, exact up to 2^31 - 1 over all devices; with weights
-        their dtype, float32 for half precision.
-
-    Raises:
-        ValueError: as `counts`, or a call outside of `shard_map`.
-        TypeError: for samples that are not integers or weights that are not floating.
-
-    Example:
-        >>> from jax.sharding import Mesh, PartitionSpec as P
-        >>> mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
-        >>> count = jax.shard_map(
-        ...     lambda x: sharded_counts(x, 4, axis_name="data"),
-        ...     mesh=mesh,
-        ...     in_specs=P("data"),
-        ...     out_specs=P(),
-        ... )
-        >>> print(count(jnp.array([0, 2, 2, 1, 2])))
-        [1 1 3 0]
-    """
-    _check_split(axis_name, split={"samples_shard": samples_shard}, whole={})
-    return lax.psum(counts(samples_shard, num_classes, weights=weights, where=where), axis_name)
 
 
 class _Classes(NamedTuple):

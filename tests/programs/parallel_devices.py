@@ -16,7 +16,7 @@ from tests.support import tolerances
 from tests.support.oracles import cross_entropy as oracles
 from tests.support.problems import EVERYTHING, Problem
 from tests.support.virtual_devices import NUM_DEVICES, collectives, run_checks
-from xentjax import sharded_counts, softmax_cross_entropy, vocab_parallel_softmax_cross_entropy
+from xentjax import counts, softmax_cross_entropy, vocab_parallel_softmax_cross_entropy
 
 K_LOCAL = 3
 HELD = NUM_DEVICES * K_LOCAL
@@ -306,8 +306,8 @@ def counts_of_all_devices() -> None:
     integer, weighted = jax.jit(
         jax.shard_map(
             lambda x, w, keep: (
-                sharded_counts(x, 5, axis_name="data"),
-                sharded_counts(x, 5, axis_name="data", weights=w, where=keep),
+                counts(x, 5, axis_name="data"),
+                counts(x, 5, axis_name="data", weights=w, where=keep),
             ),
             mesh=mesh(data=NUM_DEVICES),
             in_specs=P("data"),

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 from xentjax import (
-    sharded_counts,
+    counts as count,
     softmax_cross_entropy_with_integer_labels,
     vocab_parallel_linear_softmax_cross_entropy,
     vocab_parallel_softmax_cross_entropy,
@@ -105,7 +105,7 @@ def main(port: str, process: str) -> None:
         return loss(x, kernel, bias, labels)
 
     counts = jax.shard_map(
-        lambda labels: sharded_counts(labels, K, axis_name="devices"),
+        lambda labels: count(labels, K, axis_name="devices"),
         mesh=mesh,
         in_specs=P("devices"),
         out_specs=P(),
