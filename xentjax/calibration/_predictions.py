@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from xentjax._core.checks import check_bool, check_floating, check_integer, concrete, fail, native
 from xentjax._core.dtypes import compute_dtype, signed, without_wrapping
+from xentjax.information.arguments import check_sums
 
 _LOGITS = "; logits go through softmax"
 
