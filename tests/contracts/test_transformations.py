@@ -8,10 +8,18 @@ import numpy as np
 import optax
 import pytest
 from jax import export
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import AxisType, Mesh, PartitionSpec as P
 
 from tests.support.tolerances import TRANSFORMED
-from tests.support.transformations import CALLS, Arguments, Call, Everything, K, everything
+from tests.support.transformations import (
+    CALLS,
+    Arguments,
+    Call,
+    Everything,
+    K,
+    everything,
+    on_explicit_axes,
+)
 from tests.support.virtual_devices import run_module, run_optimised
 from xentjax import (
     chi_squared_test,
@@ -174,31 +182,21 @@ def test_no_nan_is_made_for_valid_arguments(name, unchecked_annotations):
         everything(call, arguments, weights, {})
 
 
-AUTO_AXES_ONLY = {
-    "integer, all",
-    "linear, ignored",
-    "linear, all, in tiles",
-    "linear, gradients in forward",
-    "js",
-}
-"""A gather of class weights, loops over blocks of rows and a mixture's weight name no sharding."""
-
-
-@pytest.mark.parametrize("name", [c.name for c in CALLS if c.rows and c.name not in AUTO_AXES_ONLY])
-def test_rows_split_over_explicit_axes(name):
+@pytest.mark.parametrize("by", ["rows", "classes"])
+@pytest.mark.parametrize("name", [c.name for c in CALLS if c.rows])
+def test_split_over_explicit_axes(name, by):
+    """One device shows whether shardings agree; `test_explicit_axes` whether values do."""
     call = BY_NAME[name]
     arguments = members(call)[0]
     weights = [jnp.ones_like(x) for x in jax.jit(call)(arguments)]
     expected = one_by_one(call)(arguments, weights, {})
     mesh = Mesh(np.array(jax.devices()[:1]), ("devices",), axis_types=(AxisType.Explicit,))
+    assert_close(on_explicit_axes(call, arguments, weights, by, mesh), expected)
 
-    def split(x: jax.Array, rows: bool) -> jax.Array:
-        return jax.device_put(np.asarray(x), NamedSharding(mesh, P("devices") if rows else P()))
 
-    with jax.set_mesh(mesh):
-        placed = {n: split(x, n in call.rows) for n, x in arguments.items()}
-        weights = [split(x, x.ndim > 0) for x in weights]
-        assert_close(jax.jit(partial(everything, call))(placed, weights, {}), expected)
+def test_explicit_axes():
+    printed = run_module("tests.programs.explicit_axes")
+    assert printed.splitlines() == ["tried 64 on 8 devices"]
 
 
 def _fit_temperature(p: jax.Array) -> list[jax.Array]:

@@ -1,6 +1,7 @@
 """Argument checks: one clear line that names the argument, what was expected and what came."""
 
 import operator
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn, SupportsIndex, cast
 
@@ -69,8 +70,12 @@ def native(name: str, x: Any) -> ArrayLike:
 
 def check_array(name: str, x: Any) -> jax.Array:
     """Return the argument as a jax array; None, strings and objects are TypeErrors."""
-    x = native(name, x)
     # jnp.asarray of a tracer would be a copy that reverse mode keeps.
+    return x if isinstance(x, jax.Array) else to_jax(name, native(name, x))
+
+
+def to_jax(name: str, x: ArrayLike) -> jax.Array:
+    """Return what `native` gave as a jax array."""
     if isinstance(x, jax.Array):
         return x
     try:
@@ -80,11 +85,18 @@ def check_array(name: str, x: Any) -> jax.Array:
         raise TypeError(f"{name}: expected an array of numbers, got {kind}") from None
 
 
-def check_floating(name: str, x: Any) -> jax.Array:
-    """`x` as a jax array of a real floating dtype, else a TypeError."""
+def check_floating(name: str, x: Any, *, hint: str = "") -> jax.Array:
+    """Return `x` as a jax array of a real floating dtype, else raise a TypeError.
+
+    Args:
+        name: of the argument.
+        x: the argument.
+        hint: what a user of integers may have meant.
+    """
     array = check_array(name, x)
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(f"{name}: expected a floating dtype, got {array.dtype}")
+        hint = hint if jnp.issubdtype(array.dtype, jnp.integer) else ""
+        raise TypeError(f"{name}: expected a floating dtype, got {array.dtype}{hint}")
     return array
 
 
@@ -131,11 +143,8 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
         fail(name, "one of " + ", ".join(map(repr, choices)), repr(value))
 
 
-def check_scalar(name: str, value: Any, expected: str, holds: Any) -> Any:
-    """Return a real scalar, an array or a Python number, for which `holds` is true.
-
-    Its value is checked where it is known.
-    """
+def real_scalar(name: str, value: Any, expected: str) -> Any:
+    """Return a real scalar, an array or a Python number, whatever its value."""
     if not isinstance(value, Native) and hasattr(value, "__jax_array__"):
         value = value.__jax_array__()
     dtype = getattr(value, "dtype", type(value))
@@ -144,6 +153,17 @@ def check_scalar(name: str, value: Any, expected: str, holds: Any) -> Any:
         raise TypeError(f"{name}: expected {expected}, got {value!r}")
     if np.ndim(value) != 0:
         fail(name, f"{expected} (a scalar)", f"shape {np.shape(value)}")
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        fail(name, expected, "an integer too large for a float")
+    return value
+
+
+def check_scalar(name: str, value: Any, expected: str, holds: Any) -> Any:
+    """Return a real scalar, an array or a Python number, for which `holds` is true.
+
+    Its value is checked where it is known.
+    """
+    value = real_scalar(name, value, expected)
     known = concrete(cast(ArrayLike, value))
     if known is not None and not holds(known):
         fail(name, expected, known)

@@ -1,6 +1,6 @@
-"""How arrays lie on a mesh: what varies inside `shard_map`, and what Explicit axes split."""
+"""Arrays on a mesh: what varies inside `shard_map`, and what Explicit axes split."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from jax import lax
@@ -21,13 +21,21 @@ def varying_alike(tree: T) -> T:
 
     The cotangent of what devices share is then summed over them once, not in every tile.
     """
-    every = frozenset().union(*map(varying_axes, jax.tree.leaves(tree)))
-    return jax.tree.map(lambda x: _vary(x, every), tree)
+    every = frozenset().union(
+        *(jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(tree))
+    )
+    return jax.tree.map(lambda x: _vary(x, every), tree) if every else tree
 
 
 def varying_as(tree: T, like: T) -> T:
     """Return the tree, each array varying over the mesh axes of its counterpart too."""
     return jax.tree.map(lambda x, y: _vary(x, varying_axes(y)), tree, like)
+
+
+def explicit_spec(x: ArrayLike) -> tuple[Any, ...]:
+    """Return how Explicit mesh axes split the axes of an array; () where there are none."""
+    sharding = jax.typeof(x).sharding
+    return tuple(sharding.spec) if AxisType.Explicit in sharding.mesh.axis_types else ()
 
 
 def sharded_alike(x: Array, y: Array) -> tuple[Array, Array]:

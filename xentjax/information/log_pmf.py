@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from xentjax._core.multiply_no_nan import multiply_no_nan
+from xentjax._core.varying import sharded_alike
 from xentjax.information.pmf import sum_difference
 
 
@@ -59,11 +60,12 @@ def _(primals, tangents):
 def _log_sum_parts(x: Array) -> tuple[Array, Array]:
     """The largest x and log sum_k e^(x_k - largest), which is 0 where all of x is -inf."""
     largest = jnp.argmax(x, -1, keepdims=True)
-    top = jnp.take_along_axis(x, largest, -1)
+    top = jnp.max(x, -1, keepdims=True)
     top = jnp.where(top == -jnp.inf, 0, top)
     # Without its own 1 the sum keeps what a nearly certain outcome leaves to the others.
     is_largest = jax.lax.broadcasted_iota(largest.dtype, x.shape, x.ndim - 1) == largest
-    others = jnp.where(is_largest, 0, jnp.exp(x - top)).sum(-1)
+    is_largest, terms = sharded_alike(is_largest, jnp.exp(x - top))
+    others = jnp.where(is_largest, 0, terms).sum(-1)
     return top[..., 0], jnp.log1p(others)
 
 

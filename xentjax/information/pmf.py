@@ -212,7 +212,7 @@ def js_divergence(p: Array, q: Array, weight: Array) -> Array:
 @js_divergence.defjvp
 def _(primals, tangents):
     p, q, weight = primals
-    each_weight = jnp.broadcast_to(weight, p.shape)
+    each_weight = jnp.full_like(p, weight)
     middle = _mixture(p, q, each_weight)
     both_zero = (p == 0) & (q == 0)
     dots = []

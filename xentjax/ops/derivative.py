@@ -20,10 +20,10 @@ from xentjax.ops.rows import (
     Rows,
     RowStatistics,
     adjusted_logits,
-    is_label,
     label_in_range,
     recompute_after,
     shifted,
+    sum_at_label,
     uniform_targets,
     weighted_targets,
 )
@@ -89,7 +89,7 @@ def _jitted_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowStati
         # A bad label makes the whole row's derivative NaN: one operation a row, none an element.
         bad = nan_unless(label_in_range(labels, z.shape[-1]), z.dtype)
         log_sum += bad
-        d_label = jnp.sum(jnp.where(is_label(labels, z.shape[-1]), dz, 0), -1)
+        d_label = sum_at_label(dz, labels)
         if rows.mask.classes is not None or rows.scalars.soft_cap is not None:
             # The mask, or the cap of a logit -inf, stops `dz`; the NaN of a bad label passes.
             d_label += bad * jnp.sum(d_rows.logits.astype(dz.dtype), -1)

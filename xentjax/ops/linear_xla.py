@@ -18,8 +18,7 @@ import jax.custom_batching
 import jax.numpy as jnp
 from jax import lax
 from jax.export import is_symbolic_dim
-from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int32, Integer
+from jaxtyping import Array, Bool, Int32
 
 from xentjax._core.checks import fail
 from xentjax.ops.blocks import Blocks, blocks, row_blocks
@@ -233,7 +232,7 @@ def _tangents(
     if classes.count == 1:
         d_stats = tangents_of(jnp.int32(0))
     else:
-        zeros = _zeros_of(tangents_of, linear, jnp.int32(0))
+        zeros = _zeros_of(tangents_of, jnp.int32(0))
         d_stats, _ = lax.scan(add_classes, zeros, classes.indices())
     return d_stats._replace(shift=jnp.zeros_like(stats.shift))
 
@@ -245,12 +244,8 @@ def skip_if_masked(
     if linear.mask.rows is None:
         return function(i)
 
-    # Both branches have to vary over the same mesh axes, whatever each result depends on.
-    def work(i: Int32[Array, ""]) -> T:
-        return jax.tree.map(lambda a: a + _zero(linear, a.dtype), function(i))
-
     counts = any_of_the_batch(rows.slice(linear.mask.rows, i, 0))
-    return lax.cond(counts, work, partial(_zeros_of, function, linear), i)
+    return lax.cond(counts, function, partial(_zeros_of, function), i)
 
 
 @jax.custom_batching.custom_vmap
@@ -269,17 +264,9 @@ def _(axis_size: int, in_batched: list[bool], mask: Bool[Array, "b n"]) -> tuple
     return any_of_the_batch(mask.reshape(-1)), False
 
 
-def _zeros_of(function: Callable[[Array], T], linear: LinearRows, i: Int32[Array, ""]) -> T:
-    """Zeros like `function(i)`, varying over all mesh axes that the layer does."""
-    shapes = jax.eval_shape(function, i)
-    return jax.tree.map(lambda s: jnp.broadcast_to(_zero(linear, s.dtype), s.shape), shapes)
-
-
-def _zero(linear: LinearRows, dtype: DTypeLike) -> Float[Array, ""] | Integer[Array, ""]:
-    """0, varying over the mesh axes of x and kernel."""
-    x, kernel = linear.logits.x, linear.logits.kernel
-    both = jnp.sum(x[:1, :1]).astype(dtype) * jnp.sum(kernel[:1, :1]).astype(dtype)
-    return jnp.zeros_like(both)
+def _zeros_of(function: Callable[[Array], T], i: Int32[Array, ""]) -> T:
+    """Zeros like `function(i)`, which lie on a mesh as that does."""
+    return jax.tree.map(jnp.zeros_like, jax.eval_shape(function, i))
 
 
 def _shard(rows: Rows, classes: Blocks, j: Int32[Array, ""]) -> ClassShard:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
+from xentjax._core.axis_name import AxisName as AxisName
 from xentjax.ops.derivative import statistics_tangents
 from xentjax.ops.dispatch import row_statistics
 from xentjax.ops.rows import (
@@ -26,7 +27,6 @@ from xentjax.ops.rows import (
     over_temperature,
 )
 
-AxisName = str | tuple[str, ...]
 T = TypeVar("T")
 
 
