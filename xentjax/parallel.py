@@ -41,8 +41,9 @@ from xentjax.losses.linear import (
     with_labels,
 )
 from xentjax.ops import Mask, Requested, Rows, RowStatistics
-from xentjax.ops.linear_xla import merged_linear_statistics
-from xentjax.ops.merge import AxisName, class_shard, merged_statistics
+from xentjax.ops.linear.sharded import merged_linear_statistics
+from xentjax.ops.merge import class_shard
+from xentjax.ops.sharded import AxisName, merged_statistics
 
 
 class _Keywords(IntegerKeywords, total=False):

@@ -1,6 +1,5 @@
 """Softmax cross-entropy of a linear layer whose logits are never stored whole."""
 
-import importlib
 import math
 from collections.abc import Callable
 from functools import partial
@@ -40,11 +39,12 @@ from xentjax.losses.cross_entropy import (
     cross_entropy_from,
     cross_entropy_of_rows,
 )
-from xentjax.ops import Layer, Requested, Rows, RowStatistics, Target
+from xentjax.ops import Layer, Requested, Rows, RowStatistics, Target, backend
 from xentjax.ops.blocks import flat_mask
 from xentjax.ops.layer import LinearRows, with_logits
-from xentjax.ops.linear_gradients import rows_that_fit, sum_of_losses
-from xentjax.ops.linear_xla import linear_row_statistics
+from xentjax.ops.linear.in_forward import fitting_row_blocks, sum_of_losses
+from xentjax.ops.linear.reverse_mode import reverse_mode_statistics
+from xentjax.ops.linear.statistics import linear_row_statistics
 from xentjax.ops.rows import map_rows
 
 T = TypeVar("T")
@@ -284,7 +284,8 @@ def _cross_entropy(
     gradients_in_forward: bool,
     implementation: str | None,
 ) -> Loss | LossAndStats:
-    if implementation == "reference":
+    offers = backend(implementation)
+    if offers.stores_logits:
         return cross_entropy_of_rows(
             with_logits(linear),
             label_smoothing,
@@ -296,8 +297,9 @@ def _cross_entropy(
     rows = linear
     linear, label_smoothing, z_loss = varying_alike((linear, label_smoothing, z_loss))
     linear, in_place = kept_first(linear)
-    by_kernel = implementation == "mosaic_tpu"
-    if gradients_in_forward and not by_kernel and rows_that_fit(linear, max_bytes) is not None:
+    by_kernel = gradients_in_forward and offers.layer_gradients is not None
+    in_forward = gradients_in_forward and not by_kernel
+    if in_forward and fitting_row_blocks(linear, max_bytes) is not None:
         losses = partial(_losses_of_rows, return_stats=return_stats, implementation=implementation)
         result: Any = sum_of_losses(linear, (label_smoothing, z_loss), losses, max_bytes)
         total, stats = result
@@ -305,12 +307,8 @@ def _cross_entropy(
         return (loss, in_place(stats)) if return_stats else loss
 
     def statistics(requested: Requested) -> RowStatistics:
-        if gradients_in_forward and by_kernel:
-            gradients = importlib.import_module("xentjax.ops.linear_mosaic_tpu_gradients")
-            stats = gradients.reverse_mode_statistics(linear, requested, max_bytes)
-        else:
-            stats = linear_row_statistics(linear, requested, implementation, max_bytes)
-        return in_place(stats)
+        statistics_of = reverse_mode_statistics if by_kernel else linear_row_statistics
+        return in_place(statistics_of(linear, requested, implementation, max_bytes))
 
     return cross_entropy_from(
         statistics, rows, label_smoothing, z_loss, reduction=reduction, return_stats=return_stats

@@ -8,26 +8,19 @@ own part to the merged statistics, which holds where a whole part is -inf and ha
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
-from xentjax.ops.derivative import statistics_tangents
-from xentjax.ops.dispatch import row_statistics
 from xentjax.ops.rows import (
     InnerProduct,
-    Requested,
     Rows,
     RowStatistics,
     label_in_range,
     over_temperature,
 )
-
-AxisName = str | tuple[str, ...]
-T = TypeVar("T")
 
 
 class ClassShard(NamedTuple):
@@ -48,21 +41,6 @@ class Combine(NamedTuple):
     min: Callable[[Array], Array]
     sum: Callable[[Any], Any]
     """Of every array of a tree; all have one shape and dtype."""
-
-
-def across_devices(axis_name: AxisName) -> Combine:
-    """Reduce over shards on the devices of a mesh axis."""
-    return Combine(
-        max=partial(lax.pmax, axis_name=axis_name),
-        min=partial(lax.pmin, axis_name=axis_name),
-        sum=partial(_sum_across_devices, axis_name=axis_name),
-    )
-
-
-def _sum_across_devices(tree: T, axis_name: AxisName) -> T:
-    arrays, structure = jax.tree.flatten(tree)
-    summed = lax.psum(jnp.stack(arrays), axis_name)  # one collective
-    return jax.tree.unflatten(structure, jnp.unstack(summed))
 
 
 ACROSS_FIRST_AXIS = Combine(
@@ -96,29 +74,6 @@ def class_shard(
     local = jnp.where(valid, jnp.where(held, local, 0), -1)
     rows = rows._replace(target=rows.target._replace(labels=local))
     return ClassShard(rows, first_class, held | ~valid)
-
-
-def merged_statistics(
-    shard: ClassShard,
-    requested: Requested,
-    axis_name: AxisName,
-    implementation: str | None = None,
-) -> RowStatistics:
-    """The statistics of whole rows, the same on every device of the axis.
-
-    They differentiate as `row_statistics` does: in every floating input, in all modes and orders.
-    """
-    rows, requested = requested.taken_from(shard.rows)
-    return _merged_statistics(shard._replace(rows=rows), requested, axis_name, implementation)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
-def _merged_statistics(
-    shard: ClassShard, requested: Requested, axis_name: AxisName, implementation: str | None
-) -> RowStatistics:
-    stats = row_statistics(shard.rows, requested.for_shard(), implementation)
-    temperature = shard.rows.scalars.temperature
-    return merge(stats, shard.first_class, shard.owns_label, across_devices(axis_name), temperature)
 
 
 def merge(
@@ -184,20 +139,6 @@ def drop_unowned_label(
     if d_stats.label_logit is None or owns_label is None:
         return d_stats
     return d_stats._replace(label_logit=jnp.where(owns_label, d_stats.label_logit, 0))
-
-
-@partial(_merged_statistics.defjvp, symbolic_zeros=True)
-def _merged_statistics_jvp(
-    requested: Requested,
-    axis_name: AxisName,
-    implementation: str | None,
-    primals: tuple[ClassShard],
-    tangents: tuple[ClassShard],
-) -> tuple[RowStatistics, RowStatistics]:
-    (shard,), (d_shard,) = primals, tangents
-    stats = _merged_statistics(shard, requested, axis_name, implementation)
-    d_stats = statistics_tangents(shard.rows, stats, d_shard.rows)
-    return stats, merge_tangents(d_stats, shard.owns_label, across_devices(axis_name))
 
 
 def _relative_to(above: Float[Array, "*rows"], t: InnerProduct | None) -> InnerProduct | None:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from xentjax._special import nan_unless
+from xentjax.ops.backends.interface import Backend
 from xentjax.ops.rows import (
     InnerProduct,
     Requested,
@@ -49,3 +50,6 @@ def row_statistics(rows: Rows, requested: Requested) -> RowStatistics:
 def _inner_product(t: Float[Array, "*rows K"], z: Float[Array, "*rows K"]) -> InnerProduct:
     """Classes without target mass are left out, whatever their logit."""
     return InnerProduct(jnp.sum(t * z, -1, where=t != 0), jnp.sum(t, -1))
+
+
+BACKEND = Backend(row_statistics=row_statistics, stores_logits=True)

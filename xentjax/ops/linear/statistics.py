@@ -7,7 +7,6 @@ kernel and of its cotangent is visited once. Reverse mode is the transpose of th
 keeps the inputs and a few numbers a row.
 """
 
-import importlib
 import math
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +22,6 @@ from jaxtyping import Array, Bool, Float, Int32, Integer
 
 from xentjax._checks import fail
 from xentjax.ops.blocks import Blocks, blocks, row_blocks
-from xentjax.ops.choice import Case, with_the_fastest
 from xentjax.ops.derivative import moving_inputs, statistics_tangents, with_predicted
 from xentjax.ops.dispatch import row_statistics
 from xentjax.ops.layer import (
@@ -35,14 +33,12 @@ from xentjax.ops.layer import (
 )
 from xentjax.ops.merge import (
     ACROSS_FIRST_AXIS,
-    AxisName,
     ClassShard,
-    across_devices,
     class_shard,
     drop_unowned_label,
     merge,
-    merge_tangents,
 )
+from xentjax.ops.registry import backend
 from xentjax.ops.rows import Layer, Requested, Rows, RowStatistics, map_rows
 
 T = TypeVar("T")
@@ -106,22 +102,15 @@ def _of_whole_rows(
     linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
 ) -> RowStatistics:
     """By a kernel that makes its logits itself, or by blocks of logits."""
-
-    def by(linear: LinearRows, name: str) -> RowStatistics:
-        if name in ("mosaic_gpu", "mosaic_tpu"):
-            kernel = importlib.import_module(f"xentjax.ops.linear_{name}")
-            if kernel.makes_logits(linear):
-                return kernel.row_statistics(linear, requested)
-        return _block_by_block(linear, requested, name, max_bytes)
-
-    if implementation is None:
-        case = Case("linear", linear.logits.x.dtype, linear.logits.shape[1])
-        return with_the_fastest(by, linear, case)
-    return by(linear, implementation)
+    if (by_kernel := backend(implementation).linear_statistics) is not None:
+        stats = by_kernel(linear, requested)
+        if stats is not None:
+            return stats
+    return _block_by_block(linear, requested, implementation, max_bytes)
 
 
 def _block_by_block(
-    linear: LinearRows, requested: Requested, implementation: str, max_bytes: int | None
+    linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
 ) -> RowStatistics:
     rows, classes = _forward_blocks(linear, max_bytes)
 
@@ -155,53 +144,11 @@ def _statistics_jvp(
 ) -> tuple[RowStatistics, RowStatistics]:
     (linear,), (d_linear,) = primals, tangents
     stats = _statistics(linear, requested, implementation, max_bytes)
-    d_stats = _tangents(linear, stats, moving_inputs(d_linear), max_bytes)
+    d_stats = linear_tangents(linear, stats, moving_inputs(d_linear), max_bytes)
     return stats, with_predicted(d_stats, stats)
 
 
-def merged_linear_statistics(
-    shard: ClassShard,
-    requested: Requested,
-    axis_name: AxisName,
-    implementation: str | None,
-    max_bytes: int | None,
-) -> RowStatistics:
-    """The statistics of whole rows, of whose layer each device of the axis has some classes."""
-    rows, requested = requested.taken_from(shard.rows)
-    shard = shard._replace(rows=rows)
-    return _merged_statistics(shard, requested, axis_name, implementation, max_bytes)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4))
-def _merged_statistics(
-    shard: ClassShard,
-    requested: Requested,
-    axis_name: AxisName,
-    implementation: str | None,
-    max_bytes: int | None,
-) -> RowStatistics:
-    stats = _statistics(shard.rows, requested.for_shard(), implementation, max_bytes)
-    temperature = shard.rows.scalars.temperature
-    return merge(stats, shard.first_class, shard.owns_label, across_devices(axis_name), temperature)
-
-
-@partial(_merged_statistics.defjvp, symbolic_zeros=True)
-def _merged_statistics_jvp(
-    requested: Requested,
-    axis_name: AxisName,
-    implementation: str | None,
-    max_bytes: int | None,
-    primals: tuple[ClassShard],
-    tangents: tuple[ClassShard],
-) -> tuple[RowStatistics, RowStatistics]:
-    (shard,), (d_shard,) = primals, tangents
-    stats = _merged_statistics(shard, requested, axis_name, implementation, max_bytes)
-    d_stats = _tangents(shard.rows, stats, moving_inputs(d_shard.rows), max_bytes)
-    d_stats = merge_tangents(d_stats, shard.owns_label, across_devices(axis_name))
-    return stats, with_predicted(d_stats, stats)
-
-
-def _tangents(
+def linear_tangents(
     linear: LinearRows, stats: RowStatistics, d_linear: LinearRows, max_bytes: int | None
 ) -> RowStatistics:
     """The derivative of each statistic along `d_linear`, linear in it; None does not move."""

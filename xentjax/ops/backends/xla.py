@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 from xentjax._dtypes import compute_dtype
 from xentjax._special import nan_unless, scale_tangent
 from xentjax._varying import varying_alike
+from xentjax.ops.backends.interface import Backend
 from xentjax.ops.blocks import blocks, flat_mask
 from xentjax.ops.layer import slice_rows
 from xentjax.ops.rows import (
@@ -274,3 +275,6 @@ def _folded(
     parts = lax.reduce_window(x, jnp.asarray(neutral, x.dtype), merge, window, window, tail)
     # Without the barrier XLA joins both reductions into the slow one.
     return reduce(lax.optimization_barrier(parts), -1)
+
+
+BACKEND = Backend(row_statistics=row_statistics)

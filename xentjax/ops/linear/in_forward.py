@@ -24,7 +24,7 @@ from xentjax.ops.layer import (
     with_logits,
     zero_masked_rows,
 )
-from xentjax.ops.linear_xla import any_of_the_batch, logits_budget, skip_if_masked
+from xentjax.ops.linear.statistics import any_of_the_batch, logits_budget, skip_if_masked
 from xentjax.ops.rows import Layer, Rows
 
 RowLosses = Callable[[Rows, Any], tuple[Float[Array, " n"], Any]]
@@ -39,7 +39,9 @@ _FEWEST_CLASSES = 32
 _SHARE = 6
 
 
-def rows_that_fit(linear: LinearRows, max_bytes: int | None, share: int = _SHARE) -> Blocks | None:
+def fitting_row_blocks(
+    linear: LinearRows, max_bytes: int | None, share: int = _SHARE
+) -> Blocks | None:
     """Blocks of rows whose logits fit seven eighths of the memory; None if too few rows do.
 
     None as well for a symbolic number of rows, of which no block can be made.
@@ -65,9 +67,9 @@ def sum_of_losses(
 ) -> tuple[Float[Array, ""], Any]:
     """sum_n losses_n and what else is known of each row, which has no derivative.
 
-    Where `rows_that_fit` are not None; reverse mode only.
+    Where `fitting_row_blocks` are not None; reverse mode only.
     """
-    rows = rows_that_fit(linear, max_bytes, share=10) or rows_that_fit(linear, max_bytes)
+    rows = fitting_row_blocks(linear, max_bytes, share=10) or fitting_row_blocks(linear, max_bytes)
     assert rows is not None
 
     def sum_of_block(i: Int32[Array, ""]) -> tuple[Float[Array, ""], Any]:
@@ -123,7 +125,7 @@ def _sum_and_gradients(
 ) -> tuple[tuple[Float[Array, ""], Any], tuple[LinearRows, Any]]:
     """The same, and the gradients in what is `moving`, accumulated in float32 or 64."""
     (linear, inputs), (moving_linear, moving_inputs) = arguments, moving
-    rows = rows_that_fit(linear, max_bytes)
+    rows = fitting_row_blocks(linear, max_bytes)
     assert rows is not None
     classes = _class_blocks(linear, rows, max_bytes)
     layer = linear.logits
