@@ -24,7 +24,7 @@ from benchmarks.losses import implementations as losses
 from xentjax import softmax_cross_entropy_with_integer_labels
 
 KERNELS = {"gpu": "mosaic_gpu", "tpu": "mosaic_tpu"}
-"""By backend, the implementation that is measured."""
+"""Implementation that is measured, by backend."""
 OURS, XLA, OPTAX = "kernel", "xla", "optax"
 TORCH_COMPILED, LIGER, CCE = "torch compiled", "liger", "cut-cross-entropy"
 BASELINES = (XLA, OPTAX, TORCH, TORCH_COMPILED, LIGER)

@@ -63,7 +63,7 @@ def xentjax_step(config: Config, side: int, *, train_whitening: bool) -> timing.
 def torch_step(
     torch: ModuleType, config: Config, side: int, *, train_whitening: bool
 ) -> timing.Thunk:
-    """The same step written for PyTorch."""
+    """An equal step, written for PyTorch."""
     torch.manual_seed(0)
     network = _torch_network(torch, config, train_whitening)
     network = network.to(memory_format=torch.channels_last)

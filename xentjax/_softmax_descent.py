@@ -9,6 +9,7 @@ Gradient, Hessian and what the line search needs are sums over the rows, taken b
 
 import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Integer
 
+from xentjax._varying import varying_alike
 from xentjax.losses import softmax, softmax_cross_entropy_with_integer_labels
 
 # Beyond, ten Hessians cost more than the gradients of L-BFGS, and their memory grows as p^2.
@@ -112,7 +114,43 @@ def descend(problem: Problem, max_steps: Array, tol: Array) -> Descent:
         separated=no,
         finished=no,
     )
+    # What a loop carries has to vary over a mesh from its start, zeros too.
+    initial, problem, max_steps, tol = varying_alike((initial, problem, max_steps, tol))
     return jax.lax.while_loop(lambda state: ~state.finished, body, initial)
+
+
+@jax.custom_jvp
+def at_optimum(problem: Problem, point: Array, hessian: Array | None) -> tuple[Array, Array | None]:
+    """The point and the Hessian there, with the derivatives of the minimum that was sought.
+
+    The gradient stays 0 where the problem moves: H d_point = -d_gradient. Steps of a loop would be
+    refused by reverse mode.
+    """
+    del problem
+    return point, hessian
+
+
+@at_optimum.defjvp
+def _(
+    primals: tuple[Problem, Array, Array | None], tangents: tuple[Problem, Any, Any]
+) -> tuple[Any, Any]:
+    (problem, point, hessian), d_problem = primals, tangents[0]
+
+    def derivative(function: Callable[[Problem], Array]) -> Array:
+        return jax.jvp(function, (problem,), (d_problem,))[1]
+
+    d_gradient = derivative(lambda problem: _gradient(problem, point))
+    if hessian is None:
+        d_point = -jax.lax.custom_linear_solve(
+            lambda direction: jax.jvp(partial(_gradient, problem), (point,), (direction,))[1],
+            d_gradient,
+            lambda product, b: jax.scipy.sparse.linalg.cg(product, b)[0],
+            symmetric=True,
+        )
+        return (point, None), (d_point, None)
+    d_point = -_solve(_hessian(problem, point), d_gradient, problem.occurs)
+    d_hessian = jax.jvp(_hessian, (problem, point), (d_problem, d_point))[1]
+    return (point, hessian), (d_point, d_hessian)
 
 
 def _line_search(problem: Problem, point: Array, direction: Array) -> _Search:
@@ -142,6 +180,7 @@ def _line_search(problem: Problem, point: Array, direction: Array) -> _Search:
 
     zero = jnp.zeros_like(point, shape=())
     start = _Search(zero, zero + jnp.inf, zero, jnp.zeros((), jnp.int32), zero, zero, zero)
+    start, problem, point, direction = varying_alike((start, problem, point, direction))
     return jax.lax.while_loop(unfinished, body, start)
 
 

@@ -19,7 +19,14 @@ from xentjax._checks import (
     native,
 )
 from xentjax._dtypes import compute_dtype, without_wrapping
-from xentjax._softmax_descent import Problem, centre, descend, log_likelihood, unit_diagonal
+from xentjax._softmax_descent import (
+    Problem,
+    at_optimum,
+    centre,
+    descend,
+    log_likelihood,
+    unit_diagonal,
+)
 from xentjax.categorical.counts import counts
 from xentjax.categorical.solvers import check_num_steps
 
@@ -89,6 +96,9 @@ def fit_softmax_regression(
     as separated, an end by `max_steps` may hide it, and with L-BFGS, whose steps prove nothing, it
     is a heuristic. l2 > 0 makes the optimum finite. A class that never occurs has bias -inf, kernel
     0 and covariance NaN, whatever l2 is.
+
+    Derivatives in `x` and `l2`, forward and reverse, are those of the optimum by the implicit
+    function theorem, H d_beta = -d(gradient of F); those of `gradient_norm` are 0.
 
     Args:
         x: features [N, D], floating. Half precision is computed in float32.
@@ -199,36 +209,39 @@ def _fit(
     centred = shifted - mean
     deviation = jnp.ldexp(jnp.sqrt(jnp.square(centred).mean(0)), exponent)
     # One that the penalty outweighs is scaled by that, which its own scale may make infinite.
-    scale = jnp.maximum(deviation, jnp.sqrt(l2 / n))
+    # It moves no result, and so has no derivative, which a root of l2 = 0 would make infinite.
+    scale = jax.lax.stop_gradient(jnp.maximum(deviation, jnp.sqrt(l2 / n)))
     valid = counts.sum() == n  # a label that was not counted names no class
     scale = jnp.where(valid, jnp.where(scale > 0, scale, 1), jnp.nan)
     log_pmf = jnp.where(valid, jnp.log(counts.astype(x.dtype) / n), jnp.nan)
     occurs = (counts > 0) | ~valid
+    to_unit = 1 / scale  # whose square may be infinite
     to_features = (jnp.ldexp(jnp.ones_like(scale), exponent) / scale)[None]
     problem = Problem(
         features=jnp.concatenate([centred * to_features, jnp.ones_like(x, shape=(n, 1))], 1),
         labels=labels,
         start=jnp.zeros_like(x, shape=(d + 1, counts.size)).at[-1].set(log_pmf),
         occurs=occurs,
-        penalty=jnp.concatenate([jnp.square(jnp.sqrt(l2) / scale), jnp.zeros_like(x, shape=1)]),
+        penalty=jnp.concatenate([l2 * to_unit * to_unit, jnp.zeros_like(x, shape=1)]),
     )
-    end = descend(problem, max_steps, tol)
+    end = descend(*jax.lax.stop_gradient((problem, max_steps, tol)))
+    point, hessian = at_optimum(problem, end.point, end.hessian)
 
     offset = ((x[:1] + mean) * to_features)[0]
-    kernel = centre(end.point[:-1], occurs)
-    bias = end.point[-1] + jnp.where(occurs, log_pmf, 0) - offset @ kernel
+    kernel = centre(point[:-1], occurs)
+    bias = point[-1] + jnp.where(occurs, log_pmf, 0) - offset @ kernel
     bias = jnp.where(occurs, centre(bias[None], occurs)[0], -jnp.inf)
     covariance = identified = None
-    if end.hessian is not None:
-        to_original = jnp.diag(jnp.concatenate([1 / scale, jnp.ones_like(x, shape=1)]))
+    if hessian is not None:
+        to_original = jnp.diag(jnp.concatenate([to_unit, jnp.ones_like(x, shape=1)]))
         to_original = to_original.at[-1, :-1].set(-offset)
-        covariance, independent = _covariance(end.hessian, to_original, occurs)
+        covariance, independent = _covariance(hessian, to_original, occurs)
         covariance = jnp.where(end.separated, jnp.nan, covariance)
         identified = independent & ~end.separated
     return SoftmaxRegressionFit(
         kernel=kernel / scale[:, None],
         bias=bias,
-        log_likelihood=log_likelihood(problem, end.point),
+        log_likelihood=log_likelihood(problem, point),
         covariance=covariance,
         gradient_norm=jnp.abs(end.gradient).max() / n,
         steps=end.steps,

@@ -1,4 +1,4 @@
-"""This machine's names, versions and limits, measured in the same run as the implementations."""
+"""Names, versions and limits of this machine, measured in the same run as the implementations."""
 
 import os
 import platform

@@ -49,13 +49,14 @@ class LinearOptions:
     """Options of `linear`; the strings below the fields are the command's help."""
 
     shapes: tuple[tuple[int, int, int], ...] = ()
-    """linear: N D K of each case; without it, the two of its table."""
+    """Sizes N D K of each case, for linear only; by default the two of its table."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """linear: of features and kernel."""
+    """The dtype of features and kernel, for linear only."""
     accuracy: bool = False
-    """linear: also compare loss and gradients in float32 and bfloat16 with float64."""
+    """Compare loss and gradients in float32 and bfloat16 with float64, for linear only."""
     big: bool = False
-    """linear: also run (16384, 256, 262144) in bfloat16 once, 6.6 TFLOP, and read its memory."""
+    """Run (16384, 256, 262144) in bfloat16 once, 6.6 TFLOP, and read its memory, for linear
+    only."""
 
 
 def measure(

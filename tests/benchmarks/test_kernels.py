@@ -24,7 +24,7 @@ def test_a_backend_without_kernels_is_refused_in_one_line(tmp_path, capsys):
 
 
 def test_command_measures_what_the_backend_has(tmp_path, monkeypatch, capsys):
-    """With the reference in the place of a kernel."""
+    """The reference stands in for a kernel."""
     monkeypatch.setattr(kernels, "KERNELS", {"cpu": "reference"})
     monkeypatch.setattr(cases, "KERNELS_QUICK", cases.KERNELS_QUICK[2:])
     assert exit_code(["kernels", "--quick", "--markdown", "--output", str(tmp_path)]) == 0

@@ -42,7 +42,7 @@ def test_markdown_holds_the_figures():
 
 
 def terminal(result, width):
-    """What is printed on a terminal that wide."""
+    """Print a result on a terminal of that width, and return the text."""
     stream = io.StringIO()
     output.print_terminal(result, Console(file=stream, width=width))
     return stream.getvalue()

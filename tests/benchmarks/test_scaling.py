@@ -146,7 +146,7 @@ def test_model_by_hand(monkeypatch):
 
 
 def test_interrupted_devices_leave_those_before_them(monkeypatch, tmp_path):
-    """And no model, which rests on the eight."""
+    """The model is left out, because it needs the counts on eight devices."""
     monkeypatch.setattr(scaling.machine, "measure", lambda **_: MACHINE)
     found = split_losses.Finding(
         [Exchange({"all-reduce": 1}, {"all-reduce": 8})] * len(Scheme),

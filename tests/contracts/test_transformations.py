@@ -13,7 +13,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 from tests.support.tolerances import TRANSFORMED
 from tests.support.transformations import CALLS, Arguments, Call, Everything, K, everything
 from tests.support.virtual_devices import run_module, run_optimised
-from xentjax import confidence_intervals, entropy_estimate, fit_categorical, g_test
+from xentjax import (
+    confidence_intervals,
+    entropy_estimate,
+    fit_categorical,
+    fit_softmax_regression,
+    g_test,
+)
 from xentjax.calibration import (
     classwise_calibration_error,
     expected_calibration_error,
@@ -192,15 +198,25 @@ def _fit_temperature(p: jax.Array) -> list[jax.Array]:
     return jax.tree.leaves(fit_temperature(logits, labels))
 
 
+def _fit_regression(p: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x = p[:, :1] * jnp.arange(9, dtype=p.dtype)[:, None]
+    fit = fit_softmax_regression(x, jnp.array([0, 1, 0, 2, 0, 1, 2, 1, 2]), 3, l2=0.1)
+    return fit.kernel, fit.bias[None]
+
+
+_LOOPS = [
+    pytest.param(partial(fit_categorical, solver="newton", max_steps=5), id="newton"),
+    pytest.param(partial(fit_categorical, solver=optax.adam(0.1), max_steps=5), id="an optimizer"),
+    pytest.param(_fit_temperature, id="fit_temperature"),
+    pytest.param(_fit_regression, id="fit_softmax_regression"),
+]
+
+
 @pytest.mark.parametrize(
     "function",
     [
+        *_LOOPS,
         pytest.param(partial(confidence_intervals, method="sison_glaz"), id="sison_glaz"),
-        pytest.param(partial(fit_categorical, solver="newton", max_steps=5), id="newton"),
-        pytest.param(
-            partial(fit_categorical, solver=optax.adam(0.1), max_steps=5), id="an optimizer"
-        ),
-        pytest.param(_fit_temperature, id="fit_temperature"),
     ],
 )
 def test_loops_inside_shard_map(function):
@@ -213,6 +229,22 @@ def test_loops_inside_shard_map(function):
 
     mapped = jax.shard_map(leaves, mesh=mesh, in_specs=P("devices"), out_specs=P("devices"))
     assert_close(jax.jit(mapped)(rows), leaves(rows))
+
+
+@pytest.mark.parametrize("function", _LOOPS)
+def test_gradients_of_loops_inside_shard_map(function):
+    rows = jnp.asarray(np.random.default_rng(0).integers(1, 9, (1, K)), jnp.float32)
+    mesh = Mesh(np.array(jax.devices()[:1]), ("devices",))
+
+    def gradient(rows: jax.Array) -> jax.Array:
+        def total(rows: jax.Array) -> jax.Array:
+            found = jax.tree.leaves(function(rows))
+            return jnp.stack([jnp.square(x).sum() for x in found if is_floating(x)]).sum()
+
+        return jax.grad(total)(rows)
+
+    mapped = jax.shard_map(gradient, mesh=mesh, in_specs=P("devices"), out_specs=P("devices"))
+    assert_close(jax.jit(mapped)(rows), jax.jit(gradient)(rows))
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
-from scipy.optimize import linprog
+from scipy.optimize import linprog, root
 from scipy.special import log_softmax
 from sklearn.datasets import load_digits, load_iris, load_wine
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from xentjax import fit_categorical, fit_softmax_regression
+from xentjax import _softmax_descent, fit_categorical, fit_softmax_regression
 
 
 @cache
@@ -336,6 +336,72 @@ class TestFeatures:
         ours = objective(x, labels, fitted.kernel, fitted.bias, 3.0)
         assert ours <= objective(x, labels, model.coef_.T, model.intercept_, 3.0) * (1 + 1e-6)
         np.testing.assert_allclose(fitted.kernel, model.coef_.T, atol=1e-4)
+
+
+class TestDerivatives:
+    """Against central differences of an optimum that scipy finds, in NumPy float64."""
+
+    N, D, K = 40, 2, 3
+
+    def problem(self):
+        rng = np.random.default_rng(0)
+        shapes = [(self.D, self.K), (self.K,), (6, 6)]
+        weights = [rng.standard_normal(shape) for shape in shapes]
+        x, labels = rng.standard_normal((self.N, self.D)), rng.integers(0, self.K, self.N)
+        return x, labels, weights, rng.standard_normal((self.N, self.D))
+
+    def by_scipy(self, x, labels, l2, weights):
+        """A function of the optimum and of its covariance, in all of which it is linear."""
+
+        def split(parameters):
+            kernel_and_bias = parameters.reshape(self.D + 1, self.K)
+            return kernel_and_bias[:-1], kernel_and_bias[-1]
+
+        found = root(
+            lambda parameters: (
+                gradient(x, labels, *split(parameters), l2).ravel()
+                # One of the optima that differ by a constant for all classes.
+                + parameters.reshape(self.D + 1, self.K).sum(1).repeat(self.K)
+            ),
+            np.zeros((self.D + 1) * self.K),
+            tol=1e-13,
+        )
+        kernel, bias = split(found.x)
+        covariance = np.linalg.inv(information(x, kernel, bias, l2))
+        return sum((w * a).sum() for w, a in zip(weights, (kernel, bias, covariance), strict=True))
+
+    @pytest.mark.parametrize("l2", [0.0, 0.7])
+    @pytest.mark.parametrize("newton", [True, False], ids=["Newton", "L-BFGS"])
+    def test_derivatives_are_those_of_the_optimum(self, l2, newton, monkeypatch):
+        x, labels, weights, direction = self.problem()
+        if not newton:
+            jax.clear_caches()  # of programs with the other limit
+            monkeypatch.setattr(_softmax_descent, "_MAX_COEFFICIENTS", 1)
+            weights = [*weights[:2], 0 * weights[2]]
+
+        def value(x, l2):
+            found = fit_softmax_regression(x, jnp.asarray(labels), self.K, l2=l2, tol=1e-14)
+            total = (found.kernel * weights[0]).sum() + (found.bias * weights[1]).sum()
+            return total + (found.covariance * weights[2]).sum() if newton else total
+
+        with jax.enable_x64(True):
+            of_x, of_l2 = map(np.asarray, jax.grad(value, (0, 1))(jnp.asarray(x), jnp.asarray(l2)))
+            forward = jax.jvp(lambda x: value(x, l2), (jnp.asarray(x),), (jnp.asarray(direction),))
+        step = 1e-5
+        lower = 0 if l2 == 0 else step
+
+        def difference(up, down, by):
+            return (self.by_scipy(*up, weights) - self.by_scipy(*down, weights)) / by
+
+        moved = [x + step * direction, x - step * direction]
+        expected = difference(*((x, labels, l2) for x in moved), 2 * step)
+        tolerance = 1e-6 if newton else 1e-4  # what conjugate gradients leave
+        np.testing.assert_allclose((of_x * direction).sum(), expected, rtol=tolerance)
+        np.testing.assert_allclose(forward[1], expected, rtol=tolerance)
+        expected = difference((x, labels, l2 + step), (x, labels, l2 - lower), step + lower)
+        np.testing.assert_allclose(of_l2, expected, rtol=1e-3 if lower == 0 else tolerance)
+        if not newton:
+            jax.clear_caches()
 
 
 class TestCalls:

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
@@ -184,12 +184,12 @@ def _fitted(
     return _iterate(solver, max_steps, p, tol)
 
 
-@_fitted.defjvp
+@partial(_fitted.defjvp, symbolic_zeros=True)
 def _(solver, max_steps, primals, tangents):
     """What is found is the maximum, q = p, by the steps of a loop that reverse mode cannot take."""
     pmf, steps, history = _fitted(solver, max_steps, *primals)
-    no_slope = np.zeros(steps.shape, jax.dtypes.float0)
-    return (pmf, steps, history), (tangents[0], no_slope, jnp.zeros_like(history))
+    zeros = map(SymbolicZero.from_primal_value, (steps, history))  # that vary over a mesh as these
+    return (pmf, steps, history), (tangents[0], *zeros)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -77,6 +77,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, list[dic
     return folder, summaries, len(asked)
 
 
+@pytest.mark.slow
 def test_a_stopped_sweep_goes_on_where_it_was(sweep):
     *_, steps = sweep
     assert steps == STEPS - 4
