@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from xentjax._dtypes import compute_dtype
-from xentjax._varying import sharded_alike, varying_alike
+from xentjax._varying import pvary_all, sharded_alike
 
 
 def scale_tangent(slope: Float[Array, "*s"], tangent: Float[Array, "*s"]) -> Float[Array, "*s"]:
@@ -33,7 +33,7 @@ def scale_tangent(slope: Float[Array, "*s"], tangent: Float[Array, "*s"]) -> Flo
     """
     if slope.dtype != tangent.dtype:
         raise TypeError(f"tangent: expected the slope's dtype {slope.dtype}, got {tangent.dtype}")
-    return _scale_tangent_p.bind(*sharded_alike(*varying_alike((slope, tangent))))
+    return _scale_tangent_p.bind(*sharded_alike(*pvary_all((slope, tangent))))
 
 
 def _scale(slope: Array, tangent: Array) -> Array:

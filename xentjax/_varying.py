@@ -1,6 +1,6 @@
-"""How arrays lie on a mesh: what varies inside `shard_map`, and what Explicit axes split."""
+"""Mesh axes: those that arrays vary over inside `shard_map`, and Explicit ones that split them."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from jax import lax
@@ -16,18 +16,29 @@ def varying_axes(x: ArrayLike) -> frozenset[str]:
     return jax.typeof(x).manual_axis_type.varying
 
 
-def varying_alike(tree: T) -> T:
+def pvary_all(tree: T) -> T:
     """Return the tree, each array varying over all mesh axes that any of them varies over.
 
     The cotangent of what devices share is then summed over them once, not in every tile.
     """
-    every = frozenset().union(*map(varying_axes, jax.tree.leaves(tree)))
-    return jax.tree.map(lambda x: _vary(x, every), tree)
+    every = union_of_axes(tree)
+    return pvary(tree, every) if every else tree
 
 
-def varying_as(tree: T, like: T) -> T:
+def pvary(tree: T, axes: frozenset[str]) -> T:
+    """Return the tree, each array varying over these mesh axes too."""
+    return jax.tree.map(lambda x: _pvary(x, axes), tree)
+
+
+def pvary_like(tree: T, like: T) -> T:
     """Return the tree, each array varying over the mesh axes of its counterpart too."""
-    return jax.tree.map(lambda x, y: _vary(x, varying_axes(y)), tree, like)
+    return jax.tree.map(lambda x, y: _pvary(x, varying_axes(y)), tree, like)
+
+
+def union_of_axes(tree: Any) -> frozenset[str]:
+    """Return the mesh axes over which any array of the tree varies."""
+    types = map(jax.typeof, jax.tree.leaves(tree))
+    return frozenset().union(*[t.manual_axis_type.varying for t in types])
 
 
 def sharded_alike(x: Array, y: Array) -> tuple[Array, Array]:
@@ -44,6 +55,6 @@ def sharded_alike(x: Array, y: Array) -> tuple[Array, Array]:
     return jax.sharding.reshard(x, both), jax.sharding.reshard(y, both)
 
 
-def _vary(x: Array, axes: frozenset[str]) -> Array:
+def _pvary(x: Array, axes: frozenset[str]) -> Array:
     missing = tuple(axes - varying_axes(x))
     return lax.pcast(x, missing, to="varying") if missing else x

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int32, Shaped
 
 from xentjax._checks import check_flag, check_index, fail
 from xentjax._dtypes import compute_dtype
-from xentjax._varying import varying_alike, varying_axes
+from xentjax._varying import pvary_all, varying_axes
 from xentjax.categorical import counts
 from xentjax.losses._arguments import (
     adjusted,
@@ -302,7 +302,7 @@ def vocab_parallel_linear_softmax_cross_entropy(
     z_weight = optional_scalar("z_loss", z_loss, 0.0, rows.logits.dtype)
 
     linear, in_place = kept_first(
-        varying_alike(rows._replace(mask=rows.mask._replace(classes=class_mask)))
+        pvary_all(rows._replace(mask=rows.mask._replace(classes=class_mask)))
     )
     linear = linear._replace(class_weights=_slice_of_weights(weights, classes))
     shard = class_shard(linear, classes.first, classes.total)

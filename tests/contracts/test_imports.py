@@ -112,7 +112,7 @@ def test_only_the_registry_imports_the_reference():
 
 def test_no_loss_names_a_backend():
     """Strings in docstrings are for users, who name one."""
-    for path in sorted(ROOT.glob("xentjax/losses/**/*.py")) + [ROOT / "xentjax" / "parallel.py"]:
+    for path in [*sorted(ROOT.glob("xentjax/losses/**/*.py")), ROOT / "xentjax" / "parallel.py"]:
         tree = ast.parse(path.read_text())
         named = {
             node.value

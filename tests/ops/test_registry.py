@@ -51,7 +51,7 @@ def test_without_a_name_no_platform_gets_a_kernel(operation, platform):
 
 
 def test_a_named_kernel_that_cannot_raises():
-    with pytest.raises(NotImplementedError, match="^implementation: expected a TPU"):
+    with pytest.raises(NotImplementedError, match=r"^implementation: expected a TPU"):
         xentjax.softmax_cross_entropy_with_integer_labels(
             jnp.ones((2, 203)), np.array([3, 4]), implementation="mosaic_tpu"
         )

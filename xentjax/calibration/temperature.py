@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from xentjax._checks import concrete, fail
 from xentjax._special import nan_unless
 from xentjax._sums import accurate_sum
-from xentjax._varying import varying_alike
+from xentjax._varying import pvary_all
 from xentjax.calibration._predictions import Predictions, check_predictions
 from xentjax.losses import softmax_cross_entropy_with_integer_labels
 
@@ -232,7 +232,7 @@ def _search(margins: Array, possible: Array, start: Array, limit: Array) -> _Sea
     zero = jnp.zeros((), jnp.int32)
     infinity = jnp.full_like(start, jnp.inf)
     initial = _Search(start, -infinity, infinity, infinity, zero, jnp.zeros((), bool))
-    initial, limit = varying_alike((initial, limit))  # zeros are alike on all devices
+    initial, limit = pvary_all((initial, limit))  # zeros are alike on all devices
     return jax.lax.while_loop(
         lambda state: ~(limit | state.converged | (state.steps == _MAX_STEPS)), body, initial
     )

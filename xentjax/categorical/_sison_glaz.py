@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from xentjax._special import nan_unless
-from xentjax._varying import varying_alike
+from xentjax._varying import pvary_all
 from xentjax.categorical._tails import gamma_tail
 from xentjax.categorical.likelihood import factorial_remainder
 
@@ -121,7 +121,7 @@ def halfwidth(
     )
     moments = jnp.zeros((4, *counts.shape), counts.dtype)
     start = _Box(zero, zero, zero, zero, zero > 1, poisson, binomial, moments)
-    start, level = varying_alike((start, level))  # zeros are alike on all devices
+    start, level = pvary_all((start, level))  # zeros are alike on all devices
     box = jax.lax.while_loop(too_narrow, widen, start)
 
     def between(bracket: _Bracket) -> Array:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from xentjax._checks import check_array, check_choice, check_scalar, concrete, fail
 from xentjax._dtypes import result_dtype
 from xentjax._special import nan_unless
-from xentjax._varying import varying_alike
+from xentjax._varying import pvary_all
 from xentjax.categorical.certificate import KKTCertificate, certificate_of
 from xentjax.categorical.counts import check_counts, check_not_all_zero, shares
 from xentjax.categorical.likelihood import log_likelihood_of
@@ -211,7 +211,7 @@ def _iterate(
     state = solver.init(p)
     kl, steps = divergence(p, solver.pmf(state)), jnp.zeros((), jnp.int32)
     start = _Iterate(state, kl, steps, jnp.zeros(max_steps, p.dtype))
-    start, tol = varying_alike((start, tol))  # zeros are alike on all devices
+    start, tol = pvary_all((start, tol))  # zeros are alike on all devices
     end = jax.lax.while_loop(unfinished, advance, start)
     history = jnp.where(jnp.arange(max_steps, dtype=jnp.int32) < end.steps, end.history, end.kl)
     # Counts that admit no fit have none, not the uniform pmf.

@@ -18,7 +18,7 @@ from xentjax._checks import (
     check_index,
     fail,
 )
-from xentjax._varying import varying_alike
+from xentjax._varying import pvary_all
 from xentjax.losses._arguments import (
     Classes,
     adjusted,
@@ -295,7 +295,7 @@ def _cross_entropy(
             implementation=implementation,
         )
     rows = linear
-    linear, label_smoothing, z_loss = varying_alike((linear, label_smoothing, z_loss))
+    linear, label_smoothing, z_loss = pvary_all((linear, label_smoothing, z_loss))
     linear, in_place = kept_first(linear)
     by_kernel = gradients_in_forward and offers.layer_gradients is not None
     in_forward = gradients_in_forward and not by_kernel

@@ -42,14 +42,14 @@ class Layer(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What each row's prediction is compared with: one of the two, or nothing."""
+    """The target of each row: the index of a class, a pmf over the classes, or nothing."""
 
     labels: Integer[Array, "*rows"] | None = None
     pmf: Float[Array, "*rows K"] | None = None
 
 
 class Mask(NamedTuple):
-    """What takes part, everything where it is None."""
+    """The rows and classes that take part: all where it is None."""
 
     rows: Bool[Array, "*rows"] | None = None
     """False makes every logit of the row 0, so that nothing in it can reach a result."""
@@ -58,21 +58,21 @@ class Mask(NamedTuple):
 
 
 class Scalars(NamedTuple):
-    """What is done to every logit before the softmax: first the soft cap, then the temperature."""
+    """Scalars applied to every logit before the softmax: the soft cap, then the temperature."""
 
     soft_cap: Float[Array, ""] | None = None
     temperature: Float[Array, ""] | None = None
 
 
 class Rows(NamedTuple):
-    """What the statistics are computed from. Classes lie on the last axis.
+    """The inputs of the statistics. Classes lie on the last axis.
 
     Logits, target and mask have an entry for each row; logits, the pmf, the mask of classes and the
     class weights have one for each class.
     """
 
     logits: Any
-    """Float[Array, "*rows K"], or the `Layer` that makes them, which shares shape and dtype."""
+    """Float[Array, "*rows K"], or the `Layer` that makes them, which has their shape and dtype."""
     target: Target = Target()
     mask: Mask = Mask()
     class_weights: Float[Array, " K"] | None = None
@@ -121,9 +121,9 @@ class RowStatistics(NamedTuple):
     label_logit: Float[Array, "*rows"] | None
     """a_y - m; NaN for a label outside 0..K-1."""
     target: InnerProduct | None
-    """Of the weighted target w_k t_k."""
+    """The inner product of the weighted target w_k t_k."""
     uniform: InnerProduct | None
-    """Of the class weights w_k alone (1 without them)."""
+    """The inner product of the class weights w_k alone (1 without them)."""
     mean_logit: Float[Array, "*rows"] | None
     """sum_k p_k (a_k - m) with p = softmax(a); the entropy of p is log s minus this."""
     predicted: Integer[Array, "*rows"] | None

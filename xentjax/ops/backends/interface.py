@@ -1,4 +1,4 @@
-"""What a back-end offers to the operations above it."""
+"""The functions that a back-end offers to the operations above it."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -9,7 +9,7 @@ from xentjax.ops.layer import LinearRows
 from xentjax.ops.rows import Layer, Requested, Rows, RowStatistics
 
 Wrt = Literal["x", "kernel"]
-"""What a layer's gradient is taken in; "kernel" stands for kernel and bias."""
+"""The part of a layer in which a gradient is taken; "kernel" stands for kernel and bias."""
 
 
 class Backend(NamedTuple):

@@ -56,9 +56,10 @@ def _backward(
     gradients = others
     if jax.tree.leaves(others):
         gradients = _by_xla(linear, others, d_stats, requested, max_bytes)
-    in_kernel = layer.kernel is not None or layer.bias is not None
-    asked: dict[Wrt, bool] = {"x": layer.x is not None, "kernel": in_kernel}
-    if wrt := tuple(each for each in asked if asked[each]):
+    wrt: tuple[Wrt, ...] = () if layer.x is None else ("x",)
+    if layer.kernel is not None or layer.bias is not None:
+        wrt = (*wrt, "kernel")
+    if wrt:
         d_layer = _layer_gradients(
             linear, stats, d_stats, wrt, requested, implementation, max_bytes
         )

@@ -17,10 +17,10 @@ import jax.custom_batching
 import jax.numpy as jnp
 from jax import lax
 from jax.export import is_symbolic_dim
-from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int32, Integer
+from jaxtyping import Array, Bool, Int32
 
 from xentjax._checks import fail
+from xentjax._varying import pvary, union_of_axes
 from xentjax.ops.blocks import Blocks, blocks, row_blocks
 from xentjax.ops.derivative import moving_inputs, statistics_tangents, with_predicted
 from xentjax.ops.dispatch import row_statistics
@@ -47,7 +47,7 @@ T = TypeVar("T")
 def linear_row_statistics(
     linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
 ) -> RowStatistics:
-    """The statistics of each row; `max_bytes` is what the logits in memory may take."""
+    """The statistics of each row, with at most `max_bytes` of logits in memory."""
     linear, requested = requested.taken_from(linear)
     return _statistics(linear, requested, implementation, max_bytes)
 
@@ -101,17 +101,18 @@ def _fold_batch(linear: LinearRows, batched: LinearRows, size: int) -> LinearRow
 def _of_whole_rows(
     linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
 ) -> RowStatistics:
-    """By a kernel that makes its logits itself, or by blocks of logits."""
-    if (by_kernel := backend(implementation).linear_statistics) is not None:
-        stats = by_kernel(linear, requested)
-        if stats is not None:
-            return stats
+    """Run the kernel that makes the logits itself, if there is one, or go block by block."""
+    by_kernel = backend(implementation).linear_statistics
+    stats = None if by_kernel is None else by_kernel(linear, requested)
+    if stats is not None:
+        return stats
     return _block_by_block(linear, requested, implementation, max_bytes)
 
 
 def _block_by_block(
     linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
 ) -> RowStatistics:
+    """Make the logits of a tile at a time, each by one matrix product."""
     rows, classes = _forward_blocks(linear, max_bytes)
 
     def statistics_of(i: Int32[Array, ""]) -> RowStatistics:
@@ -151,7 +152,7 @@ def _statistics_jvp(
 def linear_tangents(
     linear: LinearRows, stats: RowStatistics, d_linear: LinearRows, max_bytes: int | None
 ) -> RowStatistics:
-    """The derivative of each statistic along `d_linear`, linear in it; None does not move."""
+    """The derivative of each statistic along the tangents `d_linear`, None where they are 0."""
     rows, classes = _backward_blocks(linear, max_bytes)
     stats = stats._replace(predicted=None)
     # The cotangents of x and kernel are sums over blocks, in float32 or better.
@@ -188,21 +189,21 @@ def linear_tangents(
 def skip_if_masked(
     function: Callable[[Array], T], linear: LinearRows, rows: Blocks, i: Int32[Array, ""]
 ) -> T:
-    """`function(i)`, or zeros without the work where no row of block i counts."""
+    """`function(i)`, or zeros without the work where all rows of block i are masked."""
     if linear.mask.rows is None:
         return function(i)
 
     # Both branches have to vary over the same mesh axes, whatever each result depends on.
     def work(i: Int32[Array, ""]) -> T:
-        return jax.tree.map(lambda a: a + _zero(linear, a.dtype), function(i))
+        return pvary(function(i), _axes_of_products(linear))
 
-    counts = any_of_the_batch(rows.slice(linear.mask.rows, i, 0))
-    return lax.cond(counts, work, partial(_zeros_of, function, linear), i)
+    kept = any_of_the_batch(rows.slice(linear.mask.rows, i, 0))
+    return lax.cond(kept, work, partial(_zeros_of, function, linear), i)
 
 
 @jax.custom_batching.custom_vmap
 def any_of_the_batch(mask: Bool[Array, " n"]) -> Bool[Array, ""]:
-    """Return whether any row counts, under vmap any row of the whole batch.
+    """Return whether any row is kept, under vmap any row of the whole batch.
 
     So the predicate of a cond is never batched: a batched one would run both branches, and could
     not be transposed (jax-ml/jax#39219).
@@ -217,23 +218,21 @@ def _(axis_size: int, in_batched: list[bool], mask: Bool[Array, "b n"]) -> tuple
 
 
 def _zeros_of(function: Callable[[Array], T], linear: LinearRows, i: Int32[Array, ""]) -> T:
-    """Zeros like `function(i)`, varying over all mesh axes that the layer does."""
+    """Zeros like `function(i)`, varying over all mesh axes that x and kernel vary over."""
     shapes = jax.eval_shape(function, i)
-    return jax.tree.map(lambda s: jnp.broadcast_to(_zero(linear, s.dtype), s.shape), shapes)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return pvary(zeros, _axes_of_products(linear))
 
 
-def _zero(linear: LinearRows, dtype: DTypeLike) -> Float[Array, ""] | Integer[Array, ""]:
-    """0, varying over the mesh axes of x and kernel."""
-    x, kernel = linear.logits.x, linear.logits.kernel
-    both = jnp.sum(x[:1, :1]).astype(dtype) * jnp.sum(kernel[:1, :1]).astype(dtype)
-    return jnp.zeros_like(both)
+def _axes_of_products(linear: LinearRows) -> frozenset[str]:
+    return union_of_axes(linear.logits[:2])
 
 
 def _shard(rows: Rows, classes: Blocks, j: Int32[Array, ""]) -> ClassShard:
     """Block j of the classes, whose logits `rows` hold; a class in two blocks is in the first."""
     if classes.count == 1:
         return ClassShard(rows, jnp.int32(0), None)
-    new = classes.first_visit(j)
+    new = classes.is_new(j)
     if new is not None:
         mask = new[None] if rows.mask.classes is None else rows.mask.classes & new[None]
         rows = rows._replace(mask=rows.mask._replace(classes=mask))
@@ -241,7 +240,7 @@ def _shard(rows: Rows, classes: Blocks, j: Int32[Array, ""]) -> ClassShard:
 
 
 def logits_budget(max_bytes: int | None, layer: Layer, share: int) -> int:
-    """How many logits may be in memory: by default one in `share`, in 16 MiB to 256 MiB."""
+    """The number of logits that may be in memory, by default one in `share`, 16 MiB to 256 MiB."""
     size = jnp.dtype(layer.dtype).itemsize
     if max_bytes is None:
         whole = math.prod(layer.shape) * size
@@ -249,13 +248,13 @@ def logits_budget(max_bytes: int | None, layer: Layer, share: int) -> int:
     return max_bytes // size
 
 
-# The fewest rows a matrix product wants at a time: below, it reads the kernel more than it
-# computes (at 64 rows 70 % of the GFLOP/s at 256; 2 cores, float32).
+# The fewest rows a matrix product wants at a time: with fewer it spends its time on reading the
+# kernel (at 64 rows 70 % of the GFLOP/s at 256; 2 cores, float32).
 _FEWEST_ROWS = 128
 
 
 def _forward_blocks(linear: LinearRows, max_bytes: int | None) -> tuple[Blocks, Blocks]:
-    """All classes of as many rows as may be, or of the fewest rows as many classes."""
+    """Blocks with all classes of as many rows as fit, or of the fewest rows as many classes."""
     (n, d), k = linear.logits.x.shape, linear.logits.shape[1]
     if is_symbolic_dim(n):
         return _blocks_of_symbolic_rows(linear, max_bytes, share=10)
@@ -278,7 +277,7 @@ def _blocks_of_symbolic_rows(
 
 
 def _backward_blocks(linear: LinearRows, max_bytes: int | None) -> tuple[Blocks, Blocks]:
-    """Square tiles, which read and write the least for their work; less square at an edge.
+    """Blocks that make square tiles, which read and write the least for their work.
 
     A tile of r rows and c classes takes two arrays of r c numbers, five of r d and five of c d.
     """
@@ -293,6 +292,6 @@ def _backward_blocks(linear: LinearRows, max_bytes: int | None) -> tuple[Blocks,
     elif side > n:
         classes = (numbers - 5 * n * d) // (2 * n + 5 * d)
     if linear.mask.rows is not None:
-        # Small blocks of rows, some of which may have none that counts.
+        # Small blocks of rows, some of which may be masked as a whole.
         rows = min(rows, max(4 * _FEWEST_ROWS, n // 16))
     return row_blocks(n, rows), blocks(k, classes)

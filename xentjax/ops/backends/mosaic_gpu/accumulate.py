@@ -20,7 +20,7 @@ from xentjax.ops.rows import (
 
 
 class Accumulators(NamedTuple):
-    """What is known of rows from the classes seen, a vector each, None if not requested."""
+    """Vectors with a number for each row, of the classes seen so far; None if not requested."""
 
     running_max: Array
     """max_k a_k T, with the temperature T; m is this over T, or 0 where this is not finite."""
@@ -42,7 +42,7 @@ class Tile(NamedTuple):
     """The class, counted in the block's part of the row."""
     exists: list[Array]
     classes_before: Array
-    """How many of the part come before this tile."""
+    """The number of classes of the part before this tile."""
 
 
 def init(shape: tuple[int, ...], requested: Requested) -> Accumulators:
@@ -85,7 +85,7 @@ def accumulate(
     if acc.weighted is not None:
         weighted = jnp.where(scale == 0, 0, scale * (acc.weighted + acc.sum_exp * shift_delta))
         pairs = zip(exp_z, z, strict=True)
-        weighted += total([jnp.where(e > 0, e * box, 0) for e, box in pairs])
+        weighted += total([e * jnp.where(e > 0, box, 0) for e, box in pairs])
     if acc.predicted is not None:
         none = jnp.iinfo(jnp.int32).max
         pairs = zip(tile.logits, tile.classes, strict=True)

@@ -1,4 +1,4 @@
-"""Where GPU kernels may run, how they are compiled, and the layout of their registers."""
+"""The GPUs that kernels run on, compiler parameters, and layouts of registers."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -60,7 +60,7 @@ def _compute_capability() -> str:
 
 
 def compiler_params(scalars: Scalars) -> plgpu.CompilerParams:
-    """How a kernel is compiled whose logits are adjusted by these scalars."""
+    """The compiler's parameters for a kernel whose logits are adjusted by these scalars."""
     return plgpu.CompilerParams(
         # The approximate exp has errors of 2 ulp and that of x log2 e, which an f32 holds: little
         # where e^x is not small. The approximate tanh is right to 5e-4 only.

@@ -61,7 +61,7 @@ _LAYOUT = plgpu.Layout.WGMMA
 
 
 class _Grid(NamedTuple):
-    """How rows and classes are divided among blocks."""
+    """The division of rows and classes among blocks."""
 
     clusters: int
     """Clusters of blocks; each has rows of its own."""
@@ -117,7 +117,7 @@ def _supports(layer: Layer) -> bool:
 
 
 class _TileResults(NamedTuple):
-    """What a tile of classes knows of each row."""
+    """Results for each row from one tile of classes."""
 
     acc: Accumulators
     label_logit: Array

@@ -27,7 +27,7 @@ _SMEM_BYTES = 227 * 2**10 // 4
 
 
 class Plan(NamedTuple):
-    """How a kernel reads logits of N rows and K classes."""
+    """The order in which a kernel reads logits of N rows and K classes."""
 
     phases: int
     """Rows of logits in one row of the matrix that is read."""

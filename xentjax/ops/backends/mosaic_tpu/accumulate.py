@@ -33,7 +33,7 @@ TEMPORARIES = 4
 
 
 class Accumulators(NamedTuple):
-    """What is known of rows from the classes seen, a column [n, 1] each, None if not requested.
+    """Columns [n, 1] with a number for each row, of the classes seen so far; None if not requested.
 
     In VMEM a column takes n x 128 numbers of 32 bits: its one lane is padded to all of them.
     """
@@ -84,7 +84,7 @@ def accumulate(
     def moved(acc: InnerProduct, t: Float[Array, "#n k"]) -> InnerProduct:
         t = jnp.broadcast_to(t, z.shape)
         # A class without mass adds 0 also where its logit is -inf.
-        dot = jnp.sum(jnp.where(t == 0, 0, t * z), 1, keepdims=True)
+        dot = jnp.sum(t * jnp.where(t == 0, 0, z), 1, keepdims=True)
         dot += acc.dot + jnp.where(acc.total == 0, 0, acc.total * shift_delta)
         return InnerProduct(dot, acc.total + jnp.sum(t, 1, keepdims=True))
 
@@ -98,7 +98,7 @@ def accumulate(
         uniform = moved(acc.uniform, uniform_targets(rows))
     if acc.weighted is not None:
         weighted = jnp.where(scale == 0, 0, scale * (acc.weighted + acc.sum_exp * shift_delta))
-        weighted += jnp.sum(jnp.where(exp_z > 0, exp_z * z, 0), 1, keepdims=True)
+        weighted += jnp.sum(exp_z * jnp.where(exp_z > 0, z, 0), 1, keepdims=True)
     if acc.predicted is not None:
         first = jnp.min(jnp.where(a == tile_max, index, k), 1, keepdims=True) + j * k
         predicted = jnp.where(tile_max > acc.running_max, first, acc.predicted)
@@ -116,9 +116,7 @@ def accumulate(
 def adjusted_tile(
     rows: Rows, j: int | Int32[Array, ""], num_classes: int
 ) -> tuple[Rows, Float[Array, "n k"], Int32[Array, "n k"]]:
-    """The rows of block j under the mask of classes that exist, their adjusted logits, and each
-    logit's column in the block.
-    """
+    """The rows of block j under the mask of classes that exist, adjusted logits, and columns."""
     n, k = rows.logits.shape
     index = lax.broadcasted_iota(jnp.int32, (n, k), 1)
     mask = rows.mask.classes

@@ -129,7 +129,7 @@ def clamp(index: BlockIndex, last: BlockIndex) -> BlockIndex:
 def layer_specs(
     layer: Layer, tile: LayerShape, index_of_x: IndexMap, index_of_kernel: IndexMap
 ) -> Layer:
-    """How x is read at one block of each step, kernel and bias at another."""
+    """The specs to read x at one block of each step, kernel and bias at another."""
 
     def of_x(*at: Any) -> tuple[Any, Any]:
         index = index_of_x(*at)
@@ -146,7 +146,7 @@ def layer_specs(
 
 
 def rows_specs(rows: Rows, tile: LayerShape, index: IndexMap) -> Rows:
-    """How target, mask, weights and scalars are read."""
+    """The specs to read target, mask, weights and scalars."""
 
     def at_index(spec: Any) -> pl.BlockSpec:
         return pl.BlockSpec(spec.block_shape, lambda *at: spec.index_map(*index(*at)[:2]))

@@ -116,8 +116,8 @@ def _d_logits(
         d += target * weighted_targets(rows)
     d += uniform * uniform_targets(rows)
     if scalars.soft_cap is not None:
-        slope = 1 - jnp.square(a / scalars.soft_cap)
-        d *= jnp.where(a == -jnp.inf, 0, slope)
+        of_cap = 1 - jnp.square(a / scalars.soft_cap)  # the derivative of c tanh(x / c)
+        d *= jnp.where(a == -jnp.inf, 0, of_cap)
     if scalars.temperature is not None:
         d /= scalars.temperature
     if rows.mask.classes is not None:

@@ -1,4 +1,4 @@
-"""The arrays that a TPU kernel reads, as it reads them, and where it may run."""
+"""The arrays that a TPU kernel reads, in its shapes and dtypes."""
 
 import math
 from functools import partial
@@ -69,7 +69,7 @@ def bytes_read(rows: Rows) -> int:
 
 
 def tile_specs(rows: Rows, tile: tuple[int, int]) -> Rows:
-    """How a grid of blocks of rows and blocks of classes reads each array that is there."""
+    """The specs by which a grid of blocks of rows and of classes reads the rows' arrays."""
     bn, bk = tile
     by_logit: Any = pl.BlockSpec((bn, bk), lambda i, j: (i, j))
     by_row: Any = pl.BlockSpec((1, bn), lambda i, j: (0, i))
