@@ -12,7 +12,7 @@ from rich.console import Console
 from benchmarks.harness import output
 from benchmarks.harness.session import Session
 from benchmarks.linear import LinearOptions
-from experiments._command import (
+from experiments.common.command import (
     EXIT_INTERRUPTED,
     EXIT_USER_ERROR,
     UserError,

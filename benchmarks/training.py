@@ -16,11 +16,10 @@ from benchmarks.harness.baselines import NO_TORCH, OURS, TORCH, load_torch
 from benchmarks.harness.report import Cell, Result
 from benchmarks.harness.session import Session
 from benchmarks.harness.tables import Table
-from experiments.cifar10.augment import MEAN, STANDARD_DEVIATION
 from experiments.cifar10.backend import current_backend, data_mesh, prepare_cpu
 from experiments.cifar10.config import PRESETS, Config
-from experiments.cifar10.programs import Programs
-from experiments.cifar10.step import make_training
+from experiments.cifar10.data.augment import MEAN, STANDARD_DEVIATION
+from experiments.cifar10.training.programs import TrainingPrograms
 
 NUM_IMAGES = 8192
 NUM_CLASSES = 10
@@ -51,12 +50,15 @@ def xentjax_step(config: Config, side: int, *, train_whitening: bool) -> timing.
     images, labels = images_and_labels()
     backend = current_backend()
     mesh = data_mesh(config.batch_size)
-    training = make_training(config, backend, mesh, NUM_IMAGES, NUM_CLASSES)
-    advance = Programs(training.advance, backend.compiler_options)
-    data = training.put(images), training.put(labels), training.plan_epoch(0, 0)
-    keywords = {"steps": 1, "side": side, "train_whitening": train_whitening}
+    config = replace(
+        config, image_sides=(side,), whiten_bias_epochs=1.0 if train_whitening else 0.0
+    )
+    programs = TrainingPrograms(config, backend, mesh, NUM_IMAGES, NUM_CLASSES)
+    step, plan = programs.step(0), programs.plan_epoch(0, 0)
+    data = programs.replicate(images), programs.replicate(labels), plan
     return timing.thread_state(
-        lambda state: advance(state, *data, **keywords)[0], training.initial_state(0, images)
+        lambda state: programs.train_steps(state, *data, step=step, num_steps=1)[0],
+        programs.initial_state(0, images),
     )
 
 

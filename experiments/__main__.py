@@ -1,12 +1,12 @@
-"""The tour, from a rolled die to a classifier: one minimisation of cross-entropy in four steps.
+"""Tour from a rolled die to a classifier: one minimisation of cross-entropy in four steps.
 
     python -m experiments                the tour, in a minute or two on two cores
     python -m experiments NAME --help    one experiment: law_of_large_numbers,
                                          categorical_mle, asymptotics,
                                          divergences, cifar10, loss_comparison
 
-Nothing is downloaded: the classifier learns CIFAR-10 where it is found (in --data-dir, in
-$XENTJAX_DATA_DIR or in the user's cache), and else scikit-learn's handwritten digits.
+Nothing is downloaded. If CIFAR-10 is found in --data-dir, $XENTJAX_DATA_DIR or the user's cache,
+the classifier is trained on it, otherwise on scikit-learn's handwritten digits.
 """
 
 import importlib
@@ -20,23 +20,19 @@ from rich.console import Console, Group
 from rich.panel import Panel
 from rich.text import Text
 
-from experiments import categorical_mle, divergences, law_of_large_numbers
-from experiments._command import UserError, one_line_errors, parse_options, say, waiting
-from experiments._records import RUNS, RunFolder
+from experiments import divergences, law_of_large_numbers
+from experiments.categorical_mle import __main__ as categorical_mle
 from experiments.cifar10.backend import prepare_cpu
 from experiments.cifar10.config import PRESETS
-from experiments.cifar10.data import (
-    Dataset,
-    find_cifar10,
-    load_cifar10,
-    load_digits,
-)
-from experiments.cifar10.train import run as train
+from experiments.cifar10.data.load import Dataset, find_cifar10, load_cifar10, load_digits
+from experiments.cifar10.training.run import run as train
+from experiments.common.command import UserError, one_line_errors, parse_options, say, waiting
+from experiments.common.run_folder import RUNS, RunFolder
 
 EXPERIMENTS = {
     "law_of_large_numbers": "experiments.law_of_large_numbers",
-    "categorical_mle": "experiments.categorical_mle",
-    "asymptotics": "experiments.asymptotics",
+    "categorical_mle": "experiments.categorical_mle.__main__",
+    "asymptotics": "experiments.asymptotics.__main__",
     "divergences": "experiments.divergences",
     "cifar10": "experiments.cifar10.__main__",
     "loss_comparison": "experiments.loss_comparison",
@@ -45,22 +41,22 @@ EXPERIMENTS = {
 
 @dataclass(frozen=True)
 class Config:
-    """Where the tour reads and writes."""
+    """The folders of the tour."""
 
     data_dir: Path | None = None
-    """Folder that holds CIFAR-10, or its archive."""
+    """Folder that contains CIFAR-10, or its archive."""
     runs_dir: Path = RUNS
-    """Folder that the new run folders go to."""
+    """Folder in which the new run folders are made."""
 
 
 def tour(config: Config, console: Console) -> None:
-    """Run the four experiments at their defaults, and say what each has shown.
+    """Run the four experiments at their defaults, and print the finding of each.
 
     Raises:
         UserError: a folder cannot be written.
-        DataError: `config.data_dir` does not hold CIFAR-10, or what was found is damaged.
+        DataError: `config.data_dir` does not contain CIFAR-10, or the data are damaged.
     """
-    # Read first: a mistake in the data should not show after two minutes.
+    # Read first: bad data should not be reported after two minutes.
     with waiting(console, "reading the images"):
         dataset = _images(config.data_dir)
     _law_of_large_numbers(config, console)
@@ -83,9 +79,9 @@ def _law_of_large_numbers(config: Config, console: Console) -> None:
         console,
         "1. The law of large numbers",
         "p_N(k) = (1/N) sum_n [X_n = k]  ->  q(k)",
-        f"After {settings.num_rolls:,} rolls of a die no share of a face is further than "
+        f"After {settings.num_rolls:,} rolls of a die no face's share is further than "
         f"{result.deviations[:, -1].max():.4f} from its probability. "
-        f"The largest error falls as N^({result.slope:.2f}); the law says N^(-1/2).",
+        f"The largest error falls as N^({result.slope:.2f}); the law predicts N^(-1/2).",
         folder,
     )
 
@@ -105,10 +101,10 @@ def _maximum_likelihood(config: Config, console: Console) -> None:
         f"The log-likelihood of {settings.num_rolls:,} rolls is at most "
         f"{summary['log_likelihood']['nats']:,.1f} nats "
         f"({summary['log_likelihood']['bits']:,.1f} bits): the duality gap at q = p is "
-        f"{float(result.closed_form.certificate.duality_gap):.1e} nats. Gradients alone come "
-        f"within KL(p || q) = {summary['fits']['Rprop']['kl_from_closed_form']:.1e} nats of it "
-        f"in {int(fit.steps)} steps; Newton's method, which knows the curvature, takes "
-        f"{int(newton.steps)}.",
+        f"{float(result.closed_form.certificate.duality_gap):.1e} nats. With gradients alone, "
+        f"{int(fit.steps)} steps reach KL(p || q) = "
+        f"{summary['fits']['Rprop']['kl_from_closed_form']:.1e} nats; Newton's method, which uses "
+        f"the curvature, takes {int(newton.steps)}.",
         folder,
     )
 
@@ -136,7 +132,7 @@ def _divergences(config: Config, console: Console) -> None:
 
 
 def _adding_up(total: float, *terms: float) -> list[str]:
-    """A sum and its terms, with as many digits, from four on, as it takes to add up in print."""
+    """Format a sum and its terms with as many digits, at least four, as make them add up."""
     digits = next(
         (d for d in range(4, 7) if round(sum(round(x, d) for x in terms), d) == round(total, d)), 4
     )
@@ -146,7 +142,7 @@ def _adding_up(total: float, *terms: float) -> list[str]:
 def _classifier(config: Config, dataset: Dataset, console: Console) -> None:
     settings = PRESETS["digits" if dataset.name == "digits" else "tour"]
     folder = RunFolder.create("cifar10", settings, config.runs_dir)
-    absent = "" if dataset.name == "CIFAR-10" else "CIFAR-10 is not on this machine. "
+    absent = "" if dataset.name == "CIFAR-10" else "CIFAR-10 was not found on this machine. "
     say(console, f"{absent}Training a network on {dataset.name} ({dataset.source}).")
     result = train(settings, dataset, folder, console=console)
     num_classes = len(dataset.class_names)
@@ -154,24 +150,24 @@ def _classifier(config: Config, dataset: Dataset, console: Console) -> None:
         console,
         f"4. The same loss trains a classifier: {dataset.name}",
         "(1/N) sum_n H(p_n, q_n) = -(1/N) sum_n log q_n[y_n],  q = softmax f(x)",
-        f"Of {len(dataset.test_labels):,} test images {result.accuracy:.2%} are recognised; the "
-        f"cross-entropy is {result.nll:.3f} nats an image, where guessing costs log "
+        f"{result.accuracy:.2%} of {len(dataset.test_labels):,} test images are classified "
+        f"correctly; the cross-entropy is {result.nll:.3f} nats an image, where guessing costs log "
         f"{num_classes} = {math.log(num_classes):.3f}.",
         folder,
     )
 
 
 def _report(console: Console, title: str, formula: str, finding: str, folder: RunFolder) -> None:
-    """One step's panel: what it is about, what was found, and where the plots are."""
+    """Print the panel of a step, with its formula and finding, and the paths of the plots."""
     body = Group(Text(formula, style="bold"), "", Text(finding))
     console.print(Panel(body, title=title, title_align="left", padding=(1, 2)))
-    for path in sorted(folder.path.glob("*.png")):  # no frame around them: they can be copied
+    for path in sorted(folder.path.glob("*.png")):  # without a frame, so that they can be copied
         say(console, str(path))
     console.print()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command: the tour, or the experiment that the first argument names."""
+    """Run the tour, or the experiment that the first argument names."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     with one_line_errors():
         if arguments and not arguments[0].startswith("-"):

@@ -1,11 +1,11 @@
-"""Cross-entropy and the divergences: what they charge a model q for not being p, in three units.
+"""Cross-entropy and the divergences: the cost of a model q that is not p, in three units.
 
     H(p, q) = -sum_k p(k) log q(k) = H(p) + KL(p || q)
     KL(p || q) = sum_k p(k) log(p(k) / q(k)) >= 0, and 0 at q = p alone
     JS(p, q) = KL(p || m) / 2 + KL(q || m) / 2,  m = (p + q) / 2
 
-KL(p || q) punishes a model that gives little probability to what happens, KL(q || p) one that
-gives much to what does not. On the triangle of all pmfs of three outcomes one sees where.
+KL(p || q) penalises a model that gives little probability to outcomes that happen, KL(q || p) one
+that gives much to outcomes that do not. The triangle of all pmfs of three outcomes shows where.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,15 +23,22 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 import xentjax
-from experiments import _plots
-from experiments._command import UserError, one_line_errors, parse_options, pmf_option, say, waiting
-from experiments._records import RUNS, RunFolder
-from experiments._tables import new_table, show as show_table
+from experiments.common import plots
+from experiments.common.command import (
+    UserError,
+    one_line_errors,
+    parse_options,
+    pmf_option,
+    say,
+    waiting,
+)
+from experiments.common.run_folder import RUNS, RunFolder
+from experiments.common.tables import new_table, show as show_table
 
 NAME = "divergences"
 UNITS = ("nats", "bits", "hartleys")
 NUM_STEPS = 200  # along an axis of the plots
-TOP = 2.0  # nats; divergences are infinite on the triangle's edges, so the colours end somewhere
+TOP = 2.0  # nats, where the colours end: divergences are infinite on the triangle's edges
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
 
 CROSS_ENTROPY = "H(p, q)"
@@ -42,16 +49,16 @@ JENSEN_SHANNON = "JS(p, q)"
 
 @dataclass(frozen=True)
 class Config:
-    """The pmfs that are compared."""
+    """The pmfs to compare."""
 
     p: tuple[float, float, float] = (0.6, 0.3, 0.1)
     """The true pmf over three outcomes; its probabilities sum to 1."""
     q: tuple[float, float, float] = (0.2, 0.3, 0.5)
     """The model that the table compares with p; the triangle shows all models."""
     bernoulli: float = 0.3
-    """The true probability of the one outcome of two that the curves are about."""
+    """The true probability of the first of two outcomes, for the curves."""
     runs_dir: Path = RUNS
-    """Folder that the new run folder goes to."""
+    """Folder in which the new run folder is made."""
 
     def __post_init__(self) -> None:
         pmf_option("--p", self.p)
@@ -63,7 +70,7 @@ class Config:
 
 
 class Result(NamedTuple):
-    """What the measures say, in nats where no unit is named.
+    """The measures, in nats where no unit is named.
 
     Attributes:
         config: the configuration.
@@ -83,7 +90,7 @@ class Result(NamedTuple):
 
 
 def run(config: Config) -> Result:
-    """Measure p against q, against all models of three outcomes, and a coin against all coins."""
+    """Compare p with q and with all models of three outcomes, and a coin with all coins."""
     p, q = pmf_option("--p", config.p), pmf_option("--q", config.q)
     thetas = np.linspace(0, 1, NUM_STEPS + 1, dtype=np.float32)[1:-1]
     coin = np.array([1 - config.bernoulli, config.bernoulli], np.float32)
@@ -99,7 +106,7 @@ def run(config: Config) -> Result:
 
 
 def _measure(p: NDArray[np.float32], models: NDArray[np.float32]) -> dict[str, NDArray]:
-    """Each measure [M] of one p [K] against every model [M, K], in nats."""
+    """Compute each measure [M] of one p [K] and every model [M, K], in nats."""
     p = np.broadcast_to(p, models.shape)
     return {
         CROSS_ENTROPY: np.asarray(xentjax.cross_entropy(p, models)),
@@ -110,7 +117,7 @@ def _measure(p: NDArray[np.float32], models: NDArray[np.float32]) -> dict[str, N
 
 
 def _in_all_units(p: jnp.ndarray, q: jnp.ndarray) -> dict[str, dict[str, float]]:
-    """Every measure of a pair, in every unit."""
+    """Compute every measure of a pair, in every unit."""
     measures = {
         "H(p)": lambda unit: xentjax.entropy(p, base=unit),
         "H(q)": lambda unit: xentjax.entropy(q, base=unit),
@@ -126,7 +133,7 @@ def _in_all_units(p: jnp.ndarray, q: jnp.ndarray) -> dict[str, dict[str, float]]
 
 
 def _simplex_grid() -> NDArray[np.float32]:
-    """All pmfs [M, 3] whose probabilities are multiples of 1 / NUM_STEPS."""
+    """Return all pmfs [M, 3] whose probabilities are multiples of 1 / NUM_STEPS."""
     i, j = np.meshgrid(*[np.arange(NUM_STEPS + 1)] * 2, indexing="ij")
     inside = i + j <= NUM_STEPS
     i, j = i[inside], j[inside]
@@ -143,13 +150,13 @@ def save(result: Result, folder: RunFolder) -> None:
 
 
 def _draw_curves(result: Result) -> Figure:
-    """The measures of two coins, with an axis for each unit."""
+    """Plot the measures of two coins, with an axis for each unit."""
     coin = result.config.bernoulli
-    figure, axes = _plots.subplots(height=4.5)
+    figure, axes = plots.subplots(height=4.5)
     ax = axes[0, 0]
     for (name, curve), style in zip(result.curves.items(), ("-", "-", "--", "-."), strict=True):
         ax.plot(result.thetas, curve, linestyle=style, linewidth=2, label=name)
-    ax.axvline(coin, color=_plots.GREY, linewidth=1)
+    ax.axvline(coin, color=plots.GREY, linewidth=1)
     ax.annotate(
         "q = p", (coin, 0), (6, 6), textcoords="offset points", color="0.3", ha="left", va="bottom"
     )
@@ -165,31 +172,31 @@ def _draw_curves(result: Result) -> Figure:
 
 
 def _conversions(unit: str) -> tuple[Callable[[NDArray], NDArray], Callable[[NDArray], NDArray]]:
-    """From nats to `unit` and back; H(1/2, 1/2) = log 2 nats tells the size of any unit."""
+    """Convert nats to `unit` and back; H(1/2, 1/2) = log 2 nats gives the size of the unit."""
     coin = np.array([0.5, 0.5], np.float32)
     nats = np.log(2) / float(xentjax.entropy(coin, base=unit))
     return lambda y: y / nats, lambda y: y * nats
 
 
 def _draw_triangles(result: Result) -> Figure:
-    """Every model of three outcomes as a point of the triangle, coloured by what it is charged."""
+    """Plot every model of three outcomes as a point of the triangle, coloured by its cost."""
     x, y = (result.models @ CORNERS.astype(np.float32)).T
     grid = Triangulation(x, y)
     values = result.triangle
-    figure, axes = _plots.subplots(2, 2, height=6.7, grid=False)
+    figure, axes = plots.subplots(2, 2, height=6.7, grid=False)
     figure.suptitle(
         "Every point is a model q; its colour is its cost under the true p", fontsize=11
     )
     asymmetry = f"{FORWARD} − {REVERSE}"
     panels = {name: values[name] for name in (CROSS_ENTROPY, FORWARD, REVERSE)}
     panels[asymmetry] = values[FORWARD] - values[REVERSE]
-    for ax, (title, charges) in zip(axes.flat, panels.items(), strict=True):
+    for ax, (title, costs) in zip(axes.flat, panels.items(), strict=True):
         if title == asymmetry:
             levels, colors, extend = np.linspace(-TOP / 4, TOP / 4, 11), "PuOr", "both"
         else:
             levels, colors, extend = np.linspace(0, TOP, 11), "viridis", "max"
-        # Beyond the last level all is one colour, but contours want finite numbers there.
-        finite = np.minimum(charges, 2 * TOP)
+        # Beyond the last level there is only one colour, but contours need finite numbers there.
+        finite = np.minimum(costs, 2 * TOP)
         filled = ax.tricontourf(grid, finite, levels, cmap=colors, extend=extend)
         ax.tricontour(grid, finite, levels, colors="black", linewidths=0.4, alpha=0.6)
         figure.colorbar(filled, ax=ax, label="nats", shrink=0.85)
@@ -199,7 +206,7 @@ def _draw_triangles(result: Result) -> Figure:
 
 
 def _mark_pmfs(ax: Axes, config: Config) -> None:
-    """Name the corners by the outcome they are certain of, and mark the pair of the table."""
+    """Label each corner by its certain outcome, and mark the pair of the table."""
     ax.set_aspect("equal")
     ax.set_axis_off()
     for outcome, (corner, offset) in enumerate(
@@ -231,7 +238,7 @@ def _text(pmf: Sequence[float]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     with one_line_errors():
         config = parse_options(
             Config, argv, prog=f"python -m experiments.{NAME}", description=__doc__

@@ -1,9 +1,9 @@
-"""Roll a die again and again: the empirical pmf goes to the die's own as N^(-1/2).
+"""Roll a die again and again: the empirical pmf converges to the true one as N^(-1/2).
 
     p_N(k) = (1/N) sum_n [X_n = k] -> q(k),    standard deviation sqrt(q(k) (1 - q(k)) / N)
 
-Each seed gives one sequence of rolls, and p_N the shares among its first N, for N evenly spaced on
-a logarithmic axis.
+Each seed gives one sequence of rolls, and p_N is the share of each face among the first N of them,
+for N evenly spaced on a logarithmic axis.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 import xentjax
-from experiments import _plots
-from experiments._command import (
+from experiments.common import plots
+from experiments.common.command import (
     UserError,
     check_seed,
     one_line_errors,
@@ -29,15 +29,15 @@ from experiments._command import (
     say,
     waiting,
 )
-from experiments._records import RUNS, RunFolder
-from experiments._tables import new_table, show as show_table
+from experiments.common.run_folder import RUNS, RunFolder
+from experiments.common.tables import new_table, show as show_table
 
 NAME = "law_of_large_numbers"
-FIRST_ROLLS = 10  # before that the band is wider than the probabilities themselves
+FIRST_ROLLS = 10  # with fewer the band is wider than the probabilities themselves
 MOST_ROLLS = 10**8  # the rolls of a seed are held in memory at once
 NUM_POINTS = 200
 SHOWN_FACES = 6
-MOST_DEVIATIONS = 1000  # the band is then wider than any figure
+MOST_DEVIATIONS = 1000  # the band is then wider than any plot
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class Config:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Each seed is one independent sequence of rolls."""
     z: float = 1.96
-    """Half width of the band in standard deviations; within 1.96 lie 95 % of all p_N(k)."""
+    """Half width of the band in standard deviations; 95 % of all p_N(k) are within 1.96."""
     runs_dir: Path = RUNS
-    """Folder that the new run folder goes to."""
+    """Folder in which the new run folder is made."""
 
     def __post_init__(self) -> None:
         pmf_option("--probs", self.probs)
         if np.count_nonzero(self.probs) < 2:
-            raise UserError("--probs: expected two faces or more with a chance, got one")
+            raise UserError("--probs: expected at least two faces with probabilities > 0, got one")
         if not 10 * FIRST_ROLLS <= self.num_rolls <= MOST_ROLLS:
             raise UserError(
                 f"--num-rolls: expected {10 * FIRST_ROLLS} to {MOST_ROLLS}, got {self.num_rolls}"
@@ -81,7 +81,7 @@ class Result(NamedTuple):
         rolls: int [T], the values of N.
         pmfs: float [S, T, K], p_N for each seed.
         deviations: float [S, T], max_k |p_N(k) - q(k)|.
-        slope: of log(mean deviation) against log N; the law says -1/2.
+        slope: of log(mean deviation) against log N; the law predicts -1/2.
         inside_band: share of all p_N(k) within z standard deviations of q(k).
     """
 
@@ -98,7 +98,7 @@ def run(config: Config, *, progress: Callable[[Sequence[int]], Iterable[int]] = 
 
     Args:
         config: the die and the seeds.
-        progress: wraps the seeds, to show how far the run is.
+        progress: wraps the seeds, to show the progress of the run.
     """
     pmf = pmf_option("--probs", config.probs)
     rolls = np.unique(np.geomspace(FIRST_ROLLS, config.num_rolls, NUM_POINTS).astype(np.int64))
@@ -139,7 +139,7 @@ def _slope(rolls: NDArray[np.int64], deviations: NDArray[np.float64]) -> float:
 def _standard_deviation(
     q: NDArray[np.float64] | float, rolls: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Compute that of p_N(k), where X_n = k has probability q(k)."""
+    """Compute the standard deviation of p_N(k) if X_n = k has probability q(k)."""
     return np.sqrt(q * (1 - np.asarray(q)) / rolls)
 
 
@@ -161,20 +161,20 @@ def save(result: Result, folder: RunFolder) -> None:
 
 
 def _draw_faces(result: Result) -> Figure:
-    """p_N(k) of every seed in the band around q(k); of many faces, the likeliest."""
+    """Plot p_N(k) of every seed, and the band around q(k), for the most probable faces."""
     config = result.config
     q = np.asarray(config.probs)
     shown = np.sort(np.argsort(-q, stable=True)[:SHOWN_FACES])
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
-    figure, axes = _plots.subplots(rows, columns, height=0.9 + 2.2 * rows, sharex=True)
+    figure, axes = plots.subplots(rows, columns, height=0.9 + 2.2 * rows, sharex=True)
     for ax, face in zip(axes.flat, shown, strict=False):
         half_width = config.z * _standard_deviation(float(q[face]), result.rolls)
         ax.fill_between(
             result.rolls,
             np.maximum(q[face] - half_width, 0),
             np.minimum(q[face] + half_width, 1),
-            color=_plots.GREY,
+            color=plots.GREY,
             alpha=0.25,
             linewidth=0,
             label=rf"$q(k) \pm {config.z:g}\sqrt{{q(k)\,(1-q(k))/N}}$",
@@ -197,16 +197,16 @@ def _draw_faces(result: Result) -> Figure:
 
 
 def _draw_deviation(result: Result) -> Figure:
-    """The largest deviation against N, beside the law."""
+    """Plot the largest deviation against N, and the law."""
     q = np.asarray(result.config.probs)
-    figure, axes = _plots.subplots(height=4.2)
+    figure, axes = plots.subplots(height=4.2)
     ax = axes[0, 0]
     for deviations in result.deviations:
         ax.plot(result.rolls, deviations, linewidth=0.9, alpha=0.55)
     ax.plot(
         result.rolls,
         result.deviations.mean(0),
-        color=_plots.PALETTE[0],
+        color=plots.PALETTE[0],
         linewidth=2.5,
         label=f"mean over seeds: slope ${result.slope:.2f}$",
     )
@@ -246,13 +246,13 @@ def show(result: Result, console: Console) -> None:
         )
     show_table(console, table)
     console.print(
-        f"The largest deviation falls as N^({result.slope:.2f}); the law says N^(-0.5).\n"
+        f"The largest deviation falls as N^({result.slope:.2f}); the law predicts N^(-0.5).\n"
         f"{result.inside_band:.1%} of all p_N(k) lie within {config.z:g} standard deviations."
     )
 
 
 def run_and_save(config: Config, folder: RunFolder, console: Console) -> Result:
-    """Run, show how far the run is, and write what was found."""
+    """Run, show the progress, and write the results."""
     with waiting(console, "rolling a die") as doing:
 
         def seeds(values: Sequence[int]) -> Iterator[int]:
@@ -267,7 +267,7 @@ def run_and_save(config: Config, folder: RunFolder, console: Console) -> Result:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     with one_line_errors():
         config = parse_options(
             Config, argv, prog=f"python -m experiments.{NAME}", description=__doc__

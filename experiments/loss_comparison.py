@@ -1,4 +1,4 @@
-"""Which loss should I use? One network, trained from the same seeds under each of five losses.
+"""Which loss should I use? One network, trained with each of five losses from the same seeds.
 
     cross-entropy      -log p_y
     label smoothing    the same for targets (1 - e) t + e / K, with e = 0.2
@@ -6,9 +6,9 @@
     poly               -log p_y + (1 - p_y)
     Brier              sum_k (p_k - t_k)^2
 
-Each network is then calibrated: a temperature fitted to held-out training images divides its logits
-before it is judged by accuracy, negative log-likelihood and calibration error on the test images.
-The settings, the learning rate among them, are the same for all losses.
+Each network is then calibrated: its logits are divided by a temperature fitted to held-out training
+images. Accuracy, negative log-likelihood and calibration error are measured on the test images. The
+settings, including the learning rate, are the same for all losses.
 
     python -m experiments.loss_comparison --data-dir PATH --seeds 0:3
     python -m experiments.loss_comparison --preset digits
@@ -29,17 +29,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments._command import UserError, one_line_errors, parse_options, say, waiting
-from experiments._estimates import Estimate
-from experiments._plots import PALETTE, subplots
-from experiments._records import RUNS, RunFolder, reading
-from experiments._tables import new_table, show as show_table
 from experiments.cifar10.backend import prepare_cpu
+from experiments.cifar10.commands.seeds import SWEEP_NAME, Sweep, estimates, parse_seeds, run_seeds
 from experiments.cifar10.config import PRESETS, Config as Settings, PresetName
-from experiments.cifar10.data import Dataset, load
-from experiments.cifar10.interrupt import resumable
-from experiments.cifar10.seeds import SWEEP_NAME, Sweep, estimates, parse_seeds, run_seeds
-from experiments.cifar10.train import check
+from experiments.cifar10.data.load import Dataset, load
+from experiments.cifar10.training.interrupt import resumable
+from experiments.cifar10.training.run import check
+from experiments.common.command import UserError, one_line_errors, parse_options, say, waiting
+from experiments.common.estimates import Estimate
+from experiments.common.plots import PALETTE, subplots
+from experiments.common.run_folder import RUNS, RunFolder, reading
+from experiments.common.tables import new_table, show as show_table
 
 NAME = "loss_comparison"
 PROGRAM = f"python -m experiments.{NAME}"
@@ -51,8 +51,8 @@ LOSSES: Mapping[str, Mapping[str, Any]] = {
     "poly": {"loss": "poly", "label_smoothing": 0.0},
     "Brier": {"loss": "brier", "label_smoothing": 0.0},
 }
-# figure of a run's summary -> the same with temperature
-JUDGED = {
+# figure of a run's summary -> the same after calibration
+CALIBRATED = {
     "test_nll": "test_calibrated_nll",
     "test_calibration_error": "test_calibrated_calibration_error",
 }
@@ -60,29 +60,29 @@ JUDGED = {
 
 @dataclass(frozen=True)
 class Config:
-    """What is compared."""
+    """The network, the seeds and the folders."""
 
     preset: PresetName = "tiny"
-    """The settings, but for the loss."""
+    """The settings except the loss."""
     seeds: str = "0:3"
-    """FIRST:END, or a list such as 1,4,7."""
+    """Seeds of the runs: FIRST:END, or a list such as 1,4,7."""
     epochs: float | None = None
-    """Passes through the training images; by default the preset's."""
+    """Passes through the training images; default: the preset's."""
     data_dir: Path | None = None
-    """Folder that holds CIFAR-10, or its archive."""
+    """Folder that contains CIFAR-10, or its archive."""
     runs_dir: Path = RUNS
-    """Folder in which the comparison gets a folder of its own."""
+    """Folder in which the new run folder is made."""
     resume: Path | None = None
-    """Folder of a stopped comparison to go on with; trainings that are done stay."""
+    """Folder of a stopped comparison to resume; finished runs are kept."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """The trainings under one loss.
+    """The runs with one loss.
 
     Attributes:
-        figures: of `seeds.estimates`: figure of a run's summary -> its mean over the seeds.
-        difference: of the test accuracy from that under cross-entropy, seed by seed.
+        figures: figure of a run's summary -> its mean over the seeds, see `seeds.estimates`.
+        difference: of the test accuracy from that with cross-entropy, seed by seed.
     """
 
     figures: Mapping[str, Estimate]
@@ -90,7 +90,7 @@ class Result:
 
 
 def settings_of(config: Config) -> dict[str, Settings]:
-    """The settings of the trainings under each loss."""
+    """Return the settings of the runs, by loss."""
     base = PRESETS[config.preset]
     if config.epochs is not None:
         base = replace(base, epochs=config.epochs)
@@ -105,11 +105,11 @@ def run(
     console: Console | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Result]:
-    """Train under each loss from each seed; what the folder already holds is not done again.
+    """Train with each loss from each seed, except runs that the folder already contains.
 
     Raises:
         UserError: see `train.run`.
-        TrainingStopped: `should_stop` said so.
+        TrainingStopped: `should_stop` returned True.
     """
     seeds = parse_seeds(config.seeds)
     summaries: dict[str, list[dict[str, Any]]] = {}
@@ -123,7 +123,7 @@ def run(
 
 
 def compare(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Result]:
-    """The means, and the differences in accuracy from cross-entropy.
+    """Compute the means, and the differences in accuracy from cross-entropy.
 
     Args:
         summaries: loss -> the summaries of its runs, in the order of the seeds.
@@ -141,7 +141,7 @@ def compare(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, R
 
 
 def draw(results: Mapping[str, Result]) -> Figure:
-    """Accuracy, likelihood and calibration error of each loss, before and after calibration."""
+    """Plot accuracy, NLL and calibration error of each loss, before and after calibration."""
     figure, (axes,) = subplots(1, 3, height=3.4, sharey=True)
     names = list(results)[::-1]
     titles = {
@@ -150,10 +150,10 @@ def draw(results: Mapping[str, Result]) -> Figure:
         "test_calibration_error": "calibration error",
     }
     for ax, (figure_name, title) in zip(axes, titles.items(), strict=True):
-        if figure_name in JUDGED:
+        if figure_name in CALIBRATED:
             shown = [
                 (figure_name, "as trained", 0.12, PALETTE[1]),
-                (JUDGED[figure_name], "with temperature", -0.12, PALETTE[0]),
+                (CALIBRATED[figure_name], "with temperature", -0.12, PALETTE[0]),
             ]
         else:
             shown = [(figure_name, "", 0.0, PALETTE[0])]
@@ -183,13 +183,13 @@ def draw(results: Mapping[str, Result]) -> Figure:
         frameon=False,
         loc="outside upper center",
         ncols=2,
-        title=f"means of {seeds} seeds and their 95 % intervals",
+        title=f"means of {seeds} seeds with 95 % intervals",
     )
     return figure
 
 
 def table(results: Mapping[str, Result]) -> Table:
-    """The comparison, as it is printed: a column for each loss, and the unit in each row's name."""
+    """Make a table of the comparison: a column for each loss, the unit in each row's name."""
     seeds = next(iter(results.values())).difference.n
     shown = new_table(
         f"Test images, means of {seeds} seeds",
@@ -220,7 +220,7 @@ def table(results: Mapping[str, Result]) -> Table:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     prepare_cpu()
     with one_line_errors():
         config = parse_options(Config, argv, prog=PROGRAM, description=__doc__)
@@ -232,10 +232,14 @@ def main(argv: Sequence[str] | None = None) -> None:
                 parse_seeds(kept["seeds"])
             for name, value in kept.items():
                 if (given := getattr(config, name)) not in (getattr(Config(), name), value):
-                    raise UserError(f"--{name}: expected {value}, the resumed run's, got {given}")
+                    raise UserError(
+                        f"--{name}: expected {value} as in the resumed run, got {given}"
+                    )
             config = replace(config, **kept)
         if len(seeds := parse_seeds(config.seeds)) < 2:
-            raise UserError(f"--seeds: expected at least 2, for a spread, got {len(seeds)}")
+            raise UserError(
+                f"--seeds: expected at least 2, to estimate the spread, got {len(seeds)}"
+            )
         console = Console()
         name = PRESETS[config.preset].dataset
         with waiting(console, f"reading {name}"):

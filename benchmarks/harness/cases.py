@@ -64,7 +64,7 @@ class LinearCase(NamedTuple):
 
 
 LINEAR_MODES = ("loss", "value_and_grad")
-# Heads of a small and of a middling language model.
+# Heads of a small and of a medium-sized language model.
 LINEAR_SHAPES = ((2048, 512, 32768), (4096, 768, 50304))
 LINEAR_SHAPES_QUICK = ((256, 32, 2048),)
 LINEAR_BIG = LinearCase((16384, 256, 262144), "bfloat16", "value_and_grad")

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from benchmarks.harness import timing
 from benchmarks.harness.tables import Extent
-from experiments._command import waiting
+from experiments.common.command import waiting
 
 Case = TypeVar("Case")
 Found = TypeVar("Found")

@@ -1,22 +1,22 @@
 """Train a convolutional network on CIFAR-10 with xentjax's cross-entropy, and test it.
 
     python -m experiments.cifar10 [OPTIONS]
-        one training, or one for each seed
+        one run, or one for each seed
     python -m experiments.cifar10 compare SETTINGS SETTINGS...
         which settings are better
     python -m experiments.cifar10 predict --run RUN IMAGE...
         the classes of your own images
 
 A preset names a set of settings; any other option replaces one of them. `tiny` and `small` take
-minutes on two CPU cores, the `airbench` presets are made for a GPU or TPU and named by the accuracy
-their recipe is known for, `resnet18` is the usual yardstick, `tour` is a training of a minute,
-and `digits` trains on scikit-learn's digits, for which nothing is downloaded. Without --preset the
-hardware and --dataset decide.
+minutes on two CPU cores, the `airbench` presets are made for a GPU or TPU and named after the
+published accuracy of their recipe. `resnet18` is the usual baseline, `tour` takes a minute, and the
+preset `digits` uses scikit-learn's digits, which need no download. Without --preset it depends on
+the hardware and --dataset.
 
-CIFAR-10 is looked for in --data-dir, $XENTJAX_DATA_DIR and the user's cache, else downloaded. The
-run's folder receives the settings, metrics.jsonl, summary.json, figures and a checkpoint. Ctrl-C,
-SIGTERM and a closed terminal save a checkpoint; --resume goes on from it, on the same machine to
-the very result the run would have had.
+CIFAR-10 is searched for in --data-dir, $XENTJAX_DATA_DIR and the user's cache, and downloaded if it
+is not found. The run folder receives the settings, metrics.jsonl, summary.json, figures and a
+checkpoint. Ctrl-C, SIGTERM and closing the terminal save a checkpoint; --resume continues from it,
+and on the same machine gives exactly the result of an uninterrupted run.
 """
 
 import sys
@@ -29,17 +29,9 @@ import jax
 import tyro
 from rich.console import Console
 
-from experiments._command import UserError, one_line_errors, parse_options, say, waiting
-from experiments._hosts import is_writer
-from experiments._records import RUNS, RunFolder
-from experiments._tables import new_table, show as show_table
-from experiments.cifar10 import compare, predict
 from experiments.cifar10.backend import current_backend, prepare_cpu
-from experiments.cifar10.config import PRESETS, Config, PresetName
-from experiments.cifar10.data import load
-from experiments.cifar10.evaluate import Result
-from experiments.cifar10.interrupt import resumable
-from experiments.cifar10.seeds import (
+from experiments.cifar10.commands import compare, predict
+from experiments.cifar10.commands.seeds import (
     FIGURES,
     RUN_NAME,
     SWEEP_NAME,
@@ -48,36 +40,44 @@ from experiments.cifar10.seeds import (
     parse_seeds,
     run_seeds,
 )
-from experiments.cifar10.train import check, run
+from experiments.cifar10.config import PRESETS, Config, PresetName
+from experiments.cifar10.data.load import load
+from experiments.cifar10.results.evaluate import Result
+from experiments.cifar10.training.interrupt import resumable
+from experiments.cifar10.training.run import check, run
+from experiments.common.command import UserError, one_line_errors, parse_options, say, waiting
+from experiments.common.hosts import is_writer
+from experiments.common.run_folder import RUNS, RunFolder
+from experiments.common.tables import new_table, show as show_table
 
 PROGRAM = "python -m experiments.cifar10"
 
 
 @dataclass(frozen=True)
 class Command:
-    """All options."""
+    """All options of a run."""
 
     settings: tyro.conf.OmitArgPrefixes[Config]
     preset: PresetName
-    """The settings to start from; options below replace single ones."""
+    """The settings to start from; the options below replace single ones."""
     seeds: str | None = None
-    """Train from each of these seeds, FIRST:END or a list such as 1,4,7, instead of from --seed."""
+    """Train with each of these seeds, FIRST:END or a list such as 1,4,7, instead of with --seed."""
     data_dir: Path | None = None
-    """Folder that holds CIFAR-10, or its archive."""
+    """Folder that contains CIFAR-10, or its archive."""
     runs_dir: Path = RUNS
-    """Folder in which the run gets a folder of its own."""
+    """Folder in which the new run folder is made."""
     resume: Path | None = None
-    """Folder of a stopped run to go on with, under its own settings."""
+    """Folder of a stopped run to resume with its own settings."""
     replay: Path | None = None
-    """Folder of a run whose settings to start from, instead of a preset; the command says which
-    revision, versions and device have changed since."""
+    """Folder of a run whose settings to start from, instead of a preset; changes of revision,
+    versions and device since then are printed."""
     distributed: bool = False
-    """Share every batch with the other hosts that this command was started on."""
+    """Share every batch with the other hosts on which this command was started."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """The options that decide what the others default to; `Command` refuses impossible ones."""
+    """The options that determine the defaults of the others; `Command` checks them."""
 
     preset: str | None = None
     dataset: str | None = None
@@ -86,19 +86,19 @@ class Start:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] in COMMANDS:
         COMMANDS[arguments[0]](arguments[1:])
         return
     prepare_cpu()
     with one_line_errors():
-        if "--distributed" in arguments:  # before anything asks which devices there are
+        if "--distributed" in arguments:  # before anything asks for the devices
             try:
                 jax.distributed.initialize()
             except (ValueError, RuntimeError) as error:
                 raise UserError(
-                    f"--distributed: expected several hosts that jax knows of, got: {error}"
+                    f"--distributed: expected several hosts known to jax, got: {error}"
                 ) from error
         command, seeds = parse(arguments)
         sweep = None if seeds is None else Sweep(command.settings, seeds)
@@ -138,25 +138,25 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Command, tuple[int, ...] | None]:
-    """The options, and the seeds to train from if they are to be many.
+    """Parse the options, and the seeds if there are several.
 
-    The defaults come from the preset, or from the run that is resumed or replayed.
+    The defaults come from the preset, or from the run to resume or replay.
 
     Raises:
-        UserError: a setting is impossible, or differs from the run that is resumed.
+        UserError: a setting is impossible, or differs from the run to resume.
     """
     options = sys.argv[1:] if argv is None else argv
     options = [option for option in options if not option.startswith("--tyro-")]  # see below
     start, _ = tyro.cli(Start, args=options, return_unknown_args=True, add_help=False)
     if start.replay is not None and start.resume is not None:
-        raise UserError(f"--replay: expected no --resume beside it, got {start.resume}")
+        raise UserError(f"--replay: expected no --resume with it, got {start.resume}")
     if start.replay is not None and start.preset is not None:
-        raise UserError(f"--replay: expected no --preset beside it, got {start.preset}")
+        raise UserError(f"--replay: expected no --preset with it, got {start.preset}")
     default: PresetName = (
         "digits" if start.dataset == "digits" else current_backend().default_preset
     )
-    asked: Any = start.preset  # one that does not exist is refused below, as any other option
-    preset: PresetName = asked if asked in PRESETS else default
+    given: Any = start.preset  # an unknown one is rejected below, like any other option
+    preset: PresetName = given if given in PRESETS else default
     recorded, seeds = _recorded(start.resume or start.replay)
     # a preset given with --resume is compared like any other setting
     settings = PRESETS[preset] if recorded is None or start.preset else recorded
@@ -167,21 +167,21 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Command, tuple[int, ...] |
         prog=PROGRAM,
         description=__doc__,
     )
-    given = seeds if command.seeds is None else parse_seeds(command.seeds)
-    if given is not None and command.settings.seed != settings.seed:
-        raise UserError(f"--seed: expected --seeds for many trainings, got {command.settings.seed}")
+    chosen_seeds = seeds if command.seeds is None else parse_seeds(command.seeds)
+    if chosen_seeds is not None and command.settings.seed != settings.seed:
+        raise UserError(f"--seed: expected --seeds for several runs, got {command.settings.seed}")
     if start.resume is not None and recorded is not None:
-        changes = recorded.changes(command.settings) + ["seeds"] * (given != seeds)
+        changes = recorded.changes(command.settings) + ["seeds"] * (chosen_seeds != seeds)
         if changes:
             raise UserError(
                 f"--resume: expected the settings of {start.resume}, got other values of "
                 + ", ".join(changes)
             )
-    return command, given
+    return command, chosen_seeds
 
 
 def _recorded(path: Path | None) -> tuple[Config | None, tuple[int, ...] | None]:
-    """The settings of a run, and its seeds if it has many."""
+    """Read the settings of a run, and its seeds if it has several."""
     if path is None:
         return None, None
     folder = RunFolder.open(path, RUN_NAME, SWEEP_NAME)
@@ -196,8 +196,8 @@ def show(settings: Config, result: Result, console: Console) -> None:
     """Print the numbers of a run."""
     headings = ("", "accuracy\n%", "NLL\nnats", "Brier\nscore", "calibration\nerror, %")
     table = new_table(f"{len(result.test.labels):,} test images", headings)
-    rows = {"as they are": result.test_plain}
-    if result.test is not result.test_plain:  # some settings have one view only
+    rows = {"original images": result.test_plain}
+    if result.test is not result.test_plain:  # some settings have a single view
         rows["averaged over views"] = result.test
     if result.calibrated is not None:
         rows[f"and at temperature {result.temperature:.3f}"] = result.calibrated
@@ -218,22 +218,22 @@ def show(settings: Config, result: Result, console: Console) -> None:
     elif result.images_per_second:
         training = f"training ({speed} since it was resumed)"
     else:
-        training = "training, done before it was resumed"
+        training = "training, finished before it was resumed"
     console.print(
         f"95 % interval of the accuracy: {low:.2%} to {high:.2%}; {training}, "
         f"{result.compile_seconds:.1f} s of compiling, {result.test_seconds:.1f} s of testing",
         highlight=False,
     )
     if result.temperature is not None and result.temperature < 1:
-        smoothed = ", as smoothed labels make it" if settings.smooths_labels else ""
+        smoothed = ", a result of label smoothing" if settings.smooths_labels else ""
         console.print(
-            f"A temperature below 1: the network is right more often than it says{smoothed}. Its "
-            "NLL and calibration error without it show that."
+            f"The temperature is below 1: the network is underconfident{smoothed}. The NLL and "
+            "calibration error without the temperature show it."
         )
     if settings.held_out and result.temperature is None:
         console.print(
-            "No temperature suits the held-out images: all of them are classified correctly, or "
-            "none better than by chance."
+            "No temperature fits the held-out images: all of them are classified correctly, or "
+            "the logits are no better than chance."
         )
 
 
@@ -254,7 +254,7 @@ def show_seeds(summaries: Sequence[Mapping[str, Any]], console: Console) -> None
 
 
 def _unit(figure: str) -> tuple[str, float, int]:
-    """In what a figure of a run's summary is shown: the unit, its size, and how many decimals."""
+    """Return how to print a figure of a summary: its unit, the factor and the decimals."""
     if FIGURES[figure] == 1.0:  # a share
         return ", %", 100.0, 2
     if figure.endswith("seconds"):
@@ -262,7 +262,7 @@ def _unit(figure: str) -> tuple[str, float, int]:
     return (", nats" if figure.endswith("nll") else ""), 1.0, 4
 
 
-# other commands than training, by their first word
+# the other commands, by their first word
 COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
     "compare": compare.main,
     "predict": predict.main,

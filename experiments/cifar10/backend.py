@@ -1,4 +1,4 @@
-"""What the hardware decides; everything else is the same on CPU, GPU and TPU."""
+"""Choices that depend on the hardware; everything else is the same on CPU, GPU and TPU."""
 
 import contextlib
 import ctypes
@@ -19,27 +19,24 @@ from experiments.cifar10.config import ConfigError
 DATA = "data"  # the mesh axis along which a batch is split
 CPU_DEVICES = 2
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
-# Without XLA's YNNPACK kernels, whose convolutions and reductions are slower here: 2,880 images/s
-# instead of 2,064 at 25 pixels, 2,453 instead of 2,376 at 32 (`tiny`, 2 cores, jax 0.10.2, before
-# convolutions were filtered along both sides).
+# without XLA's YNNPACK kernels, whose convolutions and reductions are slower here
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 @dataclass(frozen=True)
 class Backend:
-    """How to compute on this hardware.
+    """Settings of the computation for a kind of hardware.
 
     Attributes:
-        name: as jax calls it.
-        default_preset: the preset that suits its speed.
+        name: jax's name of it.
+        default_preset: a preset for its speed.
         dtype: of activations and of the kernels inside the step; master weights are float32.
         scans_epochs: run an epoch as one lax.scan rather than call the step in a Python loop.
-            XLA's CPU convolutions are up to 70 times slower inside loops, and a step there takes
-            so long that calling it costs nothing.
-        test_batch: images that are predicted at a time. On CPU few enough that the memory for them
-            stays below the 64 MiB that `_keep_memory` can keep: `small` takes 650 microseconds an
-            image with 128, 850 with 200.
-        compiler_options: for XLA, of training and prediction.
+            On CPU, XLA's convolutions are up to 70 times slower inside loops, and the overhead of
+            a call is negligible.
+        test_batch: images per batch of predictions. On CPU so few that their memory stays below
+            the 64 MiB that `_keep_memory` can keep; larger batches take longer per image.
+        compiler_options: options of XLA, for training and prediction.
     """
 
     name: str
@@ -51,7 +48,7 @@ class Backend:
 
 
 def current_backend() -> Backend:
-    """The backend jax computes on."""
+    """Return the backend on which jax computes."""
     name = jax.default_backend()
     if name == "cpu":
         return Backend(name, "tiny", jnp.float32, False, 128, CPU_OPTIONS)
@@ -59,31 +56,29 @@ def current_backend() -> Backend:
 
 
 def prepare_cpu() -> None:
-    """Make training on CPU fast, for the whole process; without it training is only slower.
+    """Make training on CPU fast, for the whole process.
 
-    To be called before jax first computes.
+    It has to be called before jax first computes; without it training is only slower.
     """
     _split_cpu()
     _keep_memory()
 
 
 def _split_cpu() -> None:
-    """Let jax see a CPU of several cores as two devices, each with half of every batch.
+    """Split a CPU with several cores into two devices, each with half of every batch.
 
-    Much of a training step is not parallel inside one device: 2,851 images/s against 2,055 for
-    `tiny` on 2 cores, before convolutions were filtered along both sides.
+    Much of a training step is not parallel within one device: two are about 1.4 times as fast.
     """
     if (os.cpu_count() or 1) >= CPU_DEVICES:
-        with contextlib.suppress(RuntimeError):  # too late, jax has computed already
+        with contextlib.suppress(RuntimeError):  # too late, jax has already computed
             jax.config.update("jax_num_cpu_devices", CPU_DEVICES)
 
 
 def _keep_memory() -> None:
     """Let glibc keep the memory that a step frees for the next step.
 
-    Else the system takes large blocks back, and clears their pages when it hands them out again:
-    for `tiny` 16,455 pages a step instead of 418, which is 75 ms instead of 57. Blocks larger than
-    64 MiB still go back.
+    Otherwise large blocks are returned to the system, which clears their pages when it allocates
+    them again: a step takes about 1.3 times as long. Blocks above 64 MiB are still returned.
     """
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # another C library
@@ -93,24 +88,24 @@ def _keep_memory() -> None:
 
 
 def data_mesh(batch_size: int, devices: Sequence[Any] | int | None = None) -> Mesh:
-    """The devices among which a batch is split.
+    """Make the mesh of the devices among which a batch is split.
 
     Args:
-        batch_size: images a step.
-        devices: which, or how many of all. None is all of all hosts, or of one host as many as
-            divide the batch.
+        batch_size: images per step.
+        devices: the devices, or how many of the available ones. None: all devices of all hosts; on
+            one host, as many as divide the batch.
 
     Raises:
         ConfigError: there are fewer, or they do not divide the batch.
     """
-    there = jax.devices()
+    available = jax.devices()
     if devices is None and jax.process_count() == 1:
-        devices = next(n for n in range(len(there), 0, -1) if batch_size % n == 0)
+        devices = next(n for n in range(len(available), 0, -1) if batch_size % n == 0)
     if isinstance(devices, int):
-        if devices > len(there):
-            raise ConfigError(f"num_devices: expected at most {len(there)}, got {devices}")
-        devices = there[:devices]
-    chosen = there if devices is None else list(devices)
+        if devices > len(available):
+            raise ConfigError(f"num_devices: expected at most {len(available)}, got {devices}")
+        devices = available[:devices]
+    chosen = available if devices is None else list(devices)
     if (hosts := len({device.process_index for device in chosen})) < jax.process_count():
         raise ConfigError(
             f"num_devices: expected devices of all {jax.process_count()} hosts, got {len(chosen)} "

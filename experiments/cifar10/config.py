@@ -1,4 +1,4 @@
-"""What a training run is made of: the settings and the presets."""
+"""The settings of a run, and the presets."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from experiments._command import UserError, check_seed
+from experiments.common.command import UserError, check_seed
 
 DatasetName = Literal["cifar10", "digits"]
 NetworkName = Literal["airbench", "resnet18"]
@@ -34,15 +34,16 @@ GROUPS: Mapping[str, int] = {"airbench": 3, "resnet18": 4}  # of convolutions, i
 
 
 class ConfigError(UserError):
-    """A setting that cannot be trained with; its text is one line that names it."""
+    """An impossible setting; the message is one line that names it."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Every setting of a run; equal settings on one machine give equal results, bit for bit on CPU.
+    """All settings of a run; on one machine equal settings give equal results, bit for bit on CPU.
 
-    Learning rate and weight decay are airbench's: per 1024 images and free of the momentum, so
-    they need no change when the batch size or the momentum does (`optimizer.py` converts them).
+    Learning rate and weight decay are in airbench's units: per 1024 images and independent of the
+    momentum, so they need not change with the batch size or the momentum (`optimizer.py` converts
+    them).
     """
 
     dataset: DatasetName = "cifar10"
@@ -50,9 +51,9 @@ class Config:
     seed: int = 0
     """Seed of the initial parameters, the order of the images and their augmentation."""
     held_out: int = 0
-    """Training images that are left out of it, to fit the temperature on."""
+    """Training images held out to fit the temperature."""
     num_devices: int | None = None
-    """Devices that share each batch; by default all there are."""
+    """Devices that share each batch; default: all available ones."""
 
     network: NetworkName = "airbench"
     """airbench: whitening, then groups of convolutions; resnet18: residual blocks."""
@@ -63,52 +64,52 @@ class Config:
     whiten: bool = True
     """Start from a fixed whitening of 2x2 patches rather than from trained filters."""
     whiten_bias_epochs: float = 3.0
-    """Epochs in which the whitening's bias is trained; without it later steps are cheaper."""
+    """Epochs in which the whitening's bias is trained; later steps are cheaper."""
     identity_init: bool = True
-    """Start each convolution as a copy of its input, as far as its channels go."""
+    """Start each convolution as a copy of as many input channels as possible."""
     norm_momentum: float = 0.6
-    """Part of batch normalisation's running statistics that a step keeps."""
+    """Fraction of batch normalisation's running statistics that a step keeps."""
 
     epochs: float = 9.9
-    """Passes through the training images; the last may be a part of one."""
+    """Passes through the training images; the last may be partial."""
     batch_size: int = 1024
-    """Images a step; the images of an epoch that fill no batch are left out of it."""
+    """Images per step; the last images of an epoch that do not fill a batch are left out."""
     image_sides: tuple[int, ...] = (32,)
-    """Side in pixels the images are shrunk to, epoch by epoch; the last holds from there on."""
+    """Side in pixels to which images are shrunk, epoch by epoch; the last applies from there on."""
     shift: int = 2
-    """Largest random shift of an image in pixels, its border reflected."""
+    """Largest random shift of an image in pixels; borders are reflected."""
     flip: bool = True
     """Mirror each image every other epoch."""
     cutout: int = 0
-    """Side in pixels of a square that is blanked at a random place of each image."""
+    """Side in pixels of a square that is blanked at a random position in each image."""
     views: ViewsName = "mirrored_and_shifted"
-    """Views of a test image whose logits are averaged: it, its mirror image, and both shifted."""
+    """Views of a test image whose logits are averaged: original, mirrored, and both shifted."""
 
     loss: LossName = "cross_entropy"
-    """Cross-entropy, focal (gamma 2), poly (epsilon 1) or the Brier score."""
+    """Cross-entropy, focal loss (gamma 2), poly loss (epsilon 1) or Brier score."""
     label_smoothing: float = 0.2
-    """Share of the target mass that is spread over all classes, in cross-entropy and poly."""
+    """Fraction of the target mass that is spread over all classes, in cross-entropy and poly."""
 
     optimizer: OptimizerName = "sgd"
-    """Nesterov's momentum for all, or Muon for the convolutions' kernels."""
+    """Nesterov momentum for all parameters, or Muon for the convolution kernels."""
     muon_rate: float = 0.24
-    """At the peak of the schedule; kernels have a norm of 1 per output channel then."""
+    """Muon's peak learning rate, for kernels with a norm of 1 per output channel."""
     muon_momentum: float = 0.6
-    """Nesterov's, of Muon."""
+    """Nesterov momentum of Muon."""
     learning_rate: float = 11.5
-    """At the peak of the schedule, per 1024 images."""
+    """Learning rate at the peak of the schedule, per 1024 images."""
     weight_decay: float = 0.0153
-    """Per 1024 images, relative to the learning rate's schedule."""
+    """Weight decay per 1024 images, scaled by the schedule of the learning rate."""
     momentum: float = 0.85
-    """Nesterov's."""
+    """Nesterov momentum."""
     norm_bias_scale: float = 64.0
-    """How many times the learning rate the biases of batch normalisation get."""
+    """Learning rate of the biases of batch normalisation, relative to the others."""
     warmup: float = 0.23
-    """The fraction of the training after which the learning rate is at its peak."""
+    """Fraction of the steps after which the learning rate is at its peak."""
     final_rate: float = 0.07
-    """The learning rate at the end, relative to its peak."""
+    """Learning rate at the end, relative to its peak."""
     lookahead: bool = True
-    """Every 5 steps go back towards a slow average of the parameters."""
+    """Return towards a slow average of the parameters every 5 steps."""
 
     def __post_init__(self) -> None:
         def check(name: str, expected: str, holds: bool) -> None:
@@ -134,7 +135,7 @@ class Config:
         check("whiten_bias_epochs", "0 or more", 0 <= self.whiten_bias_epochs < math.inf)
         check("norm_momentum", "0 to below 1", 0 <= self.norm_momentum < 1)
         check("epochs", "a positive number", 0 < self.epochs < math.inf)
-        check("batch_size", "at least 2, batch normalisation needs them", self.batch_size >= 2)
+        check("batch_size", "at least 2, for batch normalisation", self.batch_size >= 2)
         check("image_sides", "9 to 32 pixels each", _within(self.image_sides, 9, 32))
         check("shift", "0 to 8 pixels", 0 <= self.shift <= 8)
         check("cutout", "0 to 32 pixels", 0 <= self.cutout <= 32)
@@ -149,12 +150,12 @@ class Config:
         check("final_rate", "0 to 1", 0 <= self.final_rate <= 1)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, float):  # those that are not finite are refused above
-                check(field.name, "a number that float32 holds", _is_float32(value))
+            if isinstance(value, float):  # non-finite ones are rejected above
+                check(field.name, "a number that float32 can represent", _is_float32(value))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], path: Path) -> Self:
-        """Return the configuration that config.json in the run's folder `path` holds."""
+        """Read the configuration in config.json of the run folder `path`."""
         try:
             arguments: dict[str, Any] = {
                 k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
@@ -171,21 +172,21 @@ class Config:
 
     @property
     def smooths_labels(self) -> bool:
-        """Whether the loss is that of smoothed labels."""
+        """Whether the loss smooths the labels."""
         return self.label_smoothing > 0 and self.loss in ("cross_entropy", "poly")
 
     def image_side(self, epoch: int) -> int:
-        """Side of the images in this epoch, in pixels."""
+        """Return the side of the images in an epoch, in pixels."""
         return self.image_sides[min(epoch, len(self.image_sides) - 1)]
 
     def changes(self, other: Self) -> list[str]:
-        """The settings in which `other` differs."""
+        """List the settings in which `other` differs."""
         names = (field.name for field in dataclasses.fields(self))
         return [name for name in names if getattr(self, name) != getattr(other, name)]
 
 
 def _is_of_kind(value: Any, kind: Any) -> bool:
-    """Whether JSON's value suits the annotation of a setting."""
+    """Whether a JSON value fits the annotation of a setting."""
     if get_origin(kind) is tuple:
         return isinstance(value, tuple) and all(type(entry) is int for entry in value)
     if get_origin(kind) is Literal:
@@ -196,7 +197,7 @@ def _is_of_kind(value: Any, kind: Any) -> bool:
 
 
 def _is_float32(value: float) -> bool:
-    """Whether it is 0, or neither overflows nor loses digits in float32."""
+    """Whether a number is 0, or neither overflows nor loses digits in float32."""
     return value == 0 or SMALLEST <= abs(value) <= LARGEST
 
 
@@ -204,7 +205,7 @@ def _within(values: tuple[int, ...], low: int, high: int) -> bool:
     return len(values) > 0 and all(low <= value <= high for value in values)
 
 
-# 25 pixels rather than 24: whitened to 24, they are halved to 12, 6 and 3 without a rest.
+# 25 pixels rather than 24: 24 after the whitening, then halved exactly to 12, 6 and 3.
 TINY = Config(
     held_out=1000,
     widths=(32, 64, 128),
@@ -213,7 +214,7 @@ TINY = Config(
     batch_size=128,
     image_sides=(25, 25, 25, 25, 32),
 )
-# 848 images held out leave 48 batches of 1024, as many as fit into all 50,000
+# holding out 848 images leaves 48 batches of 1024, as many as fit into all 50,000
 AIRBENCH94 = Config(held_out=848)
 PRESETS: Mapping[str, Config] = {
     "tiny": TINY,

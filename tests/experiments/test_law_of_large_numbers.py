@@ -89,7 +89,10 @@ def test_of_many_faces_the_likeliest_are_drawn():
         (["--probs", "0.5", "0.6"], "--probs: expected probabilities with sum 1 within 7.7e-06"),
         (["--probs", "1.5", "-0.5"], "--probs: expected probabilities >= 0, got -0.5"),
         (["--probs", "nan", "1"], "--probs: expected probabilities >= 0, got nan"),
-        (["--probs", "1", "0"], "--probs: expected two faces or more with a chance, got one"),
+        (
+            ["--probs", "1", "0"],
+            "--probs: expected at least two faces with probabilities > 0, got one",
+        ),
         (["--num-rolls", "99"], "--num-rolls: expected 100 to 100000000, got 99"),
         (["--num-rolls", "100000001"], "--num-rolls: expected 100 to 100000000, got 100000001"),
         (["--seeds"], "--seeds: expected one or more, all different, got ()"),

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from experiments import loss_comparison
 from experiments.cifar10.config import PRESETS
-from experiments.cifar10.train import TrainingStopped
+from experiments.cifar10.training.run import TrainingStopped
 from experiments.loss_comparison import BASELINE, LOSSES, Config, compare, draw, main, settings_of
 from tests.support.run_folders import check_figures, error_line, only_run, read_summary
 from tests.support.tiny_training import CONFIG, DATASET
@@ -92,12 +92,12 @@ def test_the_command_trains_compares_and_goes_on(tmp_path, capsys, monkeypatch):
     assert "NLL at T" in capsys.readouterr().out
 
     (folder / "summary.json").unlink()
-    monkeypatch.setattr("experiments.cifar10.seeds.run", None)  # would fail if it were called
+    monkeypatch.setattr("experiments.cifar10.commands.seeds.run", None)  # must not be called
     main(["--resume", str(folder)])
     assert read_summary(folder) == summary
     capsys.readouterr()
     other = ["--resume", str(folder), "--seeds", "0:4"]
-    assert "--seeds: expected 0:2, the resumed run's, got 0:4" in error_line(main, other, capsys)
+    assert "--seeds: expected 0:2 as in the resumed run, got 0:4" in error_line(main, other, capsys)
     sweep = ["--resume", str(folder / BASELINE)]
     assert "expected a run of loss_comparison, got one of" in error_line(main, sweep, capsys)
 
@@ -122,5 +122,5 @@ def test_a_stop_names_the_command_that_goes_on(tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         main(["--data-dir", "some where", "--runs-dir", str(runs)])
     folder: Path = only_run(runs, loss_comparison.NAME)
-    expected = f"stopped after step 0 of 9; go on with: {loss_comparison.PROGRAM} "
+    expected = f"stopped after step 0 of 9; resume with: {loss_comparison.PROGRAM} "
     assert capsys.readouterr().err == f"{expected}--resume '{folder}' --data-dir 'some where'\n"

@@ -6,9 +6,10 @@ import importlib
 import numpy as np
 import pytest
 
-from experiments import categorical_mle, divergences, law_of_large_numbers
+from experiments import divergences, law_of_large_numbers
+from experiments.categorical_mle import __main__ as categorical_mle
 from experiments.cifar10 import config as cifar10_config
-from experiments.cifar10.data import load_digits
+from experiments.cifar10.data.load import load_digits
 from tests.support.run_folders import check_figures, error_line, only_run, read_summary
 
 tour = importlib.import_module("experiments.__main__")
@@ -56,8 +57,8 @@ def test_tour_of_a_machine_without_cifar10(no_cifar10, tmp_path, capsys):
     assert f"{charge['KL(q || p)']['nats']:.4f} nats" in shown
     classifier = summaries["cifar10"]
     assert classifier["dataset"] == "digits"
-    assert "CIFAR-10 is not on this machine" in shown
-    assert f"Of 40 test images {classifier['test_accuracy']:.2%} are recognised" in shown
+    assert "CIFAR-10 was not found on this machine" in shown
+    assert f"{classifier['test_accuracy']:.2%} of 40 test images are classified correctly" in shown
     assert f"{classifier['test_nll']:.3f} nats an image" in shown
 
     check_figures(folders["law_of_large_numbers"], ["empirical_pmf", "deviation"])

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments._hosts import is_writer, on_any_host
-from experiments._records import RunFolder
-from experiments.cifar10.train import TrainingStopped, run
+from experiments.cifar10.training.run import TrainingStopped, run
+from experiments.common.hosts import is_writer, on_any_host
+from experiments.common.run_folder import RunFolder
 from tests.support.tiny_training import CONFIG, DATASET, stop_after
 
 PROCESSES = 2
@@ -38,7 +38,7 @@ def main(*arguments: str) -> None:
     written: list[str] = []
 
     def note(event: str, values: Any) -> None:
-        """Where this process writes, which Python tells its audit hooks."""
+        """Note the paths that this process writes, which Python passes to audit hooks."""
         writes = event in WRITES or (event == "open" and "r" not in str(values[1] or "r"))
         if writes and str(values[0]).startswith(runs_dir):
             written.append(str(values[0]))

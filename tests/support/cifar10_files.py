@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.cifar10.data import Release
-from experiments.cifar10.formats import BATCHES, RECORD_BYTES
+from experiments.cifar10.data.formats import BATCHES, RECORD_BYTES
+from experiments.cifar10.data.load import Release
 
 Files = dict[str, bytes]
 

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 from experiments.cifar10.config import Config
-from experiments.cifar10.data import Dataset
-from experiments.cifar10.step import TrainState
+from experiments.cifar10.data.load import Dataset
+from experiments.cifar10.state import TrainState
 
 CLASSES = ("red", "green", "blue")
 HELD_OUT, BATCH, STEPS_PER_EPOCH, STEPS = 30, 8, 6, 11

@@ -16,8 +16,8 @@ import pytest
 from experiments.cifar10 import __main__ as command
 from experiments.cifar10.__main__ import main, parse
 from experiments.cifar10.config import PRESETS
-from experiments.cifar10.interrupt import StopRequest
-from experiments.cifar10.train import TrainingStopped
+from experiments.cifar10.training.interrupt import StopRequest
+from experiments.cifar10.training.run import TrainingStopped
 from tests.support.paths import ROOT
 from tests.support.run_folders import (
     check_figures,
@@ -41,13 +41,19 @@ def started_jax() -> None:
     ("arguments", "message"),
     [
         (["--epochs", "0"], "epochs: expected a positive number, got 0.0"),
-        (["--epochs", "1e308"], "epochs: expected a number that float32 holds, got 1e+308"),
+        (["--epochs", "1e308"], "epochs: expected a number that float32 can represent, got 1e+308"),
         (["--epochs", "1e20"], "epochs: expected 1 to 2147483647 steps, 20 an epoch, got 1e+20"),
         (["--epochs", "1e-9"], "epochs: expected 1 to 2147483647 steps, 20 an epoch, got 1e-09"),
         (["--widths", "1000000000", "2", "2"], "widths: expected at most 8192 each, got (10000"),
-        (["--label-smoothing", "1e-40"], "label_smoothing: expected a number that float32 holds"),
+        (
+            ["--label-smoothing", "1e-40"],
+            "label_smoothing: expected a number that float32 can represent",
+        ),
         (["--seeds", "0:99999999999"], "--seeds: expected at most 10000, got 99999999999"),
-        (["--seeds", "9" * 5000], "--seeds: expected FIRST:END or a list as 1,4,7, got '99999"),
+        (
+            ["--seeds", "9" * 5000],
+            "--seeds: expected FIRST:END or a list such as 1,4,7, got '99999",
+        ),
         (["--resume", "r" * 300], "expected a run folder holding config.json, got File name too"),
         (["--batch-size", "1"], "batch_size: expected at least 2"),
         (["--widths", "4", "0", "4"], "widths: expected 3 numbers, at least 1, got (4, 0, 4)"),
@@ -64,9 +70,9 @@ def started_jax() -> None:
         (["--held-out", "-1"], "held_out: expected 0 or more, got -1"),
         (["--norm-momentum", "1"], "norm_momentum: expected 0 to below 1, got 1.0"),
         (["--muon-rate", "0"], "muon_rate: expected a positive number, got 0.0"),
-        (["--seeds", "2:1"], "--seeds: expected FIRST:END or a list as 1,4,7, got '2:1'"),
+        (["--seeds", "2:1"], "--seeds: expected FIRST:END or a list such as 1,4,7, got '2:1'"),
         (["--seed", "-1"], "seed: expected 0 to 4294967295, got -1"),
-        (["--resume", "a", "--replay", "b"], "--replay: expected no --resume beside it, got a"),
+        (["--resume", "a", "--replay", "b"], "--replay: expected no --resume with it, got a"),
         (["--resume", "no/such/run"], "no/such/run: expected a run folder holding config.json"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -151,7 +157,7 @@ def test_the_printed_command_quotes_the_folder_as_a_shell_needs(tmp_path, capsys
     runs = tmp_path / "my runs"
     with pytest.raises(SystemExit):
         main([*DIGITS, "--runs-dir", str(runs)])
-    _, printed = capsys.readouterr().err.split("go on with: ")
+    _, printed = capsys.readouterr().err.split("resume with: ")
     assert shlex.split(printed)[-2:] == ["--resume", str(only_run(runs, "cifar10"))]
 
 
@@ -201,10 +207,10 @@ def test_sigterm_saves_and_the_printed_command_goes_on_to_the_end(tmp_path, caps
         process.wait()
     assert process.returncode == 143, errors
     noted, line = errors.splitlines()
-    assert noted.startswith("stopping after the steps in progress, unless the training ends")
+    assert noted.startswith("stopping after the current steps, unless they are the last")
     folder = only_run(runs, "cifar10")
     assert not (folder / "summary.json").exists()
-    stopped = re.fullmatch(r"stopped after step (\d+) of 160; go on with: python (.+)", line)
+    stopped = re.fullmatch(r"stopped after step (\d+) of 160; resume with: python (.+)", line)
     assert stopped is not None, line
     step = int(stopped[1])
     assert 20 <= step < 160

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments._records import RunFolder
 from experiments.cifar10 import backend
 from experiments.cifar10.config import ConfigError
-from experiments.cifar10.evaluate import Result
-from experiments.cifar10.train import run
+from experiments.cifar10.results.evaluate import Result
+from experiments.cifar10.training.run import run
+from experiments.common.run_folder import RunFolder
 from tests.programs.cifar10_devices import PROCESSES
 from tests.support.run_folders import only_run, read_metrics, read_summary
 from tests.support.tiny_training import CONFIG, DATASET, STEPS
@@ -26,7 +26,7 @@ MODULE = "tests.programs.cifar10_devices"
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> Result:
-    """On one device, without a stop."""
+    """Run on one device, without a stop."""
     folder = RunFolder.create("cifar10", CONFIG, tmp_path_factory.mktemp("runs"))
     return run(CONFIG, DATASET, folder, devices=jax.devices()[:1])
 
@@ -42,7 +42,7 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
 
 
 def results(runs_dir: Path) -> list[dict[str, Any]]:
-    """What each process ended with."""
+    """Read the results of each process."""
     files = sorted(runs_dir.glob("*.npz"))
     loaded = [dict(np.load(file)) for file in files]
     return [arrays | {"record": json.loads(str(arrays["record"]))} for arrays in loaded]
@@ -88,7 +88,7 @@ def test_the_first_process_alone_writes_the_run(runs_dir):
 
 @dataclass(frozen=True, eq=False)
 class OfHost:
-    """What a mesh is made of."""
+    """A device of a mesh."""
 
     process_index: int
 

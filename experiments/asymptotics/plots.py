@@ -1,0 +1,171 @@
+"""The figures of `experiments.asymptotics`: dots are measured, crosses are exact."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.stats
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from experiments.asymptotics.dice import Measurement, expansion
+from experiments.common.plots import GREY, PALETTE, subplots
+
+STYLES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+Found = Sequence[Measurement]
+"""One measurement for each N, ascending."""
+
+
+def draw_kl(found: Found, pmf: NDArray[np.float64]) -> Figure:
+    """Plot the mean divergence, and its ratio to the leading term."""
+    first = np.array([m.theory.first_order for m in found])
+    # The expansion is smooth in N, so it is drawn between the sizes too.
+    curve = np.geomspace(found[0].num_rolls, found[-1].num_rolls, 200)
+    leading, second = expansion(pmf, curve)
+    figure, axes = subplots(1, 2, height=3.6)
+    for ax, unit, unit_of_curve in zip(axes[0], (1, first), (1, leading), strict=True):
+        ax.plot(curve, leading / unit_of_curve, linewidth=1.8, label="first order, $(K-1)/(2N)$")
+        ax.plot(
+            curve, (leading + second) / unit_of_curve, "--", linewidth=1.8, label="second order"
+        )
+        _plot_exact(ax, found, np.array([m.theory.kl for m in found]) / unit, label="exact")
+        ax.errorbar(
+            _sizes(found),
+            np.array([m.kl.value for m in found]) / unit,
+            2 * np.array([m.kl.error for m in found]) / unit,
+            fmt="o",
+            markersize=4,
+            capsize=3,
+            label="measured ± 2 standard errors",
+        )
+        _sizes_axis(ax)
+    axes[0, 0].set_yscale("log")
+    axes[0, 0].set_ylabel("mean of KL(c / N || p), nats")
+    axes[0, 1].set_ylabel("mean of KL / first order")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def draw_entropy(found: Found) -> Figure:
+    """Plot bias and error of the entropy estimators, both relative to the plug-in's."""
+    sizes = _sizes(found)
+    figure, axes = subplots(1, 2, height=4.4)
+    bias, rmse = axes[0]
+    for index, method in enumerate(found[0].bias):
+        scaled = [m.bias[method].value / m.theory.first_order for m in found]
+        errors = [2 * m.bias[method].error / m.theory.first_order for m in found]
+        bias.errorbar(sizes, scaled, errors, capsize=2, label=method, **_style(index))
+        ratio = [m.rmse[method] / m.rmse["plug_in"] for m in found]
+        rmse.plot(sizes, ratio, **_style(index))
+    for method in found[0].theory.bias:
+        exact = [m.theory.bias[method] / m.theory.first_order for m in found]
+        label = "exact, first two only" if method == "plug_in" else None
+        _plot_exact(bias, found, exact, label)
+    bias.set_ylabel("mean error ± 2 s.e. / [$(K-1)/(2N)$ nats]")
+    rmse.set_ylabel("RMS error / RMS error of plug_in")
+    for ax in axes[0]:
+        _sizes_axis(ax)
+    handles, labels = bias.get_legend_handles_labels()
+    # The crosses would come first; they belong at the end.
+    figure.legend(
+        handles[1:] + handles[:1],
+        labels[1:] + labels[:1],
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+    )
+    return figure
+
+
+def draw_wilks(found: Found, dof: int, alpha: float) -> Figure:
+    """Plot the quantiles of G against those of the chi-squared distribution."""
+    law = scipy.stats.chi2(dof)
+    num_dice = len(found[0].statistics)
+    # Not all of the thousands of quantiles in the middle: tests depend on the tail.
+    ranks = np.unique(num_dice - np.geomspace(num_dice, 1, 400).astype(np.int64))
+    expected = law.ppf((ranks + 0.5) / num_dice)
+    figure, axes = subplots(height=4.8)
+    ax = axes[0, 0]
+    ax.plot(
+        expected, expected, color="black", linewidth=1, zorder=3, label="chi-squared distribution"
+    )
+    for index, measurement in enumerate(found):
+        ax.plot(
+            expected,
+            measurement.statistics[ranks],
+            linestyle="none",
+            marker=MARKERS[index % len(MARKERS)],
+            markersize=3,
+            label=f"$N$ = {measurement.num_rolls:,}",
+        )
+    critical = law.ppf(1 - alpha)
+    ax.axvline(critical, color=GREY, linewidth=1)
+    ax.annotate(
+        f"{1 - alpha:.0%} quantile",
+        (critical, 1),
+        (4, -4),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        color="0.3",
+        va="top",
+    )
+    ax.set_xlabel(f"quantile of chi-squared, {dof} degrees of freedom")
+    ax.set_ylabel("quantile of $G = 2N\\,$KL(c / N || p)")
+    ax.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def draw_coverage(found: Found, alpha: float) -> Figure:
+    """Plot the coverage of the intervals beside the nominal one."""
+    sizes = _sizes(found)
+    figure, axes = subplots(1, 2, height=4.2, sharey=True)
+    classwise = list(found[0].theory.coverage)
+    panels = {
+        "single face, mean over the faces": classwise,
+        "all faces simultaneously": [name for name in found[0].coverage if name not in classwise],
+    }
+    for ax, (title, methods) in zip(axes[0], panels.items(), strict=True):
+        for index, method in enumerate(methods):
+            values = [100 * m.coverage[method].value for m in found]
+            errors = [200 * m.coverage[method].error for m in found]
+            ax.errorbar(sizes, values, errors, capsize=2, label=method, **_style(index))
+            if methods is classwise:
+                exact = [100 * m.theory.coverage[method] for m in found]
+                label = "exact" if index == len(methods) - 1 else None
+                _plot_exact(ax, found, exact, label)
+        nominal = 100 * (1 - alpha)
+        ax.axhline(nominal, color="black", linewidth=1, linestyle="--", label="nominal")
+        _sizes_axis(ax)
+        ax.set_title(title, fontsize=10, loc="left")
+        ax.legend(frameon=False, loc="lower right")
+    axes[0, 0].set_ylabel("coverage ± 2 s.e., %")
+    return figure
+
+
+def _sizes(found: Found) -> list[int]:
+    return [measurement.num_rolls for measurement in found]
+
+
+def _plot_exact(ax: Axes, found: Found, values: ArrayLike, label: str | None) -> None:
+    ax.plot(_sizes(found), values, "x", color="black", markersize=8, label=label, zorder=3)
+
+
+def _sizes_axis(ax: Axes) -> None:
+    ax.set_xscale("log")
+    ax.set_xlabel("rolls $N$ of each die")
+
+
+def _style(index: int) -> dict[str, Any]:
+    """Choose colour and line style of a method; there are more methods than colours."""
+    colors = len(PALETTE)
+    return {
+        "color": PALETTE[index % colors],
+        "linestyle": STYLES[index // colors],
+        "linewidth": 1.8,
+        "marker": "o",
+        "markersize": 3.5,
+    }

@@ -1,0 +1,1 @@
+"""Fit a categorical distribution to the rolls of a die or to a column of data."""

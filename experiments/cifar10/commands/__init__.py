@@ -1,0 +1,1 @@
+"""Commands beyond a single run: several seeds, comparisons, predictions."""

@@ -1,0 +1,1 @@
+"""The images: found or downloaded, checked, decoded and augmented."""

@@ -1,0 +1,34 @@
+"""The network that the settings name."""
+
+from jax.typing import DTypeLike
+
+from experiments.cifar10.config import Config
+from experiments.cifar10.network.airbench import Airbench
+from experiments.cifar10.network.resnet import ResNet
+
+
+def build_network(
+    config: Config, num_classes: int, dtype: DTypeLike, *, train_whitening: bool = False
+) -> Airbench | ResNet:
+    """Build the network that the settings name; all of its settings are read here.
+
+    Args:
+        config: the settings.
+        num_classes: K.
+        dtype: of the computation.
+        train_whitening: let the gradient reach the bias of airbench's whitening.
+    """
+    match config.network:
+        case "airbench":
+            return Airbench(
+                config.widths,
+                num_classes,
+                config.norm_momentum,
+                dtype,
+                convs=config.convs,
+                whiten=config.whiten,
+                identity_init=config.identity_init,
+                train_whitening=config.whiten and train_whitening,
+            )
+        case "resnet18":
+            return ResNet(config.widths, num_classes, config.norm_momentum, dtype)

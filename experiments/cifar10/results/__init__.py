@@ -1,0 +1,1 @@
+"""Evaluation of a trained network, and its figures and numbers."""

@@ -1,0 +1,132 @@
+"""The progress of a run, as the user sees it."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+NARROW = 66  # columns; with fewer there is no room for a bar beside loss and accuracy
+
+
+class TrainingProgress:
+    """A line with the current activity and the remaining time, and a line for each epoch.
+
+    The remaining time is that of the remaining work, at the rate so far, and of the programs still
+    to be compiled, at the mean time of the compiled ones.
+
+    Args:
+        console: where to draw; None draws nothing.
+    """
+
+    def __init__(self, console: Console | None) -> None:
+        width = 80 if console is None else console.width
+        columns: list[str | ProgressColumn] = [
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=9 if width < NARROW else min(40, width - 59)),
+            _TimeLeft(self),
+        ]
+        if width >= NARROW:
+            columns.insert(2, TextColumn("{task.fields[status]}", markup=False))
+        self._console = console
+        hidden = console is None or not console.is_terminal
+        self._progress = Progress(*columns, console=console, disable=hidden, transient=True)
+        self._task = self._progress.add_task("preparing", total=None, status="")
+        self._work = self._done = 0.0
+        self._programs = self._compiled = 0
+        self._working_seconds = self._compiling_seconds = 0.0
+        self._since = self._last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._console is not None and self._progress.disable:  # no bar is shown
+            self._console.print(
+                "a line follows for every epoch; the first step may have to be compiled"
+            )
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def plan(self, work: float, programs: int) -> None:
+        """Set the work to do, in any unit, and the number of programs to compile."""
+        self._work, self._programs = work, programs
+        self._last = time.monotonic()
+        self._progress.update(self._task, total=work)
+
+    def doing(self, activity: str) -> None:
+        """Name the current activity."""
+        if activity != self._progress.tasks[0].description:
+            self._since = time.monotonic()
+            self._progress.update(self._task, description=activity)
+
+    @contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Show that a program is being compiled while the block runs."""
+        before = self._progress.tasks[0].description
+        self._compiled += 1
+        self.doing(f"compiling {self._compiled} of {max(self._programs, self._compiled)}")
+        started = time.monotonic()
+        yield
+        seconds = time.monotonic() - started
+        self._compiling_seconds += seconds
+        self._last += seconds
+        self.doing(before)
+
+    def worked(self, work: float, metrics: Mapping[str, float] | None = None) -> None:
+        """Add finished work; the metrics are those of the epoch so far."""
+        now = time.monotonic()
+        self._working_seconds += now - self._last
+        self._last = now
+        self._done += work
+        self._progress.update(self._task, completed=self._done)
+        if metrics is not None:
+            status = "loss {loss:.3f}  accuracy {accuracy:.1%}"
+            self._progress.update(self._task, status=status.format(**metrics))
+
+    def left(self) -> str:
+        """Format the remaining time, or if it is unknown, the time of this activity so far."""
+        now = time.monotonic()
+        programs = max(0, self._programs - self._compiled)
+        if self._done and (self._compiled or not programs):
+            left = (self._work - self._done) * self._working_seconds / self._done
+            left += programs * self._compiling_seconds / max(1, self._compiled)
+            if (left := left - (now - self._last)) >= 1:
+                return f"left {_clock(left)}"
+        return f"for {_clock(now - self._since)}"
+
+    def epoch_done(self, epoch: int, side: int, metrics: Mapping[str, float]) -> None:
+        """Print a line about the epoch above the bar."""
+        if self._console is None:
+            return
+        line = (
+            f"epoch {epoch:2d}  {side} px  loss {{loss:.3f}}  accuracy {{accuracy:.2%}}  "
+            "test {test_accuracy:.2%}  {images_per_second:,.0f} images/s"
+        )
+        self._console.print(line.format(**metrics), highlight=False)
+
+
+class _TimeLeft(ProgressColumn):
+    """A column with the remaining time."""
+
+    def __init__(self, progress: TrainingProgress) -> None:
+        super().__init__()
+        self._shown = progress
+
+    def render(self, task: Task) -> Text:
+        return Text(self._shown.left(), no_wrap=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

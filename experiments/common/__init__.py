@@ -1,0 +1,1 @@
+"""Helpers that the experiments share: command line, run folder, plots, tables, estimates."""
