@@ -175,15 +175,19 @@ def _gradient(
         gradient_shape, blocks = (tile.features, tile.classes), (grid.classes, grid.rows)
 
     def gradient(layer: Layer, coefficients: Array) -> Layer:
+        """Trace the types of the results."""
+        none: Any = None
         d = whole_logits(layer) + coefficients[:1].T
         if wrt == "x":
-            return Layer(product(d, layer.kernel, 1, 1).astype(layer.x.dtype), None, None)
+            return Layer(product(d, layer.kernel, 1, 1).astype(layer.x.dtype), none)
         kernel = product(layer.x, d, 0, 0).astype(layer.kernel.dtype)
-        return Layer(None, kernel, None if layer.bias is None else jnp.sum(d, 0, keepdims=True))
+        bias = None if layer.bias is None else jnp.sum(d, 0, keepdims=True)
+        return Layer(none, kernel, bias)
 
     out = jax.eval_shape(gradient, layer, coefficients)
     every = layer_specs(layer, tile, index_written, index_written)
-    specs = Layer(*(None if x is None else spec for x, spec in zip(out, every, strict=True)))
+    there: Any = [None if x is None else spec for x, spec in zip(out, every, strict=True)]
+    specs = Layer(*there)
     same = layer.x.dtype == layer.kernel.dtype
     (result,) = pl.pallas_call(
         partial(_kernel, whole=whole, grid=grid, wrt=wrt),
