@@ -20,6 +20,7 @@ from experiments.common.command import (
     parse_options,
     say,
 )
+from experiments.common.run_folder import RunError
 
 
 class Benchmark(NamedTuple):
@@ -134,7 +135,7 @@ def _run(command: Command, session: Session, options: dict[str, Any]) -> None:
         code = EXIT_INTERRUPTED if session.interrupted else 0
         try:
             end = f"JSON and PNG: {output.save(result, command.output)}"
-        except OSError as error:  # the tables are still worth printing
+        except (OSError, RunError) as error:  # the tables are still worth printing
             code = EXIT_USER_ERROR
             end = f"error: --output: expected a folder that can be written, got {error}"
     say(session.console, end)

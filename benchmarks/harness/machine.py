@@ -5,7 +5,6 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.harness import timing
+from experiments.common.run_folder import versions
 
 PACKAGES = ("xentjax", "jax", "jaxlib", "optax", "flax", "numpy", "torch")
 
@@ -73,7 +73,7 @@ def measure(*, quick: bool = False, packages: Sequence[str] = ()) -> Machine:
         cores=cores(),
         backend=jax.default_backend(),
         device=jax.devices()[0].device_kind,
-        versions={"python": platform.python_version()} | versions((*PACKAGES, *packages)),
+        versions=versions((*PACKAGES, *packages)),
         read_bandwidth=gigabytes / median["read"],
         update_bandwidth=2 * gigabytes / median["update"],
         fresh_bandwidth=2 * gigabytes / median["fresh"],
@@ -123,14 +123,3 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def versions(packages: Sequence[str]) -> dict[str, str]:
-    """The installed version of each package, or "not installed"."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found

@@ -1,9 +1,8 @@
 """Output of a report: tables on a terminal or as markdown, and a folder with JSON and PNG."""
 
 import json
-import os
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from benchmarks.harness.tables import NOT_INSTALLED, Report, Sheet
+from experiments.common.run_folder import replace_file
 
 
 def print_terminal(result: Report, console: Console) -> None:
@@ -99,15 +99,10 @@ def save(result: Report, parent: Path) -> Path:
     folder = parent / f"{result.name}-{result.machine.date[:19].replace(':', '-')}"
     folder.mkdir(parents=True, exist_ok=False)
     text = json.dumps(result.as_json(), indent=1)
-    _write(folder / f"{result.name}.json", lambda path: path.write_text(text + "\n"))
+    replace_file(folder / f"{result.name}.json", lambda path: path.write_text(text + "\n"))
     drawing = result.figure()
     FigureCanvasAgg(drawing)
-    _write(folder / f"{result.name}.png", lambda path: drawing.savefig(path, format="png", dpi=150))
+    replace_file(
+        folder / f"{result.name}.png", lambda path: drawing.savefig(path, format="png", dpi=150)
+    )
     return folder
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Write to a temporary name and rename, so that `path` is never half-written."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    write(unfinished)
-    os.replace(unfinished, path)

@@ -25,8 +25,6 @@ from benchmarks.scaling.collectives import Exchange, exchange
 from xentjax import (
     linear_softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels,
-    vocab_parallel_linear_softmax_cross_entropy,
-    vocab_parallel_softmax_cross_entropy,
 )
 
 AXIS = "devices"
@@ -94,11 +92,11 @@ def program(scheme: str, mesh: Mesh, shape: Shape) -> Program:
     match scheme:
         case Scheme.VOCAB:
             specs = (classes, whole)
-            loss = partial(vocab_parallel_softmax_cross_entropy, axis_name=AXIS)
+            loss = partial(softmax_cross_entropy_with_integer_labels, axis_name=AXIS)
             return of_logits(split(loss, specs, whole), specs=specs)
         case Scheme.VOCAB_LINEAR:
             specs = (whole, classes, whole)
-            loss = partial(vocab_parallel_linear_softmax_cross_entropy, axis_name=AXIS)
+            loss = partial(linear_softmax_cross_entropy, axis_name=AXIS)
             return of_layer(split(loss, specs, whole), specs=specs)
         case Scheme.DATA:
             return of_logits(mean_loss, specs=(rows, rows))

@@ -19,7 +19,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib import metadata
@@ -324,7 +324,7 @@ def _circumstances(started: datetime) -> dict[str, Any]:
         "command": shlex.join(sys.orig_argv),
         "started": started.isoformat(timespec="seconds"),
         "revision": _revision(),
-        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
+        "versions": versions(PACKAGES),
         "device": {
             "platform": devices[0].platform,
             "kind": devices[0].device_kind,
@@ -333,11 +333,15 @@ def _circumstances(started: datetime) -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:  # xentjax run from its source tree
-        return "not installed"
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of Python and of these packages, or "not installed"."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # for xentjax: it runs from its source tree
+            found[package] = "not installed"
+    return found
 
 
 def _revision() -> str | None:

@@ -97,7 +97,7 @@ def test_a_platform_that_is_not_there_is_one_line(tmp_path):
     done = command_line("losses", "--quick", "--output", str(tmp_path), JAX_PLATFORMS="nonsense")
     said, error = done.stderr.splitlines()
     assert said.startswith("loading")
-    assert error.startswith("error: JAX_PLATFORMS=nonsense: expected a platform that is here, got")
+    assert error.startswith("error: JAX_PLATFORMS=nonsense: expected an available platform, got")
     assert (done.returncode, done.stdout) == (2, "")
 
 

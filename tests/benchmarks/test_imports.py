@@ -1,6 +1,7 @@
-"""Imports between the modules of benchmarks: no circles, and the harness knows no benchmark."""
+"""Imports of benchmarks: no circles, a harness that knows no benchmark, little of experiments."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 
 import pytest
@@ -52,6 +53,17 @@ def test_a_benchmark_imports_the_harness_and_its_own_modules(module):
     folder = module.split(".")[1]
     imported = {name.split(".")[1] for name in imported_by(module)}
     assert imported <= MAY_IMPORT[folder] | {"harness"}
+
+
+def test_only_training_imports_an_experiment():
+    """All may use the tools of `experiments.common`; `training` times the step of CIFAR-10."""
+    for module, path in MODULES.items():
+        lines = path.read_text().splitlines()
+        imported = [line for line in lines if re.match(r"\s*(from|import) experiments", line)]
+        allowed = ("from experiments.common.",)
+        if module == "benchmarks.training":
+            allowed += ("from experiments.cifar10.",)
+        assert [line for line in imported if not line.startswith(allowed)] == [], module
 
 
 def test_every_benchmark_is_a_module_or_package_of_its_name():

@@ -1,11 +1,14 @@
 """The machine: limits from the timed thunks, and versions."""
 
+import platform
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from benchmarks.harness import machine, timing
+from experiments.common.run_folder import versions
 
 
 def test_machine_limits_count_every_byte_and_operation(monkeypatch):
@@ -33,4 +36,5 @@ def test_machine_traffic_moves_what_it_says(shape):
 
 
 def test_versions_name_what_is_not_installed():
-    assert machine.versions(["no-such-package"]) == {"no-such-package": "not installed"}
+    found = versions(["no-such-package"])
+    assert found == {"python": platform.python_version(), "no-such-package": "not installed"}

@@ -10,7 +10,7 @@ from sklearn.calibration import calibration_curve
 
 from tests.support.oracles.calibration import cells, error, predictions, two_class
 from tests.support.tolerances import VALUE
-from xentjax._sums import accurate_segment_sum, accurate_sum
+from xentjax._core.sums import accurate_segment_sum, accurate_sum
 from xentjax.calibration import (
     classwise_calibration_error,
     expected_calibration_error,

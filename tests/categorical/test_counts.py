@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from xentjax import counts, empirical_pmf, stream_counts
-from xentjax._sums import BLOCK, MANY, add_in_blocks
+from xentjax._core.sums import BLOCK, MANY, add_in_blocks
 from xentjax.categorical.counts import _FEW_CLASSES, _HOST_BLOCK, _count_by_comparison
 
 
@@ -262,7 +262,7 @@ class TestEmpiricalPmf:
                 "counts: expected at least one count > 0, got all 0 in row 1",
             ),
             (np.eye(3)[None, :, :2], "counts: .* got all 0 in row 0, 2"),
-            (jnp.array([1, -2]), r"counts: expected finite numbers >= 0, got -2\.0"),
+            (jnp.array([1, -2]), r"counts: expected finite numbers >= 0, got -2"),
             (jnp.array([1, np.nan]), "counts: expected finite numbers >= 0, got nan"),
             (jnp.zeros(0), r"counts: expected at least one class, got shape \(0,\)"),
             (jnp.array(3), r"counts: expected at least one class, got shape \(\)"),

@@ -10,4 +10,4 @@ pytestmark = [pytest.mark.devices, pytest.mark.slow]
 
 def test_sharded_logits_are_not_gathered():
     printed = run_module("tests.programs.sharded_logits")
-    assert printed.split() == ["checked", str(4 * len(CLASSES))]
+    assert printed.split() == ["checked", str(4 * len(CLASSES) + 4 * len(CLASSES[::2]))]

@@ -8,17 +8,35 @@ import numpy as np
 import optax
 import pytest
 from jax import export
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import AxisType, Mesh, PartitionSpec as P
 
 from tests.support.tolerances import TRANSFORMED
-from tests.support.transformations import CALLS, Arguments, Call, Everything, K, everything
+from tests.support.transformations import (
+    CALLS,
+    Arguments,
+    Call,
+    Everything,
+    K,
+    everything,
+    on_explicit_axes,
+)
 from tests.support.virtual_devices import run_module, run_optimised
 from xentjax import (
+    chi_squared_test,
+    conditional_entropy,
     confidence_intervals,
+    cross_entropy,
+    entropy,
     entropy_estimate,
+    expected_kl,
     fit_categorical,
     fit_softmax_regression,
     g_test,
+    js_divergence,
+    kkt_certificate,
+    kl_divergence,
+    multinomial_log_likelihood,
+    mutual_information,
 )
 from xentjax.calibration import (
     classwise_calibration_error,
@@ -164,31 +182,21 @@ def test_no_nan_is_made_for_valid_arguments(name, unchecked_annotations):
         everything(call, arguments, weights, {})
 
 
-AUTO_AXES_ONLY = {
-    "integer, all",
-    "linear, ignored",
-    "linear, all, in tiles",
-    "linear, gradients in forward",
-    "js",
-}
-"""A gather of class weights, loops over blocks of rows and a mixture's weight name no sharding."""
-
-
-@pytest.mark.parametrize("name", [c.name for c in CALLS if c.rows and c.name not in AUTO_AXES_ONLY])
-def test_rows_split_over_explicit_axes(name):
+@pytest.mark.parametrize("by", ["rows", "classes"])
+@pytest.mark.parametrize("name", [c.name for c in CALLS if c.rows])
+def test_split_over_explicit_axes(name, by):
+    """One device shows whether shardings agree; `test_explicit_axes` whether values do."""
     call = BY_NAME[name]
     arguments = members(call)[0]
     weights = [jnp.ones_like(x) for x in jax.jit(call)(arguments)]
     expected = one_by_one(call)(arguments, weights, {})
     mesh = Mesh(np.array(jax.devices()[:1]), ("devices",), axis_types=(AxisType.Explicit,))
+    assert_close(on_explicit_axes(call, arguments, weights, by, mesh), expected)
 
-    def split(x: jax.Array, rows: bool) -> jax.Array:
-        return jax.device_put(np.asarray(x), NamedSharding(mesh, P("devices") if rows else P()))
 
-    with jax.set_mesh(mesh):
-        placed = {n: split(x, n in call.rows) for n, x in arguments.items()}
-        weights = [split(x, x.ndim > 0) for x in weights]
-        assert_close(jax.jit(partial(everything, call))(placed, weights, {}), expected)
+def test_explicit_axes():
+    printed = run_module("tests.programs.explicit_axes")
+    assert printed.splitlines() == ["tried 64 on 8 devices"]
 
 
 def _fit_temperature(p: jax.Array) -> list[jax.Array]:
@@ -247,9 +255,58 @@ def test_gradients_of_loops_inside_shard_map(function):
     assert_close(jax.jit(mapped)(rows), jax.jit(gradient)(rows))
 
 
+def _measure_of(counts: jax.Array, measure, form: str, *, pair: bool = True, **keywords):
+    """The measure and its gradient for pmfs that have probabilities of 0 in the same places."""
+    weights = [counts, counts**2] if pair else [counts]
+    pmfs = [w / w.sum() if form == "pmf" else jnp.log(w / w.sum()) for w in weights]
+    return jax.value_and_grad(lambda pmfs: measure(*pmfs, form=form, **keywords))(pmfs)
+
+
+def _joint_measure_of(counts: jax.Array, measure, form: str):
+    """The same of a joint pmf with a row, and perhaps a column, of no probability."""
+    joint = jnp.stack([counts, jnp.zeros_like(counts), counts**2])
+    joint = joint / joint.sum()
+    joint = joint if form == "pmf" else jnp.log(joint)
+    return jax.value_and_grad(partial(measure, form=form))(joint)
+
+
+def _regression(counts: jax.Array):
+    x = jnp.stack([counts, counts**2], 1)
+    x = jnp.concatenate([x, x[::-1]])
+    return fit_softmax_regression(x, jnp.array([0, 1, 1, 0, 1, 0, 0, 1]), 2, l2=0.1)
+
+
+_MEASURES = [
+    pytest.param(
+        partial(call, measure=measure, form=form, **keywords),
+        id=" ".join([measure.__name__, form, *map(str, keywords.values())]),
+    )
+    for form in ("pmf", "log_pmf")
+    for call, measure, keywords in [
+        (_measure_of, entropy, {"pair": False}),
+        (_measure_of, cross_entropy, {}),
+        (_measure_of, kl_divergence, {}),
+        (_measure_of, js_divergence, {}),
+        (_measure_of, js_divergence, {"weight": 0.0}),
+        (_measure_of, js_divergence, {"weight": 1.0}),
+        (_joint_measure_of, mutual_information, {}),
+        (_joint_measure_of, conditional_entropy, {}),
+    ]
+]
+
+
 @pytest.mark.parametrize(
     "function",
     [
+        *_MEASURES,
+        pytest.param(_regression, id="regression"),
+        pytest.param(partial(confidence_intervals, method="jeffreys"), id="jeffreys"),
+        pytest.param(partial(confidence_intervals, method="sison_glaz"), id="sison_glaz"),
+        pytest.param(lambda c: multinomial_log_likelihood(c / c.sum(), c), id="multinomial"),
+        pytest.param(lambda c: kkt_certificate(c / c.sum(), c), id="certificate"),
+        pytest.param(lambda c: chi_squared_test(c, c / c.sum()), id="chi-squared test"),
+        pytest.param(lambda c: expected_kl(c / c.sum(), 5), id="expected KL"),
+        pytest.param(partial(fit_categorical, solver="newton", max_steps=3), id="newton"),
         pytest.param(partial(confidence_intervals, method="wald"), id="wald"),
         pytest.param(partial(confidence_intervals, method="goodman"), id="goodman"),
         pytest.param(partial(entropy_estimate, method="plug_in"), id="plug_in"),
@@ -271,7 +328,7 @@ def test_gradients_of_loops_inside_shard_map(function):
     ],
 )
 @pytest.mark.parametrize("counts", [(3.0, 2, 5, 1), (3.0, 0, 5, 1)])
-def test_no_nan_is_made_for_valid_counts(function, counts):
+def test_no_nan_is_made_for_valid_counts(function, counts, unchecked_annotations):
     """As above: the constant of arguments that do not count is made nowhere."""
     with jax.disable_jit(), jax.debug_nans(True):
         function(jnp.array(counts))

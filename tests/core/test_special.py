@@ -9,17 +9,17 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec as P
 
 from tests.support.tolerances import GRADIENT, VALUE
-from xentjax._special import (
+from xentjax._core.multiply_no_nan import multiply_no_nan
+from xentjax.information.log_pmf import log_softmax, log_sum_exp, times_exp
+from xentjax.information.pmf import (
     divergence_term,
     log,
     log_ratio,
-    scale_tangent,
     sum_difference,
     times_power,
     x_log_x,
     x_log_y,
 )
-from xentjax._special_log import log_softmax, log_sum_exp, times_exp
 
 INF, NAN = np.inf, np.nan
 
@@ -31,12 +31,12 @@ class TestScaleTangent:
 
     @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.vmap], ids=["plain", "jit", "vmap"])
     def test_a_zero_tangent_wins_over_any_slope(self, wrap):
-        result = wrap(scale_tangent)(jnp.array(self.slope), jnp.array(self.tangent))
+        result = wrap(multiply_no_nan)(jnp.array(self.slope), jnp.array(self.tangent))
         np.testing.assert_array_equal(result, self.product)
 
     def test_is_linear_in_the_tangent_in_both_modes(self):
         def linear(t):
-            return scale_tangent(jnp.array(self.slope), t)
+            return multiply_no_nan(jnp.array(self.slope), t)
 
         zeros, t = jnp.zeros(6), jnp.array(self.tangent)
         np.testing.assert_array_equal(jax.jvp(linear, (zeros,), (t,))[1], self.product)
@@ -46,7 +46,7 @@ class TestScaleTangent:
         slope, tangent = jnp.array([2.0, 3.0]), jnp.array([0.0, 5.0])
 
         def total(s):
-            return scale_tangent(s, tangent).sum()
+            return multiply_no_nan(s, tangent).sum()
 
         np.testing.assert_array_equal(jax.grad(total)(slope), [0, 5])
         slope_dot = jnp.array([INF, 1.0])  # the slope's own slope may be infinite as well
@@ -55,7 +55,7 @@ class TestScaleTangent:
     def test_vmap_over_one_argument(self):
         slope, tangents = jnp.array([INF, 2.0]), jnp.array([[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
         expected = [[0, 2], [INF, 0], [0, 0]]
-        batched = jax.vmap(scale_tangent, in_axes=(None, 1), out_axes=1)
+        batched = jax.vmap(multiply_no_nan, in_axes=(None, 1), out_axes=1)
         np.testing.assert_array_equal(batched(slope, tangents.T).T, expected)
 
     @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ class TestScaleTangent:
     )
     def test_shapes_and_dtypes_must_agree(self, tangent):
         with pytest.raises(TypeError):
-            scale_tangent(jnp.ones(2), tangent)
+            multiply_no_nan(jnp.ones(2), tangent)
 
     def test_a_replicated_tangent_meets_a_sharded_slope(self):
         """What comes out varies over the mesh, so that transposition sums over it."""
@@ -71,7 +71,7 @@ class TestScaleTangent:
 
         def mapped(out_specs):
             in_specs = (P("rows"), P())
-            return jax.shard_map(scale_tangent, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
+            return jax.shard_map(multiply_no_nan, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
 
         slope, tangent = jnp.array([INF, 2.0]), jnp.array([0.0, 3.0])
         np.testing.assert_array_equal(mapped(P("rows"))(slope, tangent), [0, 6])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xentjax._units import in_units, nats_per_unit
+from xentjax.information.units import in_units, nats_per_unit
 
 
 @pytest.mark.parametrize(

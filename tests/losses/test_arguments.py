@@ -3,8 +3,13 @@
 And what it refuses in one line.
 """
 
+import ast
+import inspect
 import re
+import sys
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +20,7 @@ from flax import nnx
 
 import xentjax
 from tests.support.columns import Column
+from xentjax._core import checks
 
 LOGITS = np.array([[0.5, -1.0, 2.0], [1.5, 0.25, -0.5]], np.float32)
 OTHERS = np.array([[0.25, 0.5, 1.0], [-1.0, 0.5, 0.75]], np.float32)
@@ -184,6 +190,12 @@ focal_loss = xentjax.sigmoid_focal_loss
          lambda: xentjax.kl_divergence_with_logits(LOGITS, OTHERS, 1e-40)),
         (ValueError, "temperature: expected a number > 0 in float32, got 1e+39",
          lambda: integer_loss(LOGITS, LABELS, temperature=1e39)),
+        (ValueError, "temperature: expected a number > 0, got an integer too large for a float",
+         lambda: integer_loss(LOGITS, LABELS, temperature=10**400)),
+        (ValueError, "class_weights: expected finite weights, got nan for class 1",
+         lambda: integer_loss(LOGITS, LABELS, class_weights=np.float32([1, np.nan, 1]))),
+        (ValueError, "class_weights: expected finite weights, got -inf for class 2",
+         lambda: linear_loss(LOGITS, KERNEL, LABELS, class_weights=np.float32([1, 1, -np.inf]))),
         (ValueError, "logit_soft_cap: expected a number > 0 or None in float32, got 1e+39",
          lambda: linear_loss(LOGITS, KERNEL, LABELS, logit_soft_cap=1e39)),
         (ValueError, "logit_soft_cap: expected a number > 0 or None in float32, got 1e-46",
@@ -207,6 +219,82 @@ focal_loss = xentjax.sigmoid_focal_loss
 def test_refused_in_one_line(error, message, call, unchecked_annotations):
     with pytest.raises(error, match=f"^{re.escape(message)}"):
         call()
+
+
+def calls_of_own(function, folder):
+    """The names of the functions of that file or folder that a call runs, with their argument."""
+    calls = []
+
+    def record(frame, event, _):
+        if event == "call" and frame.f_code.co_filename.startswith(str(folder)):
+            calls.append((frame.f_code.co_name, frame.f_locals.get("name")))
+
+    sys.setprofile(record)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_each_argument_is_checked_once(name):
+    loss, arrays, keywords = CALLS[name]
+    calls = Counter(calls_of_own(lambda: loss(*arrays, **keywords), checks.__file__))
+    assert set(keywords) <= {argument for _, argument in calls}
+    assert {call: n for call, n in calls.items() if n > 1 and call[1]} == {}
+
+
+def test_an_eager_call_is_short():
+    """Frames of this package in a call whose program is compiled."""
+    logits, labels = jnp.asarray(LOGITS), jnp.asarray(LABELS)
+    for _ in range(2):
+        integer_loss(logits, labels)
+    folder = Path(xentjax.__file__).parent
+    assert 0 < len(calls_of_own(lambda: integer_loss(logits, labels), folder)) <= 15
+
+
+@pytest.mark.parametrize(
+    "loss", [xentjax.softmax_cross_entropy, integer_loss, linear_loss], ids=lambda f: f.__name__
+)
+def test_overloads_list_every_keyword(loss):
+    """So do editors, which show the overloads."""
+    source = Path(inspect.unwrap(loss).__code__.co_filename).read_text()
+    names = [
+        [arg.arg for arg in (*node.args.args, *node.args.kwonlyargs)]
+        for node in ast.parse(source).body
+        if isinstance(node, ast.FunctionDef) and node.name == loss.__name__
+    ]
+    assert names == [list(inspect.signature(loss).parameters)] * 3
+
+
+class Index:
+    """An integer of a library of its own."""
+
+    def __index__(self):
+        return 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "softmax_cross_entropy_with_integer_labels",
+        "linear_softmax_cross_entropy",
+        "brier_score",
+        "nll_loss",
+    ],
+)
+def test_ignore_index_may_be_anything_that_is_an_index(name, unchecked_annotations):
+    loss, arrays, _ = CALLS[name]
+    got = loss(*arrays, ignore_index=Index())
+    np.testing.assert_array_equal(got, loss(*arrays, ignore_index=2))
+    assert got[0] == 0
+
+
+def test_class_weights_may_be_negative_as_in_pytorch():
+    weights = np.float32([1, 1, -2])
+    got = integer_loss(LOGITS, LABELS, class_weights=weights)
+    np.testing.assert_allclose(got, weights[LABELS] * integer_loss(LOGITS, LABELS), rtol=1e-6)
 
 
 def test_one_hot_integers_and_a_shared_pmf_stay_targets():

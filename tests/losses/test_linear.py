@@ -730,5 +730,16 @@ def test_forward_mode_of_gradients_in_forward_is_a_type_error():
     def total(x):
         return loss(x, layer.kernel, labels, reduction="sum", **IN_FORWARD)
 
-    with pytest.raises(TypeError, match="gradients_in_forward: expected False in forward mode"):
-        jax.jvp(total, (layer.x,), (layer.x,))
+    calls = (
+        lambda x: jax.jvp(total, (x,), (x,)),
+        jax.jit(lambda x: jax.jvp(total, (x,), (x,))),
+        lambda x: jax.jvp(jax.jit(total), (x,), (x,)),  # jax finds out after the call returned
+        lambda x: jax.jacfwd(jax.jit(total))(x),
+        lambda x: jax.linearize(jax.jit(total), x)[1](x),
+    )
+    line = (
+        r"^gradients_in_forward: expected False in forward mode \(jvp, jacfwd\), got True(\n---|$)"
+    )
+    for call in calls:
+        with pytest.raises(TypeError, match=line):
+            call(layer.x)

@@ -12,9 +12,10 @@ from jax.sharding import Mesh, PartitionSpec as P
 from tests.programs import parallel_devices, parallel_linear_devices
 from tests.support.virtual_devices import run_module
 from xentjax import (
+    linear_softmax_cross_entropy,
     sharded_counts,
-    vocab_parallel_linear_softmax_cross_entropy,
-    vocab_parallel_softmax_cross_entropy,
+    softmax_cross_entropy,
+    softmax_cross_entropy_with_integer_labels,
 )
 
 
@@ -47,15 +48,15 @@ def on_one_device(function, *arrays):
 
 def loss_of(logits=LOGITS, labels=LABELS, **keywords):
     keywords = {"axis_name": "classes", **keywords}
-    return on_one_device(
-        lambda x, y: vocab_parallel_softmax_cross_entropy(x, y, **keywords), logits, labels
-    )
+    indices = jnp.issubdtype(labels.dtype, jnp.integer)
+    loss = softmax_cross_entropy_with_integer_labels if indices else softmax_cross_entropy
+    return on_one_device(lambda x, y: loss(x, y, **keywords), logits, labels)
 
 
 def linear_loss_of(x=X, kernel=KERNEL, labels=LABELS, bias=BIAS, **keywords):
     keywords = {"axis_name": "classes", **keywords}
     return on_one_device(
-        lambda *arrays: vocab_parallel_linear_softmax_cross_entropy(*arrays, **keywords),
+        lambda *arrays: linear_softmax_cross_entropy(*arrays, **keywords),
         x,
         kernel,
         labels,
@@ -76,7 +77,6 @@ BOTH = [
     ({"labels": jnp.zeros(3, jnp.int32)}, ValueError, "labels"),
     ({"labels": jnp.zeros((4, 6))}, ValueError, "labels"),
     ({"labels": jnp.zeros((4, 5), complex)}, TypeError, "labels"),
-    ({"labels": PMFS, "ignore_index": -1}, ValueError, "ignore_index"),
     ({"where": np.ones(4)}, TypeError, "where"),
     ({"where": np.ones((4, 6), bool)}, ValueError, "where"),
     ({"class_weights": np.ones(6, np.float32)}, ValueError, "class_weights"),
@@ -91,17 +91,26 @@ BOTH = [
 ]
 CASES = [
     *((loss, *case) for loss in (loss_of, linear_loss_of) for case in BOTH),
-    (loss_of, {"logits": jnp.zeros((4, 5), jnp.int32)}, TypeError, "logits_shard"),
-    (loss_of, {"logits": jnp.zeros(())}, ValueError, "logits_shard"),
-    (loss_of, {"logits": jnp.zeros((4, 0))}, ValueError, "logits_shard"),
+    (loss_of, {"logits": jnp.zeros((4, 5), jnp.int32)}, TypeError, "logits"),
+    (loss_of, {"logits": jnp.zeros(())}, ValueError, "logits"),
+    (loss_of, {"logits": jnp.zeros((4, 0))}, ValueError, "logits"),
     (linear_loss_of, {"x": jnp.zeros((4, 3), jnp.int32)}, TypeError, "x"),
     (linear_loss_of, {"x": jnp.zeros(())}, ValueError, "x"),
-    (linear_loss_of, {"kernel": jnp.zeros((2, 5))}, ValueError, "kernel_shard"),
-    (linear_loss_of, {"kernel": jnp.zeros((3, 0))}, ValueError, "kernel_shard"),
-    (linear_loss_of, {"kernel": jnp.zeros((3, 5), jnp.int32)}, TypeError, "kernel_shard"),
-    (linear_loss_of, {"bias": jnp.zeros(6)}, ValueError, "bias_shard"),
-    (linear_loss_of, {"bias": jnp.zeros(5, jnp.int32)}, TypeError, "bias_shard"),
+    (linear_loss_of, {"kernel": jnp.zeros((2, 5))}, ValueError, "kernel"),
+    (linear_loss_of, {"kernel": jnp.zeros((3, 0))}, ValueError, "kernel"),
+    (linear_loss_of, {"kernel": jnp.zeros((3, 5), jnp.int32)}, TypeError, "kernel"),
+    (linear_loss_of, {"bias": jnp.zeros(6)}, ValueError, "bias"),
+    (linear_loss_of, {"bias": jnp.zeros(5, jnp.int32)}, TypeError, "bias"),
     (linear_loss_of, {"max_bytes": 0}, ValueError, "max_bytes"),
+    (linear_loss_of, {"labels": PMFS, "ignore_index": -1}, ValueError, "ignore_index"),
+    (
+        linear_loss_of,
+        {"gradients_in_forward": True, "reduction": "sum"},
+        ValueError,
+        "gradients_in_forward",
+    ),
+    (loss_of, {"axis_name": None, "num_classes": 5}, ValueError, "num_classes"),
+    (linear_loss_of, {"axis_name": None, "num_classes": 5}, ValueError, "num_classes"),
     (counts_of, {"axis_name": "rows"}, ValueError, "axis_name"),
     (counts_of, {"num_classes": 0}, ValueError, "num_classes"),
     (counts_of, {"samples": jnp.zeros(4)}, TypeError, "samples"),
@@ -127,8 +136,8 @@ def test_errors_name_the_argument(function, arguments, error, name):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: vocab_parallel_softmax_cross_entropy(LOGITS, LABELS, axis_name="classes"),
-        lambda: vocab_parallel_linear_softmax_cross_entropy(X, KERNEL, LABELS, axis_name="classes"),
+        lambda: softmax_cross_entropy_with_integer_labels(LOGITS, LABELS, axis_name="classes"),
+        lambda: linear_softmax_cross_entropy(X, KERNEL, LABELS, axis_name="classes"),
         lambda: sharded_counts(LABELS, 5, axis_name="classes"),
     ],
 )

@@ -16,7 +16,11 @@ from tests.support import tolerances
 from tests.support.oracles import cross_entropy as oracles
 from tests.support.problems import EVERYTHING, Problem
 from tests.support.virtual_devices import NUM_DEVICES, collectives, run_checks
-from xentjax import sharded_counts, softmax_cross_entropy, vocab_parallel_softmax_cross_entropy
+from xentjax import (
+    sharded_counts,
+    softmax_cross_entropy,
+    softmax_cross_entropy_with_integer_labels,
+)
 
 K_LOCAL = 3
 HELD = NUM_DEVICES * K_LOCAL
@@ -80,16 +84,16 @@ def parallel_loss(
     """The loss of whole arrays, their classes split over the devices."""
     row_dims = logits.ndim - 1
     split = P(*(None,) * row_dims, axis_name)
-    arrays = {"logits_shard": logits, "labels": labels}
-    specs = {"logits_shard": split, "labels": split if labels.ndim == logits.ndim else P()}
+    arrays = {"logits": logits, "labels": labels}
+    specs = {"logits": split, "labels": split if labels.ndim == logits.ndim else P()}
     if where is not None:
         by_class = where.ndim == logits.ndim
         arrays["where"] = jnp.asarray(padded(where, True) if by_class else where)
         specs["where"] = split if by_class else P()
+    soft = labels.ndim == logits.ndim
+    loss = softmax_cross_entropy if soft else softmax_cross_entropy_with_integer_labels
     return jax.shard_map(
-        lambda arrays: vocab_parallel_softmax_cross_entropy(
-            **arrays, axis_name=axis_name, **keywords
-        ),
+        lambda arrays: loss(**arrays, axis_name=axis_name, **keywords),
         mesh=devices or mesh(classes=NUM_DEVICES),
         in_specs=(specs,),
         out_specs=P(),
@@ -178,7 +182,7 @@ def smoothing_over_an_impossible_class_is_infinite() -> None:
 def wide_labels_of_the_host_do_not_wrap() -> None:
     labels = np.array([2**32 + 1, 1, -1])
     losses = jax.shard_map(
-        lambda x: vocab_parallel_softmax_cross_entropy(
+        lambda x: softmax_cross_entropy_with_integer_labels(
             x, labels, axis_name="classes", ignore_index=-1
         ),
         mesh=mesh(classes=NUM_DEVICES),
@@ -260,7 +264,7 @@ def gradient_inside_of_shard_map_and_rows_split_too() -> None:
 
     def step(x, y):
         return jax.value_and_grad(
-            lambda x: vocab_parallel_softmax_cross_entropy(
+            lambda x: softmax_cross_entropy_with_integer_labels(
                 x, y, axis_name="classes", label_smoothing=0.1, z_loss=0.1, reduction="sum"
             )
         )(x)

@@ -29,7 +29,7 @@ from tests.support.layers import (
 from tests.support.problems import EVERYTHING, Problem
 from tests.support.tolerances import GRADIENT, VALUE
 from tests.support.virtual_devices import NUM_DEVICES, collectives, run_checks, sent_once
-from xentjax import linear_softmax_cross_entropy, vocab_parallel_linear_softmax_cross_entropy
+from xentjax import linear_softmax_cross_entropy
 from xentjax.ops import Rows
 from xentjax.ops.backends.mosaic_gpu import hardware
 from xentjax.ops.backends.mosaic_tpu import operands
@@ -100,21 +100,21 @@ def parallel_loss(
     by_class = P(*(None,) * row_dims, axis_name)
     arrays = {
         "x": layer.x,
-        "kernel_shard": padded(layer.kernel, padding),
-        "bias_shard": padded(layer.bias, padding),
+        "kernel": padded(layer.kernel, padding),
+        "bias": padded(layer.bias, padding),
         "labels": labels if labels.ndim == row_dims else padded(labels, 0),
     }
     specs = {
         "x": P(),
-        "kernel_shard": P(None, axis_name),
-        "bias_shard": P(axis_name),
+        "kernel": P(None, axis_name),
+        "bias": P(axis_name),
         "labels": P() if labels.ndim == row_dims else by_class,
     }
     if where is not None:
         arrays["where"] = padded(where, True) if where.ndim > row_dims else where
         specs["where"] = by_class if where.ndim > row_dims else P()
     return jax.shard_map(
-        lambda arrays: vocab_parallel_linear_softmax_cross_entropy(
+        lambda arrays: linear_softmax_cross_entropy(
             **arrays, axis_name=axis_name, num_classes=num_classes, **keywords
         ),
         mesh=devices or mesh(classes=NUM_DEVICES),
@@ -266,7 +266,7 @@ def gradients_inside_of_shard_map_and_rows_split_too() -> None:
 
     def step(layer, labels):
         def total(layer):
-            return vocab_parallel_linear_softmax_cross_entropy(
+            return linear_softmax_cross_entropy(
                 layer.x, layer.kernel, labels, layer.bias,
                 axis_name="classes", reduction="sum", max_bytes=2 * TILED, **keywords,
             )  # fmt: skip
@@ -353,7 +353,7 @@ def labels_split_over_an_axis_that_the_layer_is_not() -> None:
 
     def losses(layer, labels):
         x, kernel, bias = layer
-        return vocab_parallel_linear_softmax_cross_entropy(
+        return linear_softmax_cross_entropy(
             x, kernel, labels, bias, axis_name="classes", ignore_index=-1, max_bytes=2 * TILED
         )
 

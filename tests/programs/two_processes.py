@@ -13,10 +13,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 from xentjax import (
+    linear_softmax_cross_entropy,
     sharded_counts,
     softmax_cross_entropy_with_integer_labels,
-    vocab_parallel_linear_softmax_cross_entropy,
-    vocab_parallel_softmax_cross_entropy,
 )
 
 PROCESSES, DEVICES = 2, 4
@@ -81,7 +80,7 @@ def main(port: str, process: str) -> None:
     @jax.value_and_grad
     def classes_split(logits, labels):
         loss = jax.shard_map(
-            lambda logits, labels: vocab_parallel_softmax_cross_entropy(
+            lambda logits, labels: softmax_cross_entropy_with_integer_labels(
                 logits, labels, axis_name="devices", num_classes=K, reduction="mean", **KEYWORDS
             ),
             mesh=mesh,
@@ -93,7 +92,7 @@ def main(port: str, process: str) -> None:
     @jax.value_and_grad
     def kernel_split(layer, labels):
         loss = jax.shard_map(
-            lambda x, kernel, bias, labels: vocab_parallel_linear_softmax_cross_entropy(
+            lambda x, kernel, bias, labels: linear_softmax_cross_entropy(
                 x, kernel, labels, bias, axis_name="devices", num_classes=K, reduction="mean",
                 max_bytes=100, **KEYWORDS,
             ),

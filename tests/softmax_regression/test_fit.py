@@ -16,7 +16,8 @@ from sklearn.datasets import load_digits, load_iris, load_wine
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from xentjax import _softmax_descent, fit_categorical, fit_softmax_regression
+from xentjax import fit_categorical, fit_softmax_regression
+from xentjax.softmax_regression import descent
 
 
 @cache
@@ -376,7 +377,7 @@ class TestDerivatives:
         x, labels, weights, direction = self.problem()
         if not newton:
             jax.clear_caches()  # of programs with the other limit
-            monkeypatch.setattr(_softmax_descent, "_MAX_COEFFICIENTS", 1)
+            monkeypatch.setattr(descent, "_MAX_COEFFICIENTS", 1)
             weights = [*weights[:2], 0 * weights[2]]
 
         def value(x, l2):

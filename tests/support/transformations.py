@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 import xentjax
 from xentjax.calibration import expected_calibration_error
@@ -100,6 +101,27 @@ def everything(
     values, pullback = jax.vjp(of_moving, moving)
     tangents = jax.jvp(of_moving, (moving,), (directions,))[1] if directions else []
     return Everything(values, pullback(weights)[0], tangents)
+
+
+def on_explicit_axes(
+    call: Call, arguments: Arguments, weights: list[jax.Array], by: str, mesh: Mesh
+) -> Everything:
+    """`everything` of arguments whose rows or classes are split over an Explicit mesh axis."""
+
+    def spec(name: str, x: jax.Array) -> P:
+        if by == "rows":
+            return P("devices") if name in call.rows else P()
+        by_class = name in (*call.rows, "class_weights", "kernel", "bias") and x.shape[-1:] == (K,)
+        return P(*(None,) * (x.ndim - 1), "devices") if by_class else P()
+
+    def place(x: jax.Array, spec: P) -> jax.Array:
+        return jax.device_put(np.asarray(x), NamedSharding(mesh, spec))
+
+    with jax.set_mesh(mesh):
+        placed = {name: place(x, spec(name, x)) for name, x in arguments.items()}
+        specs = [jax.typeof(x).sharding.spec for x in jax.eval_shape(call, placed)]
+        weights = [place(x, s) for x, s in zip(weights, specs, strict=True)]
+        return jax.jit(partial(everything, call))(placed, weights, {})
 
 
 LOGITS: dict[str, Draw] = {"logits": _normal(N, K)}

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from xentjax._special import nan_unless
-from xentjax._sums import accurate_segment_sum
+from xentjax._core.multiply_no_nan import nan_unless
+from xentjax._core.sums import accurate_segment_sum
 
 BINNINGS = ("width", "mass")
 

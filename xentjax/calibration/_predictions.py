@@ -7,9 +7,11 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from xentjax._checks import check_bool, check_floating, check_integer, concrete, fail, native
-from xentjax._dtypes import compute_dtype, signed, without_wrapping
-from xentjax._pmfs import check_pmf_named
+from xentjax._core.checks import check_bool, check_floating, check_integer, concrete, fail, native
+from xentjax._core.dtypes import compute_dtype, signed, without_wrapping
+from xentjax.information.arguments import check_pmf_named
+
+_LOGITS = "; logits go through softmax"
 
 
 class Predictions(NamedTuple):
@@ -62,7 +64,5 @@ def check_probabilities(
     """Predictions whose rows, where they are known and kept, are pmfs."""
     probs = native("probs", probs)
     predictions = check_predictions("probs", probs, labels, where)
-    known, mask = concrete(probs), concrete(predictions.keep)
-    if known is not None and mask is not None:
-        check_pmf_named("probs", known[mask], hint="; logits go through softmax")
+    check_pmf_named("probs", probs, keep=predictions.keep[:, None], hint=_LOGITS)
     return predictions

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from xentjax._checks import check_choice, check_flag, check_index, fail
-from xentjax._special import nan_unless
-from xentjax._sums import accurate_sum
+from xentjax._core.checks import check_choice, check_flag, check_index, fail
+from xentjax._core.multiply_no_nan import nan_unless
+from xentjax._core.sums import accurate_sum
 from xentjax.calibration._bins import BINNINGS, BinSums, bin_sums
 from xentjax.calibration._predictions import Predictions, check_probabilities
 

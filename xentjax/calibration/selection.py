@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._special import nan_unless
-from xentjax._sums import accurate_sum
+from xentjax._core.multiply_no_nan import nan_unless
+from xentjax._core.sums import accurate_sum
 from xentjax.calibration._predictions import Predictions, check_probabilities
 
 

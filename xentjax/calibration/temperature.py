@@ -10,10 +10,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from xentjax._checks import concrete, fail
-from xentjax._special import nan_unless
-from xentjax._sums import accurate_sum
-from xentjax._varying import pvary_all
+from xentjax._core.checks import concrete, fail
+from xentjax._core.multiply_no_nan import nan_unless
+from xentjax._core.sums import accurate_sum
+from xentjax._core.varying import pvary_all
 from xentjax.calibration._predictions import Predictions, check_predictions
 from xentjax.losses import softmax_cross_entropy_with_integer_labels
 

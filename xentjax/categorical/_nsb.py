@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from xentjax import _special
+from xentjax.information.pmf import entropy
 
 _FALL = 30.0
 """Of the log density, from its maximum to the ends of the window."""
@@ -79,7 +79,7 @@ def entropy_moments(
     # As a product: in a narrow window the rounding of the sum would displace the nodes.
     a = jnp.exp(middle) * jnp.exp(half * nodes)
     # A spread far below the entropy itself is resolved next to the bound that it is measured from.
-    nearly_uniform = _special.entropy(counts / n[0][..., None]) > math.log(k) / 2
+    nearly_uniform = entropy(counts / n[0][..., None]) > math.log(k) / 2
     bound = jnp.where(nearly_uniform, jnp.full_like(n[0], math.log(k)), 0.0)
     score, mean, variance = jax.lax.map(
         lambda a: (_score(counts, a), *_moments_given(counts, others, a, bound)), a

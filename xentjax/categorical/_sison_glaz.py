@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from xentjax._special import nan_unless
-from xentjax._varying import pvary_all
+from xentjax._core.multiply_no_nan import nan_unless
+from xentjax._core.varying import pvary_all
 from xentjax.categorical._tails import gamma_tail
 from xentjax.categorical.likelihood import factorial_remainder
 
@@ -37,7 +37,8 @@ class _Box(NamedTuple):
     failed: Bool[Array, ""]
     """Whether the expansion fell somewhere as the box grew."""
     poisson: _Masses
-    binomial: _Masses
+    binomial: _Masses | None
+    """None where Bonferroni's bound is not asked for."""
     moments: Float[Array, "4 k"]
     """sum of Poisson probability * deviation^r over the box, r = 1..4."""
 
@@ -80,7 +81,8 @@ def halfwidth(
     """
     n, level = counts.sum(), 1 - alpha
     # Stacked: to compile one is as fast as three.
-    remainders = factorial_remainder(jnp.stack([jnp.full_like(counts, n), counts, others]))
+    numbers = jnp.stack([jnp.full_like(counts, n), counts, others])
+    remainders = factorial_remainder(numbers, whole=True)
     log_total = remainders[0, 0]
 
     def widen(box: _Box) -> _Box:
@@ -93,18 +95,20 @@ def halfwidth(
             jnp.where(inside_n, box.poisson.top * counts / above, zero),
             box.poisson.bottom * below / some,
         )
-        odds = counts / jnp.maximum(others, 1)
-        binomial = _add(
-            box.binomial,
-            jnp.where(inside_n, box.binomial.top * odds * (others - c + 1) / above, zero),
-            box.binomial.bottom * (others / some) * below / jnp.maximum(others + c, 1),
-        )
         added = jnp.stack([(poisson.top + (-1) ** r * poisson.bottom) * c**r for r in range(1, 5)])
         moments = box.moments + added
         expansion = _expansion(poisson.inside, moments, log_total)
         failed = box.failed | (expansion < box.expansion)
-        bound = 1 - (1 - binomial.inside).sum()
-        coverage = jnp.where(failed, jnp.maximum(expansion, bound), expansion)
+        coverage, binomial = expansion, None
+        if box.binomial is not None:
+            odds = counts / jnp.maximum(others, 1)
+            binomial = _add(
+                box.binomial,
+                jnp.where(inside_n, box.binomial.top * odds * (others - c + 1) / above, zero),
+                box.binomial.bottom * (others / some) * below / jnp.maximum(others + c, 1),
+            )
+            bound = 1 - (1 - binomial.inside).sum()
+            coverage = jnp.where(failed, jnp.maximum(expansion, bound), expansion)
         # A box of halfwidth N is all there is.
         coverage = jnp.where(c < n, coverage, jnp.ones_like(n))
         return _Box(c, box.coverage, coverage, expansion, failed, poisson, binomial, moments)
@@ -120,9 +124,15 @@ def halfwidth(
         )
     )
     moments = jnp.zeros((4, *counts.shape), counts.dtype)
-    start = _Box(zero, zero, zero, zero, zero > 1, poisson, binomial, moments)
-    start, level = pvary_all((start, level))  # zeros are alike on all devices
-    box = jax.lax.while_loop(too_narrow, widen, start)
+    start = _Box(zero, zero, zero, zero, zero > 1, poisson, None, moments)
+    start, level, binomial = pvary_all((start, level, binomial))  # zeros are alike everywhere
+    # The bound costs as much as the expansion, which seldom fails: then the search starts anew.
+    box = jax.lax.while_loop(lambda box: too_narrow(box) & ~box.failed, widen, start)
+    anew = start._replace(binomial=binomial)
+    box = jax.tree.map(
+        lambda x, y: jnp.where(box.failed, x, y), anew, box._replace(binomial=binomial)
+    )
+    box = jax.lax.while_loop(too_narrow, widen, box)
 
     def between(bracket: _Bracket) -> Array:
         return jnp.floor(bracket.low / 2 + bracket.high / 2)

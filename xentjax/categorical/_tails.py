@@ -21,8 +21,9 @@ import numpy as np
 from jax.scipy.special import digamma
 from jaxtyping import Array, Bool, Float
 
-from xentjax._special import divergence_term, scale_tangent
+from xentjax._core.multiply_no_nan import multiply_no_nan
 from xentjax.categorical.likelihood import factorial_remainder
+from xentjax.information.pmf import divergence_term
 
 _FALL = 40.0
 _NEWTON_STEPS = 12
@@ -50,7 +51,7 @@ def _(primals, tangents):
     near = jnp.exp(_gamma_log_scale(a) - divergence_term(a, jnp.where(inside, x, a))) / x
     density = jnp.where(inside, near, jnp.where(x == math.inf, 0, at_0))
     tangent = jnp.where(density == 0, 0, tangents[1])
-    return gamma_survival(a, x), scale_tangent(-density, tangent)
+    return gamma_survival(a, x), multiply_no_nan(-density, tangent)
 
 
 def gamma_tail(

@@ -6,10 +6,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax import _special
-from xentjax._dtypes import in_float64
-from xentjax.categorical.counts import check_not_all_zero
+from xentjax._core.dtypes import in_float64
 from xentjax.categorical.likelihood import check_pmf_and_counts
+from xentjax.information.pmf import kl_divergence, sum_tolerance, times_power
 
 
 class KKTCertificate(NamedTuple):
@@ -72,21 +71,19 @@ def kkt_certificate(q: ArrayLike, counts: ArrayLike) -> KKTCertificate:
     Source: S. Boyd and L. Vandenberghe, Convex Optimization (2004), sections 5.2 and 5.5.
     """
     call = "kkt_certificate(q, counts)"
-    q, counts = check_pmf_and_counts(call, q, counts, normalised=False)
-    check_not_all_zero("counts", counts)
-    return certificate_of(q, counts)
+    return certificate_of(*check_pmf_and_counts(call, q, counts, normalised=False, some=True))
 
 
 def certificate_of(q: Array, counts: Array) -> KKTCertificate:
     """Return `kkt_certificate` of arguments of one shape whose values nobody checks."""
-    return _certificate(q, counts, rounding=_special.sum_tolerance(q.dtype, q.shape[-1]))
+    return _certificate(q, counts, rounding=sum_tolerance(q.dtype, q.shape[-1]))
 
 
 @in_float64
 def _certificate(q: Array, counts: Array, *, rounding: float) -> KKTCertificate:
     n = counts.sum(-1, keepdims=True)
     multipliers = jnp.where(counts == 0, n, jnp.zeros_like(counts))
-    stationarity = -_special.times_power(counts, q, -1) + n - multipliers
+    stationarity = -times_power(counts, q, -1) + n - multipliers
     return KKTCertificate(
         multiplier=n[..., 0],
         inequality_multipliers=multipliers,
@@ -94,5 +91,5 @@ def _certificate(q: Array, counts: Array, *, rounding: float) -> KKTCertificate:
         primal_residual=jnp.maximum(jnp.abs(q.sum(-1) - 1), (-q).max(-1)),
         dual_residual=jnp.maximum((-multipliers).max(-1), 0),
         complementarity=jnp.abs(multipliers * q).max(-1),
-        duality_gap=_special.kl_divergence(counts, n * q, rounding),
+        duality_gap=kl_divergence(counts, n * q, rounding),
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from functools import partial
-from typing import SupportsIndex
+from typing import NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
-from xentjax._checks import (
+from xentjax._core.checks import (
     check_array,
     check_bool,
     check_floating,
@@ -20,8 +20,8 @@ from xentjax._checks import (
     fail,
     native,
 )
-from xentjax._dtypes import compute_dtype, in_float64, signed, without_wrapping
-from xentjax._sums import accurate_segment_sum, add
+from xentjax._core.dtypes import compute_dtype, in_float64, signed, without_wrapping
+from xentjax._core.sums import accurate_segment_sum, add
 
 _INT32_MAX = np.iinfo(np.int32).max
 # Few enough samples that all of a block's numbers stay in the cache.
@@ -76,7 +76,10 @@ def counts(
     if where is not None:
         keep = _broadcast("where", check_bool("where", where), labels.shape)
     if weights is not None:
-        weights = _check_amounts("weights", check_floating("weights", weights))
+        weights = check_floating("weights", weights)
+        if (known := concrete(weights)) is not None:
+            _check_amounts("weights", known)
+        weights = weights.astype(compute_dtype(weights.dtype))
         weights = _broadcast("weights", weights, labels.shape)
     result = _device_counts(labels, weights, keep, k)
     if weights is None:
@@ -137,9 +140,7 @@ def empirical_pmf(counts: ArrayLike) -> Float[Array, "*batch k"]:
         >>> print(empirical_pmf(jnp.array([1, 1, 2])))
         [0.25 0.25 0.5 ]
     """
-    array = check_counts("counts", counts)
-    check_not_all_zero("counts", array)
-    return shares(array)
+    return shares(check_counts("counts", counts, some=True))
 
 
 @in_float64
@@ -150,40 +151,66 @@ def shares(counts: Array) -> Array:
     return p + jax.lax.stop_gradient(jnp.where(counts == n, 1 - p, 0))
 
 
-def check_counts(name: str, counts: ArrayLike) -> Float[Array, "*batch k"]:
-    """Counts [..., K] as floating numbers, their values checked where they are known.
+class ComparedCounts(NamedTuple):
+    """Counts of each class and what they are compared with: exact differences, rounded once."""
 
-    Integers, and float64 numbers of the host, are exact: float64 also where x64 is off, so that
-    what subtracts counts can do it before they are rounded (see `in_float64`).
+    own: Float[Array, "*batch k"]
+    others: Float[Array, "*batch k"]
+    """N - c."""
+    n: Float[Array, "*batch k"]
+    """N."""
+
+
+@in_float64
+def with_others(counts: Array) -> ComparedCounts:
+    """Return the counts of each class, of all others and of all."""
+    n = jnp.broadcast_to(counts.sum(-1, keepdims=True), counts.shape)
+    # Of the classes before and after, since n - counts has slopes that infinite ones cancel in.
+    before, after = (jax.lax.cumsum(counts, axis=counts.ndim - 1, reverse=r) for r in (False, True))
+    none = jnp.zeros_like(counts[..., :1])
+    others = jnp.concatenate([none, before[..., :-1]], -1)
+    return ComparedCounts(counts, others + jnp.concatenate([after[..., 1:], none], -1), n)
+
+
+def check_counts(
+    name: str, counts: ArrayLike, *, whole: bool = False, some: bool = False
+) -> Shaped[Array, "*batch k"]:
+    """Return counts [..., K], integers as they are, their values checked where they are known.
+
+    Integers, and float64 numbers of the host, stay exact also where x64 is off, so that what
+    subtracts counts can do it before they are rounded (see `in_float64`).
+
+    Args:
+        name: of the argument.
+        counts: integer or floating.
+        whole: whether they are of samples: whole numbers, some of each row above 0.
+        some: whether some of each row has to be above 0.
     """
     with jax.enable_x64(True):
         array = check_array(name, counts)
-        if jnp.issubdtype(array.dtype, jnp.integer):
-            array = array.astype(jnp.float64)
-        elif not jnp.issubdtype(array.dtype, jnp.floating):
+        integer = jnp.issubdtype(array.dtype, jnp.integer)
+        if not integer and not jnp.issubdtype(array.dtype, jnp.floating):
             raise TypeError(f"{name}: expected integer or floating counts, got {array.dtype}")
         if array.ndim == 0 or array.shape[-1] == 0:
             fail(name, "at least one class", f"shape {array.shape}")
-        return _check_amounts(name, array)
+        if not integer:
+            array = array.astype(compute_dtype(array.dtype))
+    known = concrete(array)
+    if known is not None:
+        _check_amounts(name, known)
+        if whole and not integer and not (is_whole := known == np.round(known)).all():
+            fail(name, "whole numbers", known[~is_whole][0])
+        if whole or some:
+            check_not_all_zero(name, known)
+    return array
 
 
-def check_not_all_zero(name: str, counts: Array) -> None:
-    """Some class of each row of concrete counts has one."""
-    known = concrete(counts)
-    if known is not None and not (some := known.any(-1)).all():
+def check_not_all_zero(name: str, counts: np.ndarray) -> None:
+    """Raise unless some class of each row of counts has one."""
+    if not (some := counts.any(-1)).all():
         row = np.argwhere(~some)[0].tolist() if some.ndim else ()
         where = f" in row {', '.join(map(str, row))}" if row else ""
         fail(name, "at least one count > 0", f"all 0{where}")
-
-
-def check_whole_counts(name: str, counts: ArrayLike) -> Float[Array, "*batch k"]:
-    """Counts of samples: whole numbers, some of each row above 0, where they are known."""
-    array = check_counts(name, counts)
-    known = concrete(array)
-    if known is not None and not (whole := known == np.round(known)).all():
-        fail(name, "whole numbers", known[~whole][0])
-    check_not_all_zero(name, array)
-    return array
 
 
 def _host_counts(name: str, samples: np.ndarray, k: int) -> np.ndarray:
@@ -227,13 +254,13 @@ def _count_by_comparison(index: Array, k: int) -> Array:
     return (index[:, None] == classes[None, :]).sum(0, dtype=jnp.int32)
 
 
-def _check_amounts(name: str, array: Array) -> Array:
-    """Finite numbers >= 0 in float32 or float64."""
-    array = array.astype(compute_dtype(array.dtype))
-    known = concrete(array)
-    if known is not None and not (valid := (known >= 0) & np.isfinite(known)).all():
+def _check_amounts(name: str, known: np.ndarray) -> None:
+    """Raise unless all numbers are finite and >= 0."""
+    if known.dtype.kind == "u":
+        return
+    valid = known >= 0 if known.dtype.kind == "i" else (known >= 0) & np.isfinite(known)
+    if not valid.all():
         fail(name, "finite numbers >= 0", known[~valid][0])
-    return array
 
 
 def _broadcast(name: str, array: Array, shape: tuple[int, ...]) -> Array:

@@ -9,12 +9,12 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax import _special
-from xentjax._checks import check_choice
-from xentjax._dtypes import in_float64
-from xentjax._units import Base, in_units, nats_per_unit
+from xentjax._core.checks import check_choice
+from xentjax._core.dtypes import in_float64
+from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
 from xentjax.categorical._nsb import digamma_excess, entropy_moments
-from xentjax.categorical.counts import check_whole_counts
+from xentjax.categorical.counts import ComparedCounts, check_counts, with_others
+from xentjax.information.units import Base, in_units, nats_per_unit
 
 
 class EntropyPosterior(NamedTuple):
@@ -82,9 +82,9 @@ def entropy_estimate(
     """
     check_choice("method", method, (*_METHODS, "nsb"))
     nats_per_unit(base)
-    counts = check_whole_counts("counts", counts)
+    counts = check_counts("counts", counts, whole=True)
     if method == "nsb":
-        return in_units(_posterior(*with_others(counts)).mean, base)
+        return in_units(_posterior(with_others(counts)).mean, base)
     return in_units(_estimate(counts, method=method), base)
 
 
@@ -123,7 +123,7 @@ def nsb_entropy(counts: ArrayLike, *, base: Base = None) -> EntropyPosterior:
     Source: I. Nemenman, F. Shafee and W. Bialek, "Entropy and inference, revisited" (2002).
     """
     nats_per_unit(base)
-    posterior = _posterior(*with_others(check_whole_counts("counts", counts)))
+    posterior = _posterior(with_others(check_counts("counts", counts, whole=True)))
     return EntropyPosterior(*(in_units(moment, base) for moment in posterior))
 
 
@@ -133,16 +133,10 @@ def _estimate(counts: Array, *, method: str) -> Array:
     return _valid(counts, _METHODS[method](counts, n))
 
 
-@in_float64
-def with_others(counts: Array) -> tuple[Array, Array]:
-    """c and N - c, each rounded once."""
-    return counts, counts.sum(-1, keepdims=True) - counts
-
-
 @jax.jit
-def _posterior(counts: Array, others: Array) -> EntropyPosterior:
-    mean, standard_deviation = entropy_moments(counts, others)
-    return EntropyPosterior(_valid(counts, mean), _valid(counts, standard_deviation))
+def _posterior(counts: ComparedCounts) -> EntropyPosterior:
+    mean, standard_deviation = entropy_moments(counts.own, counts.others)
+    return EntropyPosterior(_valid(counts.own, mean), _valid(counts.own, standard_deviation))
 
 
 def _valid(counts: Array, nats: Array) -> Array:
@@ -150,7 +144,7 @@ def _valid(counts: Array, nats: Array) -> Array:
     n = counts.sum(-1)
     if counts.shape[-1] == 1:
         nats = jnp.zeros_like(n)
-    return nats + _special.nan_unless((n > 0) & (n < math.inf), nats.dtype)
+    return nats + nan_unless((n > 0) & (n < math.inf), nats.dtype)
 
 
 def _surprise(weights: Array, others: Array) -> Array:
@@ -175,7 +169,7 @@ def _(primals, tangents):
     total = weights + others
     slope = (_surprise(weights, others) - 1) / total
     own = jnp.where(weights == 0, jnp.inf, others / total * slope)
-    dot = _special.scale_tangent(own, tangents[0]) - weights / total * slope * tangents[1]
+    dot = multiply_no_nan(own, tangents[0]) - weights / total * slope * tangents[1]
     return _entropy_terms(weights, others), dot
 
 

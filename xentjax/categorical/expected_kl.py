@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax import _special
-from xentjax._checks import check_floating, check_index, fail
-from xentjax._dtypes import compute_dtype
-from xentjax._pmfs import check_pmf_named
-from xentjax._units import Base, in_units, nats_per_unit
-from xentjax.categorical.likelihood import factorial_remainder
+from xentjax._core.checks import check_index, fail
+from xentjax._core.dtypes import result_dtype
+from xentjax._core.multiply_no_nan import multiply_no_nan
+from xentjax.categorical.likelihood import check_pmf_last, factorial_remainder
+from xentjax.information.pmf import divergence_term
+from xentjax.information.units import Base, in_units, nats_per_unit
 
 _NEGLIGIBLE = 40.0
 """Minus the log of a binomial tail that is left out."""
@@ -62,11 +62,8 @@ def expected_kl(p: ArrayLike, n: SupportsIndex, *, base: Base = None) -> Float[A
     information estimates" (1955).
     """
     nats_per_unit(base)
-    pmf = check_floating("p", p)
-    pmf = pmf.astype(compute_dtype(pmf.dtype))
-    if pmf.ndim == 0 or pmf.shape[-1] == 0:
-        fail("p", "at least one class", f"shape {pmf.shape}")
-    check_pmf_named("p", p)
+    pmf = check_pmf_last("p", p)
+    pmf = pmf.astype(result_dtype(pmf))
     size, most = check_index("n", n), 2 ** (jnp.finfo(pmf.dtype).nmant + 1)
     if not 1 <= size <= most:
         fail("n", f"an integer 1..{most}", repr(n))
@@ -81,7 +78,7 @@ def _of_classes(p: Array, n: int) -> Array:
 @_of_classes.defjvp
 def _(n, primals, tangents):
     value, slope = _value_and_slope(*primals, n)
-    return value, _special.scale_tangent(slope, tangents[0])
+    return value, multiply_no_nan(slope, tangents[0])
 
 
 @partial(jax.jit, static_argnums=1)
@@ -99,7 +96,7 @@ def _value_and_slope(p: Array, n: int) -> tuple[Array, Array]:
     interior = (p > 0) & (p < 1)
     slope = covariance / jnp.where(interior, p * (1 - p), 1)
     samples = jnp.asarray(n, p.dtype)
-    at_1 = -_special.divergence_term(samples - 1, samples)
+    at_1 = -divergence_term(samples - 1, samples)
     return value, jnp.where(interior, slope, jnp.where(p > 0, at_1, jnp.inf))
 
 
@@ -120,13 +117,13 @@ def _sums(p: Array, n: int) -> tuple[Array, Array]:
         offset = start + offsets
         inside = offset[None, :] < support[:, None]
         c = jnp.where(inside, first[:, None] + offset[None, :], 0)
-        divergence = _special.divergence_term(c, jnp.broadcast_to(mean[:, None], c.shape))
-        others = _special.divergence_term(n - c, jnp.broadcast_to(others_mean[:, None], c.shape))
+        divergence = divergence_term(c, jnp.broadcast_to(mean[:, None], c.shape))
+        others = divergence_term(n - c, jnp.broadcast_to(others_mean[:, None], c.shape))
         log_coefficient = factorial_remainder(samples)
         log_coefficient -= factorial_remainder(c) + factorial_remainder(n - c)
         probability = jnp.exp(log_coefficient - divergence - others)
         # A count on p = 0 has probability 0 and divergence +inf.
-        term = jnp.where(inside & (probability > 0), probability * divergence / n, 0)
+        term = probability * jnp.where(inside & (probability > 0), divergence, 0) / n
         covariance = covariance + (term * (c - mean[:, None])).sum(-1)
         return start + block, value + term.sum(-1), covariance
 

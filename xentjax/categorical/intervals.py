@@ -1,7 +1,7 @@
 """Confidence intervals for the probabilities of a die, class by class or for all at once."""
 
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +9,12 @@ from jax.scipy.special import ndtri
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._checks import check_choice, check_scalar, concrete
-from xentjax._dtypes import in_float64, result_dtype
-from xentjax._special import nan_unless, scale_tangent
+from xentjax._core.checks import check_choice, check_scalar, concrete
+from xentjax._core.dtypes import in_float64, result_dtype
+from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
 from xentjax.categorical._sison_glaz import MOST_STEPS, halfwidth
 from xentjax.categorical._tails import beta_quantile_odds, gamma_quantile
-from xentjax.categorical.counts import check_whole_counts
+from xentjax.categorical.counts import ComparedCounts, check_counts, with_others
 
 
 def confidence_intervals(
@@ -78,7 +78,7 @@ def confidence_intervals(
     """
     check_choice("method", method, (*_METHODS, "sison_glaz"))
     alpha = check_scalar("alpha", alpha, "a number in (0, 1)", lambda value: 0 < value < 1)
-    counts = check_whole_counts("counts", counts)
+    counts = check_counts("counts", counts, whole=True)
     # Below, alpha / (2 K) is 0 and its quantile infinite.
     k, dtype = counts.shape[-1], result_dtype(counts)
     least = float(jnp.finfo(dtype).tiny)
@@ -87,33 +87,13 @@ def confidence_intervals(
     alpha = jnp.asarray(alpha, dtype)
     if method == "sison_glaz":
         known = concrete(counts)
-        few = known is not None and bool((known.sum(-1) <= MOST_STEPS).all())
+        few = known is not None and bool((known.sum(-1, dtype=float) <= MOST_STEPS).all())
         return _sison_glaz(few, counts, jnp.broadcast_to(alpha, counts.shape[:-1]))
-    return _intervals(_with_others(counts), alpha, method)
-
-
-class _Counts(NamedTuple):
-    """Counts of each class and what they are compared with: exact differences, rounded once."""
-
-    own: Float[Array, "*batch k"]
-    others: Float[Array, "*batch k"]
-    """N - c."""
-    n: Float[Array, "*batch k"]
-    """N."""
-
-
-@in_float64
-def _with_others(counts: Array) -> _Counts:
-    n = jnp.broadcast_to(counts.sum(-1, keepdims=True), counts.shape)
-    # Of the classes before and after, since n - counts has slopes that infinite ones cancel in.
-    before, after = (jax.lax.cumsum(counts, axis=counts.ndim - 1, reverse=r) for r in (False, True))
-    none = jnp.zeros_like(counts[..., :1])
-    others = jnp.concatenate([none, before[..., :-1]], -1)
-    return _Counts(counts, others + jnp.concatenate([after[..., 1:], none], -1), n)
+    return _intervals(with_others(counts), alpha, method)
 
 
 @partial(jax.jit, static_argnames="method")
-def _intervals(counts: _Counts, alpha: Array, method: str) -> Array:
+def _intervals(counts: ComparedCounts, alpha: Array, method: str) -> Array:
     ends = jnp.stack(_METHODS[method](counts, alpha), -1)
     ends += nan_unless(counts.n[..., None] > 0, ends.dtype)
     return jnp.where(ends < 0, 0, jnp.where(ends > 1, 1, ends))  # jnp.clip halves slopes at 0 and 1
@@ -122,7 +102,7 @@ def _intervals(counts: _Counts, alpha: Array, method: str) -> Array:
 _Ends: TypeAlias = tuple[Array, Array]
 
 
-def _wald(counts: _Counts, alpha: Array) -> _Ends:
+def _wald(counts: ComparedCounts, alpha: Array) -> _Ends:
     own, others, n = counts
     half = -ndtri(alpha / 2) * _deviation(own, others, n) / n
     # At the ends, where the slope of `half` is infinite, the interval cannot go beyond.
@@ -132,17 +112,17 @@ def _wald(counts: _Counts, alpha: Array) -> _Ends:
     )
 
 
-def _wilson(counts: _Counts, alpha: Array) -> _Ends:
+def _wilson(counts: ComparedCounts, alpha: Array) -> _Ends:
     return _score(counts, ndtri(alpha / 2) ** 2)
 
 
-def _agresti_coull(counts: _Counts, alpha: Array) -> _Ends:
+def _agresti_coull(counts: ComparedCounts, alpha: Array) -> _Ends:
     square = ndtri(alpha / 2) ** 2
     own, others, n = counts
-    return _wald(_Counts(own + square / 2, others + square / 2, n + square), alpha)
+    return _wald(ComparedCounts(own + square / 2, others + square / 2, n + square), alpha)
 
 
-def _jeffreys(counts: _Counts, alpha: Array) -> _Ends:
+def _jeffreys(counts: ComparedCounts, alpha: Array) -> _Ends:
     own, others, n = counts
     a, b = own + 0.5, others + 0.5
     probability = jnp.broadcast_to(alpha / 2, n.shape)
@@ -155,18 +135,18 @@ def _jeffreys(counts: _Counts, alpha: Array) -> _Ends:
     )
 
 
-def _goodman(counts: _Counts, alpha: Array) -> _Ends:
+def _goodman(counts: ComparedCounts, alpha: Array) -> _Ends:
     return _score(counts, ndtri(alpha / (2 * counts.n.shape[-1])) ** 2)
 
 
-def _quesenberry_hurst(counts: _Counts, alpha: Array) -> _Ends:
+def _quesenberry_hurst(counts: ComparedCounts, alpha: Array) -> _Ends:
     k = counts.n.shape[-1]
     if k == 1:  # no degrees of freedom: the probability is 1
         return _score(counts, jnp.zeros_like(alpha))
     return _score(counts, 2 * gamma_quantile(jnp.full_like(alpha, (k - 1) / 2), alpha))
 
 
-def _score(counts: _Counts, square: Array) -> _Ends:
+def _score(counts: ComparedCounts, square: Array) -> _Ends:
     """The p at which (c - N p)^2 = square N p (1 - p); the lower from the product of the two."""
     own, others, n = counts
     root = jnp.sqrt(square * (square + 4 * own * (others / n)))
@@ -188,7 +168,7 @@ def _(primals, tangents):
     own, others, n = primals
     deviation = _deviation(*primals)
     by_own, by_others = jnp.sqrt(others / n / own) / 2, jnp.sqrt(own / n / others) / 2
-    dot = scale_tangent(by_own, tangents[0]) + scale_tangent(by_others, tangents[1])
+    dot = multiply_no_nan(by_own, tangents[0]) + multiply_no_nan(by_others, tangents[1])
     return deviation, dot - deviation / (2 * n) * tangents[2]
 
 

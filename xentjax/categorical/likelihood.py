@@ -1,7 +1,6 @@
 """Likelihood of a pmf given counts, its derivatives in the logits, and samples to try it on."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -11,12 +10,20 @@ from jax.scipy.special import digamma
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from xentjax import _special
-from xentjax._checks import check_array, check_floating, check_index, concrete, fail
-from xentjax._dtypes import compute_dtype, in_float64
-from xentjax._pmfs import check_pmf_named
-from xentjax._units import Base, in_units
+from xentjax._core.checks import check_array, check_floating, check_index, concrete, fail
+from xentjax._core.dtypes import in_float64, result_dtype
+from xentjax._core.multiply_no_nan import multiply_no_nan
 from xentjax.categorical.counts import check_counts
+from xentjax.information.arguments import check_pmf_named
+from xentjax.information.pmf import (
+    cross_entropy,
+    divergence_term,
+    kl_divergence,
+    log,
+    sum_tolerance,
+    times_power,
+)
+from xentjax.information.units import Base, in_units
 
 
 def log_likelihood(q: ArrayLike, counts: ArrayLike, *, base: Base = None) -> Float[Array, "..."]:
@@ -77,7 +84,7 @@ def multinomial_log_likelihood(q: ArrayLike, counts: ArrayLike) -> Float[Array, 
     Source: C. Loader, "Fast and accurate computation of binomial probabilities" (2000).
     """
     q, counts = check_pmf_and_counts("multinomial_log_likelihood(q, counts)", q, counts)
-    return _multinomial(q, counts, rounding=_special.sum_tolerance(q.dtype, q.shape[-1]))
+    return _multinomial(q, counts, rounding=sum_tolerance(q.dtype, q.shape[-1]))
 
 
 def score(q: ArrayLike, counts: ArrayLike) -> Float[Array, "..."]:
@@ -129,8 +136,7 @@ def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]
         [[ 1. -1.]
          [-1.  1.]]
     """
-    q = _check_pmf_shape(check_floating("q", q))
-    check_pmf_named("q", q)
+    q = check_pmf_last("q", q)
     with jax.enable_x64(True):  # where 64-bit integers of the host do not wrap around
         size = check_array("n", n)
     if size.dtype == jnp.bool_:
@@ -142,7 +148,7 @@ def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]
         batch = jax.lax.broadcast_shapes(q.shape[:-1], size.shape)
     except ValueError:
         fail("n", f"a shape that broadcasts with {q.shape[:-1]}, q's but the last", size.shape)
-    q = q.astype(compute_dtype(q.dtype))
+    q = q.astype(result_dtype(q))
     size = jnp.broadcast_to(size.astype(q.dtype), batch)
     q = jnp.broadcast_to(q, (*batch, q.shape[-1]))
     of_one = jnp.vectorize(
@@ -174,10 +180,9 @@ def sample(key: PRNGKeyArray, q: ArrayLike, shape: tuple[int, ...] = ()) -> Int[
         >>> print(sample(jax.random.key(0), jnp.array([0.0, 1.0]), (3,)))
         [1 1 1]
     """
-    q = _check_pmf_shape(check_floating("q", q))
-    check_pmf_named("q", q)
+    q = check_pmf_last("q", q)
     _check_shape("shape", shape)
-    q = q.astype(compute_dtype(q.dtype))
+    q = q.astype(result_dtype(q))
     with jax.enable_x64(True):
         return _rolls(key, q, shape)
 
@@ -206,25 +211,25 @@ def check_pmf_and_counts(
     q: ArrayLike,
     counts: ArrayLike,
     *,
-    check: Callable[[str, ArrayLike], Array] = check_counts,
     normalised: bool = True,
+    whole: bool = False,
+    some: bool = False,
 ) -> tuple[Array, Array]:
-    """Return `q` and `counts` [..., K], floating and of one shape, for functions `in_float64`.
+    """Return `q` and `counts` [..., K], of one shape, for functions `in_float64`.
 
     Args:
         call: the function with its arguments in their order, for arguments that seem swapped.
         q: a pmf, unless it need not be `normalised`.
-        counts: what `check` takes.
+        counts: as `check_counts` takes them, `whole` and `some` too.
     """
     try:
-        arrays = _check_shapes(q, check("counts", counts))
-        if normalised:
-            check_pmf_named("q", q)
+        checked_counts = check_counts("counts", counts, whole=whole, some=some)
+        checked_q = check_pmf_last("q", q, normalised=normalised)
+        return _of_one_shape(checked_q, checked_counts)
     except (TypeError, ValueError) as error:
         if not _is_pmf(counts) or _is_pmf(q):
             raise
         raise type(error)(f"{error}; are the arguments of {call} swapped?") from None
-    return arrays
 
 
 def _is_pmf(x: ArrayLike) -> bool:
@@ -236,16 +241,23 @@ def _is_pmf(x: ArrayLike) -> bool:
     return True
 
 
-def _check_shapes(q: ArrayLike, checked_counts: Array) -> tuple[Array, Array]:
-    with jax.enable_x64(True):  # which keeps a float64 pmf of the host as it is
-        checked_q = _check_pmf_shape(check_floating("q", q))
-    if checked_q.shape[-1] != checked_counts.shape[-1]:
-        fail("counts", f"{checked_q.shape[-1]} classes as in q", checked_counts.shape[-1])
+def check_pmf_last(name: str, q: ArrayLike, *, normalised: bool = True) -> Array:
+    """Return a pmf [..., K], float64 where it is, also where x64 is off."""
+    with jax.enable_x64(True):
+        array = check_floating(name, q)
+    if array.ndim == 0 or array.shape[-1] == 0:
+        fail(name, "at least one class", f"shape {array.shape}")
+    return check_pmf_named(name, array) if normalised else array
+
+
+def _of_one_shape(q: Array, counts: Array) -> tuple[Array, Array]:
+    if q.shape[-1] != counts.shape[-1]:
+        fail("counts", f"{q.shape[-1]} classes as in q", counts.shape[-1])
     try:
-        shape = jax.lax.broadcast_shapes(checked_q.shape, checked_counts.shape)
+        shape = jax.lax.broadcast_shapes(q.shape, counts.shape)
     except ValueError:
-        fail("counts", f"a shape that broadcasts with q's {checked_q.shape}", checked_counts.shape)
-    return jnp.broadcast_to(checked_q, shape), jnp.broadcast_to(checked_counts, shape)
+        fail("counts", f"a shape that broadcasts with q's {q.shape}", counts.shape)
+    return jnp.broadcast_to(q, shape), jnp.broadcast_to(counts, shape)
 
 
 def _check_shape(name: str, shape: tuple[int, ...]) -> None:
@@ -255,16 +267,10 @@ def _check_shape(name: str, shape: tuple[int, ...]) -> None:
         fail(name, "sizes >= 0", shape)
 
 
-def _check_pmf_shape(q: Array) -> Array:
-    if q.ndim == 0 or q.shape[-1] == 0:
-        fail("q", "at least one class", f"shape {q.shape}")
-    return q
-
-
 @in_float64
 def log_likelihood_of(q: Array, counts: Array) -> Array:
     """Return `log_likelihood` in nats of arguments of one shape whose values nobody checks."""
-    return -_special.cross_entropy(counts, q)
+    return -cross_entropy(counts, q)
 
 
 @in_float64
@@ -281,31 +287,38 @@ def _multinomial(q: Array, counts: Array, *, rounding: float) -> Array:
 def _of_multinomial(q: Array, counts: Array, rounding: float) -> Array:
     n = counts.sum(-1, keepdims=True)
     coefficient = factorial_remainder(n[..., 0]) - factorial_remainder(counts).sum(-1)
-    return coefficient - _special.kl_divergence(counts, n * q, rounding)
+    return coefficient - kl_divergence(counts, n * q, rounding)
 
 
 @_of_multinomial.defjvp
 def _(rounding, primals, tangents):
     q, counts = primals
     n = counts.sum(-1, keepdims=True)
-    q_slope = _special.times_power(counts, q, -1)
-    counts_slope = digamma(n + 1) - digamma(counts + 1) + _special.log(q)
-    dot = _special.scale_tangent(q_slope, tangents[0])
-    dot += _special.scale_tangent(counts_slope, tangents[1])
+    q_slope = times_power(counts, q, -1)
+    counts_slope = digamma(n + 1) - digamma(counts + 1) + log(q)
+    dot = multiply_no_nan(q_slope, tangents[0])
+    dot += multiply_no_nan(counts_slope, tangents[1])
     return _of_multinomial(q, counts, rounding), dot.sum(-1)
 
 
-def factorial_remainder(x: Array) -> Array:
+def factorial_remainder(x: Array, *, whole: bool = False) -> Array:
     """`log x! - (x log x - x)`, of order log x.
 
     Stirling's series at x + 10, where seven terms are exact in float64 (float32: x + 3), and from
-    there down by r(x) = r(x + 1) - (x log(x / (x + 1)) + 1), which is a divergence term.
+    there down by r(x) = r(x + 1) - (x log(x / (x + 1)) + 1), which is a divergence term. For a
+    `whole` x, without derivatives, down by a table, which is much faster.
     """
     shift = 10 if x.dtype == jnp.float64 else 3
-    bernoulli = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156)
-    y = x + shift
-    series = sum(coefficient / y ** (2 * k + 1) for k, coefficient in enumerate(bernoulli))
+    if whole:
+        result = _stirling(jnp.maximum(x, 1))
+        for k in range(shift):
+            result = jnp.where(x == k, math.lgamma(k + 1) - k * math.log(max(k, 1)) + k, result)
+        return result
     below = jnp.stack([x + k for k in range(shift)], -1)
-    return (
-        jnp.log(2 * math.pi * y) / 2 + series - _special.divergence_term(below, below + 1).sum(-1)
-    )
+    return _stirling(x + shift) - divergence_term(below, below + 1).sum(-1)
+
+
+def _stirling(x: Array) -> Array:
+    bernoulli = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156)
+    series = sum(coefficient / x ** (2 * k + 1) for k, coefficient in enumerate(bernoulli))
+    return jnp.log(2 * math.pi * x) / 2 + series

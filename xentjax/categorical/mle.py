@@ -10,10 +10,10 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from xentjax._checks import check_array, check_choice, check_scalar, concrete, fail
-from xentjax._dtypes import result_dtype
-from xentjax._special import nan_unless
-from xentjax._varying import pvary_all
+from xentjax._core.checks import check_array, check_choice, check_scalar, concrete, fail
+from xentjax._core.dtypes import result_dtype
+from xentjax._core.multiply_no_nan import nan_unless
+from xentjax._core.varying import pvary_all
 from xentjax.categorical.certificate import KKTCertificate, certificate_of
 from xentjax.categorical.counts import check_counts, check_not_all_zero, shares
 from xentjax.categorical.likelihood import log_likelihood_of
@@ -118,9 +118,8 @@ def fit_categorical(
     check_num_steps("max_steps", max_steps)
     if tol is not None:
         tol = check_scalar("tol", tol, "a number >= 0", lambda value: value >= 0)
-    counts = check_counts("counts", counts)
+    counts = check_counts("counts", counts, some=prior is None)
     effective = counts if prior is None else _add_prior(counts, prior)
-    check_not_all_zero("counts", effective)
     p = shares(effective)
     batch = p.shape[:-1]
     limit = _default_tol(effective) if tol is None else jnp.asarray(tol)
@@ -154,12 +153,14 @@ def _add_prior(counts: Array, prior: ArrayLike) -> Array:
     known = concrete(concentration)
     if known is not None and not (valid := (known > 0) & (known < jnp.inf)).all():
         fail("prior", "finite concentrations > 0", known[~valid][0])
-    with jax.enable_x64(True):  # counts of integers are float64
-        added = jnp.broadcast_to(concentration.astype(counts.dtype) - 1, counts.shape)
-        effective = counts + added
+    with jax.enable_x64(True):  # integers become float64
+        dtype = jnp.float64 if jnp.issubdtype(counts.dtype, jnp.integer) else counts.dtype
+        effective = counts.astype(dtype) + (concentration.astype(dtype) - 1)
         known = concrete(effective)
-        if known is not None and (known < 0).any():
-            fail("prior", "counts + prior >= 1 in every class", known.min() + 1)
+        if known is not None:
+            if (known < 0).any():
+                fail("prior", "counts + prior >= 1 in every class", known.min() + 1)
+            check_not_all_zero("counts", known)
         return effective + nan_unless((effective >= 0).all(-1, keepdims=True), effective.dtype)
 
 

@@ -30,10 +30,10 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax import _special
-from xentjax._checks import check_index, check_scalar, fail
+from xentjax._core.checks import check_index, check_scalar, fail
 from xentjax.categorical.certificate import certificate_of
-from xentjax.categorical.counts import check_counts, check_not_all_zero, shares
+from xentjax.categorical.counts import check_counts, shares
+from xentjax.information.pmf import divergence_term, times_power
 
 
 class Solver(NamedTuple):
@@ -94,8 +94,7 @@ def solve(counts: ArrayLike, solver: Solver, num_steps: int) -> Trajectory:
     if not isinstance(solver, Solver):
         raise TypeError(f"solver: expected a Solver, got {type(solver).__name__}")
     check_num_steps("num_steps", num_steps)
-    counts = check_counts("counts", counts)
-    check_not_all_zero("counts", counts)
+    counts = check_counts("counts", counts, some=True)
     run = partial(_run, solver=solver, num_steps=num_steps)
     for _ in counts.shape[:-1]:
         run = jax.vmap(run)
@@ -109,7 +108,7 @@ def _run(p: Array, *, solver: Solver, num_steps: int) -> Trajectory:
         q = solver.pmf(state)
         kl = divergence(p, q)
         # Rounding must not take the bound below what it bounds.
-        gap = jnp.maximum((_special.times_power(p, q, -1) - 1).max(), kl)
+        gap = jnp.maximum((times_power(p, q, -1) - 1).max(), kl)
         return state, Trajectory(q, kl, gap, certificate_of(q, p).stationarity)
 
     return jax.lax.scan(advance, solver.init(p), length=num_steps)[1]
@@ -213,7 +212,7 @@ def exponentiated_gradient(step_size: float | int = 1.0) -> Solver:
     eta = _check_step_size(step_size)
 
     def step(p: Array, q: Array) -> Array:
-        ratio = _special.times_power(p, q, -1)
+        ratio = times_power(p, q, -1)
 
         def move(size: ArrayLike) -> Array:
             weights = q * jnp.exp(size * (ratio - ratio.max()))
@@ -266,4 +265,4 @@ def _uniform(p: Array) -> Array:
 def divergence(p: Array, q: Array) -> Array:
     """KL(p || q) of pmfs, whose sums differ by rounding alone: that is left out, so that no
     divergence is negative."""
-    return _special.divergence_term(p, q).sum(-1)
+    return divergence_term(p, q).sum(-1)

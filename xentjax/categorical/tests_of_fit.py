@@ -8,11 +8,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from xentjax import _special
-from xentjax._dtypes import in_float64
+from xentjax._core.dtypes import in_float64
 from xentjax.categorical._tails import gamma_survival
-from xentjax.categorical.counts import check_whole_counts
 from xentjax.categorical.likelihood import check_pmf_and_counts
+from xentjax.information.pmf import kl_divergence, times_power
 
 
 class TestResult(NamedTuple):
@@ -44,8 +43,9 @@ def g_test(counts: ArrayLike, q: ArrayLike) -> TestResult:
 
     Returns:
         Statistic, p-value and degrees of freedom, [...]. Both are computed in float64 from exact
-        integers, and a p-value keeps its relative precision until it underflows. Slopes in `q` are
-        right along the simplex: for changes of `q` that keep its sum.
+        integers, and a p-value keeps its relative precision until it underflows. `q` is divided by
+        its sum, which derivatives take as a constant: those in directions that keep the sum are the
+        test's, d G / d q_k is -2 c_k / q_k.
 
     Raises:
         ValueError: for concrete counts that are negative, not whole or all 0, a concrete `q` that
@@ -75,7 +75,8 @@ def chi_squared_test(counts: ArrayLike, q: ArrayLike) -> TestResult:
         q: pmf, [..., K], broadcast with the counts.
 
     Returns:
-        Statistic, p-value and degrees of freedom, [...]. Slopes in `q` are right along the simplex.
+        Statistic, p-value and degrees of freedom, [...]. Derivatives in `q` are those in directions
+        that keep its sum, as in `g_test`.
 
     Raises:
         ValueError: for concrete counts that are negative, not whole or all 0, a concrete `q` that
@@ -95,13 +96,13 @@ def chi_squared_test(counts: ArrayLike, q: ArrayLike) -> TestResult:
 
 
 def _check(call: str, counts: ArrayLike, q: ArrayLike) -> tuple[Array, Array]:
-    pmf, whole = check_pmf_and_counts(call, q, counts, check=check_whole_counts)
+    pmf, whole = check_pmf_and_counts(call, q, counts, whole=True)
     return whole, pmf
 
 
 @in_float64
 def _g_test(counts: Array, q: Array) -> TestResult:
-    return _result(2 * _special.kl_divergence(counts, _expected(counts, q), math.inf), q)
+    return _result(2 * kl_divergence(counts, _expected(counts, q), math.inf), q)
 
 
 @in_float64
@@ -109,12 +110,13 @@ def _chi_squared_test(counts: Array, q: Array) -> TestResult:
     expected = _expected(counts, q)
     difference = counts - expected
     # Its square would overflow where the quotient does not.
-    relative = _special.times_power(difference, expected, -1)
+    relative = times_power(difference, expected, -1)
     return _result((difference * relative).sum(-1), q)
 
 
 def _expected(counts: Array, q: Array) -> Array:
-    # A pmf sums to 1: whatever its sum differs by is rounding, and no evidence against it.
+    # A pmf sums to 1: whatever its sum differs by is rounding, and no evidence against it. The sum
+    # is a constant to derivatives: they are those of N q.
     return counts.sum(-1, keepdims=True) * (q / jax.lax.stop_gradient(q.sum(-1, keepdims=True)))
 
 

@@ -1,4 +1,4 @@
-"""From the arguments of a public loss to rows: checks, class axes, masks, scalars."""
+"""Logits, masks and labels of the public losses, checked once and turned into rows."""
 
 import math
 import operator
@@ -7,30 +7,29 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Float
 
-from xentjax._checks import (
+from xentjax._core.checks import (
     broadcasts,
     check_array,
     check_bool,
-    check_choice,
     check_floating,
     check_index,
-    check_scalar,
     fail,
     native,
+    to_jax,
 )
-from xentjax._dtypes import compute_dtype, without_wrapping
-from xentjax.losses._expression import REDUCTIONS
-from xentjax.ops import IMPLEMENTATIONS, Mask, Rows, Scalars, Target
+from xentjax._core.dtypes import compute_dtype, without_wrapping
+from xentjax.ops import Mask, Rows, Target
 
 Axis = int | Sequence[int]
 
 
 def class_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
-    """`axis` as a tuple of distinct axes in 0..ndim-1."""
+    """Return `axis` as a tuple of distinct axes in 0..ndim-1."""
+    if type(axis) is int and -ndim <= axis < ndim:
+        return (axis % ndim,)
     try:
         axes = (operator.index(axis),)  # pyright: ignore[reportArgumentType]: tested by trying
     except TypeError:
@@ -51,7 +50,7 @@ def class_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
 
 
 def classes_last(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The class axes moved to the end, in the order given, and joined into one."""
+    """Move the class axes to the end, in the order given, and join them into one."""
     if axes == (x.ndim - 1,):
         return x
     x = jnp.moveaxis(x, axes, range(-len(axes), 0))
@@ -60,17 +59,17 @@ def classes_last(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
 
 class Classes(NamedTuple):
-    """Where the classes of logits lay."""
+    """The place of the classes in the logits that were passed."""
 
     shape: tuple[int, ...]
-    """Of the logits."""
+    """The logits' shape."""
     axes: tuple[int, ...]
 
 
 def logits_rows(
     logits: ArrayLike, axis: Axis, where: ArrayLike | None, name: str = "logits"
 ) -> tuple[Rows, Classes]:
-    """The logits with the classes last, under their masks, and where those lay."""
+    """Return the logits with the classes last, under their masks, and where the classes were."""
     logits = check_floating(name, logits)
     if logits.ndim == 0:
         fail(name, "at least one axis, that of the classes", "shape ()")
@@ -78,7 +77,7 @@ def logits_rows(
     row_logits = classes_last(logits, axes)
     if row_logits.shape[-1] == 0:
         fail(name, f"at least one class along axis {axis}", f"shape {logits.shape}")
-    mask = masks(where, logits.shape, axes)
+    mask = Mask() if where is None else masks(check_bool("where", where), logits.shape, axes)
     return Rows(row_logits, mask=mask), Classes(logits.shape, axes)
 
 
@@ -88,52 +87,55 @@ def label_rows(
     axis: Axis,
     where: ArrayLike | None,
     ignore_index: int | None,
-    class_weights: ArrayLike | None = None,
     name: str = "logits",
 ) -> Rows:
-    """Rows with class indices; those to be ignored are masked."""
+    """Return rows with class indices; those to be ignored are masked."""
     rows, _ = logits_rows(logits, axis, where, name)
-    *row_shape, num_classes = rows.logits.shape
-    indices, row_mask = integer_labels(labels, tuple(row_shape), rows.mask.rows, ignore_index)
-    weights = class_weight_vector(class_weights, num_classes)
-    mask = rows.mask._replace(rows=row_mask)
-    return rows._replace(target=Target(labels=indices), mask=mask, class_weights=weights)
+    return with_indices(rows, *check_labels(labels, ignore_index))
 
 
-def target_rows(
-    logits: ArrayLike,
-    labels: ArrayLike,
-    axis: Axis,
-    where: ArrayLike | None,
-    class_weights: ArrayLike | None = None,
-) -> Rows:
-    """Rows with a target pmf each."""
+def target_rows(logits: ArrayLike, labels: ArrayLike, axis: Axis, where: ArrayLike | None) -> Rows:
+    """Return rows with a target pmf each."""
     rows, classes = logits_rows(logits, axis, where)
-    target = Target(pmf=soft_labels(labels, classes, rows.logits.dtype))
-    weights = class_weight_vector(class_weights, rows.logits.shape[-1])
-    return rows._replace(target=target, class_weights=weights)
+    return with_targets(rows, classes, check_array("labels", labels))
 
 
-def adjusted(rows: Rows, logit_soft_cap: ArrayLike | None, temperature: ArrayLike) -> Rows:
-    """The rows with what is done to their logits before the softmax."""
-    dtype = rows.logits.dtype
-    cap = optional_scalar("logit_soft_cap", logit_soft_cap, None, dtype)
-    if cap is not None:
-        # Logits over a larger cap would be too small for the dtype, and 0.
-        limits = jnp.finfo(cap.dtype)
-        cap = jnp.minimum(cap, limits.eps / 8 / limits.tiny)
-    scalars = Scalars(cap, optional_scalar("temperature", temperature, 1.0, dtype))
-    return rows._replace(scalars=scalars)
+def with_indices(rows: Rows, labels: Array, ignore_index: int | None) -> Rows:
+    """Return the rows with checked class indices; those to be ignored are masked.
+
+    A masked row gets the valid label 0.
+    """
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(
+            f"labels: expected an integer dtype (class indices), got {labels.dtype}; "
+            "softmax_cross_entropy takes probabilities"
+        )
+    row_shape = rows.logits.shape[:-1]
+    if labels.shape != row_shape:
+        fail("labels", f"the logits' shape without the classes, {row_shape}", labels.shape)
+    row_mask = rows.mask.rows
+    if ignore_index is not None:
+        limits = jnp.iinfo(labels.dtype)
+        if limits.min <= ignore_index <= limits.max:  # outside, it matches no label
+            kept = labels != jnp.asarray(ignore_index, labels.dtype)
+            row_mask = kept if row_mask is None else row_mask & kept
+    if labels.dtype.itemsize < 4:  # a narrow dtype may be too small to count the classes
+        labels = labels.astype(jnp.int32)
+    if row_mask is not None:
+        labels = jnp.where(row_mask, labels, 0)
+    return rows._replace(target=Target(labels), mask=rows.mask._replace(rows=row_mask))
 
 
-def masks(where: ArrayLike | None, shape: tuple[int, ...], axes: tuple[int, ...]) -> Mask:
-    """`where` as a mask of the classes or rows of logits, by its number of dimensions.
+def with_targets(rows: Rows, classes: Classes, labels: Array) -> Rows:
+    """Return the rows with a target pmf each."""
+    return rows._replace(target=Target(pmf=soft_labels(labels, classes, rows.logits.dtype)))
+
+
+def masks(where: Array, shape: tuple[int, ...], axes: tuple[int, ...]) -> Mask:
+    """Split `where` into a mask of classes and one of rows, by its number of dimensions.
 
     A row that is left without a class is masked as a whole.
     """
-    if where is None:
-        return Mask()
-    where = check_bool("where", where)
     row_shape = tuple(n for i, n in enumerate(shape) if i not in axes)
     if where.ndim == len(shape):
         if not broadcasts(where.shape, shape):
@@ -149,19 +151,21 @@ def masks(where: ArrayLike | None, shape: tuple[int, ...], axes: tuple[int, ...]
     fail("where", f"{len(shape)} (classes) or {len(row_shape)} (rows) dimensions", where.ndim)
 
 
-def check_labels(labels: ArrayLike, ignore_index: int | None) -> Array:
-    """Labels of either kind as a jax array, with an `ignore_index` that is None or an integer."""
+def check_labels(labels: ArrayLike, ignore_index: int | None) -> tuple[Array, int | None]:
+    """Return labels of either kind as a jax array, and `ignore_index` as None or an integer."""
     if ignore_index is not None:
         ignore_index = check_index("ignore_index", ignore_index)
+    if isinstance(labels, jax.Array):
+        return labels, ignore_index
     # A label of more than 32 bits names no class: another one that does not takes its place.
     bad = -2 if ignore_index == -1 else -1
-    return check_array("labels", without_wrapping(native("labels", labels), bad))
+    return to_jax("labels", without_wrapping(native("labels", labels), bad)), ignore_index
 
 
-def are_indices(
+def labels_are_indices(
     labels: Array, row_shape: tuple[int, ...], num_classes: int, ignore_index: int | None
 ) -> bool:
-    """Whether labels of such rows are class indices, rather than probabilities."""
+    """Return whether labels of such rows are class indices, rather than probabilities."""
     if jnp.issubdtype(labels.dtype, jnp.integer) and labels.ndim <= len(row_shape):
         return True
     if labels.shape[-1:] != (num_classes,):
@@ -173,40 +177,12 @@ def are_indices(
     return False
 
 
-def integer_labels(
-    labels: ArrayLike,
-    row_shape: tuple[int, ...],
-    row_mask: Array | None,
-    ignore_index: int | None,
-) -> tuple[Integer[Array, "..."], Bool[Array, "..."] | None]:
-    """The labels and the mask of kept rows; a row that is not kept gets the valid label 0."""
-    labels = check_labels(labels, ignore_index)
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(
-            f"labels: expected an integer dtype (class indices), got {labels.dtype}; "
-            "softmax_cross_entropy takes probabilities"
-        )
-    if labels.shape != row_shape:
-        fail("labels", f"the logits' shape without the classes, {row_shape}", labels.shape)
-    if ignore_index is not None:
-        limits = jnp.iinfo(labels.dtype)
-        if limits.min <= ignore_index <= limits.max:  # outside, it matches no label
-            kept = labels != jnp.asarray(ignore_index, labels.dtype)
-            row_mask = kept if row_mask is None else row_mask & kept
-    if labels.dtype.itemsize < 4:  # a narrow dtype may be too small to count the classes
-        labels = labels.astype(jnp.int32)
-    if row_mask is not None:
-        labels = jnp.where(row_mask, labels, 0)
-    return labels, row_mask
-
-
-def soft_labels(labels: ArrayLike, classes: Classes, dtype: DTypeLike) -> Float[Array, "..."]:
-    """Targets for logits of that dtype, the classes last.
+def soft_labels(labels: Array, classes: Classes, dtype: DTypeLike) -> Float[Array, "..."]:
+    """Return targets for logits of that dtype, the classes last.
 
     They may broadcast over rows, never over classes.
     """
     shape, axes = classes
-    labels = check_array("labels", labels)
     if jnp.issubdtype(labels.dtype, jnp.complexfloating):
         raise TypeError(f"labels: expected probabilities of a real dtype, got {labels.dtype}")
     if not jnp.issubdtype(labels.dtype, jnp.floating):  # one-hot rows of integers or booleans
@@ -226,57 +202,3 @@ def soft_labels(labels: ArrayLike, classes: Classes, dtype: DTypeLike) -> Float[
         expected = f"one target a class, the logits' shape {shape}"
         fail("labels", expected, f"shape {labels.shape}")
     return classes_last(jnp.broadcast_to(labels.reshape(full), shape), axes)
-
-
-def class_weight_vector(weights: ArrayLike | None, num_classes: int) -> Float[Array, " K"] | None:
-    """The weights of the classes, one for each."""
-    if weights is None:
-        return None
-    weights = check_floating("class_weights", weights)
-    if weights.shape != (num_classes,):
-        fail("class_weights", f"one weight a class, shape {(num_classes,)}", weights.shape)
-    return weights
-
-
-def check_names(reduction: str, implementation: str | None = None) -> None:
-    """The keywords that name something; before jax sees them, which has to hash them."""
-    check_choice("reduction", reduction, REDUCTIONS)
-    check_implementation(implementation)
-
-
-def check_implementation(name: str | None) -> None:
-    """The name of an implementation, or None."""
-    if name is not None:
-        check_choice("implementation", name, IMPLEMENTATIONS)
-
-
-def optional_scalar(
-    name: str, value: ArrayLike | None, neutral: float | None, dtype: DTypeLike
-) -> Float[Array, ""] | None:
-    """A checked keyword as an array of the compute dtype; None where it is known to do nothing."""
-    if value is None and neutral is None:
-        return None
-    expected, holds = _SCALARS[name]
-    value = check_scalar(name, value, expected, holds)  # None for a number is its TypeError
-    if isinstance(value, int | float) and value == neutral:
-        return None
-    dtype = jnp.dtype(compute_dtype(dtype))
-    check_scalar(name, value, f"{expected} in {dtype}", lambda x: holds(_rounded(x, dtype)))
-    return jnp.asarray(value, dtype)
-
-
-_SCALARS = {
-    "label_smoothing": ("a number in [0, 1]", lambda x: 0 <= x <= 1),
-    "z_loss": ("a number >= 0", lambda x: 0 <= x < np.inf),
-    "logit_soft_cap": ("a number > 0 or None", lambda x: 0 < x < np.inf),
-    "temperature": ("a number > 0", lambda x: 0 < x < np.inf),
-    "epsilon": ("a finite number", np.isfinite),
-    "gamma": ("a number >= 0", lambda x: 0 <= x < np.inf),
-}
-
-
-def _rounded(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The scalar as XLA computes with it in that dtype: 0 where it is not a normal number."""
-    with np.errstate(over="ignore"):
-        rounded = x.astype(dtype)
-    return np.where(np.abs(rounded) < np.finfo(dtype).tiny, 0, rounded)

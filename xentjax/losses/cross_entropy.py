@@ -1,70 +1,50 @@
 """Softmax cross-entropy of logits against class indices or probabilities."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Literal, TypedDict, Unpack, overload
+from typing import Literal, SupportsIndex, overload
 
 import jax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._checks import check_flag
+from xentjax._core.axis_name import AxisName, check_whole
+from xentjax._core.checks import check_array
 from xentjax.losses._arguments import (
     Axis,
-    adjusted,
-    check_names,
-    label_rows,
-    optional_scalar,
-    target_rows,
+    check_labels,
+    logits_rows,
+    with_indices,
+    with_targets,
 )
-from xentjax.losses._expression import (
-    SoftmaxStats as SoftmaxStats,
-    reduce_losses,
-    row_losses,
-    softmax_stats,
-)
-from xentjax.ops import Requested, Rows, RowStatistics, row_statistics
+from xentjax.losses._formula import SoftmaxStats as SoftmaxStats, cross_entropy_from
+from xentjax.losses._keywords import Keywords, with_keywords
+from xentjax.losses._split import SplitClasses, own_shard, split_classes
+from xentjax.ops import Rows, row_statistics
+from xentjax.ops.sharded import merged_statistics
 
 Loss = Float[Array, "..."]
 LossAndStats = tuple[Float[Array, "..."], SoftmaxStats]
 
 
-class Keywords(TypedDict, total=False):
-    """The keywords that do not change what is returned; for the overloads only."""
-
-    class_weights: ArrayLike | None
-    label_smoothing: ArrayLike
-    z_loss: ArrayLike
-    logit_soft_cap: ArrayLike | None
-    temperature: ArrayLike
-    reduction: str
-    implementation: str | None
-
-
-class IntegerKeywords(Keywords, total=False):
-    ignore_index: int | None
-
-
+# fmt: off
 @overload
 def softmax_cross_entropy(
-    logits: ArrayLike,
-    labels: ArrayLike,
-    axis: Axis = -1,
-    where: ArrayLike | None = None,
-    *,
-    return_stats: Literal[False] = False,
-    **keywords: Unpack[Keywords],
+    logits: ArrayLike, labels: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None, *,
+    class_weights: ArrayLike | None = None, label_smoothing: ArrayLike = 0.0,
+    z_loss: ArrayLike = 0.0, logit_soft_cap: ArrayLike | None = None, temperature: ArrayLike = 1.0,
+    reduction: str = "none", return_stats: Literal[False] = False,
+    axis_name: AxisName | None = None, num_classes: SupportsIndex | None = None,
+    implementation: str | None = None,
 ) -> Loss: ...
 @overload
 def softmax_cross_entropy(
-    logits: ArrayLike,
-    labels: ArrayLike,
-    axis: Axis = -1,
-    where: ArrayLike | None = None,
-    *,
-    return_stats: Literal[True],
-    **keywords: Unpack[Keywords],
+    logits: ArrayLike, labels: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None, *,
+    class_weights: ArrayLike | None = None, label_smoothing: ArrayLike = 0.0,
+    z_loss: ArrayLike = 0.0, logit_soft_cap: ArrayLike | None = None, temperature: ArrayLike = 1.0,
+    reduction: str = "none", return_stats: Literal[True], axis_name: AxisName | None = None,
+    num_classes: SupportsIndex | None = None, implementation: str | None = None,
 ) -> LossAndStats: ...
+# fmt: on
 def softmax_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -78,6 +58,8 @@ def softmax_cross_entropy(
     temperature: ArrayLike = 1.0,
     reduction: str = "none",
     return_stats: bool = False,
+    axis_name: AxisName | None = None,
+    num_classes: SupportsIndex | None = None,
     implementation: str | None = None,
 ) -> Loss | LossAndStats:
     """Cross-entropy of target probabilities t and softmax(logits), in nats.
@@ -89,6 +71,11 @@ def softmax_cross_entropy(
     The targets are used as they are: nothing is normalised. Exact where -log p_k is infinite and
     t_k is 0; +inf where it has mass. Differentiable in logits, labels, class weights and scalars,
     in every mode and order.
+
+    With `axis_name` devices exchange a few numbers a row, never logits, and each gets the whole
+    loss. Gradients are right whether `jax.grad` stands outside of `shard_map` or inside (inside,
+    `shard_map` needs its default `check_vma=True`). A "sum" or "mean" is over the rows of the
+    device: where another mesh axis splits the rows, take "none" and reduce outside.
 
     Args:
         logits: real array, K classes along `axis`. Half precision is computed in float32.
@@ -105,6 +92,12 @@ def softmax_cross_entropy(
         temperature: > 0, applied after the soft cap.
         reduction: "none", "sum", or "mean" over the rows kept (0 if there is none).
         return_stats: also return the `SoftmaxStats` of each row.
+        axis_name: the mesh axis (or axes, the last one fastest) over whose devices the classes are
+            split inside `jax.shard_map`, None if each has whole rows. Device i passes its slice,
+            the classes from i K_local on, of logits, `where` and labels; class weights count all
+            K classes.
+        num_classes: K, if the last slices are padded to K_local: from K on, columns are no classes
+            and may hold anything. None is K_local times the size of the axis.
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None takes the best one
             measured for the backend.
 
@@ -114,7 +107,8 @@ def softmax_cross_entropy(
 
     Raises:
         TypeError: an array of the wrong dtype.
-        ValueError: a shape, name or known scalar outside what is listed above.
+        ValueError: a shape, name or known scalar outside what is listed above, or `axis_name`
+            outside of `shard_map`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -124,42 +118,51 @@ def softmax_cross_entropy(
         [0.6931 0.9486]
 
     Source: Goodfellow, Bengio and Courville, Deep Learning (2016), section 6.2.2.3; smoothing:
-    Szegedy et al. (2016), arXiv:1512.00567.
+    Szegedy et al. (2016), arXiv:1512.00567; split classes: Shoeybi et al., Megatron-LM (2019),
+    arXiv:1909.08053, section 3.
     """
-    rows = target_rows(logits, labels, axis, where, class_weights)
-    rows = adjusted(rows, logit_soft_cap, temperature)
-    check_names(reduction, implementation)
-    check_flag("return_stats", return_stats)
-    return cross_entropy_of_rows(
+    rows, classes = logits_rows(logits, axis, where)
+    rows, split = split_classes(rows, axis_name, num_classes, logits=rows.logits)
+    rows = with_targets(rows, classes, check_array("labels", labels))
+    rows, keywords = with_keywords(
         rows,
-        optional_scalar("label_smoothing", label_smoothing, 0.0, rows.logits.dtype),
-        optional_scalar("z_loss", z_loss, 0.0, rows.logits.dtype),
+        split,
+        class_weights=class_weights,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        logit_soft_cap=logit_soft_cap,
+        temperature=temperature,
         reduction=reduction,
         return_stats=return_stats,
         implementation=implementation,
     )
+    return cross_entropy(rows, keywords, split)
 
 
+# optax has a second function for logits of -inf; this one handles them itself.
+safe_softmax_cross_entropy = softmax_cross_entropy
+
+
+# fmt: off
 @overload
 def softmax_cross_entropy_with_integer_labels(
-    logits: ArrayLike,
-    labels: ArrayLike,
-    axis: Axis = -1,
-    where: ArrayLike | None = None,
-    *,
-    return_stats: Literal[False] = False,
-    **keywords: Unpack[IntegerKeywords],
+    logits: ArrayLike, labels: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None, *,
+    ignore_index: int | None = None, class_weights: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0, z_loss: ArrayLike = 0.0,
+    logit_soft_cap: ArrayLike | None = None, temperature: ArrayLike = 1.0, reduction: str = "none",
+    return_stats: Literal[False] = False, axis_name: AxisName | None = None,
+    num_classes: SupportsIndex | None = None, implementation: str | None = None,
 ) -> Loss: ...
 @overload
 def softmax_cross_entropy_with_integer_labels(
-    logits: ArrayLike,
-    labels: ArrayLike,
-    axis: Axis = -1,
-    where: ArrayLike | None = None,
-    *,
-    return_stats: Literal[True],
-    **keywords: Unpack[IntegerKeywords],
+    logits: ArrayLike, labels: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None, *,
+    ignore_index: int | None = None, class_weights: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0, z_loss: ArrayLike = 0.0,
+    logit_soft_cap: ArrayLike | None = None, temperature: ArrayLike = 1.0, reduction: str = "none",
+    return_stats: Literal[True], axis_name: AxisName | None = None,
+    num_classes: SupportsIndex | None = None, implementation: str | None = None,
 ) -> LossAndStats: ...
+# fmt: on
 def softmax_cross_entropy_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -174,6 +177,8 @@ def softmax_cross_entropy_with_integer_labels(
     temperature: ArrayLike = 1.0,
     reduction: str = "none",
     return_stats: bool = False,
+    axis_name: AxisName | None = None,
+    num_classes: SupportsIndex | None = None,
     implementation: str | None = None,
 ) -> Loss | LossAndStats:
     """Cross-entropy of class indices y and softmax(logits), in nats.
@@ -184,6 +189,11 @@ def softmax_cross_entropy_with_integer_labels(
 
     A label outside 0..K-1, negative ones too, that is not `ignore_index` makes its row's loss and
     gradient NaN and touches no other row. A label on a masked class costs +inf.
+
+    With `axis_name` devices exchange a few numbers a row, never logits, and each gets the whole
+    loss. Gradients are right whether `jax.grad` stands outside of `shard_map` or inside (inside,
+    `shard_map` needs its default `check_vma=True`). A "sum" or "mean" is over the rows of the
+    device: where another mesh axis splits the rows, take "none" and reduce outside.
 
     Args:
         logits: real array, K classes along `axis`. Half precision is computed in float32.
@@ -202,6 +212,12 @@ def softmax_cross_entropy_with_integer_labels(
         reduction: "none", "sum", or "mean": the sum divided by the kept rows' sum of w_y (0 if
             that is 0).
         return_stats: also return the `SoftmaxStats` of each row.
+        axis_name: the mesh axis (or axes, the last one fastest) over whose devices the classes are
+            split inside `jax.shard_map`, None if each has whole rows. Device i passes its slice,
+            the classes from i K_local on, of logits and `where`; class weights and labels count all
+            K classes.
+        num_classes: K, if the last slices are padded to K_local: from K on, columns are no classes
+            and may hold anything. None is K_local times the size of the axis.
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None takes the best one
             measured for the backend.
 
@@ -211,7 +227,8 @@ def softmax_cross_entropy_with_integer_labels(
 
     Raises:
         TypeError: an array of the wrong dtype.
-        ValueError: a shape, name or known scalar outside what is listed above.
+        ValueError: a shape, name or known scalar outside what is listed above, or `axis_name`
+            outside of `shard_map`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -225,68 +242,60 @@ def softmax_cross_entropy_with_integer_labels(
         >>> print(loss.round(4))
         0.6931
 
+        Classes split over the devices of a mesh:
+
+        >>> from jax.sharding import Mesh, PartitionSpec as P
+        >>> mesh = Mesh(jax.devices()[:1], ("classes",))
+        >>> split_loss = jax.shard_map(
+        ...     lambda x, y: softmax_cross_entropy_with_integer_labels(x, y, axis_name="classes"),
+        ...     mesh=mesh,
+        ...     in_specs=(P(None, "classes"), P()),
+        ...     out_specs=P(),
+        ... )
+        >>> print(jax.jit(split_loss)(logits, jnp.array([0, 2])).round(4))
+        [0.6931 0.6931]
+
     Source: Goodfellow, Bengio and Courville, Deep Learning (2016), section 6.2.2.3; smoothing:
-    Szegedy et al. (2016), arXiv:1512.00567.
+    Szegedy et al. (2016), arXiv:1512.00567; split classes: Shoeybi et al., Megatron-LM (2019),
+    arXiv:1909.08053, section 3.
     """
-    rows = label_rows(logits, labels, axis, where, ignore_index, class_weights)
-    rows = adjusted(rows, logit_soft_cap, temperature)
-    check_names(reduction, implementation)
-    check_flag("return_stats", return_stats)
-    return cross_entropy_of_rows(
+    rows, _ = logits_rows(logits, axis, where)
+    rows, split = split_classes(rows, axis_name, num_classes, logits=rows.logits)
+    labels, ignore_index = check_labels(labels, ignore_index)
+    if split is not None:
+        check_whole(split.axis_name, labels=labels)
+    rows = with_indices(rows, labels, ignore_index)
+    rows, keywords = with_keywords(
         rows,
-        optional_scalar("label_smoothing", label_smoothing, 0.0, rows.logits.dtype),
-        optional_scalar("z_loss", z_loss, 0.0, rows.logits.dtype),
+        split,
+        class_weights=class_weights,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        logit_soft_cap=logit_soft_cap,
+        temperature=temperature,
         reduction=reduction,
         return_stats=return_stats,
         implementation=implementation,
     )
+    return cross_entropy(rows, keywords, split)
 
 
-@partial(jax.jit, static_argnames=("reduction", "return_stats", "implementation"))
-def cross_entropy_of_rows(
-    rows: Rows,
-    label_smoothing: Float[Array, ""] | None,
-    z_loss: Float[Array, ""] | None,
-    *,
-    reduction: str,
-    return_stats: bool,
-    implementation: str | None,
+def cross_entropy(
+    rows: Rows, keywords: Keywords, split: SplitClasses | None = None
 ) -> Loss | LossAndStats:
-    """Both losses, of rows that hold their logits."""
-
-    return cross_entropy_from(
-        partial(row_statistics, rows, implementation=implementation),
-        rows,
-        label_smoothing,
-        z_loss,
-        reduction=reduction,
-        return_stats=return_stats,
+    """Compute both losses, of checked arguments."""
+    if split is None:
+        return _of_whole_rows(rows, keywords)
+    statistics = partial(
+        merged_statistics,
+        own_shard(rows, split),
+        axis_name=split.axis_name,
+        implementation=keywords.implementation,
     )
+    return cross_entropy_from(statistics, rows, keywords, split.kept)
 
 
-_PUBLIC = Requested(mean=True, predicted=True, normalizer=True)
-"""The statistics that `SoftmaxStats` are made of."""
-
-
-def cross_entropy_from(
-    statistics: Callable[[Requested], RowStatistics],
-    rows: Rows,
-    label_smoothing: Float[Array, ""] | None,
-    z_loss: Float[Array, ""] | None,
-    *,
-    reduction: str,
-    return_stats: bool,
-    kept_classes: Float[Array, "..."] | None = None,
-) -> Loss | LossAndStats:
-    """Both losses from any source of the rows' statistics: the expression and the reduction."""
-    # The statistics to return are the unweighted ones, which weighted targets do not contain.
-    apart = return_stats and rows.target.pmf is not None and rows.class_weights is not None
-    requested = _PUBLIC if return_stats and not apart else Requested()
-    stats = statistics(requested._replace(uniform=label_smoothing is not None))
-    losses = row_losses(stats, rows, label_smoothing, z_loss, kept_classes)
-    loss = reduce_losses(losses, rows, reduction)
-    if not return_stats:
-        return loss
-    if apart:
-        stats = statistics(_PUBLIC._replace(unweighted=True))
-    return loss, softmax_stats(stats, rows)
+@jax.jit
+def _of_whole_rows(rows: Rows, keywords: Keywords) -> Loss | LossAndStats:
+    statistics = partial(row_statistics, rows, implementation=keywords.implementation)
+    return cross_entropy_from(statistics, rows, keywords)

@@ -1,83 +1,42 @@
 """Softmax cross-entropy of a linear layer whose logits are never stored whole."""
 
-import math
-from collections.abc import Callable
-from functools import partial
-from typing import Any, Literal, SupportsIndex, TypeVar, Unpack, overload
+from typing import Literal, SupportsIndex, overload
 
-import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
 
-from xentjax._checks import (
-    check_bool,
-    check_choice,
-    check_flag,
-    check_floating,
-    check_index,
-    fail,
-)
-from xentjax._varying import pvary_all
-from xentjax.losses._arguments import (
-    Classes,
-    adjusted,
-    are_indices,
-    check_labels,
-    check_names,
-    class_weight_vector,
-    integer_labels,
-    masks,
-    optional_scalar,
-    soft_labels,
-)
-from xentjax.losses._expression import SoftmaxStats, reduce_total
-from xentjax.losses.cross_entropy import (
-    IntegerKeywords,
-    Loss,
-    LossAndStats,
-    cross_entropy_from,
-    cross_entropy_of_rows,
-)
-from xentjax.ops import Layer, Requested, Rows, RowStatistics, Target, backend
-from xentjax.ops.blocks import flat_mask
-from xentjax.ops.layer import LinearRows, with_logits
-from xentjax.ops.linear.in_forward import fitting_row_blocks, sum_of_losses
-from xentjax.ops.linear.reverse_mode import reverse_mode_statistics
-from xentjax.ops.linear.statistics import linear_row_statistics
-from xentjax.ops.rows import map_rows
-
-T = TypeVar("T")
+from xentjax._core.axis_name import AxisName, check_whole
+from xentjax._core.checks import check_choice, check_flag, fail
+from xentjax.losses._arguments import check_labels
+from xentjax.losses._keywords import with_keywords
+from xentjax.losses._layer import check_max_bytes, layer_rows, with_labels
+from xentjax.losses._linear import of_split_classes, of_whole_rows, with_gradients
+from xentjax.losses._split import split_classes
+from xentjax.losses.cross_entropy import Loss, LossAndStats
 
 
-class _Keywords(IntegerKeywords, total=False):
-    """The keywords that do not change what is returned; for the overloads only."""
-
-    where: ArrayLike | None
-    max_bytes: SupportsIndex | None
-    gradients_in_forward: bool
-
-
+# fmt: off
 @overload
 def linear_softmax_cross_entropy(
-    x: ArrayLike,
-    kernel: ArrayLike,
-    labels: ArrayLike,
-    bias: ArrayLike | None = None,
-    *,
-    return_stats: Literal[False] = False,
-    **keywords: Unpack[_Keywords],
+    x: ArrayLike, kernel: ArrayLike, labels: ArrayLike, bias: ArrayLike | None = None, *,
+    where: ArrayLike | None = None, ignore_index: int | None = None,
+    class_weights: ArrayLike | None = None, label_smoothing: ArrayLike = 0.0,
+    z_loss: ArrayLike = 0.0, logit_soft_cap: ArrayLike | None = None, temperature: ArrayLike = 1.0,
+    reduction: str = "none", return_stats: Literal[False] = False,
+    max_bytes: SupportsIndex | None = None, gradients_in_forward: bool = False,
+    axis_name: AxisName | None = None, num_classes: SupportsIndex | None = None,
+    implementation: str | None = None,
 ) -> Loss: ...
 @overload
 def linear_softmax_cross_entropy(
-    x: ArrayLike,
-    kernel: ArrayLike,
-    labels: ArrayLike,
-    bias: ArrayLike | None = None,
-    *,
-    return_stats: Literal[True],
-    **keywords: Unpack[_Keywords],
+    x: ArrayLike, kernel: ArrayLike, labels: ArrayLike, bias: ArrayLike | None = None, *,
+    where: ArrayLike | None = None, ignore_index: int | None = None,
+    class_weights: ArrayLike | None = None, label_smoothing: ArrayLike = 0.0,
+    z_loss: ArrayLike = 0.0, logit_soft_cap: ArrayLike | None = None, temperature: ArrayLike = 1.0,
+    reduction: str = "none", return_stats: Literal[True], max_bytes: SupportsIndex | None = None,
+    gradients_in_forward: bool = False, axis_name: AxisName | None = None,
+    num_classes: SupportsIndex | None = None, implementation: str | None = None,
 ) -> LossAndStats: ...
+# fmt: on
 def linear_softmax_cross_entropy(
     x: ArrayLike,
     kernel: ArrayLike,
@@ -95,6 +54,8 @@ def linear_softmax_cross_entropy(
     return_stats: bool = False,
     max_bytes: SupportsIndex | None = None,
     gradients_in_forward: bool = False,
+    axis_name: AxisName | None = None,
+    num_classes: SupportsIndex | None = None,
     implementation: str | None = None,
 ) -> Loss | LossAndStats:
     """Cross-entropy of labels and softmax(x @ kernel + bias), in nats, tile by tile of the logits.
@@ -111,10 +72,14 @@ def linear_softmax_cross_entropy(
     but no forward mode (gradients of gradients are there). Half-precision products accumulate in
     float32.
 
-    Rows that do not count (`where`, `ignore_index`) are put last and cost no products, on one
-    device and unless labels or masks of the logits' shape tie the rows to their places. A label
+    Masked rows (`where`, `ignore_index`) are put last and cost no matrix products, on one device
+    and unless labels or masks of the logits' shape tie the rows to their places. A label
     outside 0..K-1 that is not `ignore_index` makes its row's loss and gradient NaN. A column of
     the kernel that holds NaN makes the gradient of x NaN even where its class is masked.
+
+    With `axis_name` devices exchange a few numbers a row, as in `softmax_cross_entropy`, and each
+    gets the whole loss. The gradient of x, which they share, is a sum over them: one all-reduce of
+    its size. A gradient taken inside of `shard_map` needs its default `check_vma=True`.
 
     Args:
         x: features, floating [..., D].
@@ -138,7 +103,15 @@ def linear_softmax_cross_entropy(
             the batch.
         gradients_in_forward: make gradients in the forward pass; for "sum" and "mean". With
             `return_stats` the statistics then have no derivative. Where `max_bytes` is less than
-            64 rows of logits, and with "reference", gradients are computed as without it.
+            64 rows of logits, where Explicit mesh axes split the classes, and with "reference",
+            gradients are computed as without it.
+        axis_name: the mesh axis (or axes, the last one fastest) over whose devices the classes are
+            split inside `jax.shard_map`, None if each has the whole kernel. Device i passes its
+            slice, the classes from i K_local on, of kernel, bias, `where` and probabilities; class
+            indices and class weights count all K classes. Not with `gradients_in_forward`; there
+            "reference" too goes tile by tile.
+        num_classes: K, if the last slices are padded to K_local: from K on, columns are no classes
+            and may hold any finite number. None is K_local times the size of the axis.
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference" (which stores the logits);
             None takes the best one measured for the backend. In the forward pass "mosaic_tpu", and
             on Hopper "mosaic_gpu" for x and kernel of one half-precision dtype, make logits on the
@@ -155,7 +128,8 @@ def linear_softmax_cross_entropy(
     Raises:
         TypeError: an array of the wrong dtype, or forward mode with `gradients_in_forward`.
         NotImplementedError: a kernel's name on another backend, or a dtype that it does not take.
-        ValueError: a shape, name or known scalar outside what is listed above.
+        ValueError: a shape, name or known scalar outside what is listed above, or `axis_name`
+            outside of `shard_map`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -164,181 +138,50 @@ def linear_softmax_cross_entropy(
         >>> print(linear_softmax_cross_entropy(x, kernel, jnp.array([0, 2])).round(4))
         [0.6931 0.6931]
 
+        A kernel whose classes are split over the devices of a mesh:
+
+        >>> from jax.sharding import Mesh, PartitionSpec as P
+        >>> mesh = Mesh(jax.devices()[:1], ("classes",))
+        >>> split_loss = jax.shard_map(
+        ...     lambda *arrays: linear_softmax_cross_entropy(*arrays, axis_name="classes"),
+        ...     mesh=mesh,
+        ...     in_specs=(P(), P(None, "classes"), P()),
+        ...     out_specs=P(),
+        ... )
+        >>> print(jax.jit(split_loss)(x, kernel, jnp.array([0, 2])).round(4))
+        [0.6931 0.6931]
+
     Source: Wijmans et al., Cut Your Losses in Large-Vocabulary Language Models (2025),
     arXiv:2411.09009; gradients in the forward pass: Hsu et al., Liger Kernel (2024),
-    arXiv:2410.10989.
+    arXiv:2410.10989; split classes: Shoeybi et al., Megatron-LM (2019), arXiv:1909.08053.
     """
-    linear, row_shape = linear_rows(x, kernel, bias, where)
-    linear = with_labels(linear, row_shape, labels, ignore_index)
-    linear = adjusted(linear, logit_soft_cap, temperature)
-    _, num_classes = linear.logits.shape
-    dtype = linear.logits.dtype
-    linear = linear._replace(class_weights=class_weight_vector(class_weights, num_classes))
-    smoothing = optional_scalar("label_smoothing", label_smoothing, 0.0, dtype)
-    z_weight = optional_scalar("z_loss", z_loss, 0.0, dtype)
-    check_names(reduction, implementation)
-    check_flag("return_stats", return_stats)
-    check_flag("gradients_in_forward", gradients_in_forward)
-    if gradients_in_forward:
-        check_choice("reduction (with gradients_in_forward)", reduction, ("sum", "mean"))
-    try:
-        result = _cross_entropy(
-            linear,
-            smoothing,
-            z_weight,
-            reduction=reduction,
-            return_stats=return_stats,
-            max_bytes=check_max_bytes(max_bytes),
-            gradients_in_forward=gradients_in_forward,
-            implementation=implementation,
-        )
-    except TypeError as error:
-        if "forward-mode" not in str(error):
-            raise
-        raise TypeError(
-            "gradients_in_forward: expected False in forward mode (jvp, jacfwd), got True"
-        ) from None
-    return in_shape(result, row_shape)
-
-
-def linear_rows(
-    x: ArrayLike,
-    kernel: ArrayLike,
-    bias: ArrayLike | None,
-    where: ArrayLike | None,
-    names: tuple[str, str] = ("kernel", "bias"),
-) -> tuple[LinearRows, tuple[int, ...]]:
-    """The checked layer under its masks, all leading axes joined, and the shape of those."""
-    x, kernel = check_floating("x", x), check_floating(names[0], kernel)
-    if x.ndim == 0:
-        fail("x", "at least one axis, that of the features", "shape ()")
-    if kernel.ndim != 2 or kernel.shape[0] != x.shape[-1] or kernel.shape[1] == 0:
-        expected = f"shape ({x.shape[-1]}, K), the features of x by at least one class"
-        fail(names[0], expected, f"shape {kernel.shape}")
-    row_shape, num_classes = x.shape[:-1], kernel.shape[1]
-    if bias is not None:
-        bias = check_floating(names[1], bias)
-        if bias.shape != (num_classes,):
-            fail(names[1], f"one number a class, shape {(num_classes,)}", f"shape {bias.shape}")
-    shape = (*row_shape, num_classes)
-    if where is not None:
-        where = check_bool("where", where)
-        if where.ndim == len(shape) and where.shape[-1] == 1:  # all classes of a row or none
-            where = where[..., 0]
-    mask = masks(where, shape, (len(row_shape),))
-    if mask.rows is not None:
-        mask = mask._replace(rows=mask.rows.reshape(-1))
-    if mask.classes is not None:
-        mask = mask._replace(classes=flat_mask(mask.classes, shape))
-    layer = Layer(x.reshape(math.prod(row_shape), x.shape[-1]), kernel, bias)
-    return Rows(layer, mask=mask), row_shape
-
-
-def with_labels(
-    linear: LinearRows, row_shape: tuple[int, ...], labels: ArrayLike, ignore_index: int | None
-) -> LinearRows:
-    """The layer with class indices (rows to be ignored are masked) or with a target pmf a row."""
-    _, num_classes = linear.logits.shape
-    row_mask = linear.mask.rows
-    labels = check_labels(labels, ignore_index)
-    if are_indices(labels, row_shape, num_classes, ignore_index):
-        row_mask = None if row_mask is None else row_mask.reshape(row_shape)
-        labels, row_mask = integer_labels(labels, row_shape, row_mask, ignore_index)
-        row_mask = None if row_mask is None else row_mask.reshape(-1)
-        mask = linear.mask._replace(rows=row_mask)
-        return linear._replace(target=Target(labels=labels.reshape(-1)), mask=mask)
-    classes = Classes((*row_shape, num_classes), (len(row_shape),))
-    pmf = soft_labels(labels, classes, linear.logits.x.dtype)
-    return linear._replace(target=Target(pmf=pmf.reshape(-1, num_classes)))
-
-
-def check_max_bytes(max_bytes: SupportsIndex | None) -> int | None:
-    if max_bytes is not None and (max_bytes := check_index("max_bytes", max_bytes)) < 1:
-        fail("max_bytes", "an integer >= 1 or None", max_bytes)
-    return max_bytes
-
-
-def in_shape(result: T, row_shape: tuple[int, ...]) -> T:
-    """Losses and statistics with the leading axes that x came with."""
-    return jax.tree.map(lambda a: a.reshape(row_shape) if a.ndim else a, result)
-
-
-@partial(
-    jax.jit,
-    static_argnames=(
-        "reduction",
-        "return_stats",
-        "max_bytes",
-        "gradients_in_forward",
-        "implementation",
-    ),
-)
-def _cross_entropy(
-    linear: LinearRows,
-    label_smoothing: Float[Array, ""] | None,
-    z_loss: Float[Array, ""] | None,
-    *,
-    reduction: str,
-    return_stats: bool,
-    max_bytes: int | None,
-    gradients_in_forward: bool,
-    implementation: str | None,
-) -> Loss | LossAndStats:
-    offers = backend(implementation)
-    if offers.stores_logits:
-        return cross_entropy_of_rows(
-            with_logits(linear),
-            label_smoothing,
-            z_loss,
-            reduction=reduction,
-            return_stats=return_stats,
-            implementation=implementation,
-        )
-    rows = linear
-    linear, label_smoothing, z_loss = pvary_all((linear, label_smoothing, z_loss))
-    linear, in_place = kept_first(linear)
-    by_kernel = gradients_in_forward and offers.layer_gradients is not None
-    in_forward = gradients_in_forward and not by_kernel
-    if in_forward and fitting_row_blocks(linear, max_bytes) is not None:
-        losses = partial(_losses_of_rows, return_stats=return_stats, implementation=implementation)
-        result: Any = sum_of_losses(linear, (label_smoothing, z_loss), losses, max_bytes)
-        total, stats = result
-        loss = reduce_total(total, rows, reduction)
-        return (loss, in_place(stats)) if return_stats else loss
-
-    def statistics(requested: Requested) -> RowStatistics:
-        statistics_of = reverse_mode_statistics if by_kernel else linear_row_statistics
-        return in_place(statistics_of(linear, requested, implementation, max_bytes))
-
-    return cross_entropy_from(
-        statistics, rows, label_smoothing, z_loss, reduction=reduction, return_stats=return_stats
-    )
-
-
-def _losses_of_rows(
-    rows: Rows, scalars: tuple[Any, Any], *, return_stats: bool, implementation: str | None
-) -> tuple[Loss, SoftmaxStats | None]:
-    result = cross_entropy_of_rows(
+    rows = layer_rows(x, kernel, bias, where)
+    layer = rows.logits
+    rows, split = split_classes(rows, axis_name, num_classes, kernel=layer.kernel, bias=layer.bias)
+    labels, ignore_index = check_labels(labels, ignore_index)
+    rows = with_labels(rows, labels, ignore_index)
+    if split is not None:
+        whole = {} if rows.target.labels is None else {"labels": labels}
+        check_whole(split.axis_name, x=layer.x, **whole)
+    rows, keywords = with_keywords(
         rows,
-        *scalars,
-        reduction="none",
+        split,
+        class_weights=class_weights,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        logit_soft_cap=logit_soft_cap,
+        temperature=temperature,
+        reduction=reduction,
         return_stats=return_stats,
         implementation=implementation,
     )
-    return result if isinstance(result, tuple) else (result, None)
-
-
-def kept_first(linear: LinearRows) -> tuple[LinearRows, Callable[[Any], Any]]:
-    """The rows that count before all others, whose blocks cost nothing; and what undoes it.
-
-    Rows with arrays of the logits' size keep their places: moving those costs what it would save.
-    """
-    mask = linear.mask
-    one_mask = mask.classes is None or mask.classes.shape[0] == 1
-    apart = jax.device_count() > 1  # to sort rows that devices share is to gather them
-    if mask.rows is None or linear.target.labels is None or not one_mask or apart:
-        return linear, lambda tree: tree
-    order = jnp.argsort(~mask.rows, stable=True)
-    places = jnp.argsort(order)
-    ordered = map_rows(lambda a: a if a.shape[0] == 1 else a[order], linear)
-    return ordered, lambda tree: jax.tree.map(lambda a: a[places], tree)
+    check_flag("gradients_in_forward", gradients_in_forward)
+    if gradients_in_forward:
+        check_choice("reduction (with gradients_in_forward)", reduction, ("sum", "mean"))
+        if split is not None:
+            fail("gradients_in_forward", "False with axis_name", True)
+    max_bytes = check_max_bytes(max_bytes)
+    if split is not None:
+        return of_split_classes(rows, keywords, split, max_bytes)
+    compute = with_gradients if gradients_in_forward else of_whole_rows
+    return compute(rows, keywords, max_bytes)

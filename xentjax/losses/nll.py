@@ -1,4 +1,4 @@
-"""Negative log-likelihood of class indices under log-probabilities that are given."""
+"""Negative log-likelihood of class indices under given log-probabilities."""
 
 from functools import partial
 
@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
-from xentjax._dtypes import compute_dtype
-from xentjax._special import nan_unless
-from xentjax.losses._arguments import Axis, check_names, label_rows
-from xentjax.losses._expression import reduce_label_losses
+from xentjax._core.dtypes import compute_dtype
+from xentjax._core.multiply_no_nan import nan_unless
+from xentjax.losses._arguments import Axis, label_rows
+from xentjax.losses._formula import reduce_label_losses
+from xentjax.losses._keywords import check_names, class_weight_vector
 from xentjax.ops import Rows
 from xentjax.ops.rows import at_label, is_label, label_in_range
 
@@ -59,7 +60,10 @@ def nll_loss(
 
     Source: Bishop, Pattern Recognition and Machine Learning (2006), section 4.3.4.
     """
-    rows = label_rows(log_probs, labels, axis, where, ignore_index, class_weights, name="log_probs")
+    rows = label_rows(log_probs, labels, axis, where, ignore_index, name="log_probs")
+    if class_weights is not None:
+        weights = class_weight_vector(class_weights, rows.logits.shape[-1])
+        rows = rows._replace(class_weights=weights)
     check_names(reduction)
     return _nll_loss(rows, reduction=reduction)
 
@@ -70,7 +74,7 @@ def _nll_loss(rows: Rows, *, reduction: str) -> Float[Array, "..."]:
 
 
 def _label_log_prob(rows: Rows) -> Float[Array, "..."]:
-    """One element read a row: NaN for a label that is no class, -inf for a class that is masked."""
+    """Read one element a row: NaN for a label that is no class, -inf for a masked class."""
     labels, classes = rows.target.labels, rows.mask.classes
     assert labels is not None
     log_prob = _element(rows.logits, labels).astype(compute_dtype(rows.logits.dtype))
@@ -83,7 +87,7 @@ def _label_log_prob(rows: Rows) -> Float[Array, "..."]:
 
 @jax.custom_jvp
 def _element(x: Float[Array, "*rows K"], labels: Integer[Array, "*rows"]) -> Float[Array, "*rows"]:
-    """x_y of each row, NaN for a y that is no class."""
+    """Return x_y of each row, NaN for a y that is no class."""
     return at_label(x, labels) + nan_unless(label_in_range(labels, x.shape[-1]), x.dtype)
 
 
@@ -97,7 +101,7 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 def _element_tangent(
     labels: Integer[Array, "*rows"], dx: Float[Array, "*rows K"]
 ) -> Float[Array, "*rows"]:
-    """Compares with an iota instead of scattering; a bad label makes its whole row's slope NaN."""
-    slope = is_label(labels, dx.shape[-1]).astype(dx.dtype)
+    """Compare with an iota instead of scattering; a bad label makes its row's derivative NaN."""
+    derivative = is_label(labels, dx).astype(dx.dtype)
     bad = nan_unless(label_in_range(labels, dx.shape[-1]), dx.dtype)
-    return jnp.sum((slope + bad[..., None]) * dx, -1)
+    return jnp.sum((derivative + bad[..., None]) * dx, -1)

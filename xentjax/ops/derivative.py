@@ -13,17 +13,17 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from xentjax._special import nan_unless, scale_tangent
-from xentjax._varying import pvary_all, pvary_like
+from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
+from xentjax._core.varying import pvary_all, pvary_like
 from xentjax.ops.rows import (
     InnerProduct,
     Rows,
     RowStatistics,
     adjusted_logits,
-    is_label,
     label_in_range,
     recompute_after,
     shifted,
+    sum_at_label,
     uniform_targets,
     weighted_targets,
 )
@@ -92,7 +92,7 @@ def _jitted_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowStati
         # A bad label makes the whole row's derivative NaN: one operation a row, none an element.
         bad = nan_unless(label_in_range(labels, z.shape[-1]), z.dtype)
         log_sum += bad
-        d_label = jnp.sum(jnp.where(is_label(labels, z.shape[-1]), dz, 0), -1)
+        d_label = sum_at_label(dz, labels)
         if rows.mask.classes is not None or rows.scalars.soft_cap is not None:
             # The mask, or the cap of a logit -inf, stops `dz`; the NaN of a bad label passes.
             d_label += bad * jnp.sum(d_rows.logits.astype(dz.dtype), -1)
@@ -139,6 +139,6 @@ def _inner_product_tangent(
         return InnerProduct(dot, jnp.zeros_like(dot))
     t, dt = _value_and_tangent(targets, rows, d_rows)
     # A class of logit -inf has an infinite derivative; a target that stays 0 there adds nothing.
-    product = t * dz + scale_tangent(z, jnp.broadcast_to(dt, z.shape))
+    product = t * dz + multiply_no_nan(z, jnp.broadcast_to(dt, z.shape))
     dot = jnp.sum(product, -1)
     return InnerProduct(dot, jnp.sum(dt, -1) + jnp.zeros_like(dot))

@@ -1,6 +1,6 @@
 """The back-ends by name. Each is imported when it is first asked for, and Pallas with it."""
 
-from xentjax._checks import fail
+from xentjax._core.checks import fail
 from xentjax.ops.backends.interface import Backend
 
 IMPLEMENTATIONS = ("xla", "reference", "mosaic_tpu", "mosaic_gpu")

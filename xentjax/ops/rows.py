@@ -15,7 +15,8 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Integer, Shaped
 
-from xentjax._dtypes import compute_dtype
+from xentjax._core.dtypes import compute_dtype
+from xentjax._core.varying import explicit_spec, sharded_alike
 
 
 class Layer(NamedTuple):
@@ -235,13 +236,32 @@ def at_label(
 ) -> Shaped[Array, "*rows"]:
     """x_y of each row, one element read; that of class 0 where the label names none."""
     index = jnp.where(label_in_range(labels, x.shape[-1]), labels, 0)
-    return jnp.take_along_axis(x, index[..., None], -1)[..., 0]
+    if any(explicit_spec(x)[-1:]):  # each device has some classes
+        if x.dtype != jnp.bool_:
+            return sum_at_label(x, index)
+        return sum_at_label(x.astype(jnp.int32), index) > 0
+    x, index = sharded_alike(x, index[..., None])
+    return jnp.take_along_axis(x, index, -1)[..., 0]
 
 
-def is_label(labels: Integer[Array, "*rows"], num_classes: int) -> Bool[Array, "*rows K"]:
-    """Whether each class is its row's label: a comparison that XLA fuses, never a scatter."""
-    shape = (*labels.shape, num_classes)
-    return jax.lax.broadcasted_iota(labels.dtype, shape, labels.ndim) == labels[..., None]
+def sum_at_label(
+    x: Shaped[Array, "*rows K"], labels: Integer[Array, "*rows"]
+) -> Shaped[Array, "*rows"]:
+    """sum_k [k = y] x_k: what `at_label` reads, 0 where the label names no class.
+
+    Its transpose is a comparison as well, never a scatter.
+    """
+    here, x = sharded_alike(is_label(labels, x), x)
+    return jnp.sum(jnp.where(here, x, 0), -1)
+
+
+def is_label(
+    labels: Integer[Array, "*rows"], like: Shaped[Array, "*rows K"]
+) -> Bool[Array, "*rows K"]:
+    """Whether each class is its row's label: a comparison that XLA fuses."""
+    sharding = jax.typeof(like).sharding if explicit_spec(like) else None
+    classes = jax.lax.broadcasted_iota(labels.dtype, like.shape, labels.ndim, out_sharding=sharding)
+    return classes == labels[..., None]
 
 
 def weighted_targets(rows: Rows) -> Float[Array, "*rows K"]:

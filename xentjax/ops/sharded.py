@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from xentjax._core.axis_name import AxisName
 from xentjax.ops.derivative import statistics_tangents
 from xentjax.ops.dispatch import row_statistics
 from xentjax.ops.merge import ClassShard, Combine, merge, merge_tangents
 from xentjax.ops.rows import Requested, RowStatistics
 
-AxisName = str | tuple[str, ...]
 T = TypeVar("T")
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from xentjax._special import nan_unless
+from xentjax._core.multiply_no_nan import nan_unless
 from xentjax.ops.backends.interface import Backend
 from xentjax.ops.rows import (
     InnerProduct,

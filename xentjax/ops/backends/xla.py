@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from xentjax._dtypes import compute_dtype
-from xentjax._special import nan_unless, scale_tangent
-from xentjax._varying import pvary_all
+from xentjax._core.dtypes import compute_dtype
+from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
+from xentjax._core.varying import pvary_all
 from xentjax.ops.backends.interface import Backend
 from xentjax.ops.blocks import blocks, flat_mask
 from xentjax.ops.layer import slice_rows
@@ -234,7 +234,7 @@ def _label_logit(rows: Rows) -> tuple[Bool[Array, "*rows"], Float[Array, "*rows"
 
 def _inner_product(t: Float[Array, "*#rows K"], z: Float[Array, "*rows K"]) -> InnerProduct:
     """<t, z> with 0 * inf = 0, and sum_k t_k."""
-    dot = _row_sum(scale_tangent(z, jnp.broadcast_to(t, z.shape)))
+    dot = _row_sum(multiply_no_nan(z, jnp.broadcast_to(t, z.shape)))
     # A sum, unlike a broadcast, is split over Explicit axes as its rows are.
     return InnerProduct(dot, jnp.sum(t, -1) + jnp.zeros_like(dot))
 

@@ -4,11 +4,12 @@ from functools import partial
 
 import jax
 
+from xentjax._core.axis_name import AxisName
 from xentjax.ops.derivative import moving_inputs, with_predicted
 from xentjax.ops.linear.statistics import linear_row_statistics, linear_tangents
 from xentjax.ops.merge import ClassShard, merge, merge_tangents
 from xentjax.ops.rows import Requested, RowStatistics
-from xentjax.ops.sharded import AxisName, across_devices
+from xentjax.ops.sharded import across_devices
 
 
 def merged_linear_statistics(

@@ -19,8 +19,7 @@ from jax import lax
 from jax.export import is_symbolic_dim
 from jaxtyping import Array, Bool, Int32
 
-from xentjax._checks import fail
-from xentjax._varying import pvary, union_of_axes
+from xentjax._core.checks import fail
 from xentjax.ops.blocks import Blocks, blocks, row_blocks
 from xentjax.ops.derivative import moving_inputs, statistics_tangents, with_predicted
 from xentjax.ops.dispatch import row_statistics
@@ -181,7 +180,7 @@ def linear_tangents(
     if classes.count == 1:
         d_stats = tangents_of(jnp.int32(0))
     else:
-        zeros = _zeros_of(tangents_of, linear, jnp.int32(0))
+        zeros = _zeros_of(tangents_of, jnp.int32(0))
         d_stats, _ = lax.scan(add_classes, zeros, classes.indices())
     return d_stats._replace(shift=jnp.zeros_like(stats.shift))
 
@@ -193,12 +192,8 @@ def skip_if_masked(
     if linear.mask.rows is None:
         return function(i)
 
-    # Both branches have to vary over the same mesh axes, whatever each result depends on.
-    def work(i: Int32[Array, ""]) -> T:
-        return pvary(function(i), _axes_of_products(linear))
-
     kept = any_of_the_batch(rows.slice(linear.mask.rows, i, 0))
-    return lax.cond(kept, work, partial(_zeros_of, function, linear), i)
+    return lax.cond(kept, function, partial(_zeros_of, function), i)
 
 
 @jax.custom_batching.custom_vmap
@@ -217,15 +212,9 @@ def _(axis_size: int, in_batched: list[bool], mask: Bool[Array, "b n"]) -> tuple
     return any_of_the_batch(mask.reshape(-1)), False
 
 
-def _zeros_of(function: Callable[[Array], T], linear: LinearRows, i: Int32[Array, ""]) -> T:
-    """Zeros like `function(i)`, varying over all mesh axes that x and kernel vary over."""
-    shapes = jax.eval_shape(function, i)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    return pvary(zeros, _axes_of_products(linear))
-
-
-def _axes_of_products(linear: LinearRows) -> frozenset[str]:
-    return union_of_axes(linear.logits[:2])
+def _zeros_of(function: Callable[[Array], T], i: Int32[Array, ""]) -> T:
+    """Zeros like `function(i)`, which lie on a mesh as that does."""
+    return jax.tree.map(jnp.zeros_like, jax.eval_shape(function, i))
 
 
 def _shard(rows: Rows, classes: Blocks, j: Int32[Array, ""]) -> ClassShard:

@@ -233,11 +233,11 @@ def test_lowers_under_vmap():
     assert "mosaic_gpu" in lowered(jax.vmap(lambda x, w, b, y: loss(x, w, y, b)), *batch)
 
 
-def test_lowers_vocab_parallel():
+def test_lowers_with_split_classes():
     mesh = jax.make_mesh((1,), ("classes",), axis_types=(AxisType.Auto,))
 
     def losses(x, kernel, labels):
-        return xentjax.vocab_parallel_linear_softmax_cross_entropy(
+        return xentjax.linear_softmax_cross_entropy(
             x, kernel, labels, axis_name="classes", implementation=NAME
         )
 

@@ -13,7 +13,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Bool, Float, Int32, Shaped
 
-from xentjax._special import nan_unless
+from xentjax._core.multiply_no_nan import nan_unless
 from xentjax.ops.backends.mosaic_tpu.tiling import LANES
 from xentjax.ops.backends.pallas import divided, finite, zeros_where_masked
 from xentjax.ops.rows import (

@@ -13,7 +13,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float32, Int32
 
-from xentjax._special import nan_unless
+from xentjax._core.multiply_no_nan import nan_unless
 from xentjax.ops.backends.interface import Wrt
 from xentjax.ops.backends.mosaic_tpu.accumulate import adjusted_tile, as_column
 from xentjax.ops.backends.mosaic_tpu.linear_blocks import (

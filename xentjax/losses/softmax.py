@@ -7,16 +7,17 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._checks import broadcasts, check_array, check_bool, check_flag, fail
+from xentjax._core.checks import broadcasts, check_array, check_bool, check_flag, fail
 from xentjax.losses._arguments import (
     Axis,
-    check_implementation,
     class_axes,
     classes_last,
     masks,
 )
-from xentjax.losses._expression import log_probabilities
-from xentjax.ops import Requested, Rows, backend, row_statistics
+from xentjax.losses._formula import log_probabilities
+from xentjax.losses._keywords import check_implementation
+from xentjax.losses._limit_product import limit_product
+from xentjax.ops import Mask, Requested, Rows, backend, row_statistics
 
 
 def logsumexp(
@@ -27,7 +28,7 @@ def logsumexp(
     keepdims: bool = False,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    """log sum_k exp(a_k): the log normaliser of the softmax. As `jax.nn.logsumexp`.
+    """Log normaliser of the softmax, log sum_k exp(a_k), as `jax.nn.logsumexp`.
 
     Args:
         logits: a, real array of any shape. Integers and booleans are taken as floats.
@@ -68,7 +69,9 @@ def log_softmax(
     *,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    """log softmax(a)_k = (a_k - m) - log sum_j exp(a_j - m), m = max_j a_j; as in `jax.nn`.
+    """Logarithm of the softmax, as `jax.nn.log_softmax`.
+
+        log softmax(a)_k = (a_k - m) - log sum_j exp(a_j - m),    m = max_j a_j
 
     Args:
         logits: a, real array of any shape. Integers and booleans are taken as floats.
@@ -102,7 +105,9 @@ def softmax(
     *,
     implementation: str | None = None,
 ) -> Float[Array, "..."]:
-    """softmax(a)_k = exp(a_k - m) / sum_j exp(a_j - m), m = max_j a_j; as in `jax.nn`.
+    """Probabilities of the classes, as `jax.nn.softmax`.
+
+        softmax(a)_k = exp(a_k - m) / sum_j exp(a_j - m),    m = max_j a_j
 
     Args:
         logits: a, real array of any shape. Integers and booleans are taken as floats.
@@ -132,7 +137,7 @@ def softmax(
 def _rows_along(
     logits: ArrayLike, axis: Axis | None, where: ArrayLike | None
 ) -> tuple[Rows, tuple[int, ...], tuple[int, ...]]:
-    """The logits with the class axes last, those axes and the logits' own shape."""
+    """Return the logits with the class axes last, those axes and the logits' own shape."""
     x = check_array("logits", logits)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise TypeError(f"logits: expected a real dtype, got {x.dtype}")
@@ -140,13 +145,14 @@ def _rows_along(
         x = x.astype(jnp.float64 if x.dtype.itemsize == 8 else jnp.float32)
     axis = range(x.ndim) if axis is None else axis
     axes = () if axis in ((), range(0)) else class_axes(axis, x.ndim)
+    mask = Mask()
     if where is not None:
         where = check_bool("where", where)
         if not broadcasts(where.shape, x.shape):
             fail("where", f"a shape that broadcasts to the logits' {x.shape}", where.shape)
         where = where.reshape((1,) * (x.ndim - where.ndim) + where.shape)
-    rows = Rows(classes_last(x, axes), mask=masks(where, x.shape, axes))
-    return rows, axes, x.shape
+        mask = masks(where, x.shape, axes)
+    return Rows(classes_last(x, axes), mask=mask), axes, x.shape
 
 
 @partial(jax.jit, static_argnames="implementation")
@@ -162,7 +168,7 @@ def _logsumexp(rows: Rows, *, implementation: str | None) -> Float[Array, "..."]
 
 
 def _normalized(rows: Rows, log: bool, implementation: str | None) -> Float[Array, "*rows K"]:
-    """log softmax of each row, or softmax; that of no class at what is masked."""
+    """Return log-softmax or softmax of each row; masked classes get probability 0."""
     if rows.logits.shape[-1] == 0:
         return rows.logits
     if backend(implementation).softmax is not None:
@@ -171,17 +177,33 @@ def _normalized(rows: Rows, log: bool, implementation: str | None) -> Float[Arra
     log_p = _masked(log_probabilities(rows, stats), rows, log=True)
     if log:
         return log_p.astype(rows.logits.dtype)
-    p = jnp.exp(log_p).astype(rows.logits.dtype)
-    # In reverse mode the slope 0 of a p that underflows wins over what comes back, which may be the
-    # entropy's infinite slope at 0; forward mode has it the same way round.
-    return jnp.where(p == 0, jnp.zeros_like(p), p)
+    return _at_limits(jnp.exp(log_p).astype(rows.logits.dtype))
+
+
+@jax.custom_jvp
+def _at_limits(p: Float[Array, "*rows K"]) -> Float[Array, "*rows K"]:
+    """Return p; in reverse mode the derivative 0 of a p that underflows wins over infinity.
+
+    Such is the derivative of an entropy at 0. Forward mode has it the same way round.
+    """
+    return p
+
+
+@_at_limits.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return primals[0], _tangent_at_limits(primals[0], tangents[0])
+
+
+@partial(jax.checkpoint, prevent_cse=False)  # p alone is kept
+def _tangent_at_limits(p: Array, dp: Array) -> Array:
+    return limit_product((p != 0).astype(dp.dtype), dp)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def _normalized_by_kernel(
     rows: Rows, log: bool, implementation: str | None
 ) -> Float[Array, "*rows K"]:
-    """The same by one kernel, which has no statistics in between."""
+    """Compute the same by one kernel, which has no statistics in between."""
     logits = rows.logits
     if rows.mask.classes is not None:
         logits = jnp.where(rows.mask.classes, logits, -jnp.inf)
@@ -199,7 +221,7 @@ def _normalized_by_kernel_jvp(
 
 
 def _masked(x: Float[Array, "*rows K"], rows: Rows, log: bool) -> Float[Array, "*rows K"]:
-    """Probability 0, or its logarithm, at what is masked."""
+    """Put probability 0, or its logarithm, at what is masked."""
     for mask in (rows.mask.classes, None if rows.mask.rows is None else rows.mask.rows[..., None]):
         if mask is not None:
             x = jnp.where(mask, x, -jnp.inf if log else 0)
@@ -207,7 +229,7 @@ def _masked(x: Float[Array, "*rows K"], rows: Rows, log: bool) -> Float[Array, "
 
 
 def _classes_back(x: Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> Array:
-    """The class axes of `shape` back in their places."""
+    """Move the class axes of `shape` back to their places."""
     x = x.reshape(*x.shape[:-1], *(shape[a] for a in axes))
     return jnp.moveaxis(x, range(-len(axes), 0), axes)
 

@@ -41,17 +41,21 @@ def without_wrapping(x: ArrayLike, bad: int) -> ArrayLike:
 
 
 def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` of floating arrays with its values computed in float64, also where x64 is off.
+    """Return `function` of arrays of numbers, computed in float64 also where x64 is off.
 
-    For sums of many numbers and differences of large ones, which float32 rounds away. Floating
-    results are float64 where an argument is and x64 is on, else float32. Derivatives are those of
-    `function` in that dtype: jax makes float64 inside `jax.enable_x64` alone, and transformations
-    run rules outside of it. Keywords are static.
+    For sums of many numbers and differences of large ones, which float32 rounds away. Arguments,
+    integers too, become float64 inside; floating results are float64 where an argument is and x64
+    is on, else float32. Keywords are static.
+
+    Derivatives are computed in that dtype: reverse mode would transpose float64 tangents outside of
+    `jax.enable_x64`, where jax makes no float64 constants. (A rule that is one cast and one sum,
+    such as that of `accurate_segment_sum`, makes none and keeps its float64.)
     """
 
     @partial(jax.jit, static_argnums=(0, 1))
     def compute(dtype: DTypeLike, static: tuple, *arrays: Array) -> Any:
-        return _floating(dtype, function(*_floating(jnp.float64, arrays), **dict(static)))
+        wide = (x.astype(jnp.float64) for x in arrays)
+        return _floating(dtype, function(*wide, **dict(static)))
 
     @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
     def computed(dtype: DTypeLike, static: tuple, *arrays: Array) -> Any:
@@ -60,26 +64,33 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @computed.defjvp
     def _(dtype, static, primals, tangents):
-        narrow = _floating(dtype, (primals, tangents))
-        dots = jax.jvp(partial(function, **dict(static)), *narrow)[1]
+        def narrow(*arrays: Array) -> Any:
+            return function(*(x.astype(dtype) for x in arrays), **dict(static))
+
+        dots = jax.jvp(narrow, *_floating(dtype, (primals, tangents)))[1]
         return computed(dtype, static, *primals), dots
 
     @wraps(function)
     def narrowed(*arrays: Array, **static: Any) -> Any:
-        return computed(result_dtype(*arrays), tuple(static.items()), *arrays)
+        dtype, keywords = result_dtype(*arrays), tuple(static.items())
+        if any(isinstance(x, jax.core.Tracer) for x in arrays):
+            return computed(dtype, keywords, *arrays)
+        with jax.enable_x64(True):  # nothing is differentiated: one dispatch
+            return compute(dtype, keywords, *arrays)
 
     return narrowed
 
 
 def result_dtype(*arrays: Array) -> DTypeLike:
-    """Return the dtype of results from arrays that may be float64 although x64 is off."""
+    """Return the dtype of what is computed from arrays: float64 under x64 for integers too."""
     if jnp.result_type(float) != jnp.float64:
         return jnp.float32
-    return compute_dtype(*(x.dtype for x in arrays))
+    wide = any(x.dtype == jnp.float64 or jnp.issubdtype(x.dtype, jnp.integer) for x in arrays)
+    return jnp.float64 if wide else jnp.float32
 
 
 def _floating(dtype: DTypeLike, tree: Any) -> Any:
-    def cast(x: Array) -> Array:
+    def cast(x: Any) -> Any:  # tangents of integers are no arrays of jax
         return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
     return jax.tree.map(cast, tree)

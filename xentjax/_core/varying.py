@@ -21,13 +21,10 @@ def pvary_all(tree: T) -> T:
 
     The cotangent of what devices share is then summed over them once, not in every tile.
     """
-    every = union_of_axes(tree)
-    return pvary(tree, every) if every else tree
-
-
-def pvary(tree: T, axes: frozenset[str]) -> T:
-    """Return the tree, each array varying over these mesh axes too."""
-    return jax.tree.map(lambda x: _pvary(x, axes), tree)
+    every = frozenset().union(
+        *(jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(tree))
+    )
+    return jax.tree.map(lambda x: _pvary(x, every), tree) if every else tree
 
 
 def pvary_like(tree: T, like: T) -> T:
@@ -35,10 +32,10 @@ def pvary_like(tree: T, like: T) -> T:
     return jax.tree.map(lambda x, y: _pvary(x, varying_axes(y)), tree, like)
 
 
-def union_of_axes(tree: Any) -> frozenset[str]:
-    """Return the mesh axes over which any array of the tree varies."""
-    types = map(jax.typeof, jax.tree.leaves(tree))
-    return frozenset().union(*[t.manual_axis_type.varying for t in types])
+def explicit_spec(x: ArrayLike) -> tuple[Any, ...]:
+    """Return how Explicit mesh axes split the axes of an array; () where there are none."""
+    sharding = jax.typeof(x).sharding
+    return tuple(sharding.spec) if AxisType.Explicit in sharding.mesh.axis_types else ()
 
 
 def sharded_alike(x: Array, y: Array) -> tuple[Array, Array]:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Integer
 
-from xentjax._varying import pvary_all
+from xentjax._core.varying import pvary_all
 from xentjax.losses import softmax, softmax_cross_entropy_with_integer_labels
 
 # Beyond, ten Hessians cost more than the gradients of L-BFGS, and their memory grows as p^2.

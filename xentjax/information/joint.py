@@ -10,8 +10,8 @@ Source: T. M. Cover and J. A. Thomas, Elements of Information Theory, 2nd ed. (2
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._pmfs import measures, pairs_last
-from xentjax._units import Base, in_units
+from xentjax.information.arguments import measures, pairs_last
+from xentjax.information.units import Base, in_units
 
 
 def mutual_information(

@@ -1,6 +1,7 @@
 """Argument checks: one clear line that names the argument, what was expected and what came."""
 
 import operator
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn, SupportsIndex, cast
 
@@ -22,9 +23,14 @@ def concrete(x: ArrayLike) -> np.ndarray | None:
     Checks of values (rather than shapes and dtypes) apply to concrete arrays only; not to those
     that lie in part on other hosts.
     """
-    if isinstance(x, jax.core.Tracer) or (isinstance(x, jax.Array) and not x.is_fully_addressable):
-        return None
-    return np.asarray(x)
+    return np.asarray(x) if is_known(x) else None
+
+
+def is_known(x: ArrayLike) -> bool:
+    """Return whether `x` has a value here, which it has not under jit or on other hosts."""
+    if isinstance(x, jax.core.Tracer):
+        return False
+    return not isinstance(x, jax.Array) or x.is_fully_addressable
 
 
 Native = jax.Array | np.ndarray | np.generic | bool | int | float
@@ -64,8 +70,12 @@ def native(name: str, x: Any) -> ArrayLike:
 
 def check_array(name: str, x: Any) -> jax.Array:
     """Return the argument as a jax array; None, strings and objects are TypeErrors."""
-    x = native(name, x)
     # jnp.asarray of a tracer would be a copy that reverse mode keeps.
+    return x if isinstance(x, jax.Array) else to_jax(name, native(name, x))
+
+
+def to_jax(name: str, x: ArrayLike) -> jax.Array:
+    """Return what `native` gave as a jax array."""
     if isinstance(x, jax.Array):
         return x
     try:
@@ -126,11 +136,8 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
         fail(name, "one of " + ", ".join(map(repr, choices)), repr(value))
 
 
-def check_scalar(name: str, value: Any, expected: str, holds: Any) -> Any:
-    """Return a real scalar, an array or a Python number, for which `holds` is true.
-
-    Its value is checked where it is known.
-    """
+def real_scalar(name: str, value: Any, expected: str) -> Any:
+    """Return a real scalar, an array or a Python number, whatever its value."""
     if not isinstance(value, Native) and hasattr(value, "__jax_array__"):
         value = value.__jax_array__()
     dtype = getattr(value, "dtype", type(value))
@@ -139,6 +146,17 @@ def check_scalar(name: str, value: Any, expected: str, holds: Any) -> Any:
         raise TypeError(f"{name}: expected {expected}, got {value!r}")
     if np.ndim(value) != 0:
         fail(name, f"{expected} (a scalar)", f"shape {np.shape(value)}")
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        fail(name, expected, "an integer too large for a float")
+    return value
+
+
+def check_scalar(name: str, value: Any, expected: str, holds: Any) -> Any:
+    """Return a real scalar, an array or a Python number, for which `holds` is true.
+
+    Its value is checked where it is known.
+    """
+    value = real_scalar(name, value, expected)
     known = concrete(cast(ArrayLike, value))
     if known is not None and not holds(known):
         fail(name, expected, known)

@@ -1,4 +1,4 @@
-"""Poly and focal losses and smoothed labels: values, derivatives, bad values, against optax."""
+"""Focal and poly losses: values, derivatives, bad values, against optax."""
 
 from functools import partial
 
@@ -20,7 +20,6 @@ from tests.support.tolerances import GRADIENT, VALUE
 INF, NAN = np.inf, np.nan
 poly_loss = xentjax.poly_loss_cross_entropy
 focal_loss = xentjax.softmax_focal_loss
-smooth_labels = xentjax.smooth_labels
 
 
 def arguments(name):
@@ -263,7 +262,7 @@ def test_replaces_optax(seed, axis, masked):
         where = np.ones(shape, bool)
         np.moveaxis(where, axis, -1)[..., 0] = False
         where = jnp.asarray(where)
-    epsilon, alpha = rng.uniform(-1, 3), rng.uniform(0, 1)
+    epsilon = rng.uniform(-1, 3)
     np.testing.assert_allclose(
         poly_loss(logits, labels, epsilon=epsilon, axis=axis, where=where),
         optax.losses.poly_loss_cross_entropy(
@@ -271,16 +270,6 @@ def test_replaces_optax(seed, axis, masked):
         ),
         rtol=1e-5,
         atol=1e-5,
-    )
-    with jax.numpy_dtype_promotion("standard"):
-        smoothed = optax.losses.smooth_labels(labels, alpha, axis=axis, where=where)
-    np.testing.assert_allclose(
-        smooth_labels(labels, alpha, axis=axis, where=where),
-        smoothed
-        if where is None
-        else jnp.where(where, smoothed, 0),  # optax gives masked classes mass
-        rtol=1e-6,
-        atol=1e-7,
     )
     np.testing.assert_allclose(
         xentjax.safe_softmax_cross_entropy(logits, labels),
@@ -305,52 +294,6 @@ def test_where_optax_is_wrong():
     np.testing.assert_allclose(ours, 0, atol=1e-6)
 
 
-def test_smooth_labels():
-    """Rows keep their sum, over the classes that take part; nothing else gets mass."""
-    labels = np.eye(4, dtype=np.float32)[[0, 3, 1]]
-    np.testing.assert_allclose(
-        smooth_labels(labels, 0.2), 0.8 * labels + 0.05, rtol=VALUE["float32"]
-    )
-    where = np.array([[True, True, True, False], [True] * 4, [False] * 4])
-    got = smooth_labels(labels, 0.3, where=where)
-    np.testing.assert_allclose(
-        got,
-        [[0.8, 0.1, 0.1, 0], [0.075, 0.075, 0.075, 0.775], [0, 0, 0, 0]],
-        rtol=VALUE["float32"],
-    )
-    joined = smooth_labels(np.ones((2, 3, 5), np.float32), 1.0, axis=(0, -1))
-    np.testing.assert_allclose(joined, 0.1, rtol=VALUE["float32"])
-    one_row = smooth_labels(labels, 1.0, where=np.array([[True], [False], [True]]))
-    np.testing.assert_allclose(one_row, [[0.25] * 4, [0] * 4, [0.25] * 4])
-
-
-def test_smooth_labels_are_the_keyword_label_smoothing():
-    logits, labels, keywords = arguments("soft, class mask")
-    got = xentjax.softmax_cross_entropy(
-        logits, smooth_labels(labels, 0.3, where=keywords["where"]), **keywords
-    )
-    # The keyword gives each kept class e/K, also where the target lost mass to masked ones.
-    expected = xentjax.softmax_cross_entropy(logits, labels, label_smoothing=0.3, **keywords)
-    assert_close(got, expected, VALUE["float32"])
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
-def test_smooth_labels_keep_their_dtype(dtype):
-    with jax.enable_x64(dtype == "float64"):
-        got = smooth_labels(jnp.asarray([0.0, 1.0], dtype), 0.5)
-    assert got.dtype == dtype
-    np.testing.assert_array_equal(np.asarray(got, np.float64), [0.25, 0.75])
-
-
-def test_smooth_labels_under_transformations():
-    labels = jnp.eye(3)
-    np.testing.assert_allclose(
-        jax.jit(jax.vmap(smooth_labels, (0, None)))(labels, 0.3), smooth_labels(labels, 0.3)
-    )
-    slope = jax.grad(lambda a: jnp.vdot(smooth_labels(labels, a), labels))(0.3)
-    np.testing.assert_allclose(slope, 3 * (1 / 3 - 1), rtol=VALUE["float32"])
-
-
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [
@@ -368,14 +311,6 @@ def test_smooth_labels_under_transformations():
         (ValueError, "labels: expected one target a class, the logits' shape (2, 3), got shape",
          lambda x, y: poly_loss(x, y)),
         (ValueError, "reduction: expected one of", lambda x, y: poly_loss(x, x, reduction="")),
-        (ValueError, "alpha: expected a number in [0, 1], got 1.5",
-         lambda x, y: smooth_labels(x, 1.5)),
-        (TypeError, "labels: expected a floating dtype, got int32",
-         lambda x, y: smooth_labels(y, 0.1)),
-        (ValueError, "where: expected a shape that broadcasts to the labels' (2, 3), got (2,)",
-         lambda x, y: smooth_labels(x, 0.1, where=jnp.ones(2, bool))),
-        (ValueError, "axis: expected axes of an array of 2 dimensions, got 2",
-         lambda x, y: smooth_labels(x, 0.1, axis=2)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip

@@ -1,13 +1,15 @@
 """The arguments of the measures of pmfs, checked and brought into one form.
 
-The measures themselves, in `_special` and `_special_log`, take outcomes along the last axis (of a
+The measures themselves, in `pmf` and `log_pmf`, take outcomes along the last axis (of a
 joint pmf, pairs along the last two), one shape and one dtype, and p = 0 where a mask leaves an
 outcome out.
 """
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from types import ModuleType
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,18 +18,20 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 from numpy.lib.array_utils import normalize_axis_tuple
 
-from xentjax import _special, _special_log
-from xentjax._checks import (
+from xentjax._core.checks import (
     check_array,
     check_bool,
     check_choice,
     check_floating,
     check_scalar,
-    concrete,
     fail,
+    is_known,
 )
-from xentjax._dtypes import compute_dtype
+from xentjax._core.dtypes import compute_dtype
+from xentjax.information import log_pmf, pmf
 
+# So few numbers NumPy adds before a program could be dispatched.
+_FEW = 2**14
 _COUNTS = "; counts go through empirical_pmf, or entropy_estimate"
 
 
@@ -40,7 +44,7 @@ def outcomes_last(
     if axes != (arrays[0].ndim - 1,):
         arrays = [jnp.moveaxis(array, axes, range(-len(axes), 0)) for array in arrays]
         arrays = [array.reshape(*array.shape[: -len(axes)], -1) for array in arrays]
-    return [_special_log.log_softmax(a) for a in arrays] if form == "logits" else arrays, tolerance
+    return [log_pmf.log_softmax(a) for a in arrays] if form == "logits" else arrays, tolerance
 
 
 def pairs_last(
@@ -52,12 +56,12 @@ def pairs_last(
     if form != "logits":
         return pairs, tolerance
     flat = pairs.reshape(*pairs.shape[:-2], -1)
-    return _special_log.log_softmax(flat).reshape(pairs.shape), tolerance
+    return log_pmf.log_softmax(flat).reshape(pairs.shape), tolerance
 
 
 def measures(form: str) -> ModuleType:
     """The module whose functions take what `outcomes_last` and `pairs_last` return."""
-    return _special if form == "pmf" else _special_log
+    return pmf if form == "pmf" else log_pmf
 
 
 def check_pmf_named(
@@ -65,19 +69,33 @@ def check_pmf_named(
     p: ArrayLike,
     axis: int | Sequence[int] = -1,
     *,
+    keep: Array | None = None,
     atol: float | None = None,
     hint: str = _COUNTS,
-) -> None:
-    """Raise unless the argument `name` is a pmf, as `xentjax.check_pmf` says of its own."""
-    array = _check_probabilities(name, p, hint)
+) -> Array:
+    """Return the argument `name`, a pmf as `xentjax.check_pmf` says of its own.
+
+    float64 numbers of the host stay float64 also where x64 is off. The tolerance is that of the
+    dtype that jax would give them.
+
+    Args:
+        name: of the argument.
+        p: [..., K].
+        axis: axis or axes of the outcomes.
+        keep: which entries have to be pmfs, bool, broadcast to `p`; None for all.
+        atol: as in `check_pmf`.
+        hint: what a user may have meant.
+    """
+    with jax.enable_x64(True):
+        array = _check_probabilities(name, p, hint)
     axes = _check_axes("axis", axis, array.shape)
     if atol is None:
-        atol = _special.sum_tolerance(array.dtype, math.prod(array.shape[i] for i in axes))
+        dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+        atol = pmf.sum_tolerance(dtype, math.prod(array.shape[i] for i in axes))
     else:
         check_scalar("atol", atol, "a number >= 0", lambda value: value >= 0)
-    known = concrete(array)
-    if known is not None:
-        _check_sums(name, known, axes, atol, hint=hint)
+    _check_sums({name: _Argument(array, atol)}, keep, axes, array.shape, hint=hint)
+    return array
 
 
 def _check_arrays(
@@ -111,13 +129,13 @@ def _check_arrays(
     number = math.prod(shape[i] for i in axes)
     tolerance = math.inf  # what softmax has normalised differs by nothing else
     if form != "logits":
-        tolerances = [
-            _special.sum_tolerance(array.dtype, number, logarithms=form == "log_pmf")
-            for array in checked.values()
-        ]
-        for (name, array), atol in zip(checked.items(), tolerances, strict=True):
-            _check_known(name, array, keep, shape, axes, form, atol)
-        tolerance = max(tolerances)
+        logarithms = form == "log_pmf"
+        pmfs = {
+            name: _Argument(array, pmf.sum_tolerance(array.dtype, number, logarithms=logarithms))
+            for name, array in checked.items()
+        }
+        _check_sums(pmfs, keep, axes, shape, form)
+        tolerance = max(argument.atol for argument in pmfs.values())
 
     dtype = compute_dtype(*(array.dtype for array in checked.values()))
     result = [jnp.broadcast_to(array.astype(dtype), shape) for array in checked.values()]
@@ -127,49 +145,89 @@ def _check_arrays(
     return result, axes, tolerance
 
 
-def _check_known(
-    name: str,
-    array: Array,
-    keep: Array | None,
-    shape: tuple[int, ...],
-    axes: tuple[int, ...],
-    form: str,
-    atol: float,
-) -> None:
-    """Of a pmf or log pmf whose values are known: what is kept sums to 1, where anything is."""
-    known, mask = concrete(array), None if keep is None else concrete(keep)
-    if known is None or (mask is None and keep is not None):
-        return
-    # Batches that it is broadcast over would be summed again and again, outcomes belong to the sum.
-    known = known.reshape((1,) * (len(shape) - known.ndim) + known.shape)
-    size = [n if i in axes else known.shape[i] for i, n in enumerate(shape)]
-    known = np.broadcast_to(known, size)
-    if form == "log_pmf":
-        with np.errstate(over="ignore"):
-            known = np.exp(known.astype(compute_dtype(known.dtype)))
-        name = f"exp({name})"
-    if mask is not None:
-        known = np.where(mask, known, known.dtype.type(0))
-    _check_sums(name, known, axes, atol, judged=True if mask is None else mask.any(axes))
+class _Argument(NamedTuple):
+    """A pmf, or log pmf, and how far from 1 its sum may be."""
+
+    values: Array
+    atol: float
 
 
 def _check_sums(
-    name: str,
-    p: np.ndarray,
+    pmfs: dict[str, _Argument],
+    keep: Array | None,
     axes: tuple[int, ...],
-    atol: float,
-    *,
-    judged: np.ndarray | np.generic | bool = True,
+    shape: tuple[int, ...],
+    form: str = "pmf",
     hint: str = _COUNTS,
 ) -> None:
+    """Raise unless what `keep` leaves of each pmf, or log pmf, is >= 0 and sums to 1, if known."""
+    if keep is not None and not is_known(keep):
+        return
+    pmfs = {name: argument for name, argument in pmfs.items() if is_known(argument.values)}
+    if sum(argument.values.size for argument in pmfs.values()) > _FEW:
+        # Known values are summed while a program that uses them is traced, not in that program.
+        with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+            if _are_clearly_pmfs(list(pmfs.values()), keep, axes, shape, form):
+                return
+    for name, argument in pmfs.items():
+        _check_sum(name, argument, keep, axes, shape, form, hint)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _are_clearly_pmfs(
+    pmfs: list[_Argument],
+    keep: Array | None,
+    axes: tuple[int, ...],
+    shape: tuple[int, ...],
+    form: str,
+) -> Array:
+    """Whether sums in float32 leave no doubt: they are off by less than half of a tolerance."""
+    clear = jnp.ones((), bool)
+    for argument in pmfs:
+        p = _probabilities(jnp, argument.values, keep, axes, shape, form)
+        error = jnp.abs(p.sum(axes) - 1)
+        judged = True if keep is None else keep.any(axes)
+        clear &= (p.min(initial=0) >= 0) & (
+            (error <= argument.atol / 2) | ~jnp.asarray(judged)
+        ).all()
+    return clear
+
+
+def _check_sum(
+    name: str,
+    argument: _Argument,
+    keep: Array | None,
+    axes: tuple[int, ...],
+    shape: tuple[int, ...],
+    form: str,
+    hint: str,
+) -> None:
+    mask = None if keep is None else np.asarray(keep)
+    with np.errstate(over="ignore"):
+        p = _probabilities(np, np.asarray(argument.values), mask, axes, shape, form)
+    if form == "log_pmf":
+        name = f"exp({name})"
     if not p.min(initial=0) >= 0:
         fail(name, "probabilities >= 0", p[~(p >= 0)][0])
     sums = p.sum(axes, dtype=np.float64)
-    wrong = judged & ~(np.abs(sums - 1) <= atol)
+    wrong = ~(np.abs(sums - 1) <= argument.atol) & (True if mask is None else mask.any(axes))
     if wrong.any():
-        digits = 2 - math.floor(math.log10(atol)) if atol > 0 else 17
-        expected = f"probabilities with sum 1 within {atol:.2g}"
+        digits = 2 - math.floor(math.log10(argument.atol)) if argument.atol > 0 else 17
+        expected = f"probabilities with sum 1 within {argument.atol:.2g}"
         fail(name, expected, f"sum {sums[wrong][0]:.{digits}g}{hint}")
+
+
+def _probabilities(
+    xp: ModuleType, p: Any, keep: Any, axes: tuple[int, ...], shape: tuple[int, ...], form: str
+) -> Any:
+    """Return what is to be summed, in float32 or better, by `numpy` or `jax.numpy`."""
+    # Batches that it is broadcast over would be summed again and again, outcomes belong to the sum.
+    p = p.reshape((1,) * (len(shape) - p.ndim) + p.shape)
+    p = xp.broadcast_to(p, [n if i in axes else p.shape[i] for i, n in enumerate(shape)])
+    p = p.astype(compute_dtype(p.dtype))
+    if form == "log_pmf":
+        p = xp.exp(p)
+    return p if keep is None else xp.where(keep, p, xp.zeros((), p.dtype))
 
 
 def _check_probabilities(name: str, p: ArrayLike, hint: str = _COUNTS) -> Array:

@@ -6,7 +6,7 @@ from typing import SupportsFloat, TypeAlias
 
 from jaxtyping import Array, Float
 
-from xentjax._checks import fail
+from xentjax._core.checks import fail
 
 Base: TypeAlias = SupportsFloat | str | None
 """None or "nats", 2 or "bits", 10 or "hartleys", or any other positive real but 1."""
@@ -42,5 +42,6 @@ def nats_per_unit(base: Base) -> float:
 
 
 def in_units(nats: Float[Array, "*s"], base: Base) -> Float[Array, "*s"]:
-    """An amount of information given in nats, in the unit of `base`."""
-    return nats / nats_per_unit(base)
+    """Return an amount of information, given in nats, in the unit of `base`."""
+    unit = nats_per_unit(base)
+    return nats if unit == 1 else nats / unit

@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from xentjax._checks import (
+from xentjax._core.checks import (
     check_floating,
     check_index,
     check_integer,
@@ -18,8 +18,11 @@ from xentjax._checks import (
     fail,
     native,
 )
-from xentjax._dtypes import compute_dtype, without_wrapping
-from xentjax._softmax_descent import (
+from xentjax._core.dtypes import compute_dtype, without_wrapping
+from xentjax._core.multiply_no_nan import nan_unless
+from xentjax.categorical.counts import counts
+from xentjax.categorical.solvers import check_num_steps
+from xentjax.softmax_regression.descent import (
     Problem,
     at_optimum,
     centre,
@@ -27,8 +30,6 @@ from xentjax._softmax_descent import (
     log_likelihood,
     unit_diagonal,
 )
-from xentjax.categorical.counts import counts
-from xentjax.categorical.solvers import check_num_steps
 
 
 class SoftmaxRegressionFit(NamedTuple):
@@ -212,8 +213,9 @@ def _fit(
     # It moves no result, and so has no derivative, which a root of l2 = 0 would make infinite.
     scale = jax.lax.stop_gradient(jnp.maximum(deviation, jnp.sqrt(l2 / n)))
     valid = counts.sum() == n  # a label that was not counted names no class
-    scale = jnp.where(valid, jnp.where(scale > 0, scale, 1), jnp.nan)
-    log_pmf = jnp.where(valid, jnp.log(counts.astype(x.dtype) / n), jnp.nan)
+    nan = nan_unless(valid, x.dtype)
+    scale = jnp.where(scale > 0, scale, 1) + nan
+    log_pmf = jnp.log(counts.astype(x.dtype) / n) + nan
     occurs = (counts > 0) | ~valid
     to_unit = 1 / scale  # whose square may be infinite
     to_features = (jnp.ldexp(jnp.ones_like(scale), exponent) / scale)[None]
@@ -236,7 +238,7 @@ def _fit(
         to_original = jnp.diag(jnp.concatenate([to_unit, jnp.ones_like(x, shape=1)]))
         to_original = to_original.at[-1, :-1].set(-offset)
         covariance, independent = _covariance(hessian, to_original, occurs)
-        covariance = jnp.where(end.separated, jnp.nan, covariance)
+        covariance += nan_unless(~end.separated, x.dtype)
         identified = independent & ~end.separated
     return SoftmaxRegressionFit(
         kernel=kernel / scale[:, None],
@@ -265,5 +267,5 @@ def _covariance(hessian: Array, to_original: Array, occurs: Array) -> tuple[Arra
     blocks = jnp.einsum("ad,kdle,be->kalb", to_original, blocks, to_original)
     known = occurs[1:] & occurs[:1] & invertible
     known = known[:, None] & known[None]
-    blocks = jnp.where(known[:, None, :, None], blocks, jnp.nan)
+    blocks += nan_unless(known[:, None, :, None], blocks.dtype)
     return blocks.reshape(hessian.shape), invertible

@@ -1,4 +1,4 @@
-"""The measures of `_special` for pmfs given by their logarithms, in nats.
+"""The measures of `pmf` for pmfs given by their logarithms, in nats.
 
 log p keeps what p cannot hold: a probability of e^-200, and how far one of 1 - e^-30 is from 1.
 Derivatives are those in log p, which are p times those in p, so their limits at log p = -inf are 0:
@@ -12,18 +12,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from xentjax._special import scale_tangent, sum_difference
+from xentjax._core.multiply_no_nan import multiply_no_nan
+from xentjax._core.varying import sharded_alike
+from xentjax.information.pmf import sum_difference
 
 
 @jax.custom_jvp
 def times_exp(x: Float[Array, "*s"], log_p: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """x e^log_p, 0 in all orders where e^log_p is 0, whatever x is."""
-    return scale_tangent(x, jnp.exp(log_p))
+    return multiply_no_nan(x, jnp.exp(log_p))
 
 
 times_exp.defjvps(
     lambda dot, _, x, log_p: jnp.exp(log_p) * dot,
-    lambda dot, result, x, log_p: scale_tangent(result, dot),
+    lambda dot, result, x, log_p: multiply_no_nan(result, dot),
 )
 
 
@@ -58,23 +60,30 @@ def _(primals, tangents):
 def _log_sum_parts(x: Array) -> tuple[Array, Array]:
     """The largest x and log sum_k e^(x_k - largest), which is 0 where all of x is -inf."""
     largest = jnp.argmax(x, -1, keepdims=True)
-    top = jnp.take_along_axis(x, largest, -1)
+    top = jnp.max(x, -1, keepdims=True)
     top = jnp.where(top == -jnp.inf, 0, top)
     # Without its own 1 the sum keeps what a nearly certain outcome leaves to the others.
     is_largest = jax.lax.broadcasted_iota(largest.dtype, x.shape, x.ndim - 1) == largest
-    others = jnp.where(is_largest, 0, jnp.exp(x - top)).sum(-1)
+    is_largest, terms = sharded_alike(is_largest, jnp.exp(x - top))
+    others = jnp.where(is_largest, 0, terms).sum(-1)
     return top[..., 0], jnp.log1p(others)
 
 
 def divergence(log_p: Float[Array, "*s K"], log_q: Float[Array, "*s K"]) -> Float[Array, "*s"]:
     """sum_k (p_k log(p_k / q_k) - p_k + q_k): KL where both sum to 1, and never negative."""
-    return divergence_terms(log_p - log_q, log_p, log_q).sum(-1)
+    return divergence_terms(_log_ratio(log_p, log_q), log_p, log_q).sum(-1)
+
+
+def _log_ratio(log_p: Array, log_q: Array) -> Array:
+    """log(p / q), 0 where both are 0."""
+    both_zero = (log_p == -jnp.inf) & (log_q == -jnp.inf)
+    return jnp.where(both_zero, 0, log_p) - jnp.where(both_zero, 0, log_q)
 
 
 def divergence_terms(
     d: Float[Array, "*s"], log_p: Float[Array, "*s"], log_q: Float[Array, "*s"]
 ) -> Float[Array, "*s"]:
-    """p d - p + q with d = log(p / q), each >= 0; where p = q = 0, d may be NaN."""
+    """p d - p + q with d = log(p / q), each >= 0."""
     near = jnp.abs(d) < 1
     # Near d = 0 the three terms cancel, and far from it p e^-d would overflow.
     near_terms = jnp.exp(log_p) * _exponential_excess(jnp.where(near, d, 0))
@@ -122,8 +131,8 @@ def _unreachable(log_p: Array, log_q: Array) -> Array:
 def js_divergence(log_p: Array, log_q: Array, weight: Array) -> Array:
     log_m, p_ratio, q_ratio = _mixture(log_p, log_q, weight)
     weight = jnp.broadcast_to(weight, log_p.shape)
-    p_terms = scale_tangent(divergence_terms(-p_ratio, log_p, log_m), weight)
-    return (p_terms + scale_tangent(divergence_terms(-q_ratio, log_q, log_m), 1 - weight)).sum(-1)
+    p_terms = multiply_no_nan(divergence_terms(-p_ratio, log_p, log_m), weight)
+    return (p_terms + multiply_no_nan(divergence_terms(-q_ratio, log_q, log_m), 1 - weight)).sum(-1)
 
 
 @js_divergence.defjvp
@@ -131,18 +140,17 @@ def _(primals, tangents):
     log_p, log_q, weight = primals
     log_m, p_ratio, q_ratio = _mixture(*primals)
     each_weight = jnp.broadcast_to(weight, log_p.shape)
-    p_slope = scale_tangent(times_exp(-p_ratio, log_p), each_weight)
-    q_slope = scale_tangent(times_exp(-q_ratio, log_q), 1 - each_weight)
+    p_slope = multiply_no_nan(times_exp(-p_ratio, log_p), each_weight)
+    q_slope = multiply_no_nan(times_exp(-q_ratio, log_q), 1 - each_weight)
     weight_slope = divergence(log_p, log_m) - divergence(log_q, log_m)
-    dot = (scale_tangent(p_slope, tangents[0]) + scale_tangent(q_slope, tangents[1])).sum(-1)
+    dot = (multiply_no_nan(p_slope, tangents[0]) + multiply_no_nan(q_slope, tangents[1])).sum(-1)
     weight_dot = jnp.broadcast_to(tangents[2], dot.shape)
-    return js_divergence(*primals), dot + scale_tangent(weight_slope, weight_dot)
+    return js_divergence(*primals), dot + multiply_no_nan(weight_slope, weight_dot)
 
 
 def _mixture(log_p: Array, log_q: Array, weight: Array) -> tuple[Array, Array, Array]:
     """log m, log(m / p) and log(m / q) of m = w p + (1 - w) q."""
-    both_zero = (log_p == -jnp.inf) & (log_q == -jnp.inf)
-    step = jnp.where(both_zero, 0, log_q - log_p)
+    step = _log_ratio(log_q, log_p)
     p_ratio, q_ratio = _log_mean(step, weight), _log_mean(-step, 1 - weight)
     return jnp.where(step > 0, log_q + q_ratio, log_p + p_ratio), p_ratio, q_ratio
 

@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Shaped
 
-from xentjax._checks import (
+from xentjax._core.checks import (
     broadcasts,
     check_array,
     check_bool,
@@ -16,11 +16,11 @@ from xentjax._checks import (
     concrete,
     fail,
 )
-from xentjax._dtypes import compute_dtype
-from xentjax._special import nan_unless
-from xentjax.losses._arguments import check_names
-from xentjax.losses._expression import reduce_losses, weighted
-from xentjax.ops import Mask, Rows
+from xentjax._core.dtypes import compute_dtype
+from xentjax._core.multiply_no_nan import nan_unless
+from xentjax.losses._formula import reduce_losses, weighted
+from xentjax.losses._keywords import check_names
+from xentjax.losses._limit_product import limit_product
 
 
 def sigmoid_binary_cross_entropy(
@@ -79,7 +79,7 @@ def sigmoid_focal_loss(
     where: ArrayLike | None = None,
     reduction: str = "none",
 ) -> Float[Array, "..."]:
-    """Binary cross-entropy that pays less attention to what is already answered well, in nats.
+    """Binary cross-entropy with less weight on elements already predicted well, in nats.
 
     With p = sigmoid(logits) and the probability p_t = t p + (1 - t) (1 - p) of the right answer::
 
@@ -88,8 +88,9 @@ def sigmoid_focal_loss(
 
     For labels 0 and 1 it is alpha_t (1 - p_t)^gamma (-log p_t). 1 - p_t is computed from its
     logarithm, so the loss and derivatives of any order are right at every gamma and logit. Labels
-    and infinities are treated as by `sigmoid_binary_cross_entropy`. At an infinite logit the slope
-    in t is the limit, +-inf; at a t of 0 or 1 without mass on the wrong side, of a step from there.
+    and infinities are treated as in `sigmoid_binary_cross_entropy`. At an infinite logit the
+    derivative in t is the limit, +-inf; at a t of 0 or 1 without mass on the wrong side, that of a
+    step from there.
 
     Args:
         logits: real array of any shape. Half precision is computed in float32.
@@ -125,7 +126,7 @@ def sigmoid_focal_loss(
 def _elements(
     logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None
 ) -> tuple[Float[Array, "..."], Shaped[Array, "..."], Bool[Array, "..."] | None]:
-    """The checked arguments; the others broadcast to the logits."""
+    """Return the checked arguments; the others broadcast to the logits."""
     logits = check_floating("logits", logits)
     labels = check_array("labels", labels)
     if jnp.issubdtype(labels.dtype, jnp.complexfloating):
@@ -145,7 +146,7 @@ def _check_shape(name: str, x: Array, logits: Array) -> None:
 def _factor(
     name: str, value: ArrayLike, logits: Array, expected: str, largest: float = np.inf
 ) -> Float[Array, "..."]:
-    """Numbers from 0 to `largest`, in the compute dtype; they broadcast to the logits."""
+    """Return numbers from 0 to `largest`, in the compute dtype; they broadcast to the logits."""
     with np.errstate(over="ignore"):
         array = check_array(name, value)
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
@@ -169,10 +170,10 @@ def _binary_loss(
     *,
     reduction: str,
 ) -> Float[Array, "..."]:
-    """Both losses: element by element, then reduced as rows of one element each."""
+    """Compute both losses, element by element."""
     where = None if where is None else jnp.broadcast_to(where, logits.shape)
     loss = _element_losses(logits, labels, where, pos_weight, alpha, gamma)
-    return reduce_losses(loss, Rows(logits[..., None], mask=Mask(rows=where)), reduction)
+    return reduce_losses(loss, reduction, None, where)
 
 
 @partial(jax.checkpoint, prevent_cse=False)  # a dozen factors are rebuilt, not kept
@@ -206,7 +207,7 @@ def _cross_entropy(a: Array, t: Array, pos_weight: Array | None = None) -> Float
 
 
 def _focal(a: Array, t: Array, alpha: Array | None, gamma: Array) -> Float[Array, "*s"]:
-    """The focal loss of finite logits."""
+    """Return the focal loss of finite logits."""
     loss = _cross_entropy(a, t) * jnp.exp(gamma * _log_wrong(a, t))
     return loss if alpha is None else loss * _alpha_t(t, alpha)
 
@@ -218,7 +219,7 @@ def _alpha_t(t: Array, alpha: Array) -> Float[Array, "*s"]:
 def _tail_formula(
     t: Array, alpha: Array | None, gamma: Array, above: Bool[Array, "*s"]
 ) -> Float[Array, "*s"]:
-    """The limit of focal loss / |logit| as the logit goes to +inf (`above`) or to -inf."""
+    """Return the limit of focal loss / |logit| at a logit of +inf (`above`) or -inf."""
     wrong = jnp.where(above, 1 - t, t)
     none = wrong == 0
     tail = jnp.power(jnp.where(none, 1, wrong), gamma + 1)
@@ -233,7 +234,7 @@ _tail = jax.custom_jvp(_tail_formula)
 
 @_tail.defjvp
 def _(primals, tangents) -> tuple[Array, Array]:
-    """Every slope is a single number when it meets the infinite logit: terms would be inf - inf."""
+    """Every derivative meets the infinite logit as one number: terms would be inf - inf."""
     t, alpha, gamma, above = primals
     formulas = (
         lambda t: _tail_formula(t, alpha, gamma, above),
@@ -243,15 +244,15 @@ def _(primals, tangents) -> tuple[Array, Array]:
     dot = jnp.zeros_like(t)
     for formula, x, dx in zip(formulas, primals[:3], tangents[:3], strict=True):
         if x is not None:
-            slope = jax.jvp(formula, (x,), (jnp.ones_like(x),))[1]
-            # Not scale_tangent: in reverse mode the infinity comes as a cotangent.
-            dot += jnp.where(slope == 0, 0, slope * dx)
+            derivative = jax.jvp(formula, (x,), (jnp.ones_like(x),))[1]
+            # In reverse mode the infinity comes as a cotangent.
+            dot += limit_product(derivative, dx)
     return _tail_formula(*primals), dot
 
 
 @jax.custom_jvp
 def _sigmoid(a: Array) -> Float[Array, "*s"]:
-    """1 / (1 + e^-a); its slope, p sigmoid(-a), keeps the digits that 1 - p has lost near p = 1."""
+    """Return 1 / (1 + e^-a); its derivative p sigmoid(-a) keeps the digits that 1 - p loses."""
     return jax.nn.sigmoid(a)
 
 
@@ -260,7 +261,7 @@ _sigmoid.defjvps(lambda da, p, a: p * _sigmoid(-a) * da)
 
 @jax.custom_jvp
 def _softplus(a: Array) -> Float[Array, "*s"]:
-    """log(1 + e^a): -log sigmoid(-a), with the sigmoid itself as its derivative."""
+    """Return log(1 + e^a) = -log sigmoid(-a), with the sigmoid itself as its derivative."""
     return jax.nn.softplus(a)
 
 
@@ -269,18 +270,18 @@ _softplus.defjvps(lambda da, _, a: _sigmoid(a) * da)
 
 @jax.custom_jvp
 def _log_wrong(a: Array, t: Array) -> Float[Array, "*s"]:
-    """log(1 - p_t) = log((1 - t) sigmoid(a) + t sigmoid(-a)) of finite a."""
+    """Return log(1 - p_t) = log((1 - t) sigmoid(a) + t sigmoid(-a)) of finite a."""
     return jnp.logaddexp(jnp.log(1 - t) - _softplus(-a), jnp.log(t) - _softplus(a))
 
 
 @_log_wrong.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    """In ratios to the mixture, which neither underflow with it nor divide 0 by 0."""
+    """Divide by the mixture: such ratios neither underflow with it nor divide 0 by 0."""
     (a, t), (da, dt) = primals, tangents
     result = _log_wrong(a, t)
     # At a label of 0 or 1 the ratio of the other side may be huge. Finite, its share is 0.
     limit = jnp.log(jnp.finfo(a.dtype).max) - 1
     no_ratio = jnp.exp(jnp.minimum(-_softplus(-a) - result, limit))
     yes_ratio = jnp.exp(jnp.minimum(-_softplus(a) - result, limit))
-    slope = (1 - t) * no_ratio * _sigmoid(-a) - t * yes_ratio * _sigmoid(a)
-    return result, slope * da + (yes_ratio - no_ratio) * dt
+    derivative = (1 - t) * no_ratio * _sigmoid(-a) - t * yes_ratio * _sigmoid(a)
+    return result, derivative * da + (yes_ratio - no_ratio) * dt

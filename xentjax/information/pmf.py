@@ -2,7 +2,7 @@
 
 `x log x` is 0 at 0 and its slope there is `-inf`. Ordinary differentiation multiplies that slope
 by tangents and cotangents that are 0 (a probability held fixed, a term that is masked out) and
-`inf * 0` is NaN. Here every slope meets its tangent in `scale_tangent`, where 0 wins, and every
+`inf * 0` is NaN. Here every slope meets its tangent in `multiply_no_nan`, where 0 wins, and every
 slope is again a function of this module, so that the same holds at all orders and in both modes.
 """
 
@@ -11,81 +11,17 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array
 
-from xentjax._dtypes import compute_dtype
-from xentjax._varying import pvary_all, sharded_alike
-
-
-def scale_tangent(slope: Float[Array, "*s"], tangent: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """`slope * tangent`, except that a tangent of 0 gives 0 whatever the slope.
-
-    To be used in `jax.custom_jvp` rules. A `jnp.where` would say the same, but it is not linear in
-    the tangent, so reverse mode could not transpose it. This is a primitive of its own, declared
-    linear in `tangent`: its transpose applies the same rule to the cotangent.
-
-    Args:
-        slope: the derivative, maybe infinite.
-        tangent: of the same shape and dtype.
-    """
-    if slope.dtype != tangent.dtype:
-        raise TypeError(f"tangent: expected the slope's dtype {slope.dtype}, got {tangent.dtype}")
-    return _scale_tangent_p.bind(*sharded_alike(*pvary_all((slope, tangent))))
-
-
-def _scale(slope: Array, tangent: Array) -> Array:
-    return jnp.where(tangent == 0, jnp.zeros_like(slope), slope) * tangent
-
-
-def _jvp(primals, tangents):
-    slope, tangent = primals
-    slope_dot, tangent_dot = tangents
-    dots = []
-    if not isinstance(tangent_dot, ad.Zero):
-        dots.append(_scale_tangent_p.bind(slope, tangent_dot))
-    if not isinstance(slope_dot, ad.Zero):
-        # Still the tangent that decides: the slope of a slope may be infinite too.
-        dots.append(_scale_tangent_p.bind(slope_dot, tangent))
-    return _scale_tangent_p.bind(slope, tangent), sum(dots[1:], start=dots[0])
-
-
-def _transpose(cotangent, slope, tangent):
-    if ad.is_undefined_primal(tangent):
-        return None, _scale_tangent_p.bind(slope, cotangent)
-    return _scale_tangent_p.bind(cotangent, tangent), None
-
-
-def _batch(args, axes):
-    size = next(x.shape[d] for x, d in zip(args, axes, strict=True) if d is not None)
-    args = [batching.bdim_at_front(x, d, size) for x, d in zip(args, axes, strict=True)]
-    return _scale_tangent_p.bind(*args), 0
-
-
-_scale_tangent_p = Primitive("scale_tangent")
-_scale_tangent_p.def_impl(jax.jit(_scale))
-_scale_tangent_p.def_abstract_eval(lambda slope, tangent: tangent)
-ad.primitive_jvps[_scale_tangent_p] = _jvp
-ad.primitive_transposes[_scale_tangent_p] = _transpose
-batching.primitive_batchers[_scale_tangent_p] = _batch
-mlir.register_lowering(_scale_tangent_p, mlir.lower_fun(_scale, multiple_results=False))
-
-
-def nan_unless(valid: Bool[Array, "*s"], dtype: DTypeLike) -> Float[Array, "*s"]:
-    """Return 0 where `valid`, else NaN.
-
-    It is 0 / 0 there, so that no NaN is made where all is valid: `jax_debug_nans` stops at one,
-    also at a constant that a `where` leaves out.
-    """
-    return jnp.zeros(valid.shape, dtype) / valid.astype(dtype)
+from xentjax._core.dtypes import compute_dtype
+from xentjax._core.multiply_no_nan import multiply_no_nan
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def times_power(x: Array, y: Array, n: int) -> Array:
     """`x * y**n` for an integer `n`, 0 where `x` is 0."""
-    return jnp.where(x == 0, jnp.zeros_like(x), x * jax.lax.integer_pow(y, n))
+    return x * jax.lax.integer_pow(jnp.where(x == 0, jnp.ones_like(y), y), n)
 
 
 @times_power.defjvp
@@ -93,7 +29,7 @@ def _(n, primals, tangents):
     x, y = primals
     x_slope = times_power(jnp.ones_like(y), y, n)
     y_slope = n * times_power(x, y, n - 1)
-    dot = scale_tangent(x_slope, tangents[0]) + scale_tangent(y_slope, tangents[1])
+    dot = multiply_no_nan(x_slope, tangents[0]) + multiply_no_nan(y_slope, tangents[1])
     return times_power(x, y, n), dot
 
 
@@ -107,7 +43,7 @@ def log(x: Array) -> Array:
     return jnp.log(x)
 
 
-log.defjvps(lambda t, _, x: scale_tangent(_reciprocal(x), t))
+log.defjvps(lambda t, _, x: multiply_no_nan(_reciprocal(x), t))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -117,7 +53,9 @@ def log_ratio(x: Array, y: Array, both_zero: float) -> Array:
     At x = y = 0 the limit depends on the way there, so the caller names the one it is on; the value
     is then a constant of that way and its slopes are 0.
     """
-    return jnp.where((x == 0) & (y == 0), jnp.full_like(x, both_zero), jnp.log(x / y))
+    zero = (x == 0) & (y == 0)
+    ratio = jnp.where(zero, jnp.ones_like(x), x) / jnp.where(zero, jnp.ones_like(y), y)
+    return jnp.where(zero, jnp.full_like(x, both_zero), jnp.log(ratio))
 
 
 @log_ratio.defjvp
@@ -125,7 +63,7 @@ def _(both_zero, primals, tangents):
     x, y = primals
     zero = (x == 0) & (y == 0)
     x_slope, y_slope = (jnp.where(zero, jnp.zeros_like(v), _reciprocal(v)) for v in (x, y))
-    dot = scale_tangent(x_slope, tangents[0]) - scale_tangent(y_slope, tangents[1])
+    dot = multiply_no_nan(x_slope, tangents[0]) - multiply_no_nan(y_slope, tangents[1])
     return log_ratio(x, y, both_zero), dot
 
 
@@ -135,7 +73,7 @@ def x_log_x(x: Array) -> Array:
     return x * jnp.log(jnp.where(x == 0, jnp.ones_like(x), x))
 
 
-x_log_x.defjvps(lambda t, _, x: scale_tangent(log(x) + 1, t))
+x_log_x.defjvps(lambda t, _, x: multiply_no_nan(log(x) + 1, t))
 
 
 @jax.custom_jvp
@@ -145,8 +83,8 @@ def x_log_y(x: Array, y: Array) -> Array:
 
 
 x_log_y.defjvps(
-    lambda t, _, x, y: scale_tangent(log(y), t),
-    lambda t, _, x, y: scale_tangent(times_power(x, y, -1), t),
+    lambda t, _, x, y: multiply_no_nan(log(y), t),
+    lambda t, _, x, y: multiply_no_nan(times_power(x, y, -1), t),
 )
 
 
@@ -253,8 +191,8 @@ def kl_divergence(p: Array, q: Array, rounding: float) -> Array:
 @kl_divergence.defjvp
 def _(rounding, primals, tangents):
     p, q = primals
-    p_dot = scale_tangent(log_ratio(p, q, math.inf) + 1, tangents[0])
-    q_dot = scale_tangent(-times_power(p, q, -1), tangents[1])
+    p_dot = multiply_no_nan(log_ratio(p, q, math.inf) + 1, tangents[0])
+    q_dot = multiply_no_nan(-times_power(p, q, -1), tangents[1])
     return kl_divergence(p, q, rounding), (p_dot + q_dot).sum(-1)
 
 
@@ -265,7 +203,7 @@ def js_divergence(p: Array, q: Array, weight: Array) -> Array:
     middle = _mixture(p, q, weight)
     terms = [
         # Where m underflows its part of p or q does too; a part without weight is left out.
-        scale_tangent(jnp.where(middle == 0, jnp.zeros_like(v), divergence_term(v, middle)), w)
+        multiply_no_nan(jnp.where(middle == 0, jnp.zeros_like(v), divergence_term(v, middle)), w)
         for v, w in ((p, weight), (q, 1 - weight))
     ]
     return (terms[0] + terms[1]).sum(-1)
@@ -274,19 +212,19 @@ def js_divergence(p: Array, q: Array, weight: Array) -> Array:
 @js_divergence.defjvp
 def _(primals, tangents):
     p, q, weight = primals
-    each_weight = jnp.broadcast_to(weight, p.shape)
+    each_weight = jnp.full_like(p, weight)
     middle = _mixture(p, q, each_weight)
     both_zero = (p == 0) & (q == 0)
     dots = []
     for v, w, t in ((p, each_weight, tangents[0]), (q, 1 - each_weight, tangents[1])):
         # At p = q = 0 a step in one of them alone is 1 / w times the mixture's.
         slope = log_ratio(v, middle, 0.0) - log(jnp.where(both_zero, w, jnp.ones_like(w)))
-        dots.append(scale_tangent(scale_tangent(slope, w), t))
+        dots.append(multiply_no_nan(multiply_no_nan(slope, w), t))
     # The sums of p and q have no part in the slope in w, but their slopes in its own.
     weight_slope = kl_divergence(p, middle, math.inf) - kl_divergence(q, middle, math.inf)
     weight_slope -= sum_difference(p, q, math.inf)
     weight_dot = jnp.broadcast_to(tangents[2], weight_slope.shape)
-    dot = (dots[0] + dots[1]).sum(-1) + scale_tangent(weight_slope, weight_dot)
+    dot = (dots[0] + dots[1]).sum(-1) + multiply_no_nan(weight_slope, weight_dot)
     return js_divergence(p, q, weight), dot
 
 
@@ -309,7 +247,7 @@ _mixture.defjvps(
 def mutual_information(joint: Array, rounding: float) -> Array:
     """E_x KL(p(y | x) || p(y)): unlike p(x) p(y), p(y | x) does not underflow."""
     x, y = joint.sum(-1, keepdims=True), joint.sum(-2, keepdims=True)
-    y_given_x = jnp.where(x == 0, jnp.zeros_like(joint), joint / x)
+    y_given_x = joint / jnp.where(x == 0, jnp.ones_like(x), x)
     divergences = kl_divergence(y_given_x, jnp.broadcast_to(y, joint.shape), rounding)
     return (x[..., 0] * divergences).sum(-1)
 
@@ -319,20 +257,21 @@ def _(rounding, primals, tangents):
     (joint,) = primals
     x, y = (jnp.broadcast_to(joint.sum(axis, keepdims=True), joint.shape) for axis in (-1, -2))
     # Where a marginal is 0, a step in p(x, y) moves it along and their ratio stays 1.
-    slope = jnp.where(
-        y == 0,
-        log_ratio(joint, y, 0.0) - log(x),
-        log_ratio(joint, x, 0.0) - log(y),
+    y_is_0 = y == 0
+    ratio = log_ratio(joint, x, 0.0) - log(jnp.where(y_is_0, jnp.ones_like(y), y))
+    slope = jnp.where(y_is_0, -log(x), ratio)
+    return mutual_information(joint, rounding), multiply_no_nan(slope - 1, tangents[0]).sum(
+        (-2, -1)
     )
-    return mutual_information(joint, rounding), scale_tangent(slope - 1, tangents[0]).sum((-2, -1))
 
 
 @jax.custom_jvp
 @jax.jit
 def conditional_entropy(joint: Array) -> Array:
     x = joint.sum(-1, keepdims=True)
-    terms = jnp.where(joint == 0, jnp.zeros_like(joint), -joint * jnp.log(joint / x))
-    return terms.sum((-2, -1))
+    one = jnp.ones_like(joint)
+    y_given_x = jnp.where(joint == 0, one, joint) / jnp.where(joint == 0, one, x)
+    return 0 - (joint * jnp.log(y_given_x)).sum((-2, -1))
 
 
 @conditional_entropy.defjvp
@@ -341,4 +280,4 @@ def _(primals, tangents):
     x = jnp.broadcast_to(joint.sum(-1, keepdims=True), joint.shape)
     # At p(x) = 0 a step in p(x, y) moves p(x) along and their ratio stays 1.
     slope = -log_ratio(joint, x, 0.0)
-    return conditional_entropy(joint), scale_tangent(slope, tangents[0]).sum((-2, -1))
+    return conditional_entropy(joint), multiply_no_nan(slope, tangents[0]).sum((-2, -1))

@@ -1,0 +1,72 @@
+"""Calls on Explicit mesh axes of several devices, against the same calls on one device.
+
+    python -m tests.programs.explicit_axes
+
+prints a line for each call and way of splitting that differs, then how many were tried.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+
+from tests.support.tolerances import TRANSFORMED
+from tests.support.transformations import CALLS, Call, K, everything, on_explicit_axes
+from tests.support.virtual_devices import collectives
+from xentjax import linear_softmax_cross_entropy
+
+
+def differences(call: Call, by: str, mesh: Mesh) -> list[str]:
+    """The results of a call that differ where its rows or classes are split over the mesh."""
+    arguments = {n: jnp.asarray(x) for n, x in call.arguments(np.random.default_rng(0)).items()}
+    expected = jax.jit(call)(arguments)
+    weights = [jnp.ones_like(x) for x in expected]
+    expected = jax.jit(partial(everything, call))(arguments, weights, {})
+    got = on_explicit_axes(call, arguments, weights, by, mesh)
+    return [
+        jax.tree_util.keystr(path)
+        for (path, a), b in zip(
+            jax.tree.leaves_with_path(got), jax.tree.leaves(expected), strict=True
+        )
+        if not np.allclose(a, b, rtol=TRANSFORMED, atol=TRANSFORMED)
+    ]
+
+
+def check_that_a_split_kernel_stays_where_it_is(mesh: Mesh) -> None:
+    """Numbers a row and the gradient of x cross between devices, neither kernel nor logits."""
+    n, d, k = 64, 16, 4000
+    arrays = jnp.zeros((n, d)), jnp.zeros((d, k)), jnp.zeros(n, jnp.int32)
+
+    def mean(x: jax.Array, kernel: jax.Array, labels: jax.Array) -> jax.Array:
+        return linear_softmax_cross_entropy(x, kernel, labels, reduction="mean")
+
+    whole, split = (NamedSharding(mesh, P(*spec)) for spec in ((), (None, "devices")))
+    placed = [jax.device_put(a, s) for a, s in zip(arrays, (whole, split, whole), strict=True)]
+    step = jax.jit(jax.value_and_grad(mean, (0, 1))).lower(*placed).compile()
+    sent = [size for moved in collectives(step.as_text() or "") for size, _ in moved]
+    assert max(sent) <= n * d, sent
+    assert step(*placed)[1][1].sharding.is_equivalent_to(split, 2)
+
+
+def main() -> None:
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    devices = np.array(jax.devices())
+    # As many devices for the classes as there are classes.
+    meshes = {
+        by: Mesh(devices[:n], ("devices",), axis_types=(AxisType.Explicit,))
+        for by, n in (("rows", len(devices)), ("classes", K))
+    }
+    tried = 0
+    for call in CALLS:
+        for by, mesh in meshes.items() if call.rows else ():
+            tried += 1
+            for name in differences(call, by, mesh):
+                print(f"{call.name}, {by} split: {name} differs")
+    check_that_a_split_kernel_stays_where_it_is(meshes["rows"])
+    print(f"tried {tried} on {len(devices)} devices")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Linear layers whose arrays are split over Explicit mesh axes.
+
+Loops over blocks of rows and classes know no sharding. They run in `jax.shard_map` over the axes
+that split the rows or the classes, where each device has a block of both.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec as P, reshard
+
+from xentjax._core.varying import explicit_spec
+from xentjax.losses._split import SplitClasses
+from xentjax.ops import Layer, Mask, Rows, Scalars, Target
+
+T = TypeVar("T")
+Names = str | tuple[str, ...] | None
+
+
+class Placement(NamedTuple):
+    """The Explicit mesh axes over which a layer is split."""
+
+    mesh: AbstractMesh
+    rows: tuple[Names, ...]
+    """Those of each leading axis of x."""
+    classes: Names
+    num_classes: int
+
+    def axis_names(self) -> tuple[str, ...]:
+        """Return the names of all these mesh axes."""
+        return _names(self.rows, self.classes)
+
+    def over_devices(
+        self, function: Callable[..., T], rows: Rows, *others: Any, out_specs: Any
+    ) -> T:
+        """Return `function(rows, *others)` from each device's part of the rows, and the others."""
+        specs = self._specs(rows)
+        placed = jax.tree.map(self._place, specs, rows, is_leaf=lambda s: isinstance(s, P))
+        mapped = jax.shard_map(
+            function,
+            mesh=self.mesh,
+            in_specs=(specs, *(P() for _ in others)),
+            out_specs=out_specs,
+            axis_names=set(self.axis_names()),
+        )
+        return mapped(placed, *others)
+
+    def own_classes(self, rows: Rows) -> SplitClasses | None:
+        """Return which classes this device has, where they are split."""
+        if self.classes is None:
+            return None
+        first = lax.axis_index(self.classes) * rows.logits.shape[-1]
+        k = self.num_classes
+        return SplitClasses(self.classes, k, k, first.astype(jnp.int32), None)
+
+    def _specs(self, rows: Rows) -> Rows:
+        by_row, by_class = self.rows, self.classes
+        mask = rows.mask.classes
+        shared = () if mask is None else mask.shape[:-1]  # a size of 1 serves all rows
+        by_mask = (None if n == 1 else name for n, name in zip(shared, by_row, strict=False))
+        return Rows(
+            Layer(P(*by_row, None), P(None, by_class), P(by_class)),
+            Target(P(*by_row), P(*by_row, by_class)),
+            Mask(P(*by_row), P(*by_mask, by_class)),
+            P(),
+            Scalars(P(), P()),
+        )
+
+    def _place(self, spec: P, x: Any) -> Any:
+        return None if x is None else reshard(x, NamedSharding(self.mesh, spec))
+
+
+def placement_of(rows: Rows) -> Placement | None:
+    """Return how Explicit mesh axes split the rows and classes of a layer; None if none does."""
+    layer, target, mask, *_ = rows
+    arrays = [x for x in jax.tree.leaves(rows) if explicit_spec(x)]
+    if not arrays:
+        return None
+    leading = layer.x.ndim - 1
+
+    def first_split(arrays: list[Any], axis: int) -> Names:
+        specs = (explicit_spec(x) for x in arrays if x is not None)
+        return next((spec[axis] for spec in specs if spec and spec[axis] is not None), None)
+
+    of_rows = [layer.x, target.labels, target.pmf, mask.rows]
+    by_row = tuple(first_split(of_rows, axis) for axis in range(leading))
+    by_class = first_split([target.pmf, mask.classes, layer.bias, layer.kernel], -1)
+    if set(_names(by_row)) & set(_names(by_class)):  # such a kernel is gathered
+        by_class = None
+    if not _names(by_row, by_class):
+        return None
+    return Placement(jax.typeof(arrays[0]).sharding.mesh, by_row, by_class, layer.shape[-1])
+
+
+def _names(*axes: Any) -> tuple[str, ...]:
+    return tuple(jax.tree.leaves(axes))

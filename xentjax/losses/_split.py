@@ -1,0 +1,82 @@
+"""Classes split over the devices of a mesh axis, inside `jax.shard_map`.
+
+Each device computes the statistics of its slice, and a few numbers a row are exchanged to merge
+them: the maximum, sum of exponentials and label's logit::
+
+    M = max_i m_i,    S = sum_i s_i exp(m_i - M),    loss = log S - (a_y - M)
+"""
+
+from typing import NamedTuple, SupportsIndex
+
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int32
+
+from xentjax._core.axis_name import AxisName, axis_size, check_split
+from xentjax._core.checks import check_index, fail
+from xentjax._core.dtypes import compute_dtype
+from xentjax.ops import Mask, Rows
+from xentjax.ops.merge import ClassShard, class_shard
+
+
+class SplitClasses(NamedTuple):
+    """The classes of rows, of which each device of a mesh axis holds a slice."""
+
+    axis_name: AxisName
+    num_classes: int
+    """K over all devices."""
+    held: int
+    """K and the padding of the last slices."""
+    first: Int32[Array, ""]
+    """This device's first class."""
+    kept: Float[Array, "..."] | None
+    """How many classes each row's mask keeps over all devices, at least 1, where its own mask does
+    not tell."""
+
+
+def split_classes(
+    rows: Rows,
+    axis_name: AxisName | None,
+    num_classes: SupportsIndex | None,
+    **slices: ArrayLike | None,
+) -> tuple[Rows, SplitClasses | None]:
+    """Return the rows with masks over all devices of the axis, and how their classes are split.
+
+    `slices` are the arguments that hold the logits' classes. None if the classes are not split.
+    """
+    if axis_name is None:
+        if num_classes is not None:
+            fail("num_classes", "None without axis_name", num_classes)
+        return rows, None
+    *row_shape, local = rows.logits.shape
+    total = held = local * axis_size(axis_name)
+    check_split(axis_name, **slices)
+    if num_classes is not None:
+        total = check_index("num_classes", num_classes)
+        if not 1 <= total <= held:
+            fail("num_classes", f"an integer 1..{held}, what the devices hold", total)
+    first = (lax.axis_index(axis_name) * local).astype(jnp.int32)
+    dtype, mask = compute_dtype(rows.logits.dtype), rows.mask.classes
+    if total < held:
+        real = first + jnp.arange(local, dtype=jnp.int32) < total
+        real = real.reshape((1,) * len(row_shape) + real.shape)
+        mask = real if mask is None else mask & real
+    if rows.mask.classes is None or mask is None:
+        kept, row_mask = jnp.full(row_shape, total, dtype), rows.mask.rows
+    else:
+        mask = jnp.broadcast_to(mask, (*mask.shape[:-1], local))
+        kept = lax.psum(jnp.sum(mask, -1, dtype=dtype), axis_name)
+        row_mask = jnp.broadcast_to(kept > 0, row_shape)
+        kept = jnp.broadcast_to(jnp.maximum(kept, 1), row_shape)
+    rows = rows._replace(mask=Mask(row_mask, mask))
+    return rows, SplitClasses(axis_name, total, held, first, kept)
+
+
+def own_shard(rows: Rows, split: SplitClasses) -> ClassShard:
+    """Return this device's slice, from labels and class weights that count all classes."""
+    weights = rows.class_weights
+    if weights is not None:
+        weights = jnp.pad(weights, (0, split.held - split.num_classes))
+        weights = lax.dynamic_slice_in_dim(weights, split.first, rows.logits.shape[-1])
+    return class_shard(rows._replace(class_weights=weights), split.first, split.num_classes)

@@ -1,0 +1,121 @@
+"""KL divergence of a student's softmax(logits) from a teacher's.
+
+A Bregman divergence, of the negative entropy: never negative, and 0 only for equal pmfs. It is a
+sum of terms >= 0 over classes, since the difference of two cross-entropies loses every digit where
+the two pmfs are close.
+"""
+
+from functools import partial
+
+import jax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from xentjax._core.checks import fail
+from xentjax._core.dtypes import compute_dtype
+from xentjax.information.log_pmf import divergence
+from xentjax.losses._arguments import Axis, logits_rows
+from xentjax.losses._formula import (
+    log_probabilities,
+    mask_rows,
+    promote,
+    reduce_losses,
+)
+from xentjax.losses._keywords import (
+    TEMPERATURE,
+    check_names,
+    scalar_keywords,
+)
+from xentjax.ops import Requested, Rows, RowStatistics, Scalars, row_statistics
+
+
+def kl_divergence_with_logits(
+    target_logits: ArrayLike,
+    logits: ArrayLike,
+    temperature: ArrayLike = 1.0,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    reduction: str = "none",
+    implementation: str | None = None,
+) -> Float[Array, "..."]:
+    """KL divergence of softmax(logits / T) from softmax(target_logits / T), in nats.
+
+        loss = sum_k p_k log(p_k / q_k),    p = softmax(target_logits / T), q = softmax(logits / T)
+
+    Exactly 0 for equal logits, never negative, and where they are close as accurate as their own
+    rounding allows. The gradient flows to both arguments; to freeze the teacher, use
+    `jax.lax.stop_gradient`.
+
+    This is the divergence itself. Its gradient in the logits shrinks as 1 / T^2; Hinton et al.
+    multiply it by T^2 when they add it to a loss without temperature, as the caller must.
+
+    A class whose logit is -inf on both sides contributes nothing; +inf where p_k > 0 = q_k.
+
+    Args:
+        target_logits: of the teacher; real array of the logits' shape.
+        logits: of the student; real array, K classes along `axis`. Half precision is computed in
+            float32.
+        temperature: T > 0.
+        axis: the class axis, or a tuple of axes that together hold the classes.
+        where: bool. With the logits' number of dimensions it masks classes (a masked class leaves
+            both pmfs), with the rows' it masks rows. A masked row, or one with no class left, has
+            loss 0 and leaves the mean.
+        reduction: "none", "sum", or "mean" over the rows kept (0 if there is none).
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None takes the best one
+            measured for the backend.
+
+    Returns:
+        The divergence, float32 (float64 if either argument is): one a row, or a scalar.
+
+    Raises:
+        TypeError: an array of the wrong dtype.
+        ValueError: a shape, name or known scalar outside what is listed above.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> teacher, student = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
+        >>> print(kl_divergence_with_logits(teacher, student))
+        0.1438...
+
+    Source: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network (2015),
+    arXiv:1503.02531.
+    """
+    target, of_target = logits_rows(target_logits, axis, None, "target_logits")
+    prediction, classes = logits_rows(logits, axis, where)
+    if of_target.shape != classes.shape:
+        fail("target_logits", f"the logits' shape {classes.shape}", of_target.shape)
+    dtypes = target.logits.dtype, prediction.logits.dtype
+    if compute_dtype(dtypes[0]) != compute_dtype(dtypes[1]):
+        target, prediction = (
+            rows._replace(logits=rows.logits.astype(compute_dtype(*dtypes)))
+            for rows in (target, prediction)
+        )
+    dtype = prediction.logits.dtype
+    (temperature,) = scalar_keywords(dtype, (TEMPERATURE, temperature))
+    prediction = prediction._replace(scalars=Scalars(temperature=temperature))
+    target = prediction._replace(logits=target.logits)
+    check_names(reduction, implementation)
+    return _kl_divergence(target, prediction, reduction=reduction, implementation=implementation)
+
+
+@partial(jax.jit, static_argnames=("reduction", "implementation"))
+def _kl_divergence(
+    target: Rows, prediction: Rows, *, reduction: str, implementation: str | None
+) -> Float[Array, "..."]:
+    target, prediction = promote(target), promote(prediction)
+    target_stats, stats = (
+        row_statistics(rows, Requested(normalizer=True), implementation)
+        for rows in (target, prediction)
+    )
+    loss = _divergence(target, target_stats, prediction, stats)
+    kept = prediction.mask.rows
+    return reduce_losses(mask_rows(loss, prediction), reduction, None, kept)
+
+
+@partial(jax.checkpoint, prevent_cse=False)  # neither softmax is kept for the backward pass
+def _divergence(
+    target: Rows, target_stats: RowStatistics, prediction: Rows, stats: RowStatistics
+) -> Float[Array, "*rows"]:
+    log_p, log_q = log_probabilities(target, target_stats), log_probabilities(prediction, stats)
+    return divergence(log_p, log_q)

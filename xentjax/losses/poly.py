@@ -1,0 +1,101 @@
+"""Poly-1 loss: softmax cross-entropy with a larger first term."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from xentjax.losses._arguments import Axis, target_rows
+from xentjax.losses._formula import (
+    log_probabilities,
+    mask_rows,
+    promote,
+    reduce_losses,
+    row_losses,
+)
+from xentjax.losses._keywords import (
+    Keywords,
+    Scalar,
+    check_names,
+    class_weight_vector,
+    scalar_keywords,
+)
+from xentjax.ops import Requested, Rows, RowStatistics, row_statistics
+from xentjax.ops.rows import weighted_targets
+
+EPSILON = Scalar("epsilon", "a finite number", np.isfinite, 0.0)
+
+
+def poly_loss_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    epsilon: ArrayLike = 2.0,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    class_weights: ArrayLike | None = None,
+    reduction: str = "none",
+    implementation: str | None = None,
+) -> Float[Array, "..."]:
+    """Poly-1 loss of target probabilities t and p = softmax(logits), in nats.
+
+        loss = sum_k w_k t_k (-log p_k + epsilon (1 - p_k))
+
+    The cross-entropy with another coefficient of the first term in its expansion in powers of
+    1 - p. The targets are used as they are: nothing is normalised.
+
+    Args:
+        logits: real array, K classes along `axis`. Half precision is computed in float32.
+        labels: t, target probabilities (or one-hot rows of any dtype) of the logits' shape; they
+            may broadcast over rows.
+        epsilon: any number; 0 is the cross-entropy.
+        axis: the class axis, or a tuple of axes that together hold the classes.
+        where: bool, masks classes or whole rows, as in `softmax_cross_entropy`.
+        class_weights: w, shape [K]; 1 if None.
+        reduction: "none", "sum", or "mean" over the rows kept (0 if there is none).
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None takes the best one
+            measured for the backend.
+
+    Returns:
+        The loss, float32 (float64 for float64 logits): one a row, or a scalar.
+
+    Raises:
+        TypeError: an array of the wrong dtype.
+        ValueError: a shape, name or known scalar outside what is listed above.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> logits = jnp.log(jnp.array([0.5, 0.25, 0.25]))
+        >>> print(poly_loss_cross_entropy(logits, jnp.array([1.0, 0.0, 0.0])).round(4))
+        1.6931
+
+    Source: Leng et al., PolyLoss (2022), arXiv:2204.12511.
+    """
+    rows = target_rows(logits, labels, axis, where)
+    if class_weights is not None:
+        weights = class_weight_vector(class_weights, rows.logits.shape[-1])
+        rows = rows._replace(class_weights=weights)
+    (epsilon,) = scalar_keywords(rows.logits.dtype, (EPSILON, epsilon))
+    check_names(reduction, implementation)
+    return _poly_loss(rows, epsilon, reduction=reduction, implementation=implementation)
+
+
+@partial(jax.jit, static_argnames=("reduction", "implementation"))
+def _poly_loss(
+    rows: Rows, epsilon: Float[Array, ""] | None, *, reduction: str, implementation: str | None
+) -> Float[Array, "..."]:
+    rows = promote(rows)
+    stats = row_statistics(rows, Requested(), implementation)
+    loss = row_losses(stats, rows, Keywords())
+    if epsilon is not None:
+        loss += epsilon * mask_rows(_missed_mass(rows, stats), rows)
+    return reduce_losses(loss, reduction, None, rows.mask.rows)
+
+
+@partial(jax.checkpoint, prevent_cse=False)  # softmax is rebuilt in the backward pass, not kept
+def _missed_mass(rows: Rows, stats: RowStatistics) -> Float[Array, "*rows"]:
+    """Return sum_k w_k t_k (1 - p_k)."""
+    return jnp.sum(weighted_targets(rows) * -jnp.expm1(log_probabilities(rows, stats)), -1)
