@@ -63,7 +63,6 @@ from xentjax.losses import (
     softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,
     softmax_focal_loss as softmax_focal_loss,
 )
-from xentjax.parallel import sharded_counts as sharded_counts
 from xentjax.softmax_regression import (
     SoftmaxRegressionFit as SoftmaxRegressionFit,
     fit_softmax_regression as fit_softmax_regression,

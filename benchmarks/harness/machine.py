@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.harness import timing
-from experiments.common.run_folder import versions
+from experiments.common.environment import versions
 
 PACKAGES = ("xentjax", "jax", "jaxlib", "optax", "flax", "numpy", "torch")
 

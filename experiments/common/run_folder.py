@@ -16,13 +16,9 @@ import json
 import math
 import os
 import platform
-import shlex
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,6 +27,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.common.command import UserError
+from experiments.common.environment import environment
 from experiments.common.hosts import is_writer, text_of_writer
 
 try:
@@ -38,7 +35,6 @@ try:
 except ImportError:  # on Windows, where two processes are not kept apart
     fcntl = None
 
-PACKAGES = ("xentjax", "jax", "jaxlib", "numpy", "flax", "optax", "scikit-learn")
 RUNS = Path("runs")
 LOCK = "lock"  # the name of a file in the run folder
 
@@ -157,7 +153,7 @@ class RunFolder:
     def differences(self) -> list[str]:
         """List what may make a repetition here and now differ from the run."""
         record = self._record()
-        now = plain(_circumstances(datetime.now().astimezone()))
+        now = plain(environment(datetime.now().astimezone()))
         return [
             f"{name} was {record.get(name)}, is {now[name]}"
             for name in ("revision", "versions", "device")
@@ -249,7 +245,7 @@ class RunFolder:
 
     def _start(self, experiment: str, config: Any, started: datetime) -> None:
         """Write the first file of a new folder."""
-        record = {"experiment": experiment, "config": config, **_circumstances(started)}
+        record = {"experiment": experiment, "config": config, **environment(started)}
         self._write_json("config.json", record)
 
     def _write_json(self, name: str, value: Any) -> None:
@@ -315,45 +311,6 @@ def _new_folder(parent: Path, name: str) -> Path:
             count += 1
         else:
             return path
-
-
-def _circumstances(started: datetime) -> dict[str, Any]:
-    """Record what besides the configuration a run's numbers depend on."""
-    devices = jax.devices()
-    return {
-        "command": shlex.join(sys.orig_argv),
-        "started": started.isoformat(timespec="seconds"),
-        "revision": _revision(),
-        "versions": versions(PACKAGES),
-        "device": {
-            "platform": devices[0].platform,
-            "kind": devices[0].device_kind,
-            "count": len(devices),
-        },
-    }
-
-
-def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Return the versions of Python and of these packages, or "not installed"."""
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:  # for xentjax: it runs from its source tree
-            found[package] = "not installed"
-    return found
-
-
-def _revision() -> str | None:
-    """Return the commit of this source tree, "-dirty" if it was modified; None outside of git."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
-    try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> None:

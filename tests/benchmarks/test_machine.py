@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.harness import machine, timing
-from experiments.common.run_folder import versions
+from experiments.common.environment import versions
 
 
 def test_machine_limits_count_every_byte_and_operation(monkeypatch):

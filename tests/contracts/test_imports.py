@@ -55,7 +55,6 @@ LAYERS = {
     "ops": 1,
     "categorical": 2,
     "losses": 2,
-    "parallel": 3,
     "calibration": 3,
     "softmax_regression": 3,
 }

@@ -1,6 +1,7 @@
 """Imports of the experiments: no circles, public names of xentjax only, nothing of benchmarks.
 
-The other direction is allowed: `benchmarks/training.py` measures a step of `experiments.cifar10`.
+The other direction is allowed: benchmarks use `experiments.common`, and `benchmarks/training.py`
+measures a step of `experiments.cifar10`.
 """
 
 import ast

@@ -12,8 +12,8 @@ from jax.sharding import Mesh, PartitionSpec as P
 from tests.programs import parallel_devices, parallel_linear_devices
 from tests.support.virtual_devices import run_module
 from xentjax import (
+    counts,
     linear_softmax_cross_entropy,
-    sharded_counts,
     softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels,
 )
@@ -66,7 +66,7 @@ def linear_loss_of(x=X, kernel=KERNEL, labels=LABELS, bias=BIAS, **keywords):
 
 def counts_of(samples=LABELS, num_classes=5, **keywords):
     keywords = {"axis_name": "classes", **keywords}
-    return on_one_device(lambda x: sharded_counts(x, num_classes, **keywords), samples)
+    return on_one_device(lambda x: counts(x, num_classes, **keywords), samples)
 
 
 BOTH = [
@@ -138,7 +138,7 @@ def test_errors_name_the_argument(function, arguments, error, name):
     [
         lambda: softmax_cross_entropy_with_integer_labels(LOGITS, LABELS, axis_name="classes"),
         lambda: linear_softmax_cross_entropy(X, KERNEL, LABELS, axis_name="classes"),
-        lambda: sharded_counts(LABELS, 5, axis_name="classes"),
+        lambda: counts(LABELS, 5, axis_name="classes"),
     ],
 )
 def test_outside_of_shard_map(call):

@@ -17,7 +17,7 @@ from tests.support.oracles import cross_entropy as oracles
 from tests.support.problems import EVERYTHING, Problem
 from tests.support.virtual_devices import NUM_DEVICES, collectives, run_checks
 from xentjax import (
-    sharded_counts,
+    counts,
     softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels,
 )
@@ -310,8 +310,8 @@ def counts_of_all_devices() -> None:
     integer, weighted = jax.jit(
         jax.shard_map(
             lambda x, w, keep: (
-                sharded_counts(x, 5, axis_name="data"),
-                sharded_counts(x, 5, axis_name="data", weights=w, where=keep),
+                counts(x, 5, axis_name="data"),
+                counts(x, 5, axis_name="data", weights=w, where=keep),
             ),
             mesh=mesh(data=NUM_DEVICES),
             in_specs=P("data"),

@@ -13,8 +13,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 from xentjax import (
+    counts as count,
     linear_softmax_cross_entropy,
-    sharded_counts,
     softmax_cross_entropy_with_integer_labels,
 )
 
@@ -104,7 +104,7 @@ def main(port: str, process: str) -> None:
         return loss(x, kernel, bias, labels)
 
     counts = jax.shard_map(
-        lambda labels: sharded_counts(labels, K, axis_name="devices"),
+        lambda labels: count(labels, K, axis_name="devices"),
         mesh=mesh,
         in_specs=P("devices"),
         out_specs=P(),

@@ -1,4 +1,4 @@
-"""A training of two seconds that has every part of a long one, and how two of them are compared."""
+"""A run of two seconds that has every part of a long one, and the comparison of two states."""
 
 from collections.abc import Callable
 

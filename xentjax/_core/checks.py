@@ -85,11 +85,18 @@ def to_jax(name: str, x: ArrayLike) -> jax.Array:
         raise TypeError(f"{name}: expected an array of numbers, got {kind}") from None
 
 
-def check_floating(name: str, x: Any) -> jax.Array:
-    """`x` as a jax array of a real floating dtype, else a TypeError."""
+def check_floating(name: str, x: Any, *, hint: str = "") -> jax.Array:
+    """Return `x` as a jax array of a real floating dtype, else raise a TypeError.
+
+    Args:
+        name: of the argument.
+        x: the argument.
+        hint: what a user of integers may have meant.
+    """
     array = check_array(name, x)
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(f"{name}: expected a floating dtype, got {array.dtype}")
+        hint = hint if jnp.issubdtype(array.dtype, jnp.integer) else ""
+        raise TypeError(f"{name}: expected a floating dtype, got {array.dtype}{hint}")
     return array
 
 

@@ -54,7 +54,7 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @partial(jax.jit, static_argnums=(0, 1))
     def compute(dtype: DTypeLike, static: tuple, *arrays: Array) -> Any:
-        wide = (x.astype(jnp.float64) for x in arrays)
+        wide = [x.astype(jnp.float64) for x in arrays]
         return _floating(dtype, function(*wide, **dict(static)))
 
     @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -65,7 +65,7 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
     @computed.defjvp
     def _(dtype, static, primals, tangents):
         def narrow(*arrays: Array) -> Any:
-            return function(*(x.astype(dtype) for x in arrays), **dict(static))
+            return function(*[x.astype(dtype) for x in arrays], **dict(static))
 
         dots = jax.jvp(narrow, *_floating(dtype, (primals, tangents)))[1]
         return computed(dtype, static, *primals), dots
@@ -73,8 +73,9 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def narrowed(*arrays: Array, **static: Any) -> Any:
         dtype, keywords = result_dtype(*arrays), tuple(static.items())
-        if any(isinstance(x, jax.core.Tracer) for x in arrays):
-            return computed(dtype, keywords, *arrays)
+        for x in arrays:
+            if isinstance(x, jax.core.Tracer):
+                return computed(dtype, keywords, *arrays)
         with jax.enable_x64(True):  # nothing is differentiated: one dispatch
             return compute(dtype, keywords, *arrays)
 
@@ -85,12 +86,16 @@ def result_dtype(*arrays: Array) -> DTypeLike:
     """Return the dtype of what is computed from arrays: float64 under x64 for integers too."""
     if jnp.result_type(float) != jnp.float64:
         return jnp.float32
-    wide = any(x.dtype == jnp.float64 or jnp.issubdtype(x.dtype, jnp.integer) for x in arrays)
-    return jnp.float64 if wide else jnp.float32
+    for x in arrays:
+        if x.dtype == jnp.float64 or jnp.issubdtype(x.dtype, jnp.integer):
+            return jnp.float64
+    return jnp.float32
 
 
 def _floating(dtype: DTypeLike, tree: Any) -> Any:
-    def cast(x: Any) -> Any:  # tangents of integers are no arrays of jax
-        return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
-
-    return jax.tree.map(cast, tree)
+    """Return the tree with what is floating in it cast to `dtype`."""
+    leaves, structure = jax.tree.flatten(tree)
+    for i, x in enumerate(leaves):
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            leaves[i] = x.astype(dtype)
+    return structure.unflatten(leaves)

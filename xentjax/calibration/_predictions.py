@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from xentjax._core.checks import check_bool, check_floating, check_integer, concrete, fail, native
 from xentjax._core.dtypes import compute_dtype, signed, without_wrapping
-from xentjax.information.arguments import check_pmf_named
+from xentjax.information.arguments import check_sums
 
 _LOGITS = "; logits go through softmax"
 
@@ -29,14 +29,39 @@ class Predictions(NamedTuple):
         return self.keep & (outside | jnp.isnan(self.rows).any(-1))
 
 
-def check_predictions(
-    name: str, rows: ArrayLike, labels: ArrayLike, where: ArrayLike | None
+def parse_probabilities(
+    probs: ArrayLike, labels: ArrayLike, where: ArrayLike | None
 ) -> Predictions:
-    """The arguments as arrays of fitting shapes, concrete labels within range."""
-    array = check_floating(name, rows)
-    if array.ndim != 2 or 0 in array.shape:
-        fail(name, "shape [N, K] with N >= 1 and K >= 1", f"shape {array.shape}")
-    n, k = array.shape
+    """Return predictions whose rows, where they are known and kept, are pmfs."""
+    array = check_floating("probs", probs)
+    predictions = _parse("probs", array, labels, where)
+    check_sums("probs", array, keep=predictions.keep[:, None], hint=_LOGITS)
+    return predictions
+
+
+def parse_logits(logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None) -> Predictions:
+    """Return predictions whose rows, where they are known and kept, are logits of some pmf.
+
+    NaN and +inf are none, nor is -inf at the label.
+    """
+    predictions = _parse("logits", check_floating("logits", logits), labels, where)
+    rows, indices, keep = map(concrete, predictions)
+    if rows is None or indices is None or keep is None:
+        return predictions
+    rows = rows[keep]
+    bad = np.isnan(rows) | (rows == np.inf)
+    if bad.any():
+        fail("logits", "finite numbers or -inf", rows[bad][0])
+    if np.isinf(np.take_along_axis(rows, indices[keep, None], 1)).any():
+        fail("logits", "finite numbers at the labels", "-inf")
+    return predictions
+
+
+def _parse(name: str, rows: Array, labels: ArrayLike, where: ArrayLike | None) -> Predictions:
+    """Return arrays of fitting shapes, concrete labels within range."""
+    if rows.ndim != 2 or 0 in rows.shape:
+        fail(name, "shape [N, K] with N >= 1 and K >= 1", f"shape {rows.shape}")
+    n, k = rows.shape
     labels = native("labels", labels)
     indices = check_integer("labels", without_wrapping(labels, bad=-1))
     if indices.shape != (n,):
@@ -55,14 +80,4 @@ def check_predictions(
         outside = mask & ((known < 0) | (known >= k))
         if outside.any():
             fail("labels", f"integers 0..{k - 1}", np.asarray(labels)[outside][0])
-    return Predictions(array.astype(compute_dtype(array.dtype)), indices, keep)
-
-
-def check_probabilities(
-    probs: ArrayLike, labels: ArrayLike, where: ArrayLike | None
-) -> Predictions:
-    """Predictions whose rows, where they are known and kept, are pmfs."""
-    probs = native("probs", probs)
-    predictions = check_predictions("probs", probs, labels, where)
-    check_pmf_named("probs", probs, keep=predictions.keep[:, None], hint=_LOGITS)
-    return predictions
+    return Predictions(rows.astype(compute_dtype(rows.dtype)), indices, keep)

@@ -12,7 +12,7 @@ from xentjax._core.checks import check_choice, check_flag, check_index, fail
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax._core.sums import accurate_sum
 from xentjax.calibration._bins import BINNINGS, BinSums, bin_sums
-from xentjax.calibration._predictions import Predictions, check_probabilities
+from xentjax.calibration._predictions import Predictions, parse_probabilities
 
 _NORMS = ("l1", "l2", "max")
 
@@ -101,7 +101,7 @@ def expected_calibration_error(
     """
     bins = _check_binning(num_bins, binning)
     _check_norm(norm, debias)
-    predictions = check_probabilities(probs, labels, where)
+    predictions = parse_probabilities(probs, labels, where)
     return _expected_error(predictions, bins, norm, binning, bool(debias))
 
 
@@ -143,7 +143,7 @@ def classwise_calibration_error(
     """
     bins = _check_binning(num_bins, binning)
     _check_norm(norm, debias)
-    predictions = check_probabilities(probs, labels, where)
+    predictions = parse_probabilities(probs, labels, where)
     return _classwise_error(predictions, bins, norm, binning, bool(debias))
 
 
@@ -188,7 +188,7 @@ def reliability_curve(
     C. Guo et al., "On calibration of modern neural networks" (2017).
     """
     bins = _check_binning(num_bins, binning)
-    return _curve(check_probabilities(probs, labels, where), bins, binning)
+    return _curve(parse_probabilities(probs, labels, where), bins, binning)
 
 
 def _check_binning(num_bins: SupportsIndex, binning: str) -> int:

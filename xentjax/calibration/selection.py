@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax._core.sums import accurate_sum
-from xentjax.calibration._predictions import Predictions, check_probabilities
+from xentjax.calibration._predictions import Predictions, parse_probabilities
 
 
 class RiskCoverage(NamedTuple):
@@ -68,7 +68,7 @@ def risk_coverage(
     (2010); Y. Geifman et al., "Bias-reduced uncertainty estimation for deep neural classifiers"
     (2019), with the sum for the best order itself instead of its limit for many rows.
     """
-    return _risk_coverage(check_probabilities(probs, labels, where))
+    return _risk_coverage(parse_probabilities(probs, labels, where))
 
 
 @jax.jit

@@ -10,11 +10,11 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from xentjax._core.checks import concrete, fail
+from xentjax._core.checks import concrete
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax._core.sums import accurate_sum
 from xentjax._core.varying import pvary_all
-from xentjax.calibration._predictions import Predictions, check_predictions
+from xentjax.calibration._predictions import Predictions, parse_logits
 from xentjax.losses import softmax_cross_entropy_with_integer_labels
 
 _MAX_STEPS = 100
@@ -84,9 +84,7 @@ def fit_temperature(
 
     Source: C. Guo et al., "On calibration of modern neural networks" (2017).
     """
-    predictions = check_predictions("logits", logits, labels, where)
-    _check_logits(predictions)
-    fit = _fit(predictions)
+    fit = _fit(parse_logits(logits, labels, where))
     known = concrete(fit.temperature)
     if known is not None and known == 0:
         warnings.warn(
@@ -101,18 +99,6 @@ def fit_temperature(
             stacklevel=2,
         )
     return fit
-
-
-def _check_logits(predictions: Predictions) -> None:
-    logits, labels, keep = map(concrete, predictions)
-    if logits is None or labels is None or keep is None:
-        return
-    logits = logits[keep]
-    bad = np.isnan(logits) | (logits == np.inf)
-    if bad.any():
-        fail("logits", "finite numbers or -inf", logits[bad][0])
-    if np.isinf(np.take_along_axis(logits, labels[keep, None], 1)).any():
-        fail("logits", "finite numbers at the labels", "-inf")
 
 
 class _Search(NamedTuple):

@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from xentjax._core.dtypes import in_float64
-from xentjax.categorical.likelihood import check_pmf_and_counts
+from xentjax.categorical._arguments import parse_pmf_and_counts
 from xentjax.information.pmf import kl_divergence, sum_tolerance, times_power
 
 
@@ -71,16 +71,12 @@ def kkt_certificate(q: ArrayLike, counts: ArrayLike) -> KKTCertificate:
     Source: S. Boyd and L. Vandenberghe, Convex Optimization (2004), sections 5.2 and 5.5.
     """
     call = "kkt_certificate(q, counts)"
-    return certificate_of(*check_pmf_and_counts(call, q, counts, normalised=False, some=True))
-
-
-def certificate_of(q: Array, counts: Array) -> KKTCertificate:
-    """Return `kkt_certificate` of arguments of one shape whose values nobody checks."""
+    q, counts = parse_pmf_and_counts(call, q, counts, normalised=False, some=True)
     return _certificate(q, counts, rounding=sum_tolerance(q.dtype, q.shape[-1]))
 
 
-@in_float64
-def _certificate(q: Array, counts: Array, *, rounding: float) -> KKTCertificate:
+def certificate_of(q: Array, counts: Array, *, rounding: float) -> KKTCertificate:
+    """Return `kkt_certificate` of arguments that are parsed, up to `rounding` of q's sum."""
     n = counts.sum(-1, keepdims=True)
     multipliers = jnp.where(counts == 0, n, jnp.zeros_like(counts))
     stationarity = -times_power(counts, q, -1) + n - multipliers
@@ -93,3 +89,6 @@ def _certificate(q: Array, counts: Array, *, rounding: float) -> KKTCertificate:
         complementarity=jnp.abs(multipliers * q).max(-1),
         duality_gap=kl_divergence(counts, n * q, rounding),
     )
+
+
+_certificate = in_float64(certificate_of)

@@ -10,8 +10,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
+from xentjax._core.axis_name import AxisName, check_split
 from xentjax._core.checks import (
-    check_array,
     check_bool,
     check_floating,
     check_index,
@@ -22,6 +22,7 @@ from xentjax._core.checks import (
 )
 from xentjax._core.dtypes import compute_dtype, in_float64, signed, without_wrapping
 from xentjax._core.sums import accurate_segment_sum, add
+from xentjax.categorical._arguments import check_amounts, parse_counts
 
 _INT32_MAX = np.iinfo(np.int32).max
 # Few enough samples that all of a block's numbers stay in the cache.
@@ -36,8 +37,9 @@ def counts(
     *,
     weights: ArrayLike | None = None,
     where: ArrayLike | None = None,
+    axis_name: AxisName | None = None,
 ) -> Shaped[Array, " k"]:
-    """How often each class occurs.
+    """Number of samples of each class.
 
         c_k = sum_n [x_n = k]    or, with weights,    c_k = sum_n w_n [x_n = k]
 
@@ -51,13 +53,17 @@ def counts(
         num_classes: K.
         weights: floating, >= 0, broadcast to the samples.
         where: bool, the samples to count, broadcast to the samples; the others may be out of range.
+        axis_name: inside `jax.shard_map`, the mesh axis, or axes, over which the samples are split:
+            the counts are those of all devices, the same on each, and K numbers cross between them.
+            `weights` and `where` are broadcast to this device's samples.
 
     Returns:
         [K], int32; with weights their dtype, float32 for half precision, summed in float64.
 
     Raises:
         ValueError: for a concrete sample outside 0..K-1, a concrete weight that is negative or not
-            finite, more than 2^31 - 1 samples, or fewer than 1 class.
+            finite, more than 2^31 - 1 samples (on a device), fewer than 1 class, an `axis_name`
+            outside of `shard_map`, or samples that are not split over it.
         TypeError: for samples that are not integers or weights that are not floating.
 
     Example:
@@ -65,7 +71,21 @@ def counts(
         [1 1 3 0]
         >>> print(counts(jnp.array([0, 2]), 3, weights=jnp.array([0.5, 2.0])))
         [0.5 0.  2. ]
+        >>> from jax.sharding import Mesh, PartitionSpec as P
+        >>> mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
+        >>> count = jax.shard_map(
+        ...     lambda x: counts(x, 4, axis_name="data"),
+        ...     mesh=mesh,
+        ...     in_specs=P("data"),
+        ...     out_specs=P(),
+        ... )
+        >>> print(count(jnp.array([0, 2, 2, 1, 2])))
+        [1 1 3 0]
     """
+    if axis_name is not None:
+        check_split(axis_name, samples=samples)
+        local = counts(samples, num_classes, weights=weights, where=where)
+        return jax.lax.psum(local, axis_name)
     k, samples = _check_num_classes(num_classes), native("samples", samples)
     if np.size(samples) > _INT32_MAX:
         fail("samples", f"at most {_INT32_MAX} (stream_counts takes more)", np.size(samples))
@@ -78,10 +98,10 @@ def counts(
     if weights is not None:
         weights = check_floating("weights", weights)
         if (known := concrete(weights)) is not None:
-            _check_amounts("weights", known)
+            check_amounts("weights", known)
         weights = weights.astype(compute_dtype(weights.dtype))
         weights = _broadcast("weights", weights, labels.shape)
-    result = _device_counts(labels, weights, keep, k)
+    result = count_indices(labels, weights, keep, k)
     if weights is None:
         # The total tells whether a sample fell outside: no second pass over the samples.
         total, expected = concrete(result), labels.size if keep is None else concrete(keep.sum())
@@ -95,7 +115,7 @@ def counts(
 
 
 def stream_counts(batches: Iterable[ArrayLike], num_classes: SupportsIndex) -> np.ndarray:
-    """How often each class occurs in all batches, of any total.
+    """Number of samples of each class in all batches, of any total.
 
     Runs on the host in 64-bit integers and keeps K numbers, whatever the length of the stream.
 
@@ -140,15 +160,17 @@ def empirical_pmf(counts: ArrayLike) -> Float[Array, "*batch k"]:
         >>> print(empirical_pmf(jnp.array([1, 1, 2])))
         [0.25 0.25 0.5 ]
     """
-    return shares(check_counts("counts", counts, some=True))
+    return shares(parse_counts("counts", counts, some=True))
 
 
-@in_float64
-def shares(counts: Array) -> Array:
+def shares_of(counts: Array) -> Array:
     """c / N, and exactly 1 where one class has all, which XLA would multiply by a rounded 1 / N."""
     n = counts.sum(-1, keepdims=True)
     p = counts / n
     return p + jax.lax.stop_gradient(jnp.where(counts == n, 1 - p, 0))
+
+
+shares = in_float64(shares_of)
 
 
 class ComparedCounts(NamedTuple):
@@ -172,47 +194,6 @@ def with_others(counts: Array) -> ComparedCounts:
     return ComparedCounts(counts, others + jnp.concatenate([after[..., 1:], none], -1), n)
 
 
-def check_counts(
-    name: str, counts: ArrayLike, *, whole: bool = False, some: bool = False
-) -> Shaped[Array, "*batch k"]:
-    """Return counts [..., K], integers as they are, their values checked where they are known.
-
-    Integers, and float64 numbers of the host, stay exact also where x64 is off, so that what
-    subtracts counts can do it before they are rounded (see `in_float64`).
-
-    Args:
-        name: of the argument.
-        counts: integer or floating.
-        whole: whether they are of samples: whole numbers, some of each row above 0.
-        some: whether some of each row has to be above 0.
-    """
-    with jax.enable_x64(True):
-        array = check_array(name, counts)
-        integer = jnp.issubdtype(array.dtype, jnp.integer)
-        if not integer and not jnp.issubdtype(array.dtype, jnp.floating):
-            raise TypeError(f"{name}: expected integer or floating counts, got {array.dtype}")
-        if array.ndim == 0 or array.shape[-1] == 0:
-            fail(name, "at least one class", f"shape {array.shape}")
-        if not integer:
-            array = array.astype(compute_dtype(array.dtype))
-    known = concrete(array)
-    if known is not None:
-        _check_amounts(name, known)
-        if whole and not integer and not (is_whole := known == np.round(known)).all():
-            fail(name, "whole numbers", known[~is_whole][0])
-        if whole or some:
-            check_not_all_zero(name, known)
-    return array
-
-
-def check_not_all_zero(name: str, counts: np.ndarray) -> None:
-    """Raise unless some class of each row of counts has one."""
-    if not (some := counts.any(-1)).all():
-        row = np.argwhere(~some)[0].tolist() if some.ndim else ()
-        where = f" in row {', '.join(map(str, row))}" if row else ""
-        fail(name, "at least one count > 0", f"all 0{where}")
-
-
 def _host_counts(name: str, samples: np.ndarray, k: int) -> np.ndarray:
     """int64 [K]; block by block, so that one read of the samples serves check and count."""
     if not np.issubdtype(samples.dtype, np.integer):
@@ -229,7 +210,10 @@ def _host_counts(name: str, samples: np.ndarray, k: int) -> np.ndarray:
 
 
 @partial(jax.jit, static_argnames="k")
-def _device_counts(labels: Array, weights: Array | None, keep: Array | None, k: int) -> Array:
+def count_indices(
+    labels: Array, weights: Array | None, keep: Array | None, k: int
+) -> Shaped[Array, " k"]:
+    """Return `counts` of arguments that are parsed."""
     index = signed(labels) if keep is None else jnp.where(keep, signed(labels), -1)
     index = index.ravel()
     if weights is not None:
@@ -252,15 +236,6 @@ def _count_by_comparison(index: Array, k: int) -> Array:
     """
     classes = jnp.arange(k, dtype=index.dtype)
     return (index[:, None] == classes[None, :]).sum(0, dtype=jnp.int32)
-
-
-def _check_amounts(name: str, known: np.ndarray) -> None:
-    """Raise unless all numbers are finite and >= 0."""
-    if known.dtype.kind == "u":
-        return
-    valid = known >= 0 if known.dtype.kind == "i" else (known >= 0) & np.isfinite(known)
-    if not valid.all():
-        fail(name, "finite numbers >= 0", known[~valid][0])
 
 
 def _broadcast(name: str, array: Array, shape: tuple[int, ...]) -> Array:

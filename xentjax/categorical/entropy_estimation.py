@@ -12,8 +12,9 @@ from jaxtyping import Array, Float
 from xentjax._core.checks import check_choice
 from xentjax._core.dtypes import in_float64
 from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
+from xentjax.categorical._arguments import parse_counts
 from xentjax.categorical._nsb import digamma_excess, entropy_moments
-from xentjax.categorical.counts import ComparedCounts, check_counts, with_others
+from xentjax.categorical.counts import ComparedCounts, with_others
 from xentjax.information.units import Base, in_units, nats_per_unit
 
 
@@ -82,7 +83,7 @@ def entropy_estimate(
     """
     check_choice("method", method, (*_METHODS, "nsb"))
     nats_per_unit(base)
-    counts = check_counts("counts", counts, whole=True)
+    counts = parse_counts("counts", counts, whole=True)
     if method == "nsb":
         return in_units(_posterior(with_others(counts)).mean, base)
     return in_units(_estimate(counts, method=method), base)
@@ -123,7 +124,7 @@ def nsb_entropy(counts: ArrayLike, *, base: Base = None) -> EntropyPosterior:
     Source: I. Nemenman, F. Shafee and W. Bialek, "Entropy and inference, revisited" (2002).
     """
     nats_per_unit(base)
-    posterior = _posterior(with_others(check_counts("counts", counts, whole=True)))
+    posterior = _posterior(with_others(parse_counts("counts", counts, whole=True)))
     return EntropyPosterior(*(in_units(moment, base) for moment in posterior))
 
 

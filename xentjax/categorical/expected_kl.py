@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 from xentjax._core.checks import check_index, fail
 from xentjax._core.dtypes import result_dtype
 from xentjax._core.multiply_no_nan import multiply_no_nan
-from xentjax.categorical.likelihood import check_pmf_last, factorial_remainder
+from xentjax.categorical._arguments import parse_pmf_of_classes
+from xentjax.categorical.likelihood import factorial_remainder
 from xentjax.information.pmf import divergence_term
 from xentjax.information.units import Base, in_units, nats_per_unit
 
@@ -62,7 +63,7 @@ def expected_kl(p: ArrayLike, n: SupportsIndex, *, base: Base = None) -> Float[A
     information estimates" (1955).
     """
     nats_per_unit(base)
-    pmf = check_pmf_last("p", p)
+    pmf = parse_pmf_of_classes("p", p)
     pmf = pmf.astype(result_dtype(pmf))
     size, most = check_index("n", n), 2 ** (jnp.finfo(pmf.dtype).nmant + 1)
     if not 1 <= size <= most:

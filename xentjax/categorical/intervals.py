@@ -12,9 +12,10 @@ from jaxtyping import Array, Float
 from xentjax._core.checks import check_choice, check_scalar, concrete
 from xentjax._core.dtypes import in_float64, result_dtype
 from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
+from xentjax.categorical._arguments import parse_counts
 from xentjax.categorical._sison_glaz import MOST_STEPS, halfwidth
 from xentjax.categorical._tails import beta_quantile_odds, gamma_quantile
-from xentjax.categorical.counts import ComparedCounts, check_counts, with_others
+from xentjax.categorical.counts import ComparedCounts, with_others
 
 
 def confidence_intervals(
@@ -78,7 +79,7 @@ def confidence_intervals(
     """
     check_choice("method", method, (*_METHODS, "sison_glaz"))
     alpha = check_scalar("alpha", alpha, "a number in (0, 1)", lambda value: 0 < value < 1)
-    counts = check_counts("counts", counts, whole=True)
+    counts = parse_counts("counts", counts, whole=True)
     # Below, alpha / (2 K) is 0 and its quantile infinite.
     k, dtype = counts.shape[-1], result_dtype(counts)
     least = float(jnp.finfo(dtype).tiny)

@@ -10,11 +10,10 @@ from jax.scipy.special import digamma
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from xentjax._core.checks import check_array, check_floating, check_index, concrete, fail
+from xentjax._core.checks import check_array, check_index, concrete, fail
 from xentjax._core.dtypes import in_float64, result_dtype
 from xentjax._core.multiply_no_nan import multiply_no_nan
-from xentjax.categorical.counts import check_counts
-from xentjax.information.arguments import check_pmf_named
+from xentjax.categorical._arguments import parse_pmf_and_counts, parse_pmf_of_classes
 from xentjax.information.pmf import (
     cross_entropy,
     divergence_term,
@@ -52,7 +51,7 @@ def log_likelihood(q: ArrayLike, counts: ArrayLike, *, base: Base = None) -> Flo
         -4.0
     """
     call = "log_likelihood(q, counts)"
-    return in_units(log_likelihood_of(*check_pmf_and_counts(call, q, counts)), base)
+    return in_units(_log_likelihood(*parse_pmf_and_counts(call, q, counts)), base)
 
 
 def multinomial_log_likelihood(q: ArrayLike, counts: ArrayLike) -> Float[Array, "..."]:
@@ -83,7 +82,7 @@ def multinomial_log_likelihood(q: ArrayLike, counts: ArrayLike) -> Float[Array, 
 
     Source: C. Loader, "Fast and accurate computation of binomial probabilities" (2000).
     """
-    q, counts = check_pmf_and_counts("multinomial_log_likelihood(q, counts)", q, counts)
+    q, counts = parse_pmf_and_counts("multinomial_log_likelihood(q, counts)", q, counts)
     return _multinomial(q, counts, rounding=sum_tolerance(q.dtype, q.shape[-1]))
 
 
@@ -108,7 +107,7 @@ def score(q: ArrayLike, counts: ArrayLike) -> Float[Array, "..."]:
         >>> print(score(jnp.array([0.5, 0.5]), jnp.array([3, 1])))
         [ 1. -1.]
     """
-    return _score(*check_pmf_and_counts("score(q, counts)", q, counts))
+    return _score(*parse_pmf_and_counts("score(q, counts)", q, counts))
 
 
 def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]:
@@ -136,7 +135,7 @@ def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]
         [[ 1. -1.]
          [-1.  1.]]
     """
-    q = check_pmf_last("q", q)
+    q = parse_pmf_of_classes("q", q)
     with jax.enable_x64(True):  # where 64-bit integers of the host do not wrap around
         size = check_array("n", n)
     if size.dtype == jnp.bool_:
@@ -180,7 +179,7 @@ def sample(key: PRNGKeyArray, q: ArrayLike, shape: tuple[int, ...] = ()) -> Int[
         >>> print(sample(jax.random.key(0), jnp.array([0.0, 1.0]), (3,)))
         [1 1 1]
     """
-    q = check_pmf_last("q", q)
+    q = parse_pmf_of_classes("q", q)
     _check_shape("shape", shape)
     q = q.astype(result_dtype(q))
     with jax.enable_x64(True):
@@ -206,60 +205,6 @@ def _uniform(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
     return (whole + 0.5) * 2.0**-53
 
 
-def check_pmf_and_counts(
-    call: str,
-    q: ArrayLike,
-    counts: ArrayLike,
-    *,
-    normalised: bool = True,
-    whole: bool = False,
-    some: bool = False,
-) -> tuple[Array, Array]:
-    """Return `q` and `counts` [..., K], of one shape, for functions `in_float64`.
-
-    Args:
-        call: the function with its arguments in their order, for arguments that seem swapped.
-        q: a pmf, unless it need not be `normalised`.
-        counts: as `check_counts` takes them, `whole` and `some` too.
-    """
-    try:
-        checked_counts = check_counts("counts", counts, whole=whole, some=some)
-        checked_q = check_pmf_last("q", q, normalised=normalised)
-        return _of_one_shape(checked_q, checked_counts)
-    except (TypeError, ValueError) as error:
-        if not _is_pmf(counts) or _is_pmf(q):
-            raise
-        raise type(error)(f"{error}; are the arguments of {call} swapped?") from None
-
-
-def _is_pmf(x: ArrayLike) -> bool:
-    """Whether nothing is known that speaks against it."""
-    try:
-        check_pmf_named("", x)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def check_pmf_last(name: str, q: ArrayLike, *, normalised: bool = True) -> Array:
-    """Return a pmf [..., K], float64 where it is, also where x64 is off."""
-    with jax.enable_x64(True):
-        array = check_floating(name, q)
-    if array.ndim == 0 or array.shape[-1] == 0:
-        fail(name, "at least one class", f"shape {array.shape}")
-    return check_pmf_named(name, array) if normalised else array
-
-
-def _of_one_shape(q: Array, counts: Array) -> tuple[Array, Array]:
-    if q.shape[-1] != counts.shape[-1]:
-        fail("counts", f"{q.shape[-1]} classes as in q", counts.shape[-1])
-    try:
-        shape = jax.lax.broadcast_shapes(q.shape, counts.shape)
-    except ValueError:
-        fail("counts", f"a shape that broadcasts with q's {q.shape}", counts.shape)
-    return jnp.broadcast_to(q, shape), jnp.broadcast_to(counts, shape)
-
-
 def _check_shape(name: str, shape: tuple[int, ...]) -> None:
     if not isinstance(shape, tuple):
         raise TypeError(f"{name}: expected a tuple of integers, got {shape!r}")
@@ -267,10 +212,12 @@ def _check_shape(name: str, shape: tuple[int, ...]) -> None:
         fail(name, "sizes >= 0", shape)
 
 
-@in_float64
 def log_likelihood_of(q: Array, counts: Array) -> Array:
-    """Return `log_likelihood` in nats of arguments of one shape whose values nobody checks."""
+    """Return `log_likelihood` in nats of arguments that are parsed."""
     return -cross_entropy(counts, q)
+
+
+_log_likelihood = in_float64(log_likelihood_of)
 
 
 @in_float64

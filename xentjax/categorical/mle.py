@@ -7,15 +7,16 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.custom_derivatives import SymbolicZero
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from xentjax._core.checks import check_array, check_choice, check_scalar, concrete, fail
-from xentjax._core.dtypes import result_dtype
+from xentjax._core.dtypes import in_float64, result_dtype
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax._core.varying import pvary_all
+from xentjax.categorical._arguments import check_not_all_zero, parse_counts
 from xentjax.categorical.certificate import KKTCertificate, certificate_of
-from xentjax.categorical.counts import check_counts, check_not_all_zero, shares
+from xentjax.categorical.counts import shares, shares_of
 from xentjax.categorical.likelihood import log_likelihood_of
 from xentjax.categorical.solvers import (
     Solver,
@@ -26,6 +27,7 @@ from xentjax.categorical.solvers import (
     natural_gradient,
     newton,
 )
+from xentjax.information.pmf import sum_tolerance
 
 _SOLVERS = {
     "exponentiated_gradient": exponentiated_gradient,
@@ -118,29 +120,45 @@ def fit_categorical(
     check_num_steps("max_steps", max_steps)
     if tol is not None:
         tol = check_scalar("tol", tol, "a number >= 0", lambda value: value >= 0)
-    counts = check_counts("counts", counts, some=prior is None)
+    counts = parse_counts("counts", counts, some=prior is None)
     effective = counts if prior is None else _add_prior(counts, prior)
-    p = shares(effective)
-    batch = p.shape[:-1]
-    limit = _default_tol(effective) if tol is None else jnp.asarray(tol)
-    limit = jnp.broadcast_to(limit.astype(p.dtype), batch)
+    dtype = result_dtype(effective)
+    rounding = sum_tolerance(dtype, counts.shape[-1])
     if isinstance(solver, str) and solver == "closed_form":
-        pmf = p
-        steps = jnp.zeros(batch, jnp.int32)
-        history = jnp.zeros((*batch, 0), p.dtype)
-    else:
-        iterate = partial(_fitted, solver, max_steps)
-        for _ in batch:
-            iterate = jax.vmap(iterate)
-        pmf, steps, history = iterate(p, limit)
+        return _closed_form(counts, effective, dtype=dtype, rounding=rounding)
+    p = shares(effective)
+    limit = _default_tol(effective) if tol is None else jnp.asarray(tol)
+    limit = jnp.broadcast_to(limit.astype(dtype), p.shape[:-1])
+    iterate = partial(_fitted, solver, max_steps)
+    for _ in p.shape[:-1]:
+        iterate = jax.vmap(iterate)
+    pmf, steps, history = iterate(p, limit)
+    found, certificate = _judged(pmf, counts, effective, rounding=rounding)
+    return CategoricalFit(pmf, found, certificate, steps, divergence(p, pmf) <= limit, history)
+
+
+@in_float64
+def _closed_form(
+    counts: Array, effective: Array, *, dtype: DTypeLike, rounding: float
+) -> CategoricalFit:
+    # What is judged is the pmf as it is returned.
+    pmf = shares_of(effective).astype(dtype).astype(counts.dtype)
+    batch = pmf.shape[:-1]
     return CategoricalFit(
         pmf=pmf,
         log_likelihood=log_likelihood_of(pmf, counts),
-        certificate=certificate_of(pmf, effective),
-        steps=steps,
-        converged=divergence(p, pmf) <= limit,
-        history=history,
+        certificate=certificate_of(pmf, effective, rounding=rounding),
+        steps=jnp.zeros(batch, jnp.int32),
+        converged=(pmf >= 0).all(-1),  # NaN is none
+        history=jnp.zeros((*batch, 0), pmf.dtype),
     )
+
+
+@in_float64
+def _judged(
+    pmf: Array, counts: Array, effective: Array, *, rounding: float
+) -> tuple[Array, KKTCertificate]:
+    return log_likelihood_of(pmf, counts), certificate_of(pmf, effective, rounding=rounding)
 
 
 def _add_prior(counts: Array, prior: ArrayLike) -> Array:
@@ -155,7 +173,8 @@ def _add_prior(counts: Array, prior: ArrayLike) -> Array:
         fail("prior", "finite concentrations > 0", known[~valid][0])
     with jax.enable_x64(True):  # integers become float64
         dtype = jnp.float64 if jnp.issubdtype(counts.dtype, jnp.integer) else counts.dtype
-        effective = counts.astype(dtype) + (concentration.astype(dtype) - 1)
+        added = jnp.broadcast_to(concentration.astype(dtype) - 1, counts.shape)
+        effective = counts.astype(dtype) + added
         known = concrete(effective)
         if known is not None:
             if (known < 0).any():

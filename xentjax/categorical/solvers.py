@@ -20,6 +20,7 @@ With eta = 1 the exponentiated gradient is Newton's method, and also the natural
 instead of probabilities: (diag q - q q^T)(p / q) = p - q.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -31,8 +32,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from xentjax._core.checks import check_index, check_scalar, fail
+from xentjax.categorical._arguments import parse_counts
 from xentjax.categorical.certificate import certificate_of
-from xentjax.categorical.counts import check_counts, shares
+from xentjax.categorical.counts import shares
 from xentjax.information.pmf import divergence_term, times_power
 
 
@@ -94,7 +96,7 @@ def solve(counts: ArrayLike, solver: Solver, num_steps: int) -> Trajectory:
     if not isinstance(solver, Solver):
         raise TypeError(f"solver: expected a Solver, got {type(solver).__name__}")
     check_num_steps("num_steps", num_steps)
-    counts = check_counts("counts", counts, some=True)
+    counts = parse_counts("counts", counts, some=True)
     run = partial(_run, solver=solver, num_steps=num_steps)
     for _ in counts.shape[:-1]:
         run = jax.vmap(run)
@@ -109,7 +111,7 @@ def _run(p: Array, *, solver: Solver, num_steps: int) -> Trajectory:
         kl = divergence(p, q)
         # Rounding must not take the bound below what it bounds.
         gap = jnp.maximum((times_power(p, q, -1) - 1).max(), kl)
-        return state, Trajectory(q, kl, gap, certificate_of(q, p).stationarity)
+        return state, Trajectory(q, kl, gap, certificate_of(q, p, rounding=math.inf).stationarity)
 
     return jax.lax.scan(advance, solver.init(p), length=num_steps)[1]
 

@@ -9,8 +9,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from xentjax._core.dtypes import in_float64
+from xentjax.categorical._arguments import parse_pmf_and_counts
 from xentjax.categorical._tails import gamma_survival
-from xentjax.categorical.likelihood import check_pmf_and_counts
 from xentjax.information.pmf import kl_divergence, times_power
 
 
@@ -96,7 +96,7 @@ def chi_squared_test(counts: ArrayLike, q: ArrayLike) -> TestResult:
 
 
 def _check(call: str, counts: ArrayLike, q: ArrayLike) -> tuple[Array, Array]:
-    pmf, whole = check_pmf_and_counts(call, q, counts, whole=True)
+    pmf, whole = parse_pmf_and_counts(call, q, counts, whole=True)
     return whole, pmf
 
 

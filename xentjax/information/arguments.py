@@ -19,7 +19,6 @@ from jaxtyping import Array
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from xentjax._core.checks import (
-    check_array,
     check_bool,
     check_choice,
     check_floating,
@@ -64,38 +63,43 @@ def measures(form: str) -> ModuleType:
     return pmf if form == "pmf" else log_pmf
 
 
-def check_pmf_named(
+def parse_pmf(
+    name: str, p: ArrayLike, axis: int | Sequence[int] = -1, *, atol: float | None = None
+) -> Array:
+    """Return a pmf as `xentjax.check_pmf` defines it; float64 numbers stay so if x64 is off."""
+    with jax.enable_x64(True):
+        array = check_floating(name, p, hint=_COUNTS)
+    axes = _check_axes("axis", axis, array.shape)
+    if atol is not None:
+        check_scalar("atol", atol, "a number >= 0", lambda value: value >= 0)
+    check_sums(name, array, axes, atol=atol)
+    return array
+
+
+def check_sums(
     name: str,
-    p: ArrayLike,
-    axis: int | Sequence[int] = -1,
+    p: Array,
+    axes: tuple[int, ...] = (-1,),
     *,
     keep: Array | None = None,
     atol: float | None = None,
     hint: str = _COUNTS,
-) -> Array:
-    """Return the argument `name`, a pmf as `xentjax.check_pmf` says of its own.
-
-    float64 numbers of the host stay float64 also where x64 is off. The tolerance is that of the
-    dtype that jax would give them.
+) -> None:
+    """Raise unless the values of an array are pmfs, where they are known.
 
     Args:
         name: of the argument.
-        p: [..., K].
-        axis: axis or axes of the outcomes.
+        p: [..., K], floating.
+        axes: axes of the outcomes.
         keep: which entries have to be pmfs, bool, broadcast to `p`; None for all.
-        atol: as in `check_pmf`.
+        atol: as in `check_pmf`; by default that of the dtype that jax gives the argument.
         hint: what a user may have meant.
     """
-    with jax.enable_x64(True):
-        array = _check_probabilities(name, p, hint)
-    axes = _check_axes("axis", axis, array.shape)
+    axes = tuple(axis % p.ndim for axis in axes)
     if atol is None:
-        dtype = jax.dtypes.canonicalize_dtype(array.dtype)
-        atol = pmf.sum_tolerance(dtype, math.prod(array.shape[i] for i in axes))
-    else:
-        check_scalar("atol", atol, "a number >= 0", lambda value: value >= 0)
-    _check_sums({name: _Argument(array, atol)}, keep, axes, array.shape, hint=hint)
-    return array
+        dtype = jax.dtypes.canonicalize_dtype(p.dtype)
+        atol = pmf.sum_tolerance(dtype, math.prod(p.shape[i] for i in axes))
+    _check_sums({name: _Argument(p, atol)}, keep, axes, p.shape, hint=hint)
 
 
 def _check_arrays(
@@ -108,7 +112,7 @@ def _check_arrays(
     """Floating arrays of one shape and precision, p = 0 where `where` leaves an outcome out; the
     axes of their outcomes; and how far rounding may part their sums."""
     check_choice("form", form, ("pmf", "log_pmf", "logits"))
-    checked = {name: _check_probabilities(name, array) for name, array in arrays.items()}
+    checked = {name: check_floating(name, array, hint=_COUNTS) for name, array in arrays.items()}
     shape: tuple[int, ...] = ()
     for name, array in checked.items():
         try:
@@ -228,13 +232,6 @@ def _probabilities(
     if form == "log_pmf":
         p = xp.exp(p)
     return p if keep is None else xp.where(keep, p, xp.zeros((), p.dtype))
-
-
-def _check_probabilities(name: str, p: ArrayLike, hint: str = _COUNTS) -> Array:
-    array = check_array(name, p)
-    if jnp.issubdtype(array.dtype, jnp.integer):
-        raise TypeError(f"{name}: expected a floating dtype, got {array.dtype}{hint}")
-    return check_floating(name, array)
 
 
 def _check_axes(name: str, axis: object, shape: tuple[int, ...]) -> tuple[int, ...]:

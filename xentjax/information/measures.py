@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from xentjax._core.checks import check_scalar
-from xentjax.information.arguments import check_pmf_named, measures, outcomes_last
+from xentjax.information.arguments import measures, outcomes_last, parse_pmf
 from xentjax.information.units import Base, in_units, nats_per_unit
 
 
@@ -227,7 +227,8 @@ def perplexity(
         4.0
     """
     nats_per_unit(base)  # a base that means nothing is an error here too
-    return jnp.exp(entropy(p, axis=axis, where=where, form=form))
+    pmfs, _ = outcomes_last(axis, where, form, p=p)
+    return jnp.exp(measures(form).entropy(*pmfs))
 
 
 def check_pmf(p: ArrayLike, axis: int | Sequence[int] = -1, *, atol: float | None = None) -> None:
@@ -254,4 +255,4 @@ def check_pmf(p: ArrayLike, axis: int | Sequence[int] = -1, *, atol: float | Non
         Traceback (most recent call last):
         ValueError: p: expected probabilities with sum 1 within 7.7e-06, got sum 0.75; ...
     """
-    check_pmf_named("p", p, axis, atol=atol)
+    parse_pmf("p", p, axis, atol=atol)

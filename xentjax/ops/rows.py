@@ -221,7 +221,7 @@ def recompute_after(rows: Rows, after: Any) -> tuple[Rows, Any]:
     `__ynn_fusion`, which reads beyond its inputs in jaxlib 0.10.2 (values of the wrong class, or a
     crash; jaxlib 0.9.2 to 0.10.1 are right).
     """
-    zero = jnp.zeros((), compute_dtype(rows.logits.dtype))
+    zero = jnp.zeros((), jax.tree.leaves(after)[0].dtype)
     scalars, zero = jax.lax.optimization_barrier((rows.scalars, zero))
     return rows._replace(scalars=scalars), jax.tree.map(lambda x: x + zero, after)
 
@@ -232,10 +232,10 @@ def label_in_range(labels: Integer[Array, "*rows"], num_classes: int) -> Bool[Ar
 
 
 def at_label(
-    x: Shaped[Array, "*rows K"], labels: Integer[Array, "*rows"]
+    x: Shaped[Array, "*rows K"], labels: Integer[Array, "*rows"], in_range: Bool[Array, "*rows"]
 ) -> Shaped[Array, "*rows"]:
-    """x_y of each row, one element read; that of class 0 where the label names none."""
-    index = jnp.where(label_in_range(labels, x.shape[-1]), labels, 0)
+    """x_y of each row, one element read; that of class 0 where the label is not in range."""
+    index = jnp.where(in_range, labels, 0)
     if any(explicit_spec(x)[-1:]):  # each device has some classes
         if x.dtype != jnp.bool_:
             return sum_at_label(x, index)

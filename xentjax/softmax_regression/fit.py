@@ -20,7 +20,7 @@ from xentjax._core.checks import (
 )
 from xentjax._core.dtypes import compute_dtype, without_wrapping
 from xentjax._core.multiply_no_nan import nan_unless
-from xentjax.categorical.counts import counts
+from xentjax.categorical.counts import count_indices
 from xentjax.categorical.solvers import check_num_steps
 from xentjax.softmax_regression.descent import (
     Problem,
@@ -162,7 +162,7 @@ def fit_softmax_regression(
     if known is not None and (outside := (known < 0) | (known >= k)).any():
         fail("labels", f"integers 0..{k - 1}", np.asarray(labels)[outside][0])
 
-    class_counts = counts(indices, k)
+    class_counts = count_indices(indices, None, None, k)
     fit = _fit(
         x.astype(dtype),
         indices,

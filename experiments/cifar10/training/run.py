@@ -172,10 +172,8 @@ class _Trainer:
 
     def train_epoch(self, epoch: int, should_stop: Callable[[], bool]) -> None:
         """Take the remaining steps of the epoch; test, log and save."""
-        plan, train_step = (
-            self._programs.plan_epoch(self.config.seed, epoch),
-            self._programs.step(epoch),
-        )
+        plan = self._programs.plan_epoch(self.config.seed, epoch)
+        train_step = self._programs.step(epoch)
         scans = current_backend().scans_epochs
         side = self.config.image_side(epoch)
         start, end = self.count.of_epoch(epoch)

@@ -1,4 +1,4 @@
-"""A training on eight devices, and on those of two processes, is the one on a single device."""
+"""A run on eight devices, and on those of two processes, equals one on a single device."""
 
 import json
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.common import plots, run_folder
+from experiments.common import environment, plots, run_folder
 from experiments.common.run_folder import RunError, RunFolder
 from tests.support.full_disk import FULL_DISK, needs_full_disk
 from tests.support.paths import ROOT
@@ -37,7 +37,7 @@ def test_config_json_holds_what_is_needed_to_repeat_the_run(folder):
     assert record["versions"]["jax"] == jax.__version__
     assert record["versions"]["numpy"] == np.__version__
     assert record["experiment"] == "dice"
-    assert set(record["versions"]) == {"python", *run_folder.PACKAGES}
+    assert set(record["versions"]) == {"python", *environment.PACKAGES}
     assert record["device"]["platform"] == jax.devices()[0].platform
     assert Path(sys.orig_argv[0]).name in record["command"]
     assert record["started"].startswith(folder.path.name[:10])
@@ -161,7 +161,7 @@ def test_open_refuses_what_is_not_a_run(tmp_path, text, message):
 
 def test_revision_is_none_where_there_is_no_git(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert run_folder._revision() is None
+    assert environment.revision() is None
 
 
 def test_a_part_is_a_run_inside_a_run_and_opened_when_it_is_there(folder):
@@ -214,7 +214,7 @@ def test_hosts_but_the_first_write_nothing(tmp_path, monkeypatch):
 
 
 def test_differences_are_what_has_changed_since_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_folder, "_revision", lambda: "0a1b")
+    monkeypatch.setattr(environment, "revision", lambda: "0a1b")
     folder = RunFolder.create("dice", Config(), tmp_path)
     assert folder.differences() == []
     path = folder.path / "config.json"
@@ -227,7 +227,7 @@ def test_differences_are_what_has_changed_since_the_run(tmp_path, monkeypatch):
 
 
 def test_an_edited_tree_may_differ_from_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_folder, "_revision", lambda: "0a1b-dirty")
+    monkeypatch.setattr(environment, "revision", lambda: "0a1b-dirty")
     folder = RunFolder.create("dice", Config(), tmp_path)
     assert folder.differences() == ["revision was 0a1b-dirty, is 0a1b-dirty"]
 
@@ -281,7 +281,7 @@ def test_a_host_that_does_not_write_removes_no_folder(tmp_path, monkeypatch):
 
     (tmp_path / "dice").mkdir()
     monkeypatch.setattr(run_folder, "is_writer", lambda: False)
-    monkeypatch.setattr(run_folder, "_circumstances", refuse)
+    monkeypatch.setattr(run_folder, "environment", refuse)
     monkeypatch.setattr(run_folder, "text_of_writer", lambda text: f"{tmp_path}/dice/now")
     with suppress(RunError):
         RunFolder.create("dice", Config(), tmp_path)

@@ -126,10 +126,9 @@ def _one_pass(rows: Rows, requested: Requested) -> RowStatistics:
         good |= ~rows.mask.rows
         log_sum = jnp.where(rows.mask.rows, log_sum, jnp.log(jnp.full_like(log_sum, z.shape[-1])))
 
-    def near() -> RowStatistics:
-        return RowStatistics(label, log_sum, label_logit, None, uniform, None, None)
-
-    return lax.cond(jnp.all(good), near, lambda: _jitted_two_passes(rows, requested=requested))
+    near = RowStatistics(label, log_sum, label_logit, None, uniform, None, None)
+    exact = partial(_jitted_two_passes, rows, requested=requested)
+    return lax.cond(jnp.all(good), lambda: near, exact)
 
 
 def _simply_adjusted(rows: Rows) -> Float[Array, "*rows K"]:
@@ -174,17 +173,15 @@ _jitted_two_passes = jax.jit(_two_passes, static_argnames="requested", inline=Tr
 
 
 def _is_plain(rows: Rows, requested: Requested) -> bool:
+    """Whether the logits are read as they are, for their maximum and one sum."""
     more = requested.uniform or requested.mean or requested.predicted or rows.target.pmf is not None
-    return not (more or _adjusts(rows))
-
-
-def _adjusts(rows: Rows) -> bool:
-    return bool(jax.tree.leaves((rows.mask, rows.scalars)))
+    return not (more or jax.tree.leaves((rows.mask, rows.scalars)))
 
 
 def _max_then_sums(rows: Rows, requested: Requested) -> RowStatistics:
     a = adjusted_logits(rows)
-    keep = _one_cpu.value and _adjusts(rows)  # in the cache, as an array
+    # In the cache, as an array.
+    keep = _one_cpu.value and bool(jax.tree.leaves((rows.mask, rows.scalars)))
     if keep:
         a = lax.optimization_barrier(a)
     shift = _row_max(a)
@@ -222,14 +219,16 @@ def _max_then_sums(rows: Rows, requested: Requested) -> RowStatistics:
 
 def _label_logit(rows: Rows) -> tuple[Bool[Array, "*rows"], Float[Array, "*rows"]]:
     """Whether the label is a class, and its adjusted logit, one element read a row."""
-    labels, classes = rows.target.labels, rows.mask.classes
+    logits, labels, classes = rows.logits, rows.target.labels, rows.mask.classes
     assert labels is not None
+    in_range = label_in_range(labels, logits.shape[-1])
     if classes is not None:
-        classes = at_label(jnp.broadcast_to(classes, rows.logits.shape), labels)[..., None]
+        classes = at_label(jnp.broadcast_to(classes, logits.shape), labels, in_range)[..., None]
     of_label = rows._replace(
-        logits=at_label(rows.logits, labels)[..., None], mask=rows.mask._replace(classes=classes)
+        logits=at_label(logits, labels, in_range)[..., None],
+        mask=rows.mask._replace(classes=classes),
     )
-    return label_in_range(labels, rows.logits.shape[-1]), adjusted_logits(of_label)[..., 0]
+    return in_range, adjusted_logits(of_label)[..., 0]
 
 
 def _inner_product(t: Float[Array, "*#rows K"], z: Float[Array, "*rows K"]) -> InnerProduct:

@@ -100,10 +100,11 @@ def _statistics(rows: Rows, requested: Requested) -> RowStatistics:
         stats = zeros_where_masked(stats, rows.mask.rows, k)
     labels = rows.target.labels
     if labels is not None:
-        at_labels = rows._replace(logits=at_label(rows.logits, labels)[..., None])
-        label = adjusted_logits(at_labels)[..., 0] - stats.shift
+        in_range = label_in_range(labels, k)
+        of_label = rows._replace(logits=at_label(rows.logits, labels, in_range)[..., None])
+        label = adjusted_logits(of_label)[..., 0] - stats.shift
         label = over_temperature(label, rows.scalars.temperature)
-        label += nan_unless(label_in_range(labels, k), label.dtype)
+        label += nan_unless(in_range, label.dtype)
         stats = stats._replace(label_logit=label)
     return stats
 

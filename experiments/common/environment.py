@@ -1,0 +1,54 @@
+"""The circumstances on which the numbers of a run depend besides its configuration."""
+
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+PACKAGES = ("xentjax", "jax", "jaxlib", "numpy", "flax", "optax", "scikit-learn")
+
+
+def environment(started: datetime) -> dict[str, Any]:
+    """Record command, time, revision, versions and device."""
+    devices = jax.devices()
+    return {
+        "command": shlex.join(sys.orig_argv),
+        "started": started.isoformat(timespec="seconds"),
+        "revision": revision(),
+        "versions": versions(PACKAGES),
+        "device": {
+            "platform": devices[0].platform,
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+        },
+    }
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of Python and of these packages, or "not installed"."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # also xentjax, run from its source tree
+            found[package] = "not installed"
+    return found
+
+
+def revision() -> str | None:
+    """Return the commit of this source tree, "-dirty" if it was modified; None outside of git."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,124 @@
+"""Counts and pmfs of classes: the arguments of this package, each checked once a call."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Shaped
+
+from xentjax._core.checks import check_array, check_floating, concrete, fail
+from xentjax._core.dtypes import compute_dtype
+from xentjax.information.arguments import check_sums, parse_pmf
+
+
+def parse_counts(
+    name: str, counts: ArrayLike, *, whole: bool = False, some: bool = False
+) -> Shaped[Array, "*batch k"]:
+    """Return counts [..., K], integers as they are, their values checked where they are known.
+
+    Integers, and float64 numbers of the host, stay exact also where x64 is off, so that what
+    subtracts counts can do it before they are rounded (see `in_float64`).
+
+    Args:
+        name: of the argument.
+        counts: integer or floating.
+        whole: whether they are of samples: whole numbers, some of each row above 0.
+        some: whether some of each row has to be above 0.
+    """
+    with jax.enable_x64(True):
+        array = check_array(name, counts)
+        integer = jnp.issubdtype(array.dtype, jnp.integer)
+        if not integer and not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(f"{name}: expected integer or floating counts, got {array.dtype}")
+        if array.ndim == 0 or array.shape[-1] == 0:
+            fail(name, "at least one class", f"shape {array.shape}")
+        if not integer:
+            array = array.astype(compute_dtype(array.dtype))
+    known = concrete(array)
+    if known is not None:
+        check_amounts(name, known)
+        if whole and not integer and not (is_whole := known == np.round(known)).all():
+            fail(name, "whole numbers", known[~is_whole][0])
+        if whole or some:
+            check_not_all_zero(name, known)
+    return array
+
+
+def check_not_all_zero(name: str, counts: np.ndarray) -> None:
+    """Raise unless some class of each row of counts has one."""
+    if not (some := counts.any(-1)).all():
+        row = np.argwhere(~some)[0].tolist() if some.ndim else ()
+        where = f" in row {', '.join(map(str, row))}" if row else ""
+        fail(name, "at least one count > 0", f"all 0{where}")
+
+
+def check_amounts(name: str, known: np.ndarray) -> None:
+    """Raise unless all numbers are finite and >= 0."""
+    if known.dtype.kind == "u":
+        return
+    valid = known >= 0 if known.dtype.kind == "i" else (known >= 0) & np.isfinite(known)
+    if not valid.all():
+        fail(name, "finite numbers >= 0", known[~valid][0])
+
+
+def parse_pmf_of_classes(name: str, q: ArrayLike) -> Float[Array, "*batch k"]:
+    """Return a pmf [..., K], float64 where it is, also where x64 is off."""
+    array = _parse_classes(name, q)
+    check_sums(name, array)
+    return array
+
+
+def parse_pmf_and_counts(
+    call: str,
+    q: ArrayLike,
+    counts: ArrayLike,
+    *,
+    normalised: bool = True,
+    whole: bool = False,
+    some: bool = False,
+) -> tuple[Array, Array]:
+    """Return `q` and `counts` [..., K], of one shape, for functions `in_float64`.
+
+    Args:
+        call: the function with its arguments in their order, for arguments that seem swapped.
+        q: a pmf, unless it need not be `normalised`.
+        counts: as `parse_counts` takes them, `whole` and `some` too.
+    """
+    try:
+        parsed_counts = parse_counts("counts", counts, whole=whole, some=some)
+        parsed_q = _parse_classes("q", q)
+        arrays = _of_one_shape(parsed_q, parsed_counts)
+        if normalised:
+            check_sums("q", parsed_q)
+    except (TypeError, ValueError) as error:
+        if not _is_pmf(counts) or _is_pmf(q):
+            raise
+        raise type(error)(f"{error}; are the arguments of {call} swapped?") from None
+    return arrays
+
+
+def _parse_classes(name: str, q: ArrayLike) -> Array:
+    with jax.enable_x64(True):
+        array = check_floating(name, q)
+    if array.ndim == 0 or array.shape[-1] == 0:
+        fail(name, "at least one class", f"shape {array.shape}")
+    return array
+
+
+def _of_one_shape(q: Array, counts: Array) -> tuple[Array, Array]:
+    if q.shape[-1] != counts.shape[-1]:
+        fail("counts", f"{q.shape[-1]} classes as in q", counts.shape[-1])
+    try:
+        shape = jax.lax.broadcast_shapes(q.shape, counts.shape)
+    except ValueError:
+        fail("counts", f"a shape that broadcasts with q's {q.shape}", counts.shape)
+    return jnp.broadcast_to(q, shape), jnp.broadcast_to(counts, shape)
+
+
+def _is_pmf(x: ArrayLike) -> bool:
+    """Return whether nothing is known that speaks against it."""
+    try:
+        parse_pmf("", x)
+    except (TypeError, ValueError):
+        return False
+    return True
