@@ -10,7 +10,7 @@ from jax.interpreters import ad, batching, mlir
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from xentjax._core.varying import sharded_alike, varying_alike
+from xentjax._core.varying import pvary_all, sharded_alike
 
 
 def multiply_no_nan(slope: Float[Array, "*s"], tangent: Float[Array, "*s"]) -> Float[Array, "*s"]:
@@ -26,7 +26,7 @@ def multiply_no_nan(slope: Float[Array, "*s"], tangent: Float[Array, "*s"]) -> F
     """
     if slope.dtype != tangent.dtype:
         raise TypeError(f"tangent: expected the slope's dtype {slope.dtype}, got {tangent.dtype}")
-    return _multiply_no_nan_p.bind(*sharded_alike(*varying_alike((slope, tangent))))
+    return _multiply_no_nan_p.bind(*sharded_alike(*pvary_all((slope, tangent))))
 
 
 def _scale(slope: Array, tangent: Array) -> Array:
