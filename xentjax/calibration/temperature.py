@@ -15,7 +15,7 @@ from xentjax._core.multiply_no_nan import nan_unless
 from xentjax._core.sums import accurate_sum
 from xentjax._core.varying import varying_alike
 from xentjax.calibration._predictions import Predictions, parse_logits
-from xentjax.losses import softmax_cross_entropy_with_integer_labels
+from xentjax.information.log_pmf import log_sum_exp
 
 _MAX_STEPS = 100
 # Largest change of log T in a step that no bracket bounds.
@@ -154,10 +154,8 @@ def _fit(predictions: Predictions) -> TemperatureFit:
     inner = jnp.exp(-point) * scale
 
     def nll(temperature: Array) -> Array:
-        loss = softmax_cross_entropy_with_integer_labels(
-            jnp.where(possible, finite, -jnp.inf), labels, temperature=temperature
-        )
-        return _mean(loss, keep)
+        # Relative to the label's logit, the normaliser is the loss.
+        return _mean(log_sum_exp(jnp.where(possible, finite / temperature, -jnp.inf)), keep)
 
     alike = jnp.where(useless, possible, margins == 0).sum(-1).astype(logits.dtype)
     at_limit = _mean(jnp.log(alike), keep)

@@ -15,7 +15,7 @@ from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
 from xentjax.categorical._arguments import parse_counts
 from xentjax.categorical._nsb import digamma_excess, entropy_moments
 from xentjax.categorical.counts import ComparedCounts, with_others
-from xentjax.information.units import Base, in_units, nats_per_unit
+from xentjax.information.units import Base, in_units_of, nats_per_unit
 
 
 class EntropyPosterior(NamedTuple):
@@ -82,11 +82,11 @@ def entropy_estimate(
     the names of the pseudocounts.
     """
     check_choice("method", method, (*_METHODS, "nsb"))
-    nats_per_unit(base)
+    unit = nats_per_unit(base)
     counts = parse_counts("counts", counts, whole=True)
     if method == "nsb":
-        return in_units(_posterior(with_others(counts)).mean, base)
-    return in_units(_estimate(counts, method=method), base)
+        return in_units_of(_posterior(with_others(counts)).mean, unit)
+    return in_units_of(_estimate(counts, method=method), unit)
 
 
 def nsb_entropy(counts: ArrayLike, *, base: Base = None) -> EntropyPosterior:
@@ -123,9 +123,9 @@ def nsb_entropy(counts: ArrayLike, *, base: Base = None) -> EntropyPosterior:
 
     Source: I. Nemenman, F. Shafee and W. Bialek, "Entropy and inference, revisited" (2002).
     """
-    nats_per_unit(base)
+    unit = nats_per_unit(base)
     posterior = _posterior(with_others(parse_counts("counts", counts, whole=True)))
-    return EntropyPosterior(*(in_units(moment, base) for moment in posterior))
+    return EntropyPosterior(*(in_units_of(moment, unit) for moment in posterior))
 
 
 @in_float64

@@ -14,7 +14,7 @@ from xentjax._core.multiply_no_nan import multiply_no_nan
 from xentjax.categorical._arguments import parse_pmf_of_classes
 from xentjax.categorical.likelihood import factorial_remainder
 from xentjax.information.pmf import divergence_term
-from xentjax.information.units import Base, in_units, nats_per_unit
+from xentjax.information.units import Base, in_units_of, nats_per_unit
 
 _NEGLIGIBLE = 40.0
 """Minus the log of a binomial tail that is left out."""
@@ -62,13 +62,13 @@ def expected_kl(p: ArrayLike, n: SupportsIndex, *, base: Base = None) -> Float[A
     Source: the identity with the bias of the entropy is that of G. A. Miller, "Note on the bias of
     information estimates" (1955).
     """
-    nats_per_unit(base)
+    unit = nats_per_unit(base)
     pmf = parse_pmf_of_classes("p", p)
     pmf = pmf.astype(result_dtype(pmf))
     size, most = check_index("n", n), 2 ** (jnp.finfo(pmf.dtype).nmant + 1)
     if not 1 <= size <= most:
         fail("n", f"an integer 1..{most}", repr(n))
-    return in_units(_of_classes(pmf, size).sum(-1), base)
+    return in_units_of(_of_classes(pmf, size).sum(-1), unit)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))

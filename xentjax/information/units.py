@@ -43,5 +43,9 @@ def nats_per_unit(base: Base) -> float:
 
 def in_units(nats: Float[Array, "*s"], base: Base) -> Float[Array, "*s"]:
     """Return an amount of information, given in nats, in the unit of `base`."""
-    unit = nats_per_unit(base)
+    return in_units_of(nats, nats_per_unit(base))
+
+
+def in_units_of(nats: Float[Array, "*s"], unit: float) -> Float[Array, "*s"]:
+    """Return an amount of information in a unit of so many nats, for a base that is parsed."""
     return nats if unit == 1 else nats / unit
