@@ -182,7 +182,7 @@ def show(result: Result, console: Console) -> None:
                 table.add_row("  exact", *exact, style="dim")
         return table
 
-    title = f"Bias of the entropy, 10^-3 nats (nsb: {NSB_DICE:,} dice at most)"
+    title = f"Bias of the entropy estimators, 10^-3 nats (nsb: {NSB_DICE:,} dice at most)"
     show_table(console, by_method(title, "bias", 1e3, 3))
     title = f"Coverage of intervals, %; nominal {100 * (1 - config.alpha):g}"
     show_table(console, by_method(title, "coverage", 100, 2))

@@ -257,7 +257,7 @@ def show(result: Result, console: Console) -> None:
     show_table(console, table)
 
     say(console, samples.title(sample))
-    table = new_table(None, ["category", "count", "counts / N", "from", "to", "reference"])
+    table = new_table(None, ["category", "count", "counts / N", "lower", "upper", "reference"])
     for index in samples.shown(sample):
         lower, upper = result.intervals[index]
         table.add_row(
@@ -270,7 +270,7 @@ def show(result: Result, console: Console) -> None:
         )
     show_table(console, table)
     console.print(f"N = {total:,} samples; missing values left out: {sample.missing:,}.")
-    console.print(f"From and to: {_intervals(result)}.")
+    console.print(f"Lower and upper: {_intervals(result)}.")
     test = result.g_test
     console.print(
         f"G-test of the reference: G = {test.statistic:.4g}, {test.dof} degrees of freedom, "

@@ -8,19 +8,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from experiments.cifar10.config import Config, LossName
+from experiments.cifar10.config import Config
 from experiments.cifar10.data.load import Dataset
+from experiments.cifar10.loss import AXIS_LABELS
 from experiments.cifar10.results.evaluate import Evaluation, Result
 from experiments.common.hosts import is_writer
 from experiments.common.plots import GREY, PALETTE, subplots
 from experiments.common.run_folder import RunFolder
 
-LOSSES: Mapping[LossName, str] = {
-    "cross_entropy": "cross-entropy (nats)",
-    "focal": "focal loss (nats)",
-    "poly": "poly loss (nats)",
-    "brier": "Brier score",
-}
 CURVES = {"epoch", "loss", "accuracy", "test_accuracy"}  # entries of a line of metrics.jsonl
 MISTAKES = (4, 6)  # rows and columns of misclassified images
 _DRAWING = threading.Lock()  # seeds may be trained in parallel, and matplotlib is not thread-safe
@@ -103,7 +98,7 @@ def draw_curves(epochs: list[dict[str, Any]], config: Config, result: Result) ->
 
     plot(left, "loss", "", PALETTE[0])
     left.set_title(f"Training loss, augmented{' and smoothed' if config.smooths_labels else ''}")
-    left.set_ylabel(LOSSES[config.loss])
+    left.set_ylabel(AXIS_LABELS[config.loss])
     plot(right, "accuracy", "training, augmented", PALETTE[0])
     plot(right, "test_accuracy", "test, at the epoch's image size", PALETTE[1])
     right.plot(

@@ -1,1 +1,1 @@
-"""A run from its first step or a checkpoint to its last: step, loss, optimizer, checkpoints."""
+"""A run from its first step or a checkpoint to its last: steps, optimizer, checkpoints."""

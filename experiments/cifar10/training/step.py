@@ -14,8 +14,8 @@ from jax.sharding import Mesh, PartitionSpec
 from experiments.cifar10.backend import DATA
 from experiments.cifar10.config import Config
 from experiments.cifar10.data.augment import EpochPlan, normalize, shrink, take_batch
+from experiments.cifar10.loss import summed_loss
 from experiments.cifar10.state import TrainState
-from experiments.cifar10.training.loss import summed_loss
 from experiments.cifar10.training.optimizer import lookahead
 from experiments.cifar10.training.steps import StepCount
 

@@ -1,11 +1,13 @@
 """The losses that settings name, against their definitions in NumPy float64."""
 
+from typing import get_args
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments.cifar10.config import LossName
-from experiments.cifar10.training.loss import summed_loss
+from experiments.cifar10.loss import AXIS_LABELS, summed_loss
 from tests.support.tolerances import VALUE
 
 SMOOTHING, K = 0.2, 4
@@ -37,3 +39,7 @@ def test_the_loss_is_summed_over_the_batch(loss: LossName):
     actual = summed_loss(loss, logits, labels, label_smoothing=SMOOTHING)
     assert actual.shape == ()
     np.testing.assert_allclose(actual, expected(loss), rtol=5 * VALUE["float32"])
+
+
+def test_every_loss_has_an_axis_label():
+    assert set(AXIS_LABELS) == set(get_args(LossName))

@@ -1,4 +1,6 @@
-"""The losses that a network can be trained with."""
+"""The losses that a network can be trained with, and their names in plots."""
+
+from collections.abc import Mapping
 
 import jax
 from jax import Array
@@ -11,6 +13,13 @@ from xentjax import (
     softmax_cross_entropy_with_integer_labels,
     softmax_focal_loss,
 )
+
+AXIS_LABELS: Mapping[LossName, str] = {
+    "cross_entropy": "cross-entropy (nats)",
+    "focal": "focal loss (nats)",
+    "poly": "poly loss (nats)",
+    "brier": "Brier score",
+}
 
 
 def summed_loss(name: LossName, logits: Array, labels: Array, *, label_smoothing: float) -> Array:
