@@ -1,10 +1,11 @@
-"""The dtypes that arguments are computed in, and the integers that jax would not keep."""
+"""The dtypes that arguments are computed in, and 64-bit integers that jax would truncate."""
 
 from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
@@ -22,7 +23,7 @@ def signed(x: Array) -> Array:
 
 
 def without_wrapping(x: ArrayLike, bad: int) -> ArrayLike:
-    """64-bit integers of the host, which jax would wrap around into 32 bits where x64 is off.
+    """Return 64-bit integers of the host in 32 bits where x64 is off, without wrapping around.
 
     Those that need more than 32 bits become `bad`; every other argument stays as it is.
     """

@@ -24,7 +24,7 @@ class Predictions(NamedTuple):
 
     @property
     def bad(self) -> Bool[Array, " n"]:
-        """Rows that count and have no class as label, or a NaN."""
+        """Rows that are kept and have no class as label, or a NaN."""
         outside = (self.labels < 0) | (self.labels >= self.rows.shape[-1])
         return self.keep & (outside | jnp.isnan(self.rows).any(-1))
 

@@ -1,4 +1,4 @@
-"""Counts: all that a die's samples say about its pmf, from memory or from a stream."""
+"""Counts of samples, which hold all information about the pmf, from memory or from a stream."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -187,7 +187,8 @@ class ComparedCounts(NamedTuple):
 def with_others(counts: Array) -> ComparedCounts:
     """Return the counts of each class, of all others and of all."""
     n = jnp.broadcast_to(counts.sum(-1, keepdims=True), counts.shape)
-    # Of the classes before and after, since n - counts has slopes that infinite ones cancel in.
+    # Of the classes before and after, since n - counts has derivatives that infinite ones cancel
+    # in.
     before, after = (jax.lax.cumsum(counts, axis=counts.ndim - 1, reverse=r) for r in (False, True))
     none = jnp.zeros_like(counts[..., :1])
     others = jnp.concatenate([none, before[..., :-1]], -1)
@@ -230,7 +231,7 @@ def count_indices(
 
 
 def _count_by_comparison(index: Array, k: int) -> Array:
-    """For GPU and TPU, where samples of the same class wait for each other in a scatter.
+    """Compare with all classes: in a GPU's or TPU's scatter, samples of one class are serial.
 
     Tested for its values on CPU. It lowers for GPU and TPU, and was neither run nor timed there.
     """

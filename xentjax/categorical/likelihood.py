@@ -1,4 +1,4 @@
-"""Likelihood of a pmf given counts, its derivatives in the logits, and samples to try it on."""
+"""Likelihood of a pmf given counts, its derivatives in the logits, and sampling."""
 
 import math
 from functools import partial
@@ -55,7 +55,7 @@ def log_likelihood(q: ArrayLike, counts: ArrayLike, *, base: Base = None) -> Flo
 
 
 def multinomial_log_likelihood(q: ArrayLike, counts: ArrayLike) -> Float[Array, "..."]:
-    """Log-likelihood of a pmf given counts, the order of the samples forgotten.
+    """Log-likelihood of a pmf given counts, whatever the order of the samples.
 
         log multinomial(c | N, q) = log N! - sum_k log c_k! + sum_k c_k log q_k
 
@@ -115,8 +115,8 @@ def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]
 
         I(q) = n (diag(q) - q q^T)
 
-    Also minus the second derivative of the log-likelihood, whatever the counts. Singular: a
-    constant added to all logits changes nothing.
+    It is also minus the second derivative of the log-likelihood, whatever the counts. It is
+    singular: a constant added to all logits changes nothing.
 
     Args:
         q: pmf, [..., K].
@@ -241,10 +241,10 @@ def _of_multinomial(q: Array, counts: Array, rounding: float) -> Array:
 def _(rounding, primals, tangents):
     q, counts = primals
     n = counts.sum(-1, keepdims=True)
-    q_slope = times_power(counts, q, -1)
-    counts_slope = digamma(n + 1) - digamma(counts + 1) + log(q)
-    dot = multiply_no_nan(q_slope, tangents[0])
-    dot += multiply_no_nan(counts_slope, tangents[1])
+    q_derivative = times_power(counts, q, -1)
+    counts_derivative = digamma(n + 1) - digamma(counts + 1) + log(q)
+    dot = multiply_no_nan(q_derivative, tangents[0])
+    dot += multiply_no_nan(counts_derivative, tangents[1])
     return _of_multinomial(q, counts, rounding), dot.sum(-1)
 
 

@@ -37,12 +37,12 @@ _SOLVERS = {
 
 
 class CategoricalFit(NamedTuple):
-    """A fitted pmf, and what shows that it is the right one."""
+    """A fitted pmf and its optimality certificate."""
 
     pmf: Float[Array, "*batch k"]
     """The pmf found."""
     log_likelihood: Float[Array, "*batch"]
-    """Of all samples in their order under `pmf`, in nats, without the prior."""
+    """Log-likelihood of all samples in their order under `pmf`, in nats, without the prior."""
     certificate: KKTCertificate
     """Optimality of `pmf` for the counts, or with a prior for the counts plus prior - 1."""
     steps: Int[Array, "*batch"]
@@ -62,7 +62,7 @@ def fit_categorical(
     max_steps: int = 1000,
     tol: ArrayLike | None = None,
 ) -> CategoricalFit:
-    """The pmf under which the counts are most likely.
+    """Maximum-likelihood pmf of counts, or the mode of its posterior.
 
         q* = argmax_q sum_k c_k log q_k = c / N,    N = sum_k c_k
 
@@ -97,13 +97,14 @@ def fit_categorical(
 
     Returns:
         The fit, each field with the leading shape of `counts`. Under jit, where the values are
-        unknown, counts that admit no fit give NaN. The slopes of `pmf` are those of the maximum,
-        whichever solver found it; `history` has none.
+        unknown, counts that admit no fit give NaN. The derivatives of `pmf` are those of the
+        maximum, whichever solver found it; `history` has none.
 
     Raises:
         ValueError: for another solver; concrete counts that are negative, not finite or all 0; a
             concentration that is not positive, or too small for its count; shapes that do not fit.
-        TypeError: for counts or a prior that are not numbers, or steps that are no integer.
+        TypeError: for counts or a prior that are not numbers, or a number of steps that is not an
+            integer.
 
     Example:
         >>> fit = fit_categorical(jnp.array([2, 1, 1]))
@@ -206,7 +207,7 @@ def _fitted(
 
 @partial(_fitted.defjvp, symbolic_zeros=True)
 def _(solver, max_steps, primals, tangents):
-    """What is found is the maximum, q = p, by the steps of a loop that reverse mode cannot take."""
+    """Differentiate the maximum, q = p: reverse mode cannot take the loop that found it."""
     pmf, steps, history = _fitted(solver, max_steps, *primals)
     zeros = map(SymbolicZero.from_primal_value, (steps, history))  # that vary over a mesh as these
     return (pmf, steps, history), (tangents[0], *zeros)

@@ -37,8 +37,10 @@ _COUNTS = "; counts go through empirical_pmf, or entropy_estimate"
 def outcomes_last(
     axis: int | Sequence[int], where: ArrayLike | None, form: str, **pmfs: ArrayLike
 ) -> tuple[list[Array], float]:
-    """Each pmf, or log pmf, as [..., K] whatever the axis or axes of its outcomes, of one shape;
-    and how far rounding may part their sums, relative to these."""
+    """Return each pmf, or log pmf, as [..., K], all of one shape, and the tolerance of their sums.
+
+    The tolerance is relative to the sums: how far rounding may part them.
+    """
     arrays, axes, tolerance = _check_arrays("axis", axis, where, form, pmfs)
     if axes != (arrays[0].ndim - 1,):
         arrays = [jnp.moveaxis(array, axes, range(-len(axes), 0)) for array in arrays]
@@ -49,7 +51,7 @@ def outcomes_last(
 def pairs_last(
     axes: tuple[int, int], where: ArrayLike | None, form: str, joint: ArrayLike
 ) -> tuple[Array, float]:
-    """The joint pmf, or its logarithm, as [..., X, Y]; and how far its sum may be from 1."""
+    """Return the joint pmf, or its logarithm, as [..., X, Y], and the tolerance of its sum."""
     (array,), checked, tolerance = _check_arrays("axes", axes, where, form, {"joint": joint})
     pairs = jnp.moveaxis(array, checked, (-2, -1))
     if form != "logits":
@@ -59,7 +61,7 @@ def pairs_last(
 
 
 def measures(form: str) -> ModuleType:
-    """The module whose functions take what `outcomes_last` and `pairs_last` return."""
+    """Return the module whose functions take what `outcomes_last` and `pairs_last` return."""
     return pmf if form == "pmf" else log_pmf
 
 
@@ -109,8 +111,10 @@ def _check_arrays(
     form: str,
     arrays: dict[str, ArrayLike],
 ) -> tuple[list[Array], tuple[int, ...], float]:
-    """Floating arrays of one shape and precision, p = 0 where `where` leaves an outcome out; the
-    axes of their outcomes; and how far rounding may part their sums."""
+    """Return floating arrays of one shape and precision, their axes and the tolerance of sums.
+
+    Where `where` leaves an outcome out, p = 0.
+    """
     check_choice("form", form, ("pmf", "log_pmf", "logits"))
     checked = {name: check_floating(name, array, hint=_COUNTS) for name, array in arrays.items()}
     shape: tuple[int, ...] = ()

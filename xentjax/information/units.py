@@ -15,7 +15,7 @@ _NAMED = {"nats": math.e, "bits": 2.0, "hartleys": 10.0}
 
 
 def nats_per_unit(base: Base) -> float:
-    """The size in nats of the unit that belongs to a base: `log(base)`.
+    """Return the size in nats of the unit that belongs to a base: `log(base)`.
 
     Args:
         base: None or "nats" (the unit is 1 nat), 2 or "bits" (0.693 nats), 10 or "hartleys" (2.303
