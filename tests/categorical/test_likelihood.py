@@ -329,3 +329,21 @@ class TestPmfs:
     def test_a_float64_array_of_the_host_is_as_good_as_float32_where_x64_is_off(self):
         q = np.array([0.3, 0.7], np.float32).astype(np.float64)
         assert np.isfinite(log_likelihood(q, self.counts[:2]))
+
+
+class TestCertificateDerivatives:
+    @pytest.mark.parametrize("seed", range(3))
+    def test_stationarity_is_that_of_one_class(self, seed):
+        """|n - c_k / q_k| of the class where it is largest: a maximum that rounding cannot miss."""
+        rng = np.random.default_rng(seed)
+        q = np.array([0.0744247, 0.48168764, 0.11764735, 0.20362538, 0.12261494])
+        q = rng.dirichlet(np.ones(5)) if seed else q
+        c = np.array([6.0, 5.0, 7.0, 5.0, 1.0])
+        residual = c.sum() - c / q
+        k = np.abs(residual).argmax()
+        sign, at_k = np.sign(residual[k]), np.eye(5)[k]
+        expected = sign * c[k] / q[k] ** 2 * at_k, sign * (1 - at_k / q[k])
+        gradient = jax.jit(jax.grad(lambda q, c: kkt_certificate(q, c).stationarity, (0, 1)))
+        found = gradient(jnp.asarray(q, jnp.float32), jnp.asarray(c, jnp.float32))
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a, b, GRADIENT["float32"], 1e-6)

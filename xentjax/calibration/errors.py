@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from xentjax._core.checks import check_choice, check_flag, check_index, fail
+from xentjax._core.largest import largest
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax._core.sums import accurate_sum
 from xentjax.calibration._bins import BINNINGS, BinSums, bin_sums
@@ -268,7 +269,7 @@ def _error(sums: BinSums, norm: str, debias: bool) -> Float[Array, ""]:
     count = sums.counts.astype(gap.dtype)
     rows = accurate_sum(count.ravel())  # N, times the number of classes: more than int32 holds
     if norm == "max":
-        return jnp.abs(gap).max() + nan_unless(rows > 0, rows.dtype)
+        return largest(jnp.abs(gap).ravel()) + nan_unless(rows > 0, rows.dtype)
     if norm == "l1":
         return accurate_sum((count * jnp.abs(gap)).ravel()) / rows
     square = jnp.square(gap)

@@ -7,6 +7,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from xentjax._core.dtypes import in_float64
+from xentjax._core.largest import largest
 from xentjax.categorical._arguments import parse_pmf_and_counts
 from xentjax.information.pmf import kl_divergence, sum_tolerance, times_power
 
@@ -83,10 +84,10 @@ def certificate_of(q: Array, counts: Array, *, rounding: float) -> KKTCertificat
     return KKTCertificate(
         multiplier=n[..., 0],
         inequality_multipliers=multipliers,
-        stationarity=jnp.abs(stationarity).max(-1),
-        primal_residual=jnp.maximum(jnp.abs(q.sum(-1) - 1), (-q).max(-1)),
-        dual_residual=jnp.maximum((-multipliers).max(-1), 0),
-        complementarity=jnp.abs(multipliers * q).max(-1),
+        stationarity=largest(jnp.abs(stationarity)),
+        primal_residual=jnp.maximum(jnp.abs(q.sum(-1) - 1), largest(-q)),
+        dual_residual=jnp.maximum(largest(-multipliers), 0),
+        complementarity=largest(jnp.abs(multipliers * q)),
         duality_gap=kl_divergence(counts, n * q, rounding),
     )
 

@@ -60,18 +60,19 @@ def with_keywords(
     if implementation is not None:
         check_implementation(implementation)
     check_flag("return_stats", return_stats)
+    weights = None
     if class_weights is not None:
         num_classes = rows.logits.shape[-1] if split is None else split.num_classes
-        class_weights = class_weight_vector(class_weights, num_classes)
-    soft_cap, temperature, label_smoothing, z_loss = scalar_keywords(
+        weights = class_weight_vector(class_weights, num_classes)
+    soft_cap, divisor, smoothing, z_weight = scalar_keywords(
         rows.logits.dtype,
         (SOFT_CAP, logit_soft_cap),
         (TEMPERATURE, temperature),
         (LABEL_SMOOTHING, label_smoothing),
         (Z_LOSS, z_loss),
     )
-    rows = rows._replace(class_weights=class_weights, scalars=Scalars(soft_cap, temperature))
-    return rows, Keywords(label_smoothing, z_loss, reduction, return_stats, implementation)
+    rows = rows._replace(class_weights=weights, scalars=Scalars(soft_cap, divisor))
+    return rows, Keywords(smoothing, z_weight, reduction, return_stats, implementation)
 
 
 class Scalar(NamedTuple):
@@ -113,7 +114,7 @@ def scalar_keywords(
     return values
 
 
-def _scalar(scalar: Scalar, value: ArrayLike | None, dtype: DTypeLike) -> Float[Array, ""]:
+def _scalar(scalar: Scalar, value: Any, dtype: DTypeLike) -> Float[Array, ""]:
     name, expected, holds = scalar.name, scalar.expected, scalar.holds
     value = real_scalar(name, value, expected)  # None for a number is its TypeError
     dtype = np.dtype(compute_dtype(dtype))

@@ -40,8 +40,8 @@ def _transpose(cotangent: Array, x: Any, y: Any) -> tuple[Array | None, Array | 
 
 def _batch(args: tuple[Any, Any], axes: tuple[int | None, int | None]) -> tuple[Array, int]:
     size = next(x.shape[d] for x, d in zip(args, axes, strict=True) if d is not None)
-    args = [batching.bdim_at_front(x, d, size) for x, d in zip(args, axes, strict=True)]
-    return _product_p.bind(*args), 0
+    x, y = (batching.bdim_at_front(x, d, size) for x, d in zip(args, axes, strict=True))
+    return _product_p.bind(x, y), 0
 
 
 _product_p = Primitive("limit_product")

@@ -92,8 +92,8 @@ def kl_divergence_with_logits(
             for rows in (target, prediction)
         )
     dtype = prediction.logits.dtype
-    (temperature,) = scalar_keywords(dtype, (TEMPERATURE, temperature))
-    prediction = prediction._replace(scalars=Scalars(temperature=temperature))
+    (divisor,) = scalar_keywords(dtype, (TEMPERATURE, temperature))
+    prediction = prediction._replace(scalars=Scalars(temperature=divisor))
     target = prediction._replace(logits=target.logits)
     check_names(reduction, implementation)
     return _kl_divergence(target, prediction, reduction=reduction, implementation=implementation)
