@@ -12,7 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 
-def fail(name: str, expected: str, got: object) -> NoReturn:
+def raise_value_error(name: str, expected: str, got: object) -> NoReturn:
     """Raise `ValueError("name: expected ..., got ...")`."""
     raise ValueError(f"{name}: expected {expected}, got {got}")
 
@@ -140,7 +140,7 @@ def check_index(name: str, value: SupportsIndex) -> int:
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Raise a ValueError that lists the choices unless `value` is one of them."""
     if not (isinstance(value, str) and value in choices):
-        fail(name, "one of " + ", ".join(map(repr, choices)), repr(value))
+        raise_value_error(name, "one of " + ", ".join(map(repr, choices)), repr(value))
 
 
 def real_scalar(name: str, value: Any, expected: str) -> Any:
@@ -152,9 +152,9 @@ def real_scalar(name: str, value: Any, expected: str) -> Any:
     if not (isinstance(value, Native) and real):
         raise TypeError(f"{name}: expected {expected}, got {value!r}")
     if np.ndim(value) != 0:
-        fail(name, f"{expected} (a scalar)", f"shape {np.shape(value)}")
+        raise_value_error(name, f"{expected} (a scalar)", f"shape {np.shape(value)}")
     if isinstance(value, int) and abs(value) > sys.float_info.max:
-        fail(name, expected, "an integer too large for a float")
+        raise_value_error(name, expected, "an integer too large for a float")
     return value
 
 
@@ -166,7 +166,7 @@ def check_scalar(name: str, value: Any, expected: str, holds: Any) -> Any:
     value = real_scalar(name, value, expected)
     known = concrete(cast(ArrayLike, value))
     if known is not None and not holds(known):
-        fail(name, expected, known)
+        raise_value_error(name, expected, known)
     return value
 
 

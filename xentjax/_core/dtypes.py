@@ -17,12 +17,12 @@ def compute_dtype(*dtypes: DTypeLike) -> DTypeLike:
     return jnp.float64 if jnp.float64 in dtypes else jnp.float32
 
 
-def signed(x: Array) -> Array:
+def to_signed(x: Array) -> Array:
     """Return 32 or 64 bits; what is unsigned and does not fit becomes negative."""
     return x.astype(jnp.int64 if x.dtype.itemsize == 8 else jnp.int32)
 
 
-def without_wrapping(x: ArrayLike, bad: int) -> ArrayLike:
+def narrow_int64(x: ArrayLike, bad: int) -> ArrayLike:
     """Return 64-bit integers of the host in 32 bits where x64 is off, without wrapping around.
 
     Those that need more than 32 bits become `bad`; every other argument stays as it is.

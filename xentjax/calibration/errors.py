@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from xentjax._core.checks import check_choice, check_flag, check_index, fail
+from xentjax._core.checks import check_choice, check_flag, check_index, raise_value_error
 from xentjax._core.largest import largest
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax._core.sums import accurate_sum
@@ -195,7 +195,7 @@ def reliability_curve(
 def _check_binning(num_bins: SupportsIndex, binning: str) -> int:
     checked = check_index("num_bins", num_bins)
     if checked < 1:
-        fail("num_bins", "an integer >= 1", repr(num_bins))
+        raise_value_error("num_bins", "an integer >= 1", repr(num_bins))
     check_choice("binning", binning, BINNINGS)
     return checked
 
@@ -204,7 +204,9 @@ def _check_norm(norm: str, debias: bool) -> None:
     check_choice("norm", norm, _NORMS)
     check_flag("debias", debias)
     if debias and norm != "l2":
-        fail("debias", f"False with norm {norm!r} (only squares can be debiased)", debias)
+        raise_value_error(
+            "debias", f"False with norm {norm!r} (only squares can be debiased)", debias
+        )
 
 
 @partial(jax.jit, static_argnums=(1, 2))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._core.checks import check_index, fail
+from xentjax._core.checks import check_index, raise_value_error
 from xentjax._core.dtypes import result_dtype
 from xentjax._core.multiply_no_nan import multiply_no_nan
 from xentjax.categorical._arguments import parse_pmf_of_classes
@@ -67,7 +67,7 @@ def expected_kl(p: ArrayLike, n: SupportsIndex, *, base: Base = None) -> Float[A
     pmf = pmf.astype(result_dtype(pmf))
     size, most = check_index("n", n), 2 ** (jnp.finfo(pmf.dtype).nmant + 1)
     if not 1 <= size <= most:
-        fail("n", f"an integer 1..{most}", repr(n))
+        raise_value_error("n", f"an integer 1..{most}", repr(n))
     return in_units_of(_of_classes(pmf, size).sum(-1), unit)
 
 

@@ -9,7 +9,7 @@ from jax.scipy.special import ndtri
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._core.checks import check_choice, check_scalar, concrete, fail
+from xentjax._core.checks import check_choice, check_scalar, concrete, raise_value_error
 from xentjax._core.dtypes import in_float64, result_dtype
 from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
 from xentjax.categorical._arguments import parse_counts
@@ -85,7 +85,9 @@ def confidence_intervals(
     least = float(jnp.finfo(dtype).tiny)
     known = concrete(alpha)
     if known is not None and known < 2 * k * least:
-        fail("alpha", f"a number from {2 * k * least:.2g} on for {k} classes in {dtype}", known)
+        raise_value_error(
+            "alpha", f"a number from {2 * k * least:.2g} on for {k} classes in {dtype}", known
+        )
     alpha = jnp.asarray(alpha, dtype)
     if method == "sison_glaz":
         known = concrete(counts)

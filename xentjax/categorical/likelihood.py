@@ -10,7 +10,7 @@ from jax.scipy.special import digamma
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from xentjax._core.checks import check_array, check_index, concrete, fail
+from xentjax._core.checks import check_array, check_index, concrete, raise_value_error
 from xentjax._core.dtypes import in_float64, result_dtype
 from xentjax._core.multiply_no_nan import multiply_no_nan
 from xentjax.categorical._arguments import parse_pmf_and_counts, parse_pmf_of_classes
@@ -142,11 +142,13 @@ def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]
         raise TypeError("n: expected numbers, got bool")
     known = concrete(size)
     if known is not None and not (np.isfinite(known) & (known >= 0)).all():
-        fail("n", "finite numbers >= 0", n)
+        raise_value_error("n", "finite numbers >= 0", n)
     try:
         batch = jax.lax.broadcast_shapes(q.shape[:-1], size.shape)
     except ValueError:
-        fail("n", f"a shape that broadcasts with {q.shape[:-1]}, q's but the last", size.shape)
+        raise_value_error(
+            "n", f"a shape that broadcasts with {q.shape[:-1]}, q's but the last", size.shape
+        )
     q = q.astype(result_dtype(q))
     size = jnp.broadcast_to(size.astype(q.dtype), batch)
     q = jnp.broadcast_to(q, (*batch, q.shape[-1]))
@@ -209,7 +211,7 @@ def _check_shape(name: str, shape: tuple[int, ...]) -> None:
     if not isinstance(shape, tuple):
         raise TypeError(f"{name}: expected a tuple of integers, got {shape!r}")
     if any(check_index(name, size) < 0 for size in shape):
-        fail(name, "sizes >= 0", shape)
+        raise_value_error(name, "sizes >= 0", shape)
 
 
 def log_likelihood_of(q: Array, counts: Array) -> Array:

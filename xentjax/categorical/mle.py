@@ -10,7 +10,13 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from xentjax._core.checks import check_array, check_choice, check_scalar, concrete, fail
+from xentjax._core.checks import (
+    check_array,
+    check_choice,
+    check_scalar,
+    concrete,
+    raise_value_error,
+)
 from xentjax._core.dtypes import in_float64, result_dtype
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax._core.varying import varying_alike
@@ -168,10 +174,12 @@ def _add_prior(counts: Array, prior: ArrayLike) -> Array:
     if concentration.dtype == jnp.bool_:
         raise TypeError("prior: expected numbers, got bool")
     if concentration.ndim and concentration.shape != counts.shape[-1:]:
-        fail("prior", f"a scalar or shape ({counts.shape[-1]},)", f"shape {concentration.shape}")
+        raise_value_error(
+            "prior", f"a scalar or shape ({counts.shape[-1]},)", f"shape {concentration.shape}"
+        )
     known = concrete(concentration)
     if known is not None and not (valid := (known > 0) & (known < jnp.inf)).all():
-        fail("prior", "finite concentrations > 0", known[~valid][0])
+        raise_value_error("prior", "finite concentrations > 0", known[~valid][0])
     with jax.enable_x64(True):  # integers become float64
         dtype = jnp.float64 if jnp.issubdtype(counts.dtype, jnp.integer) else counts.dtype
         added = jnp.broadcast_to(concentration.astype(dtype) - 1, counts.shape)
@@ -179,7 +187,7 @@ def _add_prior(counts: Array, prior: ArrayLike) -> Array:
         known = concrete(effective)
         if known is not None:
             if (known < 0).any():
-                fail("prior", "counts + prior >= 1 in every class", known.min() + 1)
+                raise_value_error("prior", "counts + prior >= 1 in every class", known.min() + 1)
             check_not_all_zero("counts", known)
         return effective + nan_unless((effective >= 0).all(-1, keepdims=True), effective.dtype)
 

@@ -31,7 +31,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._core.checks import check_index, check_scalar, fail
+from xentjax._core.checks import check_index, check_scalar, raise_value_error
 from xentjax.categorical._arguments import parse_counts
 from xentjax.categorical.certificate import certificate_of
 from xentjax.categorical.counts import shares
@@ -252,7 +252,7 @@ def newton() -> Solver:
 def check_num_steps(name: str, num_steps: int) -> None:
     """Raise unless the number of steps is an integer >= 1."""
     if isinstance(num_steps, bool) or check_index(name, num_steps) < 1:
-        fail(name, "an integer >= 1", repr(num_steps))
+        raise_value_error(name, "an integer >= 1", repr(num_steps))
 
 
 def _check_step_size(step_size: float | int) -> float:

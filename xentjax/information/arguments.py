@@ -23,8 +23,8 @@ from xentjax._core.checks import (
     check_choice,
     check_floating,
     check_scalar,
-    fail,
     is_known,
+    raise_value_error,
 )
 from xentjax._core.dtypes import compute_dtype
 from xentjax.information import log_pmf, pmf
@@ -122,17 +122,17 @@ def _check_arrays(
         try:
             shape = jax.lax.broadcast_shapes(shape, array.shape)
         except ValueError:
-            fail(name, f"a shape that broadcasts with {shape}", array.shape)
+            raise_value_error(name, f"a shape that broadcasts with {shape}", array.shape)
     keep = None
     if where is not None:
         mask = check_bool("where", where)
         try:
             keep = jnp.broadcast_to(mask, shape)
         except ValueError:
-            fail("where", f"a shape that broadcasts to {shape}", mask.shape)
+            raise_value_error("where", f"a shape that broadcasts to {shape}", mask.shape)
     axes = _check_axes(axis_name, axis, shape)
     if axis_name == "axes" and len(axes) != 2:
-        fail("axes", "two axes, of x and of y", repr(axis))
+        raise_value_error("axes", "two axes, of x and of y", repr(axis))
 
     number = math.prod(shape[i] for i in axes)
     tolerance = math.inf  # what softmax has normalised differs by nothing else
@@ -216,13 +216,13 @@ def _check_sum(
     if form == "log_pmf":
         name = f"exp({name})"
     if not p.min(initial=0) >= 0:
-        fail(name, "probabilities >= 0", p[~(p >= 0)][0])
+        raise_value_error(name, "probabilities >= 0", p[~(p >= 0)][0])
     sums = p.sum(axes, dtype=np.float64)
     wrong = ~(np.abs(sums - 1) <= argument.atol) & (True if mask is None else mask.any(axes))
     if wrong.any():
         digits = 2 - math.floor(math.log10(argument.atol)) if argument.atol > 0 else 17
         expected = f"probabilities with sum 1 within {argument.atol:.2g}"
-        fail(name, expected, f"sum {sums[wrong][0]:.{digits}g}{hint}")
+        raise_value_error(name, expected, f"sum {sums[wrong][0]:.{digits}g}{hint}")
 
 
 def _probabilities(
@@ -244,7 +244,7 @@ def _check_axes(name: str, axis: object, shape: tuple[int, ...]) -> tuple[int, .
     except (TypeError, ValueError):
         axes = ()
     if not axes:
-        fail(name, f"an axis or axes of an array of shape {shape}", repr(axis))
+        raise_value_error(name, f"an axis or axes of an array of shape {shape}", repr(axis))
     if 0 in (shape[i] for i in axes):
-        fail(name, "at least one outcome", f"axis {axis} of shape {shape}")
+        raise_value_error(name, "at least one outcome", f"axis {axis} of shape {shape}")
     return axes

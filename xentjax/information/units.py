@@ -6,7 +6,7 @@ from typing import SupportsFloat, TypeAlias
 
 from jaxtyping import Array, Float
 
-from xentjax._core.checks import fail
+from xentjax._core.checks import raise_value_error
 
 Base: TypeAlias = SupportsFloat | str | None
 """None or "nats", 2 or "bits", 10 or "hartleys", or any other positive real but 1."""
@@ -37,7 +37,7 @@ def nats_per_unit(base: Base) -> float:
     valid = isinstance(base, Real) and not isinstance(base, bool)
     if not (valid and 0 < float(base) < math.inf and float(base) != 1):
         expected = "None, 'nats', 'bits', 'hartleys' or a positive real number but 1"
-        fail("base", expected, repr(base))
+        raise_value_error("base", expected, repr(base))
     return math.log(float(base))
 
 

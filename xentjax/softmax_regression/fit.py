@@ -15,10 +15,10 @@ from xentjax._core.checks import (
     check_integer,
     check_scalar,
     concrete,
-    fail,
     native,
+    raise_value_error,
 )
-from xentjax._core.dtypes import compute_dtype, without_wrapping
+from xentjax._core.dtypes import compute_dtype, narrow_int64
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax.categorical.counts import count_indices
 from xentjax.categorical.solvers import check_num_steps
@@ -142,14 +142,16 @@ def fit_softmax_regression(
     """
     x = check_floating("x", x)
     if x.ndim != 2 or x.shape[0] == 0:
-        fail("x", "shape [N, D] with N >= 1", f"shape {x.shape}")
+        raise_value_error("x", "shape [N, D] with N >= 1", f"shape {x.shape}")
     k = check_index("num_classes", num_classes)
     if k < 1:
-        fail("num_classes", "an integer >= 1", repr(num_classes))
+        raise_value_error("num_classes", "an integer >= 1", repr(num_classes))
     labels = native("labels", labels)
-    indices = check_integer("labels", without_wrapping(labels, bad=-1))
+    indices = check_integer("labels", narrow_int64(labels, bad=-1))
     if indices.shape != x.shape[:1]:
-        fail("labels", f"shape {x.shape[:1]}, one for each row of x", f"shape {indices.shape}")
+        raise_value_error(
+            "labels", f"shape {x.shape[:1]}, one for each row of x", f"shape {indices.shape}"
+        )
     check_num_steps("max_steps", max_steps)
     dtype = compute_dtype(x.dtype)
     largest = float(jnp.finfo(dtype).max)
@@ -157,10 +159,10 @@ def fit_softmax_regression(
     check_scalar("tol", tol, "a number >= 0", lambda value: value >= 0)
     known = concrete(x)
     if known is not None and not (finite := np.isfinite(known)).all():
-        fail("x", "finite numbers", known[~finite][0])
+        raise_value_error("x", "finite numbers", known[~finite][0])
     known = concrete(indices)
     if known is not None and (outside := (known < 0) | (known >= k)).any():
-        fail("labels", f"integers 0..{k - 1}", np.asarray(labels)[outside][0])
+        raise_value_error("labels", f"integers 0..{k - 1}", np.asarray(labels)[outside][0])
 
     class_counts = count_indices(indices, None, None, k)
     fit = _fit(
