@@ -10,7 +10,7 @@ from jax.interpreters import ad, batching, mlir
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from xentjax._core.varying import sharded_alike, varying_alike
+from xentjax._core.varying import pvary_all, sharded_alike
 
 
 def multiply_no_nan(
@@ -23,14 +23,14 @@ def multiply_no_nan(
     linear in `tangent`: its transpose applies the same rule to the cotangent.
 
     Args:
-        derivative: the derivative, maybe infinite.
+        derivative: maybe infinite.
         tangent: of the same shape and dtype.
     """
     if derivative.dtype != tangent.dtype:
         raise TypeError(
             f"tangent: expected the derivative's dtype {derivative.dtype}, got {tangent.dtype}"
         )
-    return _multiply_no_nan_p.bind(*sharded_alike(*varying_alike((derivative, tangent))))
+    return _multiply_no_nan_p.bind(*sharded_alike(*pvary_all((derivative, tangent))))
 
 
 def _product(derivative: Array, tangent: Array) -> Array:

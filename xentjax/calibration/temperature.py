@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from xentjax._core.checks import concrete
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax._core.sums import accurate_sum
-from xentjax._core.varying import varying_alike
+from xentjax._core.varying import pvary_all
 from xentjax.calibration._predictions import Predictions, parse_logits
 from xentjax.information.log_pmf import log_sum_exp
 
@@ -216,7 +216,7 @@ def _search(margins: Array, possible: Array, start: Array, limit: Array) -> _Sea
     zero = jnp.zeros((), jnp.int32)
     infinity = jnp.full_like(start, jnp.inf)
     initial = _Search(start, -infinity, infinity, infinity, zero, jnp.zeros((), bool))
-    initial, limit = varying_alike((initial, limit))  # zeros are alike on all devices
+    initial, limit = pvary_all((initial, limit))  # zeros are alike on all devices
     return jax.lax.while_loop(
         lambda state: ~(limit | state.converged | (state.steps == _MAX_STEPS)), body, initial
     )

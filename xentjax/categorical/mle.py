@@ -19,7 +19,7 @@ from xentjax._core.checks import (
 )
 from xentjax._core.dtypes import in_float64, result_dtype
 from xentjax._core.multiply_no_nan import nan_unless
-from xentjax._core.varying import varying_alike
+from xentjax._core.varying import pvary_all
 from xentjax.categorical._arguments import check_not_all_zero, parse_counts
 from xentjax.categorical.certificate import KKTCertificate, certificate_of
 from xentjax.categorical.counts import shares, shares_of
@@ -240,7 +240,7 @@ def _iterate(
     state = solver.init(p)
     kl, steps = divergence(p, solver.pmf(state)), jnp.zeros((), jnp.int32)
     start = _Iterate(state, kl, steps, jnp.zeros(max_steps, p.dtype))
-    start, tol = varying_alike((start, tol))  # zeros are alike on all devices
+    start, tol = pvary_all((start, tol))  # zeros are alike on all devices
     end = jax.lax.while_loop(unfinished, advance, start)
     history = jnp.where(jnp.arange(max_steps, dtype=jnp.int32) < end.steps, end.history, end.kl)
     # Counts that admit no fit have none, not the uniform pmf.

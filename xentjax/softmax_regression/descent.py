@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Integer
 
-from xentjax._core.varying import varying_alike
+from xentjax._core.varying import pvary_all
 from xentjax.losses import softmax, softmax_cross_entropy_with_integer_labels
 
 # Beyond, ten Hessians cost more than the gradients of L-BFGS, and their memory grows as p^2.
@@ -115,7 +115,7 @@ def minimise(problem: Problem, max_steps: Array, tol: Array) -> State:
         finished=no,
     )
     # What a loop carries has to vary over a mesh from its start, zeros too.
-    initial, problem, max_steps, tol = varying_alike((initial, problem, max_steps, tol))
+    initial, problem, max_steps, tol = pvary_all((initial, problem, max_steps, tol))
     return jax.lax.while_loop(lambda state: ~state.finished, body, initial)
 
 
@@ -182,7 +182,7 @@ def _line_search(problem: Problem, point: Array, direction: Array) -> _Search:
 
     zero = jnp.zeros_like(point, shape=())
     start = _Search(zero, zero + jnp.inf, zero, jnp.zeros((), jnp.int32), zero, zero, zero)
-    start, problem, point, direction = varying_alike((start, problem, point, direction))
+    start, problem, point, direction = pvary_all((start, problem, point, direction))
     return jax.lax.while_loop(unfinished, body, start)
 
 
