@@ -193,9 +193,9 @@ focal_loss = xentjax.sigmoid_focal_loss
         (ValueError, "temperature: expected a number > 0, got an integer too large for a float",
          lambda: integer_loss(LOGITS, LABELS, temperature=10**400)),
         (ValueError, "class_weights: expected finite weights, got nan for class 1",
-         lambda: integer_loss(LOGITS, LABELS, class_weights=np.float32([1, np.nan, 1]))),
+         lambda: integer_loss(LOGITS, LABELS, class_weights=np.array([1, np.nan, 1], np.float32))),
         (ValueError, "class_weights: expected finite weights, got -inf for class 2",
-         lambda: linear_loss(LOGITS, KERNEL, LABELS, class_weights=np.float32([1, 1, -np.inf]))),
+         lambda: linear_loss(LOGITS, KERNEL, LABELS, class_weights=jnp.array([1, 1, -np.inf]))),
         (ValueError, "logit_soft_cap: expected a number > 0 or None in float32, got 1e+39",
          lambda: linear_loss(LOGITS, KERNEL, LABELS, logit_soft_cap=1e39)),
         (ValueError, "logit_soft_cap: expected a number > 0 or None in float32, got 1e-46",
@@ -292,7 +292,7 @@ def test_ignore_index_may_be_anything_that_is_an_index(name, unchecked_annotatio
 
 
 def test_class_weights_may_be_negative_as_in_pytorch():
-    weights = np.float32([1, 1, -2])
+    weights = np.array([1, 1, -2], np.float32)
     got = integer_loss(LOGITS, LABELS, class_weights=weights)
     np.testing.assert_allclose(got, weights[LABELS] * integer_loss(LOGITS, LABELS), rtol=1e-6)
 

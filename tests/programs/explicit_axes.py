@@ -6,6 +6,7 @@ prints a line for each call and way of splitting that differs, then how many wer
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,47 @@ def check_that_a_split_kernel_stays_where_it_is(mesh: Mesh) -> None:
     assert step(*placed)[1][1].sharding.is_equivalent_to(split, 2)
 
 
+# How x, kernel, labels and mask of a layer may lie on three mesh axes.
+LAYOUTS: dict[str, tuple[tuple[Any, ...], ...]] = {
+    "batch, sequence and classes": (("a", "b", None), (None, "c"), ("a", "b"), ("a", "b", "c")),
+    "sequence": ((None, "b", None), (), (None, "b"), ()),
+    "batch, and the kernel over the same axis": (("a",), ("a", "c"), ("a",), ()),
+    "batch, and the classes over the same axis": (("a",), (None, "a"), ("a",), ()),
+    "features": ((None, None, "a"), ("a",), (), ()),
+    "classes over two axes": ((), (None, ("a", "b")), (), ()),
+    "batch over two axes": ((("a", "b"),), (), (), ()),
+    "labels alone": ((), (), ("a",), ()),
+    "masked classes alone": ((), (), (), (None, None, "c")),
+}
+
+
+def layouts_that_differ(mesh: Mesh) -> list[str]:
+    """The layouts whose mean loss or gradients are not those of one device."""
+    rng = np.random.default_rng(0)
+    x, kernel = (rng.standard_normal(s).astype(np.float32) for s in ((4, 6, 8), (8, 12)))
+    labels = rng.integers(-1, 12, (4, 6)).astype(np.int32)
+    arrays = x, kernel, labels, rng.random((4, 6, 12)) < 0.8
+
+    def mean(x: Any, kernel: Any, labels: Any, where: Any, in_forward: bool) -> jax.Array:
+        return linear_softmax_cross_entropy(
+            x, kernel, labels, where=where, ignore_index=-1, label_smoothing=0.1, z_loss=0.01,
+            class_weights=np.linspace(0.5, 2, 12, dtype=np.float32), reduction="mean",
+            gradients_in_forward=in_forward, max_bytes=3000,
+        )  # fmt: skip
+
+    differ = []
+    for in_forward in (False, True):
+        step = jax.jit(jax.value_and_grad(partial(mean, in_forward=in_forward), (0, 1)))
+        expected = step(*arrays)
+        for name, specs in LAYOUTS.items():
+            shardings = (NamedSharding(mesh, P(*spec)) for spec in specs)
+            got = step(*map(jax.device_put, arrays, shardings))
+            for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+                if not np.allclose(a, b, rtol=TRANSFORMED, atol=TRANSFORMED):
+                    differ.append(f"{name}, in forward {in_forward}")
+    return differ
+
+
 def main() -> None:
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     devices = np.array(jax.devices())
@@ -64,6 +106,11 @@ def main() -> None:
             tried += 1
             for name in differences(call, by, mesh):
                 print(f"{call.name}, {by} split: {name} differs")
+    three_axes = Mesh(
+        devices.reshape(2, 2, 2), ("a", "b", "c"), axis_types=(AxisType.Explicit,) * 3
+    )
+    for layout in layouts_that_differ(three_axes):
+        print(f"{layout} differs")
     check_that_a_split_kernel_stays_where_it_is(meshes["rows"])
     print(f"tried {tried} on {len(devices)} devices")
 

@@ -39,6 +39,8 @@ class Placement(NamedTuple):
         """Return `function(rows, *others)` from each device's part of the rows, and the others."""
         specs = self._specs(rows)
         placed = jax.tree.map(self._place, specs, rows, is_leaf=lambda s: isinstance(s, P))
+        if not self.axis_names():  # features were split, and are no more
+            return function(placed, *others)
         mapped = jax.shard_map(
             function,
             mesh=self.mesh,
@@ -57,16 +59,17 @@ class Placement(NamedTuple):
         return SplitClasses(self.classes, k, k, first.astype(jnp.int32), None)
 
     def _specs(self, rows: Rows) -> Rows:
+        spec: Any = P  # specs stand where arrays do
         by_row, by_class = self.rows, self.classes
         mask = rows.mask.classes
         shared = () if mask is None else mask.shape[:-1]  # a size of 1 serves all rows
         by_mask = (None if n == 1 else name for n, name in zip(shared, by_row, strict=False))
         return Rows(
-            Layer(P(*by_row, None), P(None, by_class), P(by_class)),
-            Target(P(*by_row), P(*by_row, by_class)),
-            Mask(P(*by_row), P(*by_mask, by_class)),
-            P(),
-            Scalars(P(), P()),
+            Layer(spec(*by_row, None), spec(None, by_class), spec(by_class)),
+            Target(spec(*by_row), spec(*by_row, by_class)),
+            Mask(spec(*by_row), spec(*by_mask, by_class)),
+            spec(),
+            Scalars(spec(), spec()),
         )
 
     def _place(self, spec: P, x: Any) -> Any:
@@ -76,8 +79,8 @@ class Placement(NamedTuple):
 def placement_of(rows: Rows) -> Placement | None:
     """Return how Explicit mesh axes split the rows and classes of a layer; None if none does."""
     layer, target, mask, *_ = rows
-    arrays = [x for x in jax.tree.leaves(rows) if explicit_spec(x)]
-    if not arrays:
+    split = [x for x in jax.tree.leaves(rows) if any(explicit_spec(x))]
+    if not split:
         return None
     leading = layer.x.ndim - 1
 
@@ -90,9 +93,7 @@ def placement_of(rows: Rows) -> Placement | None:
     by_class = first_split([target.pmf, mask.classes, layer.bias, layer.kernel], -1)
     if set(_names(by_row)) & set(_names(by_class)):  # such a kernel is gathered
         by_class = None
-    if not _names(by_row, by_class):
-        return None
-    return Placement(jax.typeof(arrays[0]).sharding.mesh, by_row, by_class, layer.shape[-1])
+    return Placement(jax.typeof(split[0]).sharding.mesh, by_row, by_class, layer.shape[-1])
 
 
 def _names(*axes: Any) -> tuple[str, ...]:

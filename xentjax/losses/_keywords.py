@@ -16,7 +16,7 @@ from xentjax._core.checks import (
     check_flag,
     check_floating,
     concrete,
-    fail,
+    raise_value_error,
     real_scalar,
 )
 from xentjax._core.dtypes import compute_dtype
@@ -60,18 +60,19 @@ def with_keywords(
     if implementation is not None:
         check_implementation(implementation)
     check_flag("return_stats", return_stats)
+    weights = None
     if class_weights is not None:
         num_classes = rows.logits.shape[-1] if split is None else split.num_classes
-        class_weights = class_weight_vector(class_weights, num_classes)
-    soft_cap, temperature, label_smoothing, z_loss = scalar_keywords(
+        weights = class_weight_vector(class_weights, num_classes)
+    soft_cap, divisor, smoothing, z_weight = scalar_keywords(
         rows.logits.dtype,
         (SOFT_CAP, logit_soft_cap),
         (TEMPERATURE, temperature),
         (LABEL_SMOOTHING, label_smoothing),
         (Z_LOSS, z_loss),
     )
-    rows = rows._replace(class_weights=class_weights, scalars=Scalars(soft_cap, temperature))
-    return rows, Keywords(label_smoothing, z_loss, reduction, return_stats, implementation)
+    rows = rows._replace(class_weights=weights, scalars=Scalars(soft_cap, divisor))
+    return rows, Keywords(smoothing, z_weight, reduction, return_stats, implementation)
 
 
 class Scalar(NamedTuple):
@@ -113,7 +114,7 @@ def scalar_keywords(
     return values
 
 
-def _scalar(scalar: Scalar, value: ArrayLike | None, dtype: DTypeLike) -> Float[Array, ""]:
+def _scalar(scalar: Scalar, value: Any, dtype: DTypeLike) -> Float[Array, ""]:
     name, expected, holds = scalar.name, scalar.expected, scalar.holds
     value = real_scalar(name, value, expected)  # None for a number is its TypeError
     dtype = np.dtype(compute_dtype(dtype))
@@ -122,13 +123,13 @@ def _scalar(scalar: Scalar, value: ArrayLike | None, dtype: DTypeLike) -> Float[
     if known is None:
         return jnp.asarray(value if largest == np.inf else jnp.minimum(value, largest), dtype)
     if not holds(known):
-        fail(name, expected, known)
+        raise_value_error(name, expected, known)
     with np.errstate(over="ignore"):
         rounded = known.astype(dtype)
     if np.abs(rounded) < np.finfo(dtype).tiny:  # XLA computes with 0
         rounded = np.zeros((), dtype)
     if not holds(rounded):
-        fail(name, f"{expected} in {dtype}", known)
+        raise_value_error(name, f"{expected} in {dtype}", known)
     return jnp.asarray(np.minimum(rounded, dtype.type(largest)))
 
 
@@ -136,11 +137,13 @@ def class_weight_vector(weights: ArrayLike, num_classes: int) -> Float[Array, " 
     """Return the weights of the classes, one for each; they may be negative."""
     weights = check_floating("class_weights", weights)
     if weights.shape != (num_classes,):
-        fail("class_weights", f"one weight a class, shape {(num_classes,)}", weights.shape)
+        raise_value_error(
+            "class_weights", f"one weight a class, shape {(num_classes,)}", weights.shape
+        )
     known = concrete(weights)
     if known is not None and not (finite := np.isfinite(known)).all():
         k = int(np.argmin(finite))
-        fail("class_weights", "finite weights", f"{known[k]} for class {k}")
+        raise_value_error("class_weights", "finite weights", f"{known[k]} for class {k}")
     return weights
 
 

@@ -73,9 +73,9 @@ def softmax_focal_loss(
     if class_weights is not None:
         weights = class_weight_vector(class_weights, rows.logits.shape[-1])
         rows = rows._replace(class_weights=weights)
-    (gamma,) = scalar_keywords(rows.logits.dtype, (GAMMA, gamma))
+    (exponent,) = scalar_keywords(rows.logits.dtype, (GAMMA, gamma))
     check_names(reduction, implementation)
-    return _focal_loss(rows, gamma, reduction=reduction, implementation=implementation)
+    return _focal_loss(rows, exponent, reduction=reduction, implementation=implementation)
 
 
 @partial(jax.jit, static_argnames=("reduction", "implementation"))

@@ -78,9 +78,9 @@ def poly_loss_cross_entropy(
     if class_weights is not None:
         weights = class_weight_vector(class_weights, rows.logits.shape[-1])
         rows = rows._replace(class_weights=weights)
-    (epsilon,) = scalar_keywords(rows.logits.dtype, (EPSILON, epsilon))
+    (coefficient,) = scalar_keywords(rows.logits.dtype, (EPSILON, epsilon))
     check_names(reduction, implementation)
-    return _poly_loss(rows, epsilon, reduction=reduction, implementation=implementation)
+    return _poly_loss(rows, coefficient, reduction=reduction, implementation=implementation)
 
 
 @partial(jax.jit, static_argnames=("reduction", "implementation"))
