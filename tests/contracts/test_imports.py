@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 import xentjax
+from tests.support.imports import circles, graph, imports_of
 from tests.support.paths import ROOT
+from xentjax.ops import IMPLEMENTATIONS
 
 PUBLIC = sorted(
     name
@@ -58,29 +60,56 @@ LAYERS = {
 }
 
 
-def imports_of(path):
-    """Names of the modules that a file imports, wherever in the file that stands."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            yield node.module or ""
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+LAYERS_OF_OPS = {
+    "rows": 0,
+    "blocks": 0,
+    "derivative": 1,
+    "layer": 1,
+    "merge": 1,
+    "backends": 2,
+    "registry": 3,
+    "dispatch": 4,
+    "sharded": 5,
+    "linear": 6,
+    "__init__": 7,
+}
 
 
-@pytest.mark.parametrize(
-    "path", sorted(ROOT.glob("xentjax/**/*.py")), ids=lambda p: str(p.relative_to(ROOT))
-)
-def test_imports_go_one_way(path):
-    parts = path.relative_to(ROOT / "xentjax").with_suffix("").parts
-    if parts == ("__init__",):
-        return
-    for module in imports_of(path):
-        assert module.split(".")[0] not in ("experiments", "benchmarks", "tests")
-        if module.startswith("xentjax."):
-            target = module.split(".")[1]
-            assert target == parts[0] or LAYERS[target] < LAYERS[parts[0]], module
-            if "reference" in module.split("."):
-                raise AssertionError("only the dispatcher names the reference implementation")
+@pytest.mark.parametrize("name", sorted(name for name in graph() if name.startswith("xentjax.")))
+def test_imports_go_one_way(name):
+    _, layer, *inner = name.split(".")
+    for target in graph()[name]:
+        package, *path = target.split(".")
+        assert package == "xentjax", target
+        assert path, "the public names are for users"
+        if path[0] != layer:
+            assert LAYERS[path[0]] < LAYERS[layer], target
+        elif layer == "ops":
+            assert path[1:], "the package's names are for those above it"
+            source = inner[0] if inner else "__init__"
+            if path[1] != source:
+                assert LAYERS_OF_OPS[path[1]] < LAYERS_OF_OPS[source], target
+
+
+def test_no_module_imports_itself_through_others():
+    assert circles() == []
+
+
+def test_only_the_registry_imports_the_reference():
+    by = {name for name, targets in graph().items() if "xentjax.ops.backends.reference" in targets}
+    assert by == {"xentjax.ops.registry"}
+
+
+def test_only_ops_names_backends():
+    """Outside of it names are for users, in docstrings."""
+    for path in sorted(set(ROOT.glob("xentjax/**/*.py")) - set(ROOT.glob("xentjax/ops/**/*.py"))):
+        tree = ast.parse(path.read_text())
+        named = {
+            node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and node.value in IMPLEMENTATIONS
+        }
+        assert not named, f"{path}: {named}"
 
 
 @pytest.mark.parametrize("package", ["experiments", "benchmarks"])

@@ -25,7 +25,8 @@ from tests.support.layers import (
 from tests.support.oracles import cross_entropy as oracles
 from tests.support.problems import PROBLEMS, WEIGHTS_7, Problem
 from tests.support.tolerances import GRADIENT, VALUE
-from xentjax.ops import Rows, layer as layer_operations, linear_gradients, linear_xla
+from xentjax.ops import Rows, layer as layer_operations
+from xentjax.ops.linear import in_forward as ops_in_forward, statistics
 from xentjax.ops.rows import Layer as LinearLayer
 
 loss: Any = xentjax.linear_softmax_cross_entropy
@@ -67,24 +68,24 @@ def named(name: str) -> tuple[Layer, np.ndarray, dict[str, Any]]:
 def thin_tiles():
     """So few classes as the table has would all be in one block of `gradients_in_forward`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(linear_gradients, "_FEWEST_CLASSES", 1)
+        patch.setattr(ops_in_forward, "_FEWEST_CLASSES", 1)
         yield
 
 
 def test_tiles_of_the_table_overlap_in_rows_and_classes():
     linear = Rows(LinearLayer(jnp.zeros((131, 3)), jnp.zeros((3, 41))))
-    rows = linear_gradients.rows_that_fit(linear, TILED)
+    rows = ops_in_forward.fitting_row_blocks(linear, TILED)
     assert rows is not None
     tilings = [
-        *linear_xla._forward_blocks(linear, TILED),
-        *linear_xla._backward_blocks(linear, TILED),
+        *statistics._forward_blocks(linear, TILED),
+        *statistics._backward_blocks(linear, TILED),
         rows,
-        linear_gradients._class_blocks(linear, rows, TILED),
+        ops_in_forward._class_blocks(linear, rows, TILED),
     ]
     assert all(map(overlap, tilings))
     whole = [
-        *linear_xla._forward_blocks(linear, None),
-        *linear_xla._backward_blocks(linear, None),
+        *statistics._forward_blocks(linear, None),
+        *statistics._backward_blocks(linear, None),
     ]
     assert all(blocks.count == 1 for blocks in whole)
 
@@ -378,11 +379,11 @@ def test_no_column_is_padded(k, divides, in_forward):
     max_bytes = 4 * (11 * k // 2 if in_forward else 7 * k // 10)
     linear = Rows(LinearLayer(*map(jnp.asarray, layer)))
     if in_forward:
-        rows = linear_gradients.rows_that_fit(linear, max_bytes)
+        rows = ops_in_forward.fitting_row_blocks(linear, max_bytes)
         assert rows is not None
-        classes = [linear_gradients._class_blocks(linear, rows, max_bytes)]
+        classes = [ops_in_forward._class_blocks(linear, rows, max_bytes)]
     else:
-        tilings = linear_xla._forward_blocks, linear_xla._backward_blocks
+        tilings = statistics._forward_blocks, statistics._backward_blocks
         classes = [tiling(linear, max_bytes)[1] for tiling in tilings]
     assert all(blocks.count > 1 for blocks in classes)
     assert any(map(overlap, classes)) != divides
@@ -572,7 +573,7 @@ def test_rows_that_do_not_count_cost_no_products(monkeypatch, how):
         return matmul(a, b, linear)
 
     monkeypatch.setattr(layer_operations, "matmul", telling)
-    monkeypatch.setattr(linear_gradients, "matmul", telling)
+    monkeypatch.setattr(ops_in_forward, "matmul", telling)
     # No other test has this shape, whose products would be compiled already and tell nothing.
     x, kernel, labels = jnp.ones((521, 5)), jnp.ones((5, 11)), jnp.zeros(521, jnp.int32)
 
@@ -620,7 +621,7 @@ def test_max_bytes_bounds_the_temporaries(max_bytes, in_forward, enough):
     n, d, k = 512, 32, 16384
     if in_forward:
         linear = Rows(LinearLayer(jnp.zeros((n, d)), jnp.zeros((d, k))))
-        assert (linear_gradients.rows_that_fit(linear, max_bytes) is not None) == enough
+        assert (ops_in_forward.fitting_row_blocks(linear, max_bytes) is not None) == enough
     mean = mean_loss_of({"max_bytes": max_bytes, "gradients_in_forward": in_forward})
     for function in (mean, jax.value_and_grad(mean, (0, 1))):
         used = temporary_bytes(function, *layer_shapes(n, d, k))

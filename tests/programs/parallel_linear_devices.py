@@ -30,7 +30,10 @@ from tests.support.problems import EVERYTHING, Problem
 from tests.support.tolerances import GRADIENT, VALUE
 from tests.support.virtual_devices import NUM_DEVICES, collectives, run_checks, sent_once
 from xentjax import linear_softmax_cross_entropy
-from xentjax.ops import Rows, linear_xla, mosaic_gpu, mosaic_tpu
+from xentjax.ops import Rows
+from xentjax.ops.backends.mosaic_gpu import hardware
+from xentjax.ops.backends.mosaic_tpu import operands
+from xentjax.ops.linear import statistics
 from xentjax.ops.rows import Layer as LinearLayer
 
 K_LOCAL = 9
@@ -152,7 +155,7 @@ CHECKS["small logits, in one tile"] = partial(assert_matches_oracle, TABLE["smal
 @check
 def tiles_of_the_table_overlap_in_rows_and_classes() -> None:
     linear = Rows(LinearLayer(jnp.zeros((ROWS, 3)), jnp.zeros((3, K_LOCAL))))
-    for tiling in (linear_xla._forward_blocks, linear_xla._backward_blocks):
+    for tiling in (statistics._forward_blocks, statistics._backward_blocks):
         assert all(map(overlap, tiling(linear, TILED)))
         assert all(blocks.count == 1 for blocks in tiling(linear, None))
 
@@ -370,8 +373,8 @@ def kernels_of_slices() -> None:
     half = Layer(*(jnp.asarray(a, jnp.bfloat16) for a in layer))
     expected = oracle(half, labels, **keywords)
     contexts = {
-        "mosaic_gpu": mosaic_gpu.interpret(kernels.gpu_interpreter()),
-        "mosaic_tpu": mosaic_tpu.interpret(True),
+        "mosaic_gpu": hardware.interpret(kernels.gpu_interpreter()),
+        "mosaic_tpu": operands.interpret(True),
     }
     devices = Mesh(np.array(jax.devices()[:2]), ("classes",))
     fixed = {"labels": labels, "devices": devices, **keywords}

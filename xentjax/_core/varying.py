@@ -1,4 +1,4 @@
-"""Arrays on a mesh: what varies inside `shard_map`, and what Explicit axes split."""
+"""Mesh axes: those that arrays vary over inside `shard_map`, and Explicit ones that split them."""
 
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ def varying_axes(x: ArrayLike) -> frozenset[str]:
     return jax.typeof(x).manual_axis_type.varying
 
 
-def varying_alike(tree: T) -> T:
+def pvary_all(tree: T) -> T:
     """Return the tree, each array varying over all mesh axes that any of them varies over.
 
     The cotangent of what devices share is then summed over them once, not in every tile.
@@ -24,12 +24,12 @@ def varying_alike(tree: T) -> T:
     every = frozenset().union(
         *(jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(tree))
     )
-    return jax.tree.map(lambda x: _vary(x, every), tree) if every else tree
+    return jax.tree.map(lambda x: _pvary(x, every), tree) if every else tree
 
 
-def varying_as(tree: T, like: T) -> T:
+def pvary_like(tree: T, like: T) -> T:
     """Return the tree, each array varying over the mesh axes of its counterpart too."""
-    return jax.tree.map(lambda x, y: _vary(x, varying_axes(y)), tree, like)
+    return jax.tree.map(lambda x, y: _pvary(x, varying_axes(y)), tree, like)
 
 
 def explicit_spec(x: ArrayLike) -> tuple[Any, ...]:
@@ -52,6 +52,6 @@ def sharded_alike(x: Array, y: Array) -> tuple[Array, Array]:
     return jax.sharding.reshard(x, both), jax.sharding.reshard(y, both)
 
 
-def _vary(x: Array, axes: frozenset[str]) -> Array:
+def _pvary(x: Array, axes: frozenset[str]) -> Array:
     missing = tuple(axes - varying_axes(x))
     return lax.pcast(x, missing, to="varying") if missing else x

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from xentjax._core.multiply_no_nan import nan_unless
-from xentjax._core.varying import varying_alike
+from xentjax._core.varying import pvary_all
 from xentjax.categorical._tails import gamma_tail
 from xentjax.categorical.likelihood import factorial_remainder
 
@@ -19,9 +19,9 @@ class _Masses(NamedTuple):
     """Probabilities of a count at the box's ends, and of all within."""
 
     top: Float[Array, " k"]
-    """Of count + halfwidth, 0 above N."""
+    """Probability of count + halfwidth, 0 above N."""
     bottom: Float[Array, " k"]
-    """Of count - halfwidth, 0 below 0."""
+    """Probability of count - halfwidth, 0 below 0."""
     inside: Float[Array, " k"]
 
 
@@ -125,7 +125,7 @@ def halfwidth(
     )
     moments = jnp.zeros((4, *counts.shape), counts.dtype)
     start = _Box(zero, zero, zero, zero, zero > 1, poisson, None, moments)
-    start, level, binomial = varying_alike((start, level, binomial))  # zeros are alike everywhere
+    start, level, binomial = pvary_all((start, level, binomial))  # zeros are alike everywhere
     # The bound costs as much as the expansion, which seldom fails: then the search starts anew.
     box = jax.lax.while_loop(lambda box: too_narrow(box) & ~box.failed, widen, start)
     anew = start._replace(binomial=binomial)

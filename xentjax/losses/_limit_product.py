@@ -8,7 +8,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-from xentjax._core.varying import sharded_alike, varying_alike
+from xentjax._core.varying import pvary_all, sharded_alike
 
 
 def limit_product(x: Float[Array, "*s"], y: Float[Array, "*s"]) -> Float[Array, "*s"]:
@@ -16,7 +16,7 @@ def limit_product(x: Float[Array, "*s"], y: Float[Array, "*s"]) -> Float[Array, 
 
     `multiply_no_nan` lets one zero win over everything, a NaN too.
     """
-    return _product_p.bind(*sharded_alike(*varying_alike((x, y))))
+    return _product_p.bind(*sharded_alike(*pvary_all((x, y))))
 
 
 def _product(x: Array, y: Array) -> Array:

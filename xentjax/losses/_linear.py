@@ -1,6 +1,5 @@
 """The cross-entropy of a linear layer from its statistics, wherever its arrays lie."""
 
-import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from xentjax._core.varying import varying_alike
+from xentjax._core.varying import pvary_all
 from xentjax.losses._explicit import placement_of
 from xentjax.losses._formula import SoftmaxStats, cross_entropy_from, label_weights, reduce_total
 from xentjax.losses._keywords import Keywords
@@ -19,10 +18,12 @@ from xentjax.losses._layer import join_rows, restore_rows
 from xentjax.losses._reverse_mode import reverse_mode_only
 from xentjax.losses._split import SplitClasses, own_shard
 from xentjax.losses.cross_entropy import Loss, LossAndStats, cross_entropy
-from xentjax.ops import Requested, Rows, RowStatistics, row_statistics
+from xentjax.ops import Requested, Rows, RowStatistics, backend, row_statistics
 from xentjax.ops.layer import LinearRows, with_logits
-from xentjax.ops.linear_gradients import rows_that_fit, sum_of_losses
-from xentjax.ops.linear_xla import linear_row_statistics, merged_linear_statistics
+from xentjax.ops.linear.in_forward import fitting_row_blocks, sum_of_losses
+from xentjax.ops.linear.reverse_mode import reverse_mode_statistics
+from xentjax.ops.linear.sharded import merged_linear_statistics
+from xentjax.ops.linear.statistics import linear_row_statistics
 from xentjax.ops.rows import map_rows
 
 Terms = tuple[Any, Any]
@@ -63,10 +64,10 @@ def _statistics(
 ) -> RowStatistics:
     """Return the statistics of a layer's rows, of which this device may have some classes."""
     linear = join_rows(rows)
-    if implementation == "reference" and split is None:
+    if backend(implementation).stores_logits and split is None:
         stats = row_statistics(with_logits(linear), requested, implementation)
     else:
-        linear, in_place = pack_kept_rows(varying_alike(linear))
+        linear, in_place = pack_kept_rows(pvary_all(linear))
         if split is None:
             stats = linear_row_statistics(linear, requested, implementation, max_bytes)
         else:
@@ -107,26 +108,25 @@ def _sum_with_gradients(
 ) -> tuple[Loss, SoftmaxStats | None]:
     """Return the sum of losses, by blocks of rows if they fit, and statistics if requested."""
     implementation = keywords.implementation
-    by_kernel, linear = implementation == "mosaic_tpu", join_rows(rows)
-    fit = implementation != "reference" and rows_that_fit(linear, max_bytes) is not None
-    if not (by_kernel or fit):
+    offers, linear = backend(implementation), join_rows(rows)
+    by_kernel = offers.layer_gradients is not None
+    fits = not offers.stores_logits and fitting_row_blocks(linear, max_bytes) is not None
+    if not (by_kernel or fits):
 
         def statistics(requested: Requested) -> RowStatistics:
             return _statistics(rows, None, requested, implementation, max_bytes)
 
         return _pair(cross_entropy_from(statistics, rows, _with_terms(keywords, terms, "sum")))
 
-    linear, terms = reverse_mode_only(varying_alike((linear, terms)), _NO_FORWARD_MODE)
+    linear, terms = reverse_mode_only(pvary_all((linear, terms)), _NO_FORWARD_MODE)
     linear, in_place = pack_kept_rows(linear)
     if by_kernel:
-        kernel = importlib.import_module("xentjax.ops.linear_mosaic_tpu_gradients")
 
-        def reverse_mode_statistics(requested: Requested) -> RowStatistics:
-            stats = in_place(kernel.reverse_mode_statistics(linear, requested, max_bytes))
-            return restore_rows(stats, rows.logits.shape[:-1])
+        def statistics(requested: Requested) -> RowStatistics:
+            stats = reverse_mode_statistics(linear, requested, implementation, max_bytes)
+            return restore_rows(in_place(stats), rows.logits.shape[:-1])
 
-        keywords = _with_terms(keywords, terms, "sum")
-        return _pair(cross_entropy_from(reverse_mode_statistics, rows, keywords))
+        return _pair(cross_entropy_from(statistics, rows, _with_terms(keywords, terms, "sum")))
 
     def losses(rows: Rows, terms: Terms) -> tuple[Loss, SoftmaxStats | None]:
         return _pair(cross_entropy(rows, _with_terms(keywords, terms, "none")))

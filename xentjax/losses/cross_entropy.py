@@ -20,7 +20,7 @@ from xentjax.losses._formula import SoftmaxStats as SoftmaxStats, cross_entropy_
 from xentjax.losses._keywords import Keywords, with_keywords
 from xentjax.losses._split import SplitClasses, own_shard, split_classes
 from xentjax.ops import Rows, row_statistics
-from xentjax.ops.merge import merged_statistics
+from xentjax.ops.sharded import merged_statistics
 
 Loss = Float[Array, "..."]
 LossAndStats = tuple[Float[Array, "..."], SoftmaxStats]

@@ -79,8 +79,8 @@ def _label_log_prob(rows: Rows) -> Float[Array, "..."]:
     assert labels is not None
     log_prob = _element(rows.logits, labels).astype(compute_dtype(rows.logits.dtype))
     if classes is not None:
-        kept = at_label(jnp.broadcast_to(classes, rows.logits.shape), labels)
         in_range = label_in_range(labels, rows.logits.shape[-1])
+        kept = at_label(jnp.broadcast_to(classes, rows.logits.shape), labels, in_range)
         log_prob = jnp.where(kept | ~in_range, log_prob, -jnp.inf)
     return log_prob
 
@@ -88,7 +88,8 @@ def _label_log_prob(rows: Rows) -> Float[Array, "..."]:
 @jax.custom_jvp
 def _element(x: Float[Array, "*rows K"], labels: Integer[Array, "*rows"]) -> Float[Array, "*rows"]:
     """Return x_y of each row, NaN for a y that is no class."""
-    return at_label(x, labels) + nan_unless(label_in_range(labels, x.shape[-1]), x.dtype)
+    in_range = label_in_range(labels, x.shape[-1])
+    return at_label(x, labels, in_range) + nan_unless(in_range, x.dtype)
 
 
 @_element.defjvp

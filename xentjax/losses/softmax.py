@@ -1,6 +1,5 @@
 """log_softmax, softmax and logsumexp over row statistics; their meaning is that of `jax.nn`."""
 
-import importlib
 from functools import partial
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._core.checks import broadcasts, check_array, check_bool, check_flag, fail
+from xentjax._core.checks import broadcasts, check_array, check_bool, check_flag, raise_value_error
 from xentjax.losses._arguments import (
     Axis,
     class_axes,
@@ -18,7 +17,7 @@ from xentjax.losses._arguments import (
 from xentjax.losses._formula import log_probabilities
 from xentjax.losses._keywords import check_implementation
 from xentjax.losses._limit_product import limit_product
-from xentjax.ops import Mask, Requested, Rows, row_statistics
+from xentjax.ops import Mask, Requested, Rows, backend, row_statistics
 
 
 def logsumexp(
@@ -150,7 +149,9 @@ def _rows_along(
     if where is not None:
         where = check_bool("where", where)
         if not broadcasts(where.shape, x.shape):
-            fail("where", f"a shape that broadcasts to the logits' {x.shape}", where.shape)
+            raise_value_error(
+                "where", f"a shape that broadcasts to the logits' {x.shape}", where.shape
+            )
         where = where.reshape((1,) * (x.ndim - where.ndim) + where.shape)
         mask = masks(where, x.shape, axes)
     return Rows(classes_last(x, axes), mask=mask), axes, x.shape
@@ -172,8 +173,8 @@ def _normalized(rows: Rows, log: bool, implementation: str | None) -> Float[Arra
     """Return log-softmax or softmax of each row; masked classes get probability 0."""
     if rows.logits.shape[-1] == 0:
         return rows.logits
-    if implementation == "mosaic_tpu":
-        return _normalized_by_kernel(rows, log)
+    if backend(implementation).softmax is not None:
+        return _normalized_by_kernel(rows, log, implementation)
     stats = row_statistics(rows, Requested(normalizer=True), implementation)
     log_p = _masked(log_probabilities(rows, stats), rows, log=True)
     if log:
@@ -200,22 +201,25 @@ def _tangent_at_limits(p: Array, dp: Array) -> Array:
     return limit_product((p != 0).astype(dp.dtype), dp)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _normalized_by_kernel(rows: Rows, log: bool) -> Float[Array, "*rows K"]:
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _normalized_by_kernel(
+    rows: Rows, log: bool, implementation: str | None
+) -> Float[Array, "*rows K"]:
     """Compute the same by one kernel, which has no statistics in between."""
     logits = rows.logits
     if rows.mask.classes is not None:
         logits = jnp.where(rows.mask.classes, logits, -jnp.inf)
-    kernel = importlib.import_module("xentjax.ops.normalized_mosaic_tpu")
-    return _masked(kernel.normalized(logits, log), rows, log)
+    by_kernel = backend(implementation).softmax
+    assert by_kernel is not None
+    return _masked(by_kernel(logits, log), rows, log)
 
 
 @_normalized_by_kernel.defjvp
 def _normalized_by_kernel_jvp(
-    log: bool, primals: tuple[Rows], tangents: tuple[Rows]
+    log: bool, implementation: str | None, primals: tuple[Rows], tangents: tuple[Rows]
 ) -> tuple[Array, Array]:
-    _, tangent = jax.jvp(lambda rows: _normalized(rows, log, "xla"), primals, tangents)
-    return _normalized_by_kernel(*primals, log), tangent
+    _, tangent = jax.jvp(lambda rows: _normalized(rows, log, None), primals, tangents)
+    return _normalized_by_kernel(*primals, log, implementation), tangent
 
 
 def _masked(x: Float[Array, "*rows K"], rows: Rows, log: bool) -> Float[Array, "*rows K"]:

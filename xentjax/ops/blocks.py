@@ -11,39 +11,42 @@ from jaxtyping import Array, Bool, Int32
 
 @dataclass(frozen=True)
 class Blocks:
-    """0..total-1 in `count` blocks; the last one begins early enough to end there."""
+    """Blocks of 0..total-1; where they do not divide it, the last one begins early and overlaps."""
 
     total: int
     size: int
     count: int
-    interleaved: bool = False
+    strided: bool = False
     """Whether block i is i, i + count, i + 2 count, ... instead of neighbours."""
 
     def indices(self) -> Int32[Array, " count"]:
+        """The numbers of all blocks, to loop over."""
         return jnp.arange(self.count, dtype=jnp.int32)
 
     def start(self, i: Int32[Array, ""]) -> Int32[Array, ""]:
+        """The first element of block i."""
         return jnp.minimum(i * self.size, self.total - self.size)
 
     def slice(self, x: Array, i: Int32[Array, ""], axis: int) -> Array:
+        """Block i of an axis of x."""
         if self.count == 1:
             return x
-        if self.interleaved:
+        if self.strided:
             return lax.dynamic_index_in_dim(self._split(x, axis), i, axis + 1, keepdims=False)
         return lax.dynamic_slice_in_dim(x, self.start(i), self.size, axis)
 
     def add(self, total: Array, x: Array, i: Int32[Array, ""], axis: int) -> Array:
-        """`total` with x added to block i."""
+        """Return `total` with x added to block i."""
         if self.count == 1:
             return total + x
         x += self.slice(total, i, axis)
-        if self.interleaved:
+        if self.strided:
             split = lax.dynamic_update_index_in_dim(self._split(total, axis), x, i, axis + 1)
             return split.reshape(total.shape)
         return lax.dynamic_update_slice_in_dim(total, x, self.start(i), axis)
 
-    def first_visit(self, i: Int32[Array, ""]) -> Bool[Array, " size"] | None:
-        """Which elements of block i no block before it holds; None where blocks do not overlap."""
+    def is_new(self, i: Int32[Array, ""]) -> Bool[Array, " size"] | None:
+        """Which elements of block i no earlier block contains; None where blocks do not overlap."""
         if self.count * self.size == self.total:
             return None
         return self.start(i) + jnp.arange(self.size, dtype=jnp.int32) >= i * self.size
@@ -52,7 +55,7 @@ class Blocks:
         """The blocks [count, size, ...] as one array [total, ...]."""
         if self.count == 1:
             return x[0]
-        if self.interleaved:
+        if self.strided:
             return jnp.swapaxes(x, 0, 1).reshape(self.total, *x.shape[2:])
         whole = x[:-1].reshape(-1, *x.shape[2:])
         return jnp.concatenate([whole, x[-1, self.count * self.size - self.total :]])
@@ -62,7 +65,7 @@ class Blocks:
 
 
 def blocks(total: int, size: int) -> Blocks:
-    """Blocks of at most `size`: a divisor of `total` if one is near, else they overlap a little.
+    """Blocks of at most `size`: a divisor of `total` if one is near, else with a small overlap.
 
     A symbolic total, of `jax.export`, is one block: a loop over blocks needs its number.
     """
@@ -77,16 +80,16 @@ def blocks(total: int, size: int) -> Blocks:
 
 
 def row_blocks(total: int, size: int) -> Blocks:
-    """The same for rows, which devices may share: each block then has rows of every device."""
+    """Blocks of rows, each with rows of every device where several may share them."""
     parts = blocks(total, size)
     if parts.count == 1:
         return parts
     divides = parts.size * parts.count == total
-    return replace(parts, interleaved=jax.device_count() > 1 and divides)
+    return replace(parts, strided=jax.device_count() > 1 and divides)
 
 
 def flat_mask(class_mask: Bool[Array, "*#rows #k"], shape: tuple[int, ...]) -> Bool[Array, "#n k"]:
-    """The mask of logits of that shape with its leading axes joined; one row may serve all."""
+    """The mask of logits of that shape with its leading axes joined, or its one row for all."""
     k = shape[-1]
     if all(size == 1 for size in class_mask.shape[:-1]):
         return jnp.broadcast_to(class_mask.reshape(1, -1), (1, k))

@@ -14,7 +14,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
-from xentjax._core.varying import varying_alike, varying_as
+from xentjax._core.varying import pvary_all, pvary_like
 from xentjax.ops.rows import (
     InnerProduct,
     Rows,
@@ -32,19 +32,22 @@ T = TypeVar("T")
 
 
 def statistics_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowStatistics:
-    """The derivative of each statistic along `d_rows`: symbolic zeros and None do not move."""
-    # Inputs that do not move are left out of the rule; the logits always belong to it.
+    """The derivative of each statistic along the tangents `d_rows`.
+
+    Inputs whose tangent is a symbolic zero or None do not move, and are left out of the rule.
+    """
+    # The logits always belong to it.
     moving = moving_inputs(d_rows)
     if moving.logits is None:
         moving = moving._replace(logits=jnp.zeros_like(rows.logits))
     # Every statistic depends on these. Alike, they meet in products that can be transposed.
-    (logits, scalars), (d_logits, d_scalars) = varying_alike(
+    (logits, scalars), (d_logits, d_scalars) = pvary_all(
         tuple((each.logits, each.scalars) for each in (rows, moving))
     )
     rows = rows._replace(logits=logits, scalars=scalars)
     d_stats = _jitted_tangents(rows, stats, moving._replace(logits=d_logits, scalars=d_scalars))
-    # What does not move has tangents that were made here, and not on every device apart.
-    d_stats = varying_as(d_stats, stats._replace(predicted=None))
+    # Tangents of what does not move were made here and vary over no axis.
+    d_stats = pvary_like(d_stats, stats._replace(predicted=None))
     return with_predicted(d_stats, stats)
 
 
@@ -100,8 +103,8 @@ def _jitted_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowStati
         d_uniform = _inner_product_tangent(uniform_targets, rows, d_rows, z, dz)
     if stats.mean_logit is not None:
         # 0 log 0 = 0: a class without probability has derivative 0, whatever its logit.
-        slope = jnp.where(p > 0, 1 + z - stats.mean_logit[..., None], 0)
-        d_mean = jnp.sum(p * slope * dz, -1)
+        derivative = p * jnp.where(p > 0, 1 + z - stats.mean_logit[..., None], 0)
+        d_mean = jnp.sum(derivative * dz, -1)
     return RowStatistics(
         shift=jnp.zeros_like(stats.shift),
         log_sum=jnp.sum(p * dz, -1),

@@ -1,16 +1,13 @@
-"""Row statistics by the back-end that is named, or by the fastest one."""
+"""Row statistics of logits by the back-end that is named, with their derivative rule."""
 
-import importlib
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from xentjax.ops.choice import Case, with_the_fastest
 from xentjax.ops.derivative import statistics_tangents
+from xentjax.ops.registry import backend
 from xentjax.ops.rows import Requested, Rows, RowStatistics
-
-IMPLEMENTATIONS = ("xla", "reference", "mosaic_tpu", "mosaic_gpu")
 
 
 def row_statistics(
@@ -26,14 +23,7 @@ def row_statistics(
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def _statistics(rows: Rows, requested: Requested, implementation: str | None) -> RowStatistics:
-    def by(rows: Rows, name: str) -> RowStatistics:
-        return importlib.import_module(f"xentjax.ops.{name}").row_statistics(rows, requested)
-
-    if implementation is None:
-        case = Case("logits", rows.logits.dtype, rows.logits.shape[-1])
-        stats = with_the_fastest(by, rows, case)
-    else:
-        stats = by(rows, implementation)
+    stats = backend(implementation).row_statistics(rows, requested)
     if rows.target.labels is None:
         return stats
     # A bad label makes every tangent NaN, so every statistic has to depend on the label as well:

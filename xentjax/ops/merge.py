@@ -1,33 +1,24 @@
-"""Row statistics merged from those of parts of the classes, on several devices or one by one.
+"""The monoid of row statistics: those of shards of the classes merge to those of whole rows.
 
-(m, s) of the parts merge to M = max_i m_i and S = sum_i s_i exp(m_i - M), and every other statistic
-is a sum over classes once it is taken relative to M. So a few numbers a row cross between devices
-and no logit does. Derivatives are sums over classes as well: each device applies the rule of its
-own part to the merged statistics, which holds where a whole part is -inf and has no softmax itself.
+(m, s) of the shards merge to M = max_i m_i and S = sum_i s_i exp(m_i - M), and every other
+statistic is a sum over classes once it is taken relative to M.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
-from xentjax._core.axis_name import AxisName as AxisName
-from xentjax.ops.derivative import statistics_tangents
-from xentjax.ops.dispatch import row_statistics
 from xentjax.ops.rows import (
     InnerProduct,
-    Requested,
     Rows,
     RowStatistics,
     label_in_range,
     over_temperature,
 )
-
-T = TypeVar("T")
 
 
 class ClassShard(NamedTuple):
@@ -42,27 +33,12 @@ class ClassShard(NamedTuple):
 
 
 class Combine(NamedTuple):
-    """How to reduce over shards."""
+    """The reductions over shards."""
 
     max: Callable[[Array], Array]
     min: Callable[[Array], Array]
     sum: Callable[[Any], Any]
-    """Of every array of a tree; all have one shape and dtype."""
-
-
-def across_devices(axis_name: AxisName) -> Combine:
-    """Reduce over shards on the devices of a mesh axis."""
-    return Combine(
-        max=partial(lax.pmax, axis_name=axis_name),
-        min=partial(lax.pmin, axis_name=axis_name),
-        sum=partial(_sum_across_devices, axis_name=axis_name),
-    )
-
-
-def _sum_across_devices(tree: T, axis_name: AxisName) -> T:
-    arrays, structure = jax.tree.flatten(tree)
-    summed = lax.psum(jnp.stack(arrays), axis_name)  # one collective
-    return jax.tree.unflatten(structure, jnp.unstack(summed))
+    """Sum every array of a tree; all have one shape and dtype."""
 
 
 ACROSS_FIRST_AXIS = Combine(
@@ -89,36 +65,13 @@ def class_shard(
     valid = label_in_range(labels, num_classes)
     label = jnp.where(valid, labels, 0).astype(jnp.int32)
     local = label - first_class
-    held = label_in_range(local, rows.logits.shape[-1])
+    owned = label_in_range(local, rows.logits.shape[-1])
     if first_own is not None:
-        held &= label >= first_own
+        owned &= label >= first_own
     # A bad label is bad on every shard, for the gradient of each to be NaN.
-    local = jnp.where(valid, jnp.where(held, local, 0), -1)
+    local = jnp.where(valid, jnp.where(owned, local, 0), -1)
     rows = rows._replace(target=rows.target._replace(labels=local))
-    return ClassShard(rows, first_class, held | ~valid)
-
-
-def merged_statistics(
-    shard: ClassShard,
-    requested: Requested,
-    axis_name: AxisName,
-    implementation: str | None = None,
-) -> RowStatistics:
-    """The statistics of whole rows, the same on every device of the axis.
-
-    They differentiate as `row_statistics` does: in every floating input, in all modes and orders.
-    """
-    rows, requested = requested.taken_from(shard.rows)
-    return _merged_statistics(shard._replace(rows=rows), requested, axis_name, implementation)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
-def _merged_statistics(
-    shard: ClassShard, requested: Requested, axis_name: AxisName, implementation: str | None
-) -> RowStatistics:
-    stats = row_statistics(shard.rows, requested.for_shard(), implementation)
-    temperature = shard.rows.scalars.temperature
-    return merge(stats, shard.first_class, shard.owns_label, across_devices(axis_name), temperature)
+    return ClassShard(rows, first_class, owned | ~valid)
 
 
 def merge(
@@ -128,26 +81,26 @@ def merge(
     combine: Combine,
     temperature: Float[Array, ""] | None,
 ) -> RowStatistics:
-    """The statistics of whole rows from those of every part: one max, one sum, one min if asked."""
-    # A part without a finite maximum has log s = -inf, +inf or NaN, and that in place of it.
-    top = jnp.where(jnp.isfinite(stats.log_sum), stats.shift, stats.log_sum)
-    top = jnp.where(jnp.isnan(top), jnp.inf, top)
-    highest = combine.max(top)
-    shift = jnp.where(jnp.isfinite(highest), highest, 0)
-    above = over_temperature(stats.shift - shift, temperature)
-    sum_exp = jnp.exp(stats.log_sum + above)
+    """The statistics of whole rows from those of every shard: a max, a sum, a min if requested."""
+    # A shard without a finite maximum has log s = -inf, +inf or NaN; that then stands for it.
+    shard_max = jnp.where(jnp.isfinite(stats.log_sum), stats.shift, stats.log_sum)
+    shard_max = jnp.where(jnp.isnan(shard_max), jnp.inf, shard_max)
+    row_max = combine.max(shard_max)
+    shift = jnp.where(jnp.isfinite(row_max), row_max, 0)
+    shift_delta = over_temperature(stats.shift - shift, temperature)
+    sum_exp = jnp.exp(stats.log_sum + shift_delta)
 
     label = mean = None
     if stats.label_logit is not None:
         assert owns_label is not None
-        label = jnp.where(owns_label, stats.label_logit + above, 0)
+        label = jnp.where(owns_label, stats.label_logit + shift_delta, 0)
     if stats.mean_logit is not None:
-        mean = jnp.where(sum_exp == 0, 0, sum_exp * (stats.mean_logit + above))
+        mean = jnp.where(sum_exp == 0, 0, sum_exp * (stats.mean_logit + shift_delta))
     sums = {
         "sum_exp": sum_exp,
         "label": label,
-        "target": _relative_to(above, stats.target),
-        "uniform": _relative_to(above, stats.uniform),
+        "target": _relative_to(shift_delta, stats.target),
+        "uniform": _relative_to(shift_delta, stats.uniform),
         "mean": mean,
     }
     sums = combine.sum(sums)
@@ -155,7 +108,7 @@ def merge(
     if stats.predicted is not None:
         here = first_class + stats.predicted.astype(jnp.int32)
         none = jnp.iinfo(jnp.int32).max
-        predicted = combine.min(jnp.where(top == highest, here, none))
+        predicted = combine.min(jnp.where(shard_max == row_max, here, none))
     return RowStatistics(
         shift=shift,
         log_sum=jnp.log(sums["sum_exp"]),
@@ -170,7 +123,7 @@ def merge(
 def merge_tangents(
     d_stats: RowStatistics, owns_label: Bool[Array, "*rows"] | None, combine: Combine
 ) -> RowStatistics:
-    """The derivative of the merged statistics from what each part's classes add to it."""
+    """The derivative of the merged statistics from what each shard's classes add to it."""
     assert owns_label is not None or d_stats.label_logit is None
     added = drop_unowned_label(d_stats, owns_label)
     summed = combine.sum(added._replace(shift=None, predicted=None))
@@ -186,20 +139,6 @@ def drop_unowned_label(
     return d_stats._replace(label_logit=jnp.where(owns_label, d_stats.label_logit, 0))
 
 
-@partial(_merged_statistics.defjvp, symbolic_zeros=True)
-def _merged_statistics_jvp(
-    requested: Requested,
-    axis_name: AxisName,
-    implementation: str | None,
-    primals: tuple[ClassShard],
-    tangents: tuple[ClassShard],
-) -> tuple[RowStatistics, RowStatistics]:
-    (shard,), (d_shard,) = primals, tangents
-    stats = _merged_statistics(shard, requested, axis_name, implementation)
-    d_stats = statistics_tangents(shard.rows, stats, d_shard.rows)
-    return stats, merge_tangents(d_stats, shard.owns_label, across_devices(axis_name))
-
-
-def _relative_to(above: Float[Array, "*rows"], t: InnerProduct | None) -> InnerProduct | None:
-    """<t, a - M> from <t, a - m> and m - M."""
-    return None if t is None else InnerProduct(t.dot + t.total * above, t.total)
+def _relative_to(shift_delta: Float[Array, "*rows"], t: InnerProduct | None) -> InnerProduct | None:
+    """Return <t, a - M> from <t, a - m> and m - M."""
+    return None if t is None else InnerProduct(t.dot + t.total * shift_delta, t.total)

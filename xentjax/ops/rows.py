@@ -43,14 +43,14 @@ class Layer(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What each row's prediction is compared with: one of the two, or nothing."""
+    """The target of each row: the index of a class, a pmf over the classes, or nothing."""
 
     labels: Integer[Array, "*rows"] | None = None
     pmf: Float[Array, "*rows K"] | None = None
 
 
 class Mask(NamedTuple):
-    """What takes part, everything where it is None."""
+    """The rows and classes that take part: all where it is None."""
 
     rows: Bool[Array, "*rows"] | None = None
     """False makes every logit of the row 0, so that nothing in it can reach a result."""
@@ -59,21 +59,21 @@ class Mask(NamedTuple):
 
 
 class Scalars(NamedTuple):
-    """What is done to every logit before the softmax: first the soft cap, then the temperature."""
+    """Scalars applied to every logit before the softmax: the soft cap, then the temperature."""
 
     soft_cap: Float[Array, ""] | None = None
     temperature: Float[Array, ""] | None = None
 
 
 class Rows(NamedTuple):
-    """What the statistics are computed from. Classes lie on the last axis.
+    """The inputs of the statistics. Classes lie on the last axis.
 
     Logits, target and mask have an entry for each row; logits, the pmf, the mask of classes and the
     class weights have one for each class.
     """
 
     logits: Any
-    """Float[Array, "*rows K"], or the `Layer` that makes them, which shares shape and dtype."""
+    """Float[Array, "*rows K"], or the `Layer` that makes them, which has their shape and dtype."""
     target: Target = Target()
     mask: Mask = Mask()
     class_weights: Float[Array, " K"] | None = None
@@ -122,9 +122,9 @@ class RowStatistics(NamedTuple):
     label_logit: Float[Array, "*rows"] | None
     """a_y - m; NaN for a label outside 0..K-1."""
     target: InnerProduct | None
-    """Of the weighted target w_k t_k."""
+    """The inner product of the weighted target w_k t_k."""
     uniform: InnerProduct | None
-    """Of the class weights w_k alone (1 without them)."""
+    """The inner product of the class weights w_k alone (1 without them)."""
     mean_logit: Float[Array, "*rows"] | None
     """sum_k p_k (a_k - m) with p = softmax(a); the entropy of p is log s minus this."""
     predicted: Integer[Array, "*rows"] | None
@@ -221,7 +221,7 @@ def recompute_after(rows: Rows, after: Any) -> tuple[Rows, Any]:
     `__ynn_fusion`, which reads beyond its inputs in jaxlib 0.10.2 (values of the wrong class, or a
     crash; jaxlib 0.9.2 to 0.10.1 are right).
     """
-    zero = jnp.zeros((), compute_dtype(rows.logits.dtype))
+    zero = jnp.zeros((), jax.tree.leaves(after)[0].dtype)
     scalars, zero = jax.lax.optimization_barrier((rows.scalars, zero))
     return rows._replace(scalars=scalars), jax.tree.map(lambda x: x + zero, after)
 
@@ -232,10 +232,10 @@ def label_in_range(labels: Integer[Array, "*rows"], num_classes: int) -> Bool[Ar
 
 
 def at_label(
-    x: Shaped[Array, "*rows K"], labels: Integer[Array, "*rows"]
+    x: Shaped[Array, "*rows K"], labels: Integer[Array, "*rows"], in_range: Bool[Array, "*rows"]
 ) -> Shaped[Array, "*rows"]:
-    """x_y of each row, one element read; that of class 0 where the label names none."""
-    index = jnp.where(label_in_range(labels, x.shape[-1]), labels, 0)
+    """x_y of each row, one element read; that of class 0 where the label is not in range."""
+    index = jnp.where(in_range, labels, 0)
     if any(explicit_spec(x)[-1:]):  # each device has some classes
         if x.dtype != jnp.bool_:
             return sum_at_label(x, index)

@@ -12,7 +12,7 @@ import xentjax
 from tests.support.kernels import lowered_for_tpu
 from tests.support.oracles.softmax import normalized
 from tests.support.tolerances import GRADIENT, VALUE
-from xentjax.ops import mosaic_tpu, normalized_mosaic_tpu
+from xentjax.ops.backends.mosaic_tpu import operands, softmax as kernel
 
 pytestmark = pytest.mark.kernels
 
@@ -30,8 +30,8 @@ def name(request):
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    monkeypatch.setattr(normalized_mosaic_tpu, "_MOST_ROWS", 16)
-    with mosaic_tpu.interpret(True):
+    monkeypatch.setattr(kernel, "_MOST_ROWS", 16)
+    with operands.interpret(True):
         yield
 
 

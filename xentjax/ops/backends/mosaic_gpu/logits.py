@@ -1,6 +1,6 @@
-"""Row statistics by a Pallas kernel for GPUs of the Hopper generation and later, by Mosaic.
+"""Row statistics of logits in memory by a Pallas kernel for Hopper and later GPUs, by Mosaic.
 
-Each logit is read once, but for short rows, of which a block reads some more. A block of threads
+Each logit is read once, except in short rows, where a block reads past the end. A block of threads
 goes through its tiles of some rows: the maximum m, the sum of exp(a - m) and the inner products
 with a - m are kept in registers and moved along with m. Where there are few rows, several blocks
 share each: every block writes what it knows of its part, and `merge` finishes, in one order,
@@ -8,9 +8,8 @@ without locks. XLA cannot partition a kernel: sharded arrays want `shard_map`.
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.custom_batching
@@ -22,38 +21,41 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Int32, Integer
 
 from xentjax._core.multiply_no_nan import nan_unless
-from xentjax.ops.choice import default_device
-from xentjax.ops.merge import ACROSS_FIRST_AXIS, merge
-from xentjax.ops.mosaic import check_sizes, only_on, with_batch, zeros_where_masked
-from xentjax.ops.mosaic_gpu_blocks import Plan, plan
-from xentjax.ops.mosaic_gpu_sums import (
-    Sums,
+from xentjax.ops.backends.mosaic_gpu.accumulate import (
+    Accumulators,
     Tile,
-    capped,
-    class_index,
-    interpret,
-    laid_out,
-    no_sums,
-    of_parts,
-    read_scalars,
-    with_tile,
+    accumulate,
+    capped_logits,
+    finalize_parts,
+    init,
 )
+from xentjax.ops.backends.mosaic_gpu.hardware import (
+    check_supported,
+    class_index,
+    compiler_params,
+    flat_scalars,
+    for_gpu,
+    interpret,
+    read_scalars,
+    result_types,
+    with_layout,
+)
+from xentjax.ops.backends.mosaic_gpu.tiling import Plan, plan
+from xentjax.ops.backends.pallas import check_sizes, with_batch, zeros_where_masked
+from xentjax.ops.merge import ACROSS_FIRST_AXIS, merge
 from xentjax.ops.rows import (
     Requested,
     Rows,
     RowStatistics,
-    Scalars,
     adjusted_logits,
     at_label,
     label_in_range,
     over_temperature,
 )
 
-T = TypeVar("T")
-
 
 def row_statistics(rows: Rows, requested: Requested) -> RowStatistics:
-    """The kernel's sums, finished; under vmap a batch of rows is more rows."""
+    """Run the kernel and finalize; under vmap a batch of rows is more rows."""
     check_supported(rows, requested)
     check_sizes("logits", rows.logits, "mosaic_gpu")
     if rows.logits.dtype == jnp.float64:
@@ -75,44 +77,6 @@ def row_statistics(rows: Rows, requested: Requested) -> RowStatistics:
     return statistics(rows._replace(logits=for_gpu(rows.logits), class_weights=None))
 
 
-_EXPECTED = "implementation: expected a GPU of compute capability 9.0 or more for 'mosaic_gpu'"
-
-
-def for_gpu(x: Array) -> Array:
-    """Return x, where a GPU or the interpreter in its place reads it."""
-    return x if interpret.value is not None else only_on(x, "cuda", _EXPECTED)
-
-
-def check_supported(rows: Rows, requested: Requested) -> None:
-    """What the kernels cannot do is refused here, before anything is compiled."""
-    if generation() < 9:
-        raise NotImplementedError(f"{_EXPECTED}, got {_compute_capability()}")
-    if rows.target.pmf is not None:
-        raise NotImplementedError("labels: expected class indices for 'mosaic_gpu', got a pmf")
-    if rows.mask.classes is not None:
-        raise NotImplementedError(
-            "where: expected no mask of classes for 'mosaic_gpu' (of a linear layer, blocks of "
-            "classes that overlap have one as well), got one"
-        )
-    if rows.class_weights is not None and requested.uniform:
-        raise NotImplementedError(
-            "class_weights: expected None with label smoothing for 'mosaic_gpu', got an array"
-        )
-
-
-def generation() -> int:
-    """9 for Hopper, which is also what kernels are interpreted as; 0 for what is no such GPU."""
-    major = _compute_capability().partition(".")[0]
-    if interpret.value is not None:
-        return 9
-    return int(major) if major.isdigit() else 0
-
-
-def _compute_capability() -> str:
-    """Such as "9.0", as is assumed where no GPU is; of those without CUDA it is no number."""
-    return str(getattr(default_device(), "compute_capability", "9.0"))
-
-
 def _one_by_one(rows: Rows, batched: Rows, size: int, requested: Requested) -> RowStatistics:
     """A kernel for each member of a batch with its own scalars."""
 
@@ -127,7 +91,7 @@ def _statistics(rows: Rows, requested: Requested) -> RowStatistics:
     *row_shape, k = rows.logits.shape
     n = math.prod(row_shape)
     if n == 0:
-        stats = of_parts(no_sums((0,), requested), jnp.zeros(0, jnp.float32))
+        stats = finalize_parts(init((0,), requested), jnp.zeros(0, jnp.float32))
     else:
         matrix = rows._replace(logits=rows.logits.reshape(n, k))
         stats = _whole_rows(matrix, requested, plan((n, k), rows.logits.dtype.itemsize))
@@ -136,10 +100,11 @@ def _statistics(rows: Rows, requested: Requested) -> RowStatistics:
         stats = zeros_where_masked(stats, rows.mask.rows, k)
     labels = rows.target.labels
     if labels is not None:
-        at_labels = rows._replace(logits=at_label(rows.logits, labels)[..., None])
-        label = adjusted_logits(at_labels)[..., 0] - stats.shift
+        in_range = label_in_range(labels, k)
+        of_label = rows._replace(logits=at_label(rows.logits, labels, in_range)[..., None])
+        label = adjusted_logits(of_label)[..., 0] - stats.shift
         label = over_temperature(label, rows.scalars.temperature)
-        label += nan_unless(label_in_range(labels, k), label.dtype)
+        label += nan_unless(in_range, label.dtype)
         stats = stats._replace(label_logit=label)
     return stats
 
@@ -147,30 +112,35 @@ def _statistics(rows: Rows, requested: Requested) -> RowStatistics:
 def _whole_rows(rows: Rows, requested: Requested, p: Plan) -> RowStatistics:
     """The statistics of rows [n, k] from those of the parts that the kernel makes of them."""
     n, k = rows.logits.shape
-    sums = _sums_of_parts(rows, requested, p)
+    acc = _accumulators_by_part(rows, requested, p)
     # Phases one after the other, as rows are; rows that fill a tile are left out.
-    sums = jax.tree.map(lambda x: jnp.swapaxes(x, 1, 2).reshape(p.splits, -1)[:, :n], sums)
+    acc = jax.tree.map(lambda x: jnp.swapaxes(x, 1, 2).reshape(p.splits, -1)[:, :n], acc)
     part = p.tiles * p.classes
     first_class = jnp.arange(0, k, part, dtype=jnp.int32)[:, None]
-    stats = of_parts(sums, jnp.minimum(k - first_class, part).astype(jnp.float32))
+    stats = finalize_parts(acc, jnp.minimum(k - first_class, part).astype(jnp.float32))
     if p.splits > 1:
         stats = merge(stats, first_class, None, ACROSS_FIRST_AXIS, rows.scalars.temperature)
     return jax.tree.map(lambda x: x[0], stats)
 
 
-def _sums_of_parts(rows: Rows, requested: Requested, p: Plan) -> Sums:
-    """The sums over each part of each row, [splits, phases, rows of a phase and of its last tile].
+def _accumulators_by_part(rows: Rows, requested: Requested, p: Plan) -> Accumulators:
+    """The accumulators of each part of each row, [splits, phases, rows that tiles of a phase have].
 
     Only where phases do not divide the rows is an array of the logits' size copied, to fill up.
+
+    In shared memory, for a block: `p.stages` tiles of p.rows x p.classes logits in their dtype, as
+    boxes side by side, at most 56 KiB; a vector of p.rows numbers of 32 bits for each accumulator,
+    through which results leave; a barrier for each stage. In registers: a tile in float32 and the
+    accumulators, the rows of a tile split over the 128 threads of the block.
     """
     n, k = rows.logits.shape
     logits = jnp.pad(rows.logits, ((0, -n % p.phases), (0, 0))).reshape(-1, p.phases * k)
-    scalars, names = jax.tree.flatten(jax.tree.map(lambda x: x.reshape(1), rows.scalars))
+    scalars, structure = flat_scalars(rows.scalars)
     shape = (p.splits, p.phases, p.row_blocks * p.rows)
 
-    out, tree = jax.tree.flatten(types_of(partial(no_sums, shape, requested), (logits, scalars)))
+    out, tree = jax.tree.flatten(result_types(partial(init, shape, requested), (logits, scalars)))
     kernel = plgpu.kernel(
-        partial(_kernel, scalars=names, k=k, requested=requested, p=p),
+        partial(_kernel, structure=structure, k=k, requested=requested, p=p),
         out_type=out,
         scratch_types=[
             *(plgpu.SMEM((p.rows,), x.dtype) for x in out),
@@ -185,50 +155,29 @@ def _sums_of_parts(rows: Rows, requested: Requested, p: Plan) -> Sums:
     return jax.tree.unflatten(tree, kernel(logits, *scalars))
 
 
-def compiler_params(scalars: Scalars) -> plgpu.CompilerParams:
-    """How a kernel is compiled whose logits are changed by these scalars."""
-    return plgpu.CompilerParams(
-        # The approximate exp has errors of 2 ulp and that of x log2 e, which an f32 holds: little
-        # where e^x is not small. The approximate tanh is right to 5e-4 only.
-        approx_math=scalars.soft_cap is None,
-        # The other semantics may store tiles in an order for which columns have to be aligned.
-        lowering_semantics=plgpu.LoweringSemantics.Lane,
-    )
-
-
-def types_of(make: Callable[[], T], inputs: Any) -> T:
-    """The types of what `make` makes, if it varies over the mesh axes that the inputs do."""
-
-    def results(inputs: Any) -> T:
-        one = sum(jnp.sum(x).astype(jnp.float32) for x in jax.tree.leaves(inputs))
-        return jax.tree.map(lambda x: x + jnp.asarray(one).astype(x.dtype), make())
-
-    return jax.eval_shape(results, inputs)
-
-
-def _kernel(logits: Any, *refs: Any, scalars: Any, k: int, requested: Requested, p: Plan) -> None:
-    """One block: the sums over a part of some rows; `refs` are scalars, sums and scratch."""
-    adjust, (*columns, tiles, arrived) = read_scalars(refs, scalars)
+def _kernel(logits: Any, *refs: Any, structure: Any, k: int, requested: Requested, p: Plan) -> None:
+    """One block: accumulate a part of some rows; `refs` are scalars, results and scratch."""
+    adjust, (*columns, tiles, arrived) = read_scalars(refs, structure)
     out, staged = columns[: len(columns) // 2], columns[len(columns) // 2 :]
     block = lax.axis_index("block")
-    block, phase = _divmod(block, p.phases)  # next to each other, for what they read is
-    block, split = _divmod(block, p.splits)
+    block, phase = _div_rem(block, p.phases)  # next to each other, for what they read is
+    block, split = _div_rem(block, p.splits)
     first_row = block * p.rows
     first_class = split * (p.tiles * p.classes)
     layout = _layout(p)
 
     def fetch(t: Int32[Array, ""]) -> None:
-        stage = _divmod(t, p.stages)[1]
+        stage = _div_rem(t, p.stages)[1]
         for i in range(p.copies):
             column = phase * k + first_class + t * p.classes + i * p.columns
             box = logits.at[pl.ds(first_row, p.rows), pl.ds(column, p.columns)]
             plgpu.copy_gmem_to_smem(box, tiles.at[stage, i], arrived.at[stage])
 
-    def next_tile(step: Integer[Array, ""], seen: Sums) -> Sums:
+    def next_tile(step: Integer[Array, ""], acc: Accumulators) -> Accumulators:
         t = step.astype(jnp.int32)
-        stage = _divmod(t, p.stages)[1]
+        stage = _div_rem(t, p.stages)[1]
         plgpu.barrier_wait(arrived.at[stage])
-        boxes = [laid_out(tiles[stage, i], layout).astype(jnp.float32) for i in range(p.copies)]
+        boxes = [with_layout(tiles[stage, i], layout).astype(jnp.float32) for i in range(p.copies)]
 
         @pl.when(t + p.stages < p.tiles)
         def _() -> None:
@@ -241,17 +190,17 @@ def _kernel(logits: Any, *refs: Any, scalars: Any, k: int, requested: Requested,
         # Beyond the last class lie the next row, or zeros.
         exists = [j < k - first_class for j in index]
         pairs = zip(exists, boxes, strict=True)
-        boxes = [jnp.where(e, capped(a, adjust), -jnp.inf) for e, a in pairs]
+        boxes = [jnp.where(e, capped_logits(a, adjust), -jnp.inf) for e, a in pairs]
         classes_before = jnp.minimum(before, k - first_class).astype(jnp.float32)
         tile = Tile(boxes, index, exists, classes_before)
-        return with_tile(seen, tile, adjust.temperature, layout)
+        return accumulate(acc, tile, adjust.temperature, layout)
 
     for t in range(p.stages):
         fetch(jnp.int32(t))
-    nothing = jax.tree.map(lambda x: laid_out(x, layout), no_sums((p.rows,), requested))
-    sums = lax.fori_loop(0, p.tiles, next_tile, nothing)
+    nothing = jax.tree.map(lambda x: with_layout(x, layout), init((p.rows,), requested))
+    acc = lax.fori_loop(0, p.tiles, next_tile, nothing)
     # By way of shared memory, since a warp alone has too few neighbours for a whole sector.
-    for ref, x in zip(staged, jax.tree.leaves(sums), strict=True):
+    for ref, x in zip(staged, jax.tree.leaves(acc), strict=True):
         ref[...] = x
     plgpu.commit_smem()
     for source, ref in zip(staged, out, strict=True):
@@ -259,13 +208,13 @@ def _kernel(logits: Any, *refs: Any, scalars: Any, k: int, requested: Requested,
     plgpu.wait_smem_to_gmem(0)
 
 
-def _divmod(x: Int32[Array, ""], divisor: int) -> tuple[Int32[Array, ""], Int32[Array, ""]]:
-    """Of x >= 0, which spares the cases of the operators."""
+def _div_rem(x: Int32[Array, ""], divisor: int) -> tuple[Int32[Array, ""], Int32[Array, ""]]:
+    """Quotient and remainder for x >= 0, without Python's sign rules."""
     return lax.div(x, np.int32(divisor)), lax.rem(x, np.int32(divisor))
 
 
 def _layout(p: Plan) -> Any:
-    """Lanes of a warp along the classes, what is left of them along the rows, as are the warps."""
+    """Lanes of a warp along the classes, those left over and the warps along the rows."""
     if p.lanes == 32:
         tiling = plgpu.Tiling(((4, p.columns), (p.vector,)))
         return plgpu.Layout.TILED(tiling, warp_dims=(-3,), lane_dims=(-2,), vector_dim=-1)

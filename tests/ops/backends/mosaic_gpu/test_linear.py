@@ -24,7 +24,7 @@ from tests.support.layers import (
 )
 from tests.support.problems import SCALARS
 from tests.support.tolerances import GRADIENT, VALUE
-from xentjax.ops import linear_mosaic_gpu, mosaic_gpu
+from xentjax.ops.backends.mosaic_gpu import hardware, linear as linear_kernel
 
 pytestmark = pytest.mark.kernels
 
@@ -37,11 +37,11 @@ STATISTICS = ("log_normalizer", "label_log_prob", "entropy")
 @pytest.fixture
 def interpreted(monkeypatch):
     """Two stages and two clusters side by side, so that small arrays need more of either."""
-    monkeypatch.setattr(linear_mosaic_gpu, "_STAGES", 2)
-    monkeypatch.setattr(linear_mosaic_gpu, "_SIDE_BY_SIDE", 2)
+    monkeypatch.setattr(linear_kernel, "_STAGES", 2)
+    monkeypatch.setattr(linear_kernel, "_SNAKE_WIDTH", 2)
     if jax.__version_info__ < (0, 11):  # the interpreter knows no clusters of blocks
-        monkeypatch.setattr(linear_mosaic_gpu, "_CLUSTER", 1)
-    with mosaic_gpu.interpret(kernels.gpu_interpreter()):
+        monkeypatch.setattr(linear_kernel, "_CLUSTER", 1)
+    with hardware.interpret(kernels.gpu_interpreter()):
         yield
 
 
@@ -86,10 +86,9 @@ def test_statistics(name):
 
 
 def test_stages_fit_shared_memory():
-    kernel = linear_mosaic_gpu
-    rows, classes = kernel._WARPGROUPS * kernel._ROWS, kernel._CLASSES
-    stages = kernel._STAGES * (rows + classes) * kernel._FEATURES * 2
-    small = kernel._WARPGROUPS * (classes + 7 * kernel._ROWS) * 4
+    rows, classes = linear_kernel._WARPGROUPS * linear_kernel._ROWS, linear_kernel._CLASSES
+    stages = linear_kernel._STAGES * (rows + classes) * linear_kernel._FEATURES * 2
+    small = linear_kernel._WARPGROUPS * (classes + 7 * linear_kernel._ROWS) * 4
     assert stages + small + 2**13 <= 227 * 2**10  # 8 KiB for barriers and what alignment takes
 
 
@@ -222,7 +221,7 @@ def test_gradients_in_forward_lower_with_the_kernel():
 
 
 def test_other_generations_read_the_logits_of_xla(monkeypatch):
-    monkeypatch.setattr(mosaic_gpu, "_compute_capability", lambda: "10.0")
+    monkeypatch.setattr(hardware, "_compute_capability", lambda: "10.0")
     x, kernel, _, labels = traced(300, 64, 1024)
     text = lowered(loss, x, kernel, labels)
     assert "stablehlo.dot_general" in text

@@ -1,4 +1,4 @@
-"""The tiles a TPU kernel goes through, chosen before it is compiled by the bytes they take in VMEM.
+"""The tiles that a TPU kernel goes through, chosen before it is compiled by their bytes in VMEM.
 
 The model is an upper bound and a near one: given its bytes as the limit, the compiler (libtpu
 0.0.42, v5e) took every kernel tried, given three quarters of them only half.
@@ -9,26 +9,26 @@ from typing import NamedTuple
 LANES = 128
 """Numbers side by side in a register. A column of n rows is held as n x 128 numbers."""
 ASKED_VMEM_BYTES = 2**25
-"""For a kernel that asks for more than it is granted anyway: half of the smallest VMEM from v5 on.
+"""VMEM limit for kernels that need more than the default: half of the smallest VMEM from v5 on.
 Older TPUs have 16 MiB, and their compiler refuses."""
-# Half of the 16 MiB that the compiler grants a kernel on every TPU unless it is told otherwise.
+# Half of the 16 MiB that the compiler grants a kernel on every TPU by default.
 _VMEM_BYTES = 2**23
 # More in a tile would not hide its transfer any better.
 _MOST_ROWS, _MOST_CLASSES = 1024, 2048
 
 
 class Footprint(NamedTuple):
-    """What a kernel holds of a tile."""
+    """The memory that a kernel needs for its tiles, by their size."""
 
     bytes_read: int
-    """Of all arrays with an entry for each logit, per logit."""
+    """Bytes of all arrays with an entry for each logit, per logit."""
     temporaries: int
     """Float32 arrays of the tile's shape that live at once."""
     columns: int
     """32-bit numbers kept for each row."""
 
     def vmem_bytes(self, rows: int, classes: int) -> int:
-        """Of one tile, and of what is read of the next one meanwhile."""
+        """The bytes of one tile, and of what is read of the next one meanwhile."""
         per_logit = 2 * self.bytes_read + 4 * self.temporaries
         return rows * (classes * per_logit + LANES * 4 * self.columns)
 

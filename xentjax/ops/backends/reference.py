@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from xentjax._core.multiply_no_nan import nan_unless
+from xentjax.ops.backends.interface import Backend
 from xentjax.ops.rows import (
     InnerProduct,
     Requested,
@@ -19,7 +20,7 @@ from xentjax.ops.rows import (
 
 
 def row_statistics(rows: Rows, requested: Requested) -> RowStatistics:
-    """Every statistic is its definition, evaluated on arrays of the logits' full size."""
+    """Evaluate the definition of every statistic on arrays of the logits' full size."""
     a = adjusted_logits(rows)
     shift = jnp.nan_to_num(jnp.max(a, -1), nan=0, posinf=0, neginf=0)
     z = shifted(a, shift, rows.scalars.temperature)
@@ -41,11 +42,14 @@ def row_statistics(rows: Rows, requested: Requested) -> RowStatistics:
         label_logit=label,
         target=target,
         uniform=uniform,
-        mean_logit=jnp.sum(p * z, -1, where=p > 0) if requested.mean else None,
+        mean_logit=jnp.sum(p * jnp.where(p > 0, z, 0), -1) if requested.mean else None,
         predicted=jnp.argmax(a, -1) if requested.predicted else None,
     )
 
 
 def _inner_product(t: Float[Array, "*rows K"], z: Float[Array, "*rows K"]) -> InnerProduct:
-    """Classes without target mass are left out, whatever their logit."""
-    return InnerProduct(jnp.sum(t * z, -1, where=t != 0), jnp.sum(t, -1))
+    """Leave out classes without target mass, whatever their logit."""
+    return InnerProduct(jnp.sum(t * jnp.where(t == 0, 0, z), -1), jnp.sum(t, -1))
+
+
+BACKEND = Backend(row_statistics=row_statistics, stores_logits=True)

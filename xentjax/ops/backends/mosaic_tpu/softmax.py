@@ -1,6 +1,4 @@
-"""softmax and log_softmax by a Pallas kernel for TPUs: a row is on the chip as a whole, read once
-and written once.
-"""
+"""Softmax and log_softmax by a Pallas kernel for TPUs, which reads and writes each row once."""
 
 import math
 from functools import partial
@@ -13,8 +11,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from xentjax.ops.mosaic_tpu import as_2d_float, interpret, logits_for_tpu
-from xentjax.ops.mosaic_tpu_blocks import ASKED_VMEM_BYTES, LANES
+from xentjax.ops.backends.mosaic_tpu.operands import as_2d_float, interpret, logits_for_tpu
+from xentjax.ops.backends.mosaic_tpu.tiling import ASKED_VMEM_BYTES, LANES
+from xentjax.ops.backends.pallas import finite
 
 _MOST_ROWS = 512
 # The fewest rows that fill a register of any dtype.
@@ -24,27 +23,33 @@ _TEMPORARIES = 3
 
 
 def normalized(logits: Float[Array, "*rows k"], log: bool) -> Float[Array, "*rows k"]:
-    """log softmax, or softmax, of each row in its dtype. It has no derivative."""
+    """Log softmax, or softmax, of each row in its dtype, without a derivative."""
 
     @jax.custom_batching.custom_vmap
-    def of_rows(a: Float[Array, "*rows k"]) -> Float[Array, "*rows k"]:
+    def batchable(a: Float[Array, "*rows k"]) -> Float[Array, "*rows k"]:
         flat = as_2d_float(a, (math.prod(a.shape[:-1]), a.shape[-1]))
-        return _of_rows(flat, log).astype(a.dtype).reshape(a.shape)
+        return _normalized(flat, log).astype(a.dtype).reshape(a.shape)
 
-    @of_rows.def_vmap
+    @batchable.def_vmap
     def _(axis_size: int, in_batched: list[bool], a: Array) -> tuple[Array, bool]:
         """A batch of rows is more rows."""
         del axis_size, in_batched
-        return of_rows(a), True
+        return batchable(a), True
 
-    return of_rows(logits_for_tpu(logits))
+    return batchable(logits_for_tpu(logits))
 
 
-def _of_rows(a: Float[Array, "n k"], log: bool) -> Float[Array, "n k"]:
+def _normalized(a: Float[Array, "n k"], log: bool) -> Float[Array, "n k"]:
+    """Run the kernel on blocks of whole rows.
+
+    In VMEM, for a block of r rows: the logits and the result, r x k in their dtype, twice each (a
+    block is computed while its neighbours are on their way), and `_TEMPORARIES` float32 arrays of
+    r x k, which the compiler makes.
+    """
     n, k = a.shape
     if n == 0:
         return a
-    rows = _rows_of_block(n, k, a.dtype.itemsize)
+    rows = _block_rows(n, k, a.dtype.itemsize)
     block = pl.BlockSpec((rows, k), lambda i: (i, 0))
     return pl.pallas_call(
         partial(_kernel, log=log),
@@ -55,7 +60,7 @@ def _of_rows(a: Float[Array, "n k"], log: bool) -> Float[Array, "n k"]:
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel",), vmem_limit_bytes=ASKED_VMEM_BYTES
         ),
-        # The compiler sees into no kernel: it plans what to do meanwhile by this.
+        # XLA cannot see inside the kernel; it schedules by this estimate.
         cost_estimate=pl.CostEstimate(
             flops=5 * n * k, transcendentals=n * k, bytes_accessed=2 * n * k * a.dtype.itemsize
         ),
@@ -64,8 +69,8 @@ def _of_rows(a: Float[Array, "n k"], log: bool) -> Float[Array, "n k"]:
     )(a)
 
 
-def _rows_of_block(n: int, k: int, itemsize: int) -> int:
-    # Read and written twice: while one block is computed, its neighbours are on their way.
+def _block_rows(n: int, k: int, itemsize: int) -> int:
+    """The most rows of k logits that fit."""
     row = -(-k // LANES) * LANES * (4 * itemsize + 4 * _TEMPORARIES)
     rows = min(ASKED_VMEM_BYTES // row, _MOST_ROWS, n + _SUBLANES - 1) // _SUBLANES * _SUBLANES
     if rows == 0:
@@ -77,9 +82,9 @@ def _rows_of_block(n: int, k: int, itemsize: int) -> int:
 
 
 def _kernel(logits: Any, result: Any, *, log: bool) -> None:
+    """Normalise one block of rows."""
     a = logits[...].astype(jnp.float32)
-    top = jnp.max(a, 1, keepdims=True)
-    z = a - jnp.where(jnp.isfinite(top), top, 0)
+    z = a - finite(jnp.max(a, 1, keepdims=True))
     exp_z = jnp.exp(z)
     sum_exp = jnp.sum(exp_z, 1, keepdims=True)
     normal = z - jnp.log(sum_exp) if log else exp_z / sum_exp

@@ -15,48 +15,49 @@ _LANES = 128
 """Threads of a warpgroup, which owns a tile."""
 _BOX = 256
 _FEWEST_ROWS = 8
-"""Of a tile: a column of so many float32 is a sector of memory, which is written as a whole."""
+"""Minimum rows of a tile: eight float32 fill one 32-byte sector."""
 _NUMBERS = 2**12
-"""In a tile, 32 a lane: what is computed from them lives in registers, of which a lane has 255."""
+"""Logits of a tile, 32 a lane: what is computed from them lives in registers, 255 a lane."""
 _STAGES = 4
-"""Tiles in shared memory, at most: one is read while the others are on their way."""
+"""Most tiles in shared memory: one is read while the others are on their way."""
 _BLOCKS = 4 * 132
 """The fewest that fill an H100 of 132 multiprocessors; rows are split over blocks to get there."""
 _SMEM_BYTES = 227 * 2**10 // 4
-"""Of a block: four share the shared memory of a multiprocessor."""
+"""Shared memory of a block: four blocks share a multiprocessor's."""
 
 
 class Plan(NamedTuple):
-    """How a kernel reads logits of N rows and K classes."""
+    """The order in which a kernel reads logits of N rows and K classes."""
 
     phases: int
     """Rows of logits in one row of the matrix that is read."""
     lanes: int
-    """Side by side in a row: each has `vector` numbers of it, neighbours."""
+    """Lanes side by side in a row; each has `vector` numbers of it, neighbours."""
     vector: int
     copies: int
     """Boxes of a tile, side by side."""
     rows: int
-    """Of a tile, of one phase."""
+    """Rows of a tile, of one phase."""
     row_blocks: int
-    """Of each phase."""
+    """Blocks of rows of each phase."""
     splits: int
     """Parts of each row, in as many blocks."""
     tiles: int
-    """Of a part, one after the other."""
+    """Tiles of a part, one after the other."""
     stages: int
 
     @property
     def columns(self) -> int:
-        """Of a box."""
+        """Columns of a box."""
         return self.lanes * self.vector
 
     @property
     def classes(self) -> int:
-        """Of a tile."""
+        """Classes of a tile."""
         return self.columns * self.copies
 
     def smem_bytes(self, itemsize: int) -> int:
+        """The shared memory that the tiles of a block take."""
         return self.stages * self.rows * self.classes * itemsize
 
 

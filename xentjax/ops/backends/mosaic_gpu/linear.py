@@ -1,7 +1,7 @@
 """Row statistics of x @ kernel + bias by a Pallas kernel for GPUs of the Hopper generation.
 
-Two warpgroups multiply while a third one fetches: a tile of logits adds up in registers and goes
-from there into the sums of `mosaic_gpu`. A block writes three to six numbers a row for its classes,
+Two warpgroups multiply while a third one fetches: a tile of logits adds up in registers and is
+accumulated from there. A block writes three to six numbers a row for its classes,
 and `merge` finishes, in one order, without locks. Two blocks with different rows share what they
 read of the kernel.
 """
@@ -17,37 +17,43 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Bool, Int32, Shaped
 
 from xentjax._core.multiply_no_nan import nan_unless
+from xentjax.ops.backends.mosaic_gpu.accumulate import (
+    Accumulators,
+    Tile,
+    accumulate,
+    capped_logits,
+    finalize_parts,
+    init,
+)
+from xentjax.ops.backends.mosaic_gpu.hardware import (
+    check_supported,
+    class_index,
+    compiler_params,
+    flat_scalars,
+    for_gpu,
+    generation,
+    interpret,
+    read_scalars,
+    result_types,
+    with_layout,
+)
+from xentjax.ops.backends.pallas import check_sizes, divided, finite, zeros_where_masked
 from xentjax.ops.layer import LinearRows
 from xentjax.ops.merge import ACROSS_FIRST_AXIS, merge
-from xentjax.ops.mosaic import check_sizes, divided, zeros_where_masked
-from xentjax.ops.mosaic_gpu import check_supported, compiler_params, for_gpu, generation, types_of
-from xentjax.ops.mosaic_gpu_sums import (
-    Sums,
-    Tile,
-    capped,
-    class_index,
-    finite,
-    interpret,
-    laid_out,
-    no_sums,
-    of_parts,
-    read_scalars,
-    with_tile,
-)
-from xentjax.ops.rows import Requested, RowStatistics, label_in_range
+from xentjax.ops.rows import Layer, Requested, RowStatistics, label_in_range
 
 _ROWS = 64
-"""Of a warpgroup's tile: its logits are 128 of the 232 registers that a thread can have."""
+"""Rows of a warpgroup's tile, whose logits take 128 of the 232 registers a thread can have."""
 _WARPGROUPS = 2
 _CLASSES = 256
 _FEATURES = 64
-"""At a time, which is 128 bytes: the widest swizzle of shared memory."""
+"""Features multiplied at a time, 128 bytes: the widest swizzle of shared memory."""
 _STAGES = 4
-"""Features of x and kernel in shared memory, 48 KiB each of 227."""
+"""Blocks of x and kernel in shared memory, 48 KiB each of 227."""
 _CLUSTER = 2
 """Blocks that share what they read of the kernel."""
-_SIDE_BY_SIDE = 8
-"""Clusters with the same classes: what runs at a time, 132 blocks, is about a square of logits."""
+_SNAKE_WIDTH = 8
+"""Clusters in a row of the snake: what runs at a time, 132 blocks, is about a square of logits."""
 _ROWS_OF_8 = 8
 """Shared memory holds x as such groups of rows, and memory has to have whole ones."""
 _SWIZZLED = (plgpu.TilingTransform((_ROWS_OF_8, _FEATURES)), plgpu.SwizzleTransform(128))
@@ -55,36 +61,27 @@ _LAYOUT = plgpu.Layout.WGMMA
 
 
 class _Grid(NamedTuple):
-    """Who computes what."""
+    """The division of rows and classes among blocks."""
 
     clusters: int
-    """Of blocks; each has rows of its own."""
+    """Clusters of blocks; each has rows of its own."""
     blocks: int
-    """Of a cluster."""
+    """Blocks of a cluster."""
     tiles: int
-    """Of classes."""
+    """Tiles of classes."""
 
     @property
     def rows(self) -> int:
-        """That are computed, some of which do not exist."""
+        """The rows that are computed, some of which do not exist."""
         return self.clusters * self.blocks * _WARPGROUPS * _ROWS
 
 
-def makes_logits(linear: LinearRows) -> bool:
-    """Of half precision, on Hopper; the logits of other layers are XLA's.
-
-    Of float32 the tensor cores would read 10 bits behind the point, and later generations have
-    none of these instructions.
-    """
-    x, kernel, _ = linear.logits
-    half = x.dtype == kernel.dtype and x.dtype in (jnp.bfloat16, jnp.float16)
-    return half and generation() == 9
-
-
-def row_statistics(linear: LinearRows, requested: Requested) -> RowStatistics:
-    """The kernel's sums, merged and finished; x and kernel are of one half-precision dtype."""
-    check_supported(linear, requested)
+def linear_statistics(linear: LinearRows, requested: Requested) -> RowStatistics | None:
+    """Run the kernel, merge and finalize; None for a layer that it does not support."""
     layer = linear.logits
+    if not _supports(layer):
+        return None
+    check_supported(linear, requested)
     check_sizes("x", layer.x, "mosaic_gpu")
     linear = linear._replace(logits=layer._replace(x=for_gpu(layer.x)))
     (n, d), k = layer.x.shape, layer.shape[1]
@@ -95,11 +92,11 @@ def row_statistics(linear: LinearRows, requested: Requested) -> RowStatistics:
     labels = jnp.where(label_in_range(labels, k), labels, -1).astype(jnp.int32)
     first_class = jnp.arange(0, k, _CLASSES, dtype=jnp.int32)[:, None]
     if n == 0:
-        sums = _no_sums((first_class.size, n), requested)
+        tiles = _empty((first_class.size, n), requested)
     else:
-        sums = _sums_of_tiles(linear, labels, requested)
-    stats = of_parts(sums.of_classes, jnp.minimum(k - first_class, _CLASSES).astype(jnp.float32))
-    stats = stats._replace(label_logit=sums.label_logit)
+        tiles = _results_by_tile(linear, labels, requested)
+    num_classes = jnp.minimum(k - first_class, _CLASSES).astype(jnp.float32)
+    stats = finalize_parts(tiles.acc, num_classes)._replace(label_logit=tiles.label_logit)
     owns_label = labels[None] // _CLASSES == first_class // _CLASSES
     stats = merge(stats, first_class, owns_label, ACROSS_FIRST_AXIS, linear.scalars.temperature)
     stats = jax.tree.map(lambda x: x[0], stats)
@@ -109,16 +106,26 @@ def row_statistics(linear: LinearRows, requested: Requested) -> RowStatistics:
     return stats._replace(label_logit=stats.label_logit + nan_unless(labels >= 0, jnp.float32))
 
 
-class _TileSums(NamedTuple):
-    """What a tile of classes knows of each row."""
+def _supports(layer: Layer) -> bool:
+    """Whether x and kernel are of one half-precision dtype, on Hopper.
 
-    of_classes: Sums
+    Of float32 the tensor cores would read 10 bits after the point, and later generations have none
+    of these instructions.
+    """
+    half = layer.x.dtype == layer.kernel.dtype and layer.x.dtype in (jnp.bfloat16, jnp.float16)
+    return half and generation() == 9
+
+
+class _TileResults(NamedTuple):
+    """Results for each row from one tile of classes."""
+
+    acc: Accumulators
     label_logit: Array
     """a_y - m, or 0 where y is in another tile."""
 
 
-def _no_sums(shape: tuple[int, ...], requested: Requested) -> _TileSums:
-    return _TileSums(no_sums(shape, requested), jnp.zeros(shape, jnp.float32))
+def _empty(shape: tuple[int, ...], requested: Requested) -> _TileResults:
+    return _TileResults(init(shape, requested), jnp.zeros(shape, jnp.float32))
 
 
 def _grid(n: int, k: int) -> _Grid:
@@ -127,29 +134,35 @@ def _grid(n: int, k: int) -> _Grid:
     return _Grid(-(-row_blocks // blocks), blocks, -(-k // _CLASSES))
 
 
-def _sums_of_tiles(
+def _results_by_tile(
     linear: LinearRows, labels: Int32[Array, " n"], requested: Requested
-) -> _TileSums:
-    """The sums over each tile, [tiles, n].
+) -> _TileResults:
+    """The results of each tile, [tiles, n].
 
     An array is copied where its size is no multiple of 64 features or classes, or of 8 rows.
+
+    In shared memory, for a block: `_STAGES` stages of 128 x 64 numbers of x and 64 x 256 of the
+    kernel, half precision, which the pipeline allocates (192 KiB); for each of the two warpgroups a
+    vector of 64 numbers of 32 bits for each result, through which it leaves, the bias of 256
+    classes in float32 and 64 labels; a barrier for each warpgroup. In registers: a warpgroup's
+    64 x 256 logits in float32.
     """
     (x, kernel, bias), (n, k) = linear.logits, linear.logits.shape
     grid = _grid(n, k)
     bias = jnp.zeros(k, jnp.float32) if bias is None else bias.astype(jnp.float32)
-    scalars, names = jax.tree.flatten(jax.tree.map(lambda x: x.reshape(1), linear.scalars))
+    scalars, structure = flat_scalars(linear.scalars)
     inputs = (
-        _filled_up(x, _ROWS_OF_8, _FEATURES),
-        _filled_up(kernel, _FEATURES, _FEATURES),
-        _filled_up(bias, grid.tiles * _CLASSES),
-        _filled_up(labels, grid.rows),
-        _clusters_that_count(linear.mask.rows, grid),
+        _pad_to_multiple(x, _ROWS_OF_8, _FEATURES),
+        _pad_to_multiple(kernel, _FEATURES, _FEATURES),
+        _pad_to_multiple(bias, grid.tiles * _CLASSES),
+        _pad_to_multiple(labels, grid.rows),
+        _clusters_to_visit(linear.mask.rows, grid),
         *scalars,
     )
-    make = partial(_no_sums, (grid.tiles, grid.rows), requested)
-    out, tree = jax.tree.flatten(types_of(make, inputs))
-    sums = plgpu.kernel(
-        partial(_kernel, scalars=names, k=k, grid=grid, requested=requested),
+    make = partial(_empty, (grid.tiles, grid.rows), requested)
+    out, tree = jax.tree.flatten(result_types(make, inputs))
+    results = plgpu.kernel(
+        partial(_kernel, structure=structure, k=k, grid=grid, requested=requested),
         out_type=out,
         scratch_types=[
             *(plgpu.SMEM((_WARPGROUPS, _ROWS), t.dtype) for t in out),
@@ -166,16 +179,16 @@ def _sums_of_tiles(
         compiler_params=compiler_params(linear.scalars),
         interpret=interpret.value,
     )(*inputs)
-    return jax.tree.map(lambda x: x[:, :n], jax.tree.unflatten(tree, sums))
+    return jax.tree.map(lambda x: x[:, :n], jax.tree.unflatten(tree, results))
 
 
-def _filled_up(x: Shaped[Array, "..."], *multiples: int) -> Shaped[Array, "..."]:
-    """x with zeros after its end on each axis, up to a multiple."""
+def _pad_to_multiple(x: Shaped[Array, "..."], *multiples: int) -> Shaped[Array, "..."]:
+    """Fill up each axis with zeros."""
     return jnp.pad(x, [(0, -size % m) for size, m in zip(x.shape, multiples, strict=True)])
 
 
-def _clusters_that_count(row_mask: Bool[Array, " n"] | None, grid: _Grid) -> Int32[Array, "1"]:
-    """How many there are up to the last one with a row that counts."""
+def _clusters_to_visit(row_mask: Bool[Array, " n"] | None, grid: _Grid) -> Int32[Array, "1"]:
+    """The number of clusters up to the last one with a row that is kept."""
     if row_mask is None:
         return jnp.full(1, grid.clusters, jnp.int32)
     rows = jnp.arange(1, row_mask.shape[0] + 1, dtype=jnp.int32)
@@ -188,18 +201,18 @@ def _kernel(
     kernel: Any,
     bias: Any,
     labels: Any,
-    count: Any,
+    to_visit: Any,
     *refs: Any,
-    scalars: Any,
+    structure: Any,
     k: int,
     grid: _Grid,
     requested: Requested,
 ) -> None:
-    """One block: a tile of classes for each warpgroup's rows; `refs` are scalars, sums, scratch."""
-    adjust, (*columns, bias_smem, labels_smem, arrived) = read_scalars(refs, scalars)
+    """One block: a tile of classes for each warpgroup; `refs` are scalars, results and scratch."""
+    adjust, (*columns, bias_smem, labels_smem, arrived) = read_scalars(refs, structure)
     out, staged = columns[: len(columns) // 2], columns[len(columns) // 2 :]
     cluster, tile = plgpu.planar_snake(
-        lax.axis_index("cluster"), (grid.clusters, grid.tiles), 0, _SIDE_BY_SIDE
+        lax.axis_index("cluster"), (grid.clusters, grid.tiles), 0, _SNAKE_WIDTH
     )
     warpgroup = lax.axis_index("warpgroup")
     first_row = (cluster * grid.blocks + lax.axis_index("block")) * (_WARPGROUPS * _ROWS)
@@ -212,11 +225,11 @@ def _kernel(
         return logits
 
     def compute(pipeline: Any) -> None:
-        """By the warpgroups that multiply, around all steps."""
-        here = bias_smem.at[warpgroup], labels_smem.at[warpgroup]
+        """Run by the warpgroups that multiply, around all steps of the pipeline."""
         ready = arrived.at[warpgroup]
-        plgpu.copy_gmem_to_smem(bias.at[pl.ds(first_class, _CLASSES)], here[0], ready)
-        plgpu.copy_gmem_to_smem(labels.at[pl.ds(own_row, _ROWS)], here[1], ready)
+        own_bias, own_labels = bias_smem.at[warpgroup], labels_smem.at[warpgroup]
+        plgpu.copy_gmem_to_smem(bias.at[pl.ds(first_class, _CLASSES)], own_bias, ready)
+        plgpu.copy_gmem_to_smem(labels.at[pl.ds(own_row, _ROWS)], own_labels, ready)
 
         def product(logits: Any) -> Array:
             pipeline(logits)
@@ -227,14 +240,15 @@ def _kernel(
         a += _along(bias_smem[warpgroup], 1)
         index = class_index(a.shape, _LAYOUT)
         exists = index < k - first_class
-        a = jnp.where(exists, capped(a, adjust), -jnp.inf)
-        nothing = jax.tree.map(lambda x: laid_out(x, _LAYOUT), no_sums((_ROWS,), requested))
-        tile_sums = Tile([a], [index], [exists], jnp.float32(0))
-        sums = with_tile(nothing, tile_sums, adjust.temperature, _LAYOUT)
+        a = jnp.where(exists, capped_logits(a, adjust), -jnp.inf)
+        nothing = jax.tree.map(lambda x: with_layout(x, _LAYOUT), init((_ROWS,), requested))
+        here = Tile([a], [index], [exists], jnp.float32(0))
+        acc = accumulate(nothing, here, adjust.temperature, _LAYOUT)
         is_label = index + first_class == _along(labels_smem[warpgroup], 0)
-        z = divided(a - _along(finite(sums.top), 0), adjust.temperature)
+        z = divided(a - _along(finite(acc.running_max), 0), adjust.temperature)
         label_logit = jnp.sum(jnp.where(is_label, z, 0), axis=1)
-        for ref, column in zip(staged, jax.tree.leaves(_TileSums(sums, label_logit)), strict=True):
+        results = _TileResults(acc, label_logit)
+        for ref, column in zip(staged, jax.tree.leaves(results), strict=True):
             ref[warpgroup] = column
         plgpu.commit_smem()
         for source, ref in zip(staged, out, strict=True):
@@ -258,14 +272,14 @@ def _kernel(
         compute_context=compute,
     )
 
-    @pl.when(cluster < count[0])
+    @pl.when(cluster < to_visit[0])
     def _() -> None:
         rows, classes = pl.ds(first_row, _WARPGROUPS * _ROWS), pl.ds(first_class, _CLASSES)
         pipeline(x.at[rows], kernel.at[:, classes])
 
 
 def _along(x: Array, axis: int) -> Array:
-    """A number for each row (axis 0) or class (1) of a tile, in every place of it."""
+    """Broadcast a number for each row (axis 0) or class (axis 1) over a tile."""
     if interpret.value is None:
         x = plgpu.layout_cast(x, _LAYOUT.reduce(1 - axis))
     return lax.broadcast_in_dim(x, (_ROWS, _CLASSES), (axis,))

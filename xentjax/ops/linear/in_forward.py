@@ -1,6 +1,6 @@
-"""The sum of losses over the logits x @ kernel + bias, with its gradients made on the way.
+"""The sum of losses over the logits x @ kernel + bias, with its gradients made in forward.
 
-The logits of a block of rows are there once, for the loss and for both gradient products. That is
+The logits of a block of rows are made once, for the loss and for both gradient products. That is
 a quarter less work than computing them again for a backward pass, and gives up forward mode.
 """
 
@@ -24,22 +24,24 @@ from xentjax.ops.layer import (
     with_logits,
     zero_masked_rows,
 )
-from xentjax.ops.linear_xla import any_of_the_batch, logits_budget, skip_if_masked
+from xentjax.ops.linear.statistics import any_of_the_batch, logits_budget, skip_if_masked
 from xentjax.ops.rows import Layer, Rows
 
 RowLosses = Callable[[Rows, Any], tuple[Float[Array, " n"], Any]]
-"""The losses of rows and what else is known of each, from them and further inputs."""
+"""A function of rows and further inputs: the loss of each row, and auxiliary results of each."""
 
 # The fewest rows at a time that are worth it: the gradient of the kernel is read and written once
 # for each block of rows.
 _FEWEST_ROWS = 64
 # The fewest classes at a time that keep matrix products what they are.
 _FEWEST_CLASSES = 32
-# Of the logits, the share in memory by default.
+# One logit in so many is in memory by default.
 _SHARE = 6
 
 
-def rows_that_fit(linear: LinearRows, max_bytes: int | None, share: int = _SHARE) -> Blocks | None:
+def fitting_row_blocks(
+    linear: LinearRows, max_bytes: int | None, share: int = _SHARE
+) -> Blocks | None:
     """Blocks of rows whose logits fit seven eighths of the memory; None if too few rows do.
 
     None as well for a symbolic number of rows, of which no block can be made.
@@ -63,11 +65,11 @@ def _class_blocks(linear: LinearRows, rows: Blocks, max_bytes: int | None) -> Bl
 def sum_of_losses(
     linear: LinearRows, inputs: Any, losses: RowLosses, max_bytes: int | None
 ) -> tuple[Float[Array, ""], Any]:
-    """sum_n losses_n and what else is known of each row, which has no derivative.
+    """Return sum_n losses_n and the auxiliary results of each row, which have no derivative.
 
-    Where `rows_that_fit` are not None; reverse mode only.
+    It needs `fitting_row_blocks` and has no forward mode.
     """
-    rows = rows_that_fit(linear, max_bytes, share=10) or rows_that_fit(linear, max_bytes)
+    rows = fitting_row_blocks(linear, max_bytes, share=10) or fitting_row_blocks(linear, max_bytes)
     assert rows is not None
 
     def sum_of_block(i: Int32[Array, ""]) -> tuple[Float[Array, ""], Any]:
@@ -83,12 +85,12 @@ def sum_of_losses(
 def _forward(
     linear: LinearRows, inputs: Any, losses: RowLosses, max_bytes: int | None
 ) -> tuple[tuple[Float[Array, ""], Any], Any]:
-    """The same; the gradient in every input that is differentiated, and the dtypes of those."""
+    """Return the sum; keep the gradients in differentiated inputs, and the dtypes of those."""
     arguments = (linear, inputs)
     moving = jax.tree.map(lambda p: p.value if p.perturbed else None, arguments, is_leaf=_is_primal)
     arguments = jax.tree.map(lambda p: p.value, arguments, is_leaf=_is_primal)
     result, gradients = _sum_and_gradients(arguments, moving, losses, max_bytes)
-    # An array without elements carries its dtype, which no residual can be.
+    # Residuals are arrays: an empty one stands for the dtype that each cotangent has to have.
     return result, (gradients, jax.tree.map(lambda x: jnp.zeros(0, x.dtype), moving))
 
 
@@ -121,9 +123,9 @@ def _sum_and_gradients(
     losses: RowLosses,
     max_bytes: int | None,
 ) -> tuple[tuple[Float[Array, ""], Any], tuple[LinearRows, Any]]:
-    """The same, and the gradients in what is `moving`, accumulated in float32 or 64."""
+    """Return the sum and its gradients in what is `moving`, accumulated in float32 or 64."""
     (linear, inputs), (moving_linear, moving_inputs) = arguments, moving
-    rows = rows_that_fit(linear, max_bytes)
+    rows = fitting_row_blocks(linear, max_bytes)
     assert rows is not None
     classes = _class_blocks(linear, rows, max_bytes)
     layer = linear.logits
@@ -150,20 +152,20 @@ def _sum_and_gradients(
     zeros = jax.tree.map(lambda x: jnp.zeros_like(x, layer.dtype), moving)
     start = (jnp.sum(jnp.zeros_like(layer.x, layer.dtype)), *zeros)
 
-    def add_rows_that_count(total: Any, i: Int32[Array, ""]) -> tuple[Any, Any]:
+    def add_kept_rows(total: Any, i: Int32[Array, ""]) -> tuple[Any, Any]:
         if linear.mask.rows is None:
             return add_rows(total, i)
         known = jax.tree.map(jnp.zeros_like, jax.eval_shape(add_rows, total, i)[1])
-        counts = any_of_the_batch(rows.slice(linear.mask.rows, i, 0))
-        return lax.cond(counts, add_rows, lambda total, i: (total, known), total, i)
+        kept = any_of_the_batch(rows.slice(linear.mask.rows, i, 0))
+        return lax.cond(kept, add_rows, lambda total, i: (total, known), total, i)
 
-    (loss, *gradients), known = lax.scan(add_rows_that_count, start, rows.indices())
+    (loss, *gradients), known = lax.scan(add_kept_rows, start, rows.indices())
     return (loss, jax.tree.map(rows.join, known)), tuple(gradients)
 
 
 def _block(linear: LinearRows, rows: Blocks, i: Int32[Array, ""]) -> LinearRows:
-    """Block i of the rows, where a row that an earlier block holds too does not count."""
-    here, new = slice_rows(linear, rows, i), rows.first_visit(i)
+    """Block i of the rows, with those masked that an earlier block contains too."""
+    here, new = slice_rows(linear, rows, i), rows.is_new(i)
     if new is None:
         return here
     mask = new if here.mask.rows is None else here.mask.rows & new
@@ -188,7 +190,7 @@ def _add_products(
 
     def add_classes(total: tuple[Any, Any], j: Int32[Array, ""]) -> tuple[tuple[Any, Any], None]:
         d_x, d_kernel = total
-        d_tile, new = classes.slice(d_logits, j, 1), classes.first_visit(j)
+        d_tile, new = classes.slice(d_logits, j, 1), classes.is_new(j)
         if new is not None:
             d_tile = jnp.where(new[None], d_tile, 0)
         if d_x is not None:

@@ -7,7 +7,6 @@ kernel and of its cotangent is visited once. Reverse mode is the transpose of th
 keeps the inputs and a few numbers a row.
 """
 
-import importlib
 import math
 from collections.abc import Callable
 from functools import partial
@@ -20,9 +19,8 @@ from jax import lax
 from jax.export import is_symbolic_dim
 from jaxtyping import Array, Bool, Int32
 
-from xentjax._core.checks import fail
+from xentjax._core.checks import raise_value_error
 from xentjax.ops.blocks import Blocks, blocks, row_blocks
-from xentjax.ops.choice import Case, with_the_fastest
 from xentjax.ops.derivative import moving_inputs, statistics_tangents, with_predicted
 from xentjax.ops.dispatch import row_statistics
 from xentjax.ops.layer import (
@@ -34,14 +32,12 @@ from xentjax.ops.layer import (
 )
 from xentjax.ops.merge import (
     ACROSS_FIRST_AXIS,
-    AxisName,
     ClassShard,
-    across_devices,
     class_shard,
     drop_unowned_label,
     merge,
-    merge_tangents,
 )
+from xentjax.ops.registry import backend
 from xentjax.ops.rows import Layer, Requested, Rows, RowStatistics, map_rows
 
 T = TypeVar("T")
@@ -50,7 +46,7 @@ T = TypeVar("T")
 def linear_row_statistics(
     linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
 ) -> RowStatistics:
-    """The statistics of each row; `max_bytes` is what the logits in memory may take."""
+    """The statistics of each row, with at most `max_bytes` of logits in memory."""
     linear, requested = requested.taken_from(linear)
     return _statistics(linear, requested, implementation, max_bytes)
 
@@ -104,24 +100,18 @@ def _fold_batch(linear: LinearRows, batched: LinearRows, size: int) -> LinearRow
 def _of_whole_rows(
     linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
 ) -> RowStatistics:
-    """By a kernel that makes its logits itself, or by blocks of logits."""
-
-    def by(linear: LinearRows, name: str) -> RowStatistics:
-        if name in ("mosaic_gpu", "mosaic_tpu"):
-            kernel = importlib.import_module(f"xentjax.ops.linear_{name}")
-            if kernel.makes_logits(linear):
-                return kernel.row_statistics(linear, requested)
-        return _block_by_block(linear, requested, name, max_bytes)
-
-    if implementation is None:
-        case = Case("linear", linear.logits.x.dtype, linear.logits.shape[1])
-        return with_the_fastest(by, linear, case)
-    return by(linear, implementation)
+    """Run the kernel that makes the logits itself, if there is one, or go block by block."""
+    by_kernel = backend(implementation).linear_statistics
+    stats = None if by_kernel is None else by_kernel(linear, requested)
+    if stats is not None:
+        return stats
+    return _block_by_block(linear, requested, implementation, max_bytes)
 
 
 def _block_by_block(
-    linear: LinearRows, requested: Requested, implementation: str, max_bytes: int | None
+    linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
 ) -> RowStatistics:
+    """Make the logits of a tile at a time, each by one matrix product."""
     rows, classes = _forward_blocks(linear, max_bytes)
 
     def statistics_of(i: Int32[Array, ""]) -> RowStatistics:
@@ -154,56 +144,14 @@ def _statistics_jvp(
 ) -> tuple[RowStatistics, RowStatistics]:
     (linear,), (d_linear,) = primals, tangents
     stats = _statistics(linear, requested, implementation, max_bytes)
-    d_stats = _tangents(linear, stats, moving_inputs(d_linear), max_bytes)
+    d_stats = linear_tangents(linear, stats, moving_inputs(d_linear), max_bytes)
     return stats, with_predicted(d_stats, stats)
 
 
-def merged_linear_statistics(
-    shard: ClassShard,
-    requested: Requested,
-    axis_name: AxisName,
-    implementation: str | None,
-    max_bytes: int | None,
-) -> RowStatistics:
-    """The statistics of whole rows, of whose layer each device of the axis has some classes."""
-    rows, requested = requested.taken_from(shard.rows)
-    shard = shard._replace(rows=rows)
-    return _merged_statistics(shard, requested, axis_name, implementation, max_bytes)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4))
-def _merged_statistics(
-    shard: ClassShard,
-    requested: Requested,
-    axis_name: AxisName,
-    implementation: str | None,
-    max_bytes: int | None,
-) -> RowStatistics:
-    stats = _statistics(shard.rows, requested.for_shard(), implementation, max_bytes)
-    temperature = shard.rows.scalars.temperature
-    return merge(stats, shard.first_class, shard.owns_label, across_devices(axis_name), temperature)
-
-
-@partial(_merged_statistics.defjvp, symbolic_zeros=True)
-def _merged_statistics_jvp(
-    requested: Requested,
-    axis_name: AxisName,
-    implementation: str | None,
-    max_bytes: int | None,
-    primals: tuple[ClassShard],
-    tangents: tuple[ClassShard],
-) -> tuple[RowStatistics, RowStatistics]:
-    (shard,), (d_shard,) = primals, tangents
-    stats = _merged_statistics(shard, requested, axis_name, implementation, max_bytes)
-    d_stats = _tangents(shard.rows, stats, moving_inputs(d_shard.rows), max_bytes)
-    d_stats = merge_tangents(d_stats, shard.owns_label, across_devices(axis_name))
-    return stats, with_predicted(d_stats, stats)
-
-
-def _tangents(
+def linear_tangents(
     linear: LinearRows, stats: RowStatistics, d_linear: LinearRows, max_bytes: int | None
 ) -> RowStatistics:
-    """The derivative of each statistic along `d_linear`, linear in it; None does not move."""
+    """The derivative of each statistic along the tangents `d_linear`, None where they are 0."""
     rows, classes = _backward_blocks(linear, max_bytes)
     stats = stats._replace(predicted=None)
     # The cotangents of x and kernel are sums over blocks, in float32 or better.
@@ -240,17 +188,17 @@ def _tangents(
 def skip_if_masked(
     function: Callable[[Array], T], linear: LinearRows, rows: Blocks, i: Int32[Array, ""]
 ) -> T:
-    """`function(i)`, or zeros without the work where no row of block i counts."""
+    """`function(i)`, or zeros without the work where all rows of block i are masked."""
     if linear.mask.rows is None:
         return function(i)
 
-    counts = any_of_the_batch(rows.slice(linear.mask.rows, i, 0))
-    return lax.cond(counts, function, partial(_zeros_of, function), i)
+    kept = any_of_the_batch(rows.slice(linear.mask.rows, i, 0))
+    return lax.cond(kept, function, partial(_zeros_of, function), i)
 
 
 @jax.custom_batching.custom_vmap
 def any_of_the_batch(mask: Bool[Array, " n"]) -> Bool[Array, ""]:
-    """Return whether any row counts, under vmap any row of the whole batch.
+    """Return whether any row is kept, under vmap any row of the whole batch.
 
     So the predicate of a cond is never batched: a batched one would run both branches, and could
     not be transposed (jax-ml/jax#39219).
@@ -273,7 +221,7 @@ def _shard(rows: Rows, classes: Blocks, j: Int32[Array, ""]) -> ClassShard:
     """Block j of the classes, whose logits `rows` hold; a class in two blocks is in the first."""
     if classes.count == 1:
         return ClassShard(rows, jnp.int32(0), None)
-    new = classes.first_visit(j)
+    new = classes.is_new(j)
     if new is not None:
         mask = new[None] if rows.mask.classes is None else rows.mask.classes & new[None]
         rows = rows._replace(mask=rows.mask._replace(classes=mask))
@@ -281,7 +229,7 @@ def _shard(rows: Rows, classes: Blocks, j: Int32[Array, ""]) -> ClassShard:
 
 
 def logits_budget(max_bytes: int | None, layer: Layer, share: int) -> int:
-    """How many logits may be in memory: by default one in `share`, in 16 MiB to 256 MiB."""
+    """The number of logits that may be in memory, by default one in `share`, 16 MiB to 256 MiB."""
     size = jnp.dtype(layer.dtype).itemsize
     if max_bytes is None:
         whole = math.prod(layer.shape) * size
@@ -289,13 +237,13 @@ def logits_budget(max_bytes: int | None, layer: Layer, share: int) -> int:
     return max_bytes // size
 
 
-# The fewest rows a matrix product wants at a time: below, it reads the kernel more than it
-# computes (at 64 rows 70 % of the GFLOP/s at 256; 2 cores, float32).
+# The fewest rows a matrix product wants at a time: with fewer it spends its time on reading the
+# kernel (at 64 rows 70 % of the GFLOP/s at 256; 2 cores, float32).
 _FEWEST_ROWS = 128
 
 
 def _forward_blocks(linear: LinearRows, max_bytes: int | None) -> tuple[Blocks, Blocks]:
-    """All classes of as many rows as may be, or of the fewest rows as many classes."""
+    """Blocks with all classes of as many rows as fit, or of the fewest rows as many classes."""
     (n, d), k = linear.logits.x.shape, linear.logits.shape[1]
     if is_symbolic_dim(n):
         return _blocks_of_symbolic_rows(linear, max_bytes, share=10)
@@ -312,13 +260,13 @@ def _blocks_of_symbolic_rows(
 ) -> tuple[Blocks, Blocks]:
     """Return one block of rows, whose number is unknown, and blocks of one class in `share`."""
     if max_bytes is not None:
-        fail("max_bytes", "None with a symbolic number of rows", max_bytes)
+        raise_value_error("max_bytes", "None with a symbolic number of rows", max_bytes)
     n, k = linear.logits.shape
     return blocks(n, n), blocks(k, max(k // share, _FEWEST_ROWS))
 
 
 def _backward_blocks(linear: LinearRows, max_bytes: int | None) -> tuple[Blocks, Blocks]:
-    """Square tiles, which read and write the least for their work; less square at an edge.
+    """Blocks that make square tiles, which read and write the least for their work.
 
     A tile of r rows and c classes takes two arrays of r c numbers, five of r d and five of c d.
     """
@@ -333,6 +281,6 @@ def _backward_blocks(linear: LinearRows, max_bytes: int | None) -> tuple[Blocks,
     elif side > n:
         classes = (numbers - 5 * n * d) // (2 * n + 5 * d)
     if linear.mask.rows is not None:
-        # Small blocks of rows, some of which may have none that counts.
+        # Small blocks of rows, some of which may be masked as a whole.
         rows = min(rows, max(4 * _FEWEST_ROWS, n // 16))
     return row_blocks(n, rows), blocks(k, classes)

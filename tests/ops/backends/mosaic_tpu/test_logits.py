@@ -17,7 +17,7 @@ from tests.support.kernels import lowered_for_tpu
 from tests.support.oracles import cross_entropy as oracles
 from tests.support.problems import EVERYTHING, PROBLEMS, WEIGHTS_7, Problem
 from tests.support.tolerances import LOSS_GRADIENT, VALUE
-from xentjax.ops import mosaic_tpu, mosaic_tpu_blocks
+from xentjax.ops.backends.mosaic_tpu import operands, tiling
 
 pytestmark = pytest.mark.kernels
 
@@ -31,9 +31,9 @@ integer_loss = xentjax.softmax_cross_entropy_with_integer_labels
 @pytest.fixture
 def interpreted(monkeypatch):
     """By tiles of 128 x 128, so that small arrays have several, the last ones ragged."""
-    monkeypatch.setattr(mosaic_tpu_blocks, "_MOST_ROWS", 128)
-    monkeypatch.setattr(mosaic_tpu_blocks, "_MOST_CLASSES", 128)
-    with mosaic_tpu.interpret(True):
+    monkeypatch.setattr(tiling, "_MOST_ROWS", 128)
+    monkeypatch.setattr(tiling, "_MOST_CLASSES", 128)
+    with operands.interpret(True):
         yield
 
 
@@ -150,7 +150,7 @@ def test_inside_shard_map(split):
 
     sharded = jax.shard_map(losses, mesh=mesh, in_specs=(spec, P(spec[0])), out_specs=P(spec[0]))
     # This interpreter keeps the memories of a TPU apart and knows the axes of a mesh.
-    with mosaic_tpu.interpret(pltpu.InterpretParams()):
+    with operands.interpret(pltpu.InterpretParams()):
         value, gradient = jax.jit(jax.value_and_grad(lambda x: jnp.sum(sharded(x, labels))))(logits)
     expected = oracles.cross_entropy(logits, labels, **keywords)
     assert_close(value, expected.losses.sum(), VALUE["float32"])
@@ -220,15 +220,15 @@ def test_refuses_64_bits():
 @pytest.mark.parametrize("shape", [(1, 1), (8192, 1000), (7, 2**20), (2**20, 10)], ids=str)
 @pytest.mark.parametrize("bytes_read", [2, 9])
 def test_tiles_fit_and_cover_no_more_than_the_array_needs(shape, bytes_read):
-    footprint = mosaic_tpu_blocks.Footprint(bytes_read, temporaries=4, columns=9)
-    tile = mosaic_tpu_blocks.tile_shape(shape, footprint)
-    assert footprint.vmem_bytes(*tile) <= mosaic_tpu_blocks._VMEM_BYTES
+    footprint = tiling.Footprint(bytes_read, temporaries=4, columns=9)
+    tile = tiling.tile_shape(shape, footprint)
+    assert footprint.vmem_bytes(*tile) <= tiling._VMEM_BYTES
     for size, whole in zip(tile, shape, strict=True):
         assert size % 128 == 0
         assert size - 128 < whole
 
 
 def test_a_kernel_that_cannot_fit_is_refused_before_it_is_compiled():
-    footprint = mosaic_tpu_blocks.Footprint(bytes_read=4, temporaries=200, columns=3)
+    footprint = tiling.Footprint(bytes_read=4, temporaries=200, columns=3)
     with pytest.raises(NotImplementedError, match="logits: expected tiles of 128 x 128 in"):
-        mosaic_tpu_blocks.tile_shape((128, 128), footprint)
+        tiling.tile_shape((128, 128), footprint)

@@ -1,4 +1,4 @@
-"""What the Pallas kernels for all hardware share about rows, and about where they run."""
+"""Helpers of the Pallas kernels for all hardware: rows, and where a kernel may run."""
 
 import math
 from functools import partial
@@ -31,6 +31,11 @@ def divided(a: Float[Array, "*s"], temperature: Array | None) -> Float[Array, "*
     return a if temperature is None else a / temperature
 
 
+def finite(running_max: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
+    """The shift m: 0 in a row without a finite maximum, which keeps its infinities."""
+    return jnp.where(jnp.abs(running_max) < jnp.inf, running_max, 0)  # Mosaic lowers no isfinite
+
+
 def zeros_where_masked(
     stats: RowStatistics, row_mask: Bool[Array, "*rows"], num_classes: int
 ) -> RowStatistics:
@@ -49,7 +54,7 @@ def zeros_where_masked(
 
 
 def check_sizes(name: str, x: Array, implementation: str) -> None:
-    """Refuse symbolic sizes, of which no grid can be made."""
+    """Refuse symbolic sizes: a grid needs numbers."""
     if any(map(is_symbolic_dim, x.shape)):
         raise NotImplementedError(
             f"{name}: expected a shape of known sizes for {implementation!r}, got {x.shape}"
@@ -57,9 +62,9 @@ def check_sizes(name: str, x: Array, implementation: str) -> None:
 
 
 def only_on(x: Array, platform: str, expected: str) -> Array:
-    """Return x in a program that is lowered for that platform alone; others are refused there.
+    """Return x, and refuse to lower the program for any other platform.
 
-    The platform is unknown before: a program may be exported for another machine.
+    Only lowering knows the platform: a program may be exported for another machine.
     """
     return _only_on.bind(x, platform=platform, expected=expected)
 

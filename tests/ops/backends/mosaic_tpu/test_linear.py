@@ -24,7 +24,8 @@ from tests.support.layers import (
 )
 from tests.support.problems import EVERYTHING, WEIGHTS_7
 from tests.support.tolerances import GRADIENT, VALUE
-from xentjax.ops import Rows, linear_mosaic_tpu, mosaic_tpu
+from xentjax.ops import Rows
+from xentjax.ops.backends.mosaic_tpu import linear_blocks, operands
 from xentjax.ops.rows import Layer as LinearLayer
 
 pytestmark = pytest.mark.kernels
@@ -38,8 +39,8 @@ IN_FORWARD: dict[str, Any] = {"gradients_in_forward": True, "reduction": "sum"}
 def interpreted(monkeypatch):
     """By tiles of 128, so that small arrays have several on each axis, the last ones ragged."""
     for name in ("_MOST_ROWS", "_MOST_CLASSES", "_MOST_FEATURES"):
-        monkeypatch.setattr(linear_mosaic_tpu, name, 128)
-    with mosaic_tpu.interpret(True):
+        monkeypatch.setattr(linear_blocks, name, 128)
+    with operands.interpret(True):
         yield
 
 
@@ -379,8 +380,8 @@ def test_tiles_cover_no_more_than_the_arrays_need(shape, of):
     x: Any = jax.ShapeDtypeStruct((n, d), jnp.bfloat16)
     kernel: Any = jax.ShapeDtypeStruct((d, k), jnp.bfloat16)
     layer = LinearLayer(x, kernel)
-    whole = linear_mosaic_tpu.Sizes(n, k, d)
-    tile = linear_mosaic_tpu.tile_sizes(layer, Rows(None), whole, 9, of)
+    whole = linear_blocks.LayerShape(n, k, d)
+    tile = linear_blocks.tile_sizes(layer, Rows(None), whole, 9, of)
     for size, full in zip(tile[:2], whole[:2], strict=True):
         assert size % 128 == 0
         assert size - 128 < full

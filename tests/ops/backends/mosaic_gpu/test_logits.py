@@ -15,7 +15,7 @@ from tests.support.closeness import assert_close
 from tests.support.oracles import cross_entropy as oracles
 from tests.support.problems import PROBLEMS, SCALARS, Problem
 from tests.support.tolerances import VALUE
-from xentjax.ops import mosaic_gpu, mosaic_gpu_blocks
+from xentjax.ops.backends.mosaic_gpu import hardware, tiling
 
 pytestmark = pytest.mark.kernels
 
@@ -28,9 +28,9 @@ integer_loss = xentjax.softmax_cross_entropy_with_integer_labels
 @pytest.fixture
 def interpreted(monkeypatch):
     """By tiles of one box, two blocks a row: small arrays have several, the last ones ragged."""
-    monkeypatch.setattr(mosaic_gpu_blocks, "_NUMBERS", 1024)
-    monkeypatch.setattr(mosaic_gpu_blocks, "_BLOCKS", 2)
-    with mosaic_gpu.interpret(kernels.gpu_interpreter()):
+    monkeypatch.setattr(tiling, "_NUMBERS", 1024)
+    monkeypatch.setattr(tiling, "_BLOCKS", 2)
+    with hardware.interpret(kernels.gpu_interpreter()):
         yield
 
 
@@ -64,10 +64,10 @@ def test_sizes(shape):
 
 @pytest.mark.usefixtures("interpreted")
 def test_boxes_side_by_side_in_stages_that_are_used_again(monkeypatch):
-    monkeypatch.setattr(mosaic_gpu_blocks, "_NUMBERS", 2048)
-    monkeypatch.setattr(mosaic_gpu_blocks, "_BLOCKS", 1)
-    monkeypatch.setattr(mosaic_gpu_blocks, "_STAGES", 2)
-    plan = mosaic_gpu_blocks.plan((9, 900), 4)
+    monkeypatch.setattr(tiling, "_NUMBERS", 2048)
+    monkeypatch.setattr(tiling, "_BLOCKS", 1)
+    monkeypatch.setattr(tiling, "_STAGES", 2)
+    plan = tiling.plan((9, 900), 4)
     assert plan.copies > 1
     assert plan.tiles > plan.stages
     kernels.check_size(NAME, (9, 900))
@@ -97,7 +97,7 @@ def test_bad_values():
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.usefixtures("interpreted")
 def test_half_precision(dtype, monkeypatch):
-    monkeypatch.setattr(mosaic_gpu_blocks, "_NUMBERS", 2048)
+    monkeypatch.setattr(tiling, "_NUMBERS", 2048)
     kernels.check_half_precision(NAME, everything(), dtype)
 
 
@@ -188,7 +188,7 @@ def test_lowers_inside_shard_map():
 def test_needs_a_hopper_gpu(capability, k, monkeypatch):
     """Which GPU is there is known as soon as a shape is traced; that none is, at lowering."""
     if capability != "cpu":  # which is what these tests run on
-        monkeypatch.setattr(mosaic_gpu, "_compute_capability", lambda: capability)
+        monkeypatch.setattr(hardware, "_compute_capability", lambda: capability)
     expected = (
         f"expected a GPU of compute capability 9.0 or more for 'mosaic_gpu', got {capability}"
     )
@@ -230,7 +230,7 @@ def test_refuses_64_bits():
 @pytest.mark.parametrize("k", [1, 2, 10, 33, 1000, 50257, 131072, 2**20])
 @pytest.mark.parametrize("itemsize", [2, 4])
 def test_plans_cover_the_logits_and_fit_the_hardware(n, k, itemsize):
-    p = mosaic_gpu_blocks.plan((n, k), itemsize)
+    p = tiling.plan((n, k), itemsize)
     assert p.phases * k * itemsize % 16 == 0
     assert p.row_blocks * p.rows * p.phases >= n
     assert (p.row_blocks - 1) * p.rows * p.phases < n
@@ -246,4 +246,4 @@ def test_plans_cover_the_logits_and_fit_the_hardware(n, k, itemsize):
 
 def test_rows_too_long_for_an_index_are_refused():
     with pytest.raises(NotImplementedError, match="logits: expected rows of at most"):
-        mosaic_gpu_blocks.plan((1, 2**28 + 1), 4)
+        tiling.plan((1, 2**28 + 1), 4)

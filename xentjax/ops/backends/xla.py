@@ -13,7 +13,8 @@ from jaxtyping import Array, Bool, Float
 
 from xentjax._core.dtypes import compute_dtype
 from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
-from xentjax._core.varying import varying_alike
+from xentjax._core.varying import pvary_all
+from xentjax.ops.backends.interface import Backend
 from xentjax.ops.blocks import blocks, flat_mask
 from xentjax.ops.layer import slice_rows
 from xentjax.ops.rows import (
@@ -34,16 +35,16 @@ from xentjax.ops.rows import (
 
 
 def row_statistics(rows: Rows, requested: Requested) -> RowStatistics:
-    """On CPU one pass where the label's logit can stand in for the maximum, else two.
+    """One pass on CPU where the label's logit can stand in for the maximum, else two.
 
-    The platform is known at lowering, and may be that of another machine.
+    Only lowering knows the platform, which may be that of another machine.
     """
     two_passes = partial(_jitted_two_passes, requested=requested)
-    apart, serves = _cpu_takes_apart(rows, requested), _one_pass_serves(rows, requested)
-    if not (apart or serves):
+    splits, serves = _cpu_splits(rows, requested), _one_pass_serves(rows, requested)
+    if not (splits or serves):
         return two_passes(rows)
     if serves:
-        rows = varying_alike(rows)  # as the branches of each cond have to
+        rows = pvary_all(rows)  # as both branches of a cond have to vary alike
 
     @jax.custom_batching.custom_vmap
     def one_pass(rows: Rows) -> RowStatistics:
@@ -51,26 +52,26 @@ def row_statistics(rows: Rows, requested: Requested) -> RowStatistics:
 
     @one_pass.def_vmap
     def _(axis_size: int, in_batched: list[Rows], rows: Rows) -> tuple[RowStatistics, Any]:
-        """Under vmap a cond runs both its branches, so the exact one alone is faster."""
+        """Take the exact form alone: under vmap a cond runs both its branches."""
         del axis_size
         axes = jax.tree.map(lambda batched: 0 if batched else None, in_batched[0])
-        with _one_cpu(apart):
+        with _one_cpu(splits):
             stats = jax.vmap(two_passes, (axes,))(rows)
         return stats, jax.tree.map(lambda _: True, stats)
 
     def on_cpu(rows: Rows) -> RowStatistics:
-        with _one_cpu(apart):
+        with _one_cpu(splits):
             return one_pass(rows) if serves else two_passes(rows)
 
     return lax.platform_dependent(rows, cpu=on_cpu, default=two_passes)
 
 
 _one_cpu = jax.make_user_context(False)
-"""Whether the program is for one CPU, where it pays to take arrays apart."""
+"""Whether the program is for one CPU, where it pays to split arrays."""
 
 
-def _cpu_takes_apart(rows: Rows, requested: Requested) -> bool:
-    """Whether it pays on a CPU, and all is on one device.
+def _cpu_splits(rows: Rows, requested: Requested) -> bool:
+    """Whether it pays on a CPU to split the logits, and all is on one device.
 
     Parts that do not match the shards of a sharded array would make XLA gather the logits, and a
     traced array does not tell how it is sharded.
@@ -81,22 +82,18 @@ def _cpu_takes_apart(rows: Rows, requested: Requested) -> bool:
 
 
 def _one_pass_serves(rows: Rows, requested: Requested) -> bool:
-    """Whether one pass is right for this request, and the faster form.
+    """Whether the one-pass form is exact for this request, and faster.
 
-    In ms, one pass / two (forward, then donated step; 2 cores, float32, jax 0.10.2, 2026-11-25):
-                                    8192 x 1000                1024 x 32768
-        plain                       3.8 / 6.7     9 / 13       - / -         - / -
-        smoothing                   4.8 / 7.4    11 / 14       20 / 27      43 / 48
-        soft cap                    6.8 / 7.4    21 / 23       27 / 32      87 / 92
-        smoothing, row mask         5.8 / 9.9    15 / 16       27 / 41      81 / 64
-        smoothing, cap, row mask     14 / 13     31 / 28       55 / 55     145 / 114
-        class mask                   12 / 8.7    15 / 11       72 / 34      84 / 44
+    It takes 0.6 to 0.9 of the time of two passes, but more of it with a mask of classes, or with
+    smoothing together with a cap and a mask of rows (benchmarks/measured/NOTES.md).
     """
     inexact = (
         requested.mean or requested.predicted or requested.normalizer or rows.target.labels is None
     )
-    twice = requested.uniform and (rows.scalars.soft_cap is not None or rows.mask.rows is not None)
-    return not (inexact or twice or rows.mask.classes is not None)
+    reads_twice = requested.uniform and (
+        rows.scalars.soft_cap is not None or rows.mask.rows is not None
+    )
+    return not (inexact or reads_twice or rows.mask.classes is not None)
 
 
 # How far the maximum may lie above the label, in nats: exp(a_k - a_y) is far from overflow, and
@@ -105,10 +102,10 @@ _REACH = 32.0
 
 
 def _one_pass(rows: Rows, requested: Requested) -> RowStatistics:
-    """Shifted by the label's logit, which a gather knows before the row is read.
+    """Shift by the label's logit, which a gather knows before the row is read.
 
-    A row whose maximum is out of reach, or a value that the simple expressions here do not treat
-    as they should (their sum is then NaN or inf), sends all rows to the exact form.
+    A row whose maximum is out of reach, or a value that the simple expressions here get wrong
+    (their sum is then NaN or inf), sends all rows to the exact form.
     """
     in_range, label = _label_logit(rows)
     z = shifted(_simply_adjusted(rows), label, rows.scalars.temperature)
@@ -123,29 +120,27 @@ def _one_pass(rows: Rows, requested: Requested) -> RowStatistics:
         dot = _row_sum(z_again * t)
         uniform = InnerProduct(dot, jnp.sum(t, -1) + jnp.zeros_like(dot))
         good &= ~jnp.isnan(uniform.dot)
-    nothing = nan_unless(in_range, label.dtype)
+    label_logit = nan_unless(in_range, label.dtype)  # relative to itself
     if rows.mask.rows is not None:
         # Whatever a masked row holds, its logits count as zeros.
         good |= ~rows.mask.rows
         log_sum = jnp.where(rows.mask.rows, log_sum, jnp.log(jnp.full_like(log_sum, z.shape[-1])))
 
-    def near() -> RowStatistics:
-        return RowStatistics(label, log_sum, nothing, None, uniform, None, None)
-
-    return lax.cond(jnp.all(good), near, lambda: _jitted_two_passes(rows, requested=requested))
+    near = RowStatistics(label, log_sum, label_logit, None, uniform, None, None)
+    exact = partial(_jitted_two_passes, rows, requested=requested)
+    return lax.cond(jnp.all(good), lambda: near, exact)
 
 
 def _simply_adjusted(rows: Rows) -> Float[Array, "*rows K"]:
     """`adjusted_logits` where every logit is finite, without masks; else NaN, -inf or +inf.
 
-    It has no select, which keeps XLA's CPU compiler from using its fast loops: a sum of
-    exponentials of 1024 x 32768 takes 11 ms as it is, 17 ms of capped logits, and 60 ms with one
-    `where` on the logits (2 cores, float32, jax 0.10.2).
+    It has no select, which keeps XLA's CPU compiler from using its fast loops: one `where` on the
+    logits makes a sum of exponentials five times slower (2 cores, float32, jax 0.10.2).
     """
     a, soft_cap = rows.logits.astype(compute_dtype(rows.logits.dtype)), rows.scalars.soft_cap
     if soft_cap is not None:
         a /= soft_cap
-        # inf - inf is NaN: the tanh of an infinite logit must not pass for a finite one.
+        # a - a is 0, or NaN if a is infinite: its tanh must not pass for that of a finite logit.
         a = soft_cap * (jnp.tanh(a) + (a - a))
     return a
 
@@ -156,10 +151,12 @@ _CACHED = 2**18
 
 
 def _two_passes(rows: Rows, requested: Requested) -> RowStatistics:
-    """max first, then every sum of shifted logits; on CPU for a few rows at a time."""
+    """Take the maximum, then every sum of shifted logits; on CPU for a few rows at a time."""
     *row_shape, k = rows.logits.shape
+    if not _one_cpu.value or _is_plain(rows, requested):
+        return _max_then_sums(rows, requested)
     parts = blocks(math.prod(row_shape), _CACHED // k)
-    if _is_plain(rows, requested) or not _one_cpu.value or parts.count == 1:
+    if parts.count == 1:
         return _max_then_sums(rows, requested)
     flat = map_rows(lambda x: x.reshape(-1, *x.shape[len(row_shape) :]), rows)
     if rows.mask.classes is not None:  # which may have axes of size 1
@@ -171,22 +168,20 @@ def _two_passes(rows: Rows, requested: Requested) -> RowStatistics:
     return jax.tree.map(lambda x: parts.join(x).reshape(row_shape), stats)
 
 
-# One trace serves wherever nothing is taken apart.
+# One trace serves wherever nothing is split.
 _jitted_two_passes = jax.jit(_two_passes, static_argnames="requested", inline=True)
 
 
 def _is_plain(rows: Rows, requested: Requested) -> bool:
+    """Whether the logits are read as they are, for their maximum and one sum."""
     more = requested.uniform or requested.mean or requested.predicted or rows.target.pmf is not None
-    return not (more or _adjusts(rows))
-
-
-def _adjusts(rows: Rows) -> bool:
-    return any(x is not None for x in (*rows.mask, *rows.scalars))
+    return not (more or jax.tree.leaves((rows.mask, rows.scalars)))
 
 
 def _max_then_sums(rows: Rows, requested: Requested) -> RowStatistics:
     a = adjusted_logits(rows)
-    keep = _one_cpu.value and _adjusts(rows)  # in the cache, as an array
+    # In the cache, as an array.
+    keep = _one_cpu.value and bool(jax.tree.leaves((rows.mask, rows.scalars)))
     if keep:
         a = lax.optimization_barrier(a)
     shift = _row_max(a)
@@ -223,15 +218,17 @@ def _max_then_sums(rows: Rows, requested: Requested) -> RowStatistics:
 
 
 def _label_logit(rows: Rows) -> tuple[Bool[Array, "*rows"], Float[Array, "*rows"]]:
-    """Whether the label is a class, and its adjusted logit: one element read a row."""
-    labels, classes = rows.target.labels, rows.mask.classes
+    """Whether the label is a class, and its adjusted logit, one element read a row."""
+    logits, labels, classes = rows.logits, rows.target.labels, rows.mask.classes
     assert labels is not None
+    in_range = label_in_range(labels, logits.shape[-1])
     if classes is not None:
-        classes = at_label(jnp.broadcast_to(classes, rows.logits.shape), labels)[..., None]
+        classes = at_label(jnp.broadcast_to(classes, logits.shape), labels, in_range)[..., None]
     of_label = rows._replace(
-        logits=at_label(rows.logits, labels)[..., None], mask=rows.mask._replace(classes=classes)
+        logits=at_label(logits, labels, in_range)[..., None],
+        mask=rows.mask._replace(classes=classes),
     )
-    return label_in_range(labels, rows.logits.shape[-1]), adjusted_logits(of_label)[..., 0]
+    return in_range, adjusted_logits(of_label)[..., 0]
 
 
 def _inner_product(t: Float[Array, "*#rows K"], z: Float[Array, "*rows K"]) -> InnerProduct:
@@ -241,32 +238,19 @@ def _inner_product(t: Float[Array, "*#rows K"], z: Float[Array, "*rows K"]) -> I
     return InnerProduct(dot, jnp.sum(t, -1) + jnp.zeros_like(dot))
 
 
-# XLA's CPU reductions collapse on long rows, and by how much depends on N and K in no simple way.
-# Folded, each row is reduced window by window and the windows are merged. Two-pass (max, sum exp)
-# in ms, plain / windows of 1024 / windows of 4096 (2 cores, float32, jax 0.10.2, 2026-11-25):
-#     8192 x 1000   2.2 / 2.5 / -       1024 x 8192   2.1 / 2.1 / 2.1
-#     1024 x 32768  9.8 / 9.6 / 9.6      256 x 131072  20-77 / 9.1 / 9.1
-#     655 x 50257   73-91 / 10 / 10        16 x 2^20   8.3 / 4.6 / 4.6
-# A reshape into windows would do as well where the window divides K; where it does not, cutting
-# off the tail copies the logits (44 ms at 655 x 50257). reduce_window pads inside its loop.
+# XLA's CPU reductions of long rows are up to eight times slower than window by window, and by how
+# much depends on N and K in no simple way (benchmarks/measured/NOTES.md). reduce_window pads inside
+# its loop; a reshape into windows would copy the logits where the window does not divide K.
 _WINDOW = 4096
 
 
-def _row_max(x: Float[Array, "*rows K"]) -> Float[Array, "*rows"]:
-    return _folded(jnp.max, lax.max, -jnp.inf, x)
-
-
-def _row_sum(x: Float[Array, "*rows K"]) -> Float[Array, "*rows"]:
-    return _folded(jnp.sum, lax.add, 0.0, x)
-
-
-def _folded(
+def _by_windows(
     reduce: Callable[..., Array],
     merge: Callable[[Array, Array], Array],
     neutral: float,
     x: Float[Array, "*rows K"],
 ) -> Float[Array, "*rows"]:
-    """`reduce` over the last axis, by windows where that is faster."""
+    """Reduce the last axis, by windows where that is faster."""
     if not _one_cpu.value or x.shape[-1] < 2 * _WINDOW:
         return reduce(x, -1)
     window = (1,) * (x.ndim - 1) + (_WINDOW,)
@@ -274,3 +258,10 @@ def _folded(
     parts = lax.reduce_window(x, jnp.asarray(neutral, x.dtype), merge, window, window, tail)
     # Without the barrier XLA joins both reductions into the slow one.
     return reduce(lax.optimization_barrier(parts), -1)
+
+
+_row_max = partial(_by_windows, jnp.max, lax.max, -jnp.inf)
+_row_sum = partial(_by_windows, jnp.sum, lax.add, 0.0)
+
+
+BACKEND = Backend(row_statistics=row_statistics)

@@ -1,0 +1,68 @@
+"""The back-ends by name: what they offer, what None stands for, and what a wrong name says."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import xentjax
+from xentjax.ops import IMPLEMENTATIONS, backend
+
+OFFERED = {
+    "xla": {"row_statistics"},
+    "reference": {"row_statistics", "stores_logits"},
+    "mosaic_tpu": {"row_statistics", "linear_statistics", "layer_gradients", "softmax"},
+    "mosaic_gpu": {"row_statistics", "linear_statistics"},
+}
+
+
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+def test_what_a_backend_offers(name):
+    offers = backend(name)._asdict()
+    assert {key for key, value in offers.items() if value} == OFFERED[name]
+
+
+def test_none_is_xla():
+    assert backend(None) is backend("xla")
+
+
+def test_a_name_that_is_none():
+    with pytest.raises(ValueError, match=r"^implementation: expected one of .*'xla'.*, got fast$"):
+        backend("fast")
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+@pytest.mark.parametrize("operation", ["logits", "linear"])
+def test_without_a_name_no_platform_gets_a_kernel(operation, platform):
+    labels = jnp.array([3, 4])
+    if operation == "logits":
+        loss = jax.jit(lambda x: xentjax.softmax_cross_entropy_with_integer_labels(x, labels))
+        arguments = (jnp.ones((2, 204)),)
+    else:
+        loss = jax.jit(lambda x, w: xentjax.linear_softmax_cross_entropy(x, w, labels))
+        arguments = jnp.ones((2, 64), "bfloat16"), jnp.ones((64, 204), "bfloat16")
+    text = loss.trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+    assert "mosaic" not in text
+    assert "tpu_custom_call" not in text
+    np.testing.assert_allclose(loss(*arguments), np.log(204), rtol=1e-6)
+
+
+def test_a_named_kernel_that_cannot_raises():
+    with pytest.raises(NotImplementedError, match=r"^implementation: expected a TPU"):
+        xentjax.softmax_cross_entropy_with_integer_labels(
+            jnp.ones((2, 203)), np.array([3, 4]), implementation="mosaic_tpu"
+        )
+
+
+def test_pallas_is_imported_when_a_kernel_is_asked_for():
+    program = (
+        "import sys, jax.numpy as jnp, xentjax\n"
+        "logits, labels = jnp.ones((2, 3)), jnp.array([0, 1])\n"
+        "xentjax.softmax_cross_entropy_with_integer_labels(logits, labels)\n"
+        "assert not any('experimental.pallas' in name for name in sys.modules)\n"
+        "assert 'xentjax.ops.backends.reference' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

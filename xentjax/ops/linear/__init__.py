@@ -1,0 +1,1 @@
+"""Row statistics of linear layers, whose logits are never stored whole."""

@@ -1,0 +1,73 @@
+"""Row statistics of logits whose classes are split over the devices of a mesh axis.
+
+A few numbers a row cross between devices and no logit does. The derivatives are sums over classes
+as well: each device applies the rule of its own shard to the merged statistics, which holds where
+all logits of a shard are -inf and have no softmax themselves.
+"""
+
+from functools import partial
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from xentjax._core.axis_name import AxisName
+from xentjax.ops.derivative import statistics_tangents
+from xentjax.ops.dispatch import row_statistics
+from xentjax.ops.merge import ClassShard, Combine, merge, merge_tangents
+from xentjax.ops.rows import Requested, RowStatistics
+
+T = TypeVar("T")
+
+
+def across_devices(axis_name: AxisName) -> Combine:
+    """Reduce over shards on the devices of a mesh axis."""
+    return Combine(
+        max=partial(lax.pmax, axis_name=axis_name),
+        min=partial(lax.pmin, axis_name=axis_name),
+        sum=partial(_sum_over_devices, axis_name=axis_name),
+    )
+
+
+def _sum_over_devices(tree: T, axis_name: AxisName) -> T:
+    arrays, structure = jax.tree.flatten(tree)
+    summed = lax.psum(jnp.stack(arrays), axis_name)  # one collective
+    return jax.tree.unflatten(structure, jnp.unstack(summed))
+
+
+def merged_statistics(
+    shard: ClassShard,
+    requested: Requested,
+    axis_name: AxisName,
+    implementation: str | None = None,
+) -> RowStatistics:
+    """The statistics of whole rows, the same on every device of the axis.
+
+    They differentiate as `row_statistics` does: in every floating input, in all modes and orders.
+    """
+    rows, requested = requested.taken_from(shard.rows)
+    return _merged_statistics(shard._replace(rows=rows), requested, axis_name, implementation)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def _merged_statistics(
+    shard: ClassShard, requested: Requested, axis_name: AxisName, implementation: str | None
+) -> RowStatistics:
+    stats = row_statistics(shard.rows, requested.for_shard(), implementation)
+    temperature = shard.rows.scalars.temperature
+    return merge(stats, shard.first_class, shard.owns_label, across_devices(axis_name), temperature)
+
+
+@partial(_merged_statistics.defjvp, symbolic_zeros=True)
+def _merged_statistics_jvp(
+    requested: Requested,
+    axis_name: AxisName,
+    implementation: str | None,
+    primals: tuple[ClassShard],
+    tangents: tuple[ClassShard],
+) -> tuple[RowStatistics, RowStatistics]:
+    (shard,), (d_shard,) = primals, tangents
+    stats = _merged_statistics(shard, requested, axis_name, implementation)
+    d_stats = statistics_tangents(shard.rows, stats, d_shard.rows)
+    return stats, merge_tangents(d_stats, shard.owns_label, across_devices(axis_name))
