@@ -97,7 +97,7 @@ def test_brier_score_reductions_and_gradients_in_the_pmf():
     ],
 )
 def test_kl_divergence(name, temperature, implementation):
-    """In both arguments: the teacher and the student are stacked and move together."""
+    """Derivatives in both arguments: teacher and student are stacked and move together."""
     problem = next(p for p in PROBLEMS if p.name == name)
     logits, _, keywords = problem.arguments()
     keywords = {k: v for k, v in keywords.items() if k in ("axis", "where")}
@@ -113,7 +113,7 @@ def test_kl_divergence(name, temperature, implementation):
 
 
 def test_kl_divergence_of_equal_logits_is_exactly_0():
-    """So are its gradients; the Hessian is the Fisher information."""
+    """Gradients are 0 as well; the Hessian is the Fisher information."""
     rng = np.random.default_rng(0)
     logits = (10 * rng.standard_normal((50, 9))).astype(np.float32)
     value, gradients = jax.value_and_grad(
@@ -142,7 +142,7 @@ def test_kl_divergence_is_never_negative(distance):
 
 
 def test_temperature_is_traced_and_differentiable():
-    """Also beside logits of -inf, which no temperature moves."""
+    """Logits of -inf, which no temperature moves, are among them."""
     teacher = np.array([[0.5, -INF, 2.0, 0.25], [1.0, 2.0, -INF, 3.0]], np.float32)
     student = np.array([[1.5, -INF, -2.0, 1.0], [0.0, 1.0, 2.0, -1.0]], np.float32)
 

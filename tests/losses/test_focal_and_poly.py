@@ -74,7 +74,7 @@ def test_softmax_focal_loss(name, gamma, implementation):
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_reductions(reduction):
-    """Those of the cross-entropies, of which both losses are a case."""
+    """Reductions are those of the cross-entropies, of which both losses are special cases."""
     logits, labels, keywords = arguments("ignored")
     keywords |= {"class_weights": WEIGHTS_7}
     oracle = oracles.cross_entropy(logits, labels, **keywords)
