@@ -34,7 +34,7 @@ def arguments(name):
     ],
 )
 def test_kl_divergence(name, temperature, implementation):
-    """In both arguments: the teacher and the student are stacked and move together."""
+    """Derivatives in both arguments: teacher and student are stacked and move together."""
     problem = next(p for p in PROBLEMS if p.name == name)
     logits, _, keywords = problem.arguments()
     keywords = {k: v for k, v in keywords.items() if k in ("axis", "where")}
@@ -61,7 +61,7 @@ def test_common_offset_costs_no_digits():
 
 
 def test_kl_divergence_of_equal_logits_is_exactly_0():
-    """So are its gradients; the Hessian is the Fisher information."""
+    """Gradients are 0 as well; the Hessian is the Fisher information."""
     rng = np.random.default_rng(0)
     logits = (10 * rng.standard_normal((50, 9))).astype(np.float32)
     value, gradients = jax.value_and_grad(
@@ -90,7 +90,7 @@ def test_kl_divergence_is_never_negative(distance):
 
 
 def test_temperature_is_traced_and_differentiable():
-    """Also beside logits of -inf, which no temperature moves."""
+    """Logits of -inf, which no temperature moves, are among them."""
     teacher = np.array([[0.5, -INF, 2.0, 0.25], [1.0, 2.0, -INF, 3.0]], np.float32)
     student = np.array([[1.5, -INF, -2.0, 1.0], [0.0, 1.0, 2.0, -1.0]], np.float32)
 
@@ -203,7 +203,7 @@ def test_vmap_equals_the_batched_call():
 
 def test_reverse_mode_keeps_the_inputs_and_a_few_numbers_a_row():
     n, k = 64, 512
-    x, y = jax.random.normal(jax.random.key(0), (2, n, k))
+    x, y = jax.random.normal(jax.random.key(0), (2, n, k), jnp.float32)
     assert residual_bytes(lambda x, y: jnp.sum(kl_divergence(x, y)), x, y) <= 32 * n
 
 

@@ -49,7 +49,7 @@ def test_softmax_focal_loss(name, gamma, implementation):
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_reductions(reduction):
-    """Those of the cross-entropy, of which the loss is a generalisation."""
+    """Reductions are those of the cross-entropy, a special case of the loss."""
     logits, labels, keywords = arguments("ignored")
     keywords |= {"class_weights": WEIGHTS_7}
     oracle = oracles.cross_entropy(logits, labels, **keywords)
@@ -185,7 +185,7 @@ def test_vmap_equals_the_batched_call():
 
 def test_reverse_mode_keeps_the_inputs_and_a_few_numbers_a_row():
     n, k = 64, 512
-    logits, labels = jnp.zeros((n, k)), jnp.zeros(n, jnp.int32)
+    logits, labels = jnp.zeros((n, k), jnp.float32), jnp.zeros(n, jnp.int32)
     assert residual_bytes(lambda x: jnp.sum(focal_loss(x, labels)), logits) <= 48 * n
 
 
@@ -197,7 +197,7 @@ def test_reverse_mode_keeps_the_inputs_and_a_few_numbers_a_row():
         (ValueError, "gamma: expected a number >= 0 (a scalar), got shape (2,)",
          lambda x, y: focal_loss(x, y, gamma=jnp.ones(2))),
         (TypeError, "labels: expected an integer dtype (class indices), got float32",
-         lambda x, y: focal_loss(x, x)),
+         lambda x, y: focal_loss(x, jnp.zeros((2, 3), jnp.float32))),
         (ValueError, "class_weights: expected one weight a class, shape (3,), got (2,)",
          lambda x, y: focal_loss(x, y, class_weights=jnp.ones(2))),
         (ValueError, "reduction: expected one of", lambda x, y: focal_loss(x, y, reduction="")),

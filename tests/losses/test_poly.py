@@ -133,7 +133,8 @@ def test_vmap_equals_the_batched_call():
 
 def test_reverse_mode_keeps_the_inputs_and_a_few_numbers_a_row():
     n, k = 64, 512
-    logits, soft = jnp.zeros((n, k)), jnp.full((n, k), 1 / k)
+    logits = jnp.zeros((n, k), jnp.float32)
+    soft = jnp.full((n, k), 1 / k, jnp.float32)
     assert residual_bytes(lambda x, t: jnp.sum(poly_loss(x, t)), logits, soft) <= 32 * n
 
 
