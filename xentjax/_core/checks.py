@@ -137,6 +137,13 @@ def check_index(name: str, value: SupportsIndex) -> int:
         raise TypeError(f"{name}: expected an integer, got {value!r}") from None
 
 
+def check_num_steps(name: str, num_steps: int) -> None:
+    """Raise unless the number of steps is an integer that a loop can count to."""
+    most = np.iinfo(np.int32).max
+    if not 1 <= check_index(name, num_steps) <= most:
+        raise_value_error(name, f"an integer 1..{most}", repr(num_steps))
+
+
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Raise a ValueError that lists the choices unless `value` is one of them."""
     if not (isinstance(value, str) and value in choices):

@@ -1,5 +1,7 @@
 """Mesh axes: those that arrays vary over inside `shard_map`, and Explicit ones that split them."""
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any, TypeVar
 
 import jax
@@ -38,18 +40,52 @@ def explicit_spec(x: ArrayLike) -> tuple[Any, ...]:
     return tuple(sharding.spec) if AxisType.Explicit in sharding.mesh.axis_types else ()
 
 
-def sharded_alike(x: Array, y: Array) -> tuple[Array, Array]:
-    """Return two arrays of one shape, each split over the Explicit axes that either is split over.
+def sharded_alike(*arrays: Array) -> list[Array]:
+    """Return arrays of one shape, each split over the Explicit axes that any of them is split over.
 
-    A `where` of both demands it; arithmetic does it by itself.
+    A `where` of them demands it; arithmetic does it by itself.
     """
-    a, b = jax.typeof(x).sharding, jax.typeof(y).sharding
-    if a == b or AxisType.Explicit not in (*a.mesh.axis_types, *b.mesh.axis_types):
-        return x, y
-    mesh = b.mesh if a.mesh.empty else a.mesh
-    spec = P(*(m if m is not None else n for m, n in zip(a.spec, b.spec, strict=True)))
-    both = NamedSharding(mesh, spec)
-    return jax.sharding.reshard(x, both), jax.sharding.reshard(y, both)
+    shardings = [jax.typeof(x).sharding for x in arrays]
+    if all(s == shardings[0] for s in shardings) or not any(map(explicit_spec, arrays)):
+        return list(arrays)
+    mesh = next(s.mesh for s in shardings if not s.mesh.empty)
+    spec: list[Any] = []
+    for names in zip(*(s.spec for s in shardings), strict=True):
+        free = (n for n in names if n is not None and not _axes(n) & _axes(*spec))
+        spec.append(next(free, None))  # a mesh axis splits one axis of an array
+    return [jax.sharding.reshard(x, NamedSharding(mesh, P(*spec))) for x in arrays]
+
+
+def whole_classes(x: Array) -> Array:
+    """Return an array with its last axis whole, which Explicit mesh axes may split."""
+    spec = explicit_spec(x)
+    if not spec or spec[-1] is None:
+        return x
+    mesh = jax.typeof(x).sharding.mesh
+    return jax.sharding.reshard(x, NamedSharding(mesh, P(*spec[:-1], None)))
+
+
+def on_auto_axes(function: Callable[..., T], rows: tuple[Any, ...] = ()) -> Callable[..., T]:
+    """Return `function` of arrays, for use inside jit, with Explicit mesh axes made Auto in it.
+
+    For sorts, scatters and loops, whose shardings jax leaves to XLA. `rows` says how the leading
+    axes of all results are split; by default they are whole.
+    """
+
+    @wraps(function)
+    def on_auto(*args: Any) -> T:
+        split = [x for x in jax.tree.leaves(args) if any(explicit_spec(x))]
+        if not split:
+            return function(*args)
+        mesh = jax.typeof(split[0]).sharding.mesh
+        out = NamedSharding(mesh, P(*rows))
+        return jax.sharding.auto_axes(function, axes=mesh.explicit_axes, out_sharding=out)(*args)
+
+    return on_auto
+
+
+def _axes(*names: Any) -> set[str]:
+    return set(jax.tree.leaves(names))
 
 
 def _pvary(x: Array, axes: frozenset[str]) -> Array:

@@ -240,7 +240,7 @@ def _classwise_error(
 
     # One class at a time: all at once would take memory of several times the probabilities.
     classes = jnp.arange(probs.shape[-1], dtype=labels.dtype)
-    return _error(jax.lax.map(of_class, (classes, probs.T)), norm, debias)
+    sums = jax.lax.map(of_class, (classes, probs.T))
 
 
 def _top_sums(predictions: Predictions, num_bins: int, binning: str) -> BinSums:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax._core.sums import accurate_sum
+from xentjax._core.varying import on_auto_axes
 from xentjax.calibration._predictions import Predictions, parse_probabilities
 
 
@@ -72,6 +73,7 @@ def risk_coverage(
 
 
 @jax.jit
+@on_auto_axes
 def _risk_coverage(predictions: Predictions) -> RiskCoverage:
     probs, labels, keep = predictions
     n = labels.size

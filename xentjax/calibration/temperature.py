@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from xentjax._core.checks import concrete
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax._core.sums import accurate_sum
-from xentjax._core.varying import pvary_all
+from xentjax._core.varying import on_auto_axes, pvary_all
 from xentjax.calibration._predictions import Predictions, parse_logits
 from xentjax.information.log_pmf import log_sum_exp
 
@@ -113,6 +113,7 @@ class _Search(NamedTuple):
 
 
 @jax.jit
+@on_auto_axes
 def _fit(predictions: Predictions) -> TemperatureFit:
     logits, labels, keep = predictions
     of_label = jnp.take_along_axis(logits, labels[:, None], -1, mode="clip")

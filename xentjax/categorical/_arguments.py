@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Shaped
 
 from xentjax._core.checks import check_array, check_floating, concrete, raise_value_error
 from xentjax._core.dtypes import compute_dtype
+from xentjax._core.varying import sharded_alike, whole_classes
 from xentjax.information.arguments import check_sums, parse_pmf
 
 
@@ -34,6 +35,7 @@ def parse_counts(
             raise_value_error(name, "at least one class", f"shape {array.shape}")
         if not integer:
             array = array.astype(compute_dtype(array.dtype))
+        array = whole_classes(array)
     known = concrete(array)
     if known is not None:
         check_amounts(name, known)
@@ -102,7 +104,8 @@ def _parse_classes(name: str, q: ArrayLike) -> Array:
         array = check_floating(name, q)
     if array.ndim == 0 or array.shape[-1] == 0:
         raise_value_error(name, "at least one class", f"shape {array.shape}")
-    return array
+    with jax.enable_x64(True):
+        return whole_classes(array)
 
 
 def _of_one_shape(q: Array, counts: Array) -> tuple[Array, Array]:
@@ -112,7 +115,9 @@ def _of_one_shape(q: Array, counts: Array) -> tuple[Array, Array]:
         shape = jax.lax.broadcast_shapes(q.shape, counts.shape)
     except ValueError:
         raise_value_error("counts", f"a shape that broadcasts with q's {q.shape}", counts.shape)
-    return jnp.broadcast_to(q, shape), jnp.broadcast_to(counts, shape)
+    with jax.enable_x64(True):
+        q, counts = sharded_alike(jnp.broadcast_to(q, shape), jnp.broadcast_to(counts, shape))
+    return q, counts
 
 
 def _is_pmf(x: ArrayLike) -> bool:

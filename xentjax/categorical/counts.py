@@ -22,6 +22,7 @@ from xentjax._core.checks import (
 )
 from xentjax._core.dtypes import compute_dtype, in_float64, narrow_int64, to_signed
 from xentjax._core.sums import accurate_segment_sum, add
+from xentjax._core.varying import on_auto_axes
 from xentjax.categorical._arguments import check_amounts, parse_counts
 
 _INT32_MAX = np.iinfo(np.int32).max
@@ -83,6 +84,7 @@ def counts(
         [1 1 3 0]
     """
     if axis_name is not None:
+        samples = check_integer("samples", narrow_int64(native("samples", samples), bad=-1))
         check_split(axis_name, samples=samples)
         local = counts(samples, num_classes, weights=weights, where=where)
         return jax.lax.psum(local, axis_name)
@@ -217,6 +219,10 @@ def count_indices(
     labels: Array, weights: Array | None, keep: Array | None, k: int
 ) -> Shaped[Array, " k"]:
     """Return `counts` of arguments that are parsed."""
+    return on_auto_axes(partial(_count_indices, k=k))(labels, weights, keep)
+
+
+def _count_indices(labels: Array, weights: Array | None, keep: Array | None, *, k: int) -> Array:
     index = to_signed(labels) if keep is None else jnp.where(keep, to_signed(labels), -1)
     index = index.ravel()
     if weights is not None:

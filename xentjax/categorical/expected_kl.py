@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from xentjax._core.checks import check_index, raise_value_error
 from xentjax._core.dtypes import result_dtype
 from xentjax._core.multiply_no_nan import multiply_no_nan
+from xentjax._core.varying import explicit_spec, on_auto_axes
 from xentjax.categorical._arguments import parse_pmf_of_classes
 from xentjax.categorical.likelihood import factorial_remainder
 from xentjax.information.pmf import divergence_term
@@ -85,6 +86,10 @@ def _(n, primals, tangents):
 @partial(jax.jit, static_argnums=1)
 def _value_and_derivative(p: Array, n: int) -> tuple[Array, Array]:
     """Return E[d] and its derivative in p: d = (c log(c/(np)) - c + np) / n, c ~ Binomial(n, p)."""
+    return on_auto_axes(partial(_by_groups, n=n), explicit_spec(p))(p)
+
+
+def _by_groups(p: Array, *, n: int) -> tuple[Array, Array]:
     # Of classes alike in size, as many at a time as fill a block with the terms of the largest.
     flat = p.ravel()
     group = max(1, min(flat.size, _GROUP))  # there may be no rows

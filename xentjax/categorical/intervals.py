@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from xentjax._core.checks import check_choice, check_scalar, concrete, raise_value_error
 from xentjax._core.dtypes import in_float64, result_dtype
 from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
+from xentjax._core.varying import explicit_spec, on_auto_axes
 from xentjax.categorical._arguments import parse_counts
 from xentjax.categorical._sison_glaz import MOST_STEPS, halfwidth
 from xentjax.categorical._tails import beta_quantile_odds, gamma_quantile
@@ -193,7 +194,7 @@ def _(_few, _primals, _tangents):
 def _box(counts: Array, alpha: Array, *, few: bool) -> Array:
     n = counts.sum(-1, keepdims=True)
     search = jnp.vectorize(partial(halfwidth, few=few), signature="(k),(k),()->(2)")
-    found = search(counts, n - counts, alpha)
+    found = on_auto_axes(search, explicit_spec(counts)[:-1])(counts, n - counts, alpha)
     h, g = found[..., :1], found[..., 1:]
     ends = jnp.stack([(counts - h) / n, (counts + h + 2 * g) / n], -1)
     return jnp.clip(ends + nan_unless(n[..., None] > 0, ends.dtype), 0, 1)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from xentjax._core.checks import check_array, check_index, concrete, raise_value_error
 from xentjax._core.dtypes import in_float64, result_dtype
 from xentjax._core.multiply_no_nan import multiply_no_nan
+from xentjax._core.varying import explicit_spec, on_auto_axes
 from xentjax.categorical._arguments import parse_pmf_and_counts, parse_pmf_of_classes
 from xentjax.information.pmf import (
     cross_entropy,
@@ -141,8 +142,8 @@ def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]
     if size.dtype == jnp.bool_:
         raise TypeError("n: expected numbers, got bool")
     known = concrete(size)
-    if known is not None and not (np.isfinite(known) & (known >= 0)).all():
-        raise_value_error("n", "finite numbers >= 0", n)
+    if known is not None and not (valid := np.isfinite(known) & (known >= 0)).all():
+        raise_value_error("n", "finite numbers >= 0", known[~valid][0])
     try:
         batch = jax.lax.broadcast_shapes(q.shape[:-1], size.shape)
     except ValueError:
@@ -150,12 +151,10 @@ def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]
             "n", f"a shape that broadcasts with {q.shape[:-1]}, q's but the last", size.shape
         )
     q = q.astype(result_dtype(q))
-    size = jnp.broadcast_to(size.astype(q.dtype), batch)
+    size = jnp.broadcast_to(size.astype(q.dtype), batch)[..., None, None]
     q = jnp.broadcast_to(q, (*batch, q.shape[-1]))
-    of_one = jnp.vectorize(
-        lambda q, n: n * (jnp.diag(q) - jnp.outer(q, q)), signature="(k),()->(k,k)"
-    )
-    return of_one(q, size)
+    diagonal = jnp.eye(q.shape[-1], dtype=q.dtype) * q[..., None]
+    return size * (diagonal - q[..., :, None] * q[..., None, :])
 
 
 def sample(key: PRNGKeyArray, q: ArrayLike, shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
@@ -196,7 +195,9 @@ def _rolls(key: PRNGKeyArray, q: Array, shape: tuple[int, ...]) -> Array:
     batch, size = q.shape[:-1], math.prod(shape)
     uniform = _uniform(key, (*batch, size))
     search = jnp.vectorize(jnp.searchsorted, signature="(k),(n)->(n)")
-    rolls = search(cumulative, uniform * cumulative[..., -1:]).astype(jnp.int32)
+    rows = explicit_spec(q)[:-1]
+    rolls = on_auto_axes(search, rows)(cumulative, uniform * cumulative[..., -1:])
+    rolls = rolls.astype(jnp.int32)
     return jnp.moveaxis(rolls, -1, 0).reshape(*shape, *batch)
 
 

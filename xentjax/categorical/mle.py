@@ -13,20 +13,20 @@ from jaxtyping import Array, Bool, Float, Int
 from xentjax._core.checks import (
     check_array,
     check_choice,
+    check_num_steps,
     check_scalar,
     concrete,
     raise_value_error,
 )
 from xentjax._core.dtypes import in_float64, result_dtype
 from xentjax._core.multiply_no_nan import nan_unless
-from xentjax._core.varying import pvary_all
+from xentjax._core.varying import explicit_spec, on_auto_axes, pvary_all, whole_classes
 from xentjax.categorical._arguments import check_not_all_zero, parse_counts
 from xentjax.categorical.certificate import KKTCertificate, certificate_of
 from xentjax.categorical.counts import shares, shares_of
 from xentjax.categorical.likelihood import log_likelihood_of
 from xentjax.categorical.solvers import (
     Solver,
-    check_num_steps,
     divergence,
     exponentiated_gradient,
     gradient_descent,
@@ -136,10 +136,7 @@ def fit_categorical(
     p = shares(effective)
     limit = _default_tol(effective) if tol is None else jnp.asarray(tol)
     limit = jnp.broadcast_to(limit.astype(dtype), p.shape[:-1])
-    iterate = partial(_fitted, solver, max_steps)
-    for _ in p.shape[:-1]:
-        iterate = jax.vmap(iterate)
-    pmf, steps, history = iterate(p, limit)
+    pmf, steps, history = _fitted_rows(solver, max_steps, p, limit)
     found, certificate = _judged(pmf, counts, effective, rounding=rounding)
     return CategoricalFit(pmf, found, certificate, steps, divergence(p, pmf) <= limit, history)
 
@@ -171,6 +168,7 @@ def _judged(
 def _add_prior(counts: Array, prior: ArrayLike) -> Array:
     """c_k + a_k - 1: the counts whose maximum likelihood is the mode of the posterior."""
     concentration = check_array("prior", prior)
+    concentration = whole_classes(concentration) if concentration.ndim else concentration
     if concentration.dtype == jnp.bool_:
         raise TypeError("prior: expected numbers, got bool")
     if concentration.ndim and concentration.shape != counts.shape[-1:]:
@@ -204,6 +202,16 @@ class _Iterate(NamedTuple):
     kl: Float[Array, ""]
     steps: Int[Array, ""]
     history: Float[Array, " max_steps"]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _fitted_rows(
+    solver: str | Solver | optax.GradientTransformation, max_steps: int, p: Array, tol: Array
+) -> tuple[Array, Array, Array]:
+    iterate = partial(_fitted, solver, max_steps)
+    for _ in p.shape[:-1]:
+        iterate = jax.vmap(iterate)
+    return on_auto_axes(iterate, explicit_spec(p)[:-1])(p, tol)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))

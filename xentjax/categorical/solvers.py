@@ -31,7 +31,8 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._core.checks import check_index, check_scalar, raise_value_error
+from xentjax._core.checks import check_num_steps, check_scalar
+from xentjax._core.varying import explicit_spec, on_auto_axes
 from xentjax.categorical._arguments import parse_counts
 from xentjax.categorical.certificate import certificate_of
 from xentjax.categorical.counts import shares
@@ -97,13 +98,17 @@ def solve(counts: ArrayLike, solver: Solver, num_steps: int) -> Trajectory:
         raise TypeError(f"solver: expected a Solver, got {type(solver).__name__}")
     check_num_steps("num_steps", num_steps)
     counts = parse_counts("counts", counts, some=True)
-    run = partial(_run, solver=solver, num_steps=num_steps)
-    for _ in counts.shape[:-1]:
-        run = jax.vmap(run)
-    return run(shares(counts))
+    return _run_rows(shares(counts), solver=solver, num_steps=num_steps)
 
 
 @partial(jax.jit, static_argnames=("solver", "num_steps"))
+def _run_rows(p: Array, *, solver: Solver, num_steps: int) -> Trajectory:
+    run = partial(_run, solver=solver, num_steps=num_steps)
+    for _ in p.shape[:-1]:
+        run = jax.vmap(run)
+    return on_auto_axes(run, explicit_spec(p)[:-1])(p)
+
+
 def _run(p: Array, *, solver: Solver, num_steps: int) -> Trajectory:
     def advance(state: Any, _: None) -> tuple[Any, Trajectory]:
         state = solver.step(p, state)
@@ -247,12 +252,6 @@ def newton() -> Solver:
     Source: S. Boyd and L. Vandenberghe, Convex Optimization (2004), section 9.5.
     """
     return exponentiated_gradient(1.0)
-
-
-def check_num_steps(name: str, num_steps: int) -> None:
-    """Raise unless the number of steps is an integer >= 1."""
-    if isinstance(num_steps, bool) or check_index(name, num_steps) < 1:
-        raise_value_error(name, "an integer >= 1", repr(num_steps))
 
 
 def _check_step_size(step_size: float | int) -> float:

@@ -27,6 +27,7 @@ from xentjax._core.checks import (
     raise_value_error,
 )
 from xentjax._core.dtypes import compute_dtype
+from xentjax._core.varying import sharded_alike
 from xentjax.information import log_pmf, pmf
 
 # So few numbers NumPy adds before a program could be dispatched.
@@ -147,8 +148,10 @@ def _check_arrays(
 
     dtype = compute_dtype(*(array.dtype for array in checked.values()))
     result = [jnp.broadcast_to(array.astype(dtype), shape) for array in checked.values()]
+    result = sharded_alike(*result)
     if keep is not None:
         impossible = 0.0 if form == "pmf" else -jnp.inf
+        keep, *result = sharded_alike(keep, *result)
         result = [jnp.where(keep, array, jnp.full_like(array, impossible)) for array in result]
     return result, axes, tolerance
 

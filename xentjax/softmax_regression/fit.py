@@ -13,6 +13,7 @@ from xentjax._core.checks import (
     check_floating,
     check_index,
     check_integer,
+    check_num_steps,
     check_scalar,
     concrete,
     native,
@@ -20,8 +21,8 @@ from xentjax._core.checks import (
 )
 from xentjax._core.dtypes import compute_dtype, narrow_int64
 from xentjax._core.multiply_no_nan import nan_unless
+from xentjax._core.varying import on_auto_axes
 from xentjax.categorical.counts import count_indices
-from xentjax.categorical.solvers import check_num_steps
 from xentjax.softmax_regression.descent import (
     Problem,
     at_optimum,
@@ -198,6 +199,7 @@ def fit_softmax_regression(
 
 @jax.jit
 @jax.default_matmul_precision("highest")
+@on_auto_axes
 def _fit(
     x: Array, labels: Array, counts: Array, l2: Array, max_steps: Array, tol: Array
 ) -> SoftmaxRegressionFit:
