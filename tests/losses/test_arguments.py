@@ -169,12 +169,12 @@ focal_loss = xentjax.sigmoid_focal_loss
          lambda: xentjax.brier_score(LOGITS, LABELS, ignore_index=1.0)),  # pyright: ignore[reportArgumentType]
         (TypeError, "ignore_index: expected an integer that is known under jit (a static argument)"
          ", got a traced int32[]",
-         lambda: jax.jit(lambda i: integer_loss(LOGITS, LABELS, ignore_index=i))(0)),
+         lambda: jax.jit(lambda i: integer_loss(LOGITS, LABELS, ignore_index=i))(jnp.int32(0))),
         (TypeError, "ignore_index: expected an integer that is known under jit",
          lambda: jax.jit(lambda i: linear_loss(LOGITS, KERNEL, LABELS, ignore_index=i))(0)),
         (ValueError, "labels: expected class indices, integers of shape (2,), or probabilities of "
          "shape (2, 3), got float32 of shape (2,)",
-         lambda: linear_loss(LOGITS, KERNEL, jnp.ones(2))),
+         lambda: linear_loss(LOGITS, KERNEL, jnp.ones(2, jnp.float32))),
         (ValueError, "labels: expected class indices, integers of shape (2,), or probabilities of "
          "shape (2, 3), got bool of shape (2,)",
          lambda: linear_loss(LOGITS, KERNEL, ROWS)),

@@ -243,8 +243,8 @@ def test_vmap_equals_the_batched_call():
 
 def test_reverse_mode_keeps_the_inputs_and_a_few_numbers_a_row():
     n, k = 64, 512
-    logits, labels = jnp.zeros((n, k)), jnp.zeros(n, jnp.int32)
-    soft = jnp.full((n, k), 1 / k)
+    logits, labels = jnp.zeros((n, k), jnp.float32), jnp.zeros(n, jnp.int32)
+    soft = jnp.full((n, k), 1 / k, jnp.float32)
     assert residual_bytes(lambda x: jnp.sum(focal_loss(x, labels)), logits) <= 48 * n
     assert residual_bytes(lambda x, t: jnp.sum(poly_loss(x, t)), logits, soft) <= 32 * n
 
@@ -302,7 +302,7 @@ def test_where_optax_is_wrong():
         (ValueError, "gamma: expected a number >= 0 (a scalar), got shape (2,)",
          lambda x, y: focal_loss(x, y, gamma=jnp.ones(2))),
         (TypeError, "labels: expected an integer dtype (class indices), got float32",
-         lambda x, y: focal_loss(x, x)),
+         lambda x, y: focal_loss(x, jnp.zeros((2, 3), jnp.float32))),
         (ValueError, "class_weights: expected one weight a class, shape (3,), got (2,)",
          lambda x, y: focal_loss(x, y, class_weights=jnp.ones(2))),
         (ValueError, "reduction: expected one of", lambda x, y: focal_loss(x, y, reduction="")),

@@ -73,7 +73,7 @@ def thin_tiles():
 
 
 def test_tiles_of_the_table_overlap_in_rows_and_classes():
-    linear = Rows(LinearLayer(jnp.zeros((131, 3)), jnp.zeros((3, 41))))
+    linear = Rows(LinearLayer(jnp.zeros((131, 3), jnp.float32), jnp.zeros((3, 41), jnp.float32)))
     rows = ops_in_forward.fitting_row_blocks(linear, TILED)
     assert rows is not None
     tilings = [
@@ -620,7 +620,7 @@ def test_max_bytes_bounds_the_temporaries(max_bytes, in_forward, enough):
     """Of 32 MiB of logits; 4 MiB are too few for gradients in the forward pass, which gives way."""
     n, d, k = 512, 32, 16384
     if in_forward:
-        linear = Rows(LinearLayer(jnp.zeros((n, d)), jnp.zeros((d, k))))
+        linear = Rows(LinearLayer(jnp.zeros((n, d), jnp.float32), jnp.zeros((d, k), jnp.float32)))
         assert (ops_in_forward.fitting_row_blocks(linear, max_bytes) is not None) == enough
     mean = mean_loss_of({"max_bytes": max_bytes, "gradients_in_forward": in_forward})
     for function in (mean, jax.value_and_grad(mean, (0, 1))):
@@ -694,7 +694,7 @@ def test_no_rows(how):
          lambda x, k, y: loss(x, k, y, jnp.zeros(4, jnp.int32))),
         (ValueError, "labels: expected class indices, integers of shape (2,), or probabilities of "
          "shape (2, 4), got float32 of shape (2, 3)",
-         lambda x, k, y: loss(x, k, jnp.zeros((2, 3)))),
+         lambda x, k, y: loss(x, k, jnp.zeros((2, 3), jnp.float32))),
         (ValueError, "labels: expected", lambda x, k, y: loss(x, k, y[:1])),
         (ValueError, "ignore_index: expected None with probabilities as labels, got -100",
          lambda x, k, y: loss(x, k, jnp.zeros((2, 4)), ignore_index=-100)),
