@@ -1,6 +1,6 @@
-"""What every loss takes as its arguments: whatever holds an array without doubt, at any promotion.
+"""Arguments of every loss: anything that clearly holds an array, at any promotion.
 
-And what it refuses in one line.
+Other arguments are refused in one line.
 """
 
 import ast
@@ -258,7 +258,7 @@ def test_an_eager_call_is_short():
     "loss", [xentjax.softmax_cross_entropy, integer_loss, linear_loss], ids=lambda f: f.__name__
 )
 def test_overloads_list_every_keyword(loss):
-    """So do editors, which show the overloads."""
+    """Editors show the overloads."""
     source = Path(inspect.unwrap(loss).__code__.co_filename).read_text()
     names = [
         [arg.arg for arg in (*node.args.args, *node.args.kwonlyargs)]
