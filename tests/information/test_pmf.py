@@ -91,7 +91,7 @@ def test_divergence_term_at_zeros_and_outside():
 
 
 def test_sum_difference_drops_rounding_and_keeps_its_derivatives():
-    """The bound for 2 numbers is eps and the given rounding, 4 eps: 5 eps of the sum of all, 2."""
+    """The rounding, 4 eps, is relative to the sum of all numbers, 2: a difference of 8 eps is 0."""
     p, eps = jnp.array([0.25, 0.75]), np.finfo(np.float32).eps
     for size, expected in ((8 * eps, 0.0), (16 * eps, -16 * eps), (0.5, -0.5)):
         q = p + jnp.array([size, 0])

@@ -30,7 +30,7 @@ class Problem(NamedTuple):
     """The coefficients, kernel and then bias, are `start` plus the point that is sought."""
 
     features: Float[Array, "n d1"]
-    """Standardised or smaller, and a column of ones for the bias."""
+    """Features, standardised or smaller, and a column of ones for the bias."""
     labels: Integer[Array, " n"]
     start: Float[Array, "d1 k"]
     occurs: Bool[Array, " k"]
