@@ -1,4 +1,4 @@
-"""Confidence intervals for the probabilities of a die, class by class or for all at once."""
+"""Confidence intervals for the probabilities of a die, one class at a time or simultaneous."""
 
 from functools import partial
 from typing import TypeAlias
@@ -86,7 +86,7 @@ def confidence_intervals(
     known = concrete(alpha)
     if known is not None and known < 2 * k * least:
         raise_value_error(
-            "alpha", f"a number from {2 * k * least:.2g} on for {k} classes in {dtype}", known
+            "alpha", f"a number >= {2 * k * least:.2g} for {k} classes in {dtype}", known
         )
     alpha = jnp.asarray(alpha, dtype)
     if method == "sison_glaz":
