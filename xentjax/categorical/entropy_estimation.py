@@ -53,7 +53,7 @@ def entropy_estimate(
 
     Args:
         counts: [..., K], whole numbers.
-        method: one of the ten names.
+        method: a name of the table.
         base: unit of the result, corrections included: None or "nats", 2 or "bits", 10 or
             "hartleys", any positive real except 1.
 

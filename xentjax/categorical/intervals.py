@@ -51,7 +51,7 @@ def confidence_intervals(
 
     Args:
         counts: [..., K], whole numbers.
-        method: one of the seven names.
+        method: a name of the table.
         alpha: probability of an interval that misses, in (0, 1).
 
     Returns:
