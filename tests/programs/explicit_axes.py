@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 
+from tests.support.statistics import STATISTICS
 from tests.support.tolerances import TRANSFORMED
 from tests.support.transformations import CALLS, Call, K, everything, on_explicit_axes
 from tests.support.virtual_devices import collectives
@@ -101,11 +102,11 @@ def main() -> None:
         for by, n in (("rows", len(devices)), ("classes", K))
     }
     tried = 0
-    for call in CALLS:
+    for call in (*CALLS, *STATISTICS):
         for by, mesh in meshes.items() if call.rows else ():
             tried += 1
             for name in differences(call, by, mesh):
-                print(f"{call.name}, {by} split: {name} differs")
+                print(f"{call.name}, {by} of {call.rows} split: {name} differs")
     three_axes = Mesh(
         devices.reshape(2, 2, 2), ("a", "b", "c"), axis_types=(AxisType.Explicit,) * 3
     )

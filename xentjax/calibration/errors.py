@@ -12,6 +12,7 @@ from xentjax._core.checks import check_choice, check_flag, check_index, raise_va
 from xentjax._core.largest import largest
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax._core.sums import accurate_sum
+from xentjax._core.varying import on_auto_axes
 from xentjax.calibration._bins import BINNINGS, BinSums, bin_sums
 from xentjax.calibration._predictions import Predictions, parse_probabilities
 
@@ -231,22 +232,30 @@ def _expected_error(
 def _classwise_error(
     predictions: Predictions, num_bins: int, norm: str, binning: str, debias: bool
 ) -> Float[Array, ""]:
-    probs, labels, keep = predictions
-    bad = predictions.bad
+    @on_auto_axes
+    def of_classes(predictions: Predictions) -> BinSums:
+        probs, labels, keep = predictions
+        bad = predictions.bad
 
-    def of_class(column: tuple[Array, Array]) -> BinSums:
-        k, p = column
-        return bin_sums(p, keep & (labels == k), keep, bad, num_bins, binning)
+        def of_class(column: tuple[Array, Array]) -> BinSums:
+            k, p = column
+            return bin_sums(p, keep & (labels == k), keep, bad, num_bins, binning)
 
-    # One class at a time: all at once would take memory of several times the probabilities.
-    classes = jnp.arange(probs.shape[-1], dtype=labels.dtype)
-    sums = jax.lax.map(of_class, (classes, probs.T))
+        # One class at a time: all at once would take memory of several times the probabilities.
+        classes = jnp.arange(probs.shape[-1], dtype=labels.dtype)
+        return jax.lax.map(of_class, (classes, probs.T))
+
+    return _error(of_classes(predictions), norm, debias)
 
 
 def _top_sums(predictions: Predictions, num_bins: int, binning: str) -> BinSums:
-    probs, labels, keep = predictions
-    hit = keep & (jnp.argmax(probs, -1).astype(labels.dtype) == labels)
-    return bin_sums(probs.max(-1), hit, keep, predictions.bad, num_bins, binning)
+    @on_auto_axes
+    def of_tops(predictions: Predictions) -> BinSums:
+        probs, labels, keep = predictions
+        hit = keep & (jnp.argmax(probs, -1).astype(labels.dtype) == labels)
+        return bin_sums(probs.max(-1), hit, keep, predictions.bad, num_bins, binning)
+
+    return of_tops(predictions)
 
 
 def _known_means(sums: BinSums) -> tuple[Array, Array]:

@@ -167,8 +167,7 @@ def _judged(
 
 def _add_prior(counts: Array, prior: ArrayLike) -> Array:
     """c_k + a_k - 1: the counts whose maximum likelihood is the mode of the posterior."""
-    concentration = check_array("prior", prior)
-    concentration = whole_classes(concentration) if concentration.ndim else concentration
+    concentration = whole_classes(check_array("prior", prior))
     if concentration.dtype == jnp.bool_:
         raise TypeError("prior: expected numbers, got bool")
     if concentration.ndim and concentration.shape != counts.shape[-1:]:

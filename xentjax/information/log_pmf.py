@@ -181,7 +181,8 @@ def mutual_information(log_joint: Array, rounding: float) -> Array:
     log_x, log_y = log_sum_exp(log_joint), log_sum_exp(jnp.swapaxes(log_joint, -1, -2))
     log_y_given_x = log_softmax(log_joint)
     log_y = jnp.broadcast_to(log_y[..., None, :], log_joint.shape)
-    return times_exp(kl_divergence(log_y_given_x, log_y, rounding), log_x).sum(-1)
+    pair = sharded_alike(log_y_given_x, log_y)
+    return times_exp(kl_divergence(*pair, rounding), log_x).sum(-1)
 
 
 @jax.jit

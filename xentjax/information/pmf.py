@@ -17,6 +17,7 @@ from jaxtyping import Array
 
 from xentjax._core.dtypes import compute_dtype
 from xentjax._core.multiply_no_nan import multiply_no_nan
+from xentjax._core.varying import sharded_alike
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -251,7 +252,8 @@ def mutual_information(joint: Array, rounding: float) -> Array:
     """E_x KL(p(y | x) || p(y)): unlike p(x) p(y), p(y | x) does not underflow."""
     x, y = joint.sum(-1, keepdims=True), joint.sum(-2, keepdims=True)
     y_given_x = joint / jnp.where(x == 0, jnp.ones_like(x), x)
-    divergences = kl_divergence(y_given_x, jnp.broadcast_to(y, joint.shape), rounding)
+    pair = sharded_alike(y_given_x, jnp.broadcast_to(y, joint.shape))
+    divergences = kl_divergence(*pair, rounding)
     return (x[..., 0] * divergences).sum(-1)
 
 
@@ -259,6 +261,7 @@ def mutual_information(joint: Array, rounding: float) -> Array:
 def _(rounding, primals, tangents):
     (joint,) = primals
     x, y = (jnp.broadcast_to(joint.sum(axis, keepdims=True), joint.shape) for axis in (-1, -2))
+    joint, x, y = sharded_alike(joint, x, y)
     # Where a marginal is 0, a step in p(x, y) moves it along and their ratio stays 1.
     y_is_0 = y == 0
     ratio = log_ratio(joint, x, 0.0) - log(jnp.where(y_is_0, jnp.ones_like(y), y))
@@ -271,7 +274,8 @@ def _(rounding, primals, tangents):
 @jax.custom_jvp
 @jax.jit
 def conditional_entropy(joint: Array) -> Array:
-    x = joint.sum(-1, keepdims=True)
+    x = jnp.broadcast_to(joint.sum(-1, keepdims=True), joint.shape)
+    joint, x = sharded_alike(joint, x)
     one = jnp.ones_like(joint)
     y_given_x = jnp.where(joint == 0, one, joint) / jnp.where(joint == 0, one, x)
     return 0 - (joint * jnp.log(y_given_x)).sum((-2, -1))
@@ -281,6 +285,7 @@ def conditional_entropy(joint: Array) -> Array:
 def _(primals, tangents):
     (joint,) = primals
     x = jnp.broadcast_to(joint.sum(-1, keepdims=True), joint.shape)
+    joint, x = sharded_alike(joint, x)
     # At p(x) = 0 a step in p(x, y) moves p(x) along and their ratio stays 1.
     derivative = -log_ratio(joint, x, 0.0)
     return conditional_entropy(joint), multiply_no_nan(derivative, tangents[0]).sum((-2, -1))
