@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, PartitionSpec as P
 
 from xentjax import counts, empirical_pmf, stream_counts
 from xentjax._core.sums import BLOCK, MANY, add_in_blocks
@@ -183,6 +184,16 @@ class TestCounts:
     def test_bad_keywords(self, keywords, error, message):
         with pytest.raises(error, match=message):
             counts(jnp.array([0, 1]), 2, **keywords)
+
+    def test_a_list_inside_shard_map(self):
+        mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
+        count = jax.shard_map(
+            lambda x: counts([x[0], x[1]], 3, axis_name="data"),
+            mesh=mesh,
+            in_specs=P("data"),
+            out_specs=P(),
+        )
+        np.testing.assert_array_equal(count(jnp.array([2, 1])), [0, 1, 1])
 
     def test_a_second_call_does_not_trace_again(self):
         counts(jnp.array([0, 1]), 4)

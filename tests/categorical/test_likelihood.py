@@ -171,6 +171,8 @@ class TestScoreAndFisherInformation:
     def test_number_of_samples(self, n):
         with pytest.raises(ValueError, match=f"n: expected finite numbers >= 0, got {n}"):
             fisher_information(jnp.array([0.5, 0.5]), n)
+        with pytest.raises(ValueError, match=f">= 0, got {n}$"):  # the first, not all of them
+            fisher_information(jnp.array([0.5, 0.5]), np.array([1, n]))
 
 
 class TestExactCounts:

@@ -245,8 +245,9 @@ class TestOptimizer:
     @pytest.mark.parametrize(
         ("keywords", "message"),
         [
-            ({"max_steps": 0}, "max_steps: expected an integer >= 1, got 0"),
-            ({"max_steps": True}, "max_steps: expected an integer >= 1, got True"),
+            ({"max_steps": 0}, "max_steps: expected an integer 1..2147483647, got 0"),
+            ({"max_steps": True}, "max_steps: expected an integer 1..2147483647, got True"),
+            ({"max_steps": 2**40}, "max_steps: expected an integer 1..2147483647, got 10995"),
             ({"tol": -1e-3}, "tol: expected a number >= 0, got -0.001"),
             ({"tol": np.nan}, "tol: expected a number >= 0, got nan"),
         ],

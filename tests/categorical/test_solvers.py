@@ -291,9 +291,9 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"step_size: expected a number in \(0, 1\], got "):
             make(step_size)
 
-    @pytest.mark.parametrize("num_steps", [0, -1, True])
+    @pytest.mark.parametrize("num_steps", [0, -1, True, 2**31])
     def test_num_steps(self, num_steps):
-        message = f"num_steps: expected an integer >= 1, got {num_steps}"
+        message = f"num_steps: expected an integer 1..2147483647, got {num_steps}"
         with pytest.raises(ValueError, match=message):
             solve(jnp.array([1, 2]), newton(), num_steps)
 

@@ -199,6 +199,11 @@ def test_explicit_axes():
     assert printed.splitlines() == ["tried 64 on 8 devices"]
 
 
+def test_statistics_on_explicit_axes():
+    printed = run_module("tests.programs.explicit_statistics")
+    assert printed.splitlines() == ["tried 54 on 8 devices"]
+
+
 def _fit_temperature(p: jax.Array) -> list[jax.Array]:
     # Right in two rows of three, so that there is a temperature.
     logits = jnp.concatenate([p, p, p])

@@ -465,7 +465,8 @@ class TestCalls:
             ({"l2": np.inf}, ValueError, "l2: expected a finite number >= 0, got inf"),
             ({"l2": 1e39}, ValueError, "l2: expected a finite number >= 0, got 1e\\+39"),
             ({"tol": -1.0}, ValueError, "tol: expected a number >= 0, got -1.0"),
-            ({"max_steps": 0}, ValueError, "max_steps: expected an integer >= 1, got 0"),
+            ({"max_steps": 0}, ValueError, "max_steps: expected an integer 1..2147483647, got 0"),
+            ({"max_steps": 2**40}, ValueError, "max_steps: expected an integer 1..2147483647, g"),
         ],
         ids=str,
     )

@@ -140,7 +140,7 @@ def check_index(name: str, value: SupportsIndex) -> int:
 def check_num_steps(name: str, num_steps: int) -> None:
     """Raise unless the number of steps is an integer that a loop can count to."""
     most = np.iinfo(np.int32).max
-    if not 1 <= check_index(name, num_steps) <= most:
+    if isinstance(num_steps, bool) or not 1 <= check_index(name, num_steps) <= most:
         raise_value_error(name, f"an integer 1..{most}", repr(num_steps))
 
 

@@ -1,7 +1,7 @@
 """Mesh axes: those that arrays vary over inside `shard_map`, and Explicit ones that split them."""
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar
 
 import jax
@@ -53,16 +53,16 @@ def sharded_alike(*arrays: Array) -> list[Array]:
     for names in zip(*(s.spec for s in shardings), strict=True):
         free = (n for n in names if n is not None and not _axes(n) & _axes(*spec))
         spec.append(next(free, None))  # a mesh axis splits one axis of an array
-    return [jax.sharding.reshard(x, NamedSharding(mesh, P(*spec))) for x in arrays]
+    return _reshard(list(arrays), NamedSharding(mesh, P(*spec)))
 
 
-def whole_classes(x: Array) -> Array:
-    """Return an array with its last axis whole, which Explicit mesh axes may split."""
+def whole_classes(x: Array, axes: int = 1) -> Array:
+    """Return an array whose last axis, or axes, no Explicit mesh axis splits."""
     spec = explicit_spec(x)
-    if not spec or spec[-1] is None:
+    if not any(spec[-axes:]):
         return x
-    mesh = jax.typeof(x).sharding.mesh
-    return jax.sharding.reshard(x, NamedSharding(mesh, P(*spec[:-1], None)))
+    whole = P(*spec[:-axes], *(None,) * axes)
+    return _reshard(x, NamedSharding(jax.typeof(x).sharding.mesh, whole))
 
 
 def on_auto_axes(function: Callable[..., T], rows: tuple[Any, ...] = ()) -> Callable[..., T]:
@@ -82,6 +82,11 @@ def on_auto_axes(function: Callable[..., T], rows: tuple[Any, ...] = ()) -> Call
         return jax.sharding.auto_axes(function, axes=mesh.explicit_axes, out_sharding=out)(*args)
 
     return on_auto
+
+
+@partial(jax.jit, static_argnums=1)  # which knows the mesh also outside of `jax.set_mesh`
+def _reshard(tree: T, sharding: NamedSharding) -> T:
+    return jax.sharding.reshard(tree, sharding)
 
 
 def _axes(*names: Any) -> set[str]:

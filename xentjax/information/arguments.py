@@ -27,7 +27,7 @@ from xentjax._core.checks import (
     raise_value_error,
 )
 from xentjax._core.dtypes import compute_dtype
-from xentjax._core.varying import sharded_alike
+from xentjax._core.varying import sharded_alike, whole_classes
 from xentjax.information import log_pmf, pmf
 
 # So few numbers NumPy adds before a program could be dispatched.
@@ -45,7 +45,7 @@ def outcomes_last(
     arrays, axes, tolerance = _check_arrays("axis", axis, where, form, pmfs)
     if axes != (arrays[0].ndim - 1,):
         arrays = [jnp.moveaxis(array, axes, range(-len(axes), 0)) for array in arrays]
-        arrays = [array.reshape(*array.shape[: -len(axes)], -1) for array in arrays]
+        arrays = [_flat(array, len(axes)) for array in arrays]
     return [log_pmf.log_softmax(a) for a in arrays] if form == "logits" else arrays, tolerance
 
 
@@ -57,8 +57,14 @@ def pairs_last(
     pairs = jnp.moveaxis(array, checked, (-2, -1))
     if form != "logits":
         return pairs, tolerance
-    flat = pairs.reshape(*pairs.shape[:-2], -1)
-    return log_pmf.log_softmax(flat).reshape(pairs.shape), tolerance
+    return log_pmf.log_softmax(_flat(pairs, 2)).reshape(pairs.shape), tolerance
+
+
+def _flat(array: Array, axes: int) -> Array:
+    """Return an array with its last axes as one, which no device has a part of."""
+    if axes == 1:
+        return array
+    return whole_classes(array, axes).reshape(*array.shape[:-axes], -1)
 
 
 def measures(form: str) -> ModuleType:
