@@ -1,5 +1,7 @@
 """Statistics of shards of the classes merge to those of whole rows, in any split and order."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +27,7 @@ def logits_of(seed):
 def merged(logits, borders):
     """The statistics of rows from those of the classes between two neighbouring borders."""
     shards = []
-    for first, end in zip(borders[:-1], borders[1:], strict=True):
+    for first, end in itertools.pairwise(borders):
         rows = Rows(
             jnp.asarray(logits[:, first:end]),
             target=Target(labels=jnp.asarray(LABELS)),
