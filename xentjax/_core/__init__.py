@@ -1,1 +1,1 @@
-"""What every package of xentjax is built of: checks of arguments, dtypes, accurate sums."""
+"""Foundations of every package: checks of arguments, dtypes, accurate sums, safe products."""

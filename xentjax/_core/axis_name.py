@@ -3,7 +3,7 @@
 from jax import lax
 from jax.typing import ArrayLike
 
-from xentjax._core.checks import fail
+from xentjax._core.checks import raise_value_error
 from xentjax._core.varying import varying_axes
 
 AxisName = str | tuple[str, ...]
@@ -14,7 +14,9 @@ def axis_size(axis_name: AxisName) -> int:
     try:
         return lax.axis_size(axis_name)
     except (NameError, TypeError):  # no such axis, or no name
-        fail("axis_name", "a mesh axis of the shard_map around this call", repr(axis_name))
+        raise_value_error(
+            "axis_name", "a mesh axis of the shard_map around this call", repr(axis_name)
+        )
 
 
 def check_split(axis_name: AxisName, **arrays: ArrayLike | None) -> None:
@@ -22,7 +24,9 @@ def check_split(axis_name: AxisName, **arrays: ArrayLike | None) -> None:
     axes = _known_axes(axis_name)
     for name, x in arrays.items():
         if x is not None and not axes <= varying_axes(x):
-            fail(name, f"an array split over {axis_name!r} by in_specs", "the same on its devices")
+            raise_value_error(
+                name, f"an array split over {axis_name!r} by in_specs", "the same on its devices"
+            )
 
 
 def check_whole(axis_name: AxisName, **arrays: ArrayLike) -> None:
@@ -30,7 +34,9 @@ def check_whole(axis_name: AxisName, **arrays: ArrayLike) -> None:
     axes = _known_axes(axis_name)
     for name, x in arrays.items():
         if axes & varying_axes(x):
-            fail(name, f"the same array on all devices of {axis_name!r}", "one split over it")
+            raise_value_error(
+                name, f"the same array on all devices of {axis_name!r}", "one split over it"
+            )
 
 
 def _known_axes(axis_name: AxisName) -> set[str]:

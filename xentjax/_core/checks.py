@@ -12,13 +12,13 @@ import numpy as np
 from jax.typing import ArrayLike
 
 
-def fail(name: str, expected: str, got: object) -> NoReturn:
-    """Raise the ValueError every check of this package raises."""
+def raise_value_error(name: str, expected: str, got: object) -> NoReturn:
+    """Raise `ValueError("name: expected ..., got ...")`."""
     raise ValueError(f"{name}: expected {expected}, got {got}")
 
 
 def concrete(x: ArrayLike) -> np.ndarray | None:
-    """The value of `x` where it is known, None under jit, vmap and grad.
+    """Return the value of `x` where it is known, None under jit, vmap and grad.
 
     Checks of values (rather than shapes and dtypes) apply to concrete arrays only; not to those
     that lie in part on other hosts.
@@ -34,7 +34,7 @@ def is_known(x: ArrayLike) -> bool:
 
 
 Native = jax.Array | np.ndarray | np.generic | bool | int | float
-"""What jax takes as an array."""
+"""Types that jax takes as arrays."""
 
 
 def native(name: str, x: Any) -> ArrayLike:
@@ -101,7 +101,7 @@ def check_floating(name: str, x: Any, *, hint: str = "") -> jax.Array:
 
 
 def check_integer(name: str, x: Any) -> jax.Array:
-    """`x` as a jax array of an integer dtype, else a TypeError."""
+    """Return `x` as a jax array of an integer dtype, else raise a TypeError."""
     array = check_array(name, x)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{name}: expected an integer dtype, got {array.dtype}")
@@ -109,7 +109,7 @@ def check_integer(name: str, x: Any) -> jax.Array:
 
 
 def check_bool(name: str, x: Any) -> jax.Array:
-    """`x` as a jax array of booleans, else a TypeError."""
+    """Return `x` as a jax array of booleans, else raise a TypeError."""
     array = check_array(name, x)
     if array.dtype != jnp.bool_:
         raise TypeError(f"{name}: expected a bool array, got {array.dtype}")
@@ -117,7 +117,7 @@ def check_bool(name: str, x: Any) -> jax.Array:
 
 
 def broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
-    """Whether an array of `shape` broadcasts to `target`."""
+    """Return whether an array of `shape` broadcasts to `target`."""
     try:
         return jax.lax.broadcast_shapes(shape, target) == target  # NumPy's knows no symbolic sizes
     except ValueError:
@@ -125,7 +125,7 @@ def broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
 
 
 def check_index(name: str, value: SupportsIndex) -> int:
-    """`value` as an int, else a TypeError."""
+    """Return `value` as an int, else raise a TypeError."""
     if isinstance(value, jax.core.Tracer):
         expected = f"{name}: expected an integer that is known under jit (a static argument)"
         raise TypeError(f"{expected}, got a traced {value.aval.str_short()}")
@@ -138,9 +138,9 @@ def check_index(name: str, value: SupportsIndex) -> int:
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """`value` is one of `choices`, else a ValueError that lists them."""
+    """Raise a ValueError that lists the choices unless `value` is one of them."""
     if not (isinstance(value, str) and value in choices):
-        fail(name, "one of " + ", ".join(map(repr, choices)), repr(value))
+        raise_value_error(name, "one of " + ", ".join(map(repr, choices)), repr(value))
 
 
 def real_scalar(name: str, value: Any, expected: str) -> Any:
@@ -152,9 +152,9 @@ def real_scalar(name: str, value: Any, expected: str) -> Any:
     if not (isinstance(value, Native) and real):
         raise TypeError(f"{name}: expected {expected}, got {value!r}")
     if np.ndim(value) != 0:
-        fail(name, f"{expected} (a scalar)", f"shape {np.shape(value)}")
+        raise_value_error(name, f"{expected} (a scalar)", f"shape {np.shape(value)}")
     if isinstance(value, int) and abs(value) > sys.float_info.max:
-        fail(name, expected, "an integer too large for a float")
+        raise_value_error(name, expected, "an integer too large for a float")
     return value
 
 
@@ -166,12 +166,12 @@ def check_scalar(name: str, value: Any, expected: str, holds: Any) -> Any:
     value = real_scalar(name, value, expected)
     known = concrete(cast(ArrayLike, value))
     if known is not None and not holds(known):
-        fail(name, expected, known)
+        raise_value_error(name, expected, known)
     return value
 
 
 def check_flag(name: str, value: Any) -> None:
-    """True or False, known before anything is traced."""
+    """Raise a TypeError unless the value is True or False, known before anything is traced."""
     if not isinstance(value, bool | np.bool_):
         kind = type(value).__name__ if isinstance(value, jax.Array) else repr(value)
         raise TypeError(f"{name}: expected True or False, got {kind}")

@@ -1,10 +1,11 @@
-"""The dtypes that arguments are computed in, and the integers that jax would not keep."""
+"""The dtypes that arguments are computed in, and 64-bit integers that jax would truncate."""
 
 from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
@@ -16,13 +17,13 @@ def compute_dtype(*dtypes: DTypeLike) -> DTypeLike:
     return jnp.float64 if jnp.float64 in dtypes else jnp.float32
 
 
-def signed(x: Array) -> Array:
+def to_signed(x: Array) -> Array:
     """Return 32 or 64 bits; what is unsigned and does not fit becomes negative."""
     return x.astype(jnp.int64 if x.dtype.itemsize == 8 else jnp.int32)
 
 
-def without_wrapping(x: ArrayLike, bad: int) -> ArrayLike:
-    """64-bit integers of the host, which jax would wrap around into 32 bits where x64 is off.
+def narrow_int64(x: ArrayLike, bad: int) -> ArrayLike:
+    """Return 64-bit integers of the host in 32 bits where x64 is off, without wrapping around.
 
     Those that need more than 32 bits become `bad`; every other argument stays as it is.
     """

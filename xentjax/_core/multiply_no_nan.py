@@ -13,43 +13,47 @@ from jaxtyping import Array, Bool, Float
 from xentjax._core.varying import pvary_all, sharded_alike
 
 
-def multiply_no_nan(slope: Float[Array, "*s"], tangent: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """`slope * tangent`, except that a tangent of 0 gives 0 whatever the slope.
+def multiply_no_nan(
+    derivative: Float[Array, "*s"], tangent: Float[Array, "*s"]
+) -> Float[Array, "*s"]:
+    """`derivative * tangent`, where a tangent of 0 gives 0 whatever the derivative.
 
     To be used in `jax.custom_jvp` rules. A `jnp.where` would say the same, but it is not linear in
     the tangent, so reverse mode could not transpose it. This is a primitive of its own, declared
     linear in `tangent`: its transpose applies the same rule to the cotangent.
 
     Args:
-        slope: the derivative, maybe infinite.
+        derivative: maybe infinite.
         tangent: of the same shape and dtype.
     """
-    if slope.dtype != tangent.dtype:
-        raise TypeError(f"tangent: expected the slope's dtype {slope.dtype}, got {tangent.dtype}")
-    return _multiply_no_nan_p.bind(*sharded_alike(*pvary_all((slope, tangent))))
+    if derivative.dtype != tangent.dtype:
+        raise TypeError(
+            f"tangent: expected the derivative's dtype {derivative.dtype}, got {tangent.dtype}"
+        )
+    return _multiply_no_nan_p.bind(*sharded_alike(*pvary_all((derivative, tangent))))
 
 
-def _scale(slope: Array, tangent: Array) -> Array:
-    zero = jnp.zeros_like(slope)
+def _product(derivative: Array, tangent: Array) -> Array:
+    zero = jnp.zeros_like(derivative)
     # The outer selection changes no value: on CPU, XLA's loop is twice as fast with it.
-    return jnp.where(tangent == 0, zero, jnp.where(tangent == 0, zero, slope) * tangent)
+    return jnp.where(tangent == 0, zero, jnp.where(tangent == 0, zero, derivative) * tangent)
 
 
 def _jvp(primals, tangents):
-    slope, tangent = primals
-    slope_dot, tangent_dot = tangents
+    derivative, tangent = primals
+    derivative_dot, tangent_dot = tangents
     dots = []
     if not isinstance(tangent_dot, ad.Zero):
-        dots.append(_multiply_no_nan_p.bind(slope, tangent_dot))
-    if not isinstance(slope_dot, ad.Zero):
-        # Still the tangent that decides: the slope of a slope may be infinite too.
-        dots.append(_multiply_no_nan_p.bind(slope_dot, tangent))
-    return _multiply_no_nan_p.bind(slope, tangent), sum(dots[1:], start=dots[0])
+        dots.append(_multiply_no_nan_p.bind(derivative, tangent_dot))
+    if not isinstance(derivative_dot, ad.Zero):
+        # Still the tangent that decides: the derivative of a derivative may be infinite too.
+        dots.append(_multiply_no_nan_p.bind(derivative_dot, tangent))
+    return _multiply_no_nan_p.bind(derivative, tangent), sum(dots[1:], start=dots[0])
 
 
-def _transpose(cotangent, slope, tangent):
+def _transpose(cotangent, derivative, tangent):
     if ad.is_undefined_primal(tangent):
-        return None, _multiply_no_nan_p.bind(slope, cotangent)
+        return None, _multiply_no_nan_p.bind(derivative, cotangent)
     return _multiply_no_nan_p.bind(cotangent, tangent), None
 
 
@@ -60,12 +64,12 @@ def _batch(args, axes):
 
 
 _multiply_no_nan_p = Primitive("multiply_no_nan")
-_multiply_no_nan_p.def_impl(jax.jit(_scale))
-_multiply_no_nan_p.def_abstract_eval(lambda slope, tangent: tangent)
+_multiply_no_nan_p.def_impl(jax.jit(_product))
+_multiply_no_nan_p.def_abstract_eval(lambda derivative, tangent: tangent)
 ad.primitive_jvps[_multiply_no_nan_p] = _jvp
 ad.primitive_transposes[_multiply_no_nan_p] = _transpose
 batching.primitive_batchers[_multiply_no_nan_p] = _batch
-mlir.register_lowering(_multiply_no_nan_p, mlir.lower_fun(_scale, multiple_results=False))
+mlir.register_lowering(_multiply_no_nan_p, mlir.lower_fun(_product, multiple_results=False))
 
 
 def nan_unless(valid: Bool[Array, "*s"], dtype: DTypeLike) -> Float[Array, "*s"]:

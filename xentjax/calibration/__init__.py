@@ -1,4 +1,4 @@
-"""Whether probabilities are right as often as they say: errors, temperature, selection."""
+"""Calibration errors, temperature scaling and selective prediction."""
 
 from xentjax.calibration.errors import (
     ReliabilityCurve as ReliabilityCurve,

@@ -7,8 +7,15 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from xentjax._core.checks import check_bool, check_floating, check_integer, concrete, fail, native
-from xentjax._core.dtypes import compute_dtype, signed, without_wrapping
+from xentjax._core.checks import (
+    check_bool,
+    check_floating,
+    check_integer,
+    concrete,
+    native,
+    raise_value_error,
+)
+from xentjax._core.dtypes import compute_dtype, narrow_int64, to_signed
 from xentjax.information.arguments import check_sums
 
 _LOGITS = "; logits go through softmax"
@@ -24,7 +31,7 @@ class Predictions(NamedTuple):
 
     @property
     def bad(self) -> Bool[Array, " n"]:
-        """Rows that count and have no class as label, or a NaN."""
+        """Rows that are kept and have no class as label, or a NaN."""
         outside = (self.labels < 0) | (self.labels >= self.rows.shape[-1])
         return self.keep & (outside | jnp.isnan(self.rows).any(-1))
 
@@ -51,33 +58,37 @@ def parse_logits(logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None) 
     rows = rows[keep]
     bad = np.isnan(rows) | (rows == np.inf)
     if bad.any():
-        fail("logits", "finite numbers or -inf", rows[bad][0])
+        raise_value_error("logits", "finite numbers or -inf", rows[bad][0])
     if np.isinf(np.take_along_axis(rows, indices[keep, None], 1)).any():
-        fail("logits", "finite numbers at the labels", "-inf")
+        raise_value_error("logits", "finite numbers at the labels", "-inf")
     return predictions
 
 
 def _parse(name: str, rows: Array, labels: ArrayLike, where: ArrayLike | None) -> Predictions:
     """Return arrays of fitting shapes, concrete labels within range."""
     if rows.ndim != 2 or 0 in rows.shape:
-        fail(name, "shape [N, K] with N >= 1 and K >= 1", f"shape {rows.shape}")
+        raise_value_error(name, "shape [N, K] with N >= 1 and K >= 1", f"shape {rows.shape}")
     n, k = rows.shape
     labels = native("labels", labels)
-    indices = check_integer("labels", without_wrapping(labels, bad=-1))
+    indices = check_integer("labels", narrow_int64(labels, bad=-1))
     if indices.shape != (n,):
-        fail("labels", f"shape {(n,)}, one for each row of {name}", f"shape {indices.shape}")
-    indices = signed(indices)  # one that does not fit names no class either way
+        raise_value_error(
+            "labels", f"shape {(n,)}, one for each row of {name}", f"shape {indices.shape}"
+        )
+    indices = to_signed(indices)  # one that does not fit names no class either way
     if where is None:
         keep = jnp.ones(n, bool)
     else:
         keep = check_bool("where", where)
         if keep.shape != (n,):
-            fail("where", f"shape {(n,)}, one for each row of {name}", f"shape {keep.shape}")
+            raise_value_error(
+                "where", f"shape {(n,)}, one for each row of {name}", f"shape {keep.shape}"
+            )
     mask, known = concrete(keep), concrete(indices)
     if mask is not None and not mask.any():
-        fail("where", "at least one row to keep", "all False")
+        raise_value_error("where", "at least one row to keep", "all False")
     if mask is not None and known is not None:
         outside = mask & ((known < 0) | (known >= k))
         if outside.any():
-            fail("labels", f"integers 0..{k - 1}", np.asarray(labels)[outside][0])
+            raise_value_error("labels", f"integers 0..{k - 1}", np.asarray(labels)[outside][0])
     return Predictions(rows.astype(compute_dtype(rows.dtype)), indices, keep)

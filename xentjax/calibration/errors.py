@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from xentjax._core.checks import check_choice, check_flag, check_index, fail
+from xentjax._core.checks import check_choice, check_flag, check_index, raise_value_error
 from xentjax._core.largest import largest
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax._core.sums import accurate_sum
@@ -19,7 +19,7 @@ _NORMS = ("l1", "l2", "max")
 
 
 class ReliabilityCurve(NamedTuple):
-    """What a reliability diagram and a confidence histogram show."""
+    """Confidence and accuracy by bin: a reliability diagram and a confidence histogram."""
 
     edges: Float[Array, " b1"]
     """Bin b is (edges[b], edges[b + 1]]; the first one includes 0."""
@@ -30,9 +30,9 @@ class ReliabilityCurve(NamedTuple):
     counts: Int[Array, " b"]
     """Rows in each bin."""
     mean_confidence: Float[Array, ""]
-    """Of all rows; above `mean_accuracy` for an over-confident classifier."""
+    """Mean confidence of all rows; above `mean_accuracy` for an over-confident classifier."""
     mean_accuracy: Float[Array, ""]
-    """Of all rows."""
+    """Accuracy of all rows."""
 
 
 def expected_calibration_error(
@@ -45,7 +45,7 @@ def expected_calibration_error(
     debias: bool = False,
     where: ArrayLike | None = None,
 ) -> Float[Array, ""]:
-    """How far accuracy is from confidence (ECE; MCE for norm "max").
+    """Expected calibration error: mean distance of accuracy from confidence (MCE for norm "max").
 
         l1     sum_b (n_b / N) |acc_b - conf_b|
         l2     sqrt( sum_b (n_b / N) (acc_b - conf_b)^2 )
@@ -116,7 +116,7 @@ def classwise_calibration_error(
     debias: bool = False,
     where: ArrayLike | None = None,
 ) -> Float[Array, ""]:
-    """How far the probability of each class is from how often that class occurs.
+    """Calibration error of every class: distance of its probability from its frequency.
 
         l1     (1/K) sum_k sum_b (n_bk / N) |freq_bk - conf_bk|
         l2     sqrt( (1/K) sum_k sum_b (n_bk / N) (freq_bk - conf_bk)^2 )
@@ -195,7 +195,7 @@ def reliability_curve(
 def _check_binning(num_bins: SupportsIndex, binning: str) -> int:
     checked = check_index("num_bins", num_bins)
     if checked < 1:
-        fail("num_bins", "an integer >= 1", repr(num_bins))
+        raise_value_error("num_bins", "an integer >= 1", repr(num_bins))
     check_choice("binning", binning, BINNINGS)
     return checked
 
@@ -204,7 +204,9 @@ def _check_norm(norm: str, debias: bool) -> None:
     check_choice("norm", norm, _NORMS)
     check_flag("debias", debias)
     if debias and norm != "l2":
-        fail("debias", f"False with norm {norm!r} (only squares can be debiased)", debias)
+        raise_value_error(
+            "debias", f"False with norm {norm!r} (only squares can be debiased)", debias
+        )
 
 
 @partial(jax.jit, static_argnums=(1, 2))
@@ -277,6 +279,6 @@ def _error(sums: BinSums, norm: str, debias: bool) -> Float[Array, ""]:
         variance = accuracy * (1 - accuracy) / jnp.maximum(count - 1, 1)
         square = jnp.where(sums.counts == 1, 0 * gap, square - variance)  # NaN stays
     mean = accurate_sum((count * square).ravel()) / rows
-    # The root's slope at 0 would be infinite.
+    # The root's derivative at 0 would be infinite.
     vanishes = mean <= 0
     return jnp.where(vanishes, 0, jnp.sqrt(jnp.where(vanishes, 1, mean)))

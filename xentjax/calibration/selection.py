@@ -1,4 +1,4 @@
-"""Selective prediction: how many errors are left when the least confident rows are refused."""
+"""Selective prediction: the errors that remain if the least confident rows are rejected."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from xentjax.calibration._predictions import Predictions, parse_probabilities
 
 
 class RiskCoverage(NamedTuple):
-    """Rows from the most to the least confident; rows that do not count are last, and NaN."""
+    """Rows from the most to the least confident; masked rows are last, and NaN."""
 
     threshold: Float[Array, " n"]
     """The confidence from which rows are accepted, that of the row itself."""
@@ -24,7 +24,7 @@ class RiskCoverage(NamedTuple):
     aurc: Float[Array, ""]
     """Area under the curve: the mean of `risk`."""
     excess_aurc: Float[Array, ""]
-    """What `aurc` exceeds that of the best order of these predictions by; >= 0."""
+    """Excess of `aurc` over that of the best order of these predictions; >= 0."""
 
 
 def risk_coverage(
@@ -39,7 +39,7 @@ def risk_coverage(
     Rows of equal confidence are accepted together and share a point of the curve, so that their
     order has no effect; float32 probabilities that round to 1 are such ties. The best order puts
     all right predictions first: with e errors its AURC is (1/N) sum_{i=1..e} i / (N - e + i), and
-    what is above it (E-AURC) is what the confidences could be better by.
+    the excess over it (E-AURC) is the potential gain of better confidences.
 
     Args:
         probs: pmfs, [N, K]; confidence is the largest probability, the prediction its first class.
@@ -47,9 +47,9 @@ def risk_coverage(
         where: bool [N], the rows to count; None counts all.
 
     Returns:
-        The curve, float32 (float64 for float64 `probs`). Its slopes in `probs` are 0, but for the
-        thresholds. Under jit, where values are unknown, a label outside 0..K-1, a NaN in `probs` or
-        no row to count make risk and areas NaN.
+        The curve, float32 (float64 for float64 `probs`). Its derivatives in `probs` are 0, except
+        the thresholds'. Under jit, where values are unknown, a label outside 0..K-1, a NaN in
+        `probs` or no row to count make risk and areas NaN.
 
     Raises:
         ValueError: for shapes that do not fit, no rows, concrete rows that are not pmfs, and

@@ -15,7 +15,7 @@ from xentjax._core.multiply_no_nan import nan_unless
 from xentjax._core.sums import accurate_sum
 from xentjax._core.varying import pvary_all
 from xentjax.calibration._predictions import Predictions, parse_logits
-from xentjax.losses import softmax_cross_entropy_with_integer_labels
+from xentjax.information.log_pmf import log_sum_exp
 
 _MAX_STEPS = 100
 # Largest change of log T in a step that no bracket bounds.
@@ -23,14 +23,14 @@ _MAX_STRIDE = 2.0
 
 
 class TemperatureFit(NamedTuple):
-    """The temperature of most likelihood; probabilities are softmax(logits / temperature)."""
+    """The maximum-likelihood temperature; probabilities are softmax(logits / temperature)."""
 
     temperature: Float[Array, ""]
     """0 or inf where the likelihood rises all the way there."""
     nll: Float[Array, ""]
     """Mean negative log-likelihood (cross-entropy) at this temperature, in nats."""
     nll_before: Float[Array, ""]
-    """The same at temperature 1."""
+    """Mean negative log-likelihood at temperature 1."""
     converged: Bool[Array, ""]
     """Whether there is a best temperature other than 0 and inf, and it was found."""
     steps: Int[Array, ""]
@@ -40,7 +40,7 @@ class TemperatureFit(NamedTuple):
 def fit_temperature(
     logits: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None = None
 ) -> TemperatureFit:
-    """The temperature of most likelihood on held-out rows (temperature scaling).
+    """Maximum-likelihood temperature on held-out rows (temperature scaling).
 
         minimise over T > 0    (1/N) sum_n H(y_n, softmax(a_n / T))
 
@@ -49,10 +49,10 @@ def fit_temperature(
     Above 1 for an over-confident network, below for an under-confident one. Logits are taken
     relative to their label's before anything else: a common offset costs no digits.
 
-    Two limits are no minima. Where every label has the largest logit of its row, the likelihood
-    rises for ever as T falls: temperature 0, nll the limit, 0 but for ties. Where logits are of no
-    use, labels having no more than the mean logit on average, no T beats the uniform pmf:
-    temperature inf, nll log K. The rows are then too few or not the network's.
+    The minimum may not be attained. Where every label has the largest logit of its row, the
+    likelihood increases for ever as T falls: temperature 0, nll the limit, 0 except with ties. If
+    the logits carry no information, labels having at most the mean logit on average, no T beats the
+    uniform pmf: temperature inf, nll log K. The rows are then too few or not the network's.
 
     The fit needs rows that the network was not trained on. A class with logit -inf takes no part.
 
@@ -63,9 +63,9 @@ def fit_temperature(
 
     Returns:
         The fit, float32 (float64 for float64 logits). Temperature and nll are differentiable in the
-        logits, to any order, by the implicit function theorem (slope 0 at the limits). It warns
-        of the limits, but under jit, where values are unknown; there a label outside 0..K-1, a
-        logit NaN or +inf, a label's logit -inf, or no row to fit make it NaN.
+        logits, to any order, by the implicit function theorem (derivative 0 at the limits). It
+        warns of the limits, except under jit, where values are unknown; there a label outside
+        0..K-1, a logit NaN or +inf, a label's logit -inf, or no row to fit make it NaN.
 
     Raises:
         ValueError: for shapes that do not fit, no rows, and for concrete labels outside 0..K-1,
@@ -102,7 +102,7 @@ def fit_temperature(
 
 
 class _Search(NamedTuple):
-    """Of the root of the slope, in log(1 / T)."""
+    """Search for the root of the slope, in log(1 / T)."""
 
     point: Float[Array, ""]
     low: Float[Array, ""]
@@ -154,10 +154,8 @@ def _fit(predictions: Predictions) -> TemperatureFit:
     inner = jnp.exp(-point) * scale
 
     def nll(temperature: Array) -> Array:
-        loss = softmax_cross_entropy_with_integer_labels(
-            jnp.where(possible, finite, -jnp.inf), labels, temperature=temperature
-        )
-        return _mean(loss, keep)
+        # Relative to the label's logit, the normaliser is the loss.
+        return _mean(log_sum_exp(jnp.where(possible, finite / temperature, -jnp.inf)), keep)
 
     alike = jnp.where(useless, possible, margins == 0).sum(-1).astype(logits.dtype)
     at_limit = _mean(jnp.log(alike), keep)

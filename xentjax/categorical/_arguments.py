@@ -6,7 +6,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
-from xentjax._core.checks import check_array, check_floating, concrete, fail
+from xentjax._core.checks import check_array, check_floating, concrete, raise_value_error
 from xentjax._core.dtypes import compute_dtype
 from xentjax.information.arguments import check_sums, parse_pmf
 
@@ -31,14 +31,14 @@ def parse_counts(
         if not integer and not jnp.issubdtype(array.dtype, jnp.floating):
             raise TypeError(f"{name}: expected integer or floating counts, got {array.dtype}")
         if array.ndim == 0 or array.shape[-1] == 0:
-            fail(name, "at least one class", f"shape {array.shape}")
+            raise_value_error(name, "at least one class", f"shape {array.shape}")
         if not integer:
             array = array.astype(compute_dtype(array.dtype))
     known = concrete(array)
     if known is not None:
         check_amounts(name, known)
         if whole and not integer and not (is_whole := known == np.round(known)).all():
-            fail(name, "whole numbers", known[~is_whole][0])
+            raise_value_error(name, "whole numbers", known[~is_whole][0])
         if whole or some:
             check_not_all_zero(name, known)
     return array
@@ -49,7 +49,7 @@ def check_not_all_zero(name: str, counts: np.ndarray) -> None:
     if not (some := counts.any(-1)).all():
         row = np.argwhere(~some)[0].tolist() if some.ndim else ()
         where = f" in row {', '.join(map(str, row))}" if row else ""
-        fail(name, "at least one count > 0", f"all 0{where}")
+        raise_value_error(name, "at least one count > 0", f"all 0{where}")
 
 
 def check_amounts(name: str, known: np.ndarray) -> None:
@@ -58,7 +58,7 @@ def check_amounts(name: str, known: np.ndarray) -> None:
         return
     valid = known >= 0 if known.dtype.kind == "i" else (known >= 0) & np.isfinite(known)
     if not valid.all():
-        fail(name, "finite numbers >= 0", known[~valid][0])
+        raise_value_error(name, "finite numbers >= 0", known[~valid][0])
 
 
 def parse_pmf_of_classes(name: str, q: ArrayLike) -> Float[Array, "*batch k"]:
@@ -101,17 +101,17 @@ def _parse_classes(name: str, q: ArrayLike) -> Array:
     with jax.enable_x64(True):
         array = check_floating(name, q)
     if array.ndim == 0 or array.shape[-1] == 0:
-        fail(name, "at least one class", f"shape {array.shape}")
+        raise_value_error(name, "at least one class", f"shape {array.shape}")
     return array
 
 
 def _of_one_shape(q: Array, counts: Array) -> tuple[Array, Array]:
     if q.shape[-1] != counts.shape[-1]:
-        fail("counts", f"{q.shape[-1]} classes as in q", counts.shape[-1])
+        raise_value_error("counts", f"{q.shape[-1]} classes as in q", counts.shape[-1])
     try:
         shape = jax.lax.broadcast_shapes(q.shape, counts.shape)
     except ValueError:
-        fail("counts", f"a shape that broadcasts with q's {q.shape}", counts.shape)
+        raise_value_error("counts", f"a shape that broadcasts with q's {q.shape}", counts.shape)
     return jnp.broadcast_to(q, shape), jnp.broadcast_to(counts, shape)
 
 

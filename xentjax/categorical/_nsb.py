@@ -27,13 +27,13 @@ from jaxtyping import Array, Float
 from xentjax.information.pmf import entropy
 
 _FALL = 30.0
-"""Of the log density, from its maximum to the ends of the window."""
+"""Fall of the log density from its maximum to the ends of the window."""
 _ZOOMS = 4
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(128)
 
 
 def _integration_matrix() -> np.ndarray:
-    """From values at the nodes to the integral of their polynomial from -1 to each node."""
+    """Matrix from values at the nodes to integrals of their polynomial from -1 to each node."""
     degree = len(_NODES)
     p = np.polynomial.legendre.legvander(_NODES, degree)
     integrals = np.column_stack([1 + _NODES, p[:, 2:] - p[:, :-2]])
@@ -120,7 +120,7 @@ _BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6)
 
 
 def _even_powers(x: Array, coefficients: Sequence[float]) -> Array:
-    """sum_i coefficients[i] x^(2 i + 2)"""
+    """Return sum_i coefficients[i] x^(2 i + 2)."""
     total = jnp.zeros_like(x)
     for coefficient in reversed(coefficients):
         total = (total + coefficient) * (x * x)
@@ -171,10 +171,10 @@ def _moments_given(counts: Array, others: Array, a: Array, bound: Array) -> tupl
     above_zero = jnp.log1p((others + (k - 1) * a) / w)
     z = _deviations(counts) / (s / k)
     above_log_k = -jnp.where(jnp.abs(z) < 0.5, jnp.log1p(z), jnp.log(w / (s / k)))
-    surprise = jnp.where(bound > 0, above_log_k, above_zero)
-    surprise = surprise + (digamma_excess(s)[0] - digamma_excess(w)[0])
-    mean = (w / s * surprise).sum(-1, keepdims=True)
+    surprisal = jnp.where(bound > 0, above_log_k, above_zero)
+    surprisal = surprisal + (digamma_excess(s)[0] - digamma_excess(w)[0])
+    mean = (w / s * surprisal).sum(-1, keepdims=True)
     (value, rest), (value_of_total, rest_of_total) = _trigamma(w), _trigamma(s)
     excess = (value - rest) - (value_of_total - rest_of_total)
-    variance = (w / s * ((surprise - mean) ** 2 + excess)).sum(-1) / (s[..., 0] + 1)
+    variance = (w / s * ((surprisal - mean) ** 2 + excess)).sum(-1) / (s[..., 0] + 1)
     return mean[..., 0], variance

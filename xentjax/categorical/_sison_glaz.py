@@ -19,9 +19,9 @@ class _Masses(NamedTuple):
     """Probabilities of a count at the box's ends, and of all within."""
 
     top: Float[Array, " k"]
-    """Of count + halfwidth, 0 above N."""
+    """Probability of count + halfwidth, 0 above N."""
     bottom: Float[Array, " k"]
-    """Of count - halfwidth, 0 below 0."""
+    """Probability of count - halfwidth, 0 below 0."""
     inside: Float[Array, " k"]
 
 

@@ -32,7 +32,7 @@ _NODES = {"float32": 32, "float64": 64}
 
 @jax.custom_jvp
 def gamma_survival(a: Float[Array, "*s"], x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """P(X > x) of the gamma distribution of shape `a` > 0 and scale 1; its slope is that in x."""
+    """P(X > x) of the gamma distribution of shape `a` > 0 and scale 1; differentiable in x."""
     inside = (x > 0) & (x < math.inf)
     y = jnp.where(inside, x, a)
     upper = y >= a
@@ -45,7 +45,7 @@ def gamma_survival(a: Float[Array, "*s"], x: Float[Array, "*s"]) -> Float[Array,
 @gamma_survival.defjvp
 def _(primals, tangents):
     a, x = primals
-    # A slope of 0 wins over a statistic whose own slope is infinite.
+    # A derivative of 0 wins over a statistic whose own derivative is infinite.
     at_0 = jnp.where(a == 1, jnp.ones_like(x), jnp.where(a < 1, math.inf, 0))
     inside = (x > 0) & (x < math.inf)
     near = jnp.exp(_gamma_log_scale(a) - divergence_term(a, jnp.where(inside, x, a))) / x
@@ -74,7 +74,7 @@ def gamma_tail(
 
 @jax.custom_jvp
 def gamma_quantile(a: Float[Array, "*s"], survival: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """The x that `gamma_survival` takes to `survival`, in (0, 1); its slope is in `survival`."""
+    """The x that `gamma_survival` takes to `survival`, in (0, 1); differentiable in `survival`."""
     upper = survival < 0.5
     target = jnp.where(upper, jnp.log(survival), jnp.log1p(-survival))
     outward = jnp.where(upper, -jnp.ones_like(a), 1)
@@ -120,9 +120,9 @@ def _(primals, tangents):
     a, b, probability = primals
     odds = beta_quantile_odds(a, b, probability)
     tail = _beta_tail(a, b, odds)
-    a_slope = tail.mean_log - (digamma(a) - digamma(a + b))
-    b_slope = tail.mean_log_rest - (digamma(b) - digamma(a + b))
-    rise = tangents[2] / probability - a_slope * tangents[0] - b_slope * tangents[1]
+    a_derivative = tail.mean_log - (digamma(a) - digamma(a + b))
+    b_derivative = tail.mean_log_rest - (digamma(b) - digamma(a + b))
+    rise = tangents[2] / probability - a_derivative * tangents[0] - b_derivative * tangents[1]
     return odds, odds * tail.over_density * rise
 
 
@@ -189,8 +189,10 @@ def _width_below(slope: Array, curvature: Array, limit: Array) -> Array:
 def _tail(
     deviance: Callable[[Array], Array], x: Array, window: Array
 ) -> tuple[Array, Array, Array]:
-    """The deviance at x, and the density over log x from there, relative to it: at the nodes of a
-    quadrature, in [0, 1] for the `window`, times their weights."""
+    """Return the deviance at x, and weighted densities over log x, relative to the one at x.
+
+    They are those at the nodes of a quadrature, which lie in [0, 1] for the `window`.
+    """
     legendre = np.polynomial.legendre.leggauss(_NODES[x.dtype.name])
     nodes, weights = (
         jnp.asarray(v / 2, x.dtype).reshape(*(1 for _ in x.shape), -1)

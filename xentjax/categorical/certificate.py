@@ -1,4 +1,4 @@
-"""How far a pmf is from maximum likelihood: the Karush-Kuhn-Tucker conditions and a duality gap."""
+"""Optimality of a pmf: the Karush-Kuhn-Tucker conditions of maximum likelihood, and the gap."""
 
 from typing import NamedTuple
 
@@ -13,20 +13,20 @@ from xentjax.information.pmf import kl_divergence, sum_tolerance, times_power
 
 
 class KKTCertificate(NamedTuple):
-    """What proves that a pmf maximises the likelihood, or bounds by how much it does not.
+    """Proof that a pmf maximises the likelihood, or a bound on how far it is from doing so.
 
     All but the multipliers are 0 at the maximum. Everything is in counts (or nats, for the gap), so
     divide by N, which is `multiplier`, to compare fits of different sizes.
     """
 
     multiplier: Float[Array, "*batch"]
-    """Of the constraint sum_k q_k = 1: N, at the maximum and as the dual point."""
+    """Multiplier of the constraint sum_k q_k = 1: N, at the maximum and as the dual point."""
     inequality_multipliers: Float[Array, "*batch k"]
     """mu_k >= 0 of the constraints q_k >= 0: N where c_k = 0, else 0."""
     stationarity: Float[Array, "*batch"]
     """max_k |-c_k / q_k + multiplier - mu_k|."""
     primal_residual: Float[Array, "*batch"]
-    """max(|sum_k q_k - 1|, max_k -q_k): how far q is from a pmf."""
+    """max(|sum_k q_k - 1|, max_k -q_k): distance of q from a pmf."""
     dual_residual: Float[Array, "*batch"]
     """max_k -mu_k, at least 0: how far the multipliers are from feasible ones."""
     complementarity: Float[Array, "*batch"]
@@ -49,7 +49,7 @@ def kkt_certificate(q: ArrayLike, counts: ArrayLike) -> KKTCertificate:
     and the bound is tight, by strong duality.
 
     Args:
-        q: pmf, [..., K]; of anything else `primal_residual` says how far from one it is.
+        q: pmf, [..., K]; for anything else `primal_residual` is the distance from one.
         counts: [..., K], integer or floating; a class with count 0 is no problem.
 
     Returns:

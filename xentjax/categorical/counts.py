@@ -1,4 +1,4 @@
-"""Counts: all that a die's samples say about its pmf, from memory or from a stream."""
+"""Counts of samples, which hold all information about the pmf, from memory or from a stream."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -17,10 +17,10 @@ from xentjax._core.checks import (
     check_index,
     check_integer,
     concrete,
-    fail,
     native,
+    raise_value_error,
 )
-from xentjax._core.dtypes import compute_dtype, in_float64, signed, without_wrapping
+from xentjax._core.dtypes import compute_dtype, in_float64, narrow_int64, to_signed
 from xentjax._core.sums import accurate_segment_sum, add
 from xentjax.categorical._arguments import check_amounts, parse_counts
 
@@ -88,10 +88,12 @@ def counts(
         return jax.lax.psum(local, axis_name)
     k, samples = _check_num_classes(num_classes), native("samples", samples)
     if np.size(samples) > _INT32_MAX:
-        fail("samples", f"at most {_INT32_MAX} (stream_counts takes more)", np.size(samples))
+        raise_value_error(
+            "samples", f"at most {_INT32_MAX} (stream_counts takes more)", np.size(samples)
+        )
     if isinstance(samples, np.ndarray) and weights is None and where is None:
         return jnp.asarray(_host_counts("samples", samples, k), jnp.int32)
-    labels = check_integer("samples", without_wrapping(samples, bad=-1))
+    labels = check_integer("samples", narrow_int64(samples, bad=-1))
     keep = None
     if where is not None:
         keep = _broadcast("where", check_bool("where", where), labels.shape)
@@ -107,10 +109,10 @@ def counts(
         total, expected = concrete(result), labels.size if keep is None else concrete(keep.sum())
         if total is None or total.sum(dtype=np.int64) == expected:
             return result
-    outside = (signed(labels) < 0) | (signed(labels) >= k)
+    outside = (to_signed(labels) < 0) | (to_signed(labels) >= k)
     outside = concrete(outside if keep is None else outside & keep)
     if outside is not None and outside.any():
-        fail("samples", f"integers 0..{k - 1}", np.asarray(samples)[outside][0])
+        raise_value_error("samples", f"integers 0..{k - 1}", np.asarray(samples)[outside][0])
     return result
 
 
@@ -187,7 +189,8 @@ class ComparedCounts(NamedTuple):
 def with_others(counts: Array) -> ComparedCounts:
     """Return the counts of each class, of all others and of all."""
     n = jnp.broadcast_to(counts.sum(-1, keepdims=True), counts.shape)
-    # Of the classes before and after, since n - counts has slopes that infinite ones cancel in.
+    # Of the classes before and after, since n - counts has derivatives that infinite ones cancel
+    # in.
     before, after = (jax.lax.cumsum(counts, axis=counts.ndim - 1, reverse=r) for r in (False, True))
     none = jnp.zeros_like(counts[..., :1])
     others = jnp.concatenate([none, before[..., :-1]], -1)
@@ -204,7 +207,7 @@ def _host_counts(name: str, samples: np.ndarray, k: int) -> np.ndarray:
     for start in range(0, samples.size, size):
         block = samples[start : start + size]
         if block.min() < 0 or block.max() >= k:
-            fail(name, f"integers 0..{k - 1}", block[(block < 0) | (block >= k)][0])
+            raise_value_error(name, f"integers 0..{k - 1}", block[(block < 0) | (block >= k)][0])
         total += np.bincount(block.astype(np.int64, copy=False), minlength=k)
     return total
 
@@ -214,7 +217,7 @@ def count_indices(
     labels: Array, weights: Array | None, keep: Array | None, k: int
 ) -> Shaped[Array, " k"]:
     """Return `counts` of arguments that are parsed."""
-    index = signed(labels) if keep is None else jnp.where(keep, signed(labels), -1)
+    index = to_signed(labels) if keep is None else jnp.where(keep, to_signed(labels), -1)
     index = index.ravel()
     if weights is not None:
         return accurate_segment_sum(weights.ravel(), index, k)
@@ -230,7 +233,7 @@ def count_indices(
 
 
 def _count_by_comparison(index: Array, k: int) -> Array:
-    """For GPU and TPU, where samples of the same class wait for each other in a scatter.
+    """Compare with all classes: in a GPU's or TPU's scatter, samples of one class are serial.
 
     Tested for its values on CPU. It lowers for GPU and TPU, and was neither run nor timed there.
     """
@@ -242,11 +245,11 @@ def _broadcast(name: str, array: Array, shape: tuple[int, ...]) -> Array:
     try:
         return jnp.broadcast_to(array, shape)
     except ValueError:
-        fail(name, f"a shape that broadcasts to the samples' {shape}", array.shape)
+        raise_value_error(name, f"a shape that broadcasts to the samples' {shape}", array.shape)
 
 
 def _check_num_classes(num_classes: SupportsIndex) -> int:
     checked = check_index("num_classes", num_classes)
     if not 1 <= checked <= _INT32_MAX:
-        fail("num_classes", f"an integer 1..{_INT32_MAX}", repr(num_classes))
+        raise_value_error("num_classes", f"an integer 1..{_INT32_MAX}", repr(num_classes))
     return checked

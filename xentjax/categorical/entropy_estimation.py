@@ -15,16 +15,16 @@ from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
 from xentjax.categorical._arguments import parse_counts
 from xentjax.categorical._nsb import digamma_excess, entropy_moments
 from xentjax.categorical.counts import ComparedCounts, with_others
-from xentjax.information.units import Base, in_units, nats_per_unit
+from xentjax.information.units import Base, in_units_of, nats_per_unit
 
 
 class EntropyPosterior(NamedTuple):
-    """What samples say about an entropy."""
+    """Posterior of an entropy, given samples."""
 
     mean: Float[Array, "*batch"]
     """Posterior mean."""
     standard_deviation: Float[Array, "*batch"]
-    """Of the posterior: an error bar for the mean."""
+    """Standard deviation of the posterior: an error bar for the mean."""
 
 
 def entropy_estimate(
@@ -59,8 +59,8 @@ def entropy_estimate(
 
     Returns:
         [...], float32, or float64 for integer and float64 counts under x64. NaN where N is 0 and
-        unknown (under jit). The slope in a count of 0 is +inf for plug_in and miller_madow; that
-        of nsb needs x64 there.
+        unknown (under jit). The derivative in a count of 0 is +inf for plug_in and miller_madow;
+        that of nsb needs x64 there.
 
     Raises:
         ValueError: for another method or base; concrete counts that are negative, not whole or all
@@ -82,11 +82,11 @@ def entropy_estimate(
     the names of the pseudocounts.
     """
     check_choice("method", method, (*_METHODS, "nsb"))
-    nats_per_unit(base)
+    unit = nats_per_unit(base)
     counts = parse_counts("counts", counts, whole=True)
     if method == "nsb":
-        return in_units(_posterior(with_others(counts)).mean, base)
-    return in_units(_estimate(counts, method=method), base)
+        return in_units_of(_posterior(with_others(counts)).mean, unit)
+    return in_units_of(_estimate(counts, method=method), unit)
 
 
 def nsb_entropy(counts: ArrayLike, *, base: Base = None) -> EntropyPosterior:
@@ -123,9 +123,9 @@ def nsb_entropy(counts: ArrayLike, *, base: Base = None) -> EntropyPosterior:
 
     Source: I. Nemenman, F. Shafee and W. Bialek, "Entropy and inference, revisited" (2002).
     """
-    nats_per_unit(base)
+    unit = nats_per_unit(base)
     posterior = _posterior(with_others(parse_counts("counts", counts, whole=True)))
-    return EntropyPosterior(*(in_units(moment, base) for moment in posterior))
+    return EntropyPosterior(*(in_units_of(moment, unit) for moment in posterior))
 
 
 @in_float64
@@ -148,29 +148,29 @@ def _valid(counts: Array, nats: Array) -> Array:
     return nats + nan_unless((n > 0) & (n < math.inf), nats.dtype)
 
 
-def _surprise(weights: Array, others: Array) -> Array:
+def _surprisal(weights: Array, others: Array) -> Array:
     """-log of weights / (weights + others), to full precision also where it is small; 0 at 0."""
     positive = jnp.where(weights == 0, jnp.ones_like(weights), weights)
     return jnp.where(weights == 0, jnp.zeros_like(weights), jnp.log1p(others / positive))
 
 
 def _entropy(weights: Array, others: Array) -> Array:
-    """Of the pmf in the ratios of the weights, given for each also the sum of all the others."""
+    """Return the entropy of weights / sum, given for each weight also the sum of the others."""
     return _entropy_terms(weights, others).sum(-1)
 
 
 @jax.custom_jvp
 def _entropy_terms(weights: Array, others: Array) -> Array:
-    return weights / (weights + others) * _surprise(weights, others)
+    return weights / (weights + others) * _surprisal(weights, others)
 
 
 @_entropy_terms.defjvp
 def _(primals, tangents):
     weights, others = primals
     total = weights + others
-    slope = (_surprise(weights, others) - 1) / total
-    own = jnp.where(weights == 0, jnp.inf, others / total * slope)
-    dot = multiply_no_nan(own, tangents[0]) - weights / total * slope * tangents[1]
+    derivative = (_surprisal(weights, others) - 1) / total
+    own = jnp.where(weights == 0, jnp.inf, others / total * derivative)
+    dot = multiply_no_nan(own, tangents[0]) - weights / total * derivative * tangents[1]
     return _entropy_terms(weights, others), dot
 
 
@@ -191,7 +191,7 @@ def _chao_shen(counts: Array, n: Array) -> Array:
     # The probability that a class of this q is among the samples.
     detected = 1 - jnp.power(others / n, n)
     detected = jnp.where(counts == 0, jnp.ones_like(detected), detected)
-    return (weights / n * _surprise(weights, others) / detected).sum(-1)
+    return (weights / n * _surprisal(weights, others) / detected).sum(-1)
 
 
 def _grassberger(counts: Array, n: Array) -> Array:
@@ -201,7 +201,7 @@ def _grassberger(counts: Array, n: Array) -> Array:
     # log c - G(c), with psi(x) = log x - 1 / x + digamma_excess(x)
     correction = jnp.log1p((c - odd) / odd) + (2 / odd - digamma_excess(odd / 2)[0])
     of_none = jnp.log(2 * n) + np.euler_gamma  # log N - G(0)
-    return (counts / n * jnp.where(occurs, _surprise(c, n - c) + correction, of_none)).sum(-1)
+    return (counts / n * jnp.where(occurs, _surprisal(c, n - c) + correction, of_none)).sum(-1)
 
 
 def _james_stein(counts: Array, n: Array) -> Array:
@@ -213,7 +213,7 @@ def _james_stein(counts: Array, n: Array) -> Array:
     intensity = jnp.where(shrinks, variance / jnp.where(shrinks, distance, 1), 1)
     weights = intensity * (n / k) + (1 - intensity) * counts
     others = intensity * (n / k * (k - 1)) + (1 - intensity) * (n - counts)
-    # Where one class has all, l = 0 and its slope meets infinite ones.
+    # Where one class has all, l = 0 and its derivative meets infinite ones.
     alone = ((variance == 0) & (distance > 0))[..., 0]
     return jnp.where(alone, _plug_in(counts, n), _entropy(weights, others))
 

@@ -1,4 +1,4 @@
-"""How far the pmf of n samples strays from the one they came from, on average."""
+"""Expected divergence of the pmf of n samples from the one they were drawn from."""
 
 from functools import partial
 from typing import SupportsIndex
@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._core.checks import check_index, fail
+from xentjax._core.checks import check_index, raise_value_error
 from xentjax._core.dtypes import result_dtype
 from xentjax._core.multiply_no_nan import multiply_no_nan
 from xentjax.categorical._arguments import parse_pmf_of_classes
 from xentjax.categorical.likelihood import factorial_remainder
 from xentjax.information.pmf import divergence_term
-from xentjax.information.units import Base, in_units, nats_per_unit
+from xentjax.information.units import Base, in_units_of, nats_per_unit
 
 _NEGLIGIBLE = 40.0
 """Minus the log of a binomial tail that is left out."""
@@ -37,8 +37,8 @@ def expected_kl(p: ArrayLike, n: SupportsIndex, *, base: Base = None) -> Float[A
     with probability exp(-40) are left out, which leaves about 18 sqrt(n p_k) + 54 of class k; they
     are summed in blocks, so the memory does not depend on n.
 
-    The slope in p_k is E[(c_k log(c_k / (n p_k)) - c_k + n p_k) (c_k - n p_k)] / (n p_k (1 - p_k)),
-    +inf at 0; derivatives of second order are not supported.
+    The derivative in p_k is E[(c_k log(c_k / (n p_k)) - c_k + n p_k) (c_k - n p_k)] / (n p_k (1 -
+    p_k)), +inf at 0; derivatives of second order are not supported.
 
     Args:
         p: pmf, [..., K]. A class of probability 0 adds nothing.
@@ -62,29 +62,29 @@ def expected_kl(p: ArrayLike, n: SupportsIndex, *, base: Base = None) -> Float[A
     Source: the identity with the bias of the entropy is that of G. A. Miller, "Note on the bias of
     information estimates" (1955).
     """
-    nats_per_unit(base)
+    unit = nats_per_unit(base)
     pmf = parse_pmf_of_classes("p", p)
     pmf = pmf.astype(result_dtype(pmf))
     size, most = check_index("n", n), 2 ** (jnp.finfo(pmf.dtype).nmant + 1)
     if not 1 <= size <= most:
-        fail("n", f"an integer 1..{most}", repr(n))
-    return in_units(_of_classes(pmf, size).sum(-1), base)
+        raise_value_error("n", f"an integer 1..{most}", repr(n))
+    return in_units_of(_of_classes(pmf, size).sum(-1), unit)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _of_classes(p: Array, n: int) -> Array:
-    return _value_and_slope(p, n)[0]
+    return _value_and_derivative(p, n)[0]
 
 
 @_of_classes.defjvp
 def _(n, primals, tangents):
-    value, slope = _value_and_slope(*primals, n)
-    return value, multiply_no_nan(slope, tangents[0])
+    value, derivative = _value_and_derivative(*primals, n)
+    return value, multiply_no_nan(derivative, tangents[0])
 
 
 @partial(jax.jit, static_argnums=1)
-def _value_and_slope(p: Array, n: int) -> tuple[Array, Array]:
-    """Of E[d] in p, with c ~ Binomial(n, p), d = (c log(c / (n p)) - c + n p) / n."""
+def _value_and_derivative(p: Array, n: int) -> tuple[Array, Array]:
+    """Return E[d] and its derivative in p: d = (c log(c/(np)) - c + np) / n, c ~ Binomial(n, p)."""
     # Of classes alike in size, as many at a time as fill a block with the terms of the largest.
     flat = p.ravel()
     group = max(1, min(flat.size, _GROUP))  # there may be no rows
@@ -95,10 +95,10 @@ def _value_and_slope(p: Array, n: int) -> tuple[Array, Array]:
         jnp.zeros_like(flat).at[order].set(x.ravel()[: flat.size]).reshape(p.shape) for x in sums
     )
     interior = (p > 0) & (p < 1)
-    slope = covariance / jnp.where(interior, p * (1 - p), 1)
+    derivative = covariance / jnp.where(interior, p * (1 - p), 1)
     samples = jnp.asarray(n, p.dtype)
     at_1 = -divergence_term(samples - 1, samples)
-    return value, jnp.where(interior, slope, jnp.where(p > 0, at_1, jnp.inf))
+    return value, jnp.where(interior, derivative, jnp.where(p > 0, at_1, jnp.inf))
 
 
 def _sums(p: Array, n: int) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ from jax.scipy.special import ndtri
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._core.checks import check_choice, check_scalar, concrete
+from xentjax._core.checks import check_choice, check_scalar, concrete, raise_value_error
 from xentjax._core.dtypes import in_float64, result_dtype
 from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
 from xentjax.categorical._arguments import parse_counts
@@ -21,7 +21,7 @@ from xentjax.categorical.counts import ComparedCounts, with_others
 def confidence_intervals(
     counts: ArrayLike, *, method: str = "goodman", alpha: ArrayLike = 0.05
 ) -> Float[Array, "*batch k 2"]:
-    """Intervals that hold the probabilities of the classes with confidence 1 - alpha.
+    """Confidence intervals of level 1 - alpha for the probabilities of the classes.
 
     One class at a time, each right with probability about 1 - alpha; p = c / N, z = z_{1-alpha/2}:
 
@@ -83,8 +83,11 @@ def confidence_intervals(
     # Below, alpha / (2 K) is 0 and its quantile infinite.
     k, dtype = counts.shape[-1], result_dtype(counts)
     least = float(jnp.finfo(dtype).tiny)
-    expected = f"a number from {2 * k * least:.2g} on for {k} classes in {dtype}"
-    check_scalar("alpha", alpha, expected, lambda value: value >= 2 * k * least)
+    known = concrete(alpha)
+    if known is not None and known < 2 * k * least:
+        raise_value_error(
+            "alpha", f"a number from {2 * k * least:.2g} on for {k} classes in {dtype}", known
+        )
     alpha = jnp.asarray(alpha, dtype)
     if method == "sison_glaz":
         known = concrete(counts)
@@ -97,7 +100,9 @@ def confidence_intervals(
 def _intervals(counts: ComparedCounts, alpha: Array, method: str) -> Array:
     ends = jnp.stack(_METHODS[method](counts, alpha), -1)
     ends += nan_unless(counts.n[..., None] > 0, ends.dtype)
-    return jnp.where(ends < 0, 0, jnp.where(ends > 1, 1, ends))  # jnp.clip halves slopes at 0 and 1
+    return jnp.where(
+        ends < 0, 0, jnp.where(ends > 1, 1, ends)
+    )  # jnp.clip halves derivatives at 0 and 1
 
 
 _Ends: TypeAlias = tuple[Array, Array]
@@ -106,7 +111,7 @@ _Ends: TypeAlias = tuple[Array, Array]
 def _wald(counts: ComparedCounts, alpha: Array) -> _Ends:
     own, others, n = counts
     half = -ndtri(alpha / 2) * _deviation(own, others, n) / n
-    # At the ends, where the slope of `half` is infinite, the interval cannot go beyond.
+    # At the ends, where the derivative of `half` is infinite, the interval cannot go beyond.
     return (
         jnp.where(own == 0, jnp.zeros_like(n), own / n - half),
         jnp.where(others == 0, jnp.ones_like(n), own / n + half),
@@ -160,7 +165,7 @@ def _score(counts: ComparedCounts, square: Array) -> _Ends:
 
 @jax.custom_jvp
 def _deviation(own: Array, others: Array, n: Array) -> Array:
-    """sqrt(n p (1 - p)) at p = own / n, whose slope in own is +inf at 0."""
+    """sqrt(n p (1 - p)) at p = own / n, whose derivative in own is +inf at 0."""
     return jnp.sqrt(own * (others / n))
 
 

@@ -1,4 +1,4 @@
-"""Likelihood of a pmf given counts, its derivatives in the logits, and samples to try it on."""
+"""Likelihood of a pmf given counts, its derivatives in the logits, and sampling."""
 
 import math
 from functools import partial
@@ -10,7 +10,7 @@ from jax.scipy.special import digamma
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from xentjax._core.checks import check_array, check_index, concrete, fail
+from xentjax._core.checks import check_array, check_index, concrete, raise_value_error
 from xentjax._core.dtypes import in_float64, result_dtype
 from xentjax._core.multiply_no_nan import multiply_no_nan
 from xentjax.categorical._arguments import parse_pmf_and_counts, parse_pmf_of_classes
@@ -55,7 +55,7 @@ def log_likelihood(q: ArrayLike, counts: ArrayLike, *, base: Base = None) -> Flo
 
 
 def multinomial_log_likelihood(q: ArrayLike, counts: ArrayLike) -> Float[Array, "..."]:
-    """Log-likelihood of a pmf given counts, the order of the samples forgotten.
+    """Log-likelihood of a pmf given counts, whatever the order of the samples.
 
         log multinomial(c | N, q) = log N! - sum_k log c_k! + sum_k c_k log q_k
 
@@ -115,8 +115,8 @@ def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]
 
         I(q) = n (diag(q) - q q^T)
 
-    Also minus the second derivative of the log-likelihood, whatever the counts. Singular: a
-    constant added to all logits changes nothing.
+    It is also minus the second derivative of the log-likelihood, whatever the counts. It is
+    singular: a constant added to all logits changes nothing.
 
     Args:
         q: pmf, [..., K].
@@ -142,11 +142,13 @@ def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]
         raise TypeError("n: expected numbers, got bool")
     known = concrete(size)
     if known is not None and not (np.isfinite(known) & (known >= 0)).all():
-        fail("n", "finite numbers >= 0", n)
+        raise_value_error("n", "finite numbers >= 0", n)
     try:
         batch = jax.lax.broadcast_shapes(q.shape[:-1], size.shape)
     except ValueError:
-        fail("n", f"a shape that broadcasts with {q.shape[:-1]}, q's but the last", size.shape)
+        raise_value_error(
+            "n", f"a shape that broadcasts with {q.shape[:-1]}, q's but the last", size.shape
+        )
     q = q.astype(result_dtype(q))
     size = jnp.broadcast_to(size.astype(q.dtype), batch)
     q = jnp.broadcast_to(q, (*batch, q.shape[-1]))
@@ -209,7 +211,7 @@ def _check_shape(name: str, shape: tuple[int, ...]) -> None:
     if not isinstance(shape, tuple):
         raise TypeError(f"{name}: expected a tuple of integers, got {shape!r}")
     if any(check_index(name, size) < 0 for size in shape):
-        fail(name, "sizes >= 0", shape)
+        raise_value_error(name, "sizes >= 0", shape)
 
 
 def log_likelihood_of(q: Array, counts: Array) -> Array:
@@ -241,10 +243,10 @@ def _of_multinomial(q: Array, counts: Array, rounding: float) -> Array:
 def _(rounding, primals, tangents):
     q, counts = primals
     n = counts.sum(-1, keepdims=True)
-    q_slope = times_power(counts, q, -1)
-    counts_slope = digamma(n + 1) - digamma(counts + 1) + log(q)
-    dot = multiply_no_nan(q_slope, tangents[0])
-    dot += multiply_no_nan(counts_slope, tangents[1])
+    q_derivative = times_power(counts, q, -1)
+    counts_derivative = digamma(n + 1) - digamma(counts + 1) + log(q)
+    dot = multiply_no_nan(q_derivative, tangents[0])
+    dot += multiply_no_nan(counts_derivative, tangents[1])
     return _of_multinomial(q, counts, rounding), dot.sum(-1)
 
 

@@ -10,7 +10,13 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from xentjax._core.checks import check_array, check_choice, check_scalar, concrete, fail
+from xentjax._core.checks import (
+    check_array,
+    check_choice,
+    check_scalar,
+    concrete,
+    raise_value_error,
+)
 from xentjax._core.dtypes import in_float64, result_dtype
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax._core.varying import pvary_all
@@ -37,12 +43,12 @@ _SOLVERS = {
 
 
 class CategoricalFit(NamedTuple):
-    """A fitted pmf, and what shows that it is the right one."""
+    """A fitted pmf and its optimality certificate."""
 
     pmf: Float[Array, "*batch k"]
     """The pmf found."""
     log_likelihood: Float[Array, "*batch"]
-    """Of all samples in their order under `pmf`, in nats, without the prior."""
+    """Log-likelihood of all samples in their order under `pmf`, in nats, without the prior."""
     certificate: KKTCertificate
     """Optimality of `pmf` for the counts, or with a prior for the counts plus prior - 1."""
     steps: Int[Array, "*batch"]
@@ -62,7 +68,7 @@ def fit_categorical(
     max_steps: int = 1000,
     tol: ArrayLike | None = None,
 ) -> CategoricalFit:
-    """The pmf under which the counts are most likely.
+    """Maximum-likelihood pmf of counts, or the mode of its posterior.
 
         q* = argmax_q sum_k c_k log q_k = c / N,    N = sum_k c_k
 
@@ -97,13 +103,14 @@ def fit_categorical(
 
     Returns:
         The fit, each field with the leading shape of `counts`. Under jit, where the values are
-        unknown, counts that admit no fit give NaN. The slopes of `pmf` are those of the maximum,
-        whichever solver found it; `history` has none.
+        unknown, counts that admit no fit give NaN. The derivatives of `pmf` are those of the
+        maximum, whichever solver found it; `history` has none.
 
     Raises:
         ValueError: for another solver; concrete counts that are negative, not finite or all 0; a
             concentration that is not positive, or too small for its count; shapes that do not fit.
-        TypeError: for counts or a prior that are not numbers, or steps that are no integer.
+        TypeError: for counts or a prior that are not numbers, or a number of steps that is not an
+            integer.
 
     Example:
         >>> fit = fit_categorical(jnp.array([2, 1, 1]))
@@ -167,10 +174,12 @@ def _add_prior(counts: Array, prior: ArrayLike) -> Array:
     if concentration.dtype == jnp.bool_:
         raise TypeError("prior: expected numbers, got bool")
     if concentration.ndim and concentration.shape != counts.shape[-1:]:
-        fail("prior", f"a scalar or shape ({counts.shape[-1]},)", f"shape {concentration.shape}")
+        raise_value_error(
+            "prior", f"a scalar or shape ({counts.shape[-1]},)", f"shape {concentration.shape}"
+        )
     known = concrete(concentration)
     if known is not None and not (valid := (known > 0) & (known < jnp.inf)).all():
-        fail("prior", "finite concentrations > 0", known[~valid][0])
+        raise_value_error("prior", "finite concentrations > 0", known[~valid][0])
     with jax.enable_x64(True):  # integers become float64
         dtype = jnp.float64 if jnp.issubdtype(counts.dtype, jnp.integer) else counts.dtype
         added = jnp.broadcast_to(concentration.astype(dtype) - 1, counts.shape)
@@ -178,7 +187,7 @@ def _add_prior(counts: Array, prior: ArrayLike) -> Array:
         known = concrete(effective)
         if known is not None:
             if (known < 0).any():
-                fail("prior", "counts + prior >= 1 in every class", known.min() + 1)
+                raise_value_error("prior", "counts + prior >= 1 in every class", known.min() + 1)
             check_not_all_zero("counts", known)
         return effective + nan_unless((effective >= 0).all(-1, keepdims=True), effective.dtype)
 
@@ -206,7 +215,7 @@ def _fitted(
 
 @partial(_fitted.defjvp, symbolic_zeros=True)
 def _(solver, max_steps, primals, tangents):
-    """What is found is the maximum, q = p, by the steps of a loop that reverse mode cannot take."""
+    """Differentiate the maximum, q = p: reverse mode cannot take the loop that found it."""
     pmf, steps, history = _fitted(solver, max_steps, *primals)
     zeros = map(SymbolicZero.from_primal_value, (steps, history))  # that vary over a mesh as these
     return (pmf, steps, history), (tangents[0], *zeros)

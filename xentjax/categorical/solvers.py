@@ -1,7 +1,7 @@
-"""Iterative solvers of the categorical maximum likelihood, and the paths that they take.
+"""Iterative solvers of the categorical maximum likelihood, and their trajectories.
 
 All start from the uniform pmf and minimise KL(p || q), p = c / N, which differs from the mean
-negative log-likelihood of q by a constant. They differ in what they call a small step:
+negative log-likelihood of q by a constant. They differ in the measure of a small step:
 
     solver                  step                                    every class occurs    one never
     gradient descent        logits += eta (p - q)                   1 - eta lambda        1 / t
@@ -31,7 +31,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._core.checks import check_index, check_scalar, fail
+from xentjax._core.checks import check_index, check_scalar, raise_value_error
 from xentjax.categorical._arguments import parse_counts
 from xentjax.categorical.certificate import certificate_of
 from xentjax.categorical.counts import shares
@@ -50,23 +50,23 @@ class Solver(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """A solver's path, after each of its steps."""
+    """Iterates of a solver, after each of its steps."""
 
     pmf: Float[Array, "*batch steps k"]
     """q_t."""
     kl: Float[Array, "*batch steps"]
-    """KL(p || q_t), which is (L* - L(q_t)) / N: what is missing to the maximum of the
-    log-likelihood L, in nats a sample."""
+    """KL(p || q_t), which is (L* - L(q_t)) / N: the distance to the maximum of the log-likelihood
+    L, in nats a sample."""
     gap: Float[Array, "*batch steps"]
     """max_k p_k / q_k - 1 >= KL(p || q_t), in nats a sample: the duality gap (Frank and Wolfe's) of
     the dual point that q_t itself gives."""
     residual: Float[Array, "*batch steps"]
-    """Of the Karush-Kuhn-Tucker conditions, divided by N: max_k |p_k / q_k - 1| over the classes
+    """Residual of the Karush-Kuhn-Tucker conditions over N: max_k |p_k / q_k - 1| over the classes
     that occur, which is at least the probability of those that do not."""
 
 
 def solve(counts: ArrayLike, solver: Solver, num_steps: int) -> Trajectory:
-    """What a solver does in a number of steps from the uniform pmf.
+    """Run a solver for a number of steps from the uniform pmf.
 
         q_0 = 1 / K,    q_t = step(p, q_{t-1}),    p = c / N
 
@@ -82,7 +82,7 @@ def solve(counts: ArrayLike, solver: Solver, num_steps: int) -> Trajectory:
 
     Raises:
         ValueError: for concrete counts that are negative, not finite or all 0; fewer than 1 step.
-        TypeError: for counts that are not numbers, a solver that is none, steps not an integer.
+        TypeError: for counts that are not numbers, not a Solver, or a non-integer number of steps.
 
     Example:
         >>> path = solve(jnp.array([2, 1, 1]), newton(), 3)
@@ -190,10 +190,11 @@ def exponentiated_gradient(step_size: float | int = 1.0) -> Solver:
         q <- argmin_x  -<p / q, x> + KL(x || q) / eta  =  q exp(eta p / q) / Z
 
     It never leaves the simplex. Where q_k is far below p_k the whole step may overshoot without
-    limit; unless it lowers the objective by a quarter of what the slope promises it is shortened to
-    eta = log(1 + R) / R, R = max_k p_k / q_k - min_k p_k / q_k. That lowers the objective from
-    every q: along the step its second derivative grows by at most a factor of exp(R eta), and the
-    bound that this gives is least there. Close to p the whole step is always good enough.
+    limit; unless it lowers the objective by a quarter of what the derivative promises it is
+    shortened to eta = log(1 + R) / R, R = max_k p_k / q_k - min_k p_k / q_k. That lowers the
+    objective from every q: along the step its second derivative grows by at most a factor of exp(R
+    eta), and the bound that this gives is least there. Close to p the whole step is always good
+    enough.
 
     Args:
         step_size: eta, in (0, 1]; 1 is Newton's method.
@@ -249,9 +250,9 @@ def newton() -> Solver:
 
 
 def check_num_steps(name: str, num_steps: int) -> None:
-    """An integer >= 1."""
+    """Raise unless the number of steps is an integer >= 1."""
     if isinstance(num_steps, bool) or check_index(name, num_steps) < 1:
-        fail(name, "an integer >= 1", repr(num_steps))
+        raise_value_error(name, "an integer >= 1", repr(num_steps))
 
 
 def _check_step_size(step_size: float | int) -> float:
@@ -265,6 +266,8 @@ def _uniform(p: Array) -> Array:
 
 @jax.jit
 def divergence(p: Array, q: Array) -> Array:
-    """KL(p || q) of pmfs, whose sums differ by rounding alone: that is left out, so that no
-    divergence is negative."""
+    """KL(p || q) of pmfs whose sums differ by rounding alone.
+
+    That difference is left out, so that no divergence is negative.
+    """
     return divergence_term(p, q).sum(-1)

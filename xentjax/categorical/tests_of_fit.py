@@ -15,7 +15,7 @@ from xentjax.information.pmf import kl_divergence, times_power
 
 
 class TestResult(NamedTuple):
-    """What a test of counts against a pmf found."""
+    """Result of a test of counts against a pmf."""
 
     __test__ = False  # no test case for pytest, whatever its name begins with
 

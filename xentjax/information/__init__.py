@@ -1,4 +1,4 @@
-"""Entropy, cross-entropy and divergences of pmfs, right in value and in slope on the boundary too.
+"""Entropy, cross-entropy and divergences of pmfs, with right derivatives on the boundary too.
 
 Arguments are probability mass functions along `axis`, and `form` says what the arrays hold:
 
@@ -12,13 +12,14 @@ to 1. Half precision is computed and returned in float32, float64 stays float64.
 in the unit of `base`: None or "nats", 2 or "bits", 10 or "hartleys", or any other positive real but
 1.
 
-A slope at p = 0 is the limit from inside the simplex, so it may be infinite: d entropy / dp is
-+inf. A tangent or cotangent of 0 (a probability held fixed, a masked outcome) gives 0 there. Slopes
-in log p are p times those in p, and 0 at log p = -inf.
+A derivative at p = 0 is the limit from inside the simplex, so it may be infinite: d entropy / dp is
++inf. A tangent or cotangent of 0 (a probability held fixed, a masked outcome) gives 0 there.
+Derivatives in log p are p times those in p, and 0 at log p = -inf.
 
-In reverse mode an infinite slope goes on to whatever made p. Where a softmax underflows, its own
-slope of 0 should win; `jax.nn.softmax` multiplies, 0 * inf, and its gradient is NaN. Give logits
-with form="logits", which also keeps what p has lost, or use forward mode.
+In reverse mode an infinite derivative is passed on to whatever computed p. Where a softmax
+underflows, its own derivative of 0 should win; `jax.nn.softmax` multiplies, 0 * inf, and its
+gradient is NaN. Give logits with form="logits", which also keeps what p has lost, or use forward
+mode.
 
 Source: T. M. Cover and J. A. Thomas, Elements of Information Theory, 2nd ed. (2006), chapter 2.
 """

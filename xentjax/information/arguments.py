@@ -23,8 +23,8 @@ from xentjax._core.checks import (
     check_choice,
     check_floating,
     check_scalar,
-    fail,
     is_known,
+    raise_value_error,
 )
 from xentjax._core.dtypes import compute_dtype
 from xentjax.information import log_pmf, pmf
@@ -37,8 +37,10 @@ _COUNTS = "; counts go through empirical_pmf, or entropy_estimate"
 def outcomes_last(
     axis: int | Sequence[int], where: ArrayLike | None, form: str, **pmfs: ArrayLike
 ) -> tuple[list[Array], float]:
-    """Each pmf, or log pmf, as [..., K] whatever the axis or axes of its outcomes, of one shape;
-    and how far rounding may part their sums, relative to these."""
+    """Return each pmf, or log pmf, as [..., K], all of one shape, and the tolerance of their sums.
+
+    The tolerance is relative to the sums: how far rounding may part them.
+    """
     arrays, axes, tolerance = _check_arrays("axis", axis, where, form, pmfs)
     if axes != (arrays[0].ndim - 1,):
         arrays = [jnp.moveaxis(array, axes, range(-len(axes), 0)) for array in arrays]
@@ -49,7 +51,7 @@ def outcomes_last(
 def pairs_last(
     axes: tuple[int, int], where: ArrayLike | None, form: str, joint: ArrayLike
 ) -> tuple[Array, float]:
-    """The joint pmf, or its logarithm, as [..., X, Y]; and how far its sum may be from 1."""
+    """Return the joint pmf, or its logarithm, as [..., X, Y], and the tolerance of its sum."""
     (array,), checked, tolerance = _check_arrays("axes", axes, where, form, {"joint": joint})
     pairs = jnp.moveaxis(array, checked, (-2, -1))
     if form != "logits":
@@ -59,7 +61,7 @@ def pairs_last(
 
 
 def measures(form: str) -> ModuleType:
-    """The module whose functions take what `outcomes_last` and `pairs_last` return."""
+    """Return the module whose functions take what `outcomes_last` and `pairs_last` return."""
     return pmf if form == "pmf" else log_pmf
 
 
@@ -109,8 +111,10 @@ def _check_arrays(
     form: str,
     arrays: dict[str, ArrayLike],
 ) -> tuple[list[Array], tuple[int, ...], float]:
-    """Floating arrays of one shape and precision, p = 0 where `where` leaves an outcome out; the
-    axes of their outcomes; and how far rounding may part their sums."""
+    """Return floating arrays of one shape and precision, their axes and the tolerance of sums.
+
+    Where `where` leaves an outcome out, p = 0.
+    """
     check_choice("form", form, ("pmf", "log_pmf", "logits"))
     checked = {name: check_floating(name, array, hint=_COUNTS) for name, array in arrays.items()}
     shape: tuple[int, ...] = ()
@@ -118,17 +122,17 @@ def _check_arrays(
         try:
             shape = jax.lax.broadcast_shapes(shape, array.shape)
         except ValueError:
-            fail(name, f"a shape that broadcasts with {shape}", array.shape)
+            raise_value_error(name, f"a shape that broadcasts with {shape}", array.shape)
     keep = None
     if where is not None:
         mask = check_bool("where", where)
         try:
             keep = jnp.broadcast_to(mask, shape)
         except ValueError:
-            fail("where", f"a shape that broadcasts to {shape}", mask.shape)
+            raise_value_error("where", f"a shape that broadcasts to {shape}", mask.shape)
     axes = _check_axes(axis_name, axis, shape)
     if axis_name == "axes" and len(axes) != 2:
-        fail("axes", "two axes, of x and of y", repr(axis))
+        raise_value_error("axes", "two axes, of x and of y", repr(axis))
 
     number = math.prod(shape[i] for i in axes)
     tolerance = math.inf  # what softmax has normalised differs by nothing else
@@ -212,13 +216,13 @@ def _check_sum(
     if form == "log_pmf":
         name = f"exp({name})"
     if not p.min(initial=0) >= 0:
-        fail(name, "probabilities >= 0", p[~(p >= 0)][0])
+        raise_value_error(name, "probabilities >= 0", p[~(p >= 0)][0])
     sums = p.sum(axes, dtype=np.float64)
     wrong = ~(np.abs(sums - 1) <= argument.atol) & (True if mask is None else mask.any(axes))
     if wrong.any():
         digits = 2 - math.floor(math.log10(argument.atol)) if argument.atol > 0 else 17
         expected = f"probabilities with sum 1 within {argument.atol:.2g}"
-        fail(name, expected, f"sum {sums[wrong][0]:.{digits}g}{hint}")
+        raise_value_error(name, expected, f"sum {sums[wrong][0]:.{digits}g}{hint}")
 
 
 def _probabilities(
@@ -240,7 +244,7 @@ def _check_axes(name: str, axis: object, shape: tuple[int, ...]) -> tuple[int, .
     except (TypeError, ValueError):
         axes = ()
     if not axes:
-        fail(name, f"an axis or axes of an array of shape {shape}", repr(axis))
+        raise_value_error(name, f"an axis or axes of an array of shape {shape}", repr(axis))
     if 0 in (shape[i] for i in axes):
-        fail(name, "at least one outcome", f"axis {axis} of shape {shape}")
+        raise_value_error(name, "at least one outcome", f"axis {axis} of shape {shape}")
     return axes

@@ -1,8 +1,8 @@
-"""The measures of two variables, from their joint pmf: what one of them tells about the other.
+"""Measures of two variables, from their joint pmf: the information that one gives about the other.
 
     I(X; Y) = H(Y) - H(Y | X) = KL(p(x, y) || p(x) p(y))
 
-They are part of `xentjax.information`, whose conventions of form, unit and slope hold.
+They are part of `xentjax.information`, whose conventions of form, unit and derivatives hold.
 
 Source: T. M. Cover and J. A. Thomas, Elements of Information Theory, 2nd ed. (2006), chapter 2.
 """
@@ -22,11 +22,11 @@ def mutual_information(
     where: ArrayLike | None = None,
     form: str = "pmf",
 ) -> Float[Array, "..."]:
-    """Mutual information, what one variable tells about another.
+    """Mutual information, the information that one variable gives about another.
 
         I(X; Y) = sum_xy p(x, y) log(p(x, y) / (p(x) p(y))) = H(Y) - H(Y | X)
 
-    Never negative, and 0 for independent variables up to rounding. The slope is
+    Never negative, and 0 for independent variables up to rounding. The derivative is
     log(p(x, y) / (p(x) p(y))) - 1, -inf at p(x, y) = 0 where both marginals are positive.
 
     Args:
@@ -61,11 +61,11 @@ def conditional_entropy(
     where: ArrayLike | None = None,
     form: str = "pmf",
 ) -> Float[Array, "..."]:
-    """Conditional entropy H(Y | X), the surprise at Y of someone who knows X.
+    """Conditional entropy H(Y | X), the mean surprisal of Y given X.
 
         H(Y | X) = -sum_xy p(x, y) log(p(x, y) / p(x)) = H(X, Y) - H(X)
 
-    The slope is -log(p(x, y) / p(x)), +inf at p(x, y) = 0 < p(x).
+    The derivative is -log(p(x, y) / p(x)), +inf at p(x, y) = 0 < p(x).
 
     Args:
         joint: joint pmf along the two `axes`, [..., X, Y].

@@ -2,7 +2,7 @@
 
 log p keeps what p cannot hold: a probability of e^-200, and how far one of 1 - e^-30 is from 1.
 Derivatives are those in log p, which are p times those in p, so their limits at log p = -inf are 0:
-there every term and every slope is 0, whatever it is multiplied by.
+there every term and every derivative is 0, whatever it is multiplied by.
 """
 
 import math
@@ -116,7 +116,7 @@ def cross_entropy(log_p: Array, log_q: Array) -> Array:
 @partial(jax.jit, static_argnums=2)
 def kl_divergence(log_p: Array, log_q: Array, rounding: float) -> Array:
     result = divergence(log_p, log_q) + _unreachable(log_p, log_q)
-    if rounding == math.inf:  # the sums are equal, in value and in slope
+    if rounding == math.inf:  # the sums are equal, in value and in derivative
         return result
     return result + sum_difference(jnp.exp(log_p), jnp.exp(log_q), rounding)
 
@@ -140,12 +140,14 @@ def _(primals, tangents):
     log_p, log_q, weight = primals
     log_m, p_ratio, q_ratio = _mixture(*primals)
     each_weight = jnp.broadcast_to(weight, log_p.shape)
-    p_slope = multiply_no_nan(times_exp(-p_ratio, log_p), each_weight)
-    q_slope = multiply_no_nan(times_exp(-q_ratio, log_q), 1 - each_weight)
-    weight_slope = divergence(log_p, log_m) - divergence(log_q, log_m)
-    dot = (multiply_no_nan(p_slope, tangents[0]) + multiply_no_nan(q_slope, tangents[1])).sum(-1)
+    p_derivative = multiply_no_nan(times_exp(-p_ratio, log_p), each_weight)
+    q_derivative = multiply_no_nan(times_exp(-q_ratio, log_q), 1 - each_weight)
+    weight_derivative = divergence(log_p, log_m) - divergence(log_q, log_m)
+    dot = (
+        multiply_no_nan(p_derivative, tangents[0]) + multiply_no_nan(q_derivative, tangents[1])
+    ).sum(-1)
     weight_dot = jnp.broadcast_to(tangents[2], dot.shape)
-    return js_divergence(*primals), dot + multiply_no_nan(weight_slope, weight_dot)
+    return js_divergence(*primals), dot + multiply_no_nan(weight_derivative, weight_dot)
 
 
 def _mixture(log_p: Array, log_q: Array, weight: Array) -> tuple[Array, Array, Array]:
@@ -169,9 +171,9 @@ def _(primals, tangents):
     smaller = jnp.exp(-jnp.abs(x))  # of 1 and e^x, relative to the larger; so is the mean
     mean = jnp.where(x > 0, weight * smaller + (1 - weight), weight + (1 - weight) * smaller)
     mean = jnp.maximum(mean, jnp.finfo(x.dtype).tiny)  # 0 where the larger is without weight
-    x_slope = (1 - weight) * jnp.exp(jnp.minimum(x, 0)) / mean
-    weight_slope = jnp.sign(x) * jnp.expm1(-jnp.abs(x)) / mean
-    return _log_mean(x, weight), x_slope * tangents[0] + weight_slope * tangents[1]
+    x_derivative = (1 - weight) * jnp.exp(jnp.minimum(x, 0)) / mean
+    weight_derivative = jnp.sign(x) * jnp.expm1(-jnp.abs(x)) / mean
+    return _log_mean(x, weight), x_derivative * tangents[0] + weight_derivative * tangents[1]
 
 
 @partial(jax.jit, static_argnums=1)

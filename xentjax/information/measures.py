@@ -19,11 +19,11 @@ def entropy(
     where: ArrayLike | None = None,
     form: str = "pmf",
 ) -> Float[Array, "..."]:
-    """Shannon entropy, the mean surprise of an outcome.
+    """Shannon entropy, the mean surprisal of an outcome.
 
         H(p) = -sum_k p_k log p_k,    0 log 0 = 0
 
-    The slope is -(1 + log p_k).
+    The derivative is -(1 + log p_k).
 
     Args:
         p: pmf along `axis`, [..., K].
@@ -57,12 +57,12 @@ def cross_entropy(
     where: ArrayLike | None = None,
     form: str = "pmf",
 ) -> Float[Array, "..."]:
-    """Cross-entropy, the mean surprise at outcomes of `p` of someone who believes `q`.
+    """Cross-entropy, the mean surprisal under `q` of outcomes drawn from `p`.
 
         H(p, q) = -sum_k p_k log q_k = H(p) + KL(p || q)
 
-    It is +inf where p_k > 0 = q_k. The slopes are -log q_k in p and -p_k / q_k in q. Those of +inf
-    in the logits of p, as in `kl_divergence`, are NaN at such k.
+    It is +inf where p_k > 0 = q_k. The derivatives are -log q_k in p and -p_k / q_k in q. Those of
+    +inf in the logits of p, as in `kl_divergence`, are NaN at such k.
 
     Args:
         p: pmf along `axis`, [..., K].
@@ -98,7 +98,7 @@ def kl_divergence(
     where: ArrayLike | None = None,
     form: str = "pmf",
 ) -> Float[Array, "..."]:
-    """Kullback-Leibler divergence, the surprise that believing `q` adds to that of `p` itself.
+    """Kullback-Leibler divergence, the mean surprisal that `q` adds to that of `p` itself.
 
         KL(p || q) = sum_k p_k log(p_k / q_k) = H(p, q) - H(p)
 
@@ -107,15 +107,15 @@ def kl_divergence(
     gives a negative number, and a small divergence keeps its relative precision.
 
     Rounding is what `check_pmf` lets pass in each of the two sums (of float32, 2e-5 at K = 1000).
-    Under jit, where nothing is checked, a q further from sum 1 is taken at its word, as the formula
+    Under jit, where nothing is checked, a q further from sum 1 is used as given, as the formula
     says, and the result may be negative.
 
     The name is also optax's, whose `optax.losses.kl_divergence(log_predictions, targets)` takes the
     other order and a logarithm: it is `kl_divergence(targets, predictions)` here.
 
-    It is +inf where p_k > 0 = q_k. The slopes are log(p_k / q_k) + 1 in p, -inf at p_k = 0 < q_k,
-    and -p_k / q_k in q. Those of +inf in the logits of p are infinity less infinity, NaN, where
-    p_k > 0 = q_k, and -inf at the other p_k > 0.
+    It is +inf where p_k > 0 = q_k. The derivatives are log(p_k / q_k) + 1 in p, -inf at p_k = 0 <
+    q_k, and -p_k / q_k in q. Those of +inf in the logits of p are infinity less infinity, NaN,
+    where p_k > 0 = q_k, and -inf at the other p_k > 0.
 
     Close pmfs are as good as their own rounding: give log pmfs rather than logits, whose softmax
     rounds each log p_k, where a divergence below 1e-8 (float32) is to keep its digits.
@@ -159,9 +159,10 @@ def js_divergence(
 
         JS_w(p, q) = w KL(p || m) + (1 - w) KL(q || m),    m = w p + (1 - w) q
 
-    What a sample of the mixture tells about which of the two it is from. 0 exactly where p = q, and
-    at most the entropy of (w, 1 - w), reached by disjoint supports: 1 bit at the symmetric w = 1/2.
-    The slopes are w log(p_k / m_k) in p, (1 - w) log(q_k / m_k) in q, KL(p || m) - KL(q || m) in w.
+    It is the information that a sample of the mixture gives about which of the two it is from. 0
+    exactly where p = q, and at most the entropy of (w, 1 - w), reached by disjoint supports: 1 bit
+    at the symmetric w = 1/2. The derivatives are w log(p_k / m_k) in p, (1 - w) log(q_k / m_k) in
+    q, KL(p || m) - KL(q || m) in w.
 
     Args:
         p: pmf along `axis`, [..., K].

@@ -1,9 +1,10 @@
-"""Measures of information in nats, with the right limits and one-sided slopes at probability 0.
+"""Measures of information in nats, with the right limits and derivatives at probability 0.
 
-`x log x` is 0 at 0 and its slope there is `-inf`. Ordinary differentiation multiplies that slope
-by tangents and cotangents that are 0 (a probability held fixed, a term that is masked out) and
-`inf * 0` is NaN. Here every slope meets its tangent in `multiply_no_nan`, where 0 wins, and every
-slope is again a function of this module, so that the same holds at all orders and in both modes.
+`x log x` is 0 at 0 and its derivative there is `-inf`. Ordinary differentiation multiplies that
+derivative by tangents and cotangents that are 0 (a probability held fixed, a term that is masked
+out) and `inf * 0` is NaN. Here every derivative meets its tangent in `multiply_no_nan`, where 0
+wins, and every derivative is again a function of this module, so that the same holds at all orders
+and in both modes.
 """
 
 import math
@@ -27,9 +28,9 @@ def times_power(x: Array, y: Array, n: int) -> Array:
 @times_power.defjvp
 def _(n, primals, tangents):
     x, y = primals
-    x_slope = times_power(jnp.ones_like(y), y, n)
-    y_slope = n * times_power(x, y, n - 1)
-    dot = multiply_no_nan(x_slope, tangents[0]) + multiply_no_nan(y_slope, tangents[1])
+    x_derivative = times_power(jnp.ones_like(y), y, n)
+    y_derivative = n * times_power(x, y, n - 1)
+    dot = multiply_no_nan(x_derivative, tangents[0]) + multiply_no_nan(y_derivative, tangents[1])
     return times_power(x, y, n), dot
 
 
@@ -51,7 +52,7 @@ def log_ratio(x: Array, y: Array, both_zero: float) -> Array:
     """`log(x / y)`: -inf at x = 0 < y, +inf at x > 0 = y, and `both_zero` where both are 0.
 
     At x = y = 0 the limit depends on the way there, so the caller names the one it is on; the value
-    is then a constant of that way and its slopes are 0.
+    is then a constant of that way and its derivatives are 0.
     """
     zero = (x == 0) & (y == 0)
     ratio = jnp.where(zero, jnp.ones_like(x), x) / jnp.where(zero, jnp.ones_like(y), y)
@@ -62,14 +63,16 @@ def log_ratio(x: Array, y: Array, both_zero: float) -> Array:
 def _(both_zero, primals, tangents):
     x, y = primals
     zero = (x == 0) & (y == 0)
-    x_slope, y_slope = (jnp.where(zero, jnp.zeros_like(v), _reciprocal(v)) for v in (x, y))
-    dot = multiply_no_nan(x_slope, tangents[0]) - multiply_no_nan(y_slope, tangents[1])
+    x_derivative, y_derivative = (
+        jnp.where(zero, jnp.zeros_like(v), _reciprocal(v)) for v in (x, y)
+    )
+    dot = multiply_no_nan(x_derivative, tangents[0]) - multiply_no_nan(y_derivative, tangents[1])
     return log_ratio(x, y, both_zero), dot
 
 
 @jax.custom_jvp
 def x_log_x(x: Array) -> Array:
-    """`x log x`: 0 at 0, where the slope is -inf."""
+    """`x log x`: 0 at 0, where the derivative is -inf."""
     return x * jnp.log(jnp.where(x == 0, jnp.ones_like(x), x))
 
 
@@ -164,7 +167,7 @@ def sum_tolerance(dtype: DTypeLike, number: int, *, logarithms: bool = False) ->
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def sum_difference(p: Array, q: Array, rounding: float) -> Array:
-    """sum_k (p_k - q_k), of which what rounding explains counts as 0; its slopes stay 1 and -1.
+    """sum_k (p_k - q_k), 0 where rounding explains it; its derivatives stay 1 and -1.
 
     `rounding` is relative to sum_k (p_k + q_k).
     """
@@ -218,13 +221,13 @@ def _(primals, tangents):
     dots = []
     for v, w, t in ((p, each_weight, tangents[0]), (q, 1 - each_weight, tangents[1])):
         # At p = q = 0 a step in one of them alone is 1 / w times the mixture's.
-        slope = log_ratio(v, middle, 0.0) - log(jnp.where(both_zero, w, jnp.ones_like(w)))
-        dots.append(multiply_no_nan(multiply_no_nan(slope, w), t))
-    # The sums of p and q have no part in the slope in w, but their slopes in its own.
-    weight_slope = kl_divergence(p, middle, math.inf) - kl_divergence(q, middle, math.inf)
-    weight_slope -= sum_difference(p, q, math.inf)
-    weight_dot = jnp.broadcast_to(tangents[2], weight_slope.shape)
-    dot = (dots[0] + dots[1]).sum(-1) + multiply_no_nan(weight_slope, weight_dot)
+        derivative = log_ratio(v, middle, 0.0) - log(jnp.where(both_zero, w, jnp.ones_like(w)))
+        dots.append(multiply_no_nan(multiply_no_nan(derivative, w), t))
+    # The sums of p and q are no part of the derivative in w, but their derivatives are of its own.
+    weight_derivative = kl_divergence(p, middle, math.inf) - kl_divergence(q, middle, math.inf)
+    weight_derivative -= sum_difference(p, q, math.inf)
+    weight_dot = jnp.broadcast_to(tangents[2], weight_derivative.shape)
+    dot = (dots[0] + dots[1]).sum(-1) + multiply_no_nan(weight_derivative, weight_dot)
     return js_divergence(p, q, weight), dot
 
 
@@ -259,8 +262,8 @@ def _(rounding, primals, tangents):
     # Where a marginal is 0, a step in p(x, y) moves it along and their ratio stays 1.
     y_is_0 = y == 0
     ratio = log_ratio(joint, x, 0.0) - log(jnp.where(y_is_0, jnp.ones_like(y), y))
-    slope = jnp.where(y_is_0, -log(x), ratio)
-    return mutual_information(joint, rounding), multiply_no_nan(slope - 1, tangents[0]).sum(
+    derivative = jnp.where(y_is_0, -log(x), ratio)
+    return mutual_information(joint, rounding), multiply_no_nan(derivative - 1, tangents[0]).sum(
         (-2, -1)
     )
 
@@ -279,5 +282,5 @@ def _(primals, tangents):
     (joint,) = primals
     x = jnp.broadcast_to(joint.sum(-1, keepdims=True), joint.shape)
     # At p(x) = 0 a step in p(x, y) moves p(x) along and their ratio stays 1.
-    slope = -log_ratio(joint, x, 0.0)
-    return conditional_entropy(joint), multiply_no_nan(slope, tangents[0]).sum((-2, -1))
+    derivative = -log_ratio(joint, x, 0.0)
+    return conditional_entropy(joint), multiply_no_nan(derivative, tangents[0]).sum((-2, -1))

@@ -6,7 +6,7 @@ from typing import SupportsFloat, TypeAlias
 
 from jaxtyping import Array, Float
 
-from xentjax._core.checks import fail
+from xentjax._core.checks import raise_value_error
 
 Base: TypeAlias = SupportsFloat | str | None
 """None or "nats", 2 or "bits", 10 or "hartleys", or any other positive real but 1."""
@@ -15,7 +15,7 @@ _NAMED = {"nats": math.e, "bits": 2.0, "hartleys": 10.0}
 
 
 def nats_per_unit(base: Base) -> float:
-    """The size in nats of the unit that belongs to a base: `log(base)`.
+    """Return the size in nats of the unit that belongs to a base: `log(base)`.
 
     Args:
         base: None or "nats" (the unit is 1 nat), 2 or "bits" (0.693 nats), 10 or "hartleys" (2.303
@@ -37,11 +37,15 @@ def nats_per_unit(base: Base) -> float:
     valid = isinstance(base, Real) and not isinstance(base, bool)
     if not (valid and 0 < float(base) < math.inf and float(base) != 1):
         expected = "None, 'nats', 'bits', 'hartleys' or a positive real number but 1"
-        fail("base", expected, repr(base))
+        raise_value_error("base", expected, repr(base))
     return math.log(float(base))
 
 
 def in_units(nats: Float[Array, "*s"], base: Base) -> Float[Array, "*s"]:
     """Return an amount of information, given in nats, in the unit of `base`."""
-    unit = nats_per_unit(base)
+    return in_units_of(nats, nats_per_unit(base))
+
+
+def in_units_of(nats: Float[Array, "*s"], unit: float) -> Float[Array, "*s"]:
+    """Return an amount of information in a unit of so many nats, for a base that is parsed."""
     return nats if unit == 1 else nats / unit

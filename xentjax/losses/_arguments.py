@@ -16,11 +16,11 @@ from xentjax._core.checks import (
     check_bool,
     check_floating,
     check_index,
-    fail,
     native,
+    raise_value_error,
     to_jax,
 )
-from xentjax._core.dtypes import compute_dtype, without_wrapping
+from xentjax._core.dtypes import compute_dtype, narrow_int64
 from xentjax.ops import Mask, Rows, Target
 
 Axis = int | Sequence[int]
@@ -39,13 +39,13 @@ def class_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
             expected = "axis: expected an integer or a tuple of integers"
             raise TypeError(f"{expected}, got {axis!r}") from None
     if not axes:
-        fail("axis", "an integer or a tuple of integers", axis)
+        raise_value_error("axis", "an integer or a tuple of integers", axis)
     for a in axes:
         if not -ndim <= a < ndim:
-            fail("axis", f"axes of an array of {ndim} dimensions", axis)
+            raise_value_error("axis", f"axes of an array of {ndim} dimensions", axis)
     axes = tuple(a % ndim for a in axes)
     if len(set(axes)) != len(axes):
-        fail("axis", "distinct axes", axis)
+        raise_value_error("axis", "distinct axes", axis)
     return axes
 
 
@@ -72,11 +72,11 @@ def logits_rows(
     """Return the logits with the classes last, under their masks, and where the classes were."""
     logits = check_floating(name, logits)
     if logits.ndim == 0:
-        fail(name, "at least one axis, that of the classes", "shape ()")
+        raise_value_error(name, "at least one axis, that of the classes", "shape ()")
     axes = class_axes(axis, logits.ndim)
     row_logits = classes_last(logits, axes)
     if row_logits.shape[-1] == 0:
-        fail(name, f"at least one class along axis {axis}", f"shape {logits.shape}")
+        raise_value_error(name, f"at least one class along axis {axis}", f"shape {logits.shape}")
     mask = Mask() if where is None else masks(check_bool("where", where), logits.shape, axes)
     return Rows(row_logits, mask=mask), Classes(logits.shape, axes)
 
@@ -112,7 +112,9 @@ def with_indices(rows: Rows, labels: Array, ignore_index: int | None) -> Rows:
         )
     row_shape = rows.logits.shape[:-1]
     if labels.shape != row_shape:
-        fail("labels", f"the logits' shape without the classes, {row_shape}", labels.shape)
+        raise_value_error(
+            "labels", f"the logits' shape without the classes, {row_shape}", labels.shape
+        )
     row_mask = rows.mask.rows
     if ignore_index is not None:
         limits = jnp.iinfo(labels.dtype)
@@ -139,16 +141,22 @@ def masks(where: Array, shape: tuple[int, ...], axes: tuple[int, ...]) -> Mask:
     row_shape = tuple(n for i, n in enumerate(shape) if i not in axes)
     if where.ndim == len(shape):
         if not broadcasts(where.shape, shape):
-            fail("where", f"a shape that broadcasts to the logits' {shape}", where.shape)
+            raise_value_error(
+                "where", f"a shape that broadcasts to the logits' {shape}", where.shape
+            )
         # Only an axis that joins others has to have its full size.
         full = [n if i in axes and len(axes) > 1 else where.shape[i] for i, n in enumerate(shape)]
         mask = classes_last(jnp.broadcast_to(where, full), axes)
         return Mask(jnp.broadcast_to(jnp.any(mask, -1), row_shape), mask)
     if where.ndim == len(row_shape):
         if not broadcasts(where.shape, row_shape):
-            fail("where", f"a shape that broadcasts to the rows' {row_shape}", where.shape)
+            raise_value_error(
+                "where", f"a shape that broadcasts to the rows' {row_shape}", where.shape
+            )
         return Mask(rows=jnp.broadcast_to(where, row_shape))
-    fail("where", f"{len(shape)} (classes) or {len(row_shape)} (rows) dimensions", where.ndim)
+    raise_value_error(
+        "where", f"{len(shape)} (classes) or {len(row_shape)} (rows) dimensions", where.ndim
+    )
 
 
 def check_labels(labels: ArrayLike, ignore_index: int | None) -> tuple[Array, int | None]:
@@ -159,7 +167,7 @@ def check_labels(labels: ArrayLike, ignore_index: int | None) -> tuple[Array, in
         return labels, ignore_index
     # A label of more than 32 bits names no class: another one that does not takes its place.
     bad = -2 if ignore_index == -1 else -1
-    return to_jax("labels", without_wrapping(native("labels", labels), bad)), ignore_index
+    return to_jax("labels", narrow_int64(native("labels", labels), bad)), ignore_index
 
 
 def labels_are_indices(
@@ -171,9 +179,9 @@ def labels_are_indices(
     if labels.shape[-1:] != (num_classes,):
         indices, pmfs = f"integers of shape {row_shape}", f"shape {(*row_shape, num_classes)}"
         got = f"{labels.dtype} of shape {labels.shape}"
-        fail("labels", f"class indices, {indices}, or probabilities of {pmfs}", got)
+        raise_value_error("labels", f"class indices, {indices}, or probabilities of {pmfs}", got)
     if ignore_index is not None:
-        fail("ignore_index", "None with probabilities as labels", ignore_index)
+        raise_value_error("ignore_index", "None with probabilities as labels", ignore_index)
     return False
 
 
@@ -191,7 +199,9 @@ def soft_labels(labels: Array, classes: Classes, dtype: DTypeLike) -> Float[Arra
             # Where there are as many rows as classes, they could pass for one target of all rows.
             got = f"shape {labels.shape}, an index a row"
             loss = "softmax_cross_entropy_with_integer_labels takes class indices"
-            fail("labels", f"one target a class, the logits' shape {shape}", f"{got}; {loss}")
+            raise_value_error(
+                "labels", f"one target a class, the logits' shape {shape}", f"{got}; {loss}"
+            )
         labels = labels.astype(compute_dtype(dtype))
     full = (1,) * (len(shape) - labels.ndim) + labels.shape
     fits = len(full) == len(shape) and all(
@@ -200,5 +210,5 @@ def soft_labels(labels: Array, classes: Classes, dtype: DTypeLike) -> Float[Arra
     )
     if not fits:
         expected = f"one target a class, the logits' shape {shape}"
-        fail("labels", expected, f"shape {labels.shape}")
+        raise_value_error("labels", expected, f"shape {labels.shape}")
     return classes_last(jnp.broadcast_to(labels.reshape(full), shape), axes)

@@ -16,7 +16,7 @@ from xentjax._core.checks import (
     check_flag,
     check_floating,
     concrete,
-    fail,
+    raise_value_error,
     real_scalar,
 )
 from xentjax._core.dtypes import compute_dtype
@@ -123,13 +123,13 @@ def _scalar(scalar: Scalar, value: Any, dtype: DTypeLike) -> Float[Array, ""]:
     if known is None:
         return jnp.asarray(value if largest == np.inf else jnp.minimum(value, largest), dtype)
     if not holds(known):
-        fail(name, expected, known)
+        raise_value_error(name, expected, known)
     with np.errstate(over="ignore"):
         rounded = known.astype(dtype)
     if np.abs(rounded) < np.finfo(dtype).tiny:  # XLA computes with 0
         rounded = np.zeros((), dtype)
     if not holds(rounded):
-        fail(name, f"{expected} in {dtype}", known)
+        raise_value_error(name, f"{expected} in {dtype}", known)
     return jnp.asarray(np.minimum(rounded, dtype.type(largest)))
 
 
@@ -137,11 +137,13 @@ def class_weight_vector(weights: ArrayLike, num_classes: int) -> Float[Array, " 
     """Return the weights of the classes, one for each; they may be negative."""
     weights = check_floating("class_weights", weights)
     if weights.shape != (num_classes,):
-        fail("class_weights", f"one weight a class, shape {(num_classes,)}", weights.shape)
+        raise_value_error(
+            "class_weights", f"one weight a class, shape {(num_classes,)}", weights.shape
+        )
     known = concrete(weights)
     if known is not None and not (finite := np.isfinite(known)).all():
         k = int(np.argmin(finite))
-        fail("class_weights", "finite weights", f"{known[k]} for class {k}")
+        raise_value_error("class_weights", "finite weights", f"{known[k]} for class {k}")
     return weights
 
 

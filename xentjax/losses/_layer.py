@@ -7,7 +7,7 @@ import jax
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from xentjax._core.checks import check_bool, check_floating, check_index, fail
+from xentjax._core.checks import check_bool, check_floating, check_index, raise_value_error
 from xentjax.losses._arguments import (
     Classes,
     labels_are_indices,
@@ -27,15 +27,17 @@ def layer_rows(
     """Return the checked layer under its masks, with the leading axes of x."""
     x, kernel = check_floating("x", x), check_floating("kernel", kernel)
     if x.ndim == 0:
-        fail("x", "at least one axis, that of the features", "shape ()")
+        raise_value_error("x", "at least one axis, that of the features", "shape ()")
     if kernel.ndim != 2 or kernel.shape[0] != x.shape[-1] or kernel.shape[1] == 0:
         expected = f"shape ({x.shape[-1]}, K), the features of x by at least one class"
-        fail("kernel", expected, f"shape {kernel.shape}")
+        raise_value_error("kernel", expected, f"shape {kernel.shape}")
     num_classes = kernel.shape[1]
     if bias is not None:
         bias = check_floating("bias", bias)
         if bias.shape != (num_classes,):
-            fail("bias", f"one number a class, shape {(num_classes,)}", f"shape {bias.shape}")
+            raise_value_error(
+                "bias", f"one number a class, shape {(num_classes,)}", f"shape {bias.shape}"
+            )
     mask = Mask()
     if where is not None:
         where = check_bool("where", where)
@@ -58,7 +60,7 @@ def with_labels(rows: Rows, labels: Array, ignore_index: int | None) -> Rows:
 def check_max_bytes(max_bytes: SupportsIndex | None) -> int | None:
     """Return `max_bytes` as None or an int."""
     if max_bytes is not None and (max_bytes := check_index("max_bytes", max_bytes)) < 1:
-        fail("max_bytes", "an integer >= 1 or None", max_bytes)
+        raise_value_error("max_bytes", "an integer >= 1 or None", max_bytes)
     return max_bytes
 
 

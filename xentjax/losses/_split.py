@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int32
 
 from xentjax._core.axis_name import AxisName, axis_size, check_split
-from xentjax._core.checks import check_index, fail
+from xentjax._core.checks import check_index, raise_value_error
 from xentjax._core.dtypes import compute_dtype
 from xentjax.ops import Mask, Rows
 from xentjax.ops.merge import ClassShard, class_shard
@@ -47,7 +47,7 @@ def split_classes(
     """
     if axis_name is None:
         if num_classes is not None:
-            fail("num_classes", "None without axis_name", num_classes)
+            raise_value_error("num_classes", "None without axis_name", num_classes)
         return rows, None
     *row_shape, local = rows.logits.shape
     total = held = local * axis_size(axis_name)
@@ -55,7 +55,7 @@ def split_classes(
     if num_classes is not None:
         total = check_index("num_classes", num_classes)
         if not 1 <= total <= held:
-            fail("num_classes", f"an integer 1..{held}, what the devices hold", total)
+            raise_value_error("num_classes", f"an integer 1..{held}, what the devices hold", total)
     first = (lax.axis_index(axis_name) * local).astype(jnp.int32)
     dtype, mask = compute_dtype(rows.logits.dtype), rows.mask.classes
     if total < held:

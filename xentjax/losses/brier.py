@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._core.checks import fail
+from xentjax._core.checks import raise_value_error
 from xentjax._core.varying import sharded_alike
 from xentjax.losses._arguments import (
     Axis,
@@ -84,7 +84,7 @@ def brier_score(
     if jnp.issubdtype(labels.dtype, jnp.integer):
         rows = with_indices(rows, labels, ignore_index)
     elif ignore_index is not None:
-        fail("ignore_index", "None with labels that are pmfs", ignore_index)
+        raise_value_error("ignore_index", "None with labels that are pmfs", ignore_index)
     else:
         rows = with_targets(rows, classes, labels)
     check_names(reduction, implementation)

@@ -11,7 +11,7 @@ import jax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._core.checks import fail
+from xentjax._core.checks import raise_value_error
 from xentjax._core.dtypes import compute_dtype
 from xentjax.information.log_pmf import divergence
 from xentjax.losses._arguments import Axis, logits_rows
@@ -84,7 +84,7 @@ def kl_divergence_with_logits(
     target, of_target = logits_rows(target_logits, axis, None, "target_logits")
     prediction, classes = logits_rows(logits, axis, where)
     if of_target.shape != classes.shape:
-        fail("target_logits", f"the logits' shape {classes.shape}", of_target.shape)
+        raise_value_error("target_logits", f"the logits' shape {classes.shape}", of_target.shape)
     dtypes = target.logits.dtype, prediction.logits.dtype
     if compute_dtype(dtypes[0]) != compute_dtype(dtypes[1]):
         target, prediction = (

@@ -5,7 +5,7 @@ from typing import Literal, SupportsIndex, overload
 from jax.typing import ArrayLike
 
 from xentjax._core.axis_name import AxisName, check_whole
-from xentjax._core.checks import check_choice, check_flag, fail
+from xentjax._core.checks import check_choice, check_flag, raise_value_error
 from xentjax.losses._arguments import check_labels
 from xentjax.losses._keywords import with_keywords
 from xentjax.losses._layer import check_max_bytes, layer_rows, with_labels
@@ -179,7 +179,7 @@ def linear_softmax_cross_entropy(
     if gradients_in_forward:
         check_choice("reduction (with gradients_in_forward)", reduction, ("sum", "mean"))
         if split is not None:
-            fail("gradients_in_forward", "False with axis_name", True)
+            raise_value_error("gradients_in_forward", "False with axis_name", True)
     max_bytes = check_max_bytes(max_bytes)
     if split is not None:
         return of_split_classes(rows, keywords, split, max_bytes)

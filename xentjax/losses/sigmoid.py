@@ -14,7 +14,7 @@ from xentjax._core.checks import (
     check_bool,
     check_floating,
     concrete,
-    fail,
+    raise_value_error,
 )
 from xentjax._core.dtypes import compute_dtype
 from xentjax._core.multiply_no_nan import nan_unless
@@ -140,7 +140,7 @@ def _elements(
 
 def _check_shape(name: str, x: Array, logits: Array) -> None:
     if not broadcasts(x.shape, logits.shape):
-        fail(name, f"a shape that broadcasts to the logits' {logits.shape}", x.shape)
+        raise_value_error(name, f"a shape that broadcasts to the logits' {logits.shape}", x.shape)
 
 
 def _factor(
@@ -154,7 +154,7 @@ def _factor(
     array = array.astype(compute_dtype(logits.dtype))  # in which too large a number is infinite
     known = concrete(array)
     if known is not None and not np.all(np.isfinite(known) & (known >= 0) & (known <= largest)):
-        fail(name, expected, value)
+        raise_value_error(name, expected, value)
     _check_shape(name, array, logits)
     return array
 

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._core.checks import broadcasts, check_bool, check_floating, check_scalar, fail
+from xentjax._core.checks import (
+    broadcasts,
+    check_bool,
+    check_floating,
+    check_scalar,
+    raise_value_error,
+)
 from xentjax._core.dtypes import compute_dtype
 from xentjax.losses._arguments import Axis, class_axes
 
@@ -53,7 +59,9 @@ def smooth_labels(
     if where is not None:
         where = check_bool("where", where)
         if where.ndim != labels.ndim or not broadcasts(where.shape, labels.shape):
-            fail("where", f"a shape that broadcasts to the labels' {labels.shape}", where.shape)
+            raise_value_error(
+                "where", f"a shape that broadcasts to the labels' {labels.shape}", where.shape
+            )
         where = jnp.broadcast_to(where, labels.shape)
     return _smooth_labels(labels, share, where, axes)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._core.checks import broadcasts, check_array, check_bool, check_flag, fail
+from xentjax._core.checks import broadcasts, check_array, check_bool, check_flag, raise_value_error
 from xentjax.losses._arguments import (
     Axis,
     class_axes,
@@ -149,7 +149,9 @@ def _rows_along(
     if where is not None:
         where = check_bool("where", where)
         if not broadcasts(where.shape, x.shape):
-            fail("where", f"a shape that broadcasts to the logits' {x.shape}", where.shape)
+            raise_value_error(
+                "where", f"a shape that broadcasts to the logits' {x.shape}", where.shape
+            )
         where = where.reshape((1,) * (x.ndim - where.ndim) + where.shape)
         mask = masks(where, x.shape, axes)
     return Rows(classes_last(x, axes), mask=mask), axes, x.shape

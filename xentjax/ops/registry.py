@@ -1,6 +1,6 @@
 """The back-ends by name. Each is imported when it is first asked for, and Pallas with it."""
 
-from xentjax._core.checks import fail
+from xentjax._core.checks import raise_value_error
 from xentjax.ops.backends.interface import Backend
 
 IMPLEMENTATIONS = ("xla", "reference", "mosaic_tpu", "mosaic_gpu")
@@ -22,5 +22,5 @@ def backend(implementation: str | None) -> Backend:
         case "mosaic_gpu":
             from xentjax.ops.backends.mosaic_gpu import BACKEND
         case _:
-            fail("implementation", f"one of {IMPLEMENTATIONS}", implementation)
+            raise_value_error("implementation", f"one of {IMPLEMENTATIONS}", implementation)
     return BACKEND

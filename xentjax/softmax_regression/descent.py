@@ -1,4 +1,4 @@
-"""The descent of softmax regression: Newton or L-BFGS steps whose length needs no objective.
+"""Minimisation for softmax regression: Newton or L-BFGS steps without values of the objective.
 
 Over the rows, with features z_n standardised and a column of ones for the bias,
 
@@ -38,8 +38,8 @@ class Problem(NamedTuple):
     """l2 in the scale of the features."""
 
 
-class Descent(NamedTuple):
-    """Where a descent is; `gradient` and `hessian` are those before its last move, 0 at the end."""
+class State(NamedTuple):
+    """State of the minimisation; `gradient` and `hessian` are those before the last move."""
 
     point: Float[Array, "d1 k"]
     gradient: Float[Array, "d1 k"]
@@ -52,7 +52,7 @@ class Descent(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """Along a direction; a reach is how far a move spreads the logits of a row."""
+    """Search along a direction; a reach is the spread of a row's logits that a move causes."""
 
     length: Float[Array, ""]
     last_reach: Float[Array, ""]
@@ -62,11 +62,11 @@ class _Search(NamedTuple):
     gap: Float[Array, ""]
     """Fall of the objective to the minimum of its quadratic model where the search began."""
     reach: Float[Array, ""]
-    """Of the move to that minimum."""
+    """Reach of the move to that minimum."""
 
 
-def descend(problem: Problem, max_steps: Array, tol: Array) -> Descent:
-    """Steps until the objective can fall by no more than `tol` nats, or seems to fall for ever."""
+def minimise(problem: Problem, max_steps: Array, tol: Array) -> State:
+    """Take steps until the objective can fall by at most `tol` nats, or seems to fall for ever."""
     start = jnp.zeros_like(problem.start)
     d1, k = start.shape
     p = (k - 1) * d1
@@ -75,7 +75,7 @@ def descend(problem: Problem, max_steps: Array, tol: Array) -> Descent:
     rounding = max(1e-10, 300 * float(jnp.finfo(start.dtype).eps))
     penalised = (problem.penalty > 0).any()  # so that there is an optimum, however far
 
-    def body(state: Descent) -> Descent:
+    def body(state: State) -> State:
         point, hessian, memory = state.point, None, state.memory
         gradient = _gradient(problem, point)
         if newton:
@@ -92,7 +92,7 @@ def descend(problem: Problem, max_steps: Array, tol: Array) -> Descent:
         separated = ~small & (search.gap <= rounding) & ~state.converged & ~penalised
         finished = state.converged | separated | (state.steps == max_steps) | ~(search.gap >= 0)
         move = jnp.where(finished, 0, search.length) * -jnp.asarray(uphill, point.dtype)
-        return Descent(
+        return State(
             point=point + move,
             gradient=gradient,
             hessian=hessian,
@@ -104,7 +104,7 @@ def descend(problem: Problem, max_steps: Array, tol: Array) -> Descent:
         )
 
     no = jnp.zeros((), bool)
-    initial = Descent(
+    initial = State(
         point=start,
         gradient=start,
         hessian=jnp.zeros_like(start, shape=(p, p)) if newton else None,
@@ -154,10 +154,12 @@ def _(
 
 
 def _line_search(problem: Problem, point: Array, direction: Array) -> _Search:
-    """Steps that are certain to lower the objective, until most of the slope is gone."""
+    """Take steps certain to lower the objective, until the slope is a tenth of the first."""
 
     def body(state: _Search) -> _Search:
-        slope, curvature, spread = _along(problem, point + state.length * direction, direction)
+        slope, curvature, spread = _directional(
+            problem, point + state.length * direction, direction
+        )
         # Where nothing moves any more all three are 0.
         newton = -slope / jnp.where(curvature > 0, curvature, 1)
         reach = spread * jnp.abs(newton)
@@ -208,7 +210,7 @@ def _other_probabilities(
 
 
 def _hessian(problem: Problem, point: Array) -> Array:
-    """In the coefficients relative to class 0, class by class."""
+    """Hessian in the coefficients relative to class 0, class by class."""
     d1, k = problem.start.shape
     diagonal = jnp.arange(k - 1)
 
@@ -224,7 +226,7 @@ def _hessian(problem: Problem, point: Array) -> Array:
         return (-products).at[diagonal, :, diagonal, :].set(blocks)
 
     hessian = _sum_over_rows(of_rows, problem)
-    # Of the squared norm after each row is centred over the classes.
+    # That of the squared norm after each row is centred over the classes.
     occurs = problem.occurs.astype(point.dtype)
     centring = jnp.diag(occurs) - jnp.outer(occurs, occurs) / occurs.sum()
     penalty = jnp.kron(centring[1:, 1:], jnp.diag(problem.penalty))
@@ -233,7 +235,7 @@ def _hessian(problem: Problem, point: Array) -> Array:
     return hessian.reshape(penalty.shape) + penalty + absent
 
 
-def _along(problem: Problem, point: Array, direction: Array) -> tuple[Array, Array, Array]:
+def _directional(problem: Problem, point: Array, direction: Array) -> tuple[Array, Array, Array]:
     """Slope and curvature of the objective, and the largest spread of a row's logits' change."""
 
     def of_rows(features: Array, labels: Array) -> tuple[Array, Array, Array]:

@@ -15,10 +15,10 @@ from xentjax._core.checks import (
     check_integer,
     check_scalar,
     concrete,
-    fail,
     native,
+    raise_value_error,
 )
-from xentjax._core.dtypes import compute_dtype, without_wrapping
+from xentjax._core.dtypes import compute_dtype, narrow_int64
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax.categorical.counts import count_indices
 from xentjax.categorical.solvers import check_num_steps
@@ -26,8 +26,8 @@ from xentjax.softmax_regression.descent import (
     Problem,
     at_optimum,
     centre,
-    descend,
     log_likelihood,
+    minimise,
     unit_diagonal,
 )
 
@@ -42,7 +42,7 @@ class SoftmaxRegressionFit(NamedTuple):
     log_likelihood: Float[Array, ""]
     """Sum over the rows in nats, without the penalty."""
     covariance: Float[Array, "p p"] | None
-    """Of the coefficients relative to class 0, p = (K-1)(D+1) of them: class by class, the bias
+    """Covariance of the p = (K-1)(D+1) coefficients relative to class 0: class by class, the bias
     last in each. None where p > 1000."""
     gradient_norm: Float[Array, ""]
     """Largest derivative of the objective over N in a bias or in a coefficient of a feature of
@@ -67,7 +67,7 @@ def fit_softmax_regression(
     max_steps: int = 1000,
     tol: ArrayLike = 1e-6,
 ) -> SoftmaxRegressionFit:
-    """The softmax regression (multinomial logistic regression) of most likelihood.
+    """Maximum-likelihood softmax regression (multinomial logistic regression).
 
         minimise  F = sum_n H(y_n, softmax(x_n kernel + bias)) + (l2 / 2) ||kernel||^2
 
@@ -75,8 +75,8 @@ def fit_softmax_regression(
     fit without features) in features that are standardised internally, which moves neither the
     optimum nor the penalty. Up to 1000 coefficients p = (K-1)(D+1) the steps are Newton's; beyond,
     where the p^2 numbers of the Hessian cost more than all steps without it, L-BFGS's. Their length
-    needs no values of F: along a direction of slope -a and curvature v that spreads the logits of a
-    row by at most R, the length log(1 + R a / v) / R lowers F for certain.
+    needs no values of F: along a direction of derivative -a and curvature v that spreads the logits
+    of a row by at most R, the length log(1 + R a / v) / R lowers F for certain.
 
     A constant added to all classes' coefficients changes no probability; their sums over the
     classes are therefore 0, which with l2 > 0 is the optimum itself.
@@ -114,8 +114,8 @@ def fit_softmax_regression(
 
     Returns:
         The fit. It warns of separated data, of linearly dependent features, of classes that never
-        occur and of an optimum that was not reached, but under jit, where values are unknown; there
-        a label outside 0..K-1 makes the fit NaN.
+        occur and of an optimum that was not reached, except under jit, where values are unknown;
+        there a label outside 0..K-1 makes the fit NaN.
 
     Raises:
         ValueError: for a concrete label outside 0..K-1, concrete features that are not finite, no
@@ -142,14 +142,16 @@ def fit_softmax_regression(
     """
     x = check_floating("x", x)
     if x.ndim != 2 or x.shape[0] == 0:
-        fail("x", "shape [N, D] with N >= 1", f"shape {x.shape}")
+        raise_value_error("x", "shape [N, D] with N >= 1", f"shape {x.shape}")
     k = check_index("num_classes", num_classes)
     if k < 1:
-        fail("num_classes", "an integer >= 1", repr(num_classes))
+        raise_value_error("num_classes", "an integer >= 1", repr(num_classes))
     labels = native("labels", labels)
-    indices = check_integer("labels", without_wrapping(labels, bad=-1))
+    indices = check_integer("labels", narrow_int64(labels, bad=-1))
     if indices.shape != x.shape[:1]:
-        fail("labels", f"shape {x.shape[:1]}, one for each row of x", f"shape {indices.shape}")
+        raise_value_error(
+            "labels", f"shape {x.shape[:1]}, one for each row of x", f"shape {indices.shape}"
+        )
     check_num_steps("max_steps", max_steps)
     dtype = compute_dtype(x.dtype)
     largest = float(jnp.finfo(dtype).max)
@@ -157,10 +159,10 @@ def fit_softmax_regression(
     check_scalar("tol", tol, "a number >= 0", lambda value: value >= 0)
     known = concrete(x)
     if known is not None and not (finite := np.isfinite(known)).all():
-        fail("x", "finite numbers", known[~finite][0])
+        raise_value_error("x", "finite numbers", known[~finite][0])
     known = concrete(indices)
     if known is not None and (outside := (known < 0) | (known >= k)).any():
-        fail("labels", f"integers 0..{k - 1}", np.asarray(labels)[outside][0])
+        raise_value_error("labels", f"integers 0..{k - 1}", np.asarray(labels)[outside][0])
 
     class_counts = count_indices(indices, None, None, k)
     fit = _fit(
@@ -226,7 +228,7 @@ def _fit(
         occurs=occurs,
         penalty=jnp.concatenate([l2 * to_unit * to_unit, jnp.zeros_like(x, shape=1)]),
     )
-    end = descend(*jax.lax.stop_gradient((problem, max_steps, tol)))
+    end = minimise(*jax.lax.stop_gradient((problem, max_steps, tol)))
     point, hessian = at_optimum(problem, end.point, end.hessian)
 
     offset = ((x[:1] + mean) * to_features)[0]
@@ -254,8 +256,7 @@ def _fit(
 
 
 def _covariance(hessian: Array, to_original: Array, occurs: Array) -> tuple[Array, Array]:
-    """The inverse of the Hessian in the coefficients of the features as they came, and whether it
-    has one."""
+    """Return the inverse Hessian in the coefficients of the original features, and if it exists."""
     d1, others = to_original.shape[0], occurs.size - 1
     scaled, scale = unit_diagonal(hessian)
     lower = jnp.linalg.cholesky(scaled)

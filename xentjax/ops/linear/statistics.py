@@ -19,7 +19,7 @@ from jax import lax
 from jax.export import is_symbolic_dim
 from jaxtyping import Array, Bool, Int32
 
-from xentjax._core.checks import fail
+from xentjax._core.checks import raise_value_error
 from xentjax.ops.blocks import Blocks, blocks, row_blocks
 from xentjax.ops.derivative import moving_inputs, statistics_tangents, with_predicted
 from xentjax.ops.dispatch import row_statistics
@@ -260,7 +260,7 @@ def _blocks_of_symbolic_rows(
 ) -> tuple[Blocks, Blocks]:
     """Return one block of rows, whose number is unknown, and blocks of one class in `share`."""
     if max_bytes is not None:
-        fail("max_bytes", "None with a symbolic number of rows", max_bytes)
+        raise_value_error("max_bytes", "None with a symbolic number of rows", max_bytes)
     n, k = linear.logits.shape
     return blocks(n, n), blocks(k, max(k // share, _FEWEST_ROWS))
 
