@@ -148,8 +148,8 @@ class Requested(NamedTuple):
         """The request for a shard of the classes, whose exact maximum the merge needs."""
         return self._replace(normalizer=True)
 
-    def taken_from(self, rows: Rows) -> tuple[Rows, "Requested"]:
-        """The rows to compute from, without class weights where they are left out."""
+    def unweight(self, rows: Rows) -> tuple[Rows, "Requested"]:
+        """Drop the class weights of the rows, if so requested; return the request of the rest."""
         if not self.unweighted:
             return rows, self
         return rows._replace(class_weights=None), self._replace(unweighted=False)

@@ -47,7 +47,7 @@ def linear_row_statistics(
     linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
 ) -> RowStatistics:
     """The statistics of each row, with at most `max_bytes` of logits in memory."""
-    linear, requested = requested.taken_from(linear)
+    linear, requested = requested.unweight(linear)
     return _statistics(linear, requested, implementation, max_bytes)
 
 
