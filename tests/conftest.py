@@ -23,8 +23,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture
 def unchecked_annotations():
-    """Annotations promise arrays only: what else is taken, or refused in one line, reaches the code
-    where the suite does not check them."""
+    """Switch the checks of annotations off.
+
+    Annotations promise arrays only. Other arguments, accepted or refused in one line, reach the
+    code only without the suite's checks."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

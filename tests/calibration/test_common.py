@@ -1,4 +1,4 @@
-"""What all of calibration has in common: transformations, hidden rows, and what is refused."""
+"""Properties that all of calibration shares: transformations, hidden rows, refused arguments."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ def all_of(probs, labels, **keywords):
 
 @jax.jit
 def unknown(probs, labels, where):
-    """What is found where no value can be checked."""
+    """Compute measures under jit, where no value can be checked."""
     keywords = [{"norm": "max"}, {"norm": "l2", "debias": True, "num_bins": 100}]
     return (
         [expected_calibration_error(probs, labels, where=where, **these) for these in keywords]

@@ -90,7 +90,7 @@ class TestErrors:
 
 class TestDebiasing:
     def test_the_square_is_unbiased(self):
-        """At confidence 0.7 and accuracy 0.5: 0.04; the plain square's expectation is 0.04125."""
+        """Confidence 0.7 and accuracy 0.5 give 0.04; the plain square's expectation is 0.04125."""
         n, draws = 200, 4000
         probs = jnp.asarray(two_class(np.full(n, 0.7)))
         labels = jax.random.bernoulli(jax.random.key(0), 0.5, (draws, n)).astype(jnp.int32)
@@ -104,7 +104,7 @@ class TestDebiasing:
             assert abs(0.04125 - 0.04) > 1.3 * 4 * 0.0142 / draws**0.5
 
     def test_bins_of_one_row_add_nothing(self):
-        """As in Kumar et al.'s library; torchmetrics, when it debiased, kept their squares."""
+        """Kumar et al.'s library does so; torchmetrics, when it debiased, kept their squares."""
         probs = two_class([0.55, 0.75, 0.95])
         assert expected_calibration_error(probs, jnp.ones(3, int), norm="l2", debias=True) == 0
 
@@ -120,7 +120,9 @@ class TestDebiasing:
 
 class TestBins:
     def test_edges_belong_to_the_bin_below_as_for_guo_et_al(self):
-        """numpy.histogram, whose bins are [lo, hi), puts them above. Searched from the right, as
+        """The bins of numpy.histogram, [lo, hi), put them above.
+
+        Searched from the right, as
         torchmetrics does, a confidence of 1 even falls into a bin of its own behind the last."""
         confidence = np.array([0.5, 0.75, 0.75, 1.0], np.float32)
         curve = reliability_curve(two_class(confidence), jnp.zeros(4, int), num_bins=4)
@@ -217,7 +219,7 @@ class TestReliabilityCurve:
         [(8, "uniform", 16), (15, "uniform", None), (12, "quantile", None), (12, "quantile", 16)],
     )
     def test_scikit_learn_agrees(self, num_bins, strategy, steps):
-        """Also in quantiles where bins divide rows; it leaves empty bins out."""
+        """Quantiles agree too where bins divide rows; scikit-learn leaves empty bins out."""
         probs, labels = predictions(1, steps=steps)
         share, mean = calibration_curve(
             probs.argmax(-1) == labels, probs.max(-1), n_bins=num_bins, strategy=strategy
@@ -229,7 +231,7 @@ class TestReliabilityCurve:
         np.testing.assert_allclose(curve.confidence[kept], mean, rtol=1e-6)
 
     def test_scikit_learn_interpolates_quantiles(self):
-        """So that of 10 rows in 4 bins its third has 2 and its last 3."""
+        """The third of 4 bins of 10 rows therefore has 2, and the last one 3."""
         confidence = np.linspace(0.5, 0.95, 10, dtype=np.float32)
         _, theirs = calibration_curve(np.arange(10) % 2, confidence, n_bins=4, strategy="quantile")
         curve = reliability_curve(

@@ -1,5 +1,7 @@
-"""Every public function of `categorical` and `calibration`: whatever holds an array is taken, and
-x64 with strict promotion (of the whole suite) meets no mixture of dtypes."""
+"""Arguments of every public function of `categorical` and `calibration`.
+
+Anything that holds an array is accepted, and x64 with strict promotion (of the whole suite) finds
+no mixture of dtypes."""
 
 import inspect
 
@@ -71,7 +73,7 @@ def find(name):
 
 
 class Holder:
-    """As flax.nnx.Param does."""
+    """A holder of an array, like flax.nnx.Param."""
 
     def __init__(self, value):
         self.value = jnp.asarray(value)

@@ -18,7 +18,7 @@ RTOL = {"float32": 2e-6, "float64": 1e-10}
 
 
 def oracle(p, n):
-    """Over all counts, each class by itself."""
+    """Sum over all counts, class by class."""
     c = np.arange(n + 1)
     terms = [scipy.stats.binom.pmf(c, n, x) * (xlogy(c, c / (n * x)) - c + n * x) for x in p[p > 0]]
     return np.sum(terms) / n

@@ -244,7 +244,7 @@ class TestSample:
         assert scipy.stats.chisquare(observed, 40000 * Q).pvalue > 1e-3
 
     def test_a_class_of_probability_0_is_never_drawn(self):
-        """Though rounding makes a parallel cumulative sum rise, and fall, over such classes."""
+        """Rounding makes a parallel cumulative sum rise and fall over such classes."""
         q = np.zeros(100_000, np.float32)
         q[1::2] = np.random.default_rng(0).dirichlet(np.ones(50_000))
         rolls = np.asarray(sample(self.key, jnp.array(q), (300_000,)))

@@ -37,7 +37,7 @@ SOLVERS = {
 
 
 def path64(counts, solver, num_steps):
-    """As NumPy arrays, computed in float64."""
+    """The path of a solver as NumPy arrays, computed in float64."""
     with jax.enable_x64(True):
         return jax.tree.map(np.asarray, solve(jnp.array(counts), solver, num_steps))
 
@@ -197,7 +197,7 @@ class TestOvershoot:
     COUNTS = np.append(0.99, np.full(999, 0.01 / 999))
 
     def test_whole_steps_alone_end_in_nan(self):
-        """Else there would be nothing to guard against."""
+        """The case that needs shortened steps: otherwise there is nothing to guard against."""
         q = np.full(1000, 1e-3)
         for _ in range(2):
             with np.errstate(all="ignore"):

@@ -43,7 +43,7 @@ class TestBoth:
     @pytest.mark.parametrize("k", [2, 3, 100, 20000])
     @pytest.mark.parametrize("excess", [-2, 0, 1, 10])
     def test_p_value_at_any_number_of_classes(self, test, k, excess):
-        """Of counts whose statistics lie `excess` deviations out: no digit is lost before it."""
+        """Statistics lie `excess` deviations out, and no digit is lost before the p-value."""
         half = np.sqrt(2 * (k - 1)) * excess + k - 1
         per_class = np.sqrt(max(half, 0.1) / k)
         signs = np.where(np.arange(k) % 2, 1, -1)
@@ -56,7 +56,7 @@ class TestBoth:
 
     @pytest.mark.parametrize("n", [10**4, 10**12, 10**15])
     def test_whole_counts_are_subtracted_before_they_are_rounded(self, test, n):
-        """In float32 G at n = 10^12 gave p = .441 for .426."""
+        """G in float32 at n = 10^12 gave p = .441 instead of .426."""
         root = round(n**0.5)
         c = np.array([3 * n // 10 + root // 3, 7 * n // 10 - root // 3])
         q = np.array([0.3, 0.7])

@@ -62,7 +62,7 @@ CALLS = [
 
 @pytest.fixture
 def checks(monkeypatch):
-    """How often each check ran for each argument, by the name that its errors begin with."""
+    """Count the runs of each check for each argument, by the name that its errors begin with."""
     seen = Counter()
 
     def counted(function):
@@ -96,7 +96,7 @@ def test_each_argument_is_checked_once(call, checks):
 
 
 def test_every_function_is_called():
-    """Of the packages that this file is about."""
+    """Every function of the packages that this file is about has a call in its table."""
     packages = ("information", "categorical", "calibration", "softmax_regression")
     for name, value in vars(xentjax).items():
         if inspect.isfunction(value) and value.__module__.split(".")[1] in packages:

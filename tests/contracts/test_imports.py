@@ -122,7 +122,7 @@ def test_programs_use_the_public_names(package):
 
 
 def test_tests_import_no_other_tests():
-    """What tests share is in `support`; what they run in processes of their own, in `programs`."""
+    """Shared code is in `support`; programs that run in processes of their own, in `programs`."""
     for path in sorted(ROOT.glob("tests/**/*.py")):
         for module in imports_of(path):
             if module.split(".")[0] == "tests":

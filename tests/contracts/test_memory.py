@@ -1,4 +1,4 @@
-"""What a loss keeps, allocates, traces and compiles."""
+"""Residuals, allocations, traces and compilations of a loss."""
 
 import chex
 import jax

@@ -109,7 +109,7 @@ def test_one_argument_batched(name, batched):
 
 @pytest.mark.parametrize("name", [call.name for call in CALLS if call.rows])
 def test_rows_split_inside_shard_map(name):
-    """By its default checks, all arguments of rows split and each alone.
+    """All arguments of rows are split, or each alone; shard_map's default checks pass.
 
     One device shows whether types agree; `test_eight_devices` whether values do.
     """
@@ -139,7 +139,7 @@ def test_rows_split_inside_shard_map(name):
 
 @pytest.mark.slow
 def test_repeated_rows_as_users_programs_are_compiled():
-    """Without the flags of conftest.py, which hide what XLA's optimisations do."""
+    """The flags of conftest.py, which hide the effects of XLA's optimisations, are left out."""
     printed = run_optimised("tests.programs.repeated_rows")
     assert printed.splitlines() == ["tried 75"]
 
@@ -155,7 +155,7 @@ def test_eight_devices():
     "name", [c.name for c in CALLS if c.rows and c.name != "linear, all, in tiles"]
 )
 def test_exported_with_a_symbolic_batch(name, unchecked_annotations):
-    """Also read back; a bound on memory needs to know the number of rows."""
+    """The export is read back as well; a bound on memory needs a known number of rows."""
     call = BY_NAME[name]
     arguments = members(call)[0]
     (n,) = export.symbolic_shape("n")
@@ -228,7 +228,7 @@ _LOOPS = [
     ],
 )
 def test_loops_inside_shard_map(function):
-    """What a loop carries varies over the mesh from its first step on."""
+    """The carry of a loop varies over the mesh from its first step on."""
     rows = jnp.asarray(np.random.default_rng(0).integers(1, 9, (1, K)), jnp.float32)
     mesh = Mesh(np.array(jax.devices()[:1]), ("devices",))
 
@@ -263,7 +263,7 @@ def _measure_of(counts: jax.Array, measure, form: str, *, pair: bool = True, **k
 
 
 def _joint_measure_of(counts: jax.Array, measure, form: str):
-    """The same of a joint pmf with a row, and perhaps a column, of no probability."""
+    """A measure of a joint pmf with a row, and perhaps a column, of probability 0."""
     joint = jnp.stack([counts, jnp.zeros_like(counts), counts**2])
     joint = joint / joint.sum()
     joint = joint if form == "pmf" else jnp.log(joint)
@@ -329,6 +329,6 @@ _MEASURES = [
 )
 @pytest.mark.parametrize("counts", [(3.0, 2, 5, 1), (3.0, 0, 5, 1)])
 def test_no_nan_is_made_for_valid_counts(function, counts, unchecked_annotations):
-    """As above: the constant of arguments that do not count is made nowhere."""
+    """No NaN occurs on the way to a finite result, as jax.debug_nans would report."""
     with jax.disable_jit(), jax.debug_nans(True):
         function(jnp.array(counts))

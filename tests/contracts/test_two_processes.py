@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.devices, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def results():
-    """What each process printed."""
+    """Output of each process."""
     printed = run_processes(
         "tests.programs.two_processes", number=PROCESSES, devices=DEVICES // PROCESSES
     )

@@ -66,7 +66,7 @@ class TestScaleTangent:
             multiply_no_nan(jnp.ones(2), tangent)
 
     def test_a_replicated_tangent_meets_a_sharded_slope(self):
-        """What comes out varies over the mesh, so that transposition sums over it."""
+        """The result varies over the mesh, so that transposition sums over it."""
         mesh = Mesh(np.array(jax.devices()[:1]), ("rows",))
 
         def mapped(out_specs):
@@ -148,7 +148,7 @@ def test_divergence_term_at_zeros_and_outside():
 
 
 def test_sum_difference_drops_rounding_and_keeps_its_slopes():
-    """Of 2 numbers eps and the rounding given, here 4 eps: 5 eps of the sum of all, which is 2."""
+    """The bound for 2 numbers is eps and the given rounding, 4 eps: 5 eps of the sum of all, 2."""
     p, eps = jnp.array([0.25, 0.75]), np.finfo(np.float32).eps
     for size, expected in ((8 * eps, 0.0), (16 * eps, -16 * eps), (0.5, -0.5)):
         q = p + jnp.array([size, 0])

@@ -221,7 +221,7 @@ def times(weight, x):
 
 
 def slopes(name, *pmfs):
-    """In each log pmf, derived by hand: p times the slope in p."""
+    """Derivatives in each log pmf, by hand: p times the derivative in p."""
     with np.errstate(divide="ignore", invalid="ignore"):
         if name in ("mutual-information", "conditional-entropy"):
             (joint,) = pmfs
@@ -257,7 +257,7 @@ def point(name):
 
 @pytest.mark.parametrize("name", MEASURES)
 class TestDerivatives:
-    """At a point with p = 0 < q, p = q = 0 and marginals of 0."""
+    """Derivatives at a point with p = 0 < q, p = q = 0 and marginals of 0."""
 
     def test_first(self, name):
         measure, pmfs = MEASURES[name][0], point(name)
@@ -280,7 +280,7 @@ class TestDerivatives:
         np.testing.assert_allclose(along, expected_along, GRADIENT["float32"])
 
     def test_second(self, name):
-        """Against central differences of the first, whose step leaves what is impossible so."""
+        """Central differences agree; their step leaves impossible outcomes impossible."""
         measure, pmfs, step = MEASURES[name][0], point(name), 1e-6
         size, which = pmfs[0].size, tuple(range(len(pmfs)))
         with jax.enable_x64(True):
@@ -301,7 +301,7 @@ class TestDerivatives:
 
 @pytest.mark.parametrize("name", MEASURES)
 def test_a_softmax_that_underflows(name):
-    """Of the logits in reverse mode, and through probabilities of which one is 0 in forward mode.
+    """Reverse mode takes the logits, forward mode probabilities of which one is 0.
 
     (In reverse mode the entropy's slope +inf at that 0 meets the softmax's own slope of 0.)
     """
@@ -352,7 +352,7 @@ class TestAxesAndMasks:
 
     @of_each_measure
     def test_masked_outcomes_leave_the_pmf(self, measure, count, expected):
-        """As logits they leave the softmax; they may hold anything and have slope 0."""
+        """Logits of masked outcomes leave the softmax, may hold anything and have derivative 0."""
         shape, keep = (2, 3), np.array([[True, False, True], [True, True, False]])
         x = [random_logits(seed, shape, 0) for seed in range(count)]
         pmfs = [scipy.special.softmax(np.where(keep, a, -INF)) for a in x]

@@ -50,7 +50,7 @@ def random_pmfs(seed, shape, zeros=0.2, dtype: DTypeLike = np.float32):
 
 
 class TestPublishedValues:
-    """To the digits of the source: the examples of scipy.stats.entropy and of R's entropy."""
+    """Examples of scipy.stats.entropy and of R's entropy, to the digits of the source."""
 
     skewed, reordered = f32(0.5, 0.25, 0.25), f32(0.25, 0.25, 0.5)
 
@@ -611,7 +611,7 @@ MEASURES = [(m, 1) for m in OF_ONE] + [(m, 2) for m in OF_TWO] + [(m, 1) for m i
 
 
 def in_rows(measure, p):
-    """What a measure of pmfs or of a joint pmf takes."""
+    """Arguments of a measure of pmfs or of a joint pmf."""
     return p.reshape(2, -1) if measure in OF_JOINT else p
 
 
@@ -759,7 +759,7 @@ class TestInputsAsPeopleHaveThem:
             np.testing.assert_allclose(conditional_entropy(joint, base=2), 1)
 
     def test_strict_promotion_with_x64(self):
-        """Without x64 the whole suite is strict."""
+        """The whole suite is strict without x64."""
         with jax.enable_x64(True):
             p, q = (random_pmfs(seed, (4, 6), 0, np.float64) for seed in (0, 1))
             for measure, count in MEASURES:

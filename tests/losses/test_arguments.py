@@ -1,6 +1,6 @@
-"""What every loss takes as its arguments: whatever holds an array without doubt, at any promotion.
+"""Arguments of every loss: anything that clearly holds an array, at any promotion.
 
-And what it refuses in one line.
+Other arguments are refused in one line.
 """
 
 import ast
@@ -169,12 +169,12 @@ focal_loss = xentjax.sigmoid_focal_loss
          lambda: xentjax.brier_score(LOGITS, LABELS, ignore_index=1.0)),  # pyright: ignore[reportArgumentType]
         (TypeError, "ignore_index: expected an integer that is known under jit (a static argument)"
          ", got a traced int32[]",
-         lambda: jax.jit(lambda i: integer_loss(LOGITS, LABELS, ignore_index=i))(0)),
+         lambda: jax.jit(lambda i: integer_loss(LOGITS, LABELS, ignore_index=i))(jnp.int32(0))),
         (TypeError, "ignore_index: expected an integer that is known under jit",
          lambda: jax.jit(lambda i: linear_loss(LOGITS, KERNEL, LABELS, ignore_index=i))(0)),
         (ValueError, "labels: expected class indices, integers of shape (2,), or probabilities of "
          "shape (2, 3), got float32 of shape (2,)",
-         lambda: linear_loss(LOGITS, KERNEL, jnp.ones(2))),
+         lambda: linear_loss(LOGITS, KERNEL, jnp.ones(2, jnp.float32))),
         (ValueError, "labels: expected class indices, integers of shape (2,), or probabilities of "
          "shape (2, 3), got bool of shape (2,)",
          lambda: linear_loss(LOGITS, KERNEL, ROWS)),
@@ -258,7 +258,7 @@ def test_an_eager_call_is_short():
     "loss", [xentjax.softmax_cross_entropy, integer_loss, linear_loss], ids=lambda f: f.__name__
 )
 def test_overloads_list_every_keyword(loss):
-    """So do editors, which show the overloads."""
+    """Editors show the overloads."""
     source = Path(inspect.unwrap(loss).__code__.co_filename).read_text()
     names = [
         [arg.arg for arg in (*node.args.args, *node.args.kwonlyargs)]

@@ -5,7 +5,9 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from hypothesis import given, settings, strategies as st
 
 import xentjax
 from tests.support.closeness import assert_close
@@ -239,7 +241,7 @@ def test_gradients_in_scalars(keyword):
         (ValueError, "logits: expected at least one class along axis -1",
          lambda x, y: integer_loss(jnp.zeros((2, 0)), y)),
         (TypeError, "labels: expected an integer dtype (class indices), got float32",
-         lambda x, y: integer_loss(x, jnp.zeros(2))),
+         lambda x, y: integer_loss(x, jnp.zeros(2, jnp.float32))),
         (ValueError, "labels: expected the logits' shape without the classes, (2,), got (3,)",
          lambda x, y: integer_loss(x, jnp.zeros(3, jnp.int32))),
         (ValueError, "labels: expected one target a class, the logits' shape (2, 3), got shape",
@@ -248,7 +250,7 @@ def test_gradients_in_scalars(keyword):
          lambda x, y: integer_loss(x, y, 2)),
         (ValueError, "axis: expected distinct axes", lambda x, y: integer_loss(x, y, (1, -1))),
         (TypeError, "where: expected a bool array, got float32",
-         lambda x, y: integer_loss(x, y, where=jnp.ones((2, 3)))),
+         lambda x, y: integer_loss(x, y, where=jnp.ones((2, 3), jnp.float32))),
         (ValueError, "where: expected a shape that broadcasts to the logits' (2, 3), got (2, 2)",
          lambda x, y: integer_loss(x, y, where=jnp.ones((2, 2), bool))),
         (ValueError, "where: expected a shape that broadcasts to the rows' (2,), got (3,)",
@@ -325,3 +327,31 @@ def test_no_rows():
     loss = integer_loss(jnp.zeros((0, 3)), jnp.zeros(0, jnp.int32))
     assert loss.shape == (0,)
     assert integer_loss(jnp.zeros((0, 3)), jnp.zeros(0, jnp.int32), reduction="mean") == 0
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), axis=st.sampled_from([-1, 1]))
+def test_replaces_the_safe_loss_of_optax(seed, axis):
+    rng = np.random.default_rng(seed)
+    shape = (3, 4, 5)
+    logits = jnp.asarray(rng.normal(0, 5, shape), jnp.float32)
+    labels = np.moveaxis(rng.dirichlet(np.ones(shape[axis]), np.delete(shape, axis)), -1, axis)
+    labels = jnp.asarray(labels, jnp.float32)
+    np.testing.assert_allclose(
+        xentjax.safe_softmax_cross_entropy(logits, labels),
+        optax.losses.safe_softmax_cross_entropy(logits, labels),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
+def test_where_the_safe_loss_of_optax_is_wrong():
+    """NaN at -inf logits in forward mode."""
+    logits, labels = jnp.array([0.0, -np.inf, 1.0]), jnp.array([1.0, 0.0, 0.0])
+    ones = jnp.ones(3)
+    theirs, ours = (
+        jax.jvp(lambda x, f=f: f(x, labels), (logits,), (ones,))[1]
+        for f in (optax.losses.safe_softmax_cross_entropy, xentjax.safe_softmax_cross_entropy)
+    )
+    assert np.isnan(theirs)
+    np.testing.assert_allclose(ours, 0, atol=1e-6)

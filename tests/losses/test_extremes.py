@@ -68,7 +68,7 @@ def test_bad_label_in_a_weighted_mean_touches_no_other_row(implementation):
     "extra", [{}, {"label_smoothing": 0.1, "logit_soft_cap": 3.0}], ids=["", "+"]
 )
 def test_rows_that_do_not_count(how, extra, implementation):
-    """Their logits may hold anything: loss 0, gradient 0, no trace in the mean."""
+    """Masked rows may hold anything: loss 0, gradient 0, no effect on the mean."""
     labels = np.array([1, -7, -7], np.int32)
     soft = np.full((3, 4), 0.25, np.float32)
     keep = np.array([True, False, False])

@@ -66,14 +66,14 @@ def named(name: str) -> tuple[Layer, np.ndarray, dict[str, Any]]:
 
 @pytest.fixture(autouse=True, scope="module")
 def thin_tiles():
-    """So few classes as the table has would all be in one block of `gradients_in_forward`."""
+    """Make tiles thin: the table's few classes would fit into one block otherwise."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops_in_forward, "_FEWEST_CLASSES", 1)
         yield
 
 
 def test_tiles_of_the_table_overlap_in_rows_and_classes():
-    linear = Rows(LinearLayer(jnp.zeros((131, 3)), jnp.zeros((3, 41))))
+    linear = Rows(LinearLayer(jnp.zeros((131, 3), jnp.float32), jnp.zeros((3, 41), jnp.float32)))
     rows = ops_in_forward.fitting_row_blocks(linear, TILED)
     assert rows is not None
     tilings = [
@@ -116,7 +116,7 @@ def _evaluate(layer, labels, arrays, cotangent, along, *, how):
 
 
 def cotangents(shape: tuple[int, ...]) -> np.ndarray:
-    """What each loss weighs in the gradients."""
+    """Weight of each loss in the gradients."""
     return np.random.default_rng(2).uniform(0.5, 2, shape).astype(np.float32)
 
 
@@ -324,7 +324,7 @@ def test_hessian_vector_product():
 @pytest.mark.parametrize("how", [{"max_bytes": TILED}, IN_FORWARD], ids=MODE_IDS)
 @pytest.mark.parametrize("axes", [(0, None), (None, 0)], ids=["x", "kernel"])
 def test_vmap(how, axes):
-    """Of the value and gradient, over x or the kernel, equal to a loop over the oracle."""
+    """Value and gradient under vmap over x or the kernel equal a loop over the oracle."""
     layer, labels, _ = named("plain")
     x, kernel = (
         np.stack([a, b]) if axis == 0 else a
@@ -516,7 +516,7 @@ def test_nothing_kept_is_zero(how):
 
 @pytest.mark.parametrize("how", MODES, ids=MODE_IDS)
 def test_bias_of_minus_infinity(how):
-    """Without target mass it is exact, a whole tile of it too; on the label it costs +inf."""
+    """Classes without target mass are exact, also a whole tile of them; the label costs +inf."""
     layer, labels, _ = named("plain")
     bias = layer.bias.copy()
     bias[:22] = -np.inf
@@ -595,7 +595,7 @@ def test_rows_that_do_not_count_cost_no_products(monkeypatch, how):
 
 
 def temporary_bytes(function: Any, *shapes: jax.ShapeDtypeStruct) -> int:
-    """What the compiled function allocates beside arguments and results; it is never run."""
+    """Bytes that the compiled function allocates beside arguments and results; it is never run."""
     memory = jax.jit(function).lower(*shapes).compile().memory_analysis()
     if memory is None:
         pytest.skip("this backend does not tell the size of its temporaries")
@@ -617,10 +617,10 @@ def layer_shapes(n: int, d: int, k: int) -> list[jax.ShapeDtypeStruct]:
     [(2**21, False, True), (2**22, True, False), (2**23, True, True)],
 )
 def test_max_bytes_bounds_the_temporaries(max_bytes, in_forward, enough):
-    """Of 32 MiB of logits; 4 MiB are too few for gradients in the forward pass, which gives way."""
+    """The logits take 32 MiB; 4 MiB are too few for gradients in the forward pass."""
     n, d, k = 512, 32, 16384
     if in_forward:
-        linear = Rows(LinearLayer(jnp.zeros((n, d)), jnp.zeros((d, k))))
+        linear = Rows(LinearLayer(jnp.zeros((n, d), jnp.float32), jnp.zeros((d, k), jnp.float32)))
         assert (ops_in_forward.fitting_row_blocks(linear, max_bytes) is not None) == enough
     mean = mean_loss_of({"max_bytes": max_bytes, "gradients_in_forward": in_forward})
     for function in (mean, jax.value_and_grad(mean, (0, 1))):
@@ -694,7 +694,7 @@ def test_no_rows(how):
          lambda x, k, y: loss(x, k, y, jnp.zeros(4, jnp.int32))),
         (ValueError, "labels: expected class indices, integers of shape (2,), or probabilities of "
          "shape (2, 4), got float32 of shape (2, 3)",
-         lambda x, k, y: loss(x, k, jnp.zeros((2, 3)))),
+         lambda x, k, y: loss(x, k, jnp.zeros((2, 3), jnp.float32))),
         (ValueError, "labels: expected", lambda x, k, y: loss(x, k, y[:1])),
         (ValueError, "ignore_index: expected None with probabilities as labels, got -100",
          lambda x, k, y: loss(x, k, jnp.zeros((2, 4)), ignore_index=-100)),

@@ -59,7 +59,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Numbers:
-    """What is drawn for a case."""
+    """Random numbers for a case."""
 
     seed: int
     exponent: int
@@ -71,7 +71,7 @@ class Numbers:
 
 
 def for_random_numbers(check: Callable[[Numbers], None]) -> None:
-    """The same draws at every run."""
+    """Check random numbers, the same at every run."""
     numbers = st.builds(
         Numbers,
         seed=st.integers(0, 2**32 - 1),
@@ -82,7 +82,7 @@ def for_random_numbers(check: Callable[[Numbers], None]) -> None:
 
 
 class Expected(NamedTuple):
-    """Of each row: d loss / d log p_k, and how far float32 may be from its loss and gradient."""
+    """Expected d loss / d log p_k of each row, and tolerances of float32."""
 
     slope: np.ndarray
     loss_bound: np.ndarray
@@ -94,17 +94,17 @@ def finite(x: np.ndarray) -> np.ndarray:
 
 
 def sizes(log_p: np.ndarray) -> np.ndarray:
-    """What the rounding of log p_k is relative to; 1 at an impossible class."""
+    """Sizes that the rounding of log p_k is relative to; 1 at an impossible class."""
     return np.maximum(1, np.abs(finite(log_p - log_p.max(-1, keepdims=True))))
 
 
 def smallest(dtype: str) -> float:
-    """Below it a result of the dtype has lost digits or is 0."""
+    """Size below which a result of the dtype has lost digits or is 0."""
     return float(jnp.finfo(dtype).smallest_subnormal if dtype == "float16" else 1e-37)
 
 
 def poly_loss(log_p, t, _, *, epsilon=2.0, class_weights=1.0):
-    """Of the same form as cross-entropy: sum_k w_k t_k f(log p_k)."""
+    """Poly loss in the form of cross-entropy: sum_k w_k t_k f(log p_k)."""
     mass = t * class_weights
     p, slack = np.exp(log_p), 1 + abs(epsilon)
     return Expected(
@@ -263,7 +263,7 @@ def gradient_of(slope: np.ndarray, log_p: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def check_gradient(got, expected, bound, terms) -> None:
-    """In half precision the terms are rounded one by one before they are added."""
+    """Compare gradients; in half precision each term is rounded before they are added."""
     dtype = str(got.dtype)
     bound = np.broadcast_to(bound, expected.shape)
     assert_within(got, expected, bound + rounding(dtype) * terms + smallest(dtype))
@@ -331,7 +331,7 @@ KL_CASES = [
 
 @pytest.mark.parametrize("case", KL_CASES, ids=str)
 def test_kl_divergence(case):
-    """In both arguments. Where the loss is infinite, that in the teacher has no limit."""
+    """Gradients in both arguments; where the loss is infinite, that in the teacher has no limit."""
     layout, temperature = case.layout, case.keywords.get("temperature", 1.0)
     reduction, evaluate = case.keywords.get("reduction", "none"), evaluator(case)
 

@@ -109,7 +109,7 @@ def test_second_derivatives(case, kind):
 
 
 def test_derivatives_in_labels_and_factors():
-    """Also at labels of exactly 0 and 1, where log t has no slope."""
+    """Labels of exactly 0 and 1, where log t has no derivative, are included."""
     logits, labels = problem("soft")
     labels[0] = [0, 1, 0, 1]
     inside = np.clip(labels, 1e-5, 1 - 1e-5)  # the differences need labels on both sides
@@ -215,7 +215,7 @@ def test_derivatives_in_labels_at_infinite_logits(name, sign):
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_mixed_derivative_at_infinite_logits(sign):
-    """In a logit and its label: of the tail, whichever of the two comes first."""
+    """Derivatives in a logit and its label are those of the tail, in either order."""
     labels, far = np.array([0.25, 0.5, 0.9], np.float32), 1e6
     loss = partial(focal_loss, alpha=0.8, gamma=1.5)
     oracle = partial(oracles.sigmoid_focal_loss, alpha=np.float32(0.8), gamma=1.5)

@@ -209,7 +209,9 @@ def test_takes_the_dtypes_that_jax_takes(name, dtype, x64):
 
 def test_what_jax_takes_as_an_array(name, unchecked_annotations):
     for x in ([1.0, 2.0], [1, 2], (jnp.float32(1), jnp.float32(2)), np.array([1.0, 2.0])):
-        np.testing.assert_allclose(FUNCTIONS[name](x), getattr(jax.nn, name)(jnp.array([1.0, 2])))
+        found = FUNCTIONS[name](x)
+        expected = getattr(jax.nn, name)(jnp.array([1.0, 2.0], found.dtype))
+        np.testing.assert_allclose(found, expected)
 
 
 def test_wrong_arguments(name, unchecked_annotations):
@@ -236,7 +238,7 @@ def test_wrong_arguments(name, unchecked_annotations):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_infinite_slope_at_a_probability_that_underflows_counts_as_0(dtype):
-    """As in forward mode: the slope of the softmax is 0 there, and jax.nn's 0 * inf is NaN."""
+    """Reverse mode agrees with forward mode: the softmax's slope is 0, where jax.nn has NaN."""
     logits = jnp.array([110.0, 0.0, 109.0], dtype)
     p = np.exp([0.0, -1.0]) / (1 + np.exp(-1.0))
     slope = -p * np.log(p)

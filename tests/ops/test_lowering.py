@@ -62,7 +62,7 @@ CALLS: dict[str, tuple[Any, tuple[Any, ...]]] = {
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("name", CALLS)
 def test_kernels_by_name(name, kernel):
-    """They are exported for their platform, and refused for all others before they are compiled."""
+    """Kernels are exported for their platform, and refused for others before compilation."""
     if (name, kernel) == ("softmax", "mosaic_gpu"):
         pytest.skip("GPUs have none of softmax")
     function, arguments = CALLS[name]
@@ -116,7 +116,7 @@ def test_forms_for_cpus_are_in_programs_for_cpus_alone(operation, implementation
 
 
 def test_products_in_half_precision_are_named_for_accelerators_alone():
-    """As the CPU does not take every name."""
+    """CPUs do not support every name."""
     traced = jax.jit(gradients(linear_loss)).trace(*LAYER)
     for platform in ("cpu", "cuda", "tpu"):
         text = traced.lower(lowering_platforms=(platform,)).as_text()

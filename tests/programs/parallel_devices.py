@@ -234,7 +234,7 @@ def forward_mode_and_second_order() -> None:
 
 @check
 def gradients_in_targets_weights_and_scalars() -> None:
-    """The same as those of the loss on one device."""
+    """Compare them with those of the loss on one device."""
     logits, labels, _ = Problem("all inputs", shape=(ROWS, HELD), soft=True).arguments()
     inputs = {
         "labels": jnp.asarray(labels),
@@ -302,6 +302,33 @@ def vmap() -> None:
 
 
 @check
+def arguments_split_by_mistake_are_named() -> None:
+    """Arrays that should differ between devices and do not, as far as is known, and the reverse."""
+    logits, labels = jnp.zeros((NUM_DEVICES, HELD)), jnp.zeros(NUM_DEVICES, jnp.int32)
+
+    def message(**specs: P) -> str:
+        loss = jax.shard_map(
+            lambda x, y: softmax_cross_entropy_with_integer_labels(x, y, axis_name="classes"),
+            mesh=mesh(classes=NUM_DEVICES),
+            in_specs=(specs["logits"], specs["labels"]),
+            out_specs=P(),
+        )
+        try:
+            jax.eval_shape(loss, logits, labels)
+        except ValueError as error:
+            return str(error).splitlines()[0]
+        return ""
+
+    split = P(None, "classes")
+    assert not message(logits=split, labels=P())
+    expected = "logits: expected an array split over 'classes' by in_specs"
+    assert message(logits=P(), labels=P()).startswith(expected)
+    expected = "labels: expected the same array on all devices of 'classes'"
+    # Its shape is wrong as well, and is looked at later.
+    assert message(logits=split, labels=P("classes")).startswith(expected)
+
+
+@check
 def counts_of_all_devices() -> None:
     rng = np.random.default_rng(2)
     samples = rng.integers(-1, 6, 64).astype(np.int32)  # -1 and 5 are no class
@@ -326,7 +353,7 @@ def counts_of_all_devices() -> None:
 
 @check
 def at_most_64_bytes_a_row_cross() -> None:
-    """Of the compiled loss and gradient, over all collectives, whatever the number of classes."""
+    """Count the bytes in all collectives of the compiled loss and gradient, for any K."""
     rows, classes = 512, 64 * NUM_DEVICES
     logits = jnp.zeros((rows, classes))
     indices, pmfs = jnp.zeros(rows, jnp.int32), jnp.zeros((rows, classes))

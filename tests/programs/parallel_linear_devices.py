@@ -237,7 +237,7 @@ def forward_mode_and_second_order_over_two_mesh_axes() -> None:
 
 @check
 def gradients_in_targets_weights_and_scalars() -> None:
-    """Against differences of the oracle."""
+    """Compare them with differences of the oracle."""
     layer, labels, keywords = arguments(TABLE["soft, everything"])
     where = keywords.pop("where")
     moving = {n: np.asarray(v, np.float32) for n, v in {**keywords, "labels": labels}.items()}

@@ -35,7 +35,7 @@ def problem() -> dict[str, np.ndarray]:
 
 
 def own_part(x: np.ndarray, axis: int) -> np.ndarray:
-    """What a process would have loaded: its half of the array."""
+    """Half of the array, which this process would have loaded."""
     return np.split(x, PROCESSES, axis)[jax.process_index()]
 
 

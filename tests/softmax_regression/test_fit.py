@@ -60,7 +60,7 @@ def objective(x, labels, kernel, bias, l2):
 
 
 def gradient(x, labels, kernel, bias, l2):
-    """Of the objective in the kernel and, as the last row, in the bias."""
+    """Gradient of the objective in the kernel and, as the last row, in the bias."""
     residual = np.exp(log_probs(x, kernel, bias)) - np.eye(len(bias))[labels]
     return np.concatenate([x.T @ residual + l2 * np.asarray(kernel), residual.sum(0)[None]])
 
@@ -220,7 +220,7 @@ class TestSeparation:
     @pytest.mark.parametrize("dtype", ["float64", "float32"])
     @pytest.mark.parametrize("l2", [1e-6, 1e-12, 1e-20])
     def test_a_penalty_however_small_has_an_optimum(self, dtype, l2):
-        """It is where the penalty's slope is that of the losses, which is as small."""
+        """The optimum balances the gradients of penalty and losses, which are as small."""
         x, labels = real_data("iris")
         labels = (labels == 0).astype(int)
         fitted = fit(x, labels, dtype, l2=l2, tol=0.01 * l2)
@@ -268,8 +268,11 @@ class TestFeatures:
     )
     @pytest.mark.parametrize("l2", [0.0, 1.0])
     def test_features_of_any_scale(self, dtype, scales, l2):
-        """Without a penalty the scale moves the coefficients alone. With one, a feature of 1e-20 is
-        as good as none, its coefficient x^T (labels - p) / l2; one of 1e20 has no penalty."""
+        """Scales move only the coefficients if there is no penalty.
+
+        With one, a feature of 1e-20 is as good as none, its coefficient x^T (labels - p) / l2; one
+        of 1e20 has no penalty.
+        """
         x, labels = random_problem(0)
         tolerance = {"float32": 2e-3, "float64": 1e-6}[dtype]
         for scale in scales:
@@ -340,7 +343,7 @@ class TestFeatures:
 
 
 class TestDerivatives:
-    """Against central differences of an optimum that scipy finds, in NumPy float64."""
+    """Derivatives against central differences of scipy's optimum, in NumPy float64."""
 
     N, D, K = 40, 2, 3
 

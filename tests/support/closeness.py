@@ -1,4 +1,4 @@
-"""How close arrays have to be: relative to the largest entry, or to 1 if that is more."""
+"""Comparison of arrays relative to the largest entry, or to 1 if that is more."""
 
 import numpy as np
 

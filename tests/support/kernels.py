@@ -1,4 +1,4 @@
-"""What every kernel of row statistics is held to, by the name of its implementation."""
+"""Checks of every kernel of row statistics, by the name of its implementation."""
 
 from typing import Any
 
@@ -47,9 +47,9 @@ BAD_VALUES: list[tuple[int, Any, float]] = [
 
 
 def gpu_interpreter() -> Any:
-    """What lies beyond an array is read as NaN, where the hardware reads 0.
+    """Make an interpreter that reads NaN beyond an array, where the hardware reads 0.
 
-    Races are looked for where the interpreter can.
+    It looks for races if it can.
     """
     races: dict[str, Any] = {"detect_races": True} if jax.__version_info__ >= (0, 11) else {}
     return InterpretGPUParams(out_of_bounds_reads="uninitialized", **races)
@@ -90,7 +90,7 @@ def check_statistics(
 
 
 def check_size(implementation: str, shape: tuple[int, int]) -> None:
-    """With small logits, a class that is not there would show."""
+    """Check a size with small logits, where a class that does not exist would show."""
     rng = np.random.default_rng(shape)
     logits = (0.02 * rng.standard_normal(shape)).astype(np.float32)
     labels = rng.integers(0, shape[1], shape[0]).astype(np.int32)
@@ -109,7 +109,7 @@ def check_no_rows(implementation: str) -> None:
 
 
 def check_bad_values(implementation: str) -> None:
-    """What the table of bad values says, row by row, in the loss and in its gradient."""
+    """Check the table of bad values row by row, in the loss and in its gradient."""
     rows = len(BAD_VALUES)
     logits = np.random.default_rng(6).standard_normal((rows, 300)).astype(np.float32)
     labels = np.array([label for label, *_ in BAD_VALUES], np.int32)

@@ -10,7 +10,7 @@ from xentjax.ops.blocks import Blocks
 
 
 class Layer(NamedTuple):
-    """What the gradients are taken in, and their values."""
+    """Arrays of a layer, or the gradients in them."""
 
     x: Any
     kernel: Any

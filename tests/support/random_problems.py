@@ -1,4 +1,4 @@
-"""Where random classes lie, what is masked, and the rounding that a comparison allows for."""
+"""Random layouts of classes, masks, and the rounding that a comparison allows for."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the classes lie: from rows with the classes last to the array that is passed."""
+    """Position of the classes: from rows with the classes last to the array that is passed."""
 
     rows: tuple[int, ...]
     classes: tuple[int, ...]
@@ -60,7 +60,7 @@ def spoil(x: np.ndarray, mask: np.ndarray, rng: Any) -> None:
 
 
 def rounding(dtype: str) -> float:
-    """What the dtype of a gradient takes from it at the end."""
+    """Relative rounding of a gradient to its dtype."""
     return float(jnp.finfo(dtype).eps) if dtype in ("bfloat16", "float16") else 0.0
 
 

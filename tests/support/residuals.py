@@ -1,4 +1,4 @@
-"""What reverse mode keeps between its passes."""
+"""Bytes that reverse mode keeps between its passes."""
 
 import jax
 

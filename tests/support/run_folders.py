@@ -1,4 +1,4 @@
-"""What a finished command leaves behind, read back: its one run folder, and its one error line."""
+"""Results of a finished command, read back: its run folder, and its one error line."""
 
 import json
 from collections.abc import Callable, Sequence

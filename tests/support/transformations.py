@@ -78,11 +78,11 @@ class Call:
 
 
 class Everything(NamedTuple):
-    """What a function of arguments gives in both modes of differentiation."""
+    """Results of a function in both modes of differentiation."""
 
     values: list[jax.Array]
     gradients: Arguments
-    """Of sum_i <values_i, weights_i>."""
+    """Gradient of sum_i <values_i, weights_i>."""
     tangents: list[jax.Array]
 
 

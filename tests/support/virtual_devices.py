@@ -22,22 +22,22 @@ TIMEOUT = 300  # seconds; a few on an idle machine
 
 
 def run_module(name: str, *arguments: str) -> str:
-    """What `python -m name ARGUMENTS` prints where there are eight devices.
+    """Run `python -m name ARGUMENTS` on eight virtual devices and return what it prints.
 
-    The devices have to be there before jax starts, so this takes a process of its own.
+    The number of devices is fixed when jax starts, so this takes a process of its own.
     """
     (printed,) = _run([[name, *arguments]], NUM_DEVICES)
     return printed
 
 
 def run_optimised(name: str) -> str:
-    """What `python -m name` prints on one device, its programs compiled as users' are."""
+    """Run `python -m name` on one device, compiled as for users, and return what it prints."""
     (printed,) = _run([[name]], 1, flags="")
     return printed
 
 
 def run_processes(name: str, *arguments: str, number: int, devices: int) -> list[str]:
-    """What each process of `python -m name PORT PROCESS ARGUMENTS` prints.
+    """Run processes of `python -m name PORT PROCESS ARGUMENTS` and return what each prints.
 
     Args:
         name: of a module that connects the processes at that port of this machine.
@@ -52,7 +52,7 @@ def run_processes(name: str, *arguments: str, number: int, devices: int) -> list
 
 
 def _run(commands: list[list[str]], devices: int, flags: str | None = None) -> list[str]:
-    """What the modules print. Once one of them fails, or time is up, all are killed."""
+    """Run commands and return what they print; if one fails or time is up, all are killed."""
     # Behind a proxy, processes would not find each other.
     environment = {name: v for name, v in os.environ.items() if "proxy" not in name.lower()}
     if flags is None:

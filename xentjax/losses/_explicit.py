@@ -25,7 +25,7 @@ class Placement(NamedTuple):
 
     mesh: AbstractMesh
     rows: tuple[Names, ...]
-    """Those of each leading axis of x."""
+    """Mesh axes of each leading axis of x."""
     classes: Names
     num_classes: int
 

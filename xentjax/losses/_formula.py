@@ -55,7 +55,7 @@ def cross_entropy_from(
     apart = rows.target.pmf is not None and rows.class_weights is not None
     requested = _PUBLIC if keywords.return_stats and not apart else Requested()
     stats = statistics(requested._replace(uniform=keywords.label_smoothing is not None))
-    weights = label_weights(rows)
+    weights = None if rows.class_weights is None else label_weights(rows)
     losses = row_losses(stats, rows, keywords, weights, kept_classes)
     loss = reduce_losses(losses, keywords.reduction, weights, rows.mask.rows)
     if not keywords.return_stats:

@@ -33,7 +33,7 @@ REDUCTIONS = ("none", "sum", "mean")
 )
 @dataclass(frozen=True)
 class Keywords:
-    """How a cross-entropy is made of row statistics; None for a term that is not there."""
+    """Parsed keywords of a cross-entropy; None for an absent term."""
 
     label_smoothing: Float[Array, ""] | None = None
     z_loss: Float[Array, ""] | None = None

@@ -29,10 +29,10 @@ class SplitClasses(NamedTuple):
     held: int
     """K and the padding of the last slices."""
     first: Int32[Array, ""]
-    """This device's first class."""
+    """First class of this device."""
     kept: Float[Array, "..."] | None
-    """How many classes each row's mask keeps over all devices, at least 1, where its own mask does
-    not tell."""
+    """Number of classes that each row's mask keeps over all devices, at least 1; None where the
+    device's own mask says it."""
 
 
 def split_classes(

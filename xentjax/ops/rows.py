@@ -235,12 +235,14 @@ def at_label(
     x: Shaped[Array, "*rows K"], labels: Integer[Array, "*rows"], in_range: Bool[Array, "*rows"]
 ) -> Shaped[Array, "*rows"]:
     """x_y of each row, one element read; that of class 0 where the label is not in range."""
-    index = jnp.where(in_range, labels, 0)
-    if any(explicit_spec(x)[-1:]):  # each device has some classes
+    index, spec = jnp.where(in_range, labels, 0), explicit_spec(x)
+    if any(spec[-1:]):  # each device has some classes
         if x.dtype != jnp.bool_:
             return sum_at_label(x, index)
         return sum_at_label(x.astype(jnp.int32), index) > 0
-    x, index = sharded_alike(x, index[..., None])
+    index = index[..., None]
+    if spec:
+        x, index = sharded_alike(x, index)
     return jnp.take_along_axis(x, index, -1)[..., 0]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def predictions(seed, n=60, k=4, steps=None) -> tuple[np.ndarray, np.ndarray]:
-    """pmfs and labels drawn from something near them; in multiples of 1 / steps many are tied."""
+    """Pmfs and labels drawn from similar pmfs; in multiples of 1 / steps many are tied."""
     rng = np.random.default_rng(seed)
     pmfs = rng.dirichlet(np.full(k, 0.4), n)
     labels = np.array([rng.choice(k, p=0.8 * p + 0.2 / k) for p in pmfs], np.int32)
@@ -20,7 +20,7 @@ def two_class(confidence):
 
 
 def bins_of(confidence, num_bins, binning):
-    """Of each confidence, one at a time."""
+    """Bin of each confidence, one at a time."""
     n = len(confidence)
     if binning == "width":
         edges = confidence.dtype.type(np.arange(num_bins + 1) / num_bins)

@@ -15,7 +15,7 @@ class CrossEntropy:
     losses: np.ndarray
     """One a row, 0 where the row is masked."""
     denominator: float
-    """What "mean" divides by."""
+    """Divisor of "mean"."""
     gradient: np.ndarray
     """d losses[row] / d logits, in the logits' own layout."""
     log_normalizer: np.ndarray
@@ -25,7 +25,7 @@ class CrossEntropy:
     value_scale: np.ndarray
     """Size of the terms that a row's loss is a sum of: what their relative roundings refer to."""
     gradient_scale: np.ndarray
-    """The same of the row's gradient."""
+    """Size of the terms of a row's gradient."""
 
     @property
     def mean(self) -> float:

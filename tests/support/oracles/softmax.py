@@ -19,6 +19,6 @@ def normalized(name, logits, axis: Any = -1, where: Any = True):
 
 
 def softmax(row):
-    """Of one row."""
+    """Softmax of one row."""
     e = np.exp(np.asarray(row, np.float64) - np.max(row))
     return e / e.sum()

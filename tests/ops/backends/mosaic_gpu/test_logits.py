@@ -27,7 +27,7 @@ integer_loss = xentjax.softmax_cross_entropy_with_integer_labels
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """By tiles of one box, two blocks a row: small arrays have several, the last ones ragged."""
+    """Interpret with tiles of one box, two blocks a row: small arrays have several, some ragged."""
     monkeypatch.setattr(tiling, "_NUMBERS", 1024)
     monkeypatch.setattr(tiling, "_BLOCKS", 2)
     with hardware.interpret(kernels.gpu_interpreter()):
@@ -109,7 +109,7 @@ def test_forward_mode_and_second_order():
 @pytest.mark.parametrize("batched", ["logits", "temperature"])
 @pytest.mark.usefixtures("interpreted")
 def test_vmap(batched):
-    """Over what belongs to rows, with labels for all, and over what does not."""
+    """Batches of what belongs to rows, with labels for all, and of what does not."""
     rng = np.random.default_rng(7)
     logits = rng.standard_normal((3, 4, 140)).astype(np.float32)
     labels = rng.integers(0, 140, 4).astype(np.int32)

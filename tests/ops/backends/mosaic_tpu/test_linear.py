@@ -37,7 +37,7 @@ IN_FORWARD: dict[str, Any] = {"gradients_in_forward": True, "reduction": "sum"}
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """By tiles of 128, so that small arrays have several on each axis, the last ones ragged."""
+    """Interpret with tiles of 128: small arrays have several on each axis, the last ones ragged."""
     for name in ("_MOST_ROWS", "_MOST_CLASSES", "_MOST_FEATURES"):
         monkeypatch.setattr(linear_blocks, name, 128)
     with operands.interpret(True):
@@ -148,7 +148,7 @@ def test_bad_values():
 @pytest.mark.parametrize("kept", [0, 100, 200])
 @pytest.mark.usefixtures("interpreted")
 def test_blocks_of_rows_that_do_not_count(kept):
-    """They hold NaN, and so would whatever read them."""
+    """Masked rows hold NaN, and so would every result that read them."""
     layer, labels = layer_of(300, 3, 140), labels_of(300, 140)
     labels[kept:] = -1
     layer.x[kept:] = NAN
@@ -203,7 +203,7 @@ def test_mixed_precision_is_that_of_float32():
 @pytest.mark.parametrize("name", ["everything", "soft, everything"])
 @pytest.mark.usefixtures("interpreted")
 def test_gradients_in_statistics_and_in_what_no_kernel_knows(name):
-    """Against differences of the oracle: of scalars and weights by XLA, of the layer by kernels."""
+    """Differences of the oracle agree: for scalars and weights by XLA, for the layer by kernels."""
     layer, keywords = CASES[name]
     keywords = dict(keywords)
     fixed = {n: keywords.pop(n) for n in ("labels", "where", "ignore_index") if n in keywords}
@@ -294,7 +294,7 @@ def test_no_rows():
 
 
 def sizes(jaxpr: Any) -> set[int]:
-    """Of every array outside of the kernels."""
+    """Sizes of all arrays outside of the kernels."""
     found = {v.aval.size for eqn in jaxpr.eqns for v in eqn.outvars}
     for eqn in jaxpr.eqns:
         if eqn.primitive.name != "pallas_call":

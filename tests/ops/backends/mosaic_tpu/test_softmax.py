@@ -1,4 +1,4 @@
-"""softmax and log_softmax by the TPU kernel: interpreted against float64, and lowered."""
+"""Softmax and log_softmax by the TPU kernel: interpreted against float64, and lowered."""
 
 from functools import partial
 from typing import Any
