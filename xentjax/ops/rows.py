@@ -179,7 +179,8 @@ def shifted(
     a: Float[Array, "*rows k"], shift: Float[Array, "*rows"], temperature: Float[Array, ""] | None
 ) -> Float[Array, "*rows k"]:
     """(a - shift) / temperature of adjusted logits, in which no common offset is left to round."""
-    return over_temperature(a - shift[..., None], temperature)
+    z = a - shift[..., None]
+    return z if temperature is None else _over_temperature(z, temperature)
 
 
 def log_normalizer(stats: RowStatistics, rows: Rows) -> Float[Array, "*rows"]:
