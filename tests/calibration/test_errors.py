@@ -68,7 +68,7 @@ class TestErrors:
             np.testing.assert_allclose(result, expected, rtol=1e-6)
 
     def test_an_accurate_mean_of_many_equal_confidences(self):
-        """Added one after the other in float32 they would be off by 1 %."""
+        """The mean would be off by 1 % if confidences were added one after the other in float32."""
         n = 10**6 + 3
         probs = np.broadcast_to(np.array([0.9, 0.1], np.float32), (n, 2))
         labels = (np.arange(n) % 10 == 0).astype(np.int32)
@@ -120,10 +120,11 @@ class TestDebiasing:
 
 class TestBins:
     def test_edges_belong_to_the_bin_below_as_for_guo_et_al(self):
-        """The bins of numpy.histogram, [lo, hi), put them above.
+        """The bins of numpy.histogram, [lo, hi), put them in the bin above.
 
-        Searched from the right, as
-        torchmetrics does, a confidence of 1 even falls into a bin of its own behind the last."""
+        Searched from the right, as torchmetrics does, a confidence of 1 even falls into a bin of
+        its own behind the last.
+        """
         confidence = np.array([0.5, 0.75, 0.75, 1.0], np.float32)
         curve = reliability_curve(two_class(confidence), jnp.zeros(4, int), num_bins=4)
         np.testing.assert_array_equal(curve.counts, [0, 1, 2, 1])
@@ -219,7 +220,7 @@ class TestReliabilityCurve:
         [(8, "uniform", 16), (15, "uniform", None), (12, "quantile", None), (12, "quantile", 16)],
     )
     def test_scikit_learn_agrees(self, num_bins, strategy, steps):
-        """Quantiles agree too where bins divide rows; scikit-learn leaves empty bins out."""
+        """Quantiles agree too if bins divide rows evenly; scikit-learn leaves out empty bins."""
         probs, labels = predictions(1, steps=steps)
         share, mean = calibration_curve(
             probs.argmax(-1) == labels, probs.max(-1), n_bins=num_bins, strategy=strategy
@@ -231,7 +232,7 @@ class TestReliabilityCurve:
         np.testing.assert_allclose(curve.confidence[kept], mean, rtol=1e-6)
 
     def test_scikit_learn_interpolates_quantiles(self):
-        """The third of 4 bins of 10 rows therefore has 2, and the last one 3."""
+        """Interpolation puts 2 of 10 rows into the third of 4 bins, and 3 into the last."""
         confidence = np.linspace(0.5, 0.95, 10, dtype=np.float32)
         _, theirs = calibration_curve(np.arange(10) % 2, confidence, n_bins=4, strategy="quantile")
         curve = reliability_curve(

@@ -70,7 +70,7 @@ class TestTemperature:
 
     @pytest.mark.parametrize("margin", [1e-6, 1e-3, 0.1, 10.0, 300.0])
     def test_one_wrong_row(self, margin):
-        """Nearly separable for a small margin, nearly useless for a large one."""
+        """Small margins leave classes nearly separable, large ones leave logits nearly useless."""
         logits = np.zeros((200, 3), np.float32)
         logits[:, 0] = np.linspace(1, 3, 200)
         logits[7, 1] = logits[7, 0] + np.float32(margin)

@@ -107,7 +107,7 @@ def problems(draw):
 
 @functools.cache
 def mapped(method):
-    """Compiled once for the tests that share it, which give it one shape."""
+    """Compile once for the tests that share it, which all use one shape."""
     return jax.jit(jax.vmap(lambda c: entropy_estimate(c, method=method)))
 
 
@@ -174,7 +174,7 @@ class TestNSB:
         np.testing.assert_allclose(posterior.standard_deviation, 0.14089254, rtol=1e-5)
 
     def test_example_of_ndd(self):
-        """NDD's README has 2.80609 +- 0.11945, to the digits of its quadrature."""
+        """NDD's README gives 2.80609 +- 0.11945; its quadrature limits the digits that agree."""
         c = np.zeros(100, int)
         c[:19] = [4, 12, 4, 5, 3, 1, 5, 1, 2, 2, 2, 2, 11, 3, 4, 12, 12, 1, 2]
         mean, standard_deviation = nsb_entropy(c)
@@ -207,12 +207,12 @@ class TestNSB:
 
     @pytest.mark.parametrize("k", [11, 1000])
     def test_one_sample_says_nothing(self, k):
-        """The entropy's mean is that of its prior, which is uniform on (0, log K)."""
+        """The entropy's mean remains that of its prior, which is uniform on (0, log K)."""
         mean = nsb_entropy(np.eye(1, k, dtype=int)[0]).mean
         np.testing.assert_allclose(mean, math.log(k) / 2, VALUE["float32"])
 
     def test_errors_are_as_large_as_promised(self):
-        """Dice drawn from the prior: the error is 0 on average, its square the variance."""
+        """The error over dice drawn from the prior is 0 on average, and its square the variance."""
         rng = np.random.default_rng(0)
         k, n, dice = 7, 15, 4000
         grid = np.exp(np.linspace(-20, 20, 4001))
@@ -264,7 +264,7 @@ def test_unknown_method():
 @pytest.mark.parametrize("method", ["plug_in", "miller_madow", "grassberger", "nsb"])
 @pytest.mark.parametrize("n", [10**9, 10**14])
 def test_a_rare_class_beside_very_many_samples(method, n):
-    """N - c of the large class was 0 in float32: 5 % of the entropy were missing."""
+    """N - c of the large class rounded to 0 in float32, so that 5 % of the entropy was missing."""
     result = entropy_estimate(np.array([n, 3]), method=method)
     plug_in = 3 / n * (np.log(n / 3) + 1)
     if method == "plug_in":

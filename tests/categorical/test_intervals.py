@@ -99,7 +99,7 @@ class TestAgainstOracle:
 
 
 class TestPublishedValues:
-    """Examples of the sources, to the digits that those have."""
+    """Published examples, to as many digits as their sources give."""
 
     @pytest.mark.parametrize(
         ("c", "method", "expected", "atol"),
@@ -204,7 +204,7 @@ class TestPublishedValues:
 
 class TestSisonGlaz:
     def test_a_cancelled_moment_of_statsmodels(self):
-        """Central moments from those about 0 keep few digits at 1995; statsmodels has them so."""
+        """Central moments from those about 0, as in statsmodels, keep few digits at 1995."""
         c, alpha = np.array([5, 1995]), 0.5
         j = np.arange(c.sum() + 1)
 
@@ -263,7 +263,7 @@ class TestSisonGlaz:
 
     @pytest.mark.parametrize("k", [2, 5])
     def test_bisection_among_large_counts(self, k):
-        """The box, in standard deviations, is that of fewer counts, where each is tried in turn."""
+        """Halfwidths in standard deviations agree with those at 10^8, which are tried in turn."""
         with jax.enable_x64(True):
             halfwidths = []
             for c in (10**8, 10**12, 10**14):
@@ -393,7 +393,7 @@ def test_jeffreys_reaches_0_and_1():
 )
 @pytest.mark.parametrize("n", [20, 100, 1000])
 def test_all_probabilities_are_covered_at_once(method, shortfall, n):
-    """The coverage is the nominal one, less two standard errors, at expected counts >= 5."""
+    """The coverage is at least nominal, less two standard errors, if expected counts are >= 5."""
     dice, alpha = 4000, 0.05
     p = np.full(4, 0.25) if n == 20 else np.array([0.3, 0.2, 0.15, 0.1, 0.08, 0.07, 0.05, 0.05])
     c = np.random.default_rng(n).multinomial(n, p, dice)

@@ -197,7 +197,7 @@ class TestOvershoot:
     COUNTS = np.append(0.99, np.full(999, 0.01 / 999))
 
     def test_whole_steps_alone_end_in_nan(self):
-        """The case that needs shortened steps: otherwise there is nothing to guard against."""
+        """The example needs shortened steps; otherwise there would be nothing to guard against."""
         q = np.full(1000, 1e-3)
         for _ in range(2):
             with np.errstate(all="ignore"):

@@ -43,7 +43,7 @@ class TestBoth:
     @pytest.mark.parametrize("k", [2, 3, 100, 20000])
     @pytest.mark.parametrize("excess", [-2, 0, 1, 10])
     def test_p_value_at_any_number_of_classes(self, test, k, excess):
-        """Statistics lie `excess` deviations out, and no digit is lost before the p-value."""
+        """Statistics `excess` deviations from the mean lose no digit on the way to the p-value."""
         half = np.sqrt(2 * (k - 1)) * excess + k - 1
         per_class = np.sqrt(max(half, 0.1) / k)
         signs = np.where(np.arange(k) % 2, 1, -1)

@@ -109,7 +109,7 @@ def test_one_argument_batched(name, batched):
 
 @pytest.mark.parametrize("name", [call.name for call in CALLS if call.rows])
 def test_rows_split_inside_shard_map(name):
-    """All arguments of rows are split, or each alone; shard_map's default checks pass.
+    """The default checks of shard_map pass with all arguments of rows split, and with each alone.
 
     One device shows whether types agree; `test_eight_devices` whether values do.
     """
@@ -139,7 +139,7 @@ def test_rows_split_inside_shard_map(name):
 
 @pytest.mark.slow
 def test_repeated_rows_as_users_programs_are_compiled():
-    """The flags of conftest.py, which hide the effects of XLA's optimisations, are left out."""
+    """The program runs without the flags of conftest.py, which hide what XLA's optimisations do."""
     printed = run_optimised("tests.programs.repeated_rows")
     assert printed.splitlines() == ["tried 75"]
 
@@ -155,7 +155,7 @@ def test_eight_devices():
     "name", [c.name for c in CALLS if c.rows and c.name != "linear, all, in tiles"]
 )
 def test_exported_with_a_symbolic_batch(name, unchecked_annotations):
-    """The export is read back as well; a bound on memory needs a known number of rows."""
+    """The export can be read back too; a bound on memory needs a known number of rows."""
     call = BY_NAME[name]
     arguments = members(call)[0]
     (n,) = export.symbolic_shape("n")
@@ -174,7 +174,7 @@ def test_exported_with_a_symbolic_batch(name, unchecked_annotations):
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_no_nan_is_made_for_valid_arguments(name, unchecked_annotations):
-    """Not even one that a `where` leaves out: without jit, debug_nans sees every operation."""
+    """No operation makes a NaN for a `where` to leave out: without jit, debug_nans sees them."""
     call = BY_NAME[name]
     arguments = members(call)[0]
     weights = [jnp.ones_like(x) for x in call(arguments)]
@@ -329,6 +329,6 @@ _MEASURES = [
 )
 @pytest.mark.parametrize("counts", [(3.0, 2, 5, 1), (3.0, 0, 5, 1)])
 def test_no_nan_is_made_for_valid_counts(function, counts, unchecked_annotations):
-    """No NaN occurs on the way to a finite result, as jax.debug_nans would report."""
+    """No operation makes a NaN, not even the one that invalid counts would result in."""
     with jax.disable_jit(), jax.debug_nans(True):
         function(jnp.array(counts))

@@ -221,7 +221,7 @@ def times(weight, x):
 
 
 def slopes(name, *pmfs):
-    """Derivatives in each log pmf, by hand: p times the derivative in p."""
+    """Derivatives in each log pmf, worked out by hand: p times the derivative in p."""
     with np.errstate(divide="ignore", invalid="ignore"):
         if name in ("mutual-information", "conditional-entropy"):
             (joint,) = pmfs

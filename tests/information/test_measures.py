@@ -611,7 +611,7 @@ MEASURES = [(m, 1) for m in OF_ONE] + [(m, 2) for m in OF_TWO] + [(m, 1) for m i
 
 
 def in_rows(measure, p):
-    """Arguments of a measure of pmfs or of a joint pmf."""
+    """Reshape p to a joint pmf if the measure is of one."""
     return p.reshape(2, -1) if measure in OF_JOINT else p
 
 
@@ -759,7 +759,7 @@ class TestInputsAsPeopleHaveThem:
             np.testing.assert_allclose(conditional_entropy(joint, base=2), 1)
 
     def test_strict_promotion_with_x64(self):
-        """The whole suite is strict without x64."""
+        """The whole suite has strict promotion, but not with x64."""
         with jax.enable_x64(True):
             p, q = (random_pmfs(seed, (4, 6), 0, np.float64) for seed in (0, 1))
             for measure, count in MEASURES:

@@ -1,4 +1,4 @@
-"""Arguments of every loss: anything that clearly holds an array, at any promotion.
+"""Arguments that every loss accepts: anything that clearly holds an array, at any promotion.
 
 Other arguments are refused in one line.
 """
@@ -131,7 +131,7 @@ def test_lists_of_traced_numbers_are_taken(name, unchecked_annotations):
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 @pytest.mark.parametrize("name", CALLS)
 def test_strict_promotion(name, dtype, x64):
-    """Nothing is promoted that the caller did not: value and gradient, jitted."""
+    """No argument is promoted that the caller did not promote: value and gradient, jitted."""
     loss, arrays, keywords = CALLS[name]
     with jax.enable_x64(x64), jax.numpy_dtype_promotion("strict"):
         first = jnp.asarray(arrays[0], jax.dtypes.canonicalize_dtype(dtype))
@@ -258,7 +258,7 @@ def test_an_eager_call_is_short():
     "loss", [xentjax.softmax_cross_entropy, integer_loss, linear_loss], ids=lambda f: f.__name__
 )
 def test_overloads_list_every_keyword(loss):
-    """Editors show the overloads."""
+    """Editors show the overloads, so a keyword missing from them would be hidden from users."""
     source = Path(inspect.unwrap(loss).__code__.co_filename).read_text()
     names = [
         [arg.arg for arg in (*node.args.args, *node.args.kwonlyargs)]

@@ -34,7 +34,7 @@ def arguments(name):
     ],
 )
 def test_kl_divergence(name, temperature, implementation):
-    """Derivatives in both arguments: teacher and student are stacked and move together."""
+    """Derivatives in both arguments at once: teacher and student are stacked and move together."""
     problem = next(p for p in PROBLEMS if p.name == name)
     logits, _, keywords = problem.arguments()
     keywords = {k: v for k, v in keywords.items() if k in ("axis", "where")}
@@ -90,7 +90,7 @@ def test_kl_divergence_is_never_negative(distance):
 
 
 def test_temperature_is_traced_and_differentiable():
-    """Logits of -inf, which no temperature moves, are among them."""
+    """Some logits are -inf, which no temperature moves."""
     teacher = np.array([[0.5, -INF, 2.0, 0.25], [1.0, 2.0, -INF, 3.0]], np.float32)
     student = np.array([[1.5, -INF, -2.0, 1.0], [0.0, 1.0, 2.0, -1.0]], np.float32)
 

@@ -66,7 +66,7 @@ def named(name: str) -> tuple[Layer, np.ndarray, dict[str, Any]]:
 
 @pytest.fixture(autouse=True, scope="module")
 def thin_tiles():
-    """Make tiles thin: the table's few classes would fit into one block otherwise."""
+    """Make tiles thin: `gradients_in_forward` would have the table's few classes in one block."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops_in_forward, "_FEWEST_CLASSES", 1)
         yield
@@ -371,7 +371,7 @@ def test_checkpoint_inside_scan(how):
 @pytest.mark.parametrize(("k", "divides"), [(1009, False), (50257, False), (2**17, True)])
 @pytest.mark.parametrize("in_forward", [False, True], ids=MODE_IDS)
 def test_no_column_is_padded(k, divides, in_forward):
-    """Near logits of 0 the loss is log K, of which a column too many would be 1/K."""
+    """The loss is log K near logits of 0; a column too many would change it by 1/K."""
     rng = np.random.default_rng(10)
     x, kernel = rng.standard_normal((3, 2)), 0.01 * rng.standard_normal((2, k))
     layer = Layer(x.astype(np.float32), kernel.astype(np.float32), np.zeros(k, np.float32))
@@ -516,7 +516,7 @@ def test_nothing_kept_is_zero(how):
 
 @pytest.mark.parametrize("how", MODES, ids=MODE_IDS)
 def test_bias_of_minus_infinity(how):
-    """Classes without target mass are exact, also a whole tile of them; the label costs +inf."""
+    """A bias of -inf is exact without target mass, even in a whole tile; labels there cost +inf."""
     layer, labels, _ = named("plain")
     bias = layer.bias.copy()
     bias[:22] = -np.inf
@@ -617,7 +617,7 @@ def layer_shapes(n: int, d: int, k: int) -> list[jax.ShapeDtypeStruct]:
     [(2**21, False, True), (2**22, True, False), (2**23, True, True)],
 )
 def test_max_bytes_bounds_the_temporaries(max_bytes, in_forward, enough):
-    """The logits take 32 MiB; 4 MiB are too few for gradients in the forward pass."""
+    """Logits take 32 MiB; 4 MiB are too few for gradients in the forward pass, which give way."""
     n, d, k = 512, 32, 16384
     if in_forward:
         linear = Rows(LinearLayer(jnp.zeros((n, d), jnp.float32), jnp.zeros((d, k), jnp.float32)))

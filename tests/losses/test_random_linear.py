@@ -97,7 +97,7 @@ def evaluate(layer, labels, arrays, *, reduction, how):
 
 
 def stored_logits(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """Logits of the naive form: a product in the dtype of its factors."""
+    """Logits of the naive form: a product that is rounded to the dtype of its factors."""
     product = (x.astype(np.float32) @ kernel.astype(np.float32)).astype(x.dtype)
     return product.astype(np.float32) + bias
 
@@ -112,7 +112,7 @@ def gradients(d_logits: np.ndarray, layer: Any) -> list[np.ndarray]:
 
 
 def sizes(scale: np.ndarray, layer: Any) -> list[np.ndarray]:
-    """Sizes of the terms whose sums are the gradients, from those of the gradients in logits."""
+    """Sizes of the terms that add up to the gradients, from those of the gradients in logits."""
     return gradients(np.repeat(scale[:, None], K, 1), [np.abs(a) for a in exact(layer)])
 
 

@@ -71,7 +71,7 @@ class Numbers:
 
 
 def for_random_numbers(check: Callable[[Numbers], None]) -> None:
-    """Check random numbers, the same at every run."""
+    """Run a check on random numbers, the same at every run."""
     numbers = st.builds(
         Numbers,
         seed=st.integers(0, 2**32 - 1),
@@ -82,7 +82,7 @@ def for_random_numbers(check: Callable[[Numbers], None]) -> None:
 
 
 class Expected(NamedTuple):
-    """Expected d loss / d log p_k of each row, and tolerances of float32."""
+    """Expected d loss / d log p_k of each row, and bounds on errors of loss and gradient."""
 
     slope: np.ndarray
     loss_bound: np.ndarray
@@ -331,7 +331,7 @@ KL_CASES = [
 
 @pytest.mark.parametrize("case", KL_CASES, ids=str)
 def test_kl_divergence(case):
-    """Gradients in both arguments; where the loss is infinite, that in the teacher has no limit."""
+    """Gradients in both arguments; where the loss is infinite, the teacher's has no limit."""
     layout, temperature = case.layout, case.keywords.get("temperature", 1.0)
     reduction, evaluate = case.keywords.get("reduction", "none"), evaluator(case)
 

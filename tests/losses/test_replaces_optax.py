@@ -38,7 +38,7 @@ def test_every_shared_name_is_here():
 
 @pytest.mark.parametrize("name", LABELS)
 def test_parameters_keep_place_kind_and_default(name):
-    """Parameters of optax come first; ours are keyword-only."""
+    """Parameters that optax has come first; those added here are keyword-only."""
     ours = list(inspect.signature(getattr(xentjax, name)).parameters.values())
     theirs = list(inspect.signature(getattr(optax.losses, name)).parameters.values())
     positional = [p for p in theirs if p.kind is not inspect.Parameter.KEYWORD_ONLY]
@@ -94,7 +94,7 @@ CALLS = [
 @pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)
 @pytest.mark.parametrize(("name", "masked"), CALLS, ids=lambda x: {True: "where"}.get(x, str(x)))
 def test_values_and_gradients(name, masked, shape, axis, dtype):
-    """One call of both; optax in float64 is the oracle."""
+    """One call works for both; optax in float64 is the oracle."""
     positional, keywords = arguments(name, shape, axis, dtype, masked)
 
     def value_and_gradient(function, positional):

@@ -109,7 +109,7 @@ def test_second_derivatives(case, kind):
 
 
 def test_derivatives_in_labels_and_factors():
-    """Labels of exactly 0 and 1, where log t has no derivative, are included."""
+    """Labels may be exactly 0 or 1, where log t has no derivative."""
     logits, labels = problem("soft")
     labels[0] = [0, 1, 0, 1]
     inside = np.clip(labels, 1e-5, 1 - 1e-5)  # the differences need labels on both sides

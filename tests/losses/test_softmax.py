@@ -238,7 +238,7 @@ def test_wrong_arguments(name, unchecked_annotations):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_infinite_slope_at_a_probability_that_underflows_counts_as_0(dtype):
-    """Reverse mode agrees with forward mode: the softmax's slope is 0, where jax.nn has NaN."""
+    """Forward mode has 0 too: the softmax's slope is 0 there, and jax.nn's 0 * inf is NaN."""
     logits = jnp.array([110.0, 0.0, 109.0], dtype)
     p = np.exp([0.0, -1.0]) / (1 + np.exp(-1.0))
     slope = -p * np.log(p)

@@ -234,7 +234,7 @@ def forward_mode_and_second_order() -> None:
 
 @check
 def gradients_in_targets_weights_and_scalars() -> None:
-    """Compare them with those of the loss on one device."""
+    """Gradients are those of the loss on one device."""
     logits, labels, _ = Problem("all inputs", shape=(ROWS, HELD), soft=True).arguments()
     inputs = {
         "labels": jnp.asarray(labels),
@@ -353,7 +353,7 @@ def counts_of_all_devices() -> None:
 
 @check
 def at_most_64_bytes_a_row_cross() -> None:
-    """Count the bytes in all collectives of the compiled loss and gradient, for any K."""
+    """Collectives of the compiled loss and gradient send no more, for any number of classes."""
     rows, classes = 512, 64 * NUM_DEVICES
     logits = jnp.zeros((rows, classes))
     indices, pmfs = jnp.zeros(rows, jnp.int32), jnp.zeros((rows, classes))

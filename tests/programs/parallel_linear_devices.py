@@ -237,7 +237,7 @@ def forward_mode_and_second_order_over_two_mesh_axes() -> None:
 
 @check
 def gradients_in_targets_weights_and_scalars() -> None:
-    """Compare them with differences of the oracle."""
+    """Gradients agree with differences of the oracle."""
     layer, labels, keywords = arguments(TABLE["soft, everything"])
     where = keywords.pop("where")
     moving = {n: np.asarray(v, np.float32) for n, v in {**keywords, "labels": labels}.items()}
@@ -368,7 +368,7 @@ def labels_split_over_an_axis_that_the_layer_is_not() -> None:
 
 @check
 def kernels_of_slices() -> None:
-    """Interpreted on two devices: on all, their callbacks leave no threads to the collectives."""
+    """Two devices interpret kernels: on all, callbacks would leave collectives no threads."""
     layer, labels, keywords = arguments(Problem("kernels", shape=(9, HELD)))
     half = Layer(*(jnp.asarray(a, jnp.bfloat16) for a in layer))
     expected = oracle(half, labels, **keywords)

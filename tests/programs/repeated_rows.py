@@ -19,7 +19,7 @@ SIZES = [(4096, 2), (4096, 10), (10_001, 10)]
 
 
 def rows_of(kind: str, n: int, k: int, rng: np.random.Generator):
-    """Make a function from an argument to logits [n, k], and the argument."""
+    """Return a function that makes logits [n, k] of its argument, and that argument."""
     few = 8 if n % 8 == 0 else 1
     return {
         "broadcast": (lambda a: jnp.broadcast_to(a, (n, k)), rng.standard_normal(k)),

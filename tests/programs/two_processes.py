@@ -35,7 +35,7 @@ def problem() -> dict[str, np.ndarray]:
 
 
 def own_part(x: np.ndarray, axis: int) -> np.ndarray:
-    """Half of the array, which this process would have loaded."""
+    """Return the half of the array that this process would have loaded."""
     return np.split(x, PROCESSES, axis)[jax.process_index()]
 
 

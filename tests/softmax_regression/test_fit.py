@@ -220,7 +220,7 @@ class TestSeparation:
     @pytest.mark.parametrize("dtype", ["float64", "float32"])
     @pytest.mark.parametrize("l2", [1e-6, 1e-12, 1e-20])
     def test_a_penalty_however_small_has_an_optimum(self, dtype, l2):
-        """The optimum balances the gradients of penalty and losses, which are as small."""
+        """The optimum is where the gradient of the losses is as small as that of the penalty."""
         x, labels = real_data("iris")
         labels = (labels == 0).astype(int)
         fitted = fit(x, labels, dtype, l2=l2, tol=0.01 * l2)
@@ -268,10 +268,10 @@ class TestFeatures:
     )
     @pytest.mark.parametrize("l2", [0.0, 1.0])
     def test_features_of_any_scale(self, dtype, scales, l2):
-        """Scales move only the coefficients if there is no penalty.
+        """Scales change only the coefficients if there is no penalty.
 
-        With one, a feature of 1e-20 is as good as none, its coefficient x^T (labels - p) / l2; one
-        of 1e20 has no penalty.
+        With a penalty, a feature of 1e-20 is as good as none, and its coefficient is
+        x^T (labels - p) / l2; a feature of 1e20 has practically no penalty.
         """
         x, labels = random_problem(0)
         tolerance = {"float32": 2e-3, "float64": 1e-6}[dtype]
@@ -327,7 +327,7 @@ class TestFeatures:
             np.testing.assert_array_equal(value, np.zeros_like(value))
 
     def test_many_coefficients(self):
-        """More than 1000, by L-BFGS."""
+        """L-BFGS fits more than 1000."""
         rng = np.random.default_rng(0)
         x = rng.normal(size=(400, 120))
         labels = (x[:, :10] + rng.gumbel(size=(400, 10))).argmax(1)
@@ -395,14 +395,14 @@ class TestDerivatives:
         lower = 0 if l2 == 0 else step
 
         def difference(up, down, by):
-            return (self.by_scipy(*up, weights) - self.by_scipy(*down, weights)) / by
+            found = [self.by_scipy(x, labels, l2, weights) for x, l2 in (up, down)]
+            return (found[0] - found[1]) / by
 
-        moved = [x + step * direction, x - step * direction]
-        expected = difference(*((x, labels, l2) for x in moved), 2 * step)
+        expected = difference((x + step * direction, l2), (x - step * direction, l2), 2 * step)
         tolerance = 1e-6 if newton else 1e-4  # what conjugate gradients leave
         np.testing.assert_allclose((of_x * direction).sum(), expected, rtol=tolerance)
         np.testing.assert_allclose(forward[1], expected, rtol=tolerance)
-        expected = difference((x, labels, l2 + step), (x, labels, l2 - lower), step + lower)
+        expected = difference((x, l2 + step), (x, l2 - lower), step + lower)
         np.testing.assert_allclose(of_l2, expected, rtol=1e-3 if lower == 0 else tolerance)
         if not newton:
             jax.clear_caches()

@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Column:
-    """Nothing but an array when asked for one."""
+    """A column that can only be converted to an array."""
 
     def __init__(self, values: Any):
         self.values = np.asarray(values)

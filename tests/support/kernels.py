@@ -1,4 +1,4 @@
-"""Checks of every kernel of row statistics, by the name of its implementation."""
+"""Checks that every kernel of row statistics passes, by the name of its implementation."""
 
 from typing import Any
 
@@ -90,7 +90,7 @@ def check_statistics(
 
 
 def check_size(implementation: str, shape: tuple[int, int]) -> None:
-    """Check a size with small logits, where a class that does not exist would show."""
+    """Check a size with small logits, so that a class that does not exist would show."""
     rng = np.random.default_rng(shape)
     logits = (0.02 * rng.standard_normal(shape)).astype(np.float32)
     labels = rng.integers(0, shape[1], shape[0]).astype(np.int32)

@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Layout:
-    """Position of the classes: from rows with the classes last to the array that is passed."""
+    """Places of the classes in an array that is passed; in rows, they are last."""
 
     rows: tuple[int, ...]
     classes: tuple[int, ...]

@@ -27,7 +27,7 @@ integer_loss = xentjax.softmax_cross_entropy_with_integer_labels
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """Interpret with tiles of one box, two blocks a row: small arrays have several, some ragged."""
+    """Interpret tiles of one box, two blocks a row: small arrays have several, the last ragged."""
     monkeypatch.setattr(tiling, "_NUMBERS", 1024)
     monkeypatch.setattr(tiling, "_BLOCKS", 2)
     with hardware.interpret(kernels.gpu_interpreter()):
@@ -109,7 +109,7 @@ def test_forward_mode_and_second_order():
 @pytest.mark.parametrize("batched", ["logits", "temperature"])
 @pytest.mark.usefixtures("interpreted")
 def test_vmap(batched):
-    """Batches of what belongs to rows, with labels for all, and of what does not."""
+    """Logits are batched with one set of labels for all, and so is the temperature."""
     rng = np.random.default_rng(7)
     logits = rng.standard_normal((3, 4, 140)).astype(np.float32)
     labels = rng.integers(0, 140, 4).astype(np.int32)

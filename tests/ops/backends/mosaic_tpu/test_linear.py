@@ -37,7 +37,7 @@ IN_FORWARD: dict[str, Any] = {"gradients_in_forward": True, "reduction": "sum"}
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """Interpret with tiles of 128: small arrays have several on each axis, the last ones ragged."""
+    """Interpret kernels with tiles of 128, of which small arrays have several, the last ragged."""
     for name in ("_MOST_ROWS", "_MOST_CLASSES", "_MOST_FEATURES"):
         monkeypatch.setattr(linear_blocks, name, 128)
     with operands.interpret(True):

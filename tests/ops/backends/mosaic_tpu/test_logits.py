@@ -30,7 +30,7 @@ integer_loss = xentjax.softmax_cross_entropy_with_integer_labels
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """Interpret with tiles of 128 x 128: small arrays have several, the last ones ragged."""
+    """Interpret kernels with tiles of 128 x 128: small arrays have several, the last ragged."""
     monkeypatch.setattr(tiling, "_MOST_ROWS", 128)
     monkeypatch.setattr(tiling, "_MOST_CLASSES", 128)
     with operands.interpret(True):
@@ -108,7 +108,7 @@ def test_forward_mode_and_second_order():
 @pytest.mark.parametrize("batched", ["rows", "class_weights", "temperature"])
 @pytest.mark.usefixtures("interpreted")
 def test_vmap(batched):
-    """Batches of all that belongs to rows, with one mask for all, and of what does not."""
+    """Logits and labels are batched together, with one mask; weights and temperature each alone."""
     rng = np.random.default_rng(7)
     logits = rng.standard_normal((3, 4, 200)).astype(np.float32)
     labels = rng.integers(0, 200, (3, 4)).astype(np.int32)
