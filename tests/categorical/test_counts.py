@@ -185,7 +185,7 @@ class TestCounts:
         with pytest.raises(error, match=message):
             counts(jnp.array([0, 1]), 2, **keywords)
 
-    def test_a_list_inside_shard_map(self):
+    def test_a_list_inside_shard_map(self, unchecked_annotations):
         mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
         count = jax.shard_map(
             lambda x: counts([x[0], x[1]], 3, axis_name="data"),

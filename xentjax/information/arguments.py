@@ -27,7 +27,7 @@ from xentjax._core.checks import (
     raise_value_error,
 )
 from xentjax._core.dtypes import compute_dtype
-from xentjax._core.varying import sharded_alike, whole_classes
+from xentjax._core.varying import on_auto_axes, sharded_alike, whole_classes
 from xentjax.information import log_pmf, pmf
 
 # So few numbers NumPy adds before a program could be dispatched.
@@ -199,15 +199,20 @@ def _are_clearly_pmfs(
     form: str,
 ) -> Array:
     """Whether sums in float32 leave no doubt: they are off by less than half of a tolerance."""
-    clear = jnp.ones((), bool)
-    for argument in pmfs:
-        p = _probabilities(jnp, argument.values, keep, axes, shape, form)
-        error = jnp.abs(p.sum(axes) - 1)
-        judged = True if keep is None else keep.any(axes)
-        clear &= (p.min(initial=0) >= 0) & (
-            (error <= argument.atol / 2) | ~jnp.asarray(judged)
-        ).all()
-    return clear
+
+    @on_auto_axes
+    def are_clearly(pmfs: list[_Argument], keep: Array | None) -> Array:
+        clear = jnp.ones((), bool)
+        for argument in pmfs:
+            p = _probabilities(jnp, argument.values, keep, axes, shape, form)
+            error = jnp.abs(p.sum(axes) - 1)
+            judged = True if keep is None else keep.any(axes)
+            clear &= (p.min(initial=0) >= 0) & (
+                (error <= argument.atol / 2) | ~jnp.asarray(judged)
+            ).all()
+        return clear
+
+    return are_clearly(pmfs, keep)
 
 
 def _check_sum(
