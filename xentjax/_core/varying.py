@@ -40,20 +40,20 @@ def explicit_spec(x: ArrayLike) -> tuple[Any, ...]:
     return tuple(sharding.spec) if AxisType.Explicit in sharding.mesh.axis_types else ()
 
 
-def sharded_alike(*arrays: Array) -> list[Array]:
-    """Return arrays of one shape, each split over the Explicit axes that any of them is split over.
+def sharded_alike(*arrays: Array | None) -> tuple[Any, ...]:
+    """Return arrays of one shape, each split over the Explicit axes that any is split over.
 
-    A `where` of them demands it; arithmetic does it by itself.
+    A `where` of several demands it; arithmetic does it by itself.
     """
-    shardings = [jax.typeof(x).sharding for x in arrays]
-    if all(s == shardings[0] for s in shardings) or not any(map(explicit_spec, arrays)):
-        return list(arrays)
-    mesh = next(s.mesh for s in shardings if not s.mesh.empty)
+    shardings = [jax.typeof(x).sharding for x in arrays if x is not None]
+    explicit = [s.mesh for s in shardings if AxisType.Explicit in s.mesh.axis_types]
+    if not explicit or all(s == shardings[0] for s in shardings):
+        return arrays
     spec: list[Any] = []
     for names in zip(*(s.spec for s in shardings), strict=True):
         free = (n for n in names if n is not None and not _axes(n) & _axes(*spec))
         spec.append(next(free, None))  # a mesh axis splits one axis of an array
-    return _reshard(list(arrays), NamedSharding(mesh, P(*spec)))
+    return _reshard(arrays, NamedSharding(explicit[0], P(*spec)))
 
 
 def whole_classes(x: Array, axes: int = 1) -> Array:

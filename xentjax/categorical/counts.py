@@ -83,19 +83,17 @@ def counts(
         >>> print(count(jnp.array([0, 2, 2, 1, 2])))
         [1 1 3 0]
     """
-    if axis_name is not None:
-        samples = check_integer("samples", narrow_int64(native("samples", samples), bad=-1))
-        check_split(axis_name, samples=samples)
-        local = counts(samples, num_classes, weights=weights, where=where)
-        return jax.lax.psum(local, axis_name)
     k, samples = _check_num_classes(num_classes), native("samples", samples)
     if np.size(samples) > _INT32_MAX:
         raise_value_error(
             "samples", f"at most {_INT32_MAX} (stream_counts takes more)", np.size(samples)
         )
-    if isinstance(samples, np.ndarray) and weights is None and where is None:
+    plain = weights is None and where is None and axis_name is None
+    if isinstance(samples, np.ndarray) and plain:
         return jnp.asarray(_host_counts("samples", samples, k), jnp.int32)
     labels = check_integer("samples", narrow_int64(samples, bad=-1))
+    if axis_name is not None:
+        check_split(axis_name, samples=labels)
     keep = None
     if where is not None:
         keep = _broadcast("where", check_bool("where", where), labels.shape)
@@ -106,16 +104,17 @@ def counts(
         weights = weights.astype(compute_dtype(weights.dtype))
         weights = _broadcast("weights", weights, labels.shape)
     result = count_indices(labels, weights, keep, k)
+    counted = False
     if weights is None:
         # The total tells whether a sample fell outside: no second pass over the samples.
         total, expected = concrete(result), labels.size if keep is None else concrete(keep.sum())
-        if total is None or total.sum(dtype=np.int64) == expected:
-            return result
-    outside = (to_signed(labels) < 0) | (to_signed(labels) >= k)
-    outside = concrete(outside if keep is None else outside & keep)
-    if outside is not None and outside.any():
-        raise_value_error("samples", f"integers 0..{k - 1}", np.asarray(samples)[outside][0])
-    return result
+        counted = total is None or total.sum(dtype=np.int64) == expected
+    if not counted:
+        outside = (to_signed(labels) < 0) | (to_signed(labels) >= k)
+        outside = concrete(outside if keep is None else outside & keep)
+        if outside is not None and outside.any():
+            raise_value_error("samples", f"integers 0..{k - 1}", np.asarray(samples)[outside][0])
+    return result if axis_name is None else jax.lax.psum(result, axis_name)
 
 
 def stream_counts(batches: Iterable[ArrayLike], num_classes: SupportsIndex) -> np.ndarray:

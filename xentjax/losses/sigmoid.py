@@ -14,7 +14,6 @@ from xentjax._core.checks import (
     check_bool,
     check_floating,
     concrete,
-    native,
     raise_value_error,
 )
 from xentjax._core.dtypes import compute_dtype
@@ -154,10 +153,8 @@ def _factor(
         raise TypeError(f"{name}: expected {expected}, got {array.dtype}")
     array = array.astype(compute_dtype(logits.dtype))  # in which too large a number is infinite
     known = concrete(array)
-    if known is not None:
-        valid = np.isfinite(known) & (known >= 0) & (known <= largest)
-        if not valid.all():
-            raise_value_error(name, expected, np.asarray(native(name, value))[~valid][0])
+    if known is not None and not np.all(np.isfinite(known) & (known >= 0) & (known <= largest)):
+        raise_value_error(name, expected, value)
     _check_shape(name, array, logits)
     return array
 
