@@ -53,7 +53,7 @@ class TestMultiplyNoNan:
             multiply_no_nan(jnp.ones(2), tangent)
 
     def test_a_replicated_tangent_meets_a_sharded_derivative(self):
-        """What comes out varies over the mesh, so that transposition sums over it."""
+        """The result varies over the mesh, so that transposition sums over it."""
         mesh = Mesh(np.array(jax.devices()[:1]), ("rows",))
 
         def mapped(out_specs):
