@@ -1,8 +1,9 @@
 """Statistics on Explicit mesh axes of several devices, against the same on one device.
 
-    python -m tests.programs.explicit_statistics [NAME ...]
+    python -m tests.programs.explicit_statistics PART PARTS
 
-prints a line for each call and way of splitting that differs, then how many were tried.
+takes one part of the calls, from 0 on, and prints a line for each call and way of splitting that
+differs, then how many were tried.
 """
 
 import sys
@@ -28,14 +29,12 @@ def differs_eagerly(call: Call, mesh: Mesh) -> bool:
     )
 
 
-def main(names: list[str]) -> None:
+def main(part: int, parts: int) -> None:
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     devices = np.array(jax.devices())
     meshes = meshes_of(devices)
     tried = 0
-    for call in STATISTICS:
-        if names and call.name not in names:
-            continue
+    for call in STATISTICS[part::parts]:
         ways = ["rows"]
         arguments, *_ = on_one_device(call)
         if any(arguments[n].shape[-1:] == (K,) for n in call.rows):
@@ -50,4 +49,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*map(int, sys.argv[1:]))
