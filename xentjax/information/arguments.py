@@ -154,7 +154,7 @@ def _check_arrays(
 
     dtype = compute_dtype(*(array.dtype for array in checked.values()))
     result = [jnp.broadcast_to(array.astype(dtype), shape) for array in checked.values()]
-    result = sharded_alike(*result)
+    result = list(sharded_alike(*result))
     if keep is not None:
         impossible = 0.0 if form == "pmf" else -jnp.inf
         keep, *result = sharded_alike(keep, *result)
