@@ -79,7 +79,8 @@ def on_auto_axes(function: Callable[..., T], rows: tuple[Any, ...] = ()) -> Call
             return function(*args)
         mesh = jax.typeof(split[0]).sharding.mesh
         out = NamedSharding(mesh, P(*rows))
-        return jax.sharding.auto_axes(function, axes=mesh.explicit_axes, out_sharding=out)(*args)
+        run: Any = jax.sharding.auto_axes(function, axes=mesh.explicit_axes, out_sharding=out)
+        return run(*args)
 
     return on_auto
 

@@ -153,8 +153,8 @@ def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]
     q = q.astype(result_dtype(q))
     size = jnp.broadcast_to(size.astype(q.dtype), batch)[..., None, None]
     q = jnp.broadcast_to(q, (*batch, q.shape[-1]))
-    diagonal = jnp.eye(q.shape[-1], dtype=q.dtype) * q[..., None]
-    return size * (diagonal - q[..., :, None] * q[..., None, :])
+    unit = jnp.expand_dims(jnp.eye(q.shape[-1], dtype=q.dtype), range(len(batch)))
+    return size * (unit * q[..., None] - q[..., :, None] * q[..., None, :])
 
 
 def sample(key: PRNGKeyArray, q: ArrayLike, shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
