@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from hypothesis import given, settings, strategies as st
+from jax.sharding import AxisType, Mesh, PartitionSpec as P
 
 import xentjax
 from tests.support.closeness import assert_close
@@ -384,16 +385,20 @@ def test_reverse_mode_keeps_only_the_inputs(case):
          lambda x, y: cross_entropy(x, y, where=jnp.ones(2, bool))),
         (TypeError, "where: expected a bool array, got int32",
          lambda x, y: cross_entropy(x, y, where=y)),
-        (ValueError, "pos_weight: expected numbers >= 0, got -1.0",
+        (ValueError, "pos_weight: expected finite numbers >= 0, got -1.0",
          lambda x, y: cross_entropy(x, y, pos_weight=-1.0)),
         (ValueError, "pos_weight: expected a shape that broadcasts to the logits' (2, 3), got (2,)",
          lambda x, y: cross_entropy(x, y, pos_weight=jnp.ones(2))),
         (ValueError, "alpha: expected numbers in [0, 1], got 1.5",
          lambda x, y: focal_loss(x, y, alpha=1.5)),
-        (ValueError, "gamma: expected numbers >= 0, got nan",
+        (ValueError, "gamma: expected finite numbers >= 0, got nan",
          lambda x, y: focal_loss(x, y, gamma=NAN)),
-        (ValueError, "gamma: expected numbers >= 0, got inf",
+        (ValueError, "gamma: expected finite numbers >= 0, got inf",
          lambda x, y: focal_loss(x, y, gamma=INF)),
+        (ValueError, "gamma: expected finite numbers >= 0, got -2.0",
+         lambda x, y: focal_loss(x, y, gamma=jnp.array([[1.0, 0.5, -2.0], [1.0, NAN, 3.0]]))),
+        (ValueError, "pos_weight: expected finite numbers >= 0, got 1e+39",
+         lambda x, y: cross_entropy(x, y, pos_weight=np.array([[1.0], [1e39]]))),
         (ValueError, "reduction: expected one of 'none', 'sum', 'mean', got 'average'",
          lambda x, y: cross_entropy(x, y, reduction="average")),
     ],
@@ -404,6 +409,34 @@ def test_wrong_arguments_say_what_was_expected(error, message, call):
     with pytest.raises(error) as raised:
         call(x, y)
     assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize("whole", ["labels", "logits", "where", "factors"])
+@pytest.mark.parametrize("loss", [cross_entropy, focal_loss])
+def test_arguments_split_over_an_explicit_axis_or_whole(loss, whole):
+    """Each of them may be split or the same everywhere."""
+    mesh = Mesh(np.array(jax.devices()[:1]), ("rows",), axis_types=(AxisType.Explicit,))
+    rng = np.random.default_rng(0)
+    arrays = {
+        "logits": jnp.asarray(rng.standard_normal((4, 3)), jnp.float32),
+        "labels": jnp.asarray(rng.integers(0, 2, (4, 3)), jnp.int32),
+        "where": jnp.asarray(rng.random((4, 3)) < 0.75),
+    }
+    factors = ("alpha", "gamma") if loss is focal_loss else ("pos_weight",)
+    for name in factors:
+        arrays[name] = jnp.asarray(rng.random((4, 3)), jnp.float32)
+    step = jax.value_and_grad(lambda logits, others: jnp.sum(loss(logits, **others)))
+    expected = step(arrays["logits"], {n: x for n, x in arrays.items() if n != "logits"})
+    with jax.set_mesh(mesh):
+        split = {
+            name: x
+            if name == whole or (whole == "factors" and name in factors)
+            else jax.device_put(x, P("rows"))
+            for name, x in arrays.items()
+        }
+        logits = split.pop("logits")
+        got = jax.jit(step)(logits, split)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=VALUE["float32"]), got, expected)
 
 
 def focal_derivatives(a: np.ndarray, gamma: float) -> list[tuple[np.ndarray, np.ndarray]]:

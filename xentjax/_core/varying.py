@@ -38,18 +38,19 @@ def explicit_spec(x: ArrayLike) -> tuple[Any, ...]:
     return tuple(sharding.spec) if AxisType.Explicit in sharding.mesh.axis_types else ()
 
 
-def sharded_alike(x: Array, y: Array) -> tuple[Array, Array]:
-    """Return two arrays of one shape, each split over the Explicit axes that either is split over.
+def sharded_alike(*arrays: Array | None) -> tuple[Any, ...]:
+    """Return arrays of one shape, each split over the Explicit axes that any is split over.
 
-    A `where` of both demands it; arithmetic does it by itself.
+    A `where` of several demands it; arithmetic does it by itself.
     """
-    a, b = jax.typeof(x).sharding, jax.typeof(y).sharding
-    if a == b or AxisType.Explicit not in (*a.mesh.axis_types, *b.mesh.axis_types):
-        return x, y
-    mesh = b.mesh if a.mesh.empty else a.mesh
-    spec = P(*(m if m is not None else n for m, n in zip(a.spec, b.spec, strict=True)))
-    both = NamedSharding(mesh, spec)
-    return jax.sharding.reshard(x, both), jax.sharding.reshard(y, both)
+    shardings = [jax.typeof(x).sharding for x in arrays if x is not None]
+    explicit = [s.mesh for s in shardings if AxisType.Explicit in s.mesh.axis_types]
+    if not explicit or all(s == shardings[0] for s in shardings):
+        return arrays
+    by_axis = zip(*(s.spec for s in shardings), strict=True)
+    spec = P(*(next((name for name in names if name is not None), None) for names in by_axis))
+    alike = NamedSharding(explicit[0], spec)
+    return tuple(None if x is None else jax.sharding.reshard(x, alike) for x in arrays)
 
 
 def _pvary(x: Array, axes: frozenset[str]) -> Array:

@@ -95,11 +95,11 @@ def _largest_cap(dtype: np.dtype) -> float:
 
 
 LABEL_SMOOTHING = Scalar("label_smoothing", "a number in [0, 1]", lambda x: 0 <= x <= 1, 0.0)
-Z_LOSS = Scalar("z_loss", "a number >= 0", lambda x: 0 <= x < np.inf, 0.0)
+Z_LOSS = Scalar("z_loss", "a finite number >= 0", lambda x: 0 <= x < np.inf, 0.0)
 SOFT_CAP = Scalar(
-    "logit_soft_cap", "a number > 0 or None", lambda x: 0 < x < np.inf, None, _largest_cap
+    "logit_soft_cap", "a finite number > 0 or None", lambda x: 0 < x < np.inf, None, _largest_cap
 )
-TEMPERATURE = Scalar("temperature", "a number > 0", lambda x: 0 < x < np.inf, 1.0)
+TEMPERATURE = Scalar("temperature", "a finite number > 0", lambda x: 0 < x < np.inf, 1.0)
 
 
 def scalar_keywords(

@@ -50,10 +50,10 @@ def layer_rows(
 
 def with_labels(rows: Rows, labels: Array, ignore_index: int | None) -> Rows:
     """Return the rows with checked class indices, those to be ignored masked, or target pmfs."""
-    *row_shape, num_classes = shape = rows.logits.shape
-    if labels_are_indices(labels, tuple(row_shape), num_classes, ignore_index):
+    shape = rows.logits.shape
+    classes = Classes(shape, (len(shape) - 1,))
+    if labels_are_indices(labels, classes, ignore_index):
         return with_indices(rows, labels, ignore_index)
-    classes = Classes(shape, (len(row_shape),))
     return rows._replace(target=Target(pmf=soft_labels(labels, classes, rows.logits.x.dtype)))
 
 

@@ -18,7 +18,7 @@ from xentjax.losses._keywords import (
 )
 from xentjax.ops import Requested, Rows, row_statistics
 
-GAMMA = Scalar("gamma", "a number >= 0", lambda x: 0 <= x < np.inf, 0.0)
+GAMMA = Scalar("gamma", "a finite number >= 0", lambda x: 0 <= x < np.inf, 0.0)
 
 
 def softmax_focal_loss(

@@ -144,7 +144,7 @@ def _rows_along(
     if not jnp.issubdtype(x.dtype, jnp.floating):
         x = x.astype(jnp.float64 if x.dtype.itemsize == 8 else jnp.float32)
     axis = range(x.ndim) if axis is None else axis
-    axes = () if axis in ((), range(0)) else class_axes(axis, x.ndim)
+    axes = class_axes(axis, x.ndim, may_be_none=True)
     mask = Mask()
     if where is not None:
         where = check_bool("where", where)
