@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
-from xentjax._core.axis_name import AxisName, check_split
+from xentjax._core.axis_name import AxisName, check_split, parse_axis_name
 from xentjax._core.checks import (
     check_bool,
     check_floating,
@@ -83,6 +83,7 @@ def counts(
         [1 1 3 0]
     """
     if axis_name is not None:
+        axis_name = parse_axis_name(axis_name)
         check_split(axis_name, samples=samples)
         local = counts(samples, num_classes, weights=weights, where=where)
         return jax.lax.psum(local, axis_name)

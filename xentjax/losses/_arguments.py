@@ -150,7 +150,8 @@ def masks(where: Array, shape: tuple[int, ...], axes: tuple[int, ...]) -> Mask:
                 "where", f"a shape that broadcasts to the logits' {shape}", where.shape
             )
         # Only an axis that joins others has to have its full size.
-        full = [n if i in axes and len(axes) > 1 else where.shape[i] for i, n in enumerate(shape)]
+        joins = len(axes) > 1 and any(where.shape[a] > 1 for a in axes)
+        full = [n if joins and i in axes else where.shape[i] for i, n in enumerate(shape)]
         mask = classes_last(jnp.broadcast_to(where, full), axes)
         return Mask(jnp.broadcast_to(jnp.any(mask, -1), row_shape), mask)
     if where.ndim == len(row_shape):

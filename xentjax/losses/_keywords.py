@@ -11,6 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
+from xentjax._core.axis_name import check_whole
 from xentjax._core.checks import (
     check_choice,
     check_flag,
@@ -71,6 +72,15 @@ def with_keywords(
         (LABEL_SMOOTHING, label_smoothing),
         (Z_LOSS, z_loss),
     )
+    if split is not None:
+        check_whole(
+            split.axis_name,
+            class_weights=weights,
+            logit_soft_cap=soft_cap,
+            temperature=divisor,
+            label_smoothing=smoothing,
+            z_loss=z_weight,
+        )
     rows = rows._replace(class_weights=weights, scalars=Scalars(soft_cap, divisor))
     return rows, Keywords(smoothing, z_weight, reduction, return_stats, implementation)
 

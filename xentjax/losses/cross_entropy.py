@@ -122,8 +122,9 @@ def softmax_cross_entropy(
     arXiv:1909.08053, section 3.
     """
     rows, classes = logits_rows(logits, axis, where)
-    rows, split = split_classes(rows, axis_name, num_classes, logits=rows.logits)
-    rows = with_targets(rows, classes, check_array("labels", labels))
+    labels = check_array("labels", labels)
+    rows, split = split_classes(rows, axis_name, num_classes, logits=rows.logits, labels=labels)
+    rows = with_targets(rows, classes, labels)
     rows, keywords = with_keywords(
         rows,
         split,
