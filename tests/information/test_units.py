@@ -37,7 +37,7 @@ def test_size_of_the_unit_in_nats(base, size):
     ids=repr,
 )
 def test_any_other_base_is_refused(base):
-    with pytest.raises(ValueError, match=r"base: expected None, 'nats', .* but 1, got "):
+    with pytest.raises(ValueError, match=r"base: expected None, 'nats', .* except 1, got "):
         nats_per_unit(base)
 
 

@@ -59,8 +59,8 @@ def expected_calibration_error(
     the ceil(j N / B)-th smallest confidence. Equal confidences share a bin, so that the result
     never depends on the order of rows; bins are then unequal, and some may be empty.
 
-    Finite bins overestimate the error: accuracies of few rows stray from their expectation. With
-    `debias` what they stray by on average is subtracted from each square,
+    Finite bins overestimate the error, because accuracies of few rows vary. With `debias` an
+    estimate of their variance is subtracted from each square,
 
         l2, debiased     sqrt( max(0, sum_b (n_b / N) ((acc_b - conf_b)^2 - v_b)) )
         v_b = acc_b (1 - acc_b) / (n_b - 1)
@@ -160,7 +160,7 @@ def reliability_curve(
 
     For a reliability diagram, accuracy over confidence, with `edges` as the ends of bars; and for a
     confidence histogram, `counts` over `edges` with lines at the two means. `confidence_intervals`
-    of a bin's wrong and right rows says how much its accuracy is worth.
+    of a bin's wrong and right rows gives the uncertainty of its accuracy.
 
     Args:
         probs: pmfs, [N, K]. Half precision is computed in float32.

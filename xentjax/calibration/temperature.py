@@ -52,9 +52,10 @@ def fit_temperature(
     The minimum may not be attained. Where every label has the largest logit of its row, the
     likelihood increases for ever as T falls: temperature 0, nll the limit, 0 except with ties. If
     the logits carry no information, labels having at most the mean logit on average, no T beats the
-    uniform pmf: temperature inf, nll log K. The rows are then too few or not the network's.
+    uniform pmf: temperature inf, nll log K. Then there are too few rows, or they are not the
+    network's.
 
-    The fit needs rows that the network was not trained on. A class with logit -inf takes no part.
+    The fit needs rows that the network was not trained on. A class with logit -inf is ignored.
 
     Args:
         logits: [N, K], floating. Half precision is computed in float32.

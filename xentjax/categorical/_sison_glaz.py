@@ -1,4 +1,4 @@
-"""The box of Sison and Glaz: how far all counts of a multinomial stray from their means at once."""
+"""The box of Sison and Glaz: simultaneous deviations of a multinomial's counts from their means."""
 
 from typing import NamedTuple
 
@@ -71,7 +71,7 @@ def halfwidth(
 
     Where one class has nearly all samples the expansion fails: it falls with c and need not reach
     1 - alpha at all. From there on the coverage is no less than Bonferroni's bound, one minus the
-    sum of the probabilities that X_k, binomial given the sum, strays by more than c.
+    sum of the probabilities that X_k, binomial given the sum, deviates by more than c.
 
     Args:
         counts: c, float64.
@@ -208,6 +208,6 @@ def _expansion(mass: Array, moments: Array, log_total: Array) -> Array:
     x = -m1.sum() / jnp.sqrt(total)
     edgeworth = 1 + skewness * (x**3 - 3 * x) / 6 + kurtosis * (x**4 - 6 * x**2 + 3) / 24
     edgeworth += skewness**2 * (x**6 - 15 * x**4 + 45 * x**2 - 15) / 72
-    # The expansion may dip below 0, where it stands for a probability of 0.
+    # The expansion may be negative, which means a probability of 0.
     log_density = jnp.log(jnp.maximum(edgeworth, 0)) - (x**2 + jnp.log(2 * jnp.pi * total)) / 2
     return jnp.exp(jnp.log(mass).sum() + log_density + log_total)

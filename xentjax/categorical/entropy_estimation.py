@@ -48,14 +48,14 @@ def entropy_estimate(
     chao_shen takes f = N - 1 where every sample is alone in its class (f = N), as its coverage
     1 - f / N would be 0; james_stein takes l = 1 where N = 1 or all classes are equally frequent;
     grassberger is below 0, about -1 / (6 N^2), where an even number of samples all agree.
-    The first four do not use K: classes that never occurred may as well be left out. One class only
+    The first four do not use K: classes that never occurred have no effect. One class only
     (K = 1) has entropy 0 by every method.
 
     Args:
         counts: [..., K], whole numbers.
-        method: one of the ten names.
+        method: a name of the table.
         base: unit of the result, corrections included: None or "nats", 2 or "bits", 10 or
-            "hartleys", any positive real but 1.
+            "hartleys", any positive real except 1.
 
     Returns:
         [...], float32, or float64 for integer and float64 counts under x64. NaN where N is 0 and
@@ -105,7 +105,7 @@ def nsb_entropy(counts: ArrayLike, *, base: Base = None) -> EntropyPosterior:
     Args:
         counts: [..., K], whole numbers; classes that are possible but did not occur count in K.
         base: unit of the result: None or "nats", 2 or "bits", 10 or "hartleys", any positive real
-            but 1.
+            except 1.
 
     Returns:
         Mean and standard deviation, each [...]. NaN where N is 0 and unknown (under jit); 0 where

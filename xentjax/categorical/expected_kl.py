@@ -33,7 +33,7 @@ def expected_kl(p: ArrayLike, n: SupportsIndex, *, base: Base = None) -> Float[A
     It is how far the entropy of c / n falls short of that of p on average, and the price in mean
     log-likelihood of fitting p by c / n; about (K - 1) / (2 n) nats, for which
     `entropy_estimate` corrects. The sum is exact, not an expansion: its terms are all >= 0, so that
-    a small result keeps its relative precision. Counts further from n p_k than a binomial strays
+    a small result keeps its relative precision. Counts that a binomial exceeds or falls below
     with probability exp(-40) are left out, which leaves about 18 sqrt(n p_k) + 54 of class k; they
     are summed in blocks, so the memory does not depend on n.
 
@@ -45,7 +45,7 @@ def expected_kl(p: ArrayLike, n: SupportsIndex, *, base: Base = None) -> Float[A
         n: number of samples, at most 2^24 where p is float32: a Python integer, each new one
             compiles anew.
         base: unit of the result: None or "nats", 2 or "bits", 10 or "hartleys", any positive real
-            but 1.
+            except 1.
 
     Returns:
         [...]; float32 for half precision.

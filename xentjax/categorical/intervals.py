@@ -1,4 +1,4 @@
-"""Confidence intervals for the probabilities of a die, class by class or for all at once."""
+"""Confidence intervals for the probabilities of a die, one class at a time or simultaneous."""
 
 from functools import partial
 from typing import TypeAlias
@@ -51,7 +51,7 @@ def confidence_intervals(
 
     Args:
         counts: [..., K], whole numbers.
-        method: one of the seven names.
+        method: a name of the table.
         alpha: probability of an interval that misses, in (0, 1).
 
     Returns:
@@ -86,7 +86,7 @@ def confidence_intervals(
     known = concrete(alpha)
     if known is not None and known < 2 * k * least:
         raise_value_error(
-            "alpha", f"a number from {2 * k * least:.2g} on for {k} classes in {dtype}", known
+            "alpha", f"a number >= {2 * k * least:.2g} for {k} classes in {dtype}", known
         )
     alpha = jnp.asarray(alpha, dtype)
     if method == "sison_glaz":

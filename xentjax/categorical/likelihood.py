@@ -36,7 +36,7 @@ def log_likelihood(q: ArrayLike, counts: ArrayLike, *, base: Base = None) -> Flo
         q: pmf, [..., K].
         counts: [..., K], integer or floating.
         base: unit of the result: None or "nats", 2 or "bits", 10 or "hartleys", any positive real
-            but 1.
+            except 1.
 
     Returns:
         [...], a sum over the samples.

@@ -83,7 +83,7 @@ def fit_categorical(
     nats a sample. By default that is 1e-6, and for more than 100 samples 1e-4 / N: 1e-4 nats in
     all, or 0.014 standard errors of a probability; but no less than 4 eps^2, which is what the
     dtype resolves. "natural_gradient" takes 1 step; "newton" and "exponentiated_gradient" with step
-    size 1, which are the same, seldom more than 25. An optax optimizer minimises the cross-entropy
+    size 1, which are the same, rarely more than 25. An optax optimizer minimises the cross-entropy
     to c / N over the logits of q = softmax(logits). Where every class occurs, gradient descent
     converges linearly: its error shrinks by about 1 - eta min_k c_k / N a step. A class that never
     occurred has no finite logit: by gradient descent its probability falls as 1 / (eta t), the gap
@@ -96,7 +96,7 @@ def fit_categorical(
         prior: Dirichlet concentration, one for all classes or [K]; None for maximum likelihood.
         solver: "closed_form", "natural_gradient", "exponentiated_gradient", "newton", another
             `Solver`, or an `optax.GradientTransformation` such as `optax.sgd(1.0)`. Each new object
-            compiles anew, so make it once.
+            compiles anew, so reuse it.
         max_steps: most steps the solver takes, and the length of `history`.
         tol: duality gap in nats a sample at which the solver stops; None is
             max(min(1e-6, 1e-4 / N), 4 eps^2), eps that of the dtype.
@@ -104,7 +104,7 @@ def fit_categorical(
     Returns:
         The fit, each field with the leading shape of `counts`. Under jit, where the values are
         unknown, counts that admit no fit give NaN. The derivatives of `pmf` are those of the
-        maximum, whichever solver found it; `history` has none.
+        maximum, whichever solver found it; `history` has no derivative.
 
     Raises:
         ValueError: for another solver; concrete counts that are negative, not finite or all 0; a

@@ -73,7 +73,7 @@ def solve(counts: ArrayLike, solver: Solver, num_steps: int) -> Trajectory:
     Args:
         counts: [..., K], integer or floating; for the mode of a posterior, counts plus Dirichlet
             concentrations minus 1.
-        solver: one of this module, or of your own. Each new object compiles anew, so make it once.
+        solver: one of this module, or your own. Each new object compiles anew, so reuse it.
         num_steps: T.
 
     Returns:

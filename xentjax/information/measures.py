@@ -206,7 +206,7 @@ def perplexity(
 
         PP(p) = base^H(p),    H(p) in units of that base
 
-    It is the same for every base, which is taken so that all measures are called alike.
+    It does not depend on the base, which is accepted as in the other measures.
 
     Args:
         p: pmf along `axis`, [..., K].
@@ -227,7 +227,7 @@ def perplexity(
         >>> print(perplexity(jnp.array([0.25, 0.25, 0.25, 0.25])))
         4.0
     """
-    nats_per_unit(base)  # a base that means nothing is an error here too
+    nats_per_unit(base)  # an invalid base is an error here too
     pmfs, _ = outcomes_last(axis, where, form, p=p)
     return jnp.exp(measures(form).entropy(*pmfs))
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from xentjax._core.checks import raise_value_error
 
 Base: TypeAlias = SupportsFloat | str | None
-"""None or "nats", 2 or "bits", 10 or "hartleys", or any other positive real but 1."""
+"""None or "nats", 2 or "bits", 10 or "hartleys", or any other positive real except 1."""
 
 _NAMED = {"nats": math.e, "bits": 2.0, "hartleys": 10.0}
 
@@ -19,7 +19,7 @@ def nats_per_unit(base: Base) -> float:
 
     Args:
         base: None or "nats" (the unit is 1 nat), 2 or "bits" (0.693 nats), 10 or "hartleys" (2.303
-            nats), or any other positive real but 1.
+            nats), or any other positive real except 1.
 
     Raises:
         ValueError: for anything else, a boolean and NaN included.
@@ -36,7 +36,7 @@ def nats_per_unit(base: Base) -> float:
         base = _NAMED[base]
     valid = isinstance(base, Real) and not isinstance(base, bool)
     if not (valid and 0 < float(base) < math.inf and float(base) != 1):
-        expected = "None, 'nats', 'bits', 'hartleys' or a positive real number but 1"
+        expected = "None, 'nats', 'bits', 'hartleys' or a positive real number except 1"
         raise_value_error("base", expected, repr(base))
     return math.log(float(base))
 

@@ -163,7 +163,7 @@ def _line_search(problem: Problem, point: Array, direction: Array) -> _Search:
         # Where nothing moves any more all three are 0.
         newton = -slope / jnp.where(curvature > 0, curvature, 1)
         reach = spread * jnp.abs(newton)
-        # Short steps are safe in full, and then converge quadratically.
+        # Short steps are safe without shortening, and then converge quadratically.
         shrink = jnp.where(reach < 0.5, 1, jnp.log1p(reach) / jnp.maximum(reach, 0.5))
         first = state.tries == 0
         return _Search(

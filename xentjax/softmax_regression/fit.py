@@ -76,7 +76,7 @@ def fit_softmax_regression(
     optimum nor the penalty. Up to 1000 coefficients p = (K-1)(D+1) the steps are Newton's; beyond,
     where the p^2 numbers of the Hessian cost more than all steps without it, L-BFGS's. Their length
     needs no values of F: along a direction of derivative -a and curvature v that spreads the logits
-    of a row by at most R, the length log(1 + R a / v) / R lowers F for certain.
+    of a row by at most R, the length log(1 + R a / v) / R is guaranteed to lower F.
 
     A constant added to all classes' coefficients changes no probability; their sums over the
     classes are therefore 0, which with l2 > 0 is the optimum itself.
@@ -181,8 +181,7 @@ def fit_softmax_regression(
     identified = None if fit.identified is None else concrete(fit.identified)
     if separated is not None and separated:
         warnings.warn(
-            "labels: separated by a hyperplane, so no coefficients are the most likely; l2 > 0 "
-            "makes them finite",
+            "labels: separated by a hyperplane, so the likelihood has no maximum; l2 > 0 gives one",
             stacklevel=2,
         )
     elif identified is not None and not identified:
