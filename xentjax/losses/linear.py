@@ -113,7 +113,7 @@ def linear_softmax_cross_entropy(
         num_classes: K, if the last slices are padded to K_local: from K on, columns are no classes
             and may hold any finite number. None is K_local times the size of the axis.
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference" (which stores the logits);
-            None takes the best one measured for the backend. In the forward pass "mosaic_tpu", and
+            None is XLA on every platform so far. In the forward pass "mosaic_tpu", and
             on Hopper "mosaic_gpu" for x and kernel of one half-precision dtype, make logits on the
             chip alone, whatever `max_bytes`; their gradients are those of "xla". The GPU's takes
             12 to 24 bytes for each row and 256 classes, and copies a kernel whose D or K is no
@@ -127,7 +127,7 @@ def linear_softmax_cross_entropy(
 
     Raises:
         TypeError: an array of the wrong dtype, or forward mode with `gradients_in_forward`.
-        NotImplementedError: a kernel's name on another backend, or a dtype that it does not take.
+        NotImplementedError: a kernel's name on another platform, or a dtype that it does not take.
         ValueError: a shape, name or known scalar outside what is listed above, or `axis_name`
             outside of `shard_map`.
 
