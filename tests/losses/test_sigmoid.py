@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from hypothesis import given, settings, strategies as st
-from jax.sharding import AxisType, Mesh, PartitionSpec as P
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec as P
 
 import xentjax
 from tests.support.closeness import assert_close
@@ -411,32 +411,34 @@ def test_wrong_arguments_say_what_was_expected(error, message, call):
     assert str(raised.value).startswith(message)
 
 
-@pytest.mark.parametrize("whole", ["labels", "logits", "where", "factors"])
-@pytest.mark.parametrize("loss", [cross_entropy, focal_loss])
-def test_arguments_split_over_an_explicit_axis_or_whole(loss, whole):
-    """Each of them may be split or the same everywhere."""
-    mesh = Mesh(np.array(jax.devices()[:1]), ("rows",), axis_types=(AxisType.Explicit,))
-    rng = np.random.default_rng(0)
-    arrays = {
-        "logits": jnp.asarray(rng.standard_normal((4, 3)), jnp.float32),
-        "labels": jnp.asarray(rng.integers(0, 2, (4, 3)), jnp.int32),
-        "where": jnp.asarray(rng.random((4, 3)) < 0.75),
+@pytest.mark.parametrize(
+    ("loss", "split"),
+    [
+        *((cross_entropy, name) for name in ("logits", "labels", "where", "pos_weight")),
+        *((focal_loss, name) for name in ("logits", "labels", "where", "alpha", "gamma")),
+    ],
+)
+def test_one_argument_may_be_split_over_an_explicit_axis(loss, split):
+    """The loss is split where any of them is, and its gradient as the logits are."""
+    mesh = AbstractMesh((2,), ("rows",), axis_types=(AxisType.Explicit,))
+    dtypes = {"logits": "float32", "labels": "int32", "where": "bool"}
+    for name in ("alpha", "gamma") if loss is focal_loss else ("pos_weight",):
+        dtypes[name] = "float32"
+    shardings = {n: NamedSharding(mesh, P("rows") if n == split else P()) for n in dtypes}
+    arguments = {
+        name: jax.ShapeDtypeStruct((4, 3), dtype, sharding=shardings[name])
+        for name, dtype in dtypes.items()
     }
-    factors = ("alpha", "gamma") if loss is focal_loss else ("pos_weight",)
-    for name in factors:
-        arrays[name] = jnp.asarray(rng.random((4, 3)), jnp.float32)
-    step = jax.value_and_grad(lambda logits, others: jnp.sum(loss(logits, **others)))
-    expected = step(arrays["logits"], {n: x for n, x in arrays.items() if n != "logits"})
-    with jax.set_mesh(mesh):
-        split = {
-            name: x
-            if name == whole or (whole == "factors" and name in factors)
-            else jax.device_put(x, P("rows"))
-            for name, x in arrays.items()
-        }
-        logits = split.pop("logits")
-        got = jax.jit(step)(logits, split)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=VALUE["float32"]), got, expected)
+    logits = arguments.pop("logits")
+
+    def total(logits, arguments):
+        losses = loss(logits, **arguments)
+        return jnp.sum(losses), losses
+
+    with jax.sharding.use_abstract_mesh(mesh):
+        gradient, losses = jax.eval_shape(jax.grad(total, has_aux=True), logits, arguments)
+    assert losses.sharding.spec[0] == "rows"
+    assert gradient.sharding.spec[0] == ("rows" if split == "logits" else None)
 
 
 def focal_derivatives(a: np.ndarray, gamma: float) -> list[tuple[np.ndarray, np.ndarray]]:
