@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 import re
 import subprocess
 
@@ -13,11 +14,17 @@ import pytest
 import xentjax
 from tests.support.paths import ROOT
 
-PUBLIC = sorted(
-    name
-    for name, value in vars(xentjax).items()
-    if not name.startswith("_") and getattr(value, "__module__", "").startswith("xentjax")
-)
+PUBLIC = sorted(name for name in xentjax.__all__ if not inspect.ismodule(getattr(xentjax, name)))
+
+
+def test_help_lists_every_public_name():
+    """Objects of the package that a user can see, modules aside, are those of `__all__`."""
+    seen = {
+        name
+        for name, value in vars(xentjax).items()
+        if not (name.startswith("_") or inspect.ismodule(value))
+    }
+    assert seen == set(PUBLIC)
 
 
 @pytest.mark.parametrize("name", PUBLIC)

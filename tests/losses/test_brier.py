@@ -59,7 +59,7 @@ def test_one_hot_rows_of_integers_are_pmfs(axis):
 
 
 def test_brier_score_lies_between_0_and_2():
-    logits = np.float32([[100, 0, 0], [0, 100, 0], [1, 1, 1], [9, 0, 0]])
+    logits = np.array([[100, 0, 0], [0, 100, 0], [1, 1, 1], [9, 0, 0]], np.float32)
     got = brier_score(logits, jnp.zeros(4, jnp.int32))
     np.testing.assert_allclose(got[:3], [0, 2, 2 / 3], rtol=VALUE["float32"])
     # Of this one an expansion 1 - 2 p_y + sum p_k^2 keeps no digit at all.

@@ -17,7 +17,7 @@ def row_statistics(
 
     What the target does not imply and is not requested is None.
     """
-    rows, requested = requested.taken_from(rows)
+    rows, requested = requested.unweight(rows)
     return _jitted_statistics(rows, requested, implementation)
 
 

@@ -148,8 +148,8 @@ class Requested(NamedTuple):
         """The request for a shard of the classes, whose exact maximum the merge needs."""
         return self._replace(normalizer=True)
 
-    def taken_from(self, rows: Rows) -> tuple[Rows, "Requested"]:
-        """The rows to compute from, without class weights where they are left out."""
+    def unweight(self, rows: Rows) -> tuple[Rows, "Requested"]:
+        """Drop the class weights of the rows, if so requested; return the request of the rest."""
         if not self.unweighted:
             return rows, self
         return rows._replace(class_weights=None), self._replace(unweighted=False)
@@ -179,7 +179,8 @@ def shifted(
     a: Float[Array, "*rows k"], shift: Float[Array, "*rows"], temperature: Float[Array, ""] | None
 ) -> Float[Array, "*rows k"]:
     """(a - shift) / temperature of adjusted logits, in which no common offset is left to round."""
-    return over_temperature(a - shift[..., None], temperature)
+    z = a - shift[..., None]
+    return z if temperature is None else _over_temperature(z, temperature)
 
 
 def log_normalizer(stats: RowStatistics, rows: Rows) -> Float[Array, "*rows"]:

@@ -46,7 +46,7 @@ def merged_statistics(
 
     They differentiate as `row_statistics` does: in every floating input, in all modes and orders.
     """
-    rows, requested = requested.taken_from(shard.rows)
+    rows, requested = requested.unweight(shard.rows)
     return _merged_statistics(shard._replace(rows=rows), requested, axis_name, implementation)
 
 

@@ -133,3 +133,14 @@ def test_numbers_that_float32_does_not_hold_are_one_line(
     line = error_line(command, [*arguments, "--runs-dir", str(tmp_path / "runs")], capsys)
     assert line.startswith(f"error: {message}")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("package", ["experiments", "benchmarks"])
+def test_what_is_not_installed_is_named_in_one_line(package):
+    code = f"import sys, runpy; sys.modules['rich'] = None; runpy.run_module('{package}')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "experiments and benchmarks: expected rich to be installed, got none; "
+        "pip install -e '.[experiments]' installs all they need\n"
+    )

@@ -74,12 +74,12 @@ def sum_of_losses(
 
     def sum_of_block(i: Int32[Array, ""]) -> tuple[Float[Array, ""], Any]:
         here = _block(linear, rows, i)
-        loss, known = losses(with_logits(here), inputs)
-        return jnp.sum(loss), known
+        loss, aux = losses(with_logits(here), inputs)
+        return jnp.sum(loss), aux
 
     blockwise = partial(skip_if_masked, sum_of_block, linear, rows)
-    loss, known = lax.map(blockwise, rows.indices())
-    return jnp.sum(loss), jax.tree.map(rows.join, known)
+    loss, aux = lax.map(blockwise, rows.indices())
+    return jnp.sum(loss), jax.tree.map(rows.join, aux)
 
 
 def _forward(
@@ -98,8 +98,8 @@ def _backward(
     losses: RowLosses, max_bytes: int | None, residuals: Any, cotangents: tuple[Any, Any]
 ) -> tuple[LinearRows, Any]:
     del losses, max_bytes
-    scale, of_known = cotangents
-    if not all(isinstance(c, SymbolicZero) for c in jax.tree.leaves(of_known, is_leaf=_is_zero)):
+    scale, d_aux = cotangents
+    if not all(isinstance(c, SymbolicZero) for c in jax.tree.leaves(d_aux, is_leaf=_is_zero)):
         raise TypeError(
             "return_stats: expected no derivative of the statistics with gradients_in_forward=True"
         )
@@ -138,16 +138,16 @@ def _sum_and_gradients(
 
         def sum_of_block(moving_here: Rows, moving_inputs: Any) -> tuple[Array, Any]:
             block = with_moving(values, moving_here), with_moving(inputs, moving_inputs)
-            loss, known = losses(*block)
-            return jnp.sum(loss), known
+            loss, aux = losses(*block)
+            return jnp.sum(loss), aux
 
-        (new, known), (d_here, d_inputs) = jax.value_and_grad(sum_of_block, (0, 1), has_aux=True)(
+        (new, aux), (d_here, d_inputs) = jax.value_and_grad(sum_of_block, (0, 1), has_aux=True)(
             moving_here, moving_inputs
         )
         loss, gradient, input_gradient = total
         d_layer = _add_products(gradient.logits, here, d_here.logits, rows, classes, i)
         gradient = _add_others(gradient, d_here, rows, i)._replace(logits=d_layer)
-        return (loss + new, gradient, jax.tree.map(jnp.add, input_gradient, d_inputs)), known
+        return (loss + new, gradient, jax.tree.map(jnp.add, input_gradient, d_inputs)), aux
 
     zeros = jax.tree.map(lambda x: jnp.zeros_like(x, layer.dtype), moving)
     start = (jnp.sum(jnp.zeros_like(layer.x, layer.dtype)), *zeros)
@@ -155,12 +155,12 @@ def _sum_and_gradients(
     def add_kept_rows(total: Any, i: Int32[Array, ""]) -> tuple[Any, Any]:
         if linear.mask.rows is None:
             return add_rows(total, i)
-        known = jax.tree.map(jnp.zeros_like, jax.eval_shape(add_rows, total, i)[1])
+        aux = jax.tree.map(jnp.zeros_like, jax.eval_shape(add_rows, total, i)[1])
         kept = any_of_the_batch(rows.slice(linear.mask.rows, i, 0))
-        return lax.cond(kept, add_rows, lambda total, i: (total, known), total, i)
+        return lax.cond(kept, add_rows, lambda total, i: (total, aux), total, i)
 
-    (loss, *gradients), known = lax.scan(add_kept_rows, start, rows.indices())
-    return (loss, jax.tree.map(rows.join, known)), tuple(gradients)
+    (loss, *gradients), aux = lax.scan(add_kept_rows, start, rows.indices())
+    return (loss, jax.tree.map(rows.join, aux)), tuple(gradients)
 
 
 def _block(linear: LinearRows, rows: Blocks, i: Int32[Array, ""]) -> LinearRows:

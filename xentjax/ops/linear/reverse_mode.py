@@ -20,7 +20,7 @@ def reverse_mode_statistics(
     linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
 ) -> RowStatistics:
     """`linear_row_statistics` with the gradients of the back-end; no forward mode."""
-    linear, requested = requested.taken_from(linear)
+    linear, requested = requested.unweight(linear)
     return _statistics(linear, requested, implementation, max_bytes)
 
 

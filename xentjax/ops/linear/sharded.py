@@ -20,7 +20,7 @@ def merged_linear_statistics(
     max_bytes: int | None,
 ) -> RowStatistics:
     """The statistics of whole rows, of whose layer each device of the axis has some classes."""
-    rows, requested = requested.taken_from(shard.rows)
+    rows, requested = requested.unweight(shard.rows)
     shard = shard._replace(rows=rows)
     return _merged_statistics(shard, requested, axis_name, implementation, max_bytes)
 

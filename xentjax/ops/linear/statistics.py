@@ -47,7 +47,7 @@ def linear_row_statistics(
     linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
 ) -> RowStatistics:
     """The statistics of each row, with at most `max_bytes` of logits in memory."""
-    linear, requested = requested.taken_from(linear)
+    linear, requested = requested.unweight(linear)
     return _statistics(linear, requested, implementation, max_bytes)
 
 
@@ -244,7 +244,7 @@ _FEWEST_ROWS = 128
 
 def _forward_blocks(linear: LinearRows, max_bytes: int | None) -> tuple[Blocks, Blocks]:
     """Blocks with all classes of as many rows as fit, or of the fewest rows as many classes."""
-    (n, d), k = linear.logits.x.shape, linear.logits.shape[1]
+    n, (d, k) = linear.logits.x.shape[0], linear.logits.kernel.shape
     if is_symbolic_dim(n):
         return _blocks_of_symbolic_rows(linear, max_bytes, share=10)
     numbers = logits_budget(max_bytes, linear.logits, share=10)
@@ -270,7 +270,7 @@ def _backward_blocks(linear: LinearRows, max_bytes: int | None) -> tuple[Blocks,
 
     A tile of r rows and c classes takes two arrays of r c numbers, five of r d and five of c d.
     """
-    (n, d), k = linear.logits.x.shape, linear.logits.shape[1]
+    n, (d, k) = linear.logits.x.shape[0], linear.logits.kernel.shape
     if is_symbolic_dim(n):
         return _blocks_of_symbolic_rows(linear, max_bytes, share=8)
     numbers = logits_budget(max_bytes, linear.logits, share=4)
