@@ -146,6 +146,14 @@ def test_repeated_rows_as_users_programs_are_compiled():
 
 @pytest.mark.slow
 @pytest.mark.devices
+def test_random_nestings():
+    """Few of the seeds that `tests.programs.random_transformations` takes."""
+    printed = run_module("tests.programs.random_transformations", "0", "12")
+    assert printed.splitlines() == ["tried 12"]
+
+
+@pytest.mark.slow
+@pytest.mark.devices
 def test_eight_devices():
     printed = run_module("tests.programs.parallel_transformations")
     assert printed.splitlines() == ["tried 97 on 8 devices"]

@@ -18,7 +18,7 @@ import jax
 from tests.support.paths import ROOT
 
 NUM_DEVICES = 8
-TIMEOUT = 300  # seconds; a few on an idle machine
+TIMEOUT = 1200  # seconds; a minute on an idle machine, but suites run beside each other
 
 
 def run_module(name: str, *arguments: str) -> str:
