@@ -146,7 +146,7 @@ ARGUMENTS: dict[str, Any] = {
 SCALARS = ("temperature", "logit_soft_cap", "label_smoothing", "z_loss")
 
 
-def abstract_loss(linear, axis_name="classes", num_devices=2, **changed):
+def abstract_loss(linear, changed, num_devices=2):
     """Trace the loss over devices that need not be there."""
     arrays = {**ARGUMENTS, **changed}
     for name in ("logits",) if linear else ("x", "kernel", "bias"):
@@ -155,10 +155,10 @@ def abstract_loss(linear, axis_name="classes", num_devices=2, **changed):
     def loss(arrays, scalars):
         scalars = {name: x[0] for name, x in scalars.items()}
         if linear:
-            return linear_softmax_cross_entropy(**arrays, **scalars, axis_name=axis_name)
+            return linear_softmax_cross_entropy(**arrays, **scalars, axis_name="classes")
         indices = arrays["labels"].ndim == 1
         loss = softmax_cross_entropy_with_integer_labels if indices else softmax_cross_entropy
-        return loss(**arrays, **scalars, axis_name=axis_name)
+        return loss(**arrays, **scalars, axis_name="classes")
 
     scalars = {name: arrays.pop(name) for name in SCALARS if name in arrays}
     mapped = jax.shard_map(
@@ -184,8 +184,8 @@ def test_what_devices_share_is_the_same_on_all(linear, name):
     value = WHOLE[name]
     message = rf"^{name}: expected the same array on all devices of 'classes', got one split"
     with pytest.raises(ValueError, match=message):
-        abstract_loss(linear, **{name: (value, P("classes"))})
-    abstract_loss(linear, **{name: (value[: len(value) // 2], P())})
+        abstract_loss(linear, {name: (value, P("classes"))})
+    abstract_loss(linear, {name: (value[: len(value) // 2], P())})
 
 
 @pytest.mark.parametrize("linear", [False, True], ids=["logits", "linear"])
@@ -193,16 +193,16 @@ def test_what_devices_share_is_the_same_on_all(linear, name):
 def test_what_has_classes_is_split_like_them(linear, name):
     value = SPLIT[name]
     with pytest.raises(ValueError, match=rf"^{name}: expected an array split over 'classes'"):
-        abstract_loss(linear, **{name: (value, P())})
-    abstract_loss(linear, **{name: (np.tile(value, 2), SPLIT_LOGITS)})
+        abstract_loss(linear, {name: (value, P())})
+    abstract_loss(linear, {name: (np.tile(value, 2), SPLIT_LOGITS)})
 
 
 @pytest.mark.parametrize("linear", [False, True], ids=["logits", "linear"])
 def test_a_mask_without_a_class_axis_of_its_own_is_whole(linear):
     """One column masks whole rows, whether a device has one class or several."""
-    where = np.ones((4, 1), bool), P()
-    abstract_loss(linear, where=where)
-    abstract_loss(linear, num_devices=6, where=where)
+    mask = {"where": (np.ones((4, 1), bool), P())}
+    abstract_loss(linear, mask)
+    abstract_loss(linear, mask, num_devices=6)
 
 
 BAD_NAMES = [

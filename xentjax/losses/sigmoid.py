@@ -190,8 +190,8 @@ def _element_losses(
 ) -> Float[Array, "*s"]:
     a = logits.astype(compute_dtype(logits.dtype))
     t = jnp.broadcast_to(labels.astype(a.dtype), a.shape)
-    factors = (None if x is None else jnp.broadcast_to(x, a.shape) for x in factors)
-    a, t, where, pos_weight, alpha, gamma = sharded_alike(a, t, where, *factors)
+    full = (None if x is None else jnp.broadcast_to(x, a.shape) for x in factors)
+    a, t, where, pos_weight, alpha, gamma = sharded_alike(a, t, where, *full)
     if not jnp.issubdtype(labels.dtype, jnp.floating):
         t += nan_unless((t == 0) | (t == 1), t.dtype)
     if where is not None:  # what is masked may be NaN or infinite
