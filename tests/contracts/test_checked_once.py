@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh, PartitionSpec as P
 
 import xentjax
 
@@ -21,6 +22,34 @@ WHERE = jnp.array([True, True, False])
 LOGITS = jnp.array([[2.0, 0.0], [1.0, 1.5], [3.0, 0.0], [0.0, 1.0]])
 FEATURES = jnp.array([[0.0], [1.0], [2.0], [3.0]])
 MASK = jnp.array([True, True, True, True])
+ROWS, INDICES = jnp.array([True, False, True, True]), jnp.array([0, 1, 0, -1])
+TARGETS, KERNEL, BIAS = jnp.full((4, 2), 0.5), jnp.array([[0.5, -1.0]]), jnp.array([1.0, 0.5])
+KEYWORDS = {
+    "class_weights": BIAS,
+    "label_smoothing": 0.1,
+    "z_loss": 1e-3,
+    "logit_soft_cap": 5.0,
+    "temperature": 2.0,
+    "reduction": "mean",
+    "return_stats": True,
+    "implementation": "xla",
+}
+SPLIT = {**KEYWORDS, "axis_name": "classes", "num_classes": 2}
+
+
+def over_devices(function):
+    """Return the function inside `shard_map`, over one device."""
+    mesh = Mesh(np.array(jax.devices()[:1]), ("classes",))
+
+    @wraps(function)
+    def mapped(*arguments, **keywords):
+        call = jax.shard_map(
+            lambda: function(*arguments, **keywords), mesh=mesh, in_specs=(), out_specs=P()
+        )
+        return call()
+
+    return mapped
+
 
 CALLS = [
     partial(xentjax.entropy, PMF, base=2, where=MASK),
@@ -57,7 +86,64 @@ CALLS = [
     partial(xentjax.risk_coverage, PROBS, LABELS),
     partial(xentjax.fit_temperature, LOGITS, jnp.array([0, 1, 0, 0])),
     partial(xentjax.fit_softmax_regression, FEATURES, jnp.array([0, 1, 0, 1]), 2),
+    partial(xentjax.softmax_cross_entropy, LOGITS, TARGETS, where=ROWS, **KEYWORDS),
+    partial(
+        xentjax.softmax_cross_entropy_with_integer_labels,
+        LOGITS,
+        INDICES,
+        where=ROWS,
+        ignore_index=-1,
+        **KEYWORDS,
+    ),
+    partial(
+        xentjax.linear_softmax_cross_entropy,
+        FEATURES,
+        KERNEL,
+        INDICES,
+        BIAS,
+        where=ROWS,
+        ignore_index=-1,
+        max_bytes=2**20,
+        gradients_in_forward=True,
+        **KEYWORDS,
+    ),
+    partial(xentjax.linear_softmax_cross_entropy, FEATURES, KERNEL, TARGETS, BIAS),
+    partial(xentjax.brier_score, LOGITS, INDICES, where=ROWS, ignore_index=-1, reduction="sum"),
+    partial(xentjax.brier_score, LOGITS, TARGETS, implementation="xla"),
+    partial(xentjax.kl_divergence_with_logits, LOGITS, LOGITS, 2.0, where=ROWS),
+    partial(xentjax.nll_loss, LOGITS, INDICES, class_weights=BIAS, ignore_index=-1),
+    partial(xentjax.poly_loss_cross_entropy, LOGITS, TARGETS, epsilon=1.5, class_weights=BIAS),
+    partial(xentjax.softmax_focal_loss, LOGITS, INDICES, gamma=1.5, class_weights=BIAS),
+    partial(xentjax.smooth_labels, TARGETS, 0.25),
+    partial(xentjax.sigmoid_binary_cross_entropy, LOGITS, TARGETS, pos_weight=BIAS),
+    partial(xentjax.sigmoid_focal_loss, LOGITS, TARGETS, alpha=TARGETS, gamma=BIAS),
+    partial(xentjax.log_softmax, LOGITS, where=TARGETS > 0.5),
+    partial(xentjax.softmax, LOGITS, -1),
+    partial(xentjax.logsumexp, LOGITS, keepdims=True),
+    partial(over_devices(xentjax.softmax_cross_entropy), LOGITS, TARGETS, where=ROWS, **SPLIT),
+    partial(
+        over_devices(xentjax.softmax_cross_entropy_with_integer_labels),
+        LOGITS,
+        INDICES,
+        ignore_index=-1,
+        **SPLIT,
+    ),
+    partial(
+        over_devices(xentjax.linear_softmax_cross_entropy),
+        FEATURES,
+        KERNEL,
+        INDICES,
+        BIAS,
+        ignore_index=-1,
+        max_bytes=2**20,
+        **SPLIT,
+    ),
+    partial(over_devices(xentjax.counts), LABELS, 2, axis_name="classes"),
 ]
+
+
+NAMED = {"nats_per_unit": "base", "parse_axis_name": "axis_name"}
+"""Arguments that a check of their own is for."""
 
 
 @pytest.fixture
@@ -68,7 +154,7 @@ def checks(monkeypatch):
     def counted(function):
         @wraps(function)
         def check(*args, **keywords):
-            name = "base" if function.__name__ == "nats_per_unit" else args[0]
+            name = NAMED.get(function.__name__, args[0])
             if isinstance(name, str):
                 seen[function.__name__, name] += 1
             return function(*args, **keywords)
@@ -93,11 +179,12 @@ def test_each_argument_is_checked_once(call, checks):
     arguments = inspect.signature(call.func).parameters
     assert checks
     assert {c: n for c, n in checks.items() if n > 1 and c[1] in arguments} == {}
+    assert checks["parse_axis_name", "axis_name"] == ("axis_name" in call.keywords)
 
 
 def test_every_function_is_called():
     """Every function of the packages that this file is about has a call in its table."""
-    packages = ("information", "categorical", "calibration", "softmax_regression")
+    packages = ("information", "categorical", "calibration", "softmax_regression", "losses")
     for name, value in vars(xentjax).items():
         if inspect.isfunction(value) and value.__module__.split(".")[1] in packages:
             assert any(call.func is value for call in CALLS), name

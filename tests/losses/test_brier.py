@@ -48,6 +48,16 @@ def test_common_offset_costs_no_digits():
     np.testing.assert_allclose(got, expected, rtol=VALUE["float32"])
 
 
+@pytest.mark.parametrize("axis", [-1, 1, (0, 2)], ids=str)
+def test_one_hot_rows_of_integers_are_pmfs(axis):
+    logits, rng = np.zeros((2, 3, 4), np.float32), np.random.default_rng(0)
+    logits += rng.standard_normal(logits.shape).astype(np.float32)
+    one_hot = rng.integers(0, 2, logits.shape)
+    got = brier_score(logits, one_hot, axis)
+    np.testing.assert_array_equal(got, brier_score(logits, one_hot.astype(np.float32), axis))
+    np.testing.assert_array_equal(got, brier_score(logits, one_hot.astype(bool), axis))
+
+
 def test_brier_score_lies_between_0_and_2():
     logits = np.array([[100, 0, 0], [0, 100, 0], [1, 1, 1], [9, 0, 0]], np.float32)
     got = brier_score(logits, jnp.zeros(4, jnp.int32))
@@ -177,11 +187,12 @@ def test_reverse_mode_keeps_the_inputs_and_a_few_numbers_a_row():
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [
-        (ValueError, "ignore_index: expected None with labels that are pmfs, got 1",
+        (ValueError, "ignore_index: expected None with probabilities as labels, got 1",
          lambda x, y: brier_score(x, x, ignore_index=1)),
-        (ValueError, "labels: expected the logits' shape without the classes, (2,), got (2, 3)",
-         lambda x, y: brier_score(x, x.astype(jnp.int32))),
-        (ValueError, "labels: expected one target a class, the logits' shape (2, 3), got shape",
+        (ValueError, "labels: expected the logits' shape without the classes, (2,), got (3,)",
+         lambda x, y: brier_score(x, jnp.zeros(3, jnp.int32))),
+        (ValueError, "labels: expected class indices, integers of shape (2,), or probabilities of "
+         "shape (2, 3), got float32 of shape (2,)",
          lambda x, y: brier_score(x, x[:, 0])),
         (ValueError, "reduction: expected one of", lambda x, y: brier_score(x, y, reduction="")),
     ],

@@ -261,13 +261,13 @@ def test_gradients_in_scalars(keyword):
          lambda x, y: integer_loss(x, y, class_weights=jnp.ones(2))),
         (ValueError, "label_smoothing: expected a number in [0, 1], got 1.5",
          lambda x, y: integer_loss(x, y, label_smoothing=1.5)),
-        (ValueError, "z_loss: expected a number >= 0, got -1",
+        (ValueError, "z_loss: expected a finite number >= 0, got -1",
          lambda x, y: integer_loss(x, y, z_loss=-1.0)),
-        (ValueError, "temperature: expected a number > 0, got 0",
+        (ValueError, "temperature: expected a finite number > 0, got 0",
          lambda x, y: integer_loss(x, y, temperature=0.0)),
         (TypeError, "",
          lambda x, y: integer_loss(x, y, temperature=cast(Any, None))),
-        (ValueError, "logit_soft_cap: expected a number > 0 or None, got -3",
+        (ValueError, "logit_soft_cap: expected a finite number > 0 or None, got -3",
          lambda x, y: integer_loss(x, y, logit_soft_cap=-3.0)),
         (ValueError, "reduction: expected one of 'none', 'sum', 'mean', got 'average'",
          lambda x, y: integer_loss(x, y, reduction="average")),
@@ -288,7 +288,7 @@ def test_wrong_arguments_say_what_was_expected(error, message, call, transform):
 
 
 def test_scalars_must_be_scalars():
-    with pytest.raises(ValueError, match=r"temperature: expected a number > 0 \(a scalar\)"):
+    with pytest.raises(ValueError, match=r"temperature: expected a finite number > 0 \(a scalar\)"):
         integer_loss(jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32), temperature=jnp.ones(2))
 
 

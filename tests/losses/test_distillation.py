@@ -214,7 +214,7 @@ def test_reverse_mode_keeps_the_inputs_and_a_few_numbers_a_row():
          lambda x, y: kl_divergence(x.astype(jnp.int32), x)),
         (ValueError, "target_logits: expected the logits' shape (2, 3), got (1, 3)",
          lambda x, y: kl_divergence(x[:1], x)),
-        (ValueError, "temperature: expected a number > 0, got 0",
+        (ValueError, "temperature: expected a finite number > 0, got 0",
          lambda x, y: kl_divergence(x, x, 0.0)),
         (ValueError, "reduction: expected one of", lambda x, y: kl_divergence(x, x, reduction="")),
         (ValueError, "implementation: expected one of",

@@ -192,9 +192,9 @@ def test_reverse_mode_keeps_the_inputs_and_a_few_numbers_a_row():
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [
-        (ValueError, "gamma: expected a number >= 0, got -1",
+        (ValueError, "gamma: expected a finite number >= 0, got -1",
          lambda x, y: focal_loss(x, y, gamma=-1.0)),
-        (ValueError, "gamma: expected a number >= 0 (a scalar), got shape (2,)",
+        (ValueError, "gamma: expected a finite number >= 0 (a scalar), got shape (2,)",
          lambda x, y: focal_loss(x, y, gamma=jnp.ones(2))),
         (TypeError, "labels: expected an integer dtype (class indices), got float32",
          lambda x, y: focal_loss(x, jnp.zeros((2, 3), jnp.float32))),

@@ -2,12 +2,13 @@
 
 import json
 from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, PartitionSpec as P
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec as P
 
 from tests.programs import parallel_devices, parallel_linear_devices
 from tests.support.virtual_devices import run_module
@@ -17,6 +18,7 @@ from xentjax import (
     softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels,
 )
+from xentjax._core.axis_name import parse_axis_name
 
 
 @cache
@@ -131,6 +133,102 @@ def test_errors_name_the_argument(function, arguments, error, name):
     # After the line comes jax's notice of the frames that it removed.
     with pytest.raises(error, match=rf"^{name}: expected [^\n]+, got [^\n]+(\n---|$)"):
         function(**arguments)
+
+
+SPLIT_LOGITS = P(None, "classes")
+ARGUMENTS: dict[str, Any] = {
+    "logits": (np.zeros((4, 6), np.float32), SPLIT_LOGITS),
+    "labels": (np.zeros(4, np.int32), P()),
+    "x": (np.zeros((4, 3), np.float32), P()),
+    "kernel": (np.zeros((3, 6), np.float32), SPLIT_LOGITS),
+    "bias": (np.zeros(6, np.float32), P("classes")),
+}
+SCALARS = ("temperature", "logit_soft_cap", "label_smoothing", "z_loss")
+
+
+def abstract_loss(linear, changed, num_devices=2):
+    """Trace the loss over devices that need not be there."""
+    arrays = {**ARGUMENTS, **changed}
+    for name in ("logits",) if linear else ("x", "kernel", "bias"):
+        del arrays[name]
+
+    def loss(arrays, scalars):
+        scalars = {name: x[0] for name, x in scalars.items()}
+        if linear:
+            return linear_softmax_cross_entropy(**arrays, **scalars, axis_name="classes")
+        indices = arrays["labels"].ndim == 1
+        loss = softmax_cross_entropy_with_integer_labels if indices else softmax_cross_entropy
+        return loss(**arrays, **scalars, axis_name="classes")
+
+    scalars = {name: arrays.pop(name) for name in SCALARS if name in arrays}
+    mapped = jax.shard_map(
+        loss,
+        mesh=AbstractMesh((num_devices,), ("classes",)),
+        in_specs=tuple({name: spec for name, (_, spec) in a.items()} for a in (arrays, scalars)),
+        out_specs=P(),
+    )
+    jax.eval_shape(mapped, *({name: x for name, (x, _) in a.items()} for a in (arrays, scalars)))
+
+
+WHOLE = {
+    **{name: np.full(2, 0.5, np.float32) for name in SCALARS},
+    "class_weights": np.ones(12, np.float32),
+    "where": np.ones(8, bool),
+}
+SPLIT = {"labels": np.full((4, 3), 1 / 6, np.float32), "where": np.ones((4, 3), bool)}
+
+
+@pytest.mark.parametrize("linear", [False, True], ids=["logits", "linear"])
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_devices_share_is_the_same_on_all(linear, name):
+    value = WHOLE[name]
+    message = rf"^{name}: expected the same array on all devices of 'classes', got one split"
+    with pytest.raises(ValueError, match=message):
+        abstract_loss(linear, {name: (value, P("classes"))})
+    abstract_loss(linear, {name: (value[: len(value) // 2], P())})
+
+
+@pytest.mark.parametrize("linear", [False, True], ids=["logits", "linear"])
+@pytest.mark.parametrize("name", SPLIT)
+def test_what_has_classes_is_split_like_them(linear, name):
+    value = SPLIT[name]
+    with pytest.raises(ValueError, match=rf"^{name}: expected an array split over 'classes'"):
+        abstract_loss(linear, {name: (value, P())})
+    abstract_loss(linear, {name: (np.tile(value, 2), SPLIT_LOGITS)})
+
+
+@pytest.mark.parametrize("linear", [False, True], ids=["logits", "linear"])
+def test_a_mask_without_a_class_axis_of_its_own_is_whole(linear):
+    """One column masks whole rows, whether a device has one class or several."""
+    mask = {"where": (np.ones((4, 1), bool), P())}
+    abstract_loss(linear, mask)
+    abstract_loss(linear, mask, num_devices=6)
+
+
+BAD_NAMES = [
+    *((), [], ("classes", "classes"), ("classes", 0), ("classes", "rows")),
+    *(0, 3, None, "rows", {"classes"}, np.zeros((2, 2))),
+]
+
+
+@pytest.mark.parametrize("axis_name", BAD_NAMES, ids=str)
+def test_axis_name_is_that_of_the_shard_map_around(axis_name, unchecked_annotations):
+    message = (
+        r"^axis_name: expected a mesh axis of the shard_map around this call, or a tuple of "
+        r"distinct ones, got [^\n]+(\n---|$)"
+    )
+    with pytest.raises(ValueError, match=message):
+        parse_axis_name(axis_name)  # outside of shard_map
+    if axis_name is None:  # no axis at all
+        return
+    for function in (loss_of, linear_loss_of, counts_of):
+        with pytest.raises(ValueError, match=message):
+            function(axis_name=axis_name)
+
+
+def test_a_list_of_axes_is_a_tuple(unchecked_annotations):
+    for function in (loss_of, linear_loss_of, counts_of):
+        np.testing.assert_array_equal(function(axis_name=["classes"]), function())
 
 
 @pytest.mark.parametrize(

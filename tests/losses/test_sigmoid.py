@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from hypothesis import given, settings, strategies as st
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec as P
 
 import xentjax
 from tests.support.closeness import assert_close
@@ -384,16 +385,20 @@ def test_reverse_mode_keeps_only_the_inputs(case):
          lambda x, y: cross_entropy(x, y, where=jnp.ones(2, bool))),
         (TypeError, "where: expected a bool array, got int32",
          lambda x, y: cross_entropy(x, y, where=y)),
-        (ValueError, "pos_weight: expected numbers >= 0, got -1.0",
+        (ValueError, "pos_weight: expected finite numbers >= 0, got -1.0",
          lambda x, y: cross_entropy(x, y, pos_weight=-1.0)),
         (ValueError, "pos_weight: expected a shape that broadcasts to the logits' (2, 3), got (2,)",
          lambda x, y: cross_entropy(x, y, pos_weight=jnp.ones(2))),
         (ValueError, "alpha: expected numbers in [0, 1], got 1.5",
          lambda x, y: focal_loss(x, y, alpha=1.5)),
-        (ValueError, "gamma: expected numbers >= 0, got nan",
+        (ValueError, "gamma: expected finite numbers >= 0, got nan",
          lambda x, y: focal_loss(x, y, gamma=NAN)),
-        (ValueError, "gamma: expected numbers >= 0, got inf",
+        (ValueError, "gamma: expected finite numbers >= 0, got inf",
          lambda x, y: focal_loss(x, y, gamma=INF)),
+        (ValueError, "gamma: expected finite numbers >= 0, got -2.0",
+         lambda x, y: focal_loss(x, y, gamma=jnp.array([[1.0, 0.5, -2.0], [1.0, NAN, 3.0]]))),
+        (ValueError, "pos_weight: expected finite numbers >= 0, got 1e+39",
+         lambda x, y: cross_entropy(x, y, pos_weight=np.array([[1.0], [1e39]]))),
         (ValueError, "reduction: expected one of 'none', 'sum', 'mean', got 'average'",
          lambda x, y: cross_entropy(x, y, reduction="average")),
     ],
@@ -404,6 +409,36 @@ def test_wrong_arguments_say_what_was_expected(error, message, call):
     with pytest.raises(error) as raised:
         call(x, y)
     assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("loss", "split"),
+    [
+        *((cross_entropy, name) for name in ("logits", "labels", "where", "pos_weight")),
+        *((focal_loss, name) for name in ("logits", "labels", "where", "alpha", "gamma")),
+    ],
+)
+def test_one_argument_may_be_split_over_an_explicit_axis(loss, split):
+    """The loss is split where any of them is, and its gradient as the logits are."""
+    mesh = AbstractMesh((2,), ("rows",), axis_types=(AxisType.Explicit,))
+    dtypes = {"logits": "float32", "labels": "int32", "where": "bool"}
+    for name in ("alpha", "gamma") if loss is focal_loss else ("pos_weight",):
+        dtypes[name] = "float32"
+    shardings = {n: NamedSharding(mesh, P("rows") if n == split else P()) for n in dtypes}
+    arguments = {
+        name: jax.ShapeDtypeStruct((4, 3), dtype, sharding=shardings[name])
+        for name, dtype in dtypes.items()
+    }
+    logits = arguments.pop("logits")
+
+    def total(logits, arguments):
+        losses = loss(logits, **arguments)
+        return jnp.sum(losses), losses
+
+    with jax.sharding.use_abstract_mesh(mesh):
+        gradient, losses = jax.eval_shape(jax.grad(total, has_aux=True), logits, arguments)
+    assert losses.sharding.spec[0] == "rows"
+    assert gradient.sharding.spec[0] == ("rows" if split == "logits" else None)
 
 
 def focal_derivatives(a: np.ndarray, gamma: float) -> list[tuple[np.ndarray, np.ndarray]]:

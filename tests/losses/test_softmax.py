@@ -134,6 +134,7 @@ JAX_CASES: list[tuple[tuple[int, ...], dict[str, Any]]] = [
     ((2, 3, 4), {"axis": (0, -1)}),
     ((2, 3, 4), {"axis": [1, 2]}),
     ((2, 3, 4), {"axis": ()}),
+    ((2, 3, 4), {"axis": []}),
     ((), {"axis": None}),
     ((2, 0), {"axis": -1}),
     ((0, 3), {"axis": -1}),
@@ -212,6 +213,12 @@ def test_what_jax_takes_as_an_array(name, unchecked_annotations):
         found = FUNCTIONS[name](x)
         expected = getattr(jax.nn, name)(jnp.array([1.0, 2.0], found.dtype))
         np.testing.assert_allclose(found, expected)
+
+
+@pytest.mark.parametrize(("axis", "plain"), [(np.array([1, 2]), (1, 2)), (np.int64(1), 1)])
+def test_axes_of_numpy(name, axis, plain, unchecked_annotations):
+    x = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
+    np.testing.assert_array_equal(FUNCTIONS[name](x, axis), FUNCTIONS[name](x, plain))
 
 
 def test_wrong_arguments(name, unchecked_annotations):

@@ -189,6 +189,29 @@ def bad_values() -> None:
 
 
 @check
+def a_mask_of_one_class_a_device_masks_classes() -> None:
+    """A slice of one column is not taken for a mask of rows; the same column everywhere is one."""
+    layer, labels, _ = arguments(Problem("one class", shape=(ROWS, NUM_DEVICES)))
+    masks = np.random.default_rng(5).random((ROWS, NUM_DEVICES)) < 0.6
+    masks[0] = False
+
+    def losses(mask, spec):
+        return jax.shard_map(
+            lambda layer, mask: linear_softmax_cross_entropy(
+                layer.x, layer.kernel, labels, layer.bias, axis_name="classes", where=mask
+            ),
+            mesh=mesh(classes=NUM_DEVICES),
+            in_specs=(Layer(P(), P(None, "classes"), P("classes")), spec),
+            out_specs=P(),
+        )(layer, mask)
+
+    expected = oracle(layer, labels, where=masks).losses
+    assert_close(losses(masks, P(None, "classes")), expected, VALUE["float32"])
+    expected = oracle(layer, labels, where=masks[:, 1]).losses
+    assert_close(losses(masks[:, 1:2], P()), expected, VALUE["float32"])
+
+
+@check
 def half_precision() -> None:
     layer, labels, _ = arguments(Problem("half", shape=(ROWS, HELD)))
     layer = Layer(*(jnp.asarray(a, jnp.bfloat16) for a in layer))

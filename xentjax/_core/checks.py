@@ -116,6 +116,14 @@ def check_bool(name: str, x: Any) -> jax.Array:
     return array
 
 
+def in_one_line(value: Any) -> str:
+    """Return what an error prints of an argument: its own text, of arrays the dtype and shape."""
+    if isinstance(value, jax.Array | np.ndarray) and value.ndim > 0:
+        return f"{value.dtype} of shape {value.shape}"
+    text = repr(value)
+    return type(value).__name__ if "\n" in text else text
+
+
 def broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
     """Return whether an array of `shape` broadcasts to `target`."""
     try:
@@ -134,7 +142,7 @@ def check_index(name: str, value: SupportsIndex) -> int:
             raise TypeError
         return operator.index(value)
     except TypeError:
-        raise TypeError(f"{name}: expected an integer, got {value!r}") from None
+        raise TypeError(f"{name}: expected an integer, got {in_one_line(value)}") from None
 
 
 def check_num_steps(name: str, num_steps: int) -> None:
@@ -147,7 +155,7 @@ def check_num_steps(name: str, num_steps: int) -> None:
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Raise a ValueError that lists the choices unless `value` is one of them."""
     if not (isinstance(value, str) and value in choices):
-        raise_value_error(name, "one of " + ", ".join(map(repr, choices)), repr(value))
+        raise_value_error(name, "one of " + ", ".join(map(repr, choices)), in_one_line(value))
 
 
 def real_scalar(name: str, value: Any, expected: str) -> Any:
@@ -157,7 +165,7 @@ def real_scalar(name: str, value: Any, expected: str) -> Any:
     dtype = getattr(value, "dtype", type(value))
     real = any(jnp.issubdtype(dtype, kind) for kind in (jnp.integer, jnp.floating))
     if not (isinstance(value, Native) and real):
-        raise TypeError(f"{name}: expected {expected}, got {value!r}")
+        raise TypeError(f"{name}: expected {expected}, got {in_one_line(value)}")
     if np.ndim(value) != 0:
         raise_value_error(name, f"{expected} (a scalar)", f"shape {np.shape(value)}")
     if isinstance(value, int) and abs(value) > sys.float_info.max:

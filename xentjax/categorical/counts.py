@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
-from xentjax._core.axis_name import AxisName, check_split
+from xentjax._core.axis_name import AxisName, check_split, parse_axis_name
 from xentjax._core.checks import (
     check_bool,
     check_floating,
@@ -93,6 +93,7 @@ def counts(
         return jnp.asarray(_host_counts("samples", samples, k), jnp.int32)
     labels = check_integer("samples", narrow_int64(samples, bad=-1))
     if axis_name is not None:
+        axis_name = parse_axis_name(axis_name)
         check_split(axis_name, samples=labels)
     keep = None
     if where is not None:

@@ -16,6 +16,7 @@ from xentjax._core.checks import (
     check_bool,
     check_floating,
     check_index,
+    in_one_line,
     native,
     raise_value_error,
     to_jax,
@@ -26,8 +27,8 @@ from xentjax.ops import Mask, Rows, Target
 Axis = int | Sequence[int]
 
 
-def class_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
-    """Return `axis` as a tuple of distinct axes in 0..ndim-1."""
+def class_axes(axis: Axis, ndim: int, *, may_be_none: bool = False) -> tuple[int, ...]:
+    """Return `axis` as a tuple of distinct axes in 0..ndim-1, at least one unless told."""
     if type(axis) is int and -ndim <= axis < ndim:
         return (axis % ndim,)
     try:
@@ -37,8 +38,8 @@ def class_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
             axes = tuple(map(operator.index, axis))  # pyright: ignore[reportArgumentType]: the same
         except TypeError:
             expected = "axis: expected an integer or a tuple of integers"
-            raise TypeError(f"{expected}, got {axis!r}") from None
-    if not axes:
+            raise TypeError(f"{expected}, got {in_one_line(axis)}") from None
+    if not axes and not may_be_none:
         raise_value_error("axis", "an integer or a tuple of integers", axis)
     for a in axes:
         if not -ndim <= a < ndim:
@@ -64,6 +65,10 @@ class Classes(NamedTuple):
     shape: tuple[int, ...]
     """The logits' shape."""
     axes: tuple[int, ...]
+
+    def row_shape(self) -> tuple[int, ...]:
+        """Return the logits' shape without the classes."""
+        return tuple(n for i, n in enumerate(self.shape) if i not in self.axes)
 
 
 def logits_rows(
@@ -145,7 +150,8 @@ def masks(where: Array, shape: tuple[int, ...], axes: tuple[int, ...]) -> Mask:
                 "where", f"a shape that broadcasts to the logits' {shape}", where.shape
             )
         # Only an axis that joins others has to have its full size.
-        full = [n if i in axes and len(axes) > 1 else where.shape[i] for i, n in enumerate(shape)]
+        joins = len(axes) > 1 and any(where.shape[a] > 1 for a in axes)
+        full = [n if joins and i in axes else where.shape[i] for i, n in enumerate(shape)]
         mask = classes_last(jnp.broadcast_to(where, full), axes)
         return Mask(jnp.broadcast_to(jnp.any(mask, -1), row_shape), mask)
     if where.ndim == len(row_shape):
@@ -170,14 +176,14 @@ def check_labels(labels: ArrayLike, ignore_index: int | None) -> tuple[Array, in
     return to_jax("labels", narrow_int64(native("labels", labels), bad)), ignore_index
 
 
-def labels_are_indices(
-    labels: Array, row_shape: tuple[int, ...], num_classes: int, ignore_index: int | None
-) -> bool:
-    """Return whether labels of such rows are class indices, rather than probabilities."""
+def labels_are_indices(labels: Array, classes: Classes, ignore_index: int | None) -> bool:
+    """Return whether labels of such logits are class indices, rather than probabilities."""
+    (shape, axes), row_shape = classes, classes.row_shape()
     if jnp.issubdtype(labels.dtype, jnp.integer) and labels.ndim <= len(row_shape):
         return True
-    if labels.shape[-1:] != (num_classes,):
-        indices, pmfs = f"integers of shape {row_shape}", f"shape {(*row_shape, num_classes)}"
+    full = (1,) * (len(shape) - labels.ndim) + labels.shape
+    if len(full) != len(shape) or any(full[a] != shape[a] for a in axes):
+        indices, pmfs = f"integers of shape {row_shape}", f"shape {shape}"
         got = f"{labels.dtype} of shape {labels.shape}"
         raise_value_error("labels", f"class indices, {indices}, or probabilities of {pmfs}", got)
     if ignore_index is not None:
@@ -194,8 +200,7 @@ def soft_labels(labels: Array, classes: Classes, dtype: DTypeLike) -> Float[Arra
     if jnp.issubdtype(labels.dtype, jnp.complexfloating):
         raise TypeError(f"labels: expected probabilities of a real dtype, got {labels.dtype}")
     if not jnp.issubdtype(labels.dtype, jnp.floating):  # one-hot rows of integers or booleans
-        row_shape = tuple(n for i, n in enumerate(shape) if i not in axes)
-        if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == row_shape:
+        if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == classes.row_shape():
             # Where there are as many rows as classes, they could pass for one target of all rows.
             got = f"shape {labels.shape}, an index a row"
             loss = "softmax_cross_entropy_with_integer_labels takes class indices"

@@ -11,6 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
+from xentjax._core.axis_name import check_whole
 from xentjax._core.checks import (
     check_choice,
     check_flag,
@@ -71,6 +72,15 @@ def with_keywords(
         (LABEL_SMOOTHING, label_smoothing),
         (Z_LOSS, z_loss),
     )
+    if split is not None:
+        check_whole(
+            split.axis_name,
+            class_weights=weights,
+            logit_soft_cap=soft_cap,
+            temperature=divisor,
+            label_smoothing=smoothing,
+            z_loss=z_weight,
+        )
     rows = rows._replace(class_weights=weights, scalars=Scalars(soft_cap, divisor))
     return rows, Keywords(smoothing, z_weight, reduction, return_stats, implementation)
 
@@ -95,11 +105,11 @@ def _largest_cap(dtype: np.dtype) -> float:
 
 
 LABEL_SMOOTHING = Scalar("label_smoothing", "a number in [0, 1]", lambda x: 0 <= x <= 1, 0.0)
-Z_LOSS = Scalar("z_loss", "a number >= 0", lambda x: 0 <= x < np.inf, 0.0)
+Z_LOSS = Scalar("z_loss", "a finite number >= 0", lambda x: 0 <= x < np.inf, 0.0)
 SOFT_CAP = Scalar(
-    "logit_soft_cap", "a number > 0 or None", lambda x: 0 < x < np.inf, None, _largest_cap
+    "logit_soft_cap", "a finite number > 0 or None", lambda x: 0 < x < np.inf, None, _largest_cap
 )
-TEMPERATURE = Scalar("temperature", "a number > 0", lambda x: 0 < x < np.inf, 1.0)
+TEMPERATURE = Scalar("temperature", "a finite number > 0", lambda x: 0 < x < np.inf, 1.0)
 
 
 def scalar_keywords(

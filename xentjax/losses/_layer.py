@@ -22,9 +22,22 @@ T = TypeVar("T")
 
 
 def layer_rows(
-    x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None, where: ArrayLike | None
+    x: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None,
+    where: ArrayLike | None,
+    *,
+    split: bool,
 ) -> Rows:
-    """Return the checked layer under its masks, with the leading axes of x."""
+    """Return the checked layer under its masks, with the leading axes of x.
+
+    Args:
+        x: the features.
+        kernel: their weights in each class.
+        bias: one number a class.
+        where: the mask of classes or rows.
+        split: whether the kernel may be one device's slice of the classes.
+    """
     x, kernel = check_floating("x", x), check_floating("kernel", kernel)
     if x.ndim == 0:
         raise_value_error("x", "at least one axis, that of the features", "shape ()")
@@ -42,18 +55,18 @@ def layer_rows(
     if where is not None:
         where = check_bool("where", where)
         shape = (*x.shape[:-1], num_classes)
-        if where.ndim == len(shape) and where.shape[-1] == 1:  # all classes of a row or none
-            where = where[..., 0]
+        if not split and where.ndim == len(shape) and where.shape[-1] == 1:
+            where = where[..., 0]  # all classes of a row or none
         mask = masks(where, shape, (len(shape) - 1,))
     return Rows(Layer(x, kernel, bias), mask=mask)
 
 
 def with_labels(rows: Rows, labels: Array, ignore_index: int | None) -> Rows:
     """Return the rows with checked class indices, those to be ignored masked, or target pmfs."""
-    *row_shape, num_classes = shape = rows.logits.shape
-    if labels_are_indices(labels, tuple(row_shape), num_classes, ignore_index):
+    shape = rows.logits.shape
+    classes = Classes(shape, (len(shape) - 1,))
+    if labels_are_indices(labels, classes, ignore_index):
         return with_indices(rows, labels, ignore_index)
-    classes = Classes(shape, (len(row_shape),))
     return rows._replace(target=Target(pmf=soft_labels(labels, classes, rows.logits.x.dtype)))
 
 

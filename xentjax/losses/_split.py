@@ -13,7 +13,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int32
 
-from xentjax._core.axis_name import AxisName, axis_size, check_split
+from xentjax._core.axis_name import AxisName, check_split, check_whole, parse_axis_name
 from xentjax._core.checks import check_index, raise_value_error
 from xentjax._core.dtypes import compute_dtype
 from xentjax.ops import Mask, Rows
@@ -49,9 +49,14 @@ def split_classes(
         if num_classes is not None:
             raise_value_error("num_classes", "None without axis_name", num_classes)
         return rows, None
+    axis_name = parse_axis_name(axis_name)
     *row_shape, local = rows.logits.shape
-    total = held = local * axis_size(axis_name)
+    total = held = local * lax.axis_size(axis_name)
     check_split(axis_name, **slices)
+    if rows.mask.classes is None:
+        check_whole(axis_name, where=rows.mask.rows)
+    elif rows.mask.classes.shape[-1] > 1:
+        check_split(axis_name, where=rows.mask.classes)
     if num_classes is not None:
         total = check_index("num_classes", num_classes)
         if not 1 <= total <= held:

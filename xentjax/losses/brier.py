@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._core.checks import raise_value_error
 from xentjax._core.varying import sharded_alike
 from xentjax.losses._arguments import (
     Axis,
     check_labels,
+    labels_are_indices,
     logits_rows,
     with_indices,
     with_targets,
@@ -50,23 +50,24 @@ def brier_score(
 
     Args:
         logits: real array, K classes along `axis`. Half precision is computed in float32.
-        labels: class indices y in 0..K-1 if of an integer dtype, of the logits' shape without
-            `axis`; else pmfs of the logits' shape, which may broadcast over rows. A bad index makes
-            its row's score and gradient NaN and touches no other row.
+        labels: class indices y in 0..K-1, integers of the logits' shape without `axis`; or pmfs (or
+            one-hot rows of any dtype) of the logits' shape, which may broadcast over rows. A bad
+            index makes its row's score and gradient NaN and touches no other row.
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: bool. With the logits' number of dimensions it masks classes (a masked class leaves
             the softmax and its target mass is dropped; as a label it has p_y = 0), with the rows'
             it masks rows. A masked row, or one with no class left, has score 0 and leaves the mean.
         ignore_index: a label whose rows have score 0 and leave the mean; None for no such label.
         reduction: "none", "sum", or "mean" over the rows kept (0 if there is none).
-        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None takes the best one
-            measured for the backend.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA on
+            every platform so far.
 
     Returns:
         The score, float32 (float64 for float64 logits): one a row, or a scalar.
 
     Raises:
         TypeError: an array of the wrong dtype.
+        NotImplementedError: a kernel's name on another platform, or a dtype that it does not take.
         ValueError: a shape or name outside what is listed above, `ignore_index` with pmfs.
 
     Example:
@@ -81,10 +82,8 @@ def brier_score(
     """
     rows, classes = logits_rows(logits, axis, where)
     labels, ignore_index = check_labels(labels, ignore_index)
-    if jnp.issubdtype(labels.dtype, jnp.integer):
+    if labels_are_indices(labels, classes, ignore_index):
         rows = with_indices(rows, labels, ignore_index)
-    elif ignore_index is not None:
-        raise_value_error("ignore_index", "None with labels that are pmfs", ignore_index)
     else:
         rows = with_targets(rows, classes, labels)
     check_names(reduction, implementation)

@@ -98,8 +98,8 @@ def softmax_cross_entropy(
             K classes.
         num_classes: K, if the last slices are padded to K_local: from K on, columns are no classes
             and may hold anything. None is K_local times the size of the axis.
-        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None takes the best one
-            measured for the backend.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA on
+            every platform so far.
 
     Returns:
         The loss, float32 (float64 for float64 logits): one a row, or a scalar. With
@@ -107,6 +107,7 @@ def softmax_cross_entropy(
 
     Raises:
         TypeError: an array of the wrong dtype.
+        NotImplementedError: a kernel's name on another platform, or a dtype that it does not take.
         ValueError: a shape, name or known scalar outside what is listed above, or `axis_name`
             outside of `shard_map`.
 
@@ -122,8 +123,9 @@ def softmax_cross_entropy(
     arXiv:1909.08053, section 3.
     """
     rows, classes = logits_rows(logits, axis, where)
-    rows, split = split_classes(rows, axis_name, num_classes, logits=rows.logits)
-    rows = with_targets(rows, classes, check_array("labels", labels))
+    labels = check_array("labels", labels)
+    rows, split = split_classes(rows, axis_name, num_classes, logits=rows.logits, labels=labels)
+    rows = with_targets(rows, classes, labels)
     rows, keywords = with_keywords(
         rows,
         split,
@@ -218,8 +220,8 @@ def softmax_cross_entropy_with_integer_labels(
             K classes.
         num_classes: K, if the last slices are padded to K_local: from K on, columns are no classes
             and may hold anything. None is K_local times the size of the axis.
-        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None takes the best one
-            measured for the backend.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA on
+            every platform so far.
 
     Returns:
         The loss, float32 (float64 for float64 logits): one a row, or a scalar. With
@@ -227,6 +229,7 @@ def softmax_cross_entropy_with_integer_labels(
 
     Raises:
         TypeError: an array of the wrong dtype.
+        NotImplementedError: a kernel's name on another platform, or a dtype that it does not take.
         ValueError: a shape, name or known scalar outside what is listed above, or `axis_name`
             outside of `shard_map`.
 

@@ -18,7 +18,7 @@ from xentjax.losses._keywords import (
 )
 from xentjax.ops import Requested, Rows, row_statistics
 
-GAMMA = Scalar("gamma", "a number >= 0", lambda x: 0 <= x < np.inf, 0.0)
+GAMMA = Scalar("gamma", "a finite number >= 0", lambda x: 0 <= x < np.inf, 0.0)
 
 
 def softmax_focal_loss(
@@ -51,14 +51,15 @@ def softmax_focal_loss(
         class_weights: w (the alpha of the paper), shape [K]; 1 if None.
         reduction: "none", "sum", or "mean": the sum divided by the kept rows' sum of w_y (0 if
             that is 0).
-        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None takes the best one
-            measured for the backend.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA on
+            every platform so far.
 
     Returns:
         The loss, float32 (float64 for float64 logits): one a row, or a scalar.
 
     Raises:
         TypeError: an array of the wrong dtype.
+        NotImplementedError: a kernel's name on another platform, or a dtype that it does not take.
         ValueError: a shape, name or known scalar outside what is listed above.
 
     Example:

@@ -4,7 +4,7 @@ from typing import Literal, SupportsIndex, overload
 
 from jax.typing import ArrayLike
 
-from xentjax._core.axis_name import AxisName, check_whole
+from xentjax._core.axis_name import AxisName, check_split, check_whole
 from xentjax._core.checks import check_choice, check_flag, raise_value_error
 from xentjax.losses._arguments import check_labels
 from xentjax.losses._keywords import with_keywords
@@ -113,7 +113,7 @@ def linear_softmax_cross_entropy(
         num_classes: K, if the last slices are padded to K_local: from K on, columns are no classes
             and may hold any finite number. None is K_local times the size of the axis.
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference" (which stores the logits);
-            None takes the best one measured for the backend. In the forward pass "mosaic_tpu", and
+            None is XLA on every platform so far. In the forward pass "mosaic_tpu", and
             on Hopper "mosaic_gpu" for x and kernel of one half-precision dtype, make logits on the
             chip alone, whatever `max_bytes`; their gradients are those of "xla". The GPU's takes
             12 to 24 bytes for each row and 256 classes, and copies a kernel whose D or K is no
@@ -127,7 +127,7 @@ def linear_softmax_cross_entropy(
 
     Raises:
         TypeError: an array of the wrong dtype, or forward mode with `gradients_in_forward`.
-        NotImplementedError: a kernel's name on another backend, or a dtype that it does not take.
+        NotImplementedError: a kernel's name on another platform, or a dtype that it does not take.
         ValueError: a shape, name or known scalar outside what is listed above, or `axis_name`
             outside of `shard_map`.
 
@@ -155,14 +155,15 @@ def linear_softmax_cross_entropy(
     arXiv:2411.09009; gradients in the forward pass: Hsu et al., Liger Kernel (2024),
     arXiv:2410.10989; split classes: Shoeybi et al., Megatron-LM (2019), arXiv:1909.08053.
     """
-    rows = layer_rows(x, kernel, bias, where)
+    rows = layer_rows(x, kernel, bias, where, split=axis_name is not None)
     layer = rows.logits
     rows, split = split_classes(rows, axis_name, num_classes, kernel=layer.kernel, bias=layer.bias)
     labels, ignore_index = check_labels(labels, ignore_index)
     rows = with_labels(rows, labels, ignore_index)
     if split is not None:
-        whole = {} if rows.target.labels is None else {"labels": labels}
-        check_whole(split.axis_name, x=layer.x, **whole)
+        check_whole(split.axis_name, x=layer.x)
+        check_labels_place = check_split if rows.target.labels is None else check_whole
+        check_labels_place(split.axis_name, labels=labels)
     rows, keywords = with_keywords(
         rows,
         split,

@@ -56,14 +56,15 @@ def poly_loss_cross_entropy(
         where: bool, masks classes or whole rows, as in `softmax_cross_entropy`.
         class_weights: w, shape [K]; 1 if None.
         reduction: "none", "sum", or "mean" over the rows kept (0 if there is none).
-        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None takes the best one
-            measured for the backend.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA on
+            every platform so far.
 
     Returns:
         The loss, float32 (float64 for float64 logits): one a row, or a scalar.
 
     Raises:
         TypeError: an array of the wrong dtype.
+        NotImplementedError: a kernel's name on another platform, or a dtype that it does not take.
         ValueError: a shape, name or known scalar outside what is listed above.
 
     Example:

@@ -14,10 +14,13 @@ from xentjax._core.checks import (
     check_bool,
     check_floating,
     concrete,
+    native,
     raise_value_error,
+    to_jax,
 )
 from xentjax._core.dtypes import compute_dtype
 from xentjax._core.multiply_no_nan import nan_unless
+from xentjax._core.varying import sharded_alike
 from xentjax.losses._formula import reduce_losses, weighted
 from xentjax.losses._keywords import check_names
 from xentjax.losses._limit_product import limit_product
@@ -65,7 +68,7 @@ def sigmoid_binary_cross_entropy(
     """
     logits, labels, where = _elements(logits, labels, where)
     if pos_weight is not None:
-        pos_weight = _factor("pos_weight", pos_weight, logits, "numbers >= 0")
+        pos_weight = _factor("pos_weight", pos_weight, logits, "finite numbers >= 0")
     check_names(reduction)
     return _binary_loss(logits, labels, where, pos_weight, reduction=reduction)
 
@@ -118,7 +121,7 @@ def sigmoid_focal_loss(
     logits, labels, where = _elements(logits, labels, where)
     if alpha is not None:
         alpha = _factor("alpha", alpha, logits, "numbers in [0, 1]", 1.0)
-    gamma = _factor("gamma", gamma, logits, "numbers >= 0")
+    gamma = _factor("gamma", gamma, logits, "finite numbers >= 0")
     check_names(reduction)
     return _binary_loss(logits, labels, where, alpha=alpha, gamma=gamma, reduction=reduction)
 
@@ -148,13 +151,15 @@ def _factor(
 ) -> Float[Array, "..."]:
     """Return numbers from 0 to `largest`, in the compute dtype; they broadcast to the logits."""
     with np.errstate(over="ignore"):
-        array = check_array(name, value)
+        array = to_jax(name, given := native(name, value))
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise TypeError(f"{name}: expected {expected}, got {array.dtype}")
     array = array.astype(compute_dtype(logits.dtype))  # in which too large a number is infinite
     known = concrete(array)
-    if known is not None and not np.all(np.isfinite(known) & (known >= 0) & (known <= largest)):
-        raise_value_error(name, expected, value)
+    if known is not None:
+        good = np.isfinite(known) & (known >= 0) & (known <= largest)
+        if not good.all():
+            raise_value_error(name, expected, np.asarray(given)[~good].flat[0])
     _check_shape(name, array, logits)
     return array
 
@@ -185,9 +190,8 @@ def _element_losses(
 ) -> Float[Array, "*s"]:
     a = logits.astype(compute_dtype(logits.dtype))
     t = jnp.broadcast_to(labels.astype(a.dtype), a.shape)
-    pos_weight, alpha, gamma = (
-        None if x is None else jnp.broadcast_to(x, a.shape) for x in factors
-    )
+    full = (None if x is None else jnp.broadcast_to(x, a.shape) for x in factors)
+    a, t, where, pos_weight, alpha, gamma = sharded_alike(a, t, where, *full)
     if not jnp.issubdtype(labels.dtype, jnp.floating):
         t += nan_unless((t == 0) | (t == 1), t.dtype)
     if where is not None:  # what is masked may be NaN or infinite

@@ -35,8 +35,8 @@ def logsumexp(
         axis: the axis or axes to sum over; None for all of them.
         where: bool, broadcast to the logits: the elements to sum over.
         keepdims: leave the axes summed over in the result with size 1.
-        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None takes the best one
-            measured for the backend.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA on
+            every platform so far.
 
     Returns:
         The logits' shape without `axis`, in their dtype; computed in float32 or better. -inf where
@@ -44,6 +44,7 @@ def logsumexp(
 
     Raises:
         TypeError, ValueError: a wrong dtype, shape or name.
+        NotImplementedError: a kernel's name on another platform, or a dtype that it does not take.
 
     Example:
         >>> import jax.numpy as jnp
@@ -77,14 +78,15 @@ def log_softmax(
         logits: a, real array of any shape. Integers and booleans are taken as floats.
         axis: the class axis, or axes that together hold the classes; None for all of them.
         where: bool, broadcast to the logits: the elements that take part.
-        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None takes the best one
-            measured for the backend.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA on
+            every platform so far.
 
     Returns:
         The logits' shape and dtype; computed in float32 or better. -inf at masked elements.
 
     Raises:
         TypeError, ValueError: a wrong dtype, shape or name.
+        NotImplementedError: a kernel's name on another platform, or a dtype that it does not take.
 
     Example:
         >>> import jax.numpy as jnp
@@ -113,14 +115,15 @@ def softmax(
         logits: a, real array of any shape. Integers and booleans are taken as floats.
         axis: the class axis, or axes that together hold the classes; None for all of them.
         where: bool, broadcast to the logits: the elements that take part.
-        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None takes the best one
-            measured for the backend.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA on
+            every platform so far.
 
     Returns:
         The logits' shape and dtype; computed in float32 or better. 0 at masked elements.
 
     Raises:
         TypeError, ValueError: a wrong dtype, shape or name.
+        NotImplementedError: a kernel's name on another platform, or a dtype that it does not take.
 
     Example:
         >>> import jax.numpy as jnp
@@ -144,7 +147,7 @@ def _rows_along(
     if not jnp.issubdtype(x.dtype, jnp.floating):
         x = x.astype(jnp.float64 if x.dtype.itemsize == 8 else jnp.float32)
     axis = range(x.ndim) if axis is None else axis
-    axes = () if axis in ((), range(0)) else class_axes(axis, x.ndim)
+    axes = class_axes(axis, x.ndim, may_be_none=True)
     mask = Mask()
     if where is not None:
         where = check_bool("where", where)
