@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh, Mesh, PartitionSpec as P
+from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec as P
 
 from tests.programs import parallel_devices, parallel_linear_devices
 from tests.support.virtual_devices import run_module
@@ -163,7 +163,7 @@ def abstract_loss(linear, changed, num_devices=2):
     scalars = {name: arrays.pop(name) for name in SCALARS if name in arrays}
     mapped = jax.shard_map(
         loss,
-        mesh=AbstractMesh((num_devices,), ("classes",)),
+        mesh=AbstractMesh((num_devices,), ("classes",), axis_types=(AxisType.Auto,)),
         in_specs=tuple({name: spec for name, (_, spec) in a.items()} for a in (arrays, scalars)),
         out_specs=P(),
     )

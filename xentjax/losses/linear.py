@@ -129,7 +129,7 @@ def linear_softmax_cross_entropy(
         TypeError: an array of the wrong dtype, or forward mode with `gradients_in_forward`.
         NotImplementedError: a kernel's name on another platform, or a dtype that it does not take.
         ValueError: a shape, name or known scalar outside what is listed above, or `axis_name`
-            outside of `shard_map`.
+            outside of `shard_map`, or an array split over it that should not be, or the reverse.
 
     Example:
         >>> import jax.numpy as jnp
