@@ -52,7 +52,7 @@ def one_by_one(call: Call):
 
 
 def differences(seed: int) -> tuple[str, list[str]]:
-    """What a seed stands for, and the results that differ."""
+    """Return the nesting that a seed stands for, and the results that differ."""
     rng = np.random.default_rng(seed)
     call = CALLS[rng.integers(len(CALLS))]
     names = list(call.draws)
@@ -75,7 +75,7 @@ def differences(seed: int) -> tuple[str, list[str]]:
         splits.append(split)
 
     def index(name: str, member: tuple[int, ...]) -> tuple[int, ...]:
-        """Where a member of the batch finds an argument; the outermost level is the first axis."""
+        """Return the place of a member in an argument, whose first axis is the outermost level."""
         levels = reversed(list(enumerate(splits)))
         return tuple(member[depth - 1 - level] for level, split in levels if name in split)
 
