@@ -405,7 +405,7 @@ def test_reverse_mode_keeps_only_the_inputs(case):
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
 def test_wrong_arguments_say_what_was_expected(error, message, call):
-    x, y = jnp.zeros((2, 3)), jnp.zeros((2, 3), jnp.int32)
+    x, y = jnp.zeros((2, 3), jnp.float32), jnp.zeros((2, 3), jnp.int32)
     with pytest.raises(error) as raised:
         call(x, y)
     assert str(raised.value).startswith(message)
