@@ -62,7 +62,7 @@ class TestAgainstOracle:
     def test_random_counts(self, method, dtype, problem):
         c, alpha = problem
         with jax.enable_x64(dtype == "float64"):
-            ends = confidence_intervals(c, method=method, alpha=alpha)
+            ends = np.asarray(confidence_intervals(c, method=method, alpha=alpha))
             assert ends.dtype == dtype
         atol = ATOL[dtype]
         if method == "sison_glaz" and dtype == "float32":
@@ -72,7 +72,7 @@ class TestAgainstOracle:
         if method == "sison_glaz" and (ends[:, 1] < expected[:, 1] - atol).any():
             # Where the expansion, which is all that statsmodels has, falls: Bonferroni's bound.
             n, least = c.sum(), c.argmin()
-            h = np.floor(n * float(ends[least, 1]) - c[least] + 1e-3) + 1
+            h = np.floor(n * ends[least, 1] - c[least] + 1e-3) + 1
             law = scipy.stats.binom(n, c / n)
             assert (law.cdf(c - h - 1) + law.sf(c + h)).sum() < alpha
             return
