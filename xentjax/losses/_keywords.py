@@ -157,6 +157,13 @@ def class_weight_vector(weights: ArrayLike, num_classes: int) -> Float[Array, " 
     return weights
 
 
+def with_class_weights(rows: Rows, weights: ArrayLike | None) -> Rows:
+    """Return the rows with the checked weights of their classes, if there are any."""
+    if weights is None:
+        return rows
+    return rows._replace(class_weights=class_weight_vector(weights, rows.logits.shape[-1]))
+
+
 def check_names(reduction: str, implementation: str | None = None) -> None:
     """Check the keywords that name something, before jax sees them, which has to hash them."""
     check_choice("reduction", reduction, REDUCTIONS)

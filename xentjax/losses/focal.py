@@ -13,8 +13,8 @@ from xentjax.losses._formula import reduce_label_losses
 from xentjax.losses._keywords import (
     Scalar,
     check_names,
-    class_weight_vector,
     scalar_keywords,
+    with_class_weights,
 )
 from xentjax.ops import Requested, Rows, row_statistics
 
@@ -71,9 +71,7 @@ def softmax_focal_loss(
     Source: Lin et al., Focal Loss for Dense Object Detection (2017), arXiv:1708.02002.
     """
     rows = label_rows(logits, labels, axis, where, ignore_index)
-    if class_weights is not None:
-        weights = class_weight_vector(class_weights, rows.logits.shape[-1])
-        rows = rows._replace(class_weights=weights)
+    rows = with_class_weights(rows, class_weights)
     (exponent,) = scalar_keywords(rows.logits.dtype, (GAMMA, gamma))
     check_names(reduction, implementation)
     return _focal_loss(rows, exponent, reduction=reduction, implementation=implementation)

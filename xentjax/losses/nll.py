@@ -11,7 +11,7 @@ from xentjax._core.dtypes import compute_dtype
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax.losses._arguments import Axis, label_rows
 from xentjax.losses._formula import reduce_label_losses
-from xentjax.losses._keywords import check_names, class_weight_vector
+from xentjax.losses._keywords import check_names, with_class_weights
 from xentjax.ops import Rows
 from xentjax.ops.rows import at_label, is_label, label_in_range
 
@@ -61,9 +61,7 @@ def nll_loss(
     Source: Bishop, Pattern Recognition and Machine Learning (2006), section 4.3.4.
     """
     rows = label_rows(log_probs, labels, axis, where, ignore_index, name="log_probs")
-    if class_weights is not None:
-        weights = class_weight_vector(class_weights, rows.logits.shape[-1])
-        rows = rows._replace(class_weights=weights)
+    rows = with_class_weights(rows, class_weights)
     check_names(reduction)
     return _nll_loss(rows, reduction=reduction)
 

@@ -20,8 +20,8 @@ from xentjax.losses._keywords import (
     Keywords,
     Scalar,
     check_names,
-    class_weight_vector,
     scalar_keywords,
+    with_class_weights,
 )
 from xentjax.ops import Requested, Rows, RowStatistics, row_statistics
 from xentjax.ops.rows import weighted_targets
@@ -76,9 +76,7 @@ def poly_loss_cross_entropy(
     Source: Leng et al., PolyLoss (2022), arXiv:2204.12511.
     """
     rows = target_rows(logits, labels, axis, where)
-    if class_weights is not None:
-        weights = class_weight_vector(class_weights, rows.logits.shape[-1])
-        rows = rows._replace(class_weights=weights)
+    rows = with_class_weights(rows, class_weights)
     (coefficient,) = scalar_keywords(rows.logits.dtype, (EPSILON, epsilon))
     check_names(reduction, implementation)
     return _poly_loss(rows, coefficient, reduction=reduction, implementation=implementation)
