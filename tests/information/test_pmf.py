@@ -92,9 +92,9 @@ def test_divergence_term_at_zeros_and_outside():
 
 def test_sum_difference_drops_rounding_and_keeps_its_derivatives():
     """The rounding, 4 eps, is relative to the sum of all numbers, 2: a difference of 8 eps is 0."""
-    p, eps = jnp.array([0.25, 0.75]), np.finfo(np.float32).eps
+    p, eps = jnp.array([0.25, 0.75], "float32"), np.finfo(np.float32).eps
     for size, expected in ((8 * eps, 0.0), (16 * eps, -16 * eps), (0.5, -0.5)):
-        q = p + jnp.array([size, 0])
+        q = p + jnp.array([size, 0], "float32")
         value, slopes = jax.value_and_grad(sum_difference, (0, 1))(p, q, 4 * float(eps))
         assert value == expected
         np.testing.assert_array_equal(slopes, [[1, 1], [-1, -1]])
