@@ -35,6 +35,7 @@ from xentjax.categorical import (
     score,
     stream_counts,
 )
+from xentjax.heads import linear_log_probs, linear_softmax_cross_entropy
 from xentjax.information import (
     check_pmf,
     conditional_entropy,
@@ -49,7 +50,6 @@ from xentjax.losses import (
     SoftmaxStats,
     brier_score,
     kl_divergence_with_logits,
-    linear_softmax_cross_entropy,
     log_softmax,
     logsumexp,
     nll_loss,
@@ -103,6 +103,7 @@ __all__ = [
     "kkt_certificate",
     "kl_divergence",
     "kl_divergence_with_logits",
+    "linear_log_probs",
     "linear_softmax_cross_entropy",
     "log_likelihood",
     "log_softmax",

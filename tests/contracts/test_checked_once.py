@@ -184,7 +184,14 @@ def test_each_argument_is_checked_once(call, checks):
 
 def test_every_function_is_called():
     """Every function of the packages that this file is about has a call in its table."""
-    packages = ("information", "categorical", "calibration", "softmax_regression", "losses")
+    packages = (
+        "information",
+        "categorical",
+        "calibration",
+        "softmax_regression",
+        "losses",
+        "heads",
+    )
     for name, value in vars(xentjax).items():
         if inspect.isfunction(value) and value.__module__.split(".")[1] in packages:
             assert any(call.func is value for call in CALLS), name

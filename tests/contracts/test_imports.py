@@ -27,6 +27,7 @@ LAYERS = {
     "categorical": 2,
     "losses": 2,
     "calibration": 3,
+    "heads": 3,
     "softmax_regression": 3,
 }
 

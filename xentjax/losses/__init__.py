@@ -9,7 +9,6 @@ from xentjax.losses.cross_entropy import (
 )
 from xentjax.losses.distillation import kl_divergence_with_logits as kl_divergence_with_logits
 from xentjax.losses.focal import softmax_focal_loss as softmax_focal_loss
-from xentjax.losses.linear import linear_softmax_cross_entropy as linear_softmax_cross_entropy
 from xentjax.losses.nll import nll_loss as nll_loss
 from xentjax.losses.poly import poly_loss_cross_entropy as poly_loss_cross_entropy
 from xentjax.losses.sigmoid import (

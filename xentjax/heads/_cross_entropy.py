@@ -1,30 +1,25 @@
-"""The cross-entropy of a linear layer from its statistics, wherever its arrays lie."""
+"""The cross-entropy of a linear head from its statistics, wherever its arrays lie."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from xentjax._core.varying import pvary_all
-from xentjax.losses._explicit import placement_of
+from xentjax.heads._arguments import join_rows, restore_rows
+from xentjax.heads._explicit import placement_of
+from xentjax.heads._reverse_mode import reverse_mode_only
+from xentjax.heads._statistics import head_statistics, pack_kept_rows, part_statistics
 from xentjax.losses._formula import SoftmaxStats, cross_entropy_from, label_weights, reduce_total
 from xentjax.losses._keywords import Keywords
-from xentjax.losses._layer import join_rows, restore_rows
-from xentjax.losses._reverse_mode import reverse_mode_only
-from xentjax.losses._split import SplitClasses, own_shard
+from xentjax.losses._split import SplitClasses
 from xentjax.losses.cross_entropy import Loss, LossAndStats, cross_entropy
-from xentjax.ops import Requested, Rows, RowStatistics, backend, row_statistics
-from xentjax.ops.layer import LinearRows, with_logits
+from xentjax.ops import Requested, Rows, RowStatistics, backend
 from xentjax.ops.linear.in_forward import fitting_row_blocks, sum_of_losses
 from xentjax.ops.linear.reverse_mode import reverse_mode_statistics
-from xentjax.ops.linear.sharded import merged_linear_statistics
-from xentjax.ops.linear.statistics import linear_row_statistics
-from xentjax.ops.rows import map_rows
 
 Terms = tuple[Any, Any]
 """Label smoothing and weight of the z-loss."""
@@ -32,16 +27,8 @@ Terms = tuple[Any, Any]
 
 @partial(jax.jit, static_argnums=2)
 def of_whole_rows(rows: Rows, keywords: Keywords, max_bytes: int | None) -> Loss | LossAndStats:
-    placement = placement_of(rows)
-
     def statistics(requested: Requested) -> RowStatistics:
-        def of_part(rows: Rows) -> RowStatistics:
-            split = None if placement is None else placement.own_classes(rows)
-            return _statistics(rows, split, requested, keywords.implementation, max_bytes)
-
-        if placement is None:
-            return of_part(rows)
-        return placement.over_devices(of_part, rows, out_specs=P(*placement.rows))
+        return head_statistics(rows, None, requested, keywords.implementation, max_bytes)
 
     return cross_entropy_from(statistics, rows, keywords)
 
@@ -50,33 +37,9 @@ def of_split_classes(
     rows: Rows, keywords: Keywords, split: SplitClasses, max_bytes: int | None
 ) -> Loss | LossAndStats:
     def statistics(requested: Requested) -> RowStatistics:
-        return _statistics(rows, split, requested, keywords.implementation, max_bytes)
+        return head_statistics(rows, split, requested, keywords.implementation, max_bytes)
 
     return cross_entropy_from(statistics, rows, keywords, split.kept)
-
-
-def _statistics(
-    rows: Rows,
-    split: SplitClasses | None,
-    requested: Requested,
-    implementation: str | None,
-    max_bytes: int | None,
-) -> RowStatistics:
-    """Return the statistics of a layer's rows, of which this device may have some classes."""
-    linear = join_rows(rows)
-    if backend(implementation).stores_logits and split is None:
-        stats = row_statistics(with_logits(linear), requested, implementation)
-    else:
-        linear, in_place = pack_kept_rows(pvary_all(linear))
-        if split is None:
-            stats = linear_row_statistics(linear, requested, implementation, max_bytes)
-        else:
-            shard = own_shard(linear, split)
-            stats = merged_linear_statistics(
-                shard, requested, split.axis_name, implementation, max_bytes
-            )
-        stats = in_place(stats)
-    return restore_rows(stats, rows.logits.shape[:-1])
 
 
 @partial(jax.jit, static_argnums=2)
@@ -114,7 +77,7 @@ def _sum_with_gradients(
     if not (by_kernel or fits):
 
         def statistics(requested: Requested) -> RowStatistics:
-            return _statistics(rows, None, requested, implementation, max_bytes)
+            return part_statistics(rows, None, requested, implementation, max_bytes)
 
         return _pair(cross_entropy_from(statistics, rows, _with_terms(keywords, terms, "sum")))
 
@@ -146,22 +109,3 @@ def _with_terms(keywords: Keywords, terms: Terms, reduction: str) -> Keywords:
 
 def _pair(result: Loss | LossAndStats) -> tuple[Loss, SoftmaxStats | None]:
     return result if isinstance(result, tuple) else (result, None)
-
-
-def pack_kept_rows(linear: LinearRows) -> tuple[LinearRows, Callable[[Any], Any]]:
-    """Move masked rows to the end, where their blocks cost nothing; return also what undoes it.
-
-    Rows with arrays of the logits' size keep their places: moving those costs what it would save.
-    """
-    mask = linear.mask
-    if mask.rows is None or linear.target.labels is None:
-        return linear, lambda tree: tree
-    one_mask = mask.classes is None or mask.classes.shape[0] == 1
-    # To sort rows that devices share is to gather them.
-    apart = jax.device_count() > 1
-    if apart or not one_mask:
-        return linear, lambda tree: tree
-    order = jnp.argsort(~mask.rows, stable=True)
-    places = jnp.argsort(order)
-    ordered = map_rows(lambda a: a if a.shape[0] == 1 else a[order], linear)
-    return ordered, lambda tree: jax.tree.map(lambda a: a[places], tree)

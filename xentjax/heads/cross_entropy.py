@@ -4,13 +4,11 @@ from typing import Literal, SupportsIndex, overload
 
 from jax.typing import ArrayLike
 
-from xentjax._core.axis_name import AxisName, check_split, check_whole
+from xentjax._core.axis_name import AxisName
 from xentjax._core.checks import check_choice, check_flag, raise_value_error
-from xentjax.losses._arguments import check_labels
+from xentjax.heads._arguments import check_max_bytes, layer_rows, with_labels
+from xentjax.heads._cross_entropy import of_split_classes, of_whole_rows, with_gradients
 from xentjax.losses._keywords import with_keywords
-from xentjax.losses._layer import check_max_bytes, layer_rows, with_labels
-from xentjax.losses._linear import of_split_classes, of_whole_rows, with_gradients
-from xentjax.losses._split import split_classes
 from xentjax.losses.cross_entropy import Loss, LossAndStats
 
 
@@ -155,15 +153,8 @@ def linear_softmax_cross_entropy(
     arXiv:2411.09009; gradients in the forward pass: Hsu et al., Liger Kernel (2024),
     arXiv:2410.10989; split classes: Shoeybi et al., Megatron-LM (2019), arXiv:1909.08053.
     """
-    rows = layer_rows(x, kernel, bias, where, split=axis_name is not None)
-    layer = rows.logits
-    rows, split = split_classes(rows, axis_name, num_classes, kernel=layer.kernel, bias=layer.bias)
-    labels, ignore_index = check_labels(labels, ignore_index)
-    rows = with_labels(rows, labels, ignore_index)
-    if split is not None:
-        check_whole(split.axis_name, x=layer.x)
-        check_labels_place = check_split if rows.target.labels is None else check_whole
-        check_labels_place(split.axis_name, labels=labels)
+    rows, split = layer_rows(x, kernel, bias, where, axis_name, num_classes)
+    rows = with_labels(rows, split, labels, ignore_index)
     rows, keywords = with_keywords(
         rows,
         split,

@@ -1,4 +1,4 @@
-"""The arguments of losses of a linear layer, checked once and turned into rows."""
+"""The arguments of linear heads, checked once and turned into rows."""
 
 import math
 from typing import SupportsIndex, TypeVar
@@ -7,15 +7,19 @@ import jax
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from xentjax._core.axis_name import AxisName, check_split, check_whole
 from xentjax._core.checks import check_bool, check_floating, check_index, raise_value_error
 from xentjax.losses._arguments import (
     Classes,
+    check_labels,
     labels_are_indices,
     masks,
     soft_labels,
     with_indices,
 )
-from xentjax.ops import Layer, Mask, Rows, Target
+from xentjax.losses._keywords import SOFT_CAP, TEMPERATURE, scalar_keywords
+from xentjax.losses._split import SplitClasses, split_classes
+from xentjax.ops import Layer, Mask, Rows, Scalars, Target
 from xentjax.ops.blocks import flat_mask
 
 T = TypeVar("T")
@@ -26,48 +30,67 @@ def layer_rows(
     kernel: ArrayLike,
     bias: ArrayLike | None,
     where: ArrayLike | None,
-    *,
-    split: bool,
-) -> Rows:
-    """Return the checked layer under its masks, with the leading axes of x.
-
-    Args:
-        x: the features.
-        kernel: their weights in each class.
-        bias: one number a class.
-        where: the mask of classes or rows.
-        split: whether the kernel may be one device's slice of the classes.
-    """
+    axis_name: AxisName | None,
+    num_classes: SupportsIndex | None,
+) -> tuple[Rows, SplitClasses | None]:
+    """Return the checked layer under its masks, with the leading axes of x, and how it is split."""
     x, kernel = check_floating("x", x), check_floating("kernel", kernel)
     if x.ndim == 0:
         raise_value_error("x", "at least one axis, that of the features", "shape ()")
     if kernel.ndim != 2 or kernel.shape[0] != x.shape[-1] or kernel.shape[1] == 0:
         expected = f"shape ({x.shape[-1]}, K), the features of x by at least one class"
         raise_value_error("kernel", expected, f"shape {kernel.shape}")
-    num_classes = kernel.shape[1]
+    held = kernel.shape[1]
     if bias is not None:
         bias = check_floating("bias", bias)
-        if bias.shape != (num_classes,):
-            raise_value_error(
-                "bias", f"one number a class, shape {(num_classes,)}", f"shape {bias.shape}"
-            )
+        if bias.shape != (held,):
+            raise_value_error("bias", f"one number a class, shape {(held,)}", f"shape {bias.shape}")
     mask = Mask()
     if where is not None:
         where = check_bool("where", where)
-        shape = (*x.shape[:-1], num_classes)
-        if not split and where.ndim == len(shape) and where.shape[-1] == 1:
+        shape = (*x.shape[:-1], held)
+        if axis_name is None and where.ndim == len(shape) and where.shape[-1] == 1:
             where = where[..., 0]  # all classes of a row or none
         mask = masks(where, shape, (len(shape) - 1,))
-    return Rows(Layer(x, kernel, bias), mask=mask)
+    rows = Rows(Layer(x, kernel, bias), mask=mask)
+    rows, split = split_classes(rows, axis_name, num_classes, kernel=kernel, bias=bias)
+    if split is not None:
+        check_whole(split.axis_name, x=x)
+    return rows, split
 
 
-def with_labels(rows: Rows, labels: Array, ignore_index: int | None) -> Rows:
+def with_labels(
+    rows: Rows, split: SplitClasses | None, labels: ArrayLike, ignore_index: int | None
+) -> Rows:
     """Return the rows with checked class indices, those to be ignored masked, or target pmfs."""
+    labels, ignore_index = check_labels(labels, ignore_index)
     shape = rows.logits.shape
     classes = Classes(shape, (len(shape) - 1,))
-    if labels_are_indices(labels, classes, ignore_index):
-        return with_indices(rows, labels, ignore_index)
-    return rows._replace(target=Target(pmf=soft_labels(labels, classes, rows.logits.x.dtype)))
+    indices = labels_are_indices(labels, classes, ignore_index)
+    if indices:
+        rows = with_indices(rows, labels, ignore_index)
+    else:
+        target = Target(pmf=soft_labels(labels, classes, rows.logits.x.dtype))
+        rows = rows._replace(target=target)
+    if split is not None:
+        check_place = check_whole if indices else check_split
+        check_place(split.axis_name, labels=labels)
+    return rows
+
+
+def with_scalars(
+    rows: Rows,
+    split: SplitClasses | None,
+    logit_soft_cap: ArrayLike | None,
+    temperature: ArrayLike,
+) -> Rows:
+    """Return the rows with the checked scalars that apply to every logit."""
+    soft_cap, divisor = scalar_keywords(
+        rows.logits.dtype, (SOFT_CAP, logit_soft_cap), (TEMPERATURE, temperature)
+    )
+    if split is not None:
+        check_whole(split.axis_name, logit_soft_cap=soft_cap, temperature=divisor)
+    return rows._replace(scalars=Scalars(soft_cap, divisor))
 
 
 def check_max_bytes(max_bytes: SupportsIndex | None) -> int | None:
