@@ -55,13 +55,16 @@ def linear_row_statistics(
 def _statistics(
     linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
 ) -> RowStatistics:
-    of_whole_rows = partial(
-        _of_whole_rows, requested=requested, implementation=implementation, max_bytes=max_bytes
+    compute = partial(
+        _by_kernel_or_blocks,
+        requested=requested,
+        implementation=implementation,
+        max_bytes=max_bytes,
     )
 
     @jax.custom_batching.custom_vmap
     def statistics(linear: LinearRows) -> RowStatistics:
-        return of_whole_rows(linear)
+        return compute(linear)
 
     @statistics.def_vmap
     def _(axis_size: int, in_batched: list[LinearRows], linear: LinearRows) -> tuple[Any, Any]:
@@ -71,7 +74,7 @@ def _statistics(
             stats = jax.tree.map(lambda a: a.reshape(axis_size, -1), stats)
         else:
             axes = jax.tree.map(lambda batched: 0 if batched else None, in_batched[0])
-            stats = jax.vmap(of_whole_rows, (axes,))(linear)
+            stats = jax.vmap(compute, (axes,))(linear)
         return stats, jax.tree.map(lambda _: True, stats)
 
     return statistics(linear)
@@ -97,7 +100,7 @@ def _fold_batch(linear: LinearRows, batched: LinearRows, size: int) -> LinearRow
     return map_rows(fold, linear, batched)
 
 
-def _of_whole_rows(
+def _by_kernel_or_blocks(
     linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
 ) -> RowStatistics:
     """Run the kernel that makes the logits itself, if there is one, or go block by block."""

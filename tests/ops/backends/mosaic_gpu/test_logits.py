@@ -241,7 +241,8 @@ def test_plans_cover_the_logits_and_fit_the_hardware(n, k, itemsize):
     assert p.rows % max(8, 128 // p.lanes) == 0  # what the layout and a whole sector take
     assert p.stages <= p.tiles
     assert p.rows * p.columns * itemsize % 128 == 0
-    assert p.smem_bytes(itemsize) <= 227 * 2**10 / 4  # four blocks on a multiprocessor
+    shared_memory = p.stages * p.rows * p.classes * itemsize
+    assert shared_memory <= 227 * 2**10 / 4  # four blocks on a multiprocessor
 
 
 def test_rows_too_long_for_an_index_are_refused():

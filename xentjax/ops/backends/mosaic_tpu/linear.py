@@ -62,11 +62,11 @@ def _accumulators(
     what is in VMEM; the number of blocks of rows to visit is a scalar in SMEM.
     """
 
-    def of_whole_rows(layer: Layer, rows: Rows) -> Accumulators:
+    def accumulate_all(layer: Layer, rows: Rows) -> Accumulators:
         rows = rows._replace(logits=whole_logits(layer))
         return accumulate(init(rows, requested), rows, 0, whole.classes)
 
-    types = jax.eval_shape(of_whole_rows, layer, rows)
+    types = jax.eval_shape(accumulate_all, layer, rows)
     out = jax.tree.map(lambda t: t.update(shape=(1, whole.rows)), types)
     if whole.rows == 0:
         return jax.tree.map(lambda t: jnp.zeros(t.shape, t.dtype), out)
