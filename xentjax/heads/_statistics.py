@@ -1,11 +1,12 @@
 """The row statistics of a linear head, wherever its arrays lie."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
 
 from xentjax._core.varying import pvary_all
 from xentjax.heads._arguments import join_rows, restore_rows
@@ -16,6 +17,8 @@ from xentjax.ops.layer import LinearRows, with_logits
 from xentjax.ops.linear.sharded import merged_linear_statistics
 from xentjax.ops.linear.statistics import linear_row_statistics
 from xentjax.ops.rows import map_rows
+
+T = TypeVar("T")
 
 
 def head_statistics(
@@ -62,19 +65,27 @@ def part_statistics(
 
 
 def pack_kept_rows(linear: LinearRows) -> tuple[LinearRows, Callable[[Any], Any]]:
-    """Move masked rows to the end, where their blocks cost nothing; return also what undoes it.
+    """Move masked rows to the end, where their blocks cost nothing; return also what undoes it."""
+    linear, _, in_place = pack_with(linear, ())
+    return linear, in_place
+
+
+def pack_with(linear: LinearRows, by_row: T) -> tuple[LinearRows, T, Callable[[Any], Any]]:
+    """`pack_kept_rows`, also of arrays with an entry for each row or one for all.
 
     Rows with arrays of the logits' size keep their places: moving those costs what it would save.
     """
     mask = linear.mask
-    if mask.rows is None or linear.target.labels is None:
-        return linear, lambda tree: tree
     one_mask = mask.classes is None or mask.classes.shape[0] == 1
     # To sort rows that devices share is to gather them.
     apart = jax.device_count() > 1
-    if apart or not one_mask:
-        return linear, lambda tree: tree
+    if mask.rows is None or linear.target.pmf is not None or apart or not one_mask:
+        return linear, by_row, lambda tree: tree
     order = jnp.argsort(~mask.rows, stable=True)
     places = jnp.argsort(order)
-    ordered = map_rows(lambda a: a if a.shape[0] == 1 else a[order], linear)
-    return ordered, lambda tree: jax.tree.map(lambda a: a[places], tree)
+
+    def move(a: Array) -> Array:
+        return a if a.shape[0] == 1 else a[order]
+
+    moved = map_rows(move, linear), jax.tree.map(move, by_row)
+    return *moved, lambda tree: jax.tree.map(lambda a: a[places], tree)
