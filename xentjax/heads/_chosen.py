@@ -39,7 +39,9 @@ def head_choice(
         return _of_part(rows, own, by_row, chooser, implementation, max_bytes)
 
     by_rows, leading = P(*placement.rows), rows.logits.ndim - 1
-    specs = jax.tree.map(lambda a: by_rows if a.shape[:leading] == rows.logits.shape[:-1] else P(), by_row)
+    specs = jax.tree.map(
+        lambda a: by_rows if a.shape[:leading] == rows.logits.shape[:-1] else P(), by_row
+    )
     return placement.over_devices(of_part, rows, by_row, in_specs=(specs,), out_specs=by_rows)
 
 

@@ -34,17 +34,29 @@ class Placement(NamedTuple):
         return _names(self.rows, self.classes)
 
     def over_devices(
-        self, function: Callable[..., T], rows: Rows, *others: Any, out_specs: Any
+        self,
+        function: Callable[..., T],
+        rows: Rows,
+        *others: Any,
+        in_specs: tuple[Any, ...] | None = None,
+        out_specs: Any,
     ) -> T:
-        """Return `function(rows, *others)` from each device's part of the rows, and the others."""
+        """Return `function(rows, *others)` from each device's part of the rows, and the others.
+
+        `in_specs` says how the others are split; None is not at all.
+        """
         specs = self._specs(rows)
-        placed = jax.tree.map(self._place, specs, rows, is_leaf=lambda s: isinstance(s, P))
+        placed = self._place(specs, rows)
+        if in_specs is None:
+            in_specs = tuple(P() for _ in others)
+        else:
+            others = self._place(in_specs, others)
         if not self.axis_names():  # features were split, and are no more
             return function(placed, *others)
         mapped = jax.shard_map(
             function,
             mesh=self.mesh,
-            in_specs=(specs, *(P() for _ in others)),
+            in_specs=(specs, *in_specs),
             out_specs=out_specs,
             axis_names=set(self.axis_names()),
         )
@@ -72,8 +84,11 @@ class Placement(NamedTuple):
             Scalars(spec(), spec()),
         )
 
-    def _place(self, spec: P, x: Any) -> Any:
-        return None if x is None else reshard(x, NamedSharding(self.mesh, spec))
+    def _place(self, specs: T, tree: T) -> T:
+        def place(spec: P, x: Any) -> Any:
+            return None if x is None else reshard(x, NamedSharding(self.mesh, spec))
+
+        return jax.tree.map(place, specs, tree, is_leaf=lambda s: isinstance(s, P))
 
 
 def placement_of(rows: Rows) -> Placement | None:

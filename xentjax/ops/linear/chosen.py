@@ -6,7 +6,7 @@ which is visited for the derivative of log s anyway.
 """
 
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +55,7 @@ class Chosen(NamedTuple):
     """log sum_k exp(a_k - m) over the classes that the chooser leaves in the sum: -inf if none."""
 
 
+@runtime_checkable
 class Chooser(Protocol):
     """A way to choose classes; hashable. Candidates are a tuple of arrays [n, ...]."""
 

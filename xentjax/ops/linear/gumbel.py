@@ -71,9 +71,7 @@ class LargestWithNoise:
         """Return the winners of both, of which `a` has the smaller indices."""
         (sum_a, error_a, *_), (sum_b, error_b, *_) = a, b
         later = (sum_b > sum_a) | ((sum_b == sum_a) & (error_b > error_a))
-        first, second, index, logit = (
-            jnp.where(later, y, x) for x, y in zip(a, b, strict=True)
-        )
+        first, second, index, logit = (jnp.where(later, y, x) for x, y in zip(a, b, strict=True))
         return first, second, index, logit
 
     def across_devices(self, a: Candidates, axis_name: AxisName) -> Candidates:
@@ -101,10 +99,13 @@ def _winners(
     logits: Float[Array, "1 n k"], noise: Float[Array, "s n k"], first_class: Int32[Array, ""]
 ) -> tuple[Array, Array, Array, Array]:
     """The winners among all k, each array [s, n]."""
-    total = logits + noise
+    impossible = logits == -jnp.inf
+    finite = jnp.where(impossible, 0, logits)
+    total = finite + noise
     # The error of the rounded sum, exactly (Knuth's two-sum).
-    of_noise = total - logits
-    error = (logits - (total - of_noise)) + (noise - of_noise)
+    of_noise = total - finite
+    error = (finite - (total - of_noise)) + (noise - of_noise)
+    total = jnp.where(impossible, -jnp.inf, total)
     largest = jnp.max(total, -1, keepdims=True)
     best = total == largest
     least = jnp.max(jnp.where(best, error, -jnp.inf), -1, keepdims=True)
@@ -120,16 +121,24 @@ def _winners(
 
 
 def gumbel(
-    key: UInt32[Array, "*#s 2"], row: UInt32[Array, "*#s"], column: UInt32[Array, "*#s"],
+    key: UInt32[Array, "*#s 2"],
+    row: UInt32[Array, "*#s"],
+    column: UInt32[Array, "*#s"],
     dtype: DTypeLike,
 ) -> Float[Array, "*s"]:
-    """Gumbel noise of each key, row and column, from 64 bits: -log(-log(1 - v)), v uniform.
+    """Gumbel noise of each key, row and column, from 64 bits."""
+    return gumbel_of_bits(*threefry(key[..., 0], key[..., 1], row, column), dtype)
+
+
+def gumbel_of_bits(
+    high: UInt32[Array, "*s"], low: UInt32[Array, "*s"], dtype: DTypeLike
+) -> Float[Array, "*s"]:
+    """-log(-log(1 - v)) of v = (high + (low + 1/2) / 2^32) / 2^32.
 
     Large noise decides samples and comes from small v, which a float holds to its full precision:
-    the probability of a class is right down to 2^-64. The smallest noise is -2.8 in float32, below
-    which 6e-8 of all noise is.
+    the probability of a class is right down to 2^-64. In float32 the smallest noise is -2.8, and
+    less would be drawn once in 2e7 times.
     """
-    high, low = threefry(key[..., 0], key[..., 1], row, column)
     fraction = (low.astype(dtype) + 0.5) * 2.0**-32
     v = (high.astype(dtype) + fraction) * 2.0**-32
     v = jnp.minimum(v, 1 - float(jnp.finfo(dtype).epsneg))
