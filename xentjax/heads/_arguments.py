@@ -24,7 +24,7 @@ from xentjax.losses._keywords import (
     scalar_keywords,
 )
 from xentjax.losses._split import SplitClasses, split_classes
-from xentjax.ops import Layer, Mask, Rows, Scalars, Target
+from xentjax.ops import Layer, Mask, Rows, Scalars, Target, backend
 from xentjax.ops.blocks import flat_mask
 
 T = TypeVar("T")
@@ -119,9 +119,9 @@ def check_max_bytes(max_bytes: SupportsIndex | None) -> int | None:
 def check_without_kernel(implementation: str | None) -> None:
     """Check the name of an implementation of what no kernel makes."""
     check_implementation(implementation)
-    if implementation not in (None, "xla", "reference"):
-        expected = "None, 'xla' or 'reference' (no kernel makes this)"
-        raise NotImplementedError(f"implementation: expected {expected}, got {implementation!r}")
+    if backend(implementation).linear_statistics is not None:
+        expected = "implementation: expected None, 'xla' or 'reference' (no kernel makes this)"
+        raise NotImplementedError(f"{expected}, got {implementation!r}")
 
 
 def join_rows(rows: Rows) -> Rows:

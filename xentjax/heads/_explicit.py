@@ -38,29 +38,23 @@ class Placement(NamedTuple):
         function: Callable[..., T],
         rows: Rows,
         *others: Any,
-        in_specs: tuple[Any, ...] | None = None,
+        by_row: Any = (),
         out_specs: Any,
     ) -> T:
-        """Return `function(rows, *others)` from each device's part of the rows, and the others.
-
-        `in_specs` says how the others are split; None is not at all.
-        """
+        """Return `function(rows, *by_row, *others)` from each device's part of what has rows."""
         specs = self._specs(rows)
-        placed = self._place(specs, rows)
-        if in_specs is None:
-            in_specs = tuple(P() for _ in others)
-        else:
-            others = self._place(in_specs, others)
+        placed = jax.tree.map(self._place, specs, rows, is_leaf=lambda s: isinstance(s, P))
+        by_row = jax.tree.map(lambda x: self._place(P(*self.rows), x), by_row)
         if not self.axis_names():  # features were split, and are no more
-            return function(placed, *others)
+            return function(placed, *by_row, *others)
         mapped = jax.shard_map(
             function,
             mesh=self.mesh,
-            in_specs=(specs, *in_specs),
+            in_specs=(specs, *(P(*self.rows) for _ in by_row), *(P() for _ in others)),
             out_specs=out_specs,
             axis_names=set(self.axis_names()),
         )
-        return mapped(placed, *others)
+        return mapped(placed, *by_row, *others)
 
     def own_classes(self, rows: Rows) -> SplitClasses | None:
         """Return which classes this device has, where they are split."""
@@ -84,17 +78,17 @@ class Placement(NamedTuple):
             Scalars(spec(), spec()),
         )
 
-    def _place(self, specs: T, tree: T) -> T:
-        def place(spec: P, x: Any) -> Any:
-            return None if x is None else reshard(x, NamedSharding(self.mesh, spec))
-
-        return jax.tree.map(place, specs, tree, is_leaf=lambda s: isinstance(s, P))
+    def _place(self, spec: P, x: Any) -> Any:
+        return None if x is None else reshard(x, NamedSharding(self.mesh, spec))
 
 
-def placement_of(rows: Rows) -> Placement | None:
-    """Return how Explicit mesh axes split the rows and classes of a layer; None if none does."""
+def placement_of(rows: Rows, by_row: Any = ()) -> Placement | None:
+    """Return how Explicit mesh axes split the rows and classes of a layer; None if none does.
+
+    `by_row` are further arrays with the leading axes of x.
+    """
     layer, target, mask, *_ = rows
-    split = [x for x in jax.tree.leaves(rows) if any(explicit_spec(x))]
+    split = [x for x in jax.tree.leaves((rows, by_row)) if any(explicit_spec(x))]
     if not split:
         return None
     leading = layer.x.ndim - 1
@@ -103,7 +97,7 @@ def placement_of(rows: Rows) -> Placement | None:
         specs = (explicit_spec(x) for x in arrays if x is not None)
         return next((spec[axis] for spec in specs if spec and spec[axis] is not None), None)
 
-    of_rows = [layer.x, target.labels, target.pmf, mask.rows]
+    of_rows = [layer.x, target.labels, target.pmf, mask.rows, *jax.tree.leaves(by_row)]
     by_row = tuple(first_split(of_rows, axis) for axis in range(leading))
     by_class = first_split([target.pmf, mask.classes, layer.bias, layer.kernel], -1)
     if set(_names(by_row)) & set(_names(by_class)):  # such a kernel is gathered

@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array
 
 from xentjax._core.varying import pvary_all
 from xentjax.heads._arguments import join_rows, restore_rows
@@ -65,27 +64,28 @@ def part_statistics(
 
 
 def pack_kept_rows(linear: LinearRows) -> tuple[LinearRows, Callable[[Any], Any]]:
-    """Move masked rows to the end, where their blocks cost nothing; return also what undoes it."""
-    linear, _, in_place = pack_with(linear, ())
-    return linear, in_place
-
-
-def pack_with(linear: LinearRows, by_row: T) -> tuple[LinearRows, T, Callable[[Any], Any]]:
-    """`pack_kept_rows`, also of arrays with an entry for each row or one for all.
+    """Move masked rows to the end, where their blocks cost nothing; return also what undoes it.
 
     Rows with arrays of the logits' size keep their places: moving those costs what it would save.
     """
+    linear, _, in_place = pack_kept_rows_with(linear, ())
+    return linear, in_place
+
+
+def pack_kept_rows_with(
+    linear: LinearRows, by_row: T
+) -> tuple[LinearRows, T, Callable[[Any], Any]]:
+    """Move masked rows to the end, with their entries in further arrays."""
     mask = linear.mask
+    if mask.rows is None or linear.target.pmf is not None:
+        return linear, by_row, lambda tree: tree
     one_mask = mask.classes is None or mask.classes.shape[0] == 1
     # To sort rows that devices share is to gather them.
     apart = jax.device_count() > 1
-    if mask.rows is None or linear.target.pmf is not None or apart or not one_mask:
+    if apart or not one_mask:
         return linear, by_row, lambda tree: tree
     order = jnp.argsort(~mask.rows, stable=True)
     places = jnp.argsort(order)
-
-    def move(a: Array) -> Array:
-        return a if a.shape[0] == 1 else a[order]
-
-    moved = map_rows(move, linear), jax.tree.map(move, by_row)
-    return *moved, lambda tree: jax.tree.map(lambda a: a[places], tree)
+    ordered = map_rows(lambda a: a if a.shape[0] == 1 else a[order], linear)
+    by_row = jax.tree.map(lambda a: a[order], by_row)
+    return ordered, by_row, lambda tree: jax.tree.map(lambda a: a[places], tree)

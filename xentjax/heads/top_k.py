@@ -127,7 +127,7 @@ def _top_k(
     implementation: str | None,
     max_bytes: int | None,
 ) -> TopK:
-    chosen = head_choice(rows, split, (), LargestK(k), implementation, max_bytes)
+    chosen = head_choice(rows, split, (), (), LargestK(k), implementation, max_bytes)
     logits = jnp.where(chosen.indices < 0, -jnp.inf, chosen.logits)
     log_probs, indices = logits - chosen.log_sum[..., None], chosen.indices
     if rows.mask.rows is not None:

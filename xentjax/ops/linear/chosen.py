@@ -36,23 +36,21 @@ from xentjax.ops.rows import (
     Rows,
     RowStatistics,
     adjusted_logits,
-    over_temperature,
-    shifted,
 )
 from xentjax.ops.sharded import across_devices
 
 
 class Chosen(NamedTuple):
-    """The m classes chosen in each row, with logits a after soft cap and temperature."""
+    """The m classes chosen in each row."""
 
     indices: Int32[Array, "n m"]
     """-1 where there is no class."""
     logits: Float[Array, "n m"]
-    """a_c - m, where m is the shift."""
+    """Those after the soft cap, less the shift; the temperature is yet to divide them."""
     shift: Float[Array, " n"]
     """As of `RowStatistics`, with its zero derivative."""
     log_sum: Float[Array, " n"]
-    """log sum_k exp(a_k - m) over the classes that the chooser leaves in the sum: -inf if none."""
+    """log s over the classes that the chooser leaves in the sum; -inf if there are none."""
 
 
 @runtime_checkable
@@ -143,8 +141,7 @@ def _choose(
         candidates = chooser.across_devices(candidates, axis_name)
         stats = merge(stats, shard.first_class, None, across_devices(axis_name), temperature)
     indices, logits, stats = chooser.result(candidates, stats, by_row)
-    logits = over_temperature(logits - stats.shift[:, None], temperature)
-    return Chosen(indices, logits, stats.shift, stats.log_sum)
+    return Chosen(indices, logits - stats.shift[:, None], stats.shift, stats.log_sum)
 
 
 @partial(_choose.defjvp, symbolic_zeros=True)
@@ -167,7 +164,7 @@ def _(
         stats, indices = numbers
         rows_of_sum = chooser.rows_of_sum(tile, indices)
         d_log_sum = statistics_tangents(rows_of_sum, stats, d_rows).log_sum
-        d_logits = _logit_tangents(tile, d_rows, stats.shift, indices)
+        d_logits = _logit_tangents(tile, d_rows, indices)
         return jnp.concatenate([d_log_sum[:, None], d_logits], 1)
 
     numbers = stats, chosen.indices - shard.first_class
@@ -240,7 +237,7 @@ def places(
 
 
 def _logit_tangents(
-    tile: ClassShard, d_rows: Rows, shift: Float[Array, " n"], indices: Int32[Array, "n m"]
+    tile: ClassShard, d_rows: Rows, indices: Int32[Array, "n m"]
 ) -> Float[Array, "n m"]:
     """The derivative of the chosen logits that lie in a tile, 0 for those of other tiles."""
     place, own = places(tile, indices)
@@ -253,7 +250,7 @@ def _logit_tangents(
         ((logits, rows.scalars), (d_logits, d_rows.scalars))
     )
     _, dots = value_and_tangent(
-        lambda rows: shifted(adjusted_logits(rows), shift, rows.scalars.temperature),
+        adjusted_logits,
         rows._replace(logits=logits, scalars=scalars),
         d_rows._replace(logits=d_logits, scalars=d_scalars),
     )
