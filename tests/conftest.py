@@ -25,7 +25,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 PROGRAMS_MB = 1500
-"""Of memory, from which the compiled programs are let go: jax keeps each, a megabyte or more."""
+"""Memory from which the compiled programs are let go: jax keeps each, a megabyte or more."""
 
 
 @pytest.fixture(scope="module", autouse=True)

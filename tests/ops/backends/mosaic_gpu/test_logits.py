@@ -15,7 +15,8 @@ from tests.support.closeness import assert_close
 from tests.support.oracles import cross_entropy as oracles
 from tests.support.problems import PROBLEMS, SCALARS, Problem
 from tests.support.tolerances import VALUE
-from xentjax.ops.backends.mosaic_gpu import hardware, tiling
+from xentjax.ops.backends import contexts
+from xentjax.ops.backends.mosaic_gpu import tiling
 
 pytestmark = pytest.mark.kernels
 
@@ -30,7 +31,7 @@ def interpreted(monkeypatch):
     """Interpret tiles of one box, two blocks a row: small arrays have several, the last ragged."""
     monkeypatch.setattr(tiling, "_NUMBERS", 1024)
     monkeypatch.setattr(tiling, "_BLOCKS", 2)
-    with hardware.interpret(kernels.gpu_interpreter()):
+    with contexts.interpret_for_gpu(kernels.gpu_interpreter()):
         yield
 
 
