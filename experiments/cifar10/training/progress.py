@@ -10,11 +10,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from experiments.common.waiting import Log, clock
+
 NARROW = 66  # columns; with fewer there is no room for a bar beside loss and accuracy
 
 
 class TrainingProgress:
     """A line with the current activity and the remaining time, and a line for each epoch.
+
+    Where no line can be rewritten, the activity has a new one every few seconds.
 
     The remaining time is that of the remaining work, at the rate so far, and of the programs still
     to be compiled, at the mean time of the compiled ones.
@@ -35,6 +39,8 @@ class TrainingProgress:
         self._console = console
         hidden = console is None or not console.is_terminal
         self._progress = Progress(*columns, console=console, disable=hidden, transient=True)
+        in_a_log = console is not None and hidden and not console.quiet
+        self._log = Log(console, self._line) if in_a_log else None
         self._task = self._progress.add_task("preparing", total=None, status="")
         self._work = self._done = 0.0
         self._programs = self._compiled = 0
@@ -42,10 +48,11 @@ class TrainingProgress:
         self._since = self._last = time.monotonic()
 
     def __enter__(self) -> Self:
-        if self._console is not None and self._progress.disable:  # no bar is shown
+        if self._console is not None and self._log is not None:
             self._console.print(
                 "a line follows for every epoch; the first step may have to be compiled"
             )
+            self._log.__enter__()
         self._progress.start()
         return self
 
@@ -56,6 +63,8 @@ class TrainingProgress:
         trace: TracebackType | None,
     ) -> None:
         self._progress.stop()
+        if self._log is not None:
+            self._log.__exit__(kind, error, trace)
 
     def plan(self, work: float, programs: int) -> None:
         """Set the work to do, in any unit, and the number of programs to compile."""
@@ -101,8 +110,8 @@ class TrainingProgress:
             left = (self._work - self._done) * self._working_seconds / self._done
             left += programs * self._compiling_seconds / max(1, self._compiled)
             if (left := left - (now - self._last)) >= 1:
-                return f"left {_clock(left)}"
-        return f"for {_clock(now - self._since)}"
+                return f"left {clock(left)}"
+        return f"for {clock(now - self._since)}"
 
     def epoch_done(self, epoch: int, side: int, metrics: Mapping[str, float]) -> None:
         """Print a line about the epoch above the bar."""
@@ -113,6 +122,12 @@ class TrainingProgress:
             "test {test_accuracy:.2%}  {images_per_second:,.0f} images/s"
         )
         self._console.print(line.format(**metrics), highlight=False)
+        if self._log is not None:
+            self._log.restart()
+
+    def _line(self) -> str:
+        """Format the current activity as a line of a log."""
+        return f"{self._progress.tasks[0].description}, {self.left()}"
 
 
 class _TimeLeft(ProgressColumn):
@@ -124,9 +139,3 @@ class _TimeLeft(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text(self._shown.left(), no_wrap=True)
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"
