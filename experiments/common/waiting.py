@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
+FIRST_SECONDS = 2.0
+"""The time without a line in a log at first: importing packages has taken as long."""
 QUIET_SECONDS = 4.0
-"""The longest time without a line in a log."""
+"""The longest time without a line later on."""
 
 
 class Doing(Protocol):
@@ -22,7 +24,7 @@ class Doing(Protocol):
 
 
 class Log:
-    """Prints a line whenever `QUIET_SECONDS` have passed since the last one, from a thread.
+    """Prints a line from a thread whenever nothing was printed for a while.
 
     Args:
         console: where to print.
@@ -37,7 +39,7 @@ class Log:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
-        self.restart()
+        self._due = time.monotonic() + FIRST_SECONDS
         self._thread.start()
         return self
 
@@ -73,7 +75,7 @@ def waiting(console: Console, activity: str = "") -> Iterator[Doing]:
 
     Args:
         console: a terminal, where the line disappears at the end, or the file of a log.
-        activity: the first one; a log begins with it.
+        activity: the first one.
     """
     show = _in_a_log if not console.is_terminal else _on_a_terminal
     with show(console, activity) as doing:
@@ -111,8 +113,6 @@ def _in_a_log(console: Console, activity: str) -> Iterator[Doing]:
             logged.restart()
 
     with Log(console, lambda: f"{current}, {clock(time.monotonic() - began)}") as logged:
-        if activity:
-            doing(activity, log=True)
         yield doing
 
 
