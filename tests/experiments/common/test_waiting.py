@@ -6,8 +6,8 @@ import time
 import pytest
 from rich.console import Console
 
-from experiments.cifar10.training.progress import TrainingProgress
 from experiments.common import waiting as module
+from experiments.common.progress import TrainingProgress
 from experiments.common.waiting import Log, waiting
 
 
