@@ -3,4 +3,8 @@
 from xentjax.heads.cross_entropy import (
     linear_softmax_cross_entropy as linear_softmax_cross_entropy,
 )
+from xentjax.heads.divergences import (
+    linear_js_divergence as linear_js_divergence,
+    linear_kl_divergence as linear_kl_divergence,
+)
 from xentjax.heads.log_probs import linear_log_probs as linear_log_probs

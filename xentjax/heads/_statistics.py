@@ -67,7 +67,7 @@ def pack_kept_rows(linear: LinearRows) -> tuple[LinearRows, Callable[[Any], Any]
     Rows with arrays of the logits' size keep their places: moving those costs what it would save.
     """
     mask = linear.mask
-    if mask.rows is None or linear.target.labels is None:
+    if mask.rows is None or linear.target.pmf is not None:
         return linear, lambda tree: tree
     one_mask = mask.classes is None or mask.classes.shape[0] == 1
     # To sort rows that devices share is to gather them.

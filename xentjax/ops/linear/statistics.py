@@ -66,8 +66,8 @@ def _statistics(
     @statistics.def_vmap
     def _(axis_size: int, in_batched: list[LinearRows], linear: LinearRows) -> tuple[Any, Any]:
         """A batch of rows with one kernel is more rows."""
-        if _shares_layer(in_batched[0]):
-            stats = statistics(_fold_batch(linear, in_batched[0], axis_size))
+        if shares_layer(in_batched[0]):
+            stats = statistics(fold_batch(linear, in_batched[0], axis_size))
             stats = jax.tree.map(lambda a: a.reshape(axis_size, -1), stats)
         else:
             axes = jax.tree.map(lambda batched: 0 if batched else None, in_batched[0])
@@ -77,13 +77,13 @@ def _statistics(
     return statistics(linear)
 
 
-def _shares_layer(batched: LinearRows) -> bool:
+def shares_layer(batched: LinearRows) -> bool:
     """Whether only what belongs to rows is batched."""
     rest = map_rows(lambda _: False, batched)
     return not any(jax.tree.leaves(rest))
 
 
-def _fold_batch(linear: LinearRows, batched: LinearRows, size: int) -> LinearRows:
+def fold_batch(linear: LinearRows, batched: LinearRows, size: int) -> LinearRows:
     """The batch of rows as one axis of rows."""
     n = linear.logits.x.shape[-2]
 
@@ -120,7 +120,7 @@ def _block_by_block(
             return row_statistics(with_logits(block), requested, implementation)
 
         def statistics_of_classes(j: Int32[Array, ""]) -> tuple[RowStatistics, Array, Array | None]:
-            shard = _shard(with_logits(slice_classes(block, classes, j)), classes, j)
+            shard = shard_of_block(with_logits(slice_classes(block, classes, j)), classes, j)
             stats = row_statistics(shard.rows, requested.for_shard(), implementation)
             return stats, shard.first_class, shard.owns_label
 
@@ -158,31 +158,47 @@ def linear_tangents(
     d_layer = jax.tree.map(lambda x: x.astype(linear.logits.dtype), d_linear.logits)
     d_linear = d_linear._replace(logits=d_layer)
 
-    def tangents_of(j: Int32[Array, ""]) -> RowStatistics:
+    def tangents_of_classes(j: Int32[Array, ""]) -> Callable[[Array], RowStatistics]:
         block, d_block = (slice_classes(each, classes, j) for each in (linear, d_linear))
 
-        @partial(jax.checkpoint, prevent_cse=False)
         def tangents_of_rows(i: Int32[Array, ""]) -> RowStatistics:
             here, d_here = (slice_rows(each, rows, i) for each in (block, d_block))
             stats_here = jax.tree.map(lambda x: rows.slice(x, i, 0), stats)
-            shard = _shard(with_logits(here), classes, j)
+            shard = shard_of_block(with_logits(here), classes, j)
             d_rows = d_here._replace(logits=logits_tangent(here, d_here.logits))
             d_stats = statistics_tangents(shard.rows, stats_here, d_rows)
             return drop_unowned_label(d_stats, shard.owns_label)._replace(shift=None)
 
-        d_stats = lax.map(partial(skip_if_masked, tangents_of_rows, linear, rows), rows.indices())
-        return jax.tree.map(rows.join, d_stats)
+        return tangents_of_rows
+
+    d_stats = sum_over_tiles(tangents_of_classes, linear, rows, classes)
+    return d_stats._replace(shift=jnp.zeros_like(stats.shift))
+
+
+def sum_over_tiles(
+    of_classes: Callable[[Array], Callable[[Array], T]],
+    linear: LinearRows,
+    rows: Blocks,
+    classes: Blocks,
+) -> T:
+    """Numbers of each row, the sum of those that `of_classes(j)(i)` has for tiles of its block i.
+
+    Reverse mode computes each tile anew. Block j of the classes is sliced once, before its rows.
+    """
+
+    def of_all_rows(j: Int32[Array, ""]) -> T:
+        tile = jax.checkpoint(of_classes(j), prevent_cse=False)
+        parts = lax.map(partial(skip_if_masked, tile, linear, rows), rows.indices())
+        return jax.tree.map(rows.join, parts)
 
     @partial(jax.checkpoint, prevent_cse=False)
-    def add_classes(total: RowStatistics, j: Int32[Array, ""]) -> tuple[RowStatistics, None]:
-        return jax.tree.map(jnp.add, total, tangents_of(j)), None
+    def add_classes(total: T, j: Int32[Array, ""]) -> tuple[T, None]:
+        return jax.tree.map(jnp.add, total, of_all_rows(j)), None
 
     if classes.count == 1:
-        d_stats = tangents_of(jnp.int32(0))
-    else:
-        zeros = _zeros_of(tangents_of, jnp.int32(0))
-        d_stats, _ = lax.scan(add_classes, zeros, classes.indices())
-    return d_stats._replace(shift=jnp.zeros_like(stats.shift))
+        return of_all_rows(jnp.int32(0))
+    zeros = _zeros_of(of_all_rows, jnp.int32(0))
+    return lax.scan(add_classes, zeros, classes.indices())[0]
 
 
 def skip_if_masked(
@@ -217,7 +233,7 @@ def _zeros_of(function: Callable[[Array], T], i: Int32[Array, ""]) -> T:
     return jax.tree.map(jnp.zeros_like, jax.eval_shape(function, i))
 
 
-def _shard(rows: Rows, classes: Blocks, j: Int32[Array, ""]) -> ClassShard:
+def shard_of_block(rows: Rows, classes: Blocks, j: Int32[Array, ""]) -> ClassShard:
     """Block j of the classes, whose logits `rows` hold; a class in two blocks is in the first."""
     if classes.count == 1:
         return ClassShard(rows, jnp.int32(0), None)
@@ -246,7 +262,7 @@ def _forward_blocks(linear: LinearRows, max_bytes: int | None) -> tuple[Blocks, 
     """Blocks with all classes of as many rows as fit, or of the fewest rows as many classes."""
     n, (d, k) = linear.logits.x.shape[0], linear.logits.kernel.shape
     if is_symbolic_dim(n):
-        return _blocks_of_symbolic_rows(linear, max_bytes, share=10)
+        return blocks_of_symbolic_rows(linear, max_bytes, share=10)
     numbers = logits_budget(max_bytes, linear.logits, share=10)
     fewest = min(n, _FEWEST_ROWS)
     if numbers >= fewest * k:
@@ -255,7 +271,7 @@ def _forward_blocks(linear: LinearRows, max_bytes: int | None) -> tuple[Blocks, 
     return row_blocks(n, fewest), blocks(k, numbers // (fewest + d))
 
 
-def _blocks_of_symbolic_rows(
+def blocks_of_symbolic_rows(
     linear: LinearRows, max_bytes: int | None, share: int
 ) -> tuple[Blocks, Blocks]:
     """Return one block of rows, whose number is unknown, and blocks of one class in `share`."""
@@ -272,15 +288,20 @@ def _backward_blocks(linear: LinearRows, max_bytes: int | None) -> tuple[Blocks,
     """
     n, (d, k) = linear.logits.x.shape[0], linear.logits.kernel.shape
     if is_symbolic_dim(n):
-        return _blocks_of_symbolic_rows(linear, max_bytes, share=8)
+        return blocks_of_symbolic_rows(linear, max_bytes, share=8)
     numbers = logits_budget(max_bytes, linear.logits, share=4)
+    return square_blocks(n, d, k, numbers, masked=linear.mask.rows is not None)
+
+
+def square_blocks(n: int, d: int, k: int, numbers: int, *, masked: bool) -> tuple[Blocks, Blocks]:
+    """Blocks of n rows and k classes that make square tiles of at most so many numbers."""
     side = int(math.sqrt((2.5 * d) ** 2 + numbers / 2) - 2.5 * d)
     rows = classes = side
     if side > k:
         rows = (numbers - 5 * k * d) // (2 * k + 5 * d)
     elif side > n:
         classes = (numbers - 5 * n * d) // (2 * n + 5 * d)
-    if linear.mask.rows is not None:
+    if masked:
         # Small blocks of rows, some of which may be masked as a whole.
         rows = min(rows, max(4 * _FEWEST_ROWS, n // 16))
     return row_blocks(n, rows), blocks(k, classes)
