@@ -34,6 +34,13 @@ KEYWORDS = {
     "return_stats": True,
     "implementation": "xla",
 }
+LOGIT_KEYWORDS = {
+    "where": ROWS,
+    "logit_soft_cap": 5.0,
+    "temperature": 2.0,
+    "max_bytes": 2**20,
+    "implementation": "xla",
+}
 SPLIT = {**KEYWORDS, "axis_name": "classes", "num_classes": 2}
 
 
@@ -108,6 +115,16 @@ CALLS = [
         **KEYWORDS,
     ),
     partial(xentjax.linear_softmax_cross_entropy, FEATURES, KERNEL, TARGETS, BIAS),
+    partial(
+        xentjax.linear_log_probs,
+        FEATURES,
+        KERNEL,
+        INDICES,
+        BIAS,
+        ignore_index=-1,
+        **LOGIT_KEYWORDS,
+        return_entropy=True,
+    ),
     partial(xentjax.brier_score, LOGITS, INDICES, where=ROWS, ignore_index=-1, reduction="sum"),
     partial(xentjax.brier_score, LOGITS, TARGETS, implementation="xla"),
     partial(xentjax.kl_divergence_with_logits, LOGITS, LOGITS, 2.0, where=ROWS),
@@ -137,6 +154,17 @@ CALLS = [
         ignore_index=-1,
         max_bytes=2**20,
         **SPLIT,
+    ),
+    partial(
+        over_devices(xentjax.linear_log_probs),
+        FEATURES,
+        KERNEL,
+        INDICES,
+        BIAS,
+        ignore_index=-1,
+        axis_name="classes",
+        num_classes=2,
+        **LOGIT_KEYWORDS,
     ),
     partial(over_devices(xentjax.counts), LABELS, 2, axis_name="classes"),
 ]

@@ -55,6 +55,11 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = {
         (LOGITS, KERNEL, PMFS, WEIGHTS),
         {"where": CLASSES, "class_weights": WEIGHTS, **SMOOTHED},
     ),
+    "linear_log_probs": (
+        xentjax.linear_log_probs,
+        (LOGITS, KERNEL, LABELS, WEIGHTS),
+        {"where": ROWS, **ADJUSTS},
+    ),
     "brier_score": (xentjax.brier_score, (LOGITS, LABELS), {"where": ROWS}),
     "brier_score, pmfs": (xentjax.brier_score, (LOGITS, PMFS), {"where": CLASSES}),
     "kl_divergence_with_logits": (

@@ -26,10 +26,11 @@ from tests.support.layers import (
     oracle,
     overlap,
 )
+from tests.support.oracles.heads import head
 from tests.support.problems import EVERYTHING, Problem
 from tests.support.tolerances import GRADIENT, VALUE
 from tests.support.virtual_devices import NUM_DEVICES, collectives, run_checks, sent_once
-from xentjax import linear_softmax_cross_entropy
+from xentjax import linear_log_probs, linear_softmax_cross_entropy
 from xentjax.ops import Rows
 from xentjax.ops.backends.mosaic_gpu import hardware
 from xentjax.ops.backends.mosaic_tpu import operands
@@ -85,7 +86,8 @@ def padded(x: Any, value: Any) -> Any:
     return jnp.pad(x, width, constant_values=value)
 
 
-def parallel_loss(
+def parallel(
+    function: Any,
     layer: Layer,
     labels: Any,
     *,
@@ -95,7 +97,7 @@ def parallel_loss(
     axis_name: str | tuple[str, ...] = "classes",
     **keywords: Any,
 ) -> Any:
-    """The loss of a whole layer, its classes split over the devices."""
+    """A function of a whole layer, whose classes are split over the devices."""
     row_dims, num_classes = layer.x.ndim - 1, layer.kernel.shape[1]
     by_class = P(*(None,) * row_dims, axis_name)
     arrays = {
@@ -114,13 +116,14 @@ def parallel_loss(
         arrays["where"] = padded(where, True) if where.ndim > row_dims else where
         specs["where"] = by_class if where.ndim > row_dims else P()
     return jax.shard_map(
-        lambda arrays: linear_softmax_cross_entropy(
-            **arrays, axis_name=axis_name, num_classes=num_classes, **keywords
-        ),
+        lambda arrays: function(**arrays, axis_name=axis_name, num_classes=num_classes, **keywords),
         mesh=devices or mesh(classes=NUM_DEVICES),
         in_specs=(specs,),
         out_specs=P(),
     )(arrays)
+
+
+parallel_loss = partial(parallel, linear_softmax_cross_entropy)
 
 
 def assert_matches_oracle(problem: Problem, max_bytes: int | None) -> None:
@@ -186,6 +189,28 @@ def bad_values() -> None:
     others = np.arange(ROWS) != 8
     assert_close(losses[others], expected.losses[others], VALUE["float32"])
     assert_close(gradient[others], d_x[others], GRADIENT["float32"])
+
+
+@check
+def log_probs_and_entropies() -> None:
+    """Log-probabilities, entropies and their gradients, some rows ignored, in tiles."""
+    layer, labels, keywords = arguments(TABLE["ignored"])
+    expected = head(layer.x, layer.kernel, labels, layer.bias, temperature=1.5, **keywords)
+
+    @jax.jit
+    def run(layer):
+        def both(layer):
+            return parallel(linear_log_probs, layer, labels, return_entropy=True,
+                            temperature=1.5, max_bytes=TILED, **keywords)  # fmt: skip
+
+        value, pullback = jax.vjp(both, layer)
+        return value, pullback(jax.tree.map(jnp.ones_like, value))[0]
+
+    (log_probs, entropy), gradient = run(layer)
+    assert_close(log_probs, expected.label_log_prob, VALUE["float32"])
+    assert_close(entropy, expected.entropy, VALUE["float32"])
+    true = expected.gradients(label_log_prob=1.0, entropy=1.0)
+    assert_layer_close(gradient, (true[n] for n in Layer._fields), GRADIENT["float32"])
 
 
 @check

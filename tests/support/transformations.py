@@ -210,6 +210,11 @@ CALLS = (
         ("x", "labels"),
         reverse_only=True,
     ),
+    _by_row(
+        "linear log-probs",
+        partial(xentjax.linear_log_probs, return_entropy=True, ignore_index=2),
+        {**LAYER, "labels": _labels, "where": _kept_classes, "temperature": SCALARS["temperature"]},
+    ),
     _by_row("brier, indices", xentjax.brier_score, ROWS),
     _by_row("brier, pmfs", xentjax.brier_score, SOFT),
     _by_row("focal", xentjax.softmax_focal_loss, ROWS),

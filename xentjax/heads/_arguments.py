@@ -112,6 +112,17 @@ def with_labels(
     return rows
 
 
+def with_class_indices(
+    rows: Rows, split: SplitClasses | None, labels: ArrayLike, ignore_index: int | None
+) -> Rows:
+    """Return the rows with checked class indices, those to be ignored masked."""
+    labels, ignore_index = check_labels(labels, ignore_index)
+    rows = with_indices(rows, labels, ignore_index, soft="linear_softmax_cross_entropy")
+    if split is not None:
+        check_whole(split.axis_name, labels=labels)
+    return rows
+
+
 def with_scalars(
     rows: Rows,
     split: SplitClasses | None,

@@ -105,15 +105,17 @@ def target_rows(logits: ArrayLike, labels: ArrayLike, axis: Axis, where: ArrayLi
     return with_targets(rows, classes, check_array("labels", labels))
 
 
-def with_indices(rows: Rows, labels: Array, ignore_index: int | None) -> Rows:
+def with_indices(
+    rows: Rows, labels: Array, ignore_index: int | None, soft: str = "softmax_cross_entropy"
+) -> Rows:
     """Return the rows with checked class indices; those to be ignored are masked.
 
-    A masked row gets the valid label 0.
+    A masked row gets the valid label 0. Errors name `soft`, which takes probabilities.
     """
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(
             f"labels: expected an integer dtype (class indices), got {labels.dtype}; "
-            "softmax_cross_entropy takes probabilities"
+            f"{soft} takes probabilities"
         )
     row_shape = rows.logits.shape[:-1]
     if labels.shape != row_shape:
