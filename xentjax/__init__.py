@@ -35,7 +35,12 @@ from xentjax.categorical import (
     score,
     stream_counts,
 )
-from xentjax.heads import linear_log_probs, linear_softmax_cross_entropy
+from xentjax.heads import (
+    linear_js_divergence,
+    linear_kl_divergence,
+    linear_log_probs,
+    linear_softmax_cross_entropy,
+)
 from xentjax.information import (
     check_pmf,
     conditional_entropy,
@@ -103,6 +108,8 @@ __all__ = [
     "kkt_certificate",
     "kl_divergence",
     "kl_divergence_with_logits",
+    "linear_js_divergence",
+    "linear_kl_divergence",
     "linear_log_probs",
     "linear_softmax_cross_entropy",
     "log_likelihood",

@@ -6,10 +6,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from xentjax._core.axis_name import AxisName, check_whole
+from xentjax._core.checks import check_flag
 from xentjax.heads._arguments import check_max_bytes, layer_rows, target_rows, with_scalars
 from xentjax.heads._two_heads import JS, KL, Divergence, Heads, Options, divergence_of_heads
 from xentjax.losses._keywords import Scalar, check_names, scalar_keywords
-from xentjax._core.checks import check_flag, raise_value_error
 from xentjax.ops import backend
 
 _WEIGHT = Scalar("weight", "a number in [0, 1]", lambda w: 0 <= w <= 1, None)
