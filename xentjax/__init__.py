@@ -36,10 +36,14 @@ from xentjax.categorical import (
     stream_counts,
 )
 from xentjax.heads import (
+    Sample,
+    TopK,
     linear_js_divergence,
     linear_kl_divergence,
     linear_log_probs,
+    linear_sample,
     linear_softmax_cross_entropy,
+    linear_top_k,
 )
 from xentjax.information import (
     check_pmf,
@@ -81,10 +85,12 @@ __all__ = [
     "KKTCertificate",
     "ReliabilityCurve",
     "RiskCoverage",
+    "Sample",
     "SoftmaxRegressionFit",
     "SoftmaxStats",
     "TemperatureFit",
     "TestResult",
+    "TopK",
     "brier_score",
     "categorical",
     "check_pmf",
@@ -111,7 +117,9 @@ __all__ = [
     "linear_js_divergence",
     "linear_kl_divergence",
     "linear_log_probs",
+    "linear_sample",
     "linear_softmax_cross_entropy",
+    "linear_top_k",
     "log_likelihood",
     "log_softmax",
     "logsumexp",

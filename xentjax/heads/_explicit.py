@@ -34,24 +34,30 @@ class Placement(NamedTuple):
         return _names(self.rows, self.classes)
 
     def over_devices(
-        self, function: Callable[..., T], rows: Any, *others: Any, out_specs: Any
+        self,
+        function: Callable[..., T],
+        rows: Any,
+        *others: Any,
+        by_row: Any = (),
+        out_specs: Any,
     ) -> T:
-        """Return `function(rows, *others)` from each device's part of the rows, and the others.
+        """Return `function(rows, *by_row, *others)` from each device's part of what has rows.
 
         `rows` is one of `Rows`, or a tuple of several.
         """
         specs = jax.tree.map(self._specs, rows, is_leaf=lambda r: isinstance(r, Rows))
         placed = jax.tree.map(self._place, specs, rows, is_leaf=lambda s: isinstance(s, P))
+        by_row = jax.tree.map(lambda x: self._place(P(*self.rows), x), by_row)
         if not self.axis_names():  # features were split, and are no more
-            return function(placed, *others)
+            return function(placed, *by_row, *others)
         mapped = jax.shard_map(
             function,
             mesh=self.mesh,
-            in_specs=(specs, *(P() for _ in others)),
+            in_specs=(specs, *(P(*self.rows) for _ in by_row), *(P() for _ in others)),
             out_specs=out_specs,
             axis_names=set(self.axis_names()),
         )
-        return mapped(placed, *others)
+        return mapped(placed, *by_row, *others)
 
     def own_classes(self, rows: Rows) -> SplitClasses | None:
         """Return which classes this device has, where they are split."""
@@ -79,13 +85,14 @@ class Placement(NamedTuple):
         return None if x is None else reshard(x, NamedSharding(self.mesh, spec))
 
 
-def placement_of(*heads: Rows) -> Placement | None:
+def placement_of(*heads: Rows, by_row: Any = ()) -> Placement | None:
     """Return how Explicit mesh axes split the rows and classes of layers; None if none does.
 
-    Several layers have the same rows and classes.
+    Several layers have the same rows and classes; `by_row` are further arrays with the leading axes
+    of x.
     """
     layers, targets, masks, *_ = zip(*heads, strict=True)
-    split = [x for x in jax.tree.leaves(heads) if any(explicit_spec(x))]
+    split = [x for x in jax.tree.leaves((heads, by_row)) if any(explicit_spec(x))]
     if not split:
         return None
     leading, num_classes = layers[0].ndim - 1, layers[0].shape[-1]
@@ -98,6 +105,7 @@ def placement_of(*heads: Rows) -> Placement | None:
         *(layer.x for layer in layers),
         *(x for target in targets for x in target),
         *(mask.rows for mask in masks),
+        *jax.tree.leaves(by_row),
     ]
     by_row = tuple(first_split(of_rows, axis) for axis in range(leading))
     of_classes = [

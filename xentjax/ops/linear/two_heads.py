@@ -21,17 +21,16 @@ from xentjax.ops.blocks import Blocks, row_blocks
 from xentjax.ops.derivative import moving_inputs, value_and_tangent
 from xentjax.ops.dispatch import row_statistics
 from xentjax.ops.layer import LinearRows, logits_tangent, slice_classes, slice_rows, with_logits
+from xentjax.ops.linear.batch import fold_rows, shares_layer
 from xentjax.ops.linear.sharded import merged_linear_statistics
 from xentjax.ops.linear.statistics import (
+    add_tiles,
     blocks_of_symbolic_rows,
-    fold_batch,
     linear_row_statistics,
     logits_budget,
-    shard_of_block,
-    shares_layer,
     skip_if_masked,
     square_blocks,
-    sum_over_tiles,
+    tile_shard,
 )
 from xentjax.ops.merge import ClassShard
 from xentjax.ops.rows import (
@@ -123,8 +122,8 @@ def _statistics(heads: Heads, settings: Settings) -> HeadStatistics:
         """A batch of rows with the same kernels is more rows."""
         batched = in_batched[0]
         if shares_layer(batched.p) and shares_layer(batched.q) and not batched.weight:
-            p = fold_batch(heads.p, batched.p, axis_size)
-            q = fold_batch(heads.q, batched.q, axis_size)
+            p = fold_rows(heads.p, batched.p, axis_size)
+            q = fold_rows(heads.q, batched.q, axis_size)
             stats = statistics(Heads(p, q, heads.weight))
             stats = jax.tree.map(lambda a: a.reshape(axis_size, -1), stats)
         else:
@@ -196,7 +195,7 @@ def _statistics_first(heads: Heads, settings: Settings) -> HeadStatistics:
 
         return of_rows
 
-    totals = sum_over_tiles(of_classes, heads.q, rows, classes)
+    totals = add_tiles(of_classes, heads.q, rows, classes)
     if settings.axis_name is not None:
         totals = sum_over_devices(totals, settings.axis_name)
     return HeadStatistics(p_stats, q_stats, totals)
@@ -211,7 +210,7 @@ def _log_probabilities(
     j: Int32[Array, ""],
 ) -> Float[Array, "n k"]:
     """Those of block i of the rows, from the layer of block j of the classes."""
-    here = shard_of_block(with_logits(slice_rows(block, rows, i)), classes, j).rows
+    here = tile_shard(with_logits(slice_rows(block, rows, i)), classes, j).rows
     return log_probabilities(here, jax.tree.map(lambda x: rows.slice(x, i, 0), stats))
 
 
@@ -240,7 +239,7 @@ def _tangents(
 
         return of_rows
 
-    dot = sum_over_tiles(of_classes, heads.q, rows, classes)
+    dot = add_tiles(of_classes, heads.q, rows, classes)
     return dot if settings.axis_name is None else sum_over_devices(dot, settings.axis_name)
 
 
@@ -255,7 +254,7 @@ def _with_tangent(
 ) -> tuple[Float[Array, "n k"], Float[Array, "n k"] | None]:
     """Log-probabilities, and the tangent of the logits, None where nothing moves."""
     here, d_here = (slice_rows(each, rows, i) for each in (block, d_block))
-    values = shard_of_block(with_logits(here), classes, j).rows
+    values = tile_shard(with_logits(here), classes, j).rows
     d_values = d_here._replace(logits=logits_tangent(here, d_here.logits))
     if not jax.tree.leaves(d_values):
         return log_probabilities(values, stats), None
