@@ -41,8 +41,9 @@ class TrainingProgress:
         self._without_bar = without_bar
         hidden = console is None or not console.is_terminal
         self._progress = Progress(*columns, console=console, disable=hidden, transient=True)
-        in_a_log = console is not None and hidden and not console.quiet
-        self._log = Log(console, self._activity) if in_a_log else None
+        self._log = None
+        if console is not None and hidden and not console.quiet:
+            self._log = Log(console, self._activity)
         self._task = self._progress.add_task("preparing", total=None, status="")
         self._work = self._done = 0.0
         self._programs = self._compiled = 0
