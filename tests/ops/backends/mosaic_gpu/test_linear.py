@@ -25,7 +25,7 @@ from tests.support.layers import (
 from tests.support.problems import SCALARS
 from tests.support.tolerances import GRADIENT, VALUE
 from xentjax.ops.backends import contexts
-from xentjax.ops.backends.mosaic_gpu import linear as linear_kernel
+from xentjax.ops.backends.mosaic_gpu import hardware, linear as linear_kernel
 
 pytestmark = pytest.mark.kernels
 

@@ -16,7 +16,7 @@ from tests.support.oracles import cross_entropy as oracles
 from tests.support.problems import PROBLEMS, SCALARS, Problem
 from tests.support.tolerances import VALUE
 from xentjax.ops.backends import contexts
-from xentjax.ops.backends.mosaic_gpu import tiling
+from xentjax.ops.backends.mosaic_gpu import hardware, tiling
 
 pytestmark = pytest.mark.kernels
 
