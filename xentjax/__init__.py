@@ -42,6 +42,7 @@ from xentjax.heads import (
     linear_sample,
     linear_softmax_cross_entropy,
     linear_top_k,
+    linear_top_k_kl_divergence,
 )
 from xentjax.information import (
     check_pmf,
@@ -116,6 +117,7 @@ __all__ = [
     "linear_sample",
     "linear_softmax_cross_entropy",
     "linear_top_k",
+    "linear_top_k_kl_divergence",
     "log_likelihood",
     "log_softmax",
     "logsumexp",
