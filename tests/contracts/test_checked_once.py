@@ -24,6 +24,7 @@ FEATURES = jnp.array([[0.0], [1.0], [2.0], [3.0]])
 MASK = jnp.array([True, True, True, True])
 ROWS, INDICES = jnp.array([True, False, True, True]), jnp.array([0, 1, 0, -1])
 TARGETS, KERNEL, BIAS = jnp.full((4, 2), 0.5), jnp.array([[0.5, -1.0]]), jnp.array([1.0, 0.5])
+TOP_1 = xentjax.TopK(jnp.full((4, 1), -0.5), jnp.zeros((4, 1), jnp.int32))
 KEYWORDS = {
     "class_weights": BIAS,
     "label_smoothing": 0.1,
@@ -135,6 +136,16 @@ CALLS = [
         num_samples=2,
         **LOGIT_KEYWORDS,
     ),
+    partial(
+        xentjax.linear_top_k_kl_divergence,
+        TOP_1,
+        FEATURES,
+        KERNEL,
+        BIAS,
+        reverse=True,
+        reduction="mean",
+        **LOGIT_KEYWORDS,
+    ),
     partial(xentjax.brier_score, LOGITS, INDICES, where=ROWS, ignore_index=-1, reduction="sum"),
     partial(xentjax.brier_score, LOGITS, TARGETS, implementation="xla"),
     partial(xentjax.kl_divergence_with_logits, LOGITS, LOGITS, 2.0, where=ROWS),
@@ -188,6 +199,15 @@ CALLS = [
     partial(
         over_devices(xentjax.linear_sample),
         jax.random.key(0),
+        FEATURES,
+        KERNEL,
+        BIAS,
+        axis_name="classes",
+        **LOGIT_KEYWORDS,
+    ),
+    partial(
+        over_devices(xentjax.linear_top_k_kl_divergence),
+        TOP_1,
         FEATURES,
         KERNEL,
         BIAS,

@@ -47,6 +47,10 @@ def _kept_rows(rng: Rng) -> np.ndarray:
     return rng.random(N) < 0.7
 
 
+def _two_classes(rng: Rng) -> np.ndarray:
+    return rng.random((N, K)).argsort(1)[:, :2].astype(np.int32)
+
+
 def _key(rng: Rng) -> np.ndarray:
     return rng.integers(0, 2**32, 2, np.uint32)
 
@@ -147,7 +151,7 @@ _linear = xentjax.linear_softmax_cross_entropy
 
 
 def _by_row(name: str, function: Callable[..., Any], draws: dict[str, Draw], **keywords) -> Call:
-    of_rows = ("logits", "labels", "x", "where", "p", "q", "log_probs")
+    of_rows = ("logits", "labels", "x", "where", "p", "q", "log_probs", "indices")
     rows = tuple(name for name in draws if name in of_rows)
     return Call(name, partial(function, **keywords), draws, rows)
 
@@ -163,6 +167,11 @@ def _weighted_counts(weights: jax.Array) -> jax.Array:
 def _calibration_error(probs: jax.Array) -> jax.Array:
     labels = jnp.arange(len(probs), dtype=jnp.int32) % K
     return expected_calibration_error(probs, labels)
+
+
+def _top_k_kl(log_probs: jax.Array, indices: jax.Array, **keywords: Any) -> jax.Array:
+    target = xentjax.TopK(log_probs, indices)
+    return xentjax.linear_top_k_kl_divergence(target, **keywords)
 
 
 def _entropy_of_kept(p: jax.Array, where: jax.Array) -> jax.Array:
@@ -225,6 +234,16 @@ CALLS = (
         {**LAYER, "where": _kept_classes, "temperature": SCALARS["temperature"]},
     ),
     _by_row("linear sample", xentjax.linear_sample, {"key": _key, **LAYER, "where": _kept_classes}),
+    _by_row(
+        "linear top-k kl",
+        _top_k_kl,
+        {
+            "log_probs": lambda rng: np.log(_pmfs(N, 3)(rng)[:, :2]),
+            "indices": _two_classes,
+            **LAYER,
+            "temperature": SCALARS["temperature"],
+        },
+    ),
     _by_row("brier, indices", xentjax.brier_score, ROWS),
     _by_row("brier, pmfs", xentjax.brier_score, SOFT),
     _by_row("focal", xentjax.softmax_focal_loss, ROWS),

@@ -1,7 +1,7 @@
 """KL divergence of a linear head from the stored top-k log-probabilities of a teacher."""
 
 from functools import partial
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from xentjax._core.checks import (
     concrete,
     native,
     raise_value_error,
+    to_jax,
 )
 from xentjax._core.dtypes import compute_dtype, narrow_int64, to_signed
 from xentjax._core.multiply_no_nan import nan_unless
@@ -113,7 +114,7 @@ def linear_top_k_kl_divergence(
         >>> target = TopK(jnp.log(jnp.array([[0.5, 0.25]])), jnp.array([[3, 0]]))
         >>> x, kernel = jnp.ones((1, 1)), jnp.zeros((1, 4))
         >>> print(linear_top_k_kl_divergence(target, x, kernel))  # of (1/2, 1/4, the rest 1/4)
-        [0.1733...]
+        [0.1732...]
 
     Source: top-k divergences with an outcome for the rest: Sason and Verdu, f-Divergence
     Inequalities, IEEE Transactions on Information Theory 62 (2016), for the data-processing
@@ -136,8 +137,9 @@ def _checked_target(target: TopK, rows: Rows, split: SplitClasses | None) -> Top
     if not isinstance(target, tuple | list) or len(target) != 2:
         raise TypeError(f"target: expected TopK(log_probs, indices), got {type(target).__name__}")
     log_probs = check_floating("target.log_probs", target[0])
-    indices = narrow_int64(native("target.indices", target[1]), -2)
-    indices = to_signed(check_integer("target.indices", indices))
+    name = "target.indices"
+    indices = to_jax(name, narrow_int64(native(name, target[1]), -2))
+    indices = to_signed(check_integer(name, indices))
     row_shape, k = rows.logits.shape[:-1], log_probs.shape[-1:]
     if log_probs.shape[:-1] != row_shape or log_probs.ndim == 0 or k == (0,):
         expected = f"shape {row_shape} of the rows by at least one class"
@@ -149,40 +151,36 @@ def _checked_target(target: TopK, rows: Rows, split: SplitClasses | None) -> Top
     if split is not None:
         arrays = {"target.log_probs": log_probs, "target.indices": indices}
         check_whole(split.axis_name, **arrays)
-    known = [concrete(x) for x in (log_probs, indices)]
-    kept = None if rows.mask.rows is None else concrete(rows.mask.rows)
-    if all(x is not None for x in known) and (rows.mask.rows is None or kept is not None):
-        with jax.ensure_compile_time_eval():
-            faults = _known_faults(TopK(log_probs, indices), num_classes)
-            faults = [np.asarray(x if kept is None else x & kept) for x in faults]
-        of_classes, of_sum = faults
+    values, classes, kept = concrete(log_probs), concrete(indices), rows.mask.rows
+    kept = np.ones(row_shape, bool) if kept is None else concrete(kept)
+    if values is not None and classes is not None and kept is not None:
+        of_classes, of_sum = (kept & x for x in _faults(values, classes, num_classes, np))
         if of_classes.any():
             row = tuple(map(int, np.argwhere(of_classes)[0]))
             expected = f"in each row different classes in 0..{num_classes - 1}"
-            got = f"{known[1][row].tolist()} in row {row}"
+            got = f"{classes[row].tolist()} in row {row}"
             raise_value_error("target.indices", expected, got)
         if of_sum.any():
             row = tuple(map(int, np.argwhere(of_sum)[0]))
-            total = np.exp(known[0][row].astype(np.float64)).sum()
+            total = np.exp(values[row].astype(np.float64)).sum()
             expected = "log-probabilities whose exponentials sum to at most 1"
             raise_value_error("target.log_probs", expected, f"the sum {total:.6g} in row {row}")
     return TopK(log_probs, indices)
 
 
-def _faults(target: TopK, num_classes: int) -> list[Bool[Array, "..."]]:
-    """Which rows have indices that are not different classes, and which a sum above 1."""
-    log_probs, indices = target
+def _faults(log_probs: Any, indices: Any, num_classes: int, numpy: Any = jnp) -> tuple[Any, Any]:
+    """Which rows have indices that are not different classes, and which a sum above 1.
+
+    Both for arrays of jax and, as `numpy`, for those of NumPy.
+    """
     tolerance = 1e-4 + 4 * float(jnp.finfo(log_probs.dtype).eps)
     log_probs = log_probs.astype(compute_dtype(log_probs.dtype))
     classes = (indices >= 0) & (indices < num_classes)
-    ordered = jnp.sort(indices, -1)
+    none = (indices == -1) & (log_probs == -numpy.inf)
+    ordered = numpy.sort(indices, -1)
     twice = (ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] >= 0)
-    none = (indices == -1) & (log_probs == -jnp.inf)
-    bad = ~jnp.all(classes | none, -1) | jnp.any(twice, -1)
-    return [bad, jnp.sum(jnp.exp(log_probs), -1) > 1 + tolerance]
-
-
-_known_faults = jax.jit(_faults, static_argnums=1)
+    of_classes = ~(classes | none).all(-1) | twice.any(-1)
+    return of_classes, numpy.exp(log_probs).sum(-1) > 1 + tolerance
 
 
 def _divergence(
@@ -198,9 +196,9 @@ def _divergence(
     kept, dtype = rows.mask.rows, compute_dtype(target.log_probs.dtype, rows.logits.dtype)
     if kept is not None:  # a masked row has no classes, and all of both pmfs is the rest
         each = jnp.broadcast_to(kept[..., None], target.indices.shape)
-        each, *target = sharded_alike(each, *target)
-        target = TopK(jnp.where(each, target[0], -jnp.inf), jnp.where(each, target[1], -1))
-    faults = _faults(target, num_classes)
+        each, log_probs, indices = sharded_alike(each, *target)
+        target = TopK(jnp.where(each, log_probs, -jnp.inf), jnp.where(each, indices, -1))
+    faults = _faults(*target, num_classes)
     indices = target.indices.astype(jnp.int32)
     head = head_choice(rows, split, (indices,), (), Given(), implementation, max_bytes)
 
@@ -208,11 +206,10 @@ def _divergence(
     bad_classes, bad_sum, valid = sharded_alike(*faults, jnp.any(logits > -jnp.inf, -1))
     invalid = nan_unless(valid & ~(bad_classes | bad_sum), dtype)
     log_q = log_softmax(logits + invalid[..., None])
-    log_p = target.log_probs.astype(dtype)
+    log_p, _ = sharded_alike(target.log_probs.astype(dtype), head.logits)
     eps = float(jnp.finfo(target.log_probs.dtype).eps)
     log_p_rest = _log_rest(log_p, eps, log_q[..., -1] == -jnp.inf)
     log_p = jnp.concatenate([log_p, log_p_rest[..., None]], -1)
-    log_p, log_q = sharded_alike(log_p, log_q)
     loss = divergence(log_q, log_p) if reverse else divergence(log_p, log_q)
     return reduce_losses(loss, reduction, None, kept)
 

@@ -53,9 +53,13 @@ class Chosen(NamedTuple):
     """log s over the classes that the chooser leaves in the sum; -inf if there are none."""
 
 
+Candidates = Any
+"""A tuple of arrays [n, ...], which the chooser knows."""
+
+
 @runtime_checkable
 class Chooser(Protocol):
-    """A way to choose classes; hashable. Candidates are a tuple of arrays [n, ...]."""
+    """A way to choose classes; hashable."""
 
     @property
     def arrays(self) -> int:
@@ -72,15 +76,15 @@ class Chooser(Protocol):
         """Whether log s may be a sum of no class."""
         ...
 
-    def of_tile(self, shard: ClassShard, by_row: Any) -> tuple[Array, ...]:
+    def of_tile(self, shard: ClassShard, by_row: Any) -> Candidates:
         """Return the candidates among the classes of a tile, which is what `first_class` counts."""
         ...
 
-    def merge(self, a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
+    def merge(self, a: Candidates, b: Candidates) -> Candidates:
         """Return the candidates among both, of which the classes of `a` come first."""
         ...
 
-    def across_devices(self, a: tuple[Array, ...], axis_name: AxisName) -> tuple[Array, ...]:
+    def across_devices(self, a: Candidates, axis_name: AxisName) -> Candidates:
         """Return the candidates among those of all devices, the same on each."""
         ...
 
@@ -93,7 +97,7 @@ class Chooser(Protocol):
 
     def result(
         self,
-        candidates: tuple[Array, ...],
+        candidates: Candidates,
         stats: RowStatistics,
         by_row: Any,
         temperature: Float[Array, ""] | None,
@@ -179,7 +183,7 @@ def _(
     dots = sum_over_tiles(of_tile, shard.rows, d_linear, numbers, max_bytes)
     if axis_name is not None:
         dots = lax.psum(dots, axis_name)
-    no_dot = SymbolicZero.from_primal_value(chosen.indices)
+    no_dot: Any = SymbolicZero.from_primal_value(chosen.indices)
     return chosen, Chosen(no_dot, dots[:, 1:], jnp.zeros_like(chosen.shift), dots[:, 0])
 
 
@@ -189,16 +193,16 @@ def _tile_by_tile(
     chooser: Chooser,
     implementation: str | None,
     max_bytes: int | None,
-) -> tuple[tuple[Array, ...], RowStatistics]:
+) -> tuple[Candidates, RowStatistics]:
     """The candidates among the classes of one device, and the statistics of log s."""
     rows, classes = _blocks(linear, chooser, implementation, max_bytes)
     requested = Requested(normalizer=True)
 
-    def of_rows(i: Int32[Array, ""]) -> tuple[tuple[Array, ...], RowStatistics]:
+    def of_rows(i: Int32[Array, ""]) -> tuple[Candidates, RowStatistics]:
         block = slice_rows(linear, rows, i)
         first, here = jax.tree.map(lambda x: x if x.shape[0] == 1 else rows.slice(x, i, 0), by_row)
 
-        def of_tile(j: Int32[Array, ""]) -> tuple[tuple[Array, ...], RowStatistics, Array]:
+        def of_tile(j: Int32[Array, ""]) -> tuple[Candidates, RowStatistics, Array]:
             tile = tile_shard(with_logits(slice_classes(block, classes, j)), classes, j)
             own = None if tile.first_own is None else first[0] + tile.first_own
             tile = tile._replace(first_class=first[0] + tile.first_class, first_own=own)
@@ -208,7 +212,7 @@ def _tile_by_tile(
         if classes.count == 1:
             return of_tile(jnp.int32(0))[:2]
 
-        def add_tile(total: tuple[Array, ...], j: Int32[Array, ""]) -> tuple[Any, Any]:
+        def add_tile(total: Candidates, j: Int32[Array, ""]) -> tuple[Any, Any]:
             candidates, *statistics = of_tile(j)
             return chooser.merge(total, candidates), statistics
 
@@ -228,7 +232,8 @@ def _blocks(
     linear: LinearRows, chooser: Chooser, implementation: str | None, max_bytes: int | None
 ) -> tuple[Blocks, Blocks]:
     if backend(implementation).stores_logits:
-        return tuple(blocks(size, size) for size in linear.logits.shape)
+        n, k = linear.logits.shape
+        return blocks(n, n), blocks(k, k)
     return forward_blocks(linear, max_bytes, chooser.arrays)
 
 
