@@ -35,7 +35,7 @@ from xentjax.categorical import (
     score,
     stream_counts,
 )
-from xentjax.heads import linear_log_probs, linear_softmax_cross_entropy
+from xentjax.heads import linear_log_probs, linear_loss, linear_softmax_cross_entropy
 from xentjax.information import (
     check_pmf,
     conditional_entropy,
@@ -104,6 +104,7 @@ __all__ = [
     "kl_divergence",
     "kl_divergence_with_logits",
     "linear_log_probs",
+    "linear_loss",
     "linear_softmax_cross_entropy",
     "log_likelihood",
     "log_softmax",

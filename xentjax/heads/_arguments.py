@@ -131,4 +131,4 @@ def join_rows(rows: Rows) -> Rows:
 
 def restore_rows(result: T, row_shape: tuple[int, ...]) -> T:
     """Give numbers of joined rows the leading axes of x."""
-    return jax.tree.map(lambda a: a.reshape(row_shape), result)
+    return jax.tree.map(lambda a: a.reshape(*row_shape, *a.shape[1:]), result)
