@@ -136,13 +136,13 @@ def _checked(result: Any, has_aux: bool) -> tuple[Float[Array, " 1"], Any]:
     aux: Any = ()
     if has_aux:
         if not (isinstance(result, tuple) and len(result) == 2):
-            kind = type(result).__name__
-            raise TypeError(f"loss: expected a pair (loss, aux) with has_aux=True, got {kind}")
+            got = _kind(result)
+            raise TypeError(f"loss: expected a pair (loss, aux) with has_aux=True, got {got}")
         result, aux = result
     if not isinstance(result, jax.Array):
         expected = "an array with the loss of each row"
         hint = "; has_aux=True takes a pair" if isinstance(result, tuple) else ""
-        raise TypeError(f"loss: expected {expected}, got {type(result).__name__}{hint}")
+        raise TypeError(f"loss: expected {expected}, got {_kind(result)}{hint}")
     if not jnp.issubdtype(result.dtype, jnp.floating):
         raise TypeError(f"loss: expected losses of a floating dtype, got {result.dtype}")
     if result.shape != (1,):
@@ -153,3 +153,7 @@ def _checked(result: Any, has_aux: bool) -> tuple[Float[Array, " 1"], Any]:
             expected = "auxiliary results with one leading axis, of size 1 for one row"
             raise_value_error("loss", expected, f"shape {x.shape}")
     return result, aux
+
+
+def _kind(result: Any) -> str:
+    return "an array" if isinstance(result, jax.Array) else type(result).__name__
