@@ -157,7 +157,7 @@ def _surrogate(
     return -gain - 0.1 * stats.entropy, ratio
 
 
-def _linear_loss(advantage: jax.Array, old: jax.Array, **arrays: jax.Array) -> jax.Array:
+def _linear_loss(advantage: jax.Array, old: jax.Array, **arrays: Any) -> jax.Array:
     return xentjax.linear_loss(
         _surrogate, **arrays, inputs=(advantage, old), has_aux=True, ignore_index=2,
         reduction="sum",

@@ -41,7 +41,7 @@ class Head:
         absolute = Head(**{**vars(self), "x": np.abs(self.x), "kernel": np.abs(self.kernel)})
         return Head(**{**vars(absolute), "chain": self.chain_terms})._pull_back(slope)
 
-    def _pull_back(self, slope: np.ndarray) -> dict[str, np.ndarray]:
+    def _pull_back(self, slope: Any) -> dict[str, np.ndarray]:
         d_logits = slope * self.chain["logits"]
         k = d_logits.shape[-1]
         flat, x = d_logits.reshape(-1, k), self.x.reshape(-1, self.x.shape[-1])
@@ -72,7 +72,8 @@ def head(
     labels = np.asarray(labels)
     k = kernel.shape[1]
     bias = np.zeros(k) if bias is None else np.asarray(bias, np.float64)
-    keep, classes = np.ones(labels.shape, bool), np.ones((*labels.shape, k), bool)
+    keep: Any = np.ones(labels.shape, bool)
+    classes = np.ones((*labels.shape, k), bool)
     if where is not None and np.ndim(where) == x.ndim:
         classes = np.broadcast_to(where, classes.shape)
         keep = classes.any(-1)
