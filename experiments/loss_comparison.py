@@ -33,10 +33,10 @@ from experiments.cifar10.backend import prepare_cpu
 from experiments.cifar10.commands.seeds import SWEEP_NAME, Sweep, estimates, parse_seeds, run_seeds
 from experiments.cifar10.config import PRESETS, Config as Settings, PresetName
 from experiments.cifar10.data.load import Dataset, load
-from experiments.cifar10.training.interrupt import resumable
 from experiments.cifar10.training.run import check
 from experiments.common.command import UserError, one_line_errors, parse_options, say, waiting
 from experiments.common.estimates import Estimate
+from experiments.common.interrupt import resumable
 from experiments.common.plots import PALETTE, subplots
 from experiments.common.run_folder import RUNS, RunFolder, reading
 from experiments.common.tables import new_table, show as show_table

@@ -5,11 +5,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
-from experiments.common.command import UserError, check_seed
+from experiments.common.command import check_seed
+from experiments.common.settings import (
+    ConfigError as ConfigError,
+    changed_settings,
+    settings_from_json,
+)
 
 DatasetName = Literal["cifar10", "digits"]
 NetworkName = Literal["airbench", "resnet18"]
@@ -31,10 +36,6 @@ PresetName = Literal[
 MOST_CHANNELS = 8192
 SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 GROUPS: Mapping[str, int] = {"airbench": 3, "resnet18": 4}  # of convolutions, in each network
-
-
-class ConfigError(UserError):
-    """An impossible setting; the message is one line that names it."""
 
 
 @dataclass(frozen=True)
@@ -156,19 +157,7 @@ class Config:
     @classmethod
     def from_json(cls, values: Mapping[str, Any], path: Path) -> Self:
         """Read the configuration in config.json of the run folder `path`."""
-        try:
-            arguments: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-            }
-            kinds = get_type_hints(cls)
-            for name, value in arguments.items():
-                if not _is_of_kind(value, kinds[name]):
-                    raise TypeError(f"{name}: {value!r}")
-            return cls(**arguments)
-        except (TypeError, AttributeError, KeyError) as error:
-            raise ConfigError(
-                f"{path / 'config.json'}: expected a CIFAR-10 run's settings: {error}"
-            ) from None
+        return settings_from_json(cls, values, path, "a CIFAR-10")
 
     @property
     def smooths_labels(self) -> bool:
@@ -181,19 +170,7 @@ class Config:
 
     def changes(self, other: Self) -> list[str]:
         """List the settings in which `other` differs."""
-        names = (field.name for field in dataclasses.fields(self))
-        return [name for name in names if getattr(self, name) != getattr(other, name)]
-
-
-def _is_of_kind(value: Any, kind: Any) -> bool:
-    """Whether a JSON value fits the annotation of a setting."""
-    if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(type(entry) is int for entry in value)
-    if get_origin(kind) is Literal:
-        return isinstance(value, str)
-    return type(value) in {int: (int,), float: (int, float), bool: (bool,)}.get(
-        kind, (int, type(None))
-    )
+        return changed_settings(self, other)
 
 
 def _is_float32(value: float) -> bool:

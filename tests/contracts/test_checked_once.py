@@ -41,6 +41,8 @@ LOGIT_KEYWORDS = {
     "max_bytes": 2**20,
     "implementation": "xla",
 }
+HEADS = FEATURES, KERNEL, FEATURES, KERNEL
+TWO_HEADS = {**LOGIT_KEYWORDS, "target_bias": BIAS, "bias": BIAS, "reduction": "mean"}
 SPLIT = {**KEYWORDS, "axis_name": "classes", "num_classes": 2}
 
 
@@ -138,6 +140,18 @@ CALLS = [
         reduction="sum",
         **LOGIT_KEYWORDS,
     ),
+    partial(xentjax.linear_kl_divergence, *HEADS, **TWO_HEADS, reverse=True),
+    partial(xentjax.linear_js_divergence, *HEADS, **TWO_HEADS, weight=0.25),
+    partial(xentjax.linear_top_k, FEATURES, KERNEL, 2, BIAS, **LOGIT_KEYWORDS),
+    partial(
+        xentjax.linear_sample,
+        jax.random.key(0),
+        FEATURES,
+        KERNEL,
+        BIAS,
+        num_samples=2,
+        **LOGIT_KEYWORDS,
+    ),
     partial(xentjax.brier_score, LOGITS, INDICES, where=ROWS, ignore_index=-1, reduction="sum"),
     partial(xentjax.brier_score, LOGITS, TARGETS, implementation="xla"),
     partial(xentjax.kl_divergence_with_logits, LOGITS, LOGITS, 2.0, where=ROWS),
@@ -189,6 +203,26 @@ CALLS = [
         ignore_index=-1,
         axis_name="classes",
         num_classes=2,
+        **LOGIT_KEYWORDS,
+    ),
+    partial(over_devices(xentjax.linear_kl_divergence), *HEADS, axis_name="classes", **TWO_HEADS),
+    partial(over_devices(xentjax.linear_js_divergence), *HEADS, axis_name="classes", **TWO_HEADS),
+    partial(
+        over_devices(xentjax.linear_top_k),
+        FEATURES,
+        KERNEL,
+        2,
+        BIAS,
+        axis_name="classes",
+        **LOGIT_KEYWORDS,
+    ),
+    partial(
+        over_devices(xentjax.linear_sample),
+        jax.random.key(0),
+        FEATURES,
+        KERNEL,
+        BIAS,
+        axis_name="classes",
         **LOGIT_KEYWORDS,
     ),
     partial(over_devices(xentjax.counts), LABELS, 2, axis_name="classes"),

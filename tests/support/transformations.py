@@ -47,6 +47,10 @@ def _kept_rows(rng: Rng) -> np.ndarray:
     return rng.random(N) < 0.7
 
 
+def _key(rng: Rng) -> np.ndarray:
+    return rng.integers(0, 2**32, 2, np.uint32)
+
+
 def _positive(*shape: int) -> Draw:
     return lambda rng: rng.uniform(0.5, 2.0, shape).astype(np.float32)
 
@@ -111,7 +115,8 @@ def on_explicit_axes(
     def spec(name: str, x: jax.Array) -> P:
         if by == "rows":
             return P("devices") if name in call.rows else P()
-        by_class = name in (*call.rows, "class_weights", "kernel", "bias") and x.shape[-1:] == (K,)
+        named = name.removeprefix("target_")
+        by_class = named in (*call.rows, "class_weights", "kernel", "bias") and x.shape[-1:] == (K,)
         return P(*(None,) * (x.ndim - 1), "devices") if by_class else P()
 
     def place(x: jax.Array, spec: P) -> jax.Array:
@@ -134,6 +139,12 @@ SCALARS: dict[str, Draw] = {
     "temperature": lambda rng: np.float32(rng.uniform(0.5, 2)),
 }
 LAYER: dict[str, Draw] = {"x": _normal(N, D), "kernel": _normal(D, K), "bias": _normal(K)}
+LAYERS: dict[str, Draw] = {
+    "target_x": _normal(N, 2),
+    "target_kernel": _normal(2, K),
+    "target_bias": _normal(K),
+    **LAYER,
+}
 PMF: dict[str, Draw] = {"p": _pmfs(N, K)}
 PAIR: dict[str, Draw] = {"p": _pmfs(N, K), "q": _pmfs(N, K)}
 
@@ -143,7 +154,7 @@ _linear = xentjax.linear_softmax_cross_entropy
 
 
 def _by_row(name: str, function: Callable[..., Any], draws: dict[str, Draw], **keywords) -> Call:
-    of_rows = ("logits", "labels", "x", "where", "p", "q", "log_probs")
+    of_rows = ("logits", "labels", "x", "target_x", "where", "p", "q", "log_probs")
     rows = tuple(name for name in draws if name in of_rows)
     return Call(name, partial(function, **keywords), draws, rows)
 
@@ -244,6 +255,33 @@ CALLS = (
         ("x", "labels", "advantage", "old"),
         reverse_only=True,
     ),
+    _by_row(
+        "linear kl, all",
+        xentjax.linear_kl_divergence,
+        {
+            **LAYERS,
+            "where": _kept_classes,
+            "logit_soft_cap": SCALARS["logit_soft_cap"],
+            "temperature": SCALARS["temperature"],
+        },
+    ),
+    _by_row(
+        "linear js, sum",
+        xentjax.linear_js_divergence,
+        {
+            **LAYERS,
+            "where": _kept_rows,
+            "weight": lambda rng: np.float32(rng.uniform(0.1, 0.9)),
+            "temperature": SCALARS["temperature"],
+        },
+        reduction="sum",
+    ),
+    _by_row(
+        "linear top-k",
+        partial(xentjax.linear_top_k, k=3),
+        {**LAYER, "where": _kept_classes, "temperature": SCALARS["temperature"]},
+    ),
+    _by_row("linear sample", xentjax.linear_sample, {"key": _key, **LAYER, "where": _kept_classes}),
     _by_row("brier, indices", xentjax.brier_score, ROWS),
     _by_row("brier, pmfs", xentjax.brier_score, SOFT),
     _by_row("focal", xentjax.softmax_focal_loss, ROWS),

@@ -77,7 +77,7 @@ def pack_kept_rows_with(
 ) -> tuple[LinearRows, T, Callable[[Any], Any]]:
     """Move masked rows to the end, with their entries in further arrays."""
     mask = linear.mask
-    if mask.rows is None or linear.target.labels is None:
+    if mask.rows is None or linear.target.pmf is not None:
         return linear, by_row, lambda tree: tree
     one_mask = mask.classes is None or mask.classes.shape[0] == 1
     # To sort rows that devices share is to gather them.

@@ -230,7 +230,7 @@ def _loss(
 ) -> Loss | tuple[Loss, Any]:
     guarded = reverse_mode_only((rows, closed_over, inputs), _NO_FORWARD_MODE, second=_NO_SECOND)
     rows, closed_over, inputs = guarded
-    placement = None if split is not None else placement_of(rows, inputs)
+    placement = None if split is not None else placement_of(rows, by_row=inputs)
     if placement is None:
         total, aux = _sum_of_part(rows, closed_over, inputs, split, function, how)
     else:

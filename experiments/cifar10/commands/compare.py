@@ -25,7 +25,6 @@ from experiments.cifar10.backend import prepare_cpu
 from experiments.cifar10.commands.seeds import SWEEP_NAME, Sweep, parse_seeds, run_seeds
 from experiments.cifar10.config import PRESETS, Config, DatasetName
 from experiments.cifar10.data.load import load
-from experiments.cifar10.training.interrupt import resumable
 from experiments.cifar10.training.run import check
 from experiments.common.command import (
     UserError,
@@ -36,6 +35,7 @@ from experiments.common.command import (
     waiting,
 )
 from experiments.common.estimates import Estimate
+from experiments.common.interrupt import resumable
 from experiments.common.plots import GREY, PALETTE, subplots
 from experiments.common.run_folder import RUNS, RunFolder, reading
 from experiments.common.tables import new_table, show as show_table

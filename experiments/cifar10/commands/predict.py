@@ -25,8 +25,8 @@ from experiments.cifar10.backend import current_backend, data_mesh, prepare_cpu
 from experiments.cifar10.commands.seeds import RUN_NAME
 from experiments.cifar10.config import Config
 from experiments.cifar10.results.evaluate import predict_all
-from experiments.cifar10.training import checkpoint
 from experiments.cifar10.training.programs import TrainingPrograms
+from experiments.common import checkpoint
 from experiments.common.command import (
     EXIT_USER_ERROR,
     UserError,

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from experiments.cifar10.config import Config
 from experiments.cifar10.data.load import Dataset
-from experiments.cifar10.training import checkpoint
 from experiments.cifar10.training.run import DivergenceError, run
+from experiments.common import checkpoint
 from experiments.common.command import UserError, check_seed, say
 from experiments.common.estimates import Estimate
 from experiments.common.hosts import wait_for_writer

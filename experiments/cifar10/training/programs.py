@@ -17,10 +17,10 @@ from experiments.cifar10.data.augment import INITIAL, EpochPlan, normalize, plan
 from experiments.cifar10.network.airbench import whitening_filters
 from experiments.cifar10.network.build import build_network
 from experiments.cifar10.state import TrainState
-from experiments.cifar10.training.compiled import CompiledFunction
 from experiments.cifar10.training.optimizer import make_optimizer
 from experiments.cifar10.training.step import TrainStep, train_steps
 from experiments.cifar10.training.steps import StepCount
+from experiments.common.compiled import CompiledFunction
 
 WHITENING_IMAGES = 5000
 

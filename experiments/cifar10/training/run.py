@@ -16,14 +16,21 @@ from experiments.cifar10.data.augment import views
 from experiments.cifar10.data.load import Dataset
 from experiments.cifar10.results import report
 from experiments.cifar10.results.evaluate import Evaluation, Result, accuracy, evaluate, predict_all
-from experiments.cifar10.training import checkpoint
-from experiments.cifar10.training.interrupt import TrainingStopped
 from experiments.cifar10.training.programs import TrainingPrograms
-from experiments.cifar10.training.progress import TrainingProgress
 from experiments.cifar10.training.steps import StepCount
+from experiments.common import checkpoint
 from experiments.common.command import UserError, say
+from experiments.common.interrupt import TrainingStopped
+from experiments.common.progress import TrainingProgress
 from experiments.common.run_folder import RunFolder
 from xentjax import fit_temperature
+
+WITHOUT_BAR = "a line follows for every epoch; the first step may have to be compiled"
+STATUS = "loss {loss:.3f}  accuracy {accuracy:.1%}"
+EPOCH_DONE = (
+    "epoch {epoch:2d}  {side} px  loss {loss:.3f}  accuracy {accuracy:.2%}  "
+    "test {test_accuracy:.2%}  {images_per_second:,.0f} images/s"
+)
 
 
 class DivergenceError(UserError):
@@ -69,7 +76,7 @@ def run(
         TrainingStopped: `should_stop` returned True.
         DivergenceError: the loss became NaN or infinite.
     """
-    with folder.locked(), TrainingProgress(console) as progress:
+    with folder.locked(), TrainingProgress(console, WITHOUT_BAR) as progress:
         trainer = _Trainer(config, dataset, folder, devices, progress)
         if resume:
             trainer.state = checkpoint.restore(folder.path, trainer.state)
@@ -204,12 +211,12 @@ class _Trainer:
                 "images_per_second": self.config.batch_size * (step - first_step) / seconds,
             }
             work = 3 * (step - before) * self.config.batch_size * _area(side)
-            self._progress.worked(work, metrics)
+            self._progress.worked(work, STATUS.format(**metrics))
         images, labels = self._test_set
         metrics["test_accuracy"] = accuracy(self._logits(images, "plain", side), labels)
         self.folder.log(epoch=epoch + 1, step=step, image_side=side, **metrics)
         checkpoint.save(self.folder.path, self.state)
-        self._progress.epoch_done(epoch + 1, side, metrics)
+        self._progress.line(EPOCH_DONE.format(epoch=epoch + 1, side=side, **metrics))
 
     def result(self, first_step: int) -> Result:
         """Test the network, which this process has trained from `first_step` on."""

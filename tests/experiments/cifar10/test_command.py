@@ -16,8 +16,8 @@ import pytest
 from experiments.cifar10 import __main__ as command
 from experiments.cifar10.__main__ import main, parse
 from experiments.cifar10.config import PRESETS
-from experiments.cifar10.training.interrupt import StopRequest
 from experiments.cifar10.training.run import TrainingStopped
+from experiments.common.interrupt import StopRequest
 from tests.support.paths import ROOT
 from tests.support.run_folders import (
     check_figures,

@@ -74,7 +74,7 @@ def sum_of_losses(
     assert rows is not None
 
     def sum_of_block(i: Int32[Array, ""]) -> tuple[Float[Array, ""], Any]:
-        here = _block(linear, rows, i)
+        here = row_block(linear, rows, i)
         loss, aux = losses(with_logits(here), shared, _slice(by_row, rows, i))
         return jnp.sum(loss), aux
 
@@ -129,7 +129,7 @@ def _sum_and_gradients(
     layer = linear.logits
 
     def add_rows(total: tuple[Array, LinearRows, Any], i: Int32[Array, ""]) -> tuple[Any, Any]:
-        here = _block(linear, rows, i)
+        here = row_block(linear, rows, i)
         values, by_row_here = with_logits(here), _slice(by_row, rows, i)
         moving_here = slice_rows(moving_linear._replace(logits=None), rows, i)
         moving_here = moving_here._replace(logits=values.logits)
@@ -142,7 +142,7 @@ def _sum_and_gradients(
             sum_of_block, (0, 1, 2), has_aux=True
         )(moving_here, moving_shared, _slice(moving_by_row, rows, i))
         loss, gradient, shared_gradient = total
-        d_layer = _add_products(gradient.logits, here, d_here.logits, rows, classes, i)
+        d_layer = add_products(gradient.logits, here, d_here.logits, rows, classes, i)
         gradient = _add_others(gradient, d_here, rows, i)._replace(logits=d_layer)
         shared_gradient = jax.tree.map(
             lambda t, d: t + d.astype(t.dtype), shared_gradient, d_shared
@@ -164,7 +164,7 @@ def _sum_and_gradients(
     return (loss, aux), (*gradients, d_by_row)
 
 
-def _block(linear: LinearRows, rows: Blocks, i: Int32[Array, ""]) -> LinearRows:
+def row_block(linear: LinearRows, rows: Blocks, i: Int32[Array, ""]) -> LinearRows:
     """Block i of the rows, with those masked that an earlier block contains too."""
     here, new = slice_rows(linear, rows, i), rows.is_new(i)
     if new is None:
@@ -173,7 +173,7 @@ def _block(linear: LinearRows, rows: Blocks, i: Int32[Array, ""]) -> LinearRows:
     return here._replace(mask=here.mask._replace(rows=mask))
 
 
-def _add_products(
+def add_products(
     total: Layer,
     here: LinearRows,
     d_logits: Float[Array, "n k"],

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from experiments.cifar10.commands.predict import main, predict, read_image, show
 from experiments.cifar10.results.evaluate import Result
-from experiments.cifar10.training import checkpoint
 from experiments.cifar10.training.run import run
+from experiments.common import checkpoint
 from experiments.common.command import UserError
 from experiments.common.run_folder import RunFolder
 from tests.support.run_folders import error_line

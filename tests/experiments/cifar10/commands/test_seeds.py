@@ -13,8 +13,8 @@ from experiments.cifar10 import __main__ as command
 from experiments.cifar10.__main__ import main, parse
 from experiments.cifar10.commands.seeds import Sweep, draw_seeds, parse_seeds, run_seeds
 from experiments.cifar10.config import PRESETS, Config
-from experiments.cifar10.training import checkpoint
 from experiments.cifar10.training.run import DivergenceError, TrainingStopped, run
+from experiments.common import checkpoint
 from experiments.common.command import UserError
 from experiments.common.estimates import Estimate
 from experiments.common.run_folder import RunFolder, plain

@@ -18,11 +18,19 @@ from experiments.cifar10.__main__ import show
 from experiments.cifar10.backend import current_backend
 from experiments.cifar10.config import Config, ConfigError
 from experiments.cifar10.results.report import draw_reliability
-from experiments.cifar10.training import checkpoint, progress, run as train
-from experiments.cifar10.training.checkpoint import CheckpointError
-from experiments.cifar10.training.progress import TrainingProgress
-from experiments.cifar10.training.run import DivergenceError, Result, TrainingStopped, _Trainer, run
+from experiments.cifar10.training import run as train
+from experiments.cifar10.training.run import (
+    WITHOUT_BAR,
+    DivergenceError,
+    Result,
+    TrainingStopped,
+    _Trainer,
+    run,
+)
+from experiments.common import checkpoint, progress
+from experiments.common.checkpoint import CheckpointError
 from experiments.common.command import UserError
+from experiments.common.progress import TrainingProgress
 from experiments.common.run_folder import RunError, RunFolder
 from tests.support.full_disk import FULL_DISK, needs_full_disk
 from tests.support.run_folders import read_metrics, read_summary
@@ -147,7 +155,8 @@ def test_what_is_said_of_the_time_of_training(finished, seconds, speed, said):
 @pytest.mark.parametrize("terminal", [False, True])
 def test_only_where_no_bar_is_shown_a_line_says_what_to_wait_for(terminal):
     output = io.StringIO()
-    with TrainingProgress(Console(file=output, width=300, force_terminal=terminal)):
+    console = Console(file=output, width=300, force_terminal=terminal)
+    with TrainingProgress(console, WITHOUT_BAR):
         pass
     assert ("a line follows for every epoch" in output.getvalue()) != terminal
 

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.cifar10.state import TrainState
-from experiments.cifar10.training import checkpoint
-from experiments.cifar10.training.checkpoint import CheckpointError
+from experiments.common import checkpoint
+from experiments.common.checkpoint import CheckpointError
 from experiments.common.command import UserError, one_line_errors as one_line_errors
 from tests.support.paths import ROOT
 from tests.support.tiny_training import differences
@@ -84,7 +84,7 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path, damage: Callable[[Path], Any
 
 
 RESTORE = """
-import sys, pathlib, tests.experiments.cifar10.training.test_checkpoint as t
+import sys, pathlib, tests.experiments.common.test_checkpoint as t
 try:
     t.checkpoint.restore(pathlib.Path(sys.argv[1]), t.small_state(size=int(sys.argv[2])))
 except Exception as error:
@@ -108,7 +108,7 @@ def test_numbers_that_cannot_be_read_are_one_line(tmp_path, damage):
         text=True,
     )
     assert done.returncode == 1
-    expected = f"experiments.cifar10.training.checkpoint.CheckpointError: {tmp_path}"
+    expected = f"experiments.common.checkpoint.CheckpointError: {tmp_path}"
     # on stdout: on stderr orbax's threads may write into the midst of a line
     (line,) = done.stdout.splitlines()
     assert line.startswith(expected)
@@ -126,7 +126,7 @@ def names(run: Path) -> list[str]:
 
 
 KILLED = """
-import os, signal, sys, pathlib, tests.experiments.cifar10.training.test_checkpoint as t
+import os, signal, sys, pathlib, tests.experiments.common.test_checkpoint as t
 rename, left = os.rename, int(sys.argv[2])
 def rename_or_die(*arguments, **keywords):
     global left
@@ -194,7 +194,7 @@ def test_a_read_only_folder_is_one_line_and_keeps_the_checkpoint(tmp_path, monke
 
 
 FULL = """
-import resource, sys, pathlib, tests.experiments.cifar10.training.test_checkpoint as t
+import resource, sys, pathlib, tests.experiments.common.test_checkpoint as t
 state = t.small_state(4)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 with t.one_line_errors():

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.cifar10.training import compiled
-from experiments.cifar10.training.compiled import CompiledFunction
+from experiments.common import compiled
+from experiments.common.compiled import CompiledFunction
 
 
 @partial(jax.jit, static_argnames="times")

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
+from jax import Array
 
-from experiments.cifar10.state import TrainState
 from experiments.common.command import UserError
 from experiments.common.run_folder import replace_file
 
@@ -30,7 +30,19 @@ class CheckpointError(UserError):
     """A run that cannot be resumed; the message is one line with the reason."""
 
 
-def save(run: Path, state: TrainState) -> None:
+class State(Protocol):
+    """A NamedTuple of arrays, of which `step` counts the steps taken so far."""
+
+    @property
+    def step(self) -> Array: ...
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+StateType = TypeVar("StateType", bound=State)
+
+
+def save(run: Path, state: State) -> None:
     """Save the state in the run's folder and remove the previous checkpoint.
 
     Orbax writes to a temporary folder and renames it; only then is the previous checkpoint removed.
@@ -66,7 +78,7 @@ def latest_step(run: Path) -> int | None:
         return manager.latest_step()
 
 
-def restore(run: Path, like: TrainState) -> TrainState:
+def restore(run: Path, like: StateType) -> StateType:
     """Restore the latest state saved in the run's folder.
 
     Args:
@@ -85,7 +97,7 @@ def restore(run: Path, like: TrainState) -> TrainState:
     with _reading(run), _manager(run, create=False) as manager:
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
         values = manager.restore(step, args=ocp.args.StandardRestore(shapes))
-    return TrainState(**values)
+    return type(like)(**values)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The progress of a run, as the user sees it."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -10,20 +10,21 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-NARROW = 66  # columns; with fewer there is no room for a bar beside loss and accuracy
+NARROW = 66  # columns; with fewer there is no room for a bar beside the status
 
 
 class TrainingProgress:
-    """A line with the current activity and the remaining time, and a line for each epoch.
+    """A line with the current activity and the remaining time, and lines above it that stay.
 
     The remaining time is that of the remaining work, at the rate so far, and of the programs still
     to be compiled, at the mean time of the compiled ones.
 
     Args:
         console: where to draw; None draws nothing.
+        without_bar: the line that says what to wait for where no bar can be drawn.
     """
 
-    def __init__(self, console: Console | None) -> None:
+    def __init__(self, console: Console | None, without_bar: str = "") -> None:
         width = 80 if console is None else console.width
         columns: list[str | ProgressColumn] = [
             TextColumn("{task.description}", markup=False),
@@ -33,6 +34,7 @@ class TrainingProgress:
         if width >= NARROW:
             columns.insert(2, TextColumn("{task.fields[status]}", markup=False))
         self._console = console
+        self._without_bar = without_bar
         hidden = console is None or not console.is_terminal
         self._progress = Progress(*columns, console=console, disable=hidden, transient=True)
         self._task = self._progress.add_task("preparing", total=None, status="")
@@ -43,9 +45,7 @@ class TrainingProgress:
 
     def __enter__(self) -> Self:
         if self._console is not None and self._progress.disable:  # no bar is shown
-            self._console.print(
-                "a line follows for every epoch; the first step may have to be compiled"
-            )
+            self._console.print(self._without_bar)
         self._progress.start()
         return self
 
@@ -82,16 +82,15 @@ class TrainingProgress:
         self._last += seconds
         self.doing(before)
 
-    def worked(self, work: float, metrics: Mapping[str, float] | None = None) -> None:
-        """Add finished work; the metrics are those of the epoch so far."""
+    def worked(self, work: float, status: str | None = None) -> None:
+        """Add finished work; the status is shown until the next one."""
         now = time.monotonic()
         self._working_seconds += now - self._last
         self._last = now
         self._done += work
         self._progress.update(self._task, completed=self._done)
-        if metrics is not None:
-            status = "loss {loss:.3f}  accuracy {accuracy:.1%}"
-            self._progress.update(self._task, status=status.format(**metrics))
+        if status is not None:
+            self._progress.update(self._task, status=status)
 
     def left(self) -> str:
         """Format the remaining time, or if it is unknown, the time of this activity so far."""
@@ -104,15 +103,10 @@ class TrainingProgress:
                 return f"left {_clock(left)}"
         return f"for {_clock(now - self._since)}"
 
-    def epoch_done(self, epoch: int, side: int, metrics: Mapping[str, float]) -> None:
-        """Print a line about the epoch above the bar."""
-        if self._console is None:
-            return
-        line = (
-            f"epoch {epoch:2d}  {side} px  loss {{loss:.3f}}  accuracy {{accuracy:.2%}}  "
-            "test {test_accuracy:.2%}  {images_per_second:,.0f} images/s"
-        )
-        self._console.print(line.format(**metrics), highlight=False)
+    def line(self, text: str) -> None:
+        """Print a line that stays above the bar."""
+        if self._console is not None:
+            self._console.print(text, highlight=False)
 
 
 class _TimeLeft(ProgressColumn):
