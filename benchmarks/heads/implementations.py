@@ -111,7 +111,7 @@ def _js(x: jax.Array, kernel: jax.Array, rest: Rest) -> jax.Array:
     return (of_p + of_q) / 2
 
 
-def _top_k(x: jax.Array, kernel: jax.Array, rest: Rest) -> list[jax.Array]:
+def _top_k(x: jax.Array, kernel: jax.Array, rest: Rest) -> Any:
     return lax.top_k(_log_softmax(x, kernel), min(TOP, kernel.shape[1]))
 
 
@@ -144,13 +144,14 @@ def _in_chunks(function: Function) -> Function:
 
 def _both(function: Function, finish: Callable[[Any, Rest], Any] | None = None) -> dict[str, Any]:
     """Return the function from stored logits and in chunks, each followed by `finish`."""
+    both = {NAIVE: function, SCAN: _in_chunks(function)}
+    if finish is None:
+        return both
+    return {name: _followed_by(finish, each) for name, each in both.items()}
 
-    def finished(function: Function) -> Function:
-        if finish is None:
-            return function
-        return lambda x, kernel, rest: finish(function(x, kernel, rest), rest)
 
-    return {NAIVE: finished(function), SCAN: finished(_in_chunks(function))}
+def _followed_by(finish: Callable[[Any, Rest], Any], function: Function) -> Function:
+    return lambda x, kernel, rest: finish(function(x, kernel, rest), rest)
 
 
 def _mean(values: jax.Array, _: Rest) -> jax.Array:

@@ -262,7 +262,7 @@ def test_only_what_is_asked_for_is_computed(return_entropy, monkeypatch):
         return head_statistics(rows, split, requested, *how)
 
     monkeypatch.setattr(log_probs, "head_statistics", telling)
-    log_probs._of_whole_rows.clear_cache()
+    jax.clear_caches()
     function: Any = partial(linear_log_probs, return_entropy=return_entropy)
     jax.eval_shape(function, *SHAPES)
     assert asked == [Requested(mean=return_entropy)]
