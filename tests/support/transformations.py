@@ -158,7 +158,7 @@ _linear = xentjax.linear_softmax_cross_entropy
 
 
 def _by_row(name: str, function: Callable[..., Any], draws: dict[str, Draw], **keywords) -> Call:
-    of_rows = "logits labels x target_x where p q log_probs indices".split()
+    of_rows = ["logits", "labels", "x", "target_x", "where", "p", "q", "log_probs", "indices"]
     rows = tuple(name for name in draws if name in of_rows)
     return Call(name, partial(function, **keywords), draws, rows)
 
