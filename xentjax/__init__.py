@@ -35,7 +35,14 @@ from xentjax.categorical import (
     score,
     stream_counts,
 )
-from xentjax.heads import linear_log_probs, linear_softmax_cross_entropy
+from xentjax.heads import (
+    Sample,
+    TopK,
+    linear_log_probs,
+    linear_sample,
+    linear_softmax_cross_entropy,
+    linear_top_k,
+)
 from xentjax.information import (
     check_pmf,
     conditional_entropy,
@@ -76,10 +83,12 @@ __all__ = [
     "KKTCertificate",
     "ReliabilityCurve",
     "RiskCoverage",
+    "Sample",
     "SoftmaxRegressionFit",
     "SoftmaxStats",
     "TemperatureFit",
     "TestResult",
+    "TopK",
     "brier_score",
     "categorical",
     "check_pmf",
@@ -104,7 +113,9 @@ __all__ = [
     "kl_divergence",
     "kl_divergence_with_logits",
     "linear_log_probs",
+    "linear_sample",
     "linear_softmax_cross_entropy",
+    "linear_top_k",
     "log_likelihood",
     "log_softmax",
     "logsumexp",

@@ -77,14 +77,14 @@ def test_tiles_of_the_table_overlap_in_rows_and_classes():
     rows = ops_in_forward.fitting_row_blocks(linear, TILED)
     assert rows is not None
     tilings = [
-        *statistics._forward_blocks(linear, TILED),
+        *statistics.forward_blocks(linear, TILED),
         *statistics._backward_blocks(linear, TILED),
         rows,
         ops_in_forward._class_blocks(linear, rows, TILED),
     ]
     assert all(map(overlap, tilings))
     whole = [
-        *statistics._forward_blocks(linear, None),
+        *statistics.forward_blocks(linear, None),
         *statistics._backward_blocks(linear, None),
     ]
     assert all(blocks.count == 1 for blocks in whole)
@@ -383,7 +383,7 @@ def test_no_column_is_padded(k, divides, in_forward):
         assert rows is not None
         classes = [ops_in_forward._class_blocks(linear, rows, max_bytes)]
     else:
-        tilings = statistics._forward_blocks, statistics._backward_blocks
+        tilings = statistics.forward_blocks, statistics._backward_blocks
         classes = [tiling(linear, max_bytes)[1] for tiling in tilings]
     assert all(blocks.count > 1 for blocks in classes)
     assert any(map(overlap, classes)) != divides

@@ -60,6 +60,20 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = {
         (LOGITS, KERNEL, LABELS, WEIGHTS),
         {"where": ROWS, **ADJUSTS},
     ),
+    "linear_top_k": (
+        lambda *arrays, **keywords: (
+            xentjax.linear_top_k(*arrays[:2], 2, *arrays[2:], **keywords).log_probs
+        ),
+        (LOGITS, KERNEL, WEIGHTS),
+        {"where": CLASSES, **ADJUSTS},
+    ),
+    "linear_sample": (
+        lambda *arrays, **keywords: (
+            xentjax.linear_sample(jax.random.key(0), *arrays, **keywords).log_probs
+        ),
+        (LOGITS, KERNEL, WEIGHTS),
+        {"where": ROWS, **ADJUSTS},
+    ),
     "brier_score": (xentjax.brier_score, (LOGITS, LABELS), {"where": ROWS}),
     "brier_score, pmfs": (xentjax.brier_score, (LOGITS, PMFS), {"where": CLASSES}),
     "kl_divergence_with_logits": (

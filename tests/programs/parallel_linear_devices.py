@@ -158,7 +158,7 @@ CHECKS["small logits, in one tile"] = partial(assert_matches_oracle, TABLE["smal
 @check
 def tiles_of_the_table_overlap_in_rows_and_classes() -> None:
     linear = Rows(LinearLayer(jnp.zeros((ROWS, 3)), jnp.zeros((3, K_LOCAL))))
-    for tiling in (statistics._forward_blocks, statistics._backward_blocks):
+    for tiling in (statistics.forward_blocks, statistics._backward_blocks):
         assert all(map(overlap, tiling(linear, TILED)))
         assert all(blocks.count == 1 for blocks in tiling(linear, None))
 

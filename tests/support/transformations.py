@@ -47,6 +47,10 @@ def _kept_rows(rng: Rng) -> np.ndarray:
     return rng.random(N) < 0.7
 
 
+def _key(rng: Rng) -> np.ndarray:
+    return rng.integers(0, 2**32, 2, np.uint32)
+
+
 def _positive(*shape: int) -> Draw:
     return lambda rng: rng.uniform(0.5, 2.0, shape).astype(np.float32)
 
@@ -215,6 +219,12 @@ CALLS = (
         partial(xentjax.linear_log_probs, return_entropy=True, ignore_index=2),
         {**LAYER, "labels": _labels, "where": _kept_classes, "temperature": SCALARS["temperature"]},
     ),
+    _by_row(
+        "linear top-k",
+        partial(xentjax.linear_top_k, k=3),
+        {**LAYER, "where": _kept_classes, "temperature": SCALARS["temperature"]},
+    ),
+    _by_row("linear sample", xentjax.linear_sample, {"key": _key, **LAYER, "where": _kept_classes}),
     _by_row("brier, indices", xentjax.brier_score, ROWS),
     _by_row("brier, pmfs", xentjax.brier_score, SOFT),
     _by_row("focal", xentjax.softmax_focal_loss, ROWS),

@@ -17,9 +17,14 @@ from xentjax.losses._arguments import (
     soft_labels,
     with_indices,
 )
-from xentjax.losses._keywords import SOFT_CAP, TEMPERATURE, scalar_keywords
+from xentjax.losses._keywords import (
+    SOFT_CAP,
+    TEMPERATURE,
+    check_implementation,
+    scalar_keywords,
+)
 from xentjax.losses._split import SplitClasses, split_classes
-from xentjax.ops import Layer, Mask, Rows, Scalars, Target
+from xentjax.ops import Layer, Mask, Rows, Scalars, Target, backend
 from xentjax.ops.blocks import flat_mask
 
 T = TypeVar("T")
@@ -111,6 +116,14 @@ def check_max_bytes(max_bytes: SupportsIndex | None) -> int | None:
     return max_bytes
 
 
+def check_without_kernel(implementation: str | None) -> None:
+    """Check the name of an implementation of what no kernel makes."""
+    check_implementation(implementation)
+    if backend(implementation).linear_statistics is not None:
+        expected = "implementation: expected None, 'xla' or 'reference' (no kernel makes this)"
+        raise NotImplementedError(f"{expected}, got {implementation!r}")
+
+
 def join_rows(rows: Rows) -> Rows:
     """Join the leading axes, those of x, into one axis of rows."""
     (layer, target, mask), shape = rows[:3], rows.logits.shape
@@ -130,5 +143,5 @@ def join_rows(rows: Rows) -> Rows:
 
 
 def restore_rows(result: T, row_shape: tuple[int, ...]) -> T:
-    """Give numbers of joined rows the leading axes of x."""
-    return jax.tree.map(lambda a: a.reshape(row_shape), result)
+    """Give arrays of joined rows the leading axes of x."""
+    return jax.tree.map(lambda a: a.reshape(*row_shape, *a.shape[1:]), result)

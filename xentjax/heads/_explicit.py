@@ -34,21 +34,27 @@ class Placement(NamedTuple):
         return _names(self.rows, self.classes)
 
     def over_devices(
-        self, function: Callable[..., T], rows: Rows, *others: Any, out_specs: Any
+        self,
+        function: Callable[..., T],
+        rows: Rows,
+        *others: Any,
+        by_row: Any = (),
+        out_specs: Any,
     ) -> T:
-        """Return `function(rows, *others)` from each device's part of the rows, and the others."""
+        """Return `function(rows, *by_row, *others)` from each device's part of what has rows."""
         specs = self._specs(rows)
         placed = jax.tree.map(self._place, specs, rows, is_leaf=lambda s: isinstance(s, P))
+        by_row = jax.tree.map(lambda x: self._place(P(*self.rows), x), by_row)
         if not self.axis_names():  # features were split, and are no more
-            return function(placed, *others)
+            return function(placed, *by_row, *others)
         mapped = jax.shard_map(
             function,
             mesh=self.mesh,
-            in_specs=(specs, *(P() for _ in others)),
+            in_specs=(specs, *(P(*self.rows) for _ in by_row), *(P() for _ in others)),
             out_specs=out_specs,
             axis_names=set(self.axis_names()),
         )
-        return mapped(placed, *others)
+        return mapped(placed, *by_row, *others)
 
     def own_classes(self, rows: Rows) -> SplitClasses | None:
         """Return which classes this device has, where they are split."""
@@ -76,10 +82,13 @@ class Placement(NamedTuple):
         return None if x is None else reshard(x, NamedSharding(self.mesh, spec))
 
 
-def placement_of(rows: Rows) -> Placement | None:
-    """Return how Explicit mesh axes split the rows and classes of a layer; None if none does."""
+def placement_of(rows: Rows, by_row: Any = ()) -> Placement | None:
+    """Return how Explicit mesh axes split the rows and classes of a layer; None if none does.
+
+    `by_row` are further arrays with the leading axes of x.
+    """
     layer, target, mask, *_ = rows
-    split = [x for x in jax.tree.leaves(rows) if any(explicit_spec(x))]
+    split = [x for x in jax.tree.leaves((rows, by_row)) if any(explicit_spec(x))]
     if not split:
         return None
     leading = layer.x.ndim - 1
@@ -88,7 +97,7 @@ def placement_of(rows: Rows) -> Placement | None:
         specs = (explicit_spec(x) for x in arrays if x is not None)
         return next((spec[axis] for spec in specs if spec and spec[axis] is not None), None)
 
-    of_rows = [layer.x, target.labels, target.pmf, mask.rows]
+    of_rows = [layer.x, target.labels, target.pmf, mask.rows, *jax.tree.leaves(by_row)]
     by_row = tuple(first_split(of_rows, axis) for axis in range(leading))
     by_class = first_split([target.pmf, mask.classes, layer.bias, layer.kernel], -1)
     if set(_names(by_row)) & set(_names(by_class)):  # such a kernel is gathered

@@ -1,7 +1,7 @@
 """The row statistics of a linear head, wherever its arrays lie."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ from xentjax.ops.layer import LinearRows, with_logits
 from xentjax.ops.linear.sharded import merged_linear_statistics
 from xentjax.ops.linear.statistics import linear_row_statistics
 from xentjax.ops.rows import map_rows
+
+T = TypeVar("T")
 
 
 def head_statistics(
@@ -66,15 +68,24 @@ def pack_kept_rows(linear: LinearRows) -> tuple[LinearRows, Callable[[Any], Any]
 
     Rows with arrays of the logits' size keep their places: moving those costs what it would save.
     """
+    linear, _, in_place = pack_kept_rows_with(linear, ())
+    return linear, in_place
+
+
+def pack_kept_rows_with(
+    linear: LinearRows, by_row: T
+) -> tuple[LinearRows, T, Callable[[Any], Any]]:
+    """Move masked rows to the end, with their entries in further arrays."""
     mask = linear.mask
-    if mask.rows is None or linear.target.labels is None:
-        return linear, lambda tree: tree
+    if mask.rows is None or linear.target.pmf is not None:
+        return linear, by_row, lambda tree: tree
     one_mask = mask.classes is None or mask.classes.shape[0] == 1
     # To sort rows that devices share is to gather them.
     apart = jax.device_count() > 1
     if apart or not one_mask:
-        return linear, lambda tree: tree
+        return linear, by_row, lambda tree: tree
     order = jnp.argsort(~mask.rows, stable=True)
     places = jnp.argsort(order)
     ordered = map_rows(lambda a: a if a.shape[0] == 1 else a[order], linear)
-    return ordered, lambda tree: jax.tree.map(lambda a: a[places], tree)
+    by_row = jax.tree.map(lambda a: a[order], by_row)
+    return ordered, by_row, lambda tree: jax.tree.map(lambda a: a[places], tree)

@@ -83,7 +83,7 @@ def _jitted_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowStati
     """The derivative of each statistic along `d_rows`, linear in it."""
     # Recomputed, or XLA would keep a and z as arrays for the backward pass.
     rows, shift = recompute_after(rows, stats.shift)
-    z, dz = _value_and_tangent(
+    z, dz = value_and_tangent(
         lambda rows: shifted(adjusted_logits(rows), shift, rows.scalars.temperature), rows, d_rows
     )
     log_sum, labels = stats.log_sum, rows.target.labels
@@ -116,7 +116,7 @@ def _jitted_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowStati
     )
 
 
-def _value_and_tangent(
+def value_and_tangent(
     function: Callable[[Rows], Array], rows: Rows, d_rows: Rows
 ) -> tuple[Array, Array]:
     """`function(rows)` and its derivative along the inputs that move."""
@@ -137,7 +137,7 @@ def _inner_product_tangent(
     if d_rows.target.pmf is None and d_rows.class_weights is None:
         dot = jnp.sum(targets(rows) * dz, -1)
         return InnerProduct(dot, jnp.zeros_like(dot))
-    t, dt = _value_and_tangent(targets, rows, d_rows)
+    t, dt = value_and_tangent(targets, rows, d_rows)
     # A class of logit -inf has an infinite derivative; a target that stays 0 there adds nothing.
     product = t * dz + multiply_no_nan(z, jnp.broadcast_to(dt, z.shape))
     dot = jnp.sum(product, -1)

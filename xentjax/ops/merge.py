@@ -30,6 +30,8 @@ class ClassShard(NamedTuple):
     first_class: Integer[Array, ""]
     owns_label: Bool[Array, "*rows"] | None
     """False where another shard holds the label."""
+    first_own: Integer[Array, ""] | None = None
+    """The first class that no earlier shard holds too; `first_class` if None."""
 
 
 class Combine(NamedTuple):
@@ -61,7 +63,7 @@ def class_shard(
     """
     labels = rows.target.labels
     if labels is None:
-        return ClassShard(rows, first_class, None)
+        return ClassShard(rows, first_class, None, first_own)
     valid = label_in_range(labels, num_classes)
     label = jnp.where(valid, labels, 0).astype(jnp.int32)
     local = label - first_class
@@ -71,7 +73,7 @@ def class_shard(
     # A bad label is bad on every shard, for the gradient of each to be NaN.
     local = jnp.where(valid, jnp.where(owned, local, 0), -1)
     rows = rows._replace(target=rows.target._replace(labels=local))
-    return ClassShard(rows, first_class, owned | ~valid)
+    return ClassShard(rows, first_class, owned | ~valid, first_own)
 
 
 def merge(

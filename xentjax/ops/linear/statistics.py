@@ -30,6 +30,7 @@ from xentjax.ops.layer import (
     slice_rows,
     with_logits,
 )
+from xentjax.ops.linear.batch import batch_as_rows
 from xentjax.ops.merge import (
     ACROSS_FIRST_AXIS,
     ClassShard,
@@ -38,7 +39,7 @@ from xentjax.ops.merge import (
     merge,
 )
 from xentjax.ops.registry import backend
-from xentjax.ops.rows import Layer, Requested, Rows, RowStatistics, map_rows
+from xentjax.ops.rows import Layer, Requested, Rows, RowStatistics
 
 T = TypeVar("T")
 
@@ -59,42 +60,7 @@ def _statistics(
         _of_whole_rows, requested=requested, implementation=implementation, max_bytes=max_bytes
     )
 
-    @jax.custom_batching.custom_vmap
-    def statistics(linear: LinearRows) -> RowStatistics:
-        return of_whole_rows(linear)
-
-    @statistics.def_vmap
-    def _(axis_size: int, in_batched: list[LinearRows], linear: LinearRows) -> tuple[Any, Any]:
-        """A batch of rows with one kernel is more rows."""
-        if _shares_layer(in_batched[0]):
-            stats = statistics(_fold_batch(linear, in_batched[0], axis_size))
-            stats = jax.tree.map(lambda a: a.reshape(axis_size, -1), stats)
-        else:
-            axes = jax.tree.map(lambda batched: 0 if batched else None, in_batched[0])
-            stats = jax.vmap(of_whole_rows, (axes,))(linear)
-        return stats, jax.tree.map(lambda _: True, stats)
-
-    return statistics(linear)
-
-
-def _shares_layer(batched: LinearRows) -> bool:
-    """Whether only what belongs to rows is batched."""
-    rest = map_rows(lambda _: False, batched)
-    return not any(jax.tree.leaves(rest))
-
-
-def _fold_batch(linear: LinearRows, batched: LinearRows, size: int) -> LinearRows:
-    """The batch of rows as one axis of rows."""
-    n = linear.logits.x.shape[-2]
-
-    def fold(x: Array, is_batched: bool) -> Array:
-        if not is_batched:
-            if x.shape[0] != n:  # a mask of classes that serves all rows
-                return x
-            x = x[None]
-        return jnp.broadcast_to(x, (size, n, *x.shape[2:])).reshape(-1, *x.shape[2:])
-
-    return map_rows(fold, linear, batched)
+    return batch_as_rows(lambda linear, _: of_whole_rows(linear))(linear, None)
 
 
 def _of_whole_rows(
@@ -112,7 +78,7 @@ def _block_by_block(
     linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
 ) -> RowStatistics:
     """Make the logits of a tile at a time, each by one matrix product."""
-    rows, classes = _forward_blocks(linear, max_bytes)
+    rows, classes = forward_blocks(linear, max_bytes)
 
     def statistics_of(i: Int32[Array, ""]) -> RowStatistics:
         block = slice_rows(linear, rows, i)
@@ -120,7 +86,7 @@ def _block_by_block(
             return row_statistics(with_logits(block), requested, implementation)
 
         def statistics_of_classes(j: Int32[Array, ""]) -> tuple[RowStatistics, Array, Array | None]:
-            shard = _shard(with_logits(slice_classes(block, classes, j)), classes, j)
+            shard = tile_shard(with_logits(slice_classes(block, classes, j)), classes, j)
             stats = row_statistics(shard.rows, requested.for_shard(), implementation)
             return stats, shard.first_class, shard.owns_label
 
@@ -152,37 +118,55 @@ def linear_tangents(
     linear: LinearRows, stats: RowStatistics, d_linear: LinearRows, max_bytes: int | None
 ) -> RowStatistics:
     """The derivative of each statistic along the tangents `d_linear`, None where they are 0."""
-    rows, classes = _backward_blocks(linear, max_bytes)
+
+    def of_tile(shard: ClassShard, d_rows: Rows, stats: RowStatistics) -> RowStatistics:
+        d_stats = statistics_tangents(shard.rows, stats, d_rows)
+        return drop_unowned_label(d_stats, shard.owns_label)._replace(shift=None)
+
     stats = stats._replace(predicted=None)
+    d_stats = sum_over_tiles(of_tile, linear, d_linear, stats, max_bytes)
+    return d_stats._replace(shift=jnp.zeros_like(stats.shift))
+
+
+def sum_over_tiles(
+    of_tile: Callable[[ClassShard, Rows, Any], T],
+    linear: LinearRows,
+    d_linear: LinearRows,
+    by_row: Any,
+    max_bytes: int | None,
+) -> T:
+    """Numbers of each row, summed over the tiles of its classes, that are linear in `d_linear`.
+
+    `of_tile` gets a tile, the tangents of its rows, logits among them, and the entries of its rows
+    in the arrays `by_row`. It is computed anew in reverse mode, and so are the logits.
+    """
+    rows, classes = _backward_blocks(linear, max_bytes)
     # The cotangents of x and kernel are sums over blocks, in float32 or better.
     d_layer = jax.tree.map(lambda x: x.astype(linear.logits.dtype), d_linear.logits)
     d_linear = d_linear._replace(logits=d_layer)
 
-    def tangents_of(j: Int32[Array, ""]) -> RowStatistics:
+    def tangents_of(j: Int32[Array, ""]) -> T:
         block, d_block = (slice_classes(each, classes, j) for each in (linear, d_linear))
 
         @partial(jax.checkpoint, prevent_cse=False)
-        def tangents_of_rows(i: Int32[Array, ""]) -> RowStatistics:
+        def tangents_of_rows(i: Int32[Array, ""]) -> T:
             here, d_here = (slice_rows(each, rows, i) for each in (block, d_block))
-            stats_here = jax.tree.map(lambda x: rows.slice(x, i, 0), stats)
-            shard = _shard(with_logits(here), classes, j)
+            by_row_here = jax.tree.map(lambda x: rows.slice(x, i, 0), by_row)
+            shard = tile_shard(with_logits(here), classes, j)
             d_rows = d_here._replace(logits=logits_tangent(here, d_here.logits))
-            d_stats = statistics_tangents(shard.rows, stats_here, d_rows)
-            return drop_unowned_label(d_stats, shard.owns_label)._replace(shift=None)
+            return of_tile(shard, d_rows, by_row_here)
 
-        d_stats = lax.map(partial(skip_if_masked, tangents_of_rows, linear, rows), rows.indices())
-        return jax.tree.map(rows.join, d_stats)
+        tangents = lax.map(partial(skip_if_masked, tangents_of_rows, linear, rows), rows.indices())
+        return jax.tree.map(rows.join, tangents)
 
     @partial(jax.checkpoint, prevent_cse=False)
-    def add_classes(total: RowStatistics, j: Int32[Array, ""]) -> tuple[RowStatistics, None]:
+    def add_classes(total: T, j: Int32[Array, ""]) -> tuple[T, None]:
         return jax.tree.map(jnp.add, total, tangents_of(j)), None
 
     if classes.count == 1:
-        d_stats = tangents_of(jnp.int32(0))
-    else:
-        zeros = _zeros_of(tangents_of, jnp.int32(0))
-        d_stats, _ = lax.scan(add_classes, zeros, classes.indices())
-    return d_stats._replace(shift=jnp.zeros_like(stats.shift))
+        return tangents_of(jnp.int32(0))
+    total, _ = lax.scan(add_classes, zeros_of(tangents_of, jnp.int32(0)), classes.indices())
+    return total
 
 
 def skip_if_masked(
@@ -193,7 +177,7 @@ def skip_if_masked(
         return function(i)
 
     kept = any_of_the_batch(rows.slice(linear.mask.rows, i, 0))
-    return lax.cond(kept, function, partial(_zeros_of, function), i)
+    return lax.cond(kept, function, partial(zeros_of, function), i)
 
 
 @jax.custom_batching.custom_vmap
@@ -212,12 +196,12 @@ def _(axis_size: int, in_batched: list[bool], mask: Bool[Array, "b n"]) -> tuple
     return any_of_the_batch(mask.reshape(-1)), False
 
 
-def _zeros_of(function: Callable[[Array], T], i: Int32[Array, ""]) -> T:
+def zeros_of(function: Callable[[Array], T], i: Int32[Array, ""]) -> T:
     """Zeros like `function(i)`, which lie on a mesh as that does."""
     return jax.tree.map(jnp.zeros_like, jax.eval_shape(function, i))
 
 
-def _shard(rows: Rows, classes: Blocks, j: Int32[Array, ""]) -> ClassShard:
+def tile_shard(rows: Rows, classes: Blocks, j: Int32[Array, ""]) -> ClassShard:
     """Block j of the classes, whose logits `rows` hold; a class in two blocks is in the first."""
     if classes.count == 1:
         return ClassShard(rows, jnp.int32(0), None)
@@ -242,12 +226,17 @@ def logits_budget(max_bytes: int | None, layer: Layer, share: int) -> int:
 _FEWEST_ROWS = 128
 
 
-def _forward_blocks(linear: LinearRows, max_bytes: int | None) -> tuple[Blocks, Blocks]:
-    """Blocks with all classes of as many rows as fit, or of the fewest rows as many classes."""
+def forward_blocks(
+    linear: LinearRows, max_bytes: int | None, arrays: int = 1
+) -> tuple[Blocks, Blocks]:
+    """Blocks with all classes of as many rows as fit, or of the fewest rows as many classes.
+
+    `arrays` is how many numbers are in memory for each logit of a tile.
+    """
     n, (d, k) = linear.logits.x.shape[0], linear.logits.kernel.shape
     if is_symbolic_dim(n):
         return _blocks_of_symbolic_rows(linear, max_bytes, share=10)
-    numbers = logits_budget(max_bytes, linear.logits, share=10)
+    numbers = logits_budget(max_bytes, linear.logits, share=10) // arrays
     fewest = min(n, _FEWEST_ROWS)
     if numbers >= fewest * k:
         return row_blocks(n, numbers // k), blocks(k, k)

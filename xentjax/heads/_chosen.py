@@ -1,0 +1,77 @@
+"""Classes chosen in each row of a linear head, wherever its arrays lie."""
+
+import math
+from functools import partial
+
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
+
+from xentjax._core.varying import pvary_all
+from xentjax.heads._arguments import join_rows, restore_rows
+from xentjax.heads._explicit import placement_of
+from xentjax.heads._statistics import pack_kept_rows_with
+from xentjax.losses._split import SplitClasses, own_shard
+from xentjax.ops import Rows
+from xentjax.ops.linear.chosen import Chooser, Chosen, choose
+from xentjax.ops.merge import ClassShard
+from xentjax.ops.rows import over_temperature
+
+Arrays = tuple[Array, ...]
+
+
+def head_choice(
+    rows: Rows,
+    split: SplitClasses | None,
+    by_row: Arrays,
+    shared: Arrays,
+    chooser: Chooser,
+    implementation: str | None,
+    max_bytes: int | None,
+) -> Chosen:
+    """The classes chosen in a head's rows, whose classes `split` or Explicit axes may split.
+
+    The chooser gets `by_row`, arrays with the leading axes of x, and those that all rows share, in
+    which one axis stands for them. The logits are those after the temperature.
+    """
+    of_part = partial(_of_part, chooser=chooser, implementation=implementation, max_bytes=max_bytes)
+    placement = None if split is not None else placement_of(rows, by_row)
+    if placement is None:
+        chosen = of_part(rows, split, by_row, shared)
+    else:
+        count = len(by_row)
+        chosen = placement.over_devices(
+            lambda rows, *arrays: of_part(
+                rows, placement.own_classes(rows), arrays[:count], arrays[count:]
+            ),
+            rows,
+            *shared,
+            by_row=by_row,
+            out_specs=P(*placement.rows),
+        )
+    logits = over_temperature(chosen.logits, rows.scalars.temperature)
+    return chosen._replace(logits=logits)
+
+
+def _of_part(
+    rows: Rows,
+    split: SplitClasses | None,
+    by_row: Arrays,
+    shared: Arrays,
+    *,
+    chooser: Chooser,
+    implementation: str | None,
+    max_bytes: int | None,
+) -> Chosen:
+    """Choose among the classes of a layer's rows, of which this device may have some."""
+    row_shape = rows.logits.shape[:-1]
+    n, leading = math.prod(row_shape), len(row_shape)
+    linear = pvary_all(join_rows(rows))
+    by_row = tuple(a.reshape(n, *a.shape[leading:]) for a in by_row)
+    linear, by_row, in_place = pack_kept_rows_with(linear, by_row)
+    shard, axis_name = ClassShard(linear, jnp.int32(0), None), None
+    if split is not None:
+        shard, axis_name = own_shard(linear, split), split.axis_name
+    arrays = *by_row, *shared
+    chosen = choose(shard, arrays, chooser, axis_name, implementation, max_bytes)
+    return restore_rows(in_place(chosen), row_shape)

@@ -1,0 +1,257 @@
+"""Classes chosen in each row of a linear layer, and their logits, from one pass over its tiles.
+
+Choosing is a monoid, as the statistics are: the choice among two tiles is one among the choices of
+both. Which classes are chosen has no derivative. Their logits have that of the tile they lie in,
+which is visited for the derivative of log s anyway.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, Bool, Float, Int32
+
+from xentjax._core.axis_name import AxisName
+from xentjax._core.varying import pvary_all
+from xentjax.ops.blocks import Blocks, blocks
+from xentjax.ops.derivative import moving_inputs, statistics_tangents, value_and_tangent
+from xentjax.ops.dispatch import row_statistics
+from xentjax.ops.layer import LinearRows, slice_classes, slice_rows, with_logits
+from xentjax.ops.linear.batch import batch_as_rows
+from xentjax.ops.linear.statistics import (
+    forward_blocks,
+    skip_if_masked,
+    sum_over_tiles,
+    tile_shard,
+    zeros_of,
+)
+from xentjax.ops.merge import ACROSS_FIRST_AXIS, ClassShard, merge
+from xentjax.ops.registry import backend
+from xentjax.ops.rows import (
+    Mask,
+    Requested,
+    Rows,
+    RowStatistics,
+    adjusted_logits,
+)
+from xentjax.ops.sharded import across_devices
+
+
+class Chosen(NamedTuple):
+    """The m classes chosen in each row."""
+
+    indices: Int32[Array, "n m"]
+    """-1 where there is no class."""
+    logits: Float[Array, "n m"]
+    """Those after the soft cap, less the shift; the temperature is yet to divide them."""
+    shift: Float[Array, " n"]
+    """As of `RowStatistics`, with its zero derivative."""
+    log_sum: Float[Array, " n"]
+    """log s over the classes that the chooser leaves in the sum; -inf if there are none."""
+
+
+@runtime_checkable
+class Chooser(Protocol):
+    """A way to choose classes; hashable. Candidates are a tuple of arrays [n, ...]."""
+
+    @property
+    def arrays(self) -> int:
+        """How many numbers are in memory for each logit of a tile."""
+        ...
+
+    @property
+    def neutral(self) -> tuple[float, ...]:
+        """The number that fills each array of candidates where there is none."""
+        ...
+
+    @property
+    def may_leave_none(self) -> bool:
+        """Whether log s may be a sum of no class."""
+        ...
+
+    def of_tile(self, shard: ClassShard, by_row: Any) -> tuple[Array, ...]:
+        """Return the candidates among the classes of a tile, which is what `first_class` counts."""
+        ...
+
+    def merge(self, a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Return the candidates among both, of which the classes of `a` come first."""
+        ...
+
+    def across_devices(self, a: tuple[Array, ...], axis_name: AxisName) -> tuple[Array, ...]:
+        """Return the candidates among those of all devices, the same on each."""
+        ...
+
+    def rows_of_sum(self, shard: ClassShard, indices: Any) -> Rows:
+        """Return the rows of a tile under the mask of the classes that belong to log s.
+
+        `indices` is `by_row`, or for the derivative the chosen classes, as `first_class` counts.
+        """
+        ...
+
+    def result(
+        self, candidates: tuple[Array, ...], stats: RowStatistics, by_row: Any
+    ) -> tuple[Int32[Array, "n m"], Float[Array, "n m"], RowStatistics]:
+        """Return the chosen classes, their logits before temperature, and statistics to go by."""
+        ...
+
+
+def choose(
+    shard: ClassShard,
+    by_row: Any,
+    chooser: Chooser,
+    axis_name: AxisName | None,
+    implementation: str | None,
+    max_bytes: int | None,
+) -> Chosen:
+    """Choose among all classes of each row, of which `shard` has some if there is an axis name.
+
+    The logits and log s are differentiable in every floating input of the shard's rows, in all
+    modes and orders.
+
+    Args:
+        shard: rows of a layer, without target.
+        by_row: arrays for the chooser, with an entry for each row or one for all.
+        chooser: the way to choose.
+        axis_name: the mesh axis over which the classes are split, or None.
+        implementation: whose row statistics to use.
+        max_bytes: about how much memory tiles may take.
+    """
+    shard = shard._replace(rows=pvary_all(shard.rows))
+    return _choose(shard, by_row, chooser, axis_name, implementation, max_bytes)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
+def _choose(
+    shard: ClassShard,
+    by_row: Any,
+    chooser: Chooser,
+    axis_name: AxisName | None,
+    implementation: str | None,
+    max_bytes: int | None,
+) -> Chosen:
+    of_part = partial(
+        _tile_by_tile, chooser=chooser, implementation=implementation, max_bytes=max_bytes
+    )
+    candidates, stats = batch_as_rows(of_part)(shard.rows, (shard.first_class[None], by_row))
+    temperature = shard.rows.scalars.temperature
+    if axis_name is not None:
+        candidates = chooser.across_devices(candidates, axis_name)
+        stats = merge(stats, shard.first_class, None, across_devices(axis_name), temperature)
+    indices, logits, stats = chooser.result(candidates, stats, by_row)
+    return Chosen(indices, logits - stats.shift[:, None], stats.shift, stats.log_sum)
+
+
+@partial(_choose.defjvp, symbolic_zeros=True)
+def _(
+    chooser: Chooser,
+    axis_name: AxisName | None,
+    implementation: str | None,
+    max_bytes: int | None,
+    primals: tuple[ClassShard, Any],
+    tangents: tuple[ClassShard, Any],
+) -> tuple[Chosen, Chosen]:
+    (shard, by_row), (d_shard, _) = primals, tangents
+    chosen = _choose(shard, by_row, chooser, axis_name, implementation, max_bytes)
+    # A sum of no class stays one: e^-inf is its softmax, not e^(-inf + inf).
+    empty = chooser.may_leave_none & (chosen.log_sum == -jnp.inf)
+    log_sum = jnp.where(empty, 0, chosen.log_sum)
+    stats = RowStatistics(chosen.shift, log_sum, None, None, None, None, None)
+
+    def of_tile(tile: ClassShard, d_rows: Rows, numbers: Any) -> Float[Array, "n m1"]:
+        stats, indices = numbers
+        rows_of_sum = chooser.rows_of_sum(tile, indices)
+        d_log_sum = statistics_tangents(rows_of_sum, stats, d_rows).log_sum
+        d_logits = _logit_tangents(tile, d_rows, indices)
+        return jnp.concatenate([d_log_sum[:, None], d_logits], 1)
+
+    numbers = stats, chosen.indices - shard.first_class
+    d_linear = moving_inputs(d_shard.rows)
+    dots = sum_over_tiles(of_tile, shard.rows, d_linear, numbers, max_bytes)
+    if axis_name is not None:
+        dots = lax.psum(dots, axis_name)
+    no_dot = SymbolicZero.from_primal_value(chosen.indices)
+    return chosen, Chosen(no_dot, dots[:, 1:], jnp.zeros_like(chosen.shift), dots[:, 0])
+
+
+def _tile_by_tile(
+    linear: LinearRows,
+    by_row: Any,
+    chooser: Chooser,
+    implementation: str | None,
+    max_bytes: int | None,
+) -> tuple[tuple[Array, ...], RowStatistics]:
+    """The candidates among the classes of one device, and the statistics of log s."""
+    rows, classes = _blocks(linear, chooser, implementation, max_bytes)
+    requested = Requested(normalizer=True)
+
+    def of_rows(i: Int32[Array, ""]) -> tuple[tuple[Array, ...], RowStatistics]:
+        block = slice_rows(linear, rows, i)
+        first, here = jax.tree.map(lambda x: x if x.shape[0] == 1 else rows.slice(x, i, 0), by_row)
+
+        def of_tile(j: Int32[Array, ""]) -> tuple[tuple[Array, ...], RowStatistics, Array]:
+            tile = tile_shard(with_logits(slice_classes(block, classes, j)), classes, j)
+            own = None if tile.first_own is None else first[0] + tile.first_own
+            tile = tile._replace(first_class=first[0] + tile.first_class, first_own=own)
+            stats = row_statistics(chooser.rows_of_sum(tile, here), requested, implementation)
+            return chooser.of_tile(tile, here), stats, tile.first_class
+
+        if classes.count == 1:
+            return of_tile(jnp.int32(0))[:2]
+
+        def add_tile(total: tuple[Array, ...], j: Int32[Array, ""]) -> tuple[Any, Any]:
+            candidates, *statistics = of_tile(j)
+            return chooser.merge(total, candidates), statistics
+
+        like = zeros_of(lambda j: of_tile(j)[0], jnp.int32(0))
+        start = tuple(map(jnp.full_like, like, chooser.neutral))
+        candidates, (stats, firsts) = lax.scan(add_tile, start, classes.indices())
+        temperature = linear.scalars.temperature
+        stats = merge(stats, firsts[:, None], None, ACROSS_FIRST_AXIS, temperature)
+        return candidates, jax.tree.map(lambda a: a[0], stats)
+
+    return jax.tree.map(
+        rows.join, lax.map(partial(skip_if_masked, of_rows, linear, rows), rows.indices())
+    )
+
+
+def _blocks(
+    linear: LinearRows, chooser: Chooser, implementation: str | None, max_bytes: int | None
+) -> tuple[Blocks, Blocks]:
+    if backend(implementation).stores_logits:
+        return tuple(blocks(size, size) for size in linear.logits.shape)
+    return forward_blocks(linear, max_bytes, chooser.arrays)
+
+
+def places(
+    tile: ClassShard, indices: Int32[Array, "n m"]
+) -> tuple[Int32[Array, "n m"], Bool[Array, "n m"]]:
+    """Where the classes lie in a tile, 0 for those of other tiles; and whether they are its own."""
+    place = indices - tile.first_class
+    own = (place >= 0) & (place < tile.rows.logits.shape[-1])
+    if tile.first_own is not None:
+        own &= indices >= tile.first_own
+    return jnp.where(own, place, 0), own
+
+
+def _logit_tangents(
+    tile: ClassShard, d_rows: Rows, indices: Int32[Array, "n m"]
+) -> Float[Array, "n m"]:
+    """The derivative of the chosen logits that lie in a tile, 0 for those of other tiles."""
+    place, own = places(tile, indices)
+    rows = tile.rows._replace(mask=Mask(tile.rows.mask.rows))
+    logits = jnp.take_along_axis(rows.logits, place, -1)
+    d_logits = jnp.zeros_like(logits)
+    if d_rows.logits is not None:
+        d_logits = jnp.take_along_axis(d_rows.logits, place, -1)
+    (logits, scalars), (d_logits, d_scalars) = pvary_all(
+        ((logits, rows.scalars), (d_logits, d_rows.scalars))
+    )
+    _, dots = value_and_tangent(
+        adjusted_logits,
+        rows._replace(logits=logits, scalars=scalars),
+        d_rows._replace(logits=d_logits, scalars=d_scalars),
+    )
+    return jnp.where(own, dots, 0)

@@ -1,0 +1,87 @@
+"""The largest classes of each row, tile by tile."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int32
+
+from xentjax._core.axis_name import AxisName
+from xentjax.ops.merge import ClassShard
+from xentjax.ops.rows import Rows, RowStatistics, adjusted_logits
+
+Candidates = tuple[Float[Array, "n k"], Int32[Array, "n k"]]
+"""Logits in order, as `_ordered` has them, and their classes: -1 where there is none."""
+
+
+@dataclass(frozen=True)
+class LargestK:
+    """Choose the k largest logits, and of equal ones those of the smaller index."""
+
+    k: int
+    arrays = 2
+    neutral = (-jnp.inf, -1)
+    may_leave_none = False
+
+    def rows_of_sum(self, shard: ClassShard, indices: Any) -> Rows:
+        """Return all classes."""
+        del indices
+        return shard.rows
+
+    def of_tile(self, shard: ClassShard, by_row: Any) -> Candidates:
+        """Return the largest of a tile, which may have fewer than k classes."""
+        del by_row
+        logits = adjusted_logits(shard.rows)
+        classes = shard.rows.mask.classes
+        size = min(self.k, logits.shape[-1])
+        if classes is None:
+            logits, places = lax.top_k(logits, size)
+            logits = _ordered(logits)
+        else:
+            logits, places = lax.top_k(jnp.where(classes, _ordered(logits), -jnp.inf), size)
+        indices = jnp.where(logits == -jnp.inf, -1, places + shard.first_class)
+        missing = [(0, 0), (0, self.k - size)]
+        return (
+            jnp.pad(logits, missing, constant_values=-jnp.inf),
+            jnp.pad(indices, missing, constant_values=-1),
+        )
+
+    def merge(self, a: Candidates, b: Candidates) -> Candidates:
+        """Return the largest of both, of which `a` has the smaller indices."""
+        return self._largest(*(jnp.concatenate(pair, 1) for pair in zip(a, b, strict=True)))
+
+    def across_devices(self, a: Candidates, axis_name: AxisName) -> Candidates:
+        """Return the largest of all devices: of each, k logits are sent to the others.
+
+        Every device then knows which of all are the largest, and adds its own to the result.
+        """
+        gathered = jnp.moveaxis(lax.all_gather(a[0], axis_name), 0, 1)
+        order = lax.top_k(gathered.reshape(len(gathered), -1), self.k)[1]
+        here = order // self.k == lax.axis_index(axis_name)
+        own = (jnp.take_along_axis(x, order % self.k, 1) for x in a)
+        logits, indices = (lax.psum(jnp.where(here, x, 0), axis_name) for x in own)
+        return logits, indices
+
+    def result(
+        self, candidates: Candidates, stats: RowStatistics, by_row: Any
+    ) -> tuple[Int32[Array, "n k"], Float[Array, "n k"], RowStatistics]:
+        """Return the classes and logits that were found."""
+        del by_row
+        logits, indices = candidates
+        lowest = jnp.finfo(logits.dtype).min
+        return indices, jnp.where(logits == lowest, -jnp.inf, logits), stats
+
+    def _largest(self, logits: Array, indices: Array) -> Candidates:
+        logits, order = lax.top_k(logits, self.k)
+        return logits, jnp.take_along_axis(indices, order, 1)
+
+
+def _ordered(logits: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    """The logits with the lowest finite number in place of -inf, which is left to masked classes.
+
+    So a class of logit -inf comes before one that is no class.
+    """
+    lowest = jnp.finfo(logits.dtype).min
+    finite = jnp.maximum(logits, jnp.nextafter(lowest, jnp.zeros_like(lowest)))
+    return jnp.where(logits == -jnp.inf, lowest, finite)
