@@ -224,6 +224,7 @@ class _Run:
 
     def _learn(self, stage: Stage, model: LanguageModel) -> Any:
         """Train a model on the text; return its parameters."""
+        self._progress.doing(f"{stage.name}: preparing")
         by_teacher = model == self._teacher
         step = self._programs.train_teacher if by_teacher else self._programs.train_student
         optimizer = self._optimizers.teacher if by_teacher else self._optimizers.student
@@ -236,6 +237,7 @@ class _Run:
 
     def _distil(self, stage: Stage, teacher: Any) -> Any:
         """Train the student on the teacher's distributions; return its parameters."""
+        self._progress.doing(f"{stage.name}: preparing")
 
         def take(state: TrainState) -> tuple[TrainState, Metrics]:
             state, loss = self._programs.distil(state, teacher, self._device_tokens)
@@ -246,6 +248,7 @@ class _Run:
 
     def _tune(self, stage: Stage, teacher: Any) -> Any:
         """Tune the teacher for the reward; return its parameters."""
+        self._progress.doing(f"{stage.name}: preparing")
         config = self._config
 
         def take(state: TrainState) -> tuple[TrainState, Metrics]:
