@@ -38,6 +38,8 @@ from xentjax.categorical import (
 from xentjax.heads import (
     Sample,
     TopK,
+    linear_js_divergence,
+    linear_kl_divergence,
     linear_log_probs,
     linear_sample,
     linear_softmax_cross_entropy,
@@ -112,6 +114,8 @@ __all__ = [
     "kkt_certificate",
     "kl_divergence",
     "kl_divergence_with_logits",
+    "linear_js_divergence",
+    "linear_kl_divergence",
     "linear_log_probs",
     "linear_sample",
     "linear_softmax_cross_entropy",

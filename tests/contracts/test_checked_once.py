@@ -41,6 +41,8 @@ LOGIT_KEYWORDS = {
     "max_bytes": 2**20,
     "implementation": "xla",
 }
+HEADS = FEATURES, KERNEL, FEATURES, KERNEL
+TWO_HEADS = {**LOGIT_KEYWORDS, "target_bias": BIAS, "bias": BIAS, "reduction": "mean"}
 SPLIT = {**KEYWORDS, "axis_name": "classes", "num_classes": 2}
 
 
@@ -125,6 +127,8 @@ CALLS = [
         **LOGIT_KEYWORDS,
         return_entropy=True,
     ),
+    partial(xentjax.linear_kl_divergence, *HEADS, **TWO_HEADS, reverse=True),
+    partial(xentjax.linear_js_divergence, *HEADS, **TWO_HEADS, weight=0.25),
     partial(xentjax.linear_top_k, FEATURES, KERNEL, 2, BIAS, **LOGIT_KEYWORDS),
     partial(
         xentjax.linear_sample,
@@ -176,6 +180,8 @@ CALLS = [
         num_classes=2,
         **LOGIT_KEYWORDS,
     ),
+    partial(over_devices(xentjax.linear_kl_divergence), *HEADS, axis_name="classes", **TWO_HEADS),
+    partial(over_devices(xentjax.linear_js_divergence), *HEADS, axis_name="classes", **TWO_HEADS),
     partial(
         over_devices(xentjax.linear_top_k),
         FEATURES,

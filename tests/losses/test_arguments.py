@@ -60,6 +60,16 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = {
         (LOGITS, KERNEL, LABELS, WEIGHTS),
         {"where": ROWS, **ADJUSTS},
     ),
+    "linear_kl_divergence": (
+        xentjax.linear_kl_divergence,
+        (OTHERS, KERNEL, LOGITS, KERNEL),
+        {"target_bias": WEIGHTS, "bias": WEIGHTS, "where": CLASSES, **ADJUSTS},
+    ),
+    "linear_js_divergence": (
+        xentjax.linear_js_divergence,
+        (OTHERS, KERNEL, LOGITS, KERNEL),
+        {"target_bias": WEIGHTS, "where": ROWS, "weight": np.float32(0.25), **ADJUSTS},
+    ),
     "linear_top_k": (
         lambda *arrays, **keywords: (
             xentjax.linear_top_k(*arrays[:2], 2, *arrays[2:], **keywords).log_probs

@@ -115,7 +115,8 @@ def on_explicit_axes(
     def spec(name: str, x: jax.Array) -> P:
         if by == "rows":
             return P("devices") if name in call.rows else P()
-        by_class = name in (*call.rows, "class_weights", "kernel", "bias") and x.shape[-1:] == (K,)
+        named = name.removeprefix("target_")
+        by_class = named in (*call.rows, "class_weights", "kernel", "bias") and x.shape[-1:] == (K,)
         return P(*(None,) * (x.ndim - 1), "devices") if by_class else P()
 
     def place(x: jax.Array, spec: P) -> jax.Array:
@@ -138,6 +139,12 @@ SCALARS: dict[str, Draw] = {
     "temperature": lambda rng: np.float32(rng.uniform(0.5, 2)),
 }
 LAYER: dict[str, Draw] = {"x": _normal(N, D), "kernel": _normal(D, K), "bias": _normal(K)}
+LAYERS: dict[str, Draw] = {
+    "target_x": _normal(N, 2),
+    "target_kernel": _normal(2, K),
+    "target_bias": _normal(K),
+    **LAYER,
+}
 PMF: dict[str, Draw] = {"p": _pmfs(N, K)}
 PAIR: dict[str, Draw] = {"p": _pmfs(N, K), "q": _pmfs(N, K)}
 
@@ -147,7 +154,7 @@ _linear = xentjax.linear_softmax_cross_entropy
 
 
 def _by_row(name: str, function: Callable[..., Any], draws: dict[str, Draw], **keywords) -> Call:
-    of_rows = ("logits", "labels", "x", "where", "p", "q", "log_probs")
+    of_rows = ("logits", "labels", "x", "target_x", "where", "p", "q", "log_probs")
     rows = tuple(name for name in draws if name in of_rows)
     return Call(name, partial(function, **keywords), draws, rows)
 
@@ -218,6 +225,27 @@ CALLS = (
         "linear log-probs",
         partial(xentjax.linear_log_probs, return_entropy=True, ignore_index=2),
         {**LAYER, "labels": _labels, "where": _kept_classes, "temperature": SCALARS["temperature"]},
+    ),
+    _by_row(
+        "linear kl, all",
+        xentjax.linear_kl_divergence,
+        {
+            **LAYERS,
+            "where": _kept_classes,
+            "logit_soft_cap": SCALARS["logit_soft_cap"],
+            "temperature": SCALARS["temperature"],
+        },
+    ),
+    _by_row(
+        "linear js, sum",
+        xentjax.linear_js_divergence,
+        {
+            **LAYERS,
+            "where": _kept_rows,
+            "weight": lambda rng: np.float32(rng.uniform(0.1, 0.9)),
+            "temperature": SCALARS["temperature"],
+        },
+        reduction="sum",
     ),
     _by_row(
         "linear top-k",

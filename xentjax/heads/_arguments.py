@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from xentjax._core.axis_name import AxisName, check_split, check_whole
 from xentjax._core.checks import check_bool, check_floating, check_index, raise_value_error
+from xentjax._core.dtypes import compute_dtype
 from xentjax.losses._arguments import (
     Classes,
     check_labels,
@@ -39,29 +40,62 @@ def layer_rows(
     num_classes: SupportsIndex | None,
 ) -> tuple[Rows, SplitClasses | None]:
     """Return the checked layer under its masks, with the leading axes of x, and how it is split."""
-    x, kernel = check_floating("x", x), check_floating("kernel", kernel)
-    if x.ndim == 0:
-        raise_value_error("x", "at least one axis, that of the features", "shape ()")
-    if kernel.ndim != 2 or kernel.shape[0] != x.shape[-1] or kernel.shape[1] == 0:
-        expected = f"shape ({x.shape[-1]}, K), the features of x by at least one class"
-        raise_value_error("kernel", expected, f"shape {kernel.shape}")
-    held = kernel.shape[1]
-    if bias is not None:
-        bias = check_floating("bias", bias)
-        if bias.shape != (held,):
-            raise_value_error("bias", f"one number a class, shape {(held,)}", f"shape {bias.shape}")
-    mask = Mask()
+    layer = _checked_layer(x, kernel, bias)
+    mask, shape = Mask(), layer.shape
     if where is not None:
         where = check_bool("where", where)
-        shape = (*x.shape[:-1], held)
         if axis_name is None and where.ndim == len(shape) and where.shape[-1] == 1:
             where = where[..., 0]  # all classes of a row or none
         mask = masks(where, shape, (len(shape) - 1,))
-    rows = Rows(Layer(x, kernel, bias), mask=mask)
-    rows, split = split_classes(rows, axis_name, num_classes, kernel=kernel, bias=bias)
+    rows = Rows(layer, mask=mask)
+    rows, split = split_classes(rows, axis_name, num_classes, kernel=layer.kernel, bias=layer.bias)
     if split is not None:
-        check_whole(split.axis_name, x=x)
+        check_whole(split.axis_name, x=layer.x)
     return rows, split
+
+
+def target_rows(
+    rows: Rows,
+    split: SplitClasses | None,
+    target_x: ArrayLike,
+    target_kernel: ArrayLike,
+    target_bias: ArrayLike | None,
+) -> tuple[Rows, Rows]:
+    """Return the rows of a second, checked layer and the first, under the same masks.
+
+    Both compute in the wider dtype of the two.
+    """
+    target, layer = _checked_layer(target_x, target_kernel, target_bias, "target_"), rows.logits
+    if target.x.shape[:-1] != layer.x.shape[:-1]:
+        expected = f"the leading axes of x, {layer.x.shape[:-1]}"
+        raise_value_error("target_x", expected, f"shape {target.x.shape}")
+    if target.shape[-1] != layer.shape[-1]:
+        expected = f"the {layer.shape[-1]} classes of kernel"
+        raise_value_error("target_kernel", expected, f"shape {target.kernel.shape}")
+    if split is not None:
+        check_whole(split.axis_name, target_x=target.x)
+        check_split(split.axis_name, target_kernel=target.kernel, target_bias=target.bias)
+    if target.dtype != layer.dtype:
+        dtype = compute_dtype(target.dtype, layer.dtype)
+        target, layer = (each._replace(x=each.x.astype(dtype)) for each in (target, layer))
+    return rows._replace(logits=target), rows._replace(logits=layer)
+
+
+def _checked_layer(
+    x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None, prefix: str = ""
+) -> Layer:
+    x, kernel = check_floating(f"{prefix}x", x), check_floating(f"{prefix}kernel", kernel)
+    if x.ndim == 0:
+        raise_value_error(f"{prefix}x", "at least one axis, that of the features", "shape ()")
+    if kernel.ndim != 2 or kernel.shape[0] != x.shape[-1] or kernel.shape[1] == 0:
+        expected = f"shape ({x.shape[-1]}, K), the features of {prefix}x by at least one class"
+        raise_value_error(f"{prefix}kernel", expected, f"shape {kernel.shape}")
+    if bias is not None:
+        bias, shape = check_floating(f"{prefix}bias", bias), kernel.shape[1:]
+        if bias.shape != shape:
+            expected = f"one number a class, shape {shape}"
+            raise_value_error(f"{prefix}bias", expected, f"shape {bias.shape}")
+    return Layer(x, kernel, bias)
 
 
 def with_labels(

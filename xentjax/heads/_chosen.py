@@ -35,7 +35,7 @@ def head_choice(
     which one axis stands for them. The logits are those after the temperature.
     """
     of_part = partial(_of_part, chooser=chooser, implementation=implementation, max_bytes=max_bytes)
-    placement = None if split is not None else placement_of(rows, by_row)
+    placement = None if split is not None else placement_of(rows, by_row=by_row)
     if placement is None:
         chosen = of_part(rows, split, by_row, shared)
     else:

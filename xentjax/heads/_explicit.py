@@ -36,13 +36,16 @@ class Placement(NamedTuple):
     def over_devices(
         self,
         function: Callable[..., T],
-        rows: Rows,
+        rows: Any,
         *others: Any,
         by_row: Any = (),
         out_specs: Any,
     ) -> T:
-        """Return `function(rows, *by_row, *others)` from each device's part of what has rows."""
-        specs = self._specs(rows)
+        """Return `function(rows, *by_row, *others)` from each device's part of what has rows.
+
+        `rows` is one of `Rows`, or a tuple of several.
+        """
+        specs = jax.tree.map(self._specs, rows, is_leaf=lambda r: isinstance(r, Rows))
         placed = jax.tree.map(self._place, specs, rows, is_leaf=lambda s: isinstance(s, P))
         by_row = jax.tree.map(lambda x: self._place(P(*self.rows), x), by_row)
         if not self.axis_names():  # features were split, and are no more
@@ -82,27 +85,38 @@ class Placement(NamedTuple):
         return None if x is None else reshard(x, NamedSharding(self.mesh, spec))
 
 
-def placement_of(rows: Rows, by_row: Any = ()) -> Placement | None:
-    """Return how Explicit mesh axes split the rows and classes of a layer; None if none does.
+def placement_of(*heads: Rows, by_row: Any = ()) -> Placement | None:
+    """Return how Explicit mesh axes split the rows and classes of layers; None if none does.
 
-    `by_row` are further arrays with the leading axes of x.
+    Several layers have the same rows and classes; `by_row` are further arrays with the leading axes
+    of x.
     """
-    layer, target, mask, *_ = rows
-    split = [x for x in jax.tree.leaves((rows, by_row)) if any(explicit_spec(x))]
+    layers, targets, masks, *_ = zip(*heads, strict=True)
+    split = [x for x in jax.tree.leaves((heads, by_row)) if any(explicit_spec(x))]
     if not split:
         return None
-    leading = layer.x.ndim - 1
+    leading, num_classes = layers[0].ndim - 1, layers[0].shape[-1]
 
     def first_split(arrays: list[Any], axis: int) -> Names:
         specs = (explicit_spec(x) for x in arrays if x is not None)
         return next((spec[axis] for spec in specs if spec and spec[axis] is not None), None)
 
-    of_rows = [layer.x, target.labels, target.pmf, mask.rows, *jax.tree.leaves(by_row)]
+    of_rows = [
+        *(layer.x for layer in layers),
+        *(x for target in targets for x in target),
+        *(mask.rows for mask in masks),
+        *jax.tree.leaves(by_row),
+    ]
     by_row = tuple(first_split(of_rows, axis) for axis in range(leading))
-    by_class = first_split([target.pmf, mask.classes, layer.bias, layer.kernel], -1)
+    of_classes = [
+        *(target.pmf for target in targets),
+        *(mask.classes for mask in masks),
+        *(x for layer in layers for x in (layer.bias, layer.kernel)),
+    ]
+    by_class = first_split(of_classes, -1)
     if set(_names(by_row)) & set(_names(by_class)):  # such a kernel is gathered
         by_class = None
-    return Placement(jax.typeof(split[0]).sharding.mesh, by_row, by_class, layer.shape[-1])
+    return Placement(jax.typeof(split[0]).sharding.mesh, by_row, by_class, num_classes)
 
 
 def _names(*axes: Any) -> tuple[str, ...]:

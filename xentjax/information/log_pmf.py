@@ -71,10 +71,10 @@ def _log_sum_parts(x: Array) -> tuple[Array, Array]:
 
 def divergence(log_p: Float[Array, "*s K"], log_q: Float[Array, "*s K"]) -> Float[Array, "*s"]:
     """sum_k (p_k log(p_k / q_k) - p_k + q_k): KL where both sum to 1, and never negative."""
-    return divergence_terms(_log_ratio(log_p, log_q), log_p, log_q).sum(-1)
+    return divergence_terms(log_ratio(log_p, log_q), log_p, log_q).sum(-1)
 
 
-def _log_ratio(log_p: Array, log_q: Array) -> Array:
+def log_ratio(log_p: Array, log_q: Array) -> Array:
     """log(p / q), 0 where both are 0."""
     both_zero = (log_p == -jnp.inf) & (log_q == -jnp.inf)
     return jnp.where(both_zero, 0, log_p) - jnp.where(both_zero, 0, log_q)
@@ -129,7 +129,7 @@ def _unreachable(log_p: Array, log_q: Array) -> Array:
 @jax.custom_jvp
 @jax.jit
 def js_divergence(log_p: Array, log_q: Array, weight: Array) -> Array:
-    log_m, p_ratio, q_ratio = _mixture(log_p, log_q, weight)
+    log_m, p_ratio, q_ratio = mixture(log_p, log_q, weight)
     weight = jnp.broadcast_to(weight, log_p.shape)
     p_terms = multiply_no_nan(divergence_terms(-p_ratio, log_p, log_m), weight)
     return (p_terms + multiply_no_nan(divergence_terms(-q_ratio, log_q, log_m), 1 - weight)).sum(-1)
@@ -138,7 +138,7 @@ def js_divergence(log_p: Array, log_q: Array, weight: Array) -> Array:
 @js_divergence.defjvp
 def _(primals, tangents):
     log_p, log_q, weight = primals
-    log_m, p_ratio, q_ratio = _mixture(*primals)
+    log_m, p_ratio, q_ratio = mixture(*primals)
     each_weight = jnp.broadcast_to(weight, log_p.shape)
     p_derivative = multiply_no_nan(times_exp(-p_ratio, log_p), each_weight)
     q_derivative = multiply_no_nan(times_exp(-q_ratio, log_q), 1 - each_weight)
@@ -150,9 +150,9 @@ def _(primals, tangents):
     return js_divergence(*primals), dot + multiply_no_nan(weight_derivative, weight_dot)
 
 
-def _mixture(log_p: Array, log_q: Array, weight: Array) -> tuple[Array, Array, Array]:
+def mixture(log_p: Array, log_q: Array, weight: Array) -> tuple[Array, Array, Array]:
     """log m, log(m / p) and log(m / q) of m = w p + (1 - w) q."""
-    step = _log_ratio(log_q, log_p)
+    step = log_ratio(log_q, log_p)
     p_ratio, q_ratio = _log_mean(step, weight), _log_mean(-step, 1 - weight)
     return jnp.where(step > 0, log_q + q_ratio, log_p + p_ratio), p_ratio, q_ratio
 

@@ -18,9 +18,7 @@ from xentjax.ops.rows import (
     Requested,
     Rows,
     RowStatistics,
-    adjusted_logits,
     log_normalizer,
-    shifted,
 )
 
 
@@ -113,13 +111,6 @@ def promote(rows: Rows) -> Rows:
 def mask_rows(loss: Float[Array, "..."], rows: Rows) -> Float[Array, "..."]:
     """Return the loss, 0 in masked rows."""
     return loss if rows.mask.rows is None else jnp.where(rows.mask.rows, loss, 0)
-
-
-def log_probabilities(rows: Rows, stats: RowStatistics) -> Float[Array, "*rows K"]:
-    """Return the log-softmax of each row, -inf at masked classes; of zeros in masked rows."""
-    # Subtracting the shift first keeps what lse - a_k loses at a large common offset.
-    z = shifted(adjusted_logits(rows), stats.shift, rows.scalars.temperature)
-    return z - stats.log_sum[..., None]
 
 
 def _cross_entropy(t: InnerProduct | None, stats: RowStatistics) -> Float[Array, "..."]:

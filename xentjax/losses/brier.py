@@ -21,14 +21,13 @@ from xentjax.losses._arguments import (
     with_targets,
 )
 from xentjax.losses._formula import (
-    log_probabilities,
     mask_rows,
     promote,
     reduce_losses,
 )
 from xentjax.losses._keywords import check_names
 from xentjax.ops import Requested, Rows, RowStatistics, row_statistics
-from xentjax.ops.rows import is_label, weighted_targets
+from xentjax.ops.rows import is_label, log_probabilities, weighted_targets
 
 
 def brier_score(

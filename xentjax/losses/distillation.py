@@ -16,7 +16,6 @@ from xentjax._core.dtypes import compute_dtype
 from xentjax.information.log_pmf import divergence
 from xentjax.losses._arguments import Axis, logits_rows
 from xentjax.losses._formula import (
-    log_probabilities,
     mask_rows,
     promote,
     reduce_losses,
@@ -27,6 +26,7 @@ from xentjax.losses._keywords import (
     scalar_keywords,
 )
 from xentjax.ops import Requested, Rows, RowStatistics, Scalars, row_statistics
+from xentjax.ops.rows import log_probabilities
 
 
 def kl_divergence_with_logits(

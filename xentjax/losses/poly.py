@@ -10,7 +10,6 @@ from jaxtyping import Array, Float
 
 from xentjax.losses._arguments import Axis, target_rows
 from xentjax.losses._formula import (
-    log_probabilities,
     mask_rows,
     promote,
     reduce_losses,
@@ -24,7 +23,7 @@ from xentjax.losses._keywords import (
     with_class_weights,
 )
 from xentjax.ops import Requested, Rows, RowStatistics, row_statistics
-from xentjax.ops.rows import weighted_targets
+from xentjax.ops.rows import log_probabilities, weighted_targets
 
 EPSILON = Scalar("epsilon", "a finite number", np.isfinite, 0.0)
 

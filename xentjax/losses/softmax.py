@@ -14,10 +14,10 @@ from xentjax.losses._arguments import (
     classes_last,
     masks,
 )
-from xentjax.losses._formula import log_probabilities
 from xentjax.losses._keywords import check_implementation
 from xentjax.losses._limit_product import limit_product
 from xentjax.ops import Mask, Requested, Rows, backend, row_statistics
+from xentjax.ops.rows import log_probabilities
 
 
 def logsumexp(

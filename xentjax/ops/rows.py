@@ -183,6 +183,13 @@ def shifted(
     return z if temperature is None else _over_temperature(z, temperature)
 
 
+def log_probabilities(rows: Rows, stats: RowStatistics) -> Float[Array, "*rows K"]:
+    """The log-softmax of each row, -inf at masked classes; of zeros in masked rows."""
+    # Subtracting the shift first keeps what lse - a_k loses at a large common offset.
+    z = shifted(adjusted_logits(rows), stats.shift, rows.scalars.temperature)
+    return z - stats.log_sum[..., None]
+
+
 def log_normalizer(stats: RowStatistics, rows: Rows) -> Float[Array, "*rows"]:
     """log sum_k exp(a_k)."""
     return over_temperature(stats.shift, rows.scalars.temperature) + stats.log_sum

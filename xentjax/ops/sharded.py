@@ -26,11 +26,11 @@ def across_devices(axis_name: AxisName) -> Combine:
     return Combine(
         max=partial(lax.pmax, axis_name=axis_name),
         min=partial(lax.pmin, axis_name=axis_name),
-        sum=partial(_sum_over_devices, axis_name=axis_name),
+        sum=partial(sum_over_devices, axis_name=axis_name),
     )
 
 
-def _sum_over_devices(tree: T, axis_name: AxisName) -> T:
+def sum_over_devices(tree: T, axis_name: AxisName) -> T:
     arrays, structure = jax.tree.flatten(tree)
     summed = lax.psum(jnp.stack(arrays), axis_name)  # one collective
     return jax.tree.unflatten(structure, jnp.unstack(summed))

@@ -10,6 +10,8 @@ import numpy as np
 class Head:
     """Statistics of each row; 0 where the row is masked."""
 
+    log_p: np.ndarray
+    """Log-probabilities of the classes, [..., K]; in masked rows, those of features 0."""
     log_normalizer: np.ndarray
     label_log_prob: np.ndarray
     entropy: np.ndarray
@@ -31,17 +33,22 @@ class Head:
     def gradients(self, **cotangents: Any) -> dict[str, np.ndarray]:
         """Gradients of sum_n <cotangent_n, statistic_n>, over the statistics that are named."""
         slope = sum(np.asarray(c)[..., None] * self.slopes[name] for name, c in cotangents.items())
-        return self._pull_back(slope)
+        return self.pulled_back(slope)
 
     def gradient_sizes(self, **cotangents: Any) -> dict[str, np.ndarray]:
         """Sizes of the terms that those gradients are sums of."""
         slope = sum(
             np.abs(np.asarray(c))[..., None] * self.terms[name] for name, c in cotangents.items()
         )
-        absolute = Head(**{**vars(self), "x": np.abs(self.x), "kernel": np.abs(self.kernel)})
-        return Head(**{**vars(absolute), "chain": self.chain_terms})._pull_back(slope)
+        return self.sizes_of(slope)
 
-    def _pull_back(self, slope: np.ndarray) -> dict[str, np.ndarray]:
+    def sizes_of(self, slope: np.ndarray) -> dict[str, np.ndarray]:
+        """Sizes of the terms of `pulled_back`, from those of the derivative in the logits."""
+        absolute = Head(**{**vars(self), "x": np.abs(self.x), "kernel": np.abs(self.kernel)})
+        return Head(**{**vars(absolute), "chain": self.chain_terms}).pulled_back(slope)
+
+    def pulled_back(self, slope: np.ndarray) -> dict[str, np.ndarray]:
+        """Gradients in the arguments from that in the logits as the softmax takes them."""
         d_logits = slope * self.chain["logits"]
         k = d_logits.shape[-1]
         flat, x = d_logits.reshape(-1, k), self.x.reshape(-1, self.x.shape[-1])
@@ -126,6 +133,7 @@ def head(
             "logit_soft_cap": np.where(classes, d_cap / temperature, 0),
         }
     return Head(
+        log_p=log_p,
         log_normalizer=np.where(keep, (m + log_s)[..., 0], 0),
         label_log_prob=np.where(keep, np.where(bad, np.nan, label_log_prob), 0),
         entropy=np.where(keep, entropy[..., 0], 0),

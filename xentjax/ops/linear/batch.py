@@ -1,6 +1,7 @@
 """Functions of linear rows under vmap, where a batch of rows with one layer is more rows."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -27,19 +28,11 @@ def batch_as_rows(function: Callable[[LinearRows, Any], T]) -> Callable[[LinearR
 
     @of_rows.def_vmap
     def _(axis_size: int, in_batched: list[Any], linear: LinearRows, by_row: Any) -> tuple[T, Any]:
-        if _shares_layer(in_batched[0]):
+        if shares_layer(in_batched[0]):
             n = linear.logits.x.shape[-2]
-
-            def fold(x: Array, is_batched: bool) -> Array:
-                if not is_batched:
-                    if x.shape[0] != n:  # one entry for all rows
-                        return x
-                    x = x[None]
-                each = jnp.broadcast_to(x, (axis_size, n, *x.shape[2:]))
-                return each.reshape(axis_size * n, *x.shape[2:])
-
-            joined = map_rows(fold, linear, in_batched[0])
-            result = of_rows(joined, jax.tree.map(fold, by_row, in_batched[1]))
+            joined = fold_rows(linear, in_batched[0], axis_size)
+            by_row = jax.tree.map(partial(_fold, n=n, size=axis_size), by_row, in_batched[1])
+            result = of_rows(joined, by_row)
             result = jax.tree.map(lambda a: a.reshape(axis_size, n, *a.shape[1:]), result)
         else:
             axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(in_batched))
@@ -49,7 +42,20 @@ def batch_as_rows(function: Callable[[LinearRows, Any], T]) -> Callable[[LinearR
     return of_rows
 
 
-def _shares_layer(batched: LinearRows) -> bool:
+def fold_rows(linear: LinearRows, batched: LinearRows, size: int) -> LinearRows:
+    """The batch of rows as one axis of rows."""
+    return map_rows(partial(_fold, n=linear.logits.x.shape[-2], size=size), linear, batched)
+
+
+def _fold(x: Array, is_batched: bool, *, n: int, size: int) -> Array:
+    if not is_batched:
+        if x.shape[0] != n:  # one entry for all rows
+            return x
+        x = x[None]
+    return jnp.broadcast_to(x, (size, n, *x.shape[2:])).reshape(size * n, *x.shape[2:])
+
+
+def shares_layer(batched: LinearRows) -> bool:
     """Whether only what belongs to rows is batched."""
     rest = map_rows(lambda _: False, batched)
     return not any(jax.tree.leaves(rest))

@@ -73,7 +73,7 @@ def sum_of_losses(
     assert rows is not None
 
     def sum_of_block(i: Int32[Array, ""]) -> tuple[Float[Array, ""], Any]:
-        here = _block(linear, rows, i)
+        here = row_block(linear, rows, i)
         loss, aux = losses(with_logits(here), inputs)
         return jnp.sum(loss), aux
 
@@ -131,7 +131,7 @@ def _sum_and_gradients(
     layer = linear.logits
 
     def add_rows(total: tuple[Array, LinearRows, Any], i: Int32[Array, ""]) -> tuple[Any, Any]:
-        here = _block(linear, rows, i)
+        here = row_block(linear, rows, i)
         values = with_logits(here)
         moving_here = slice_rows(moving_linear._replace(logits=None), rows, i)
         moving_here = moving_here._replace(logits=values.logits)
@@ -145,7 +145,7 @@ def _sum_and_gradients(
             moving_here, moving_inputs
         )
         loss, gradient, input_gradient = total
-        d_layer = _add_products(gradient.logits, here, d_here.logits, rows, classes, i)
+        d_layer = add_products(gradient.logits, here, d_here.logits, rows, classes, i)
         gradient = _add_others(gradient, d_here, rows, i)._replace(logits=d_layer)
         return (loss + new, gradient, jax.tree.map(jnp.add, input_gradient, d_inputs)), aux
 
@@ -163,7 +163,7 @@ def _sum_and_gradients(
     return (loss, jax.tree.map(rows.join, aux)), tuple(gradients)
 
 
-def _block(linear: LinearRows, rows: Blocks, i: Int32[Array, ""]) -> LinearRows:
+def row_block(linear: LinearRows, rows: Blocks, i: Int32[Array, ""]) -> LinearRows:
     """Block i of the rows, with those masked that an earlier block contains too."""
     here, new = slice_rows(linear, rows, i), rows.is_new(i)
     if new is None:
@@ -172,7 +172,7 @@ def _block(linear: LinearRows, rows: Blocks, i: Int32[Array, ""]) -> LinearRows:
     return here._replace(mask=here.mask._replace(rows=mask))
 
 
-def _add_products(
+def add_products(
     total: Layer,
     here: LinearRows,
     d_logits: Float[Array, "n k"],

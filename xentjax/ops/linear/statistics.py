@@ -145,27 +145,44 @@ def sum_over_tiles(
     d_layer = jax.tree.map(lambda x: x.astype(linear.logits.dtype), d_linear.logits)
     d_linear = d_linear._replace(logits=d_layer)
 
-    def tangents_of(j: Int32[Array, ""]) -> T:
+    def of_classes(j: Int32[Array, ""]) -> Callable[[Array], T]:
         block, d_block = (slice_classes(each, classes, j) for each in (linear, d_linear))
 
-        @partial(jax.checkpoint, prevent_cse=False)
-        def tangents_of_rows(i: Int32[Array, ""]) -> T:
+        def of_rows(i: Int32[Array, ""]) -> T:
             here, d_here = (slice_rows(each, rows, i) for each in (block, d_block))
             by_row_here = jax.tree.map(lambda x: rows.slice(x, i, 0), by_row)
             shard = tile_shard(with_logits(here), classes, j)
             d_rows = d_here._replace(logits=logits_tangent(here, d_here.logits))
             return of_tile(shard, d_rows, by_row_here)
 
-        tangents = lax.map(partial(skip_if_masked, tangents_of_rows, linear, rows), rows.indices())
-        return jax.tree.map(rows.join, tangents)
+        return of_rows
+
+    return add_tiles(of_classes, linear, rows, classes)
+
+
+def add_tiles(
+    of_classes: Callable[[Array], Callable[[Array], T]],
+    linear: LinearRows,
+    rows: Blocks,
+    classes: Blocks,
+) -> T:
+    """Numbers of each row: those that `of_classes(j)(i)` has of its block i, summed over blocks j.
+
+    What depends on the classes alone, such as a part of the kernel, is done once for all rows.
+    """
+
+    def of_all_rows(j: Int32[Array, ""]) -> T:
+        tile = jax.checkpoint(of_classes(j), prevent_cse=False)
+        parts = lax.map(partial(skip_if_masked, tile, linear, rows), rows.indices())
+        return jax.tree.map(rows.join, parts)
 
     @partial(jax.checkpoint, prevent_cse=False)
     def add_classes(total: T, j: Int32[Array, ""]) -> tuple[T, None]:
-        return jax.tree.map(jnp.add, total, tangents_of(j)), None
+        return jax.tree.map(jnp.add, total, of_all_rows(j)), None
 
     if classes.count == 1:
-        return tangents_of(jnp.int32(0))
-    total, _ = lax.scan(add_classes, zeros_of(tangents_of, jnp.int32(0)), classes.indices())
+        return of_all_rows(jnp.int32(0))
+    total, _ = lax.scan(add_classes, zeros_of(of_all_rows, jnp.int32(0)), classes.indices())
     return total
 
 
@@ -235,7 +252,7 @@ def forward_blocks(
     """
     n, (d, k) = linear.logits.x.shape[0], linear.logits.kernel.shape
     if is_symbolic_dim(n):
-        return _blocks_of_symbolic_rows(linear, max_bytes, share=10)
+        return blocks_of_symbolic_rows(linear, max_bytes, share=10)
     numbers = logits_budget(max_bytes, linear.logits, share=10) // arrays
     fewest = min(n, _FEWEST_ROWS)
     if numbers >= fewest * k:
@@ -244,7 +261,7 @@ def forward_blocks(
     return row_blocks(n, fewest), blocks(k, numbers // (fewest + d))
 
 
-def _blocks_of_symbolic_rows(
+def blocks_of_symbolic_rows(
     linear: LinearRows, max_bytes: int | None, share: int
 ) -> tuple[Blocks, Blocks]:
     """Return one block of rows, whose number is unknown, and blocks of one class in `share`."""
@@ -261,15 +278,20 @@ def _backward_blocks(linear: LinearRows, max_bytes: int | None) -> tuple[Blocks,
     """
     n, (d, k) = linear.logits.x.shape[0], linear.logits.kernel.shape
     if is_symbolic_dim(n):
-        return _blocks_of_symbolic_rows(linear, max_bytes, share=8)
+        return blocks_of_symbolic_rows(linear, max_bytes, share=8)
     numbers = logits_budget(max_bytes, linear.logits, share=4)
+    return square_blocks(n, d, k, numbers, masked=linear.mask.rows is not None)
+
+
+def square_blocks(n: int, d: int, k: int, numbers: int, *, masked: bool) -> tuple[Blocks, Blocks]:
+    """Blocks of n rows and k classes that make square tiles of at most so many numbers."""
     side = int(math.sqrt((2.5 * d) ** 2 + numbers / 2) - 2.5 * d)
     rows = classes = side
     if side > k:
         rows = (numbers - 5 * k * d) // (2 * k + 5 * d)
     elif side > n:
         classes = (numbers - 5 * n * d) // (2 * n + 5 * d)
-    if linear.mask.rows is not None:
+    if masked:
         # Small blocks of rows, some of which may be masked as a whole.
         rows = min(rows, max(4 * _FEWEST_ROWS, n // 16))
     return row_blocks(n, rows), blocks(k, classes)

@@ -1,0 +1,174 @@
+"""Divergences of the softmaxes of two linear heads, wherever their arrays lie."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float
+
+from xentjax._core.axis_name import AxisName
+from xentjax._core.multiply_no_nan import multiply_no_nan
+from xentjax._core.varying import pvary_all
+from xentjax.heads._arguments import join_rows, restore_rows
+from xentjax.heads._explicit import placement_of
+from xentjax.heads._statistics import pack_kept_rows
+from xentjax.information.log_pmf import (
+    divergence,
+    divergence_terms,
+    log_ratio,
+    mixture,
+    times_exp,
+)
+from xentjax.losses._formula import mask_rows, reduce_losses, reduce_total
+from xentjax.ops import Rows, backend
+from xentjax.ops.layer import with_logits
+from xentjax.ops.linear.two_heads import (
+    Divergence,
+    Heads,
+    Settings,
+    Totals,
+    row_divergences,
+    statistics_of_logits,
+)
+from xentjax.ops.linear.two_heads_sum import gradients_fit, sum_of_divergences
+
+
+def _kl_totals(log_p: Array, log_q: Array, weight: None) -> Totals:
+    del weight
+    return (divergence(log_p, log_q),)
+
+
+def _kl_slopes(log_p: Array, log_q: Array, totals: Totals, weight: None) -> tuple[Array, Array]:
+    """p (log(p / q) - KL) and q - p."""
+    del weight
+    relative = log_ratio(log_p, log_q) - totals[0][:, None]
+    return times_exp(relative, log_p), jnp.exp(log_q) - jnp.exp(log_p)
+
+
+KL = Divergence(
+    totals=_kl_totals,
+    value=lambda totals, weight: totals[0],
+    slopes=_kl_slopes,
+    weight_slope=lambda totals: jnp.zeros_like(totals[0]),
+)
+"""KL(p || q)."""
+
+
+def _js_totals(log_p: Array, log_q: Array, weight: Array) -> Totals:
+    """KL(p || m) and KL(q || m) of the mixture m = w p + (1 - w) q."""
+    log_m, p_ratio, q_ratio = mixture(log_p, log_q, weight)
+    p_terms = divergence_terms(-p_ratio, log_p, log_m)
+    q_terms = divergence_terms(-q_ratio, log_q, log_m)
+    return p_terms.sum(-1), q_terms.sum(-1)
+
+
+def _js_value(totals: Totals, weight: Array) -> Array:
+    of_p, of_q = totals
+    share = jnp.broadcast_to(weight, of_p.shape)
+    return multiply_no_nan(of_p, share) + multiply_no_nan(of_q, 1 - share)
+
+
+def _js_slopes(log_p: Array, log_q: Array, totals: Totals, weight: Array) -> tuple[Array, Array]:
+    """w p (log(p / m) - KL(p || m)), and the same of q with 1 - w."""
+    _, p_ratio, q_ratio = mixture(log_p, log_q, weight)
+    of_p, of_q = (total[:, None] for total in totals)
+    share = jnp.broadcast_to(weight, log_p.shape)
+    p_slope = times_exp(-p_ratio - of_p, log_p)
+    q_slope = times_exp(-q_ratio - of_q, log_q)
+    return multiply_no_nan(p_slope, share), multiply_no_nan(q_slope, 1 - share)
+
+
+JS = Divergence(
+    totals=_js_totals,
+    value=_js_value,
+    slopes=_js_slopes,
+    weight_slope=lambda totals: totals[0] - totals[1],
+)
+"""w KL(p || m) + (1 - w) KL(q || m)."""
+
+
+class Options(NamedTuple):
+    """What is known before anything is traced."""
+
+    divergence: Divergence
+    axis_name: AxisName | None
+    reduction: str
+    max_bytes: int | None
+    implementation: str | None
+
+
+def divergence_of_heads(heads: Heads, options: Options) -> Float[Array, "..."]:
+    """The divergence of each row, or their sum or mean, from heads whose rows have many axes."""
+    if options.axis_name is not None:
+        return _of_heads(heads, options)
+    return _jitted(heads, options)
+
+
+def _of_heads(heads: Heads, options: Options) -> Float[Array, "..."]:
+    axis_name, reduction = options.axis_name, options.reduction
+    settings = Settings(options.divergence, options.implementation, axis_name, options.max_bytes)
+    (p, q, weight), kept = heads, heads.q.mask.rows
+    placement = None if axis_name is not None else placement_of(p, q)
+    if placement is not None:
+        settings = settings._replace(axis_name=placement.classes)
+    whole = settings.axis_name is None and not backend(options.implementation).stores_logits
+
+    if reduction == "none" or not whole:
+
+        def losses_of_part(rows: tuple[Rows, Rows], weight: Array | None) -> Array:
+            return _losses(Heads(*rows, weight), settings)
+
+        if placement is None:
+            losses = losses_of_part((p, q), weight)
+        else:
+            out_specs = P(*placement.rows)
+            losses = placement.over_devices(losses_of_part, (p, q), weight, out_specs=out_specs)
+        return reduce_losses(losses, reduction, None, kept)
+
+    def total_of_part(rows: tuple[Rows, Rows], weight: Array | None) -> Array:
+        total = _total(Heads(*rows, weight), settings)
+        axes = () if placement is None else placement.axis_names()
+        return lax.psum(total, axes) if axes else total
+
+    if placement is None:
+        total = total_of_part((p, q), weight)
+    else:
+        total = placement.over_devices(total_of_part, (p, q), weight, out_specs=P())
+    return reduce_total(total, reduction, q.logits.shape[:-1], None, kept)
+
+
+_jitted = partial(jax.jit, static_argnums=1)(_of_heads)
+
+
+def _losses(heads: Heads, settings: Settings) -> Float[Array, "..."]:
+    """The divergence of each row of arrays on this device, with the leading axes of x."""
+    row_shape = heads.q.logits.shape[:-1]
+    joined = Heads(join_rows(heads.p), join_rows(heads.q), heads.weight)
+    if backend(settings.implementation).stores_logits and settings.axis_name is None:
+        rows = with_logits(joined.p), with_logits(joined.q)
+        totals = statistics_of_logits(*rows, heads.weight, settings).totals
+        losses = settings.divergence.value(totals, heads.weight)
+    else:
+        (p, q), in_place = _packed(joined)
+        losses = in_place(row_divergences(Heads(p, q, heads.weight), settings))
+    return restore_rows(mask_rows(losses, joined.q), row_shape)
+
+
+def _total(heads: Heads, settings: Settings) -> Float[Array, ""]:
+    """The sum of divergences of arrays on this device."""
+    joined = Heads(join_rows(heads.p), join_rows(heads.q), heads.weight)
+    (p, q), _ = _packed(joined)
+    packed = pvary_all(Heads(p, q, heads.weight))
+    if gradients_fit(packed, settings):
+        return sum_of_divergences(packed, settings)
+    return jnp.sum(mask_rows(row_divergences(packed, settings), packed.q))
+
+
+def _packed(heads: Heads) -> tuple[tuple[Rows, Rows], Any]:
+    """Both heads with masked rows last, and what undoes it."""
+    p, q = pvary_all(heads[:2])
+    (p, in_place), (q, _) = pack_kept_rows(p), pack_kept_rows(q)
+    return (p, q), in_place

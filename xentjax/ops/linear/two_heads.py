@@ -1,0 +1,294 @@
+"""Divergences between the softmaxes of two linear layers over the same classes, tile by tile.
+
+A block of rows meets all classes of both layers at once: its log-probabilities need the statistics
+of whole rows. Where too few rows would fit, or devices share the classes, the statistics come first
+and the logits of each tile are made a second time. The derivative rule goes through square tiles.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.custom_batching
+import jax.numpy as jnp
+from jax import lax
+from jax.export import is_symbolic_dim
+from jaxtyping import Array, Float, Int32
+
+from xentjax._core.axis_name import AxisName
+from xentjax.ops.blocks import Blocks, row_blocks
+from xentjax.ops.derivative import moving_inputs, value_and_tangent
+from xentjax.ops.dispatch import row_statistics
+from xentjax.ops.layer import LinearRows, logits_tangent, slice_classes, slice_rows, with_logits
+from xentjax.ops.linear.batch import fold_rows, shares_layer
+from xentjax.ops.linear.sharded import merged_linear_statistics
+from xentjax.ops.linear.statistics import (
+    add_tiles,
+    blocks_of_symbolic_rows,
+    linear_row_statistics,
+    logits_budget,
+    skip_if_masked,
+    square_blocks,
+    tile_shard,
+)
+from xentjax.ops.merge import ClassShard
+from xentjax.ops.rows import (
+    Requested,
+    Rows,
+    RowStatistics,
+    adjusted_logits,
+    log_probabilities,
+    shifted,
+)
+from xentjax.ops.sharded import sum_over_devices
+
+Totals = tuple[Float[Array, " n"], ...]
+
+
+class Heads(NamedTuple):
+    """Two layers over the same classes, with the same masks and scalars."""
+
+    p: LinearRows
+    q: LinearRows
+    weight: Float[Array, ""] | None = None
+    """The weight of p in a mixture, for divergences that have one."""
+
+
+class Divergence(NamedTuple):
+    """A divergence of softmax rows: functions of log p, log q and the weight.
+
+    It is an f-divergence, so its derivative in the logits needs no sums but its own totals.
+    """
+
+    totals: Callable[[Array, Array, Array | None], Totals]
+    """Sums over classes, of terms >= 0."""
+    value: Callable[[Totals, Array | None], Array]
+    """The divergence, from the totals of all classes."""
+    slopes: Callable[[Array, Array, Totals, Array | None], tuple[Array, Array]]
+    """Its derivatives in the logits of p and those of q, from the totals of each row."""
+    weight_slope: Callable[[Totals], Array]
+    """Its derivative in the weight."""
+
+
+class HeadStatistics(NamedTuple):
+    """The numbers of a row that the divergence and its derivatives are made of."""
+
+    p: RowStatistics
+    q: RowStatistics
+    totals: Totals
+
+
+class Settings(NamedTuple):
+    """What is known before anything is traced."""
+
+    divergence: Divergence
+    implementation: str | None
+    axis_name: AxisName | None
+    """The mesh axis over whose devices the classes are split."""
+    max_bytes: int | None
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def row_divergences(heads: Heads, settings: Settings) -> Float[Array, " n"]:
+    """The divergence of each row, differentiable in every floating input, in all modes."""
+    return settings.divergence.value(_statistics(heads, settings).totals, heads.weight)
+
+
+@partial(row_divergences.defjvp, symbolic_zeros=True)
+def _(
+    settings: Settings, primals: tuple[Heads], tangents: tuple[Heads]
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    (heads,), (d_heads,) = primals, tangents
+    divergence = settings.divergence
+    stats = _statistics(heads, settings)
+    moving = moving_inputs(d_heads)
+    dot = jnp.zeros_like(stats.totals[0])
+    if jax.tree.leaves((moving.p, moving.q)):
+        dot = _tangents(heads, stats, moving, settings)
+    if moving.weight is not None:
+        dot += divergence.weight_slope(stats.totals) * moving.weight
+    return divergence.value(stats.totals, heads.weight), dot
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _statistics(heads: Heads, settings: Settings) -> HeadStatistics:
+    @jax.custom_batching.custom_vmap
+    def statistics(heads: Heads) -> HeadStatistics:
+        return _of_whole_rows(heads, settings)
+
+    @statistics.def_vmap
+    def _(axis_size: int, in_batched: list[Heads], heads: Heads) -> tuple[Any, Any]:
+        """A batch of rows with the same kernels is more rows."""
+        batched = in_batched[0]
+        if shares_layer(batched.p) and shares_layer(batched.q) and not batched.weight:
+            p = fold_rows(heads.p, batched.p, axis_size)
+            q = fold_rows(heads.q, batched.q, axis_size)
+            stats = statistics(Heads(p, q, heads.weight))
+            stats = jax.tree.map(lambda a: a.reshape(axis_size, -1), stats)
+        else:
+            axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, batched)
+            stats = jax.vmap(partial(_of_whole_rows, settings=settings), (axes,))(heads)
+        return stats, jax.tree.map(lambda _: True, stats)
+
+    return statistics(heads)
+
+
+@_statistics.defjvp
+def _(
+    settings: Settings, primals: tuple[Heads], tangents: tuple[Heads]
+) -> tuple[HeadStatistics, HeadStatistics]:
+    """Second derivatives differentiate the loops over tiles, which keep no tile."""
+    return jax.jvp(partial(_of_whole_rows, settings=settings), primals, tangents)
+
+
+def _of_whole_rows(heads: Heads, settings: Settings) -> HeadStatistics:
+    rows = fitting_row_blocks(heads, settings.max_bytes, share=10, tiles=2)
+    if rows is not None and settings.axis_name is None:
+        return _at_once(heads, rows, settings)
+    return _statistics_first(heads, settings)
+
+
+def _at_once(heads: Heads, rows: Blocks, settings: Settings) -> HeadStatistics:
+    """Go through blocks of rows with all classes of both layers."""
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def of_block(i: Int32[Array, ""]) -> HeadStatistics:
+        p, q = (with_logits(slice_rows(head, rows, i)) for head in heads[:2])
+        return statistics_of_logits(p, q, heads.weight, settings)
+
+    stats = lax.map(partial(skip_if_masked, of_block, heads.q, rows), rows.indices())
+    return jax.tree.map(rows.join, stats)
+
+
+def statistics_of_logits(
+    p: Rows, q: Rows, weight: Float[Array, ""] | None, settings: Settings
+) -> HeadStatistics:
+    """The statistics of logits in memory."""
+    p_stats, q_stats = (
+        row_statistics(rows, Requested(), settings.implementation) for rows in (p, q)
+    )
+    log_p, log_q = log_probabilities(p, p_stats), log_probabilities(q, q_stats)
+    return HeadStatistics(p_stats, q_stats, settings.divergence.totals(log_p, log_q, weight))
+
+
+def _statistics_first(heads: Heads, settings: Settings) -> HeadStatistics:
+    """Take the statistics of whole rows, then the terms of each tile."""
+
+    def statistics(head: LinearRows) -> RowStatistics:
+        implementation, axis_name, max_bytes = settings[1:]
+        if axis_name is None:
+            return linear_row_statistics(head, Requested(), implementation, max_bytes)
+        shard = ClassShard(head, jnp.int32(0), None)
+        return merged_linear_statistics(shard, Requested(), axis_name, implementation, max_bytes)
+
+    p_stats, q_stats = statistics(heads.p), statistics(heads.q)
+    rows, classes = _tiles(heads, settings.max_bytes)
+
+    def of_classes(j: Int32[Array, ""]) -> Callable[[Array], Totals]:
+        p_block, q_block = (slice_classes(head, classes, j) for head in heads[:2])
+
+        def of_rows(i: Int32[Array, ""]) -> Totals:
+            log_p = _log_probabilities(p_block, p_stats, rows, classes, i, j)
+            log_q = _log_probabilities(q_block, q_stats, rows, classes, i, j)
+            return settings.divergence.totals(log_p, log_q, heads.weight)
+
+        return of_rows
+
+    totals = add_tiles(of_classes, heads.q, rows, classes)
+    if settings.axis_name is not None:
+        totals = sum_over_devices(totals, settings.axis_name)
+    return HeadStatistics(p_stats, q_stats, totals)
+
+
+def _log_probabilities(
+    block: LinearRows,
+    stats: RowStatistics,
+    rows: Blocks,
+    classes: Blocks,
+    i: Int32[Array, ""],
+    j: Int32[Array, ""],
+) -> Float[Array, "n k"]:
+    """Those of block i of the rows, from the layer of block j of the classes."""
+    here = tile_shard(with_logits(slice_rows(block, rows, i)), classes, j).rows
+    return log_probabilities(here, jax.tree.map(lambda x: rows.slice(x, i, 0), stats))
+
+
+def _tangents(
+    heads: Heads, stats: HeadStatistics, d_heads: Heads, settings: Settings
+) -> Float[Array, " n"]:
+    """The derivative of each row's divergence along tangents of the layers, None where 0."""
+    rows, classes = _tiles(heads, settings.max_bytes)
+    d_heads = jax.tree.map(lambda x: x.astype(heads.q.logits.dtype), d_heads)
+
+    def of_classes(j: Int32[Array, ""]) -> Callable[[Array], Array]:
+        block, d_block = (
+            Heads(*(slice_classes(head, classes, j) for head in each[:2]))
+            for each in (heads, d_heads)
+        )
+
+        def of_rows(i: Int32[Array, ""]) -> Array:
+            here = jax.tree.map(lambda x: rows.slice(x, i, 0), stats)
+            log_p, dp = _with_tangent(block.p, here.p, d_block.p, rows, classes, i, j)
+            log_q, dq = _with_tangent(block.q, here.q, d_block.q, rows, classes, i, j)
+            slopes = settings.divergence.slopes(log_p, log_q, here.totals, heads.weight)
+            dots = [
+                jnp.sum(s * d, -1) for s, d in zip(slopes, (dp, dq), strict=True) if d is not None
+            ]
+            return sum(dots[1:], dots[0])
+
+        return of_rows
+
+    dot = add_tiles(of_classes, heads.q, rows, classes)
+    return dot if settings.axis_name is None else sum_over_devices(dot, settings.axis_name)
+
+
+def _with_tangent(
+    block: LinearRows,
+    stats: RowStatistics,
+    d_block: LinearRows,
+    rows: Blocks,
+    classes: Blocks,
+    i: Int32[Array, ""],
+    j: Int32[Array, ""],
+) -> tuple[Float[Array, "n k"], Float[Array, "n k"] | None]:
+    """Log-probabilities, and the tangent of the logits, None where nothing moves."""
+    here, d_here = (slice_rows(each, rows, i) for each in (block, d_block))
+    values = tile_shard(with_logits(here), classes, j).rows
+    d_values = d_here._replace(logits=logits_tangent(here, d_here.logits))
+    if not jax.tree.leaves(d_values):
+        return log_probabilities(values, stats), None
+
+    def shift(rows: Rows) -> Float[Array, "n k"]:
+        return shifted(adjusted_logits(rows), stats.shift, rows.scalars.temperature)
+
+    z, dz = value_and_tangent(shift, values, d_values)
+    return z - stats.log_sum[..., None], dz
+
+
+# The fewest rows at a time for which making all logits once is worth it.
+_FEWEST_ROWS = 16
+
+
+def fitting_row_blocks(
+    heads: Heads, max_bytes: int | None, share: int, tiles: int
+) -> Blocks | None:
+    """Blocks of rows of which so many arrays of the logits' size fit; None if too few rows do.
+
+    None as well for a symbolic number of rows, of which no block can be made.
+    """
+    n, k = heads.q.logits.shape
+    if is_symbolic_dim(n):
+        return None
+    size = logits_budget(max_bytes, heads.q.logits, share) // (tiles * k)
+    return None if size < min(n, _FEWEST_ROWS) else row_blocks(n, size)
+
+
+def _tiles(heads: Heads, max_bytes: int | None) -> tuple[Blocks, Blocks]:
+    """Blocks of rows and classes that make square tiles of both layers."""
+    n, k = heads.q.logits.shape
+    if is_symbolic_dim(n):
+        return blocks_of_symbolic_rows(heads.q, max_bytes, share=16)
+    d = (heads.p.logits.x.shape[-1] + heads.q.logits.x.shape[-1] + 1) // 2
+    numbers = logits_budget(max_bytes, heads.q.logits, share=4) // 2
+    return square_blocks(n, d, k, numbers, masked=heads.q.mask.rows is not None)

@@ -1,0 +1,185 @@
+"""The sum of divergences of two linear layers, whose gradients are made while the logits are there.
+
+Making both layers' logits again for a backward pass would cost half as many products once more. The
+rule of the sum therefore computes the gradients in whatever moves beside the value; its tangent is
+their inner product with the tangents, which is linear: reverse mode scales the gradients.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int32
+
+from xentjax.ops.blocks import Blocks, blocks
+from xentjax.ops.derivative import moving_inputs, with_moving
+from xentjax.ops.layer import LinearRows, with_logits
+from xentjax.ops.linear.in_forward import add_products, row_block
+from xentjax.ops.linear.statistics import any_of_the_batch, logits_budget
+from xentjax.ops.linear.two_heads import (
+    Heads,
+    HeadStatistics,
+    Settings,
+    fitting_row_blocks,
+    row_divergences,
+    statistics_of_logits,
+)
+from xentjax.ops.rows import Rows, adjusted_logits, shifted
+
+_SHARE = 8
+# Arrays of a block's logits: those of both layers, and what becomes the gradient in them.
+_TILES = 4
+# The fewest classes at a time that keep matrix products what they are.
+_FEWEST_CLASSES = 512
+
+
+def gradients_fit(heads: Heads, settings: Settings) -> bool:
+    """Whether `sum_of_divergences` serves: all classes of some rows fit, and are on this device."""
+    rows = fitting_row_blocks(heads, settings.max_bytes, _SHARE, _TILES)
+    return rows is not None and settings.axis_name is None
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def sum_of_divergences(heads: Heads, settings: Settings) -> Float[Array, ""]:
+    """The sum over the rows that are kept, differentiable in all modes."""
+    return jnp.sum(_kept(row_divergences(heads, settings), heads.q))
+
+
+@partial(sum_of_divergences.defjvp, symbolic_zeros=True)
+def _(
+    settings: Settings, primals: tuple[Heads], tangents: tuple[Heads]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    (heads,), d_heads = primals, moving_inputs(tangents[0])
+    moving = jax.tree.map(
+        lambda t, x: None if t is None else x, d_heads, heads, is_leaf=lambda t: t is None
+    )
+    total, gradients = _sum_and_gradients(moving, heads, settings)
+    dots = jax.tree.map(lambda g, t: jnp.sum(g * t.astype(g.dtype)), gradients, d_heads)
+    return total, sum(jax.tree.leaves(dots), start=jnp.zeros_like(total))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _sum_and_gradients(
+    moving: Heads, heads: Heads, settings: Settings
+) -> tuple[Float[Array, ""], Heads]:
+    """The sum and its gradients in what is not None in `moving`, in float32 or 64."""
+    rows = fitting_row_blocks(heads, settings.max_bytes, _SHARE, _TILES)
+    assert rows is not None
+    classes = _class_blocks(heads, rows, settings.max_bytes)
+
+    def add_rows(total: tuple[Array, Heads], i: Int32[Array, ""]) -> tuple[Array, Heads]:
+        here = Heads(*(row_block(head, rows, i) for head in heads[:2]), heads.weight)
+        values = here._replace(p=with_logits(here.p), q=with_logits(here.q))
+        moving_here = moving._replace(
+            p=_with_moving_logits(moving.p, values.p), q=_with_moving_logits(moving.q, values.q)
+        )
+        new, d_here = jax.value_and_grad(
+            lambda moving: _sum_of_logits(with_moving(values, moving), settings)
+        )(moving_here)
+        p, q = (
+            _add_head(sums, head, d_head, rows, classes, i)
+            for sums, head, d_head in zip(total[1][:2], here[:2], d_here[:2], strict=True)
+        )
+        weight = None if d_here.weight is None else total[1].weight + d_here.weight
+        return total[0] + new, Heads(p, q, weight)
+
+    def add_kept_rows(total: Any, i: Int32[Array, ""]) -> tuple[Any, None]:
+        if heads.q.mask.rows is None:
+            return add_rows(total, i), None
+        kept = any_of_the_batch(rows.slice(heads.q.mask.rows, i, 0))
+        return lax.cond(kept, add_rows, lambda total, i: total, total, i), None
+
+    zeros = jax.tree.map(lambda x: jnp.zeros_like(x, heads.q.logits.dtype), moving)
+    start = jnp.sum(jnp.zeros_like(heads.q.logits.x, heads.q.logits.dtype))
+    return lax.scan(add_kept_rows, (start, zeros), rows.indices())[0]
+
+
+@_sum_and_gradients.defjvp
+def _(settings: Settings, primals: tuple[Heads, Heads], tangents: tuple[Heads, Heads]) -> Any:
+    """Second derivatives are those of the rows' rule, which keeps no gradient."""
+
+    def by_rows(moving: Heads, heads: Heads) -> tuple[Float[Array, ""], Heads]:
+        def total(moving: Heads) -> Float[Array, ""]:
+            losses = row_divergences(with_moving(heads, moving), settings)
+            return jnp.sum(_kept(losses, heads.q))
+
+        total, gradients = jax.value_and_grad(total)(moving)
+        return total, jax.tree.map(lambda g: g.astype(heads.q.logits.dtype), gradients)
+
+    moved = jax.jvp(by_rows, primals, tangents)[1]
+    return _sum_and_gradients(*primals, settings), moved
+
+
+def _with_moving_logits(moving: LinearRows, values: Rows) -> Rows:
+    """What moves of a block's rows: its logits if any part of the layer does."""
+    moves = bool(jax.tree.leaves(moving.logits))
+    return moving._replace(logits=values.logits if moves else None)
+
+
+def _sum_of_logits(heads: Heads, settings: Settings) -> Float[Array, ""]:
+    """The sum over kept rows, of logits in memory."""
+    p, q, weight = jax.lax.stop_gradient(heads)
+    stats = statistics_of_logits(p, q, weight, settings)
+    z = [
+        shifted(adjusted_logits(rows), here.shift, rows.scalars.temperature)
+        for rows, here in zip(heads[:2], stats[:2], strict=True)
+    ]
+    return jnp.sum(_kept(_of_shifted(*z, heads.weight, stats, settings), heads.q))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _of_shifted(
+    z_p: Float[Array, "n k"],
+    z_q: Float[Array, "n k"],
+    weight: Float[Array, ""] | None,
+    stats: HeadStatistics,
+    settings: Settings,
+) -> Float[Array, " n"]:
+    """The divergence of each row, which shifted logits have, from its statistics."""
+    del z_p, z_q
+    return settings.divergence.value(stats.totals, weight)
+
+
+@partial(_of_shifted.defjvp, symbolic_zeros=True)
+def _(settings: Settings, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    z_p, z_q, weight, stats = primals
+    dz_p, dz_q, d_weight, _ = moving_inputs(tangents)
+    divergence = settings.divergence
+    log_p, log_q = z_p - stats.p.log_sum[:, None], z_q - stats.q.log_sum[:, None]
+    slopes = divergence.slopes(log_p, log_q, stats.totals, weight)
+    dot = jnp.zeros_like(stats.totals[0])
+    for slope, dz in zip(slopes, (dz_p, dz_q), strict=True):
+        if dz is not None:
+            dot += jnp.sum(slope * dz, -1)
+    if d_weight is not None:
+        dot += divergence.weight_slope(stats.totals) * d_weight
+    return divergence.value(stats.totals, weight), dot
+
+
+def _kept(losses: Float[Array, " n"], rows: Rows) -> Float[Array, " n"]:
+    return losses if rows.mask.rows is None else jnp.where(rows.mask.rows, losses, 0)
+
+
+def _add_head(
+    total: LinearRows,
+    here: LinearRows,
+    d_here: Rows,
+    rows: Blocks,
+    classes: Blocks,
+    i: Int32[Array, ""],
+) -> LinearRows:
+    """Add the gradients of one layer and its scalars from block i of the rows."""
+    scalars = jax.tree.map(jnp.add, total.scalars, d_here.scalars)
+    if d_here.logits is not None:
+        layer = add_products(total.logits, here, d_here.logits, rows, classes, i)
+        total = total._replace(logits=layer)
+    return total._replace(scalars=scalars)
+
+
+def _class_blocks(heads: Heads, rows: Blocks, max_bytes: int | None) -> Blocks:
+    """Blocks of classes for the products: a slice of logits and three of the wider kernel."""
+    d = max(head.logits.x.shape[-1] for head in heads[:2])
+    numbers = logits_budget(max_bytes, heads.q.logits, _SHARE) // _TILES
+    return blocks(heads.q.logits.shape[-1], max(numbers // (rows.size + 3 * d), _FEWEST_CLASSES))
