@@ -43,10 +43,10 @@ class Config:
     """Training steps of each student."""
     learning_rate: float = 3e-3
     """Learning rate of teacher and students at its peak."""
-    evaluate_every: int = 50
+    evaluate_every: int = 80
     """Steps between two evaluations, which also save a checkpoint."""
-    test_windows: int = 512
-    """Held-out texts, of as many tokens as the context, of the final evaluation."""
+    test_windows: int = 256
+    """Held-out texts of an evaluation, of as many tokens as the context."""
 
     temperature: float = 0.8
     """Temperature of the samples that are shown; below 1 prefers likely tokens."""

@@ -19,7 +19,6 @@ from experiments.common.run_folder import RunFolder, replace_file
 from experiments.common.tables import new_table, show as show_table
 from experiments.language_model.config import Config
 from experiments.language_model.run import (
-    CURVE_WINDOWS,
     DISTILLED,
     STUDENT,
     TEACHER,
@@ -67,7 +66,7 @@ def summary(config: Config, result: Result) -> dict[str, Any]:
         "text_sha256": result.text.sha256,
         "vocabulary": len(result.tokenizer),
         "train_tokens": result.train_tokens,
-        "test_bytes": int(result.models[TEACHER].score.bytes.sum()),
+        "test_bytes": _test_bytes(result),
         "models": {
             name: {"parameters": trained.size, "bits_per_byte": trained.score.bits_per_byte}
             for name, trained in result.models.items()
@@ -75,6 +74,8 @@ def summary(config: Config, result: Result) -> dict[str, Any]:
         "distilled_less_alone": distillation_gain(result),
         "reward": {name: float(drawn.rewards.mean()) for name, drawn in result.drawn.items()},
         "tuned_less_teacher_reward": reward_gain(result),
+        "seconds": result.seconds,
+        "compile_seconds": result.compile_seconds,
     }
 
 
@@ -106,6 +107,11 @@ def show(config: Config, result: Result, console: Console) -> None:
             "texts.",
             highlight=False,
         )
+    if result.seconds is not None:
+        console.print(
+            f"{result.seconds:.0f} s, of which {result.compile_seconds:.0f} s of compiling",
+            highlight=False,
+        )
     for place in range(min(SHOWN_TEXTS, config.rollouts)):
         panels = [
             Panel(
@@ -120,9 +126,8 @@ def show(config: Config, result: Result, console: Console) -> None:
 
 def table(config: Config, result: Result) -> Table:
     """Make a table of the models."""
-    size = int(result.models[TEACHER].score.bytes.sum())
     headings = ("", "parameters", "bits per\nbyte", "ordinary\nwords, %")
-    shown = new_table(f"{_quick(config)}{size:,} bytes of held-out text", headings)
+    shown = new_table(f"{_quick(config)}{_test_bytes(result):,} bytes of held-out text", headings)
     for name, trained in result.models.items():
         drawn = result.drawn.get(name)
         words = "" if drawn is None else f"{100 * drawn.rewards.mean():.1f}"
@@ -133,7 +138,7 @@ def table(config: Config, result: Result) -> Table:
 def draw_bits_per_byte(config: Config, lines: Sequence[dict[str, Any]], result: Result) -> Figure:
     """Plot the bits per byte of held-out text during training, and at the end."""
     figure, ((left, right),) = subplots(1, 2, height=3.8, sharey=True)
-    figure.suptitle(f"{_quick(config)}bits per byte of held-out text")
+    figure.suptitle(f"{_quick(config)}{_test_bytes(result):,} bytes of held-out text")
     names = (TEACHER, STUDENT, DISTILLED)
     for name, color in zip(names, PALETTE, strict=False):
         points = [
@@ -150,13 +155,13 @@ def draw_bits_per_byte(config: Config, lines: Sequence[dict[str, Any]], result: 
         right.annotate(
             f"{value:.3f}", (place, value), (0, 8), textcoords="offset points", ha="center"
         )
-    left.set_title(f"during training ({CURVE_WINDOWS} windows)")
+    left.set_title("during training")
     left.legend(frameon=False)
     left.set_xlabel("step")
     left.set_ylabel("bits per byte")
     left.set_xlim(0)
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    right.set_title(f"at the end ({len(result.models[TEACHER].score.bits)} windows)")
+    right.set_title("at the end")
     right.set_xticks(range(len(names)), [NAMES[name].replace(" ", "\n") for name in names])
     right.set_xlim(-0.6, len(names) - 0.4)
     return figure
@@ -211,6 +216,10 @@ def _texts(config: Config, result: Result, place: int) -> dict[str, tuple[str, s
 
 def _on_terminal(text: str) -> str:
     return "\n".join(printable(line.expandtabs(4)) for line in text.split("\n"))
+
+
+def _test_bytes(result: Result) -> int:
+    return int(result.models[TEACHER].score.bytes.sum())
 
 
 def _quick(config: Config) -> str:

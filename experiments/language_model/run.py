@@ -1,8 +1,10 @@
 """A run: a teacher, two students, samples, and a teacher tuned for a reward."""
 
 import json
+import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +29,6 @@ from experiments.language_model.train import Stream, TrainState, initial_state, 
 from experiments.language_model.tune import is_word, rewarded, rewards_of
 
 TOKENIZER = "tokenizer.json"
-CURVE_WINDOWS = 64  # of an evaluation during training
 WITHOUT_BAR = "a line follows for every evaluation; programs may have to be compiled"
 TEACHER, STUDENT, DISTILLED, TUNED = "teacher", "student", "distilled", "tuned"
 
@@ -68,6 +69,8 @@ class Result:
         models: the trained models by name.
         drawn: what the teacher wrote, before and after it was tuned.
         train_tokens: number of tokens to train on.
+        seconds: of the whole run, None if it was resumed.
+        compile_seconds: of these, those in which programs were compiled.
     """
 
     text: Text
@@ -75,6 +78,8 @@ class Result:
     models: dict[str, Trained]
     drawn: dict[str, Drawn]
     train_tokens: int
+    seconds: float | None
+    compile_seconds: float
 
 
 def run(
@@ -103,13 +108,15 @@ def run(
         TrainingStopped: `should_stop` returned True.
         UserError: a loss became NaN or infinite.
     """
+    started = time.monotonic()
     with folder.locked(), TrainingProgress(console, WITHOUT_BAR) as progress:
         if resume and folder.read_summary() is not None:
             raise CheckpointError(f"{folder.path}: expected a stopped run, got a finished one")
         if (torn := folder.drop_torn_lines()) and console is not None:
             say(console, f"metrics.jsonl: dropped {torn} incomplete line{'s' * (torn > 1)}")
         tokenizer = _tokenizer(config, text, folder, progress)
-        return _Run(config, text, folder, tokenizer, progress, should_stop).result()
+        result = _Run(config, text, folder, tokenizer, progress, should_stop).result()
+        return replace(result, seconds=None if resume else time.monotonic() - started)
 
 
 def _tokenizer(
@@ -162,7 +169,6 @@ class _Run:
         self._train_tokens = train
         self._device_tokens = jnp.asarray(train)
         self._test = spread_windows(held_out, config.test_windows, config.context)
-        self._curve = spread_windows(held_out, CURVE_WINDOWS, config.context)
         self._teacher = config.teacher(len(tokenizer))
         self._student = config.student(len(tokenizer))
         self._optimizers, programs = make_programs(config, len(tokenizer))
@@ -187,7 +193,15 @@ class _Run:
         tuned = self._tune(stages[TUNED], teacher)
         models[TUNED] = self._tested(TUNED, self._teacher, tuned)
         drawn[TUNED] = self._draw_both(TUNED, tuned)
-        return Result(self._text, self._tokenizer, models, drawn, len(self._train_tokens))
+        return Result(
+            text=self._text,
+            tokenizer=self._tokenizer,
+            models=models,
+            drawn=drawn,
+            train_tokens=len(self._train_tokens),
+            seconds=None,
+            compile_seconds=sum(program.compile_seconds for program in self._programs),
+        )
 
     def _plan(self) -> dict[str, Stage]:
         """List the stages; estimate what is left of them, for the progress."""
@@ -209,8 +223,7 @@ class _Run:
         left = {name: stage.steps_left(self._folder) for name, stage in stages.items()}
         total = 4 * positions * position
         for name, stage in stages.items():
-            evaluations = -(-left[name] // stage.evaluate_every)
-            windows = len(self._test) + evaluations * len(self._curve)
+            windows = len(self._test) * (1 + math.ceil(left[name] / stage.evaluate_every))
             total += left[name] * stage.step_work + windows * self._window_work(name)
         needed = [name for name, number in left.items() if number]
         compiled = sum(len(program) > 0 for program in self._programs)  # by an earlier run
@@ -274,7 +287,7 @@ class _Run:
         """Take the steps of a stage that are left; return the parameters."""
 
         def evaluate(state: TrainState) -> Metrics:
-            score = self._score(stage.name, model, state.params, self._curve)
+            score = self._score(stage.name, model, state.params)
             return {"bits_per_byte": score.bits_per_byte}
 
         return stage.train(
@@ -283,14 +296,14 @@ class _Run:
 
     def _tested(self, name: str, model: LanguageModel, params: Any) -> Trained:
         self._progress.doing(f"{name}: final test")
-        return Trained(size(params), params, self._score(name, model, params, self._test))
+        return Trained(size(params), params, self._score(name, model, params))
 
-    def _score(self, name: str, model: LanguageModel, params: Any, windows: np.ndarray) -> Score:
+    def _score(self, name: str, model: LanguageModel, params: Any) -> Score:
         programs = self._programs
         return evaluate(
             programs.teacher_nats if model == self._teacher else programs.student_nats,
             params,
-            windows,
+            self._test,
             self._tokenizer.lengths,
             self._config.batch_size,
             lambda number: self._progress.worked(number * self._window_work(name)),
