@@ -27,8 +27,9 @@ from experiments.cifar10.backend import prepare_cpu
 from experiments.cifar10.config import PRESETS
 from experiments.cifar10.data.load import Dataset, find_cifar10, load_cifar10, load_digits
 from experiments.cifar10.training.run import run as train
-from experiments.common.command import UserError, one_line_errors, parse_options, say, waiting
+from experiments.common.command import UserError, one_line_errors, parse_options, say
 from experiments.common.run_folder import RUNS, RunFolder
+from experiments.common.waiting import waiting
 
 EXPERIMENTS = {
     "law_of_large_numbers": "experiments.law_of_large_numbers",
