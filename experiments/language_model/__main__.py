@@ -29,10 +29,11 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from experiments.common.command import UserError, one_line_errors, parse_options, say, waiting
+from experiments.common.command import UserError, one_line_errors, parse_options, say
 from experiments.common.interrupt import resumable
 from experiments.common.run_folder import RUNS, RunFolder
 from experiments.common.settings import changed_settings
+from experiments.common.waiting import waiting
 from experiments.language_model.config import NAME, QUICK, Config
 from experiments.language_model.data import read_text
 from experiments.language_model.report import save, show
