@@ -9,6 +9,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,11 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = {
     ),
     "linear_log_probs": (
         xentjax.linear_log_probs,
+        (LOGITS, KERNEL, LABELS, WEIGHTS),
+        {"where": ROWS, **ADJUSTS},
+    ),
+    "linear_loss": (
+        partial(xentjax.linear_loss, lambda stats: stats.entropy - stats.label_log_prob),
         (LOGITS, KERNEL, LABELS, WEIGHTS),
         {"where": ROWS, **ADJUSTS},
     ),

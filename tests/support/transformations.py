@@ -159,6 +159,22 @@ def _by_row(name: str, function: Callable[..., Any], draws: dict[str, Draw], **k
     return Call(name, partial(function, **keywords), draws, rows)
 
 
+def _surrogate(
+    stats: xentjax.SoftmaxStats, advantage: jax.Array, old: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """A clipped surrogate with an entropy bonus, and its ratio."""
+    ratio = jnp.exp(stats.label_log_prob - old)
+    gain = jnp.minimum(ratio * advantage, jnp.clip(ratio, 0.8, 1.2) * advantage)
+    return -gain - 0.1 * stats.entropy, ratio
+
+
+def _linear_loss(advantage: jax.Array, old: jax.Array, **arrays: Any) -> jax.Array:
+    return xentjax.linear_loss(
+        _surrogate, **arrays, inputs=(advantage, old), has_aux=True, ignore_index=2,
+        reduction="sum",
+    )[0]  # fmt: skip
+
+
 def _pmf_by_steps(counts: jax.Array) -> jax.Array:
     return xentjax.fit_categorical(counts, solver="newton", max_steps=9).pmf
 
@@ -225,6 +241,19 @@ CALLS = (
         "linear log-probs",
         partial(xentjax.linear_log_probs, return_entropy=True, ignore_index=2),
         {**LAYER, "labels": _labels, "where": _kept_classes, "temperature": SCALARS["temperature"]},
+    ),
+    Call(
+        "linear loss",
+        _linear_loss,
+        {
+            **LAYER,
+            "labels": _labels,
+            "advantage": _normal(N),
+            "old": _normal(N),
+            "temperature": SCALARS["temperature"],
+        },
+        ("x", "labels", "advantage", "old"),
+        reverse_only=True,
     ),
     _by_row(
         "linear kl, all",
