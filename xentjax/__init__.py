@@ -43,9 +43,11 @@ from xentjax.heads import (
     linear_js_divergence,
     linear_kl_divergence,
     linear_log_probs,
+    linear_loss,
     linear_sample,
     linear_softmax_cross_entropy,
     linear_top_k,
+    linear_top_k_kl_divergence,
 )
 from xentjax.information import (
     check_pmf,
@@ -121,9 +123,11 @@ __all__ = [
     "linear_js_divergence",
     "linear_kl_divergence",
     "linear_log_probs",
+    "linear_loss",
     "linear_sample",
     "linear_softmax_cross_entropy",
     "linear_top_k",
+    "linear_top_k_kl_divergence",
     "log_likelihood",
     "log_softmax",
     "logsumexp",
