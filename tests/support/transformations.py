@@ -346,12 +346,7 @@ CALLS = (
         lambda q, counts: xentjax.chi_squared_test(counts, q),
         {"q": _pmfs(K), "counts": _counts},
     ),
-    Call("independence, G", xentjax.independence_test, {"table": _table}),
-    Call(
-        "independence, X^2",
-        partial(xentjax.independence_test, statistic="chi_squared"),
-        {"table": _table},
-    ),
+    Call("independence", xentjax.independence_test, {"table": _table}),
     Call("KKT certificate", xentjax.kkt_certificate, {"q": _pmfs(K), "counts": _counts}),
     Call("empirical pmf", xentjax.empirical_pmf, {"counts": _counts}),
     Call("fit, by steps", _pmf_by_steps, {"counts": _counts}),

@@ -76,7 +76,7 @@ def _check_whole(name: str, known: np.ndarray) -> None:
         raise_value_error(name, "whole numbers", known[~is_whole][0])
 
 
-def _first(found: np.ndarray) -> tuple[int, ...]:
+def _first(found: np.ndarray | np.bool_) -> tuple[int, ...]:
     """Return the index of the first that is True."""
     return tuple(np.argwhere(found)[0].tolist()) if found.ndim else ()
 
