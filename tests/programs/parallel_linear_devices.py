@@ -30,7 +30,7 @@ from tests.support.oracles.heads import head
 from tests.support.problems import EVERYTHING, Problem
 from tests.support.tolerances import GRADIENT, VALUE
 from tests.support.virtual_devices import NUM_DEVICES, collectives, run_checks, sent_once
-from xentjax import linear_log_probs, linear_softmax_cross_entropy
+from xentjax import linear_log_probs, linear_loss, linear_softmax_cross_entropy
 from xentjax.ops import Rows
 from xentjax.ops.backends import contexts
 from xentjax.ops.linear import statistics
@@ -209,6 +209,26 @@ def log_probs_and_entropies() -> None:
     assert_close(log_probs, expected.label_log_prob, VALUE["float32"])
     assert_close(entropy, expected.entropy, VALUE["float32"])
     true = expected.gradients(label_log_prob=1.0, entropy=1.0)
+    assert_layer_close(gradient, (true[n] for n in Layer._fields), GRADIENT["float32"])
+
+
+@check
+def a_loss_of_ones_own() -> None:
+    """The gradients of a function of log-probability and entropy are those of its statistics."""
+    layer, labels, keywords = arguments(TABLE["ignored"])
+    expected = head(layer.x, layer.kernel, labels, layer.bias, temperature=1.5, **keywords)
+
+    @jax.jit
+    @jax.value_and_grad
+    def run(layer):
+        own = partial(linear_loss, lambda stats: jnp.exp(stats.label_log_prob) - stats.entropy)
+        return parallel(own, layer, labels, temperature=1.5, max_bytes=TILED, **keywords)
+
+    value, gradient = run(layer)
+    share = expected.keep / expected.keep.sum()
+    p = np.exp(expected.label_log_prob)
+    assert_close(value, np.sum(share * (p - expected.entropy)), VALUE["float32"])
+    true = expected.gradients(label_log_prob=share * p, entropy=-share)
     assert_layer_close(gradient, (true[n] for n in Layer._fields), GRADIENT["float32"])
 
 
