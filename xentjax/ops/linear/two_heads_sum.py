@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.export import is_symbolic_dim
 from jaxtyping import Array, Float, Int32
 
 from xentjax.ops.blocks import Blocks, blocks
@@ -29,24 +28,16 @@ from xentjax.ops.linear.two_heads import (
 )
 from xentjax.ops.rows import Rows, adjusted_logits, shifted
 
-# Arrays of a block's logits: those of both layers, and what becomes the gradient in them.
-_TILES = 4
-# By default they take half as much memory as all logits of a layer, and no more than with as many
-# rows as let the products keep their speed: each block reads and writes a gradient of the kernel
-# (at 64 rows 75 % of the GFLOP/s at 256, at 128 rows 96 %; 2 cores, float32).
-_ENOUGH_ROWS = 128
 # The fewest classes at a time that keep matrix products what they are.
 _FEWEST_CLASSES = 512
 
 
-def gradients_fit(heads: Heads, settings: Settings) -> bool:
-    """Whether `sum_of_divergences` serves: all classes of some rows fit, and are on this device."""
-    return settings.axis_name is None and _row_blocks(heads, settings.max_bytes) is not None
-
-
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def sum_of_divergences(heads: Heads, settings: Settings) -> Float[Array, ""]:
-    """The sum over the rows that are kept, differentiable in all modes."""
+    """The sum over the rows that are kept, differentiable in all modes.
+
+    It needs `fitting_row_blocks`.
+    """
     return jnp.sum(_kept(row_divergences(heads, settings), heads.q))
 
 
@@ -68,7 +59,7 @@ def _sum_and_gradients(
     moving: Heads, heads: Heads, settings: Settings
 ) -> tuple[Float[Array, ""], Heads]:
     """The sum and its gradients in what is not None in `moving`, in float32 or 64."""
-    rows = _row_blocks(heads, settings.max_bytes)
+    rows = fitting_row_blocks(heads, settings)
     assert rows is not None
     classes = _class_blocks(heads, rows)
 
@@ -150,7 +141,12 @@ def _(settings: Settings, primals: Any, tangents: Any) -> tuple[Array, Array]:
     z_p, z_q, weight, stats = primals
     dz_p, dz_q, d_weight, _ = moving_inputs(tangents)
     divergence = settings.divergence
-    log_p, log_q = z_p - stats.p.log_sum[:, None], z_q - stats.q.log_sum[:, None]
+    # Behind a barrier XLA computes log-probabilities anew, and keeps no array of what the totals
+    # were computed from.
+    zero = lax.optimization_barrier(jnp.zeros((), z_p.dtype))
+    log_p, log_q = (
+        z - (here.log_sum + zero)[:, None] for z, here in zip((z_p, z_q), stats[:2], strict=True)
+    )
     slopes = divergence.slopes(log_p, log_q, stats.totals, weight)
     dot = jnp.zeros_like(stats.totals[0])
     for slope, dz in zip(slopes, (dz_p, dz_q), strict=True):
@@ -179,17 +175,6 @@ def _add_head(
         layer = add_products(total.logits, here, d_here.logits, rows, classes, i)
         total = total._replace(logits=layer)
     return total._replace(scalars=scalars)
-
-
-def _row_blocks(heads: Heads, max_bytes: int | None) -> Blocks | None:
-    """Blocks of rows of which all arrays of the logits' size fit; None if too few rows do."""
-    layer = heads.q.logits
-    n, k = layer.shape
-    if max_bytes is None and not is_symbolic_dim(n):
-        block = _TILES * _ENOUGH_ROWS * k
-        half = n * k // 2
-        max_bytes = min(max(min(block, half) * jnp.dtype(layer.dtype).itemsize, 2**24), 2**28)
-    return fitting_row_blocks(heads, max_bytes, share=1, tiles=_TILES)
 
 
 def _class_blocks(heads: Heads, rows: Blocks) -> Blocks:
