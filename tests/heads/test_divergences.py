@@ -82,7 +82,7 @@ def plain(n: int = N, width: int = WIDTH, d: int = D, k: int = K) -> dict[str, A
         "target_x": (n, width), "target_kernel": (width, k), "target_bias": (k,),
         "x": (n, d), "kernel": (d, k), "bias": (k,),
     }  # fmt: skip
-    arrays = {n: rng.standard_normal(s) for n, s in shapes.items()}
+    arrays: dict[str, Any] = {n: rng.standard_normal(s) for n, s in shapes.items()}
     arrays["target_x"] /= np.sqrt(width)
     arrays["x"] /= np.sqrt(d)
     return {n: a.astype(np.float32) for n, a in arrays.items()}
@@ -256,7 +256,7 @@ def test_rows_of_one_program_equal_those_of_logits():
             for p in ("target_", "")
         )
     ]
-    expected = xentjax.kl_divergence_with_logits(*logits, 1.5)
+    expected = xentjax.kl_divergence_with_logits(*logits, temperature=1.5)
     assert_close(linear_kl_divergence(**arrays, temperature=1.5), expected, VALUE["float32"])
 
 

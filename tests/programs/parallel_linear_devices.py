@@ -219,7 +219,7 @@ def log_probs_and_entropies() -> None:
     assert_layer_close(gradient, (true[n] for n in Layer._fields), GRADIENT["float32"])
 
 
-def two_heads(rows: int) -> dict[str, np.ndarray]:
+def two_heads(rows: int) -> dict[str, Any]:
     """Heads of 2 and 3 features, whose classes the devices can split."""
     rng = np.random.default_rng(rows)
     shapes = {"target_x": (rows, 2), "target_kernel": (2, HELD), "target_bias": (HELD,),

@@ -53,7 +53,6 @@ KL = Divergence(
     totals=_kl_totals,
     value=lambda totals, weight: totals[0],
     slopes=_kl_slopes,
-    weight_slope=lambda totals: jnp.zeros_like(totals[0]),
     arrays=5,
 )
 """KL(p || q)."""
@@ -87,7 +86,6 @@ JS = Divergence(
     totals=_js_totals,
     value=_js_value,
     slopes=_js_slopes,
-    weight_slope=lambda totals: totals[0] - totals[1],
     arrays=7,
 )
 """w KL(p || m) + (1 - w) KL(q || m)."""

@@ -56,19 +56,18 @@ class Heads(NamedTuple):
 
 
 class Divergence(NamedTuple):
-    """A divergence of softmax rows: functions of log p, log q and the weight.
+    """A divergence of softmax rows: functions of log p, log q and the weight, or None.
 
     It is an f-divergence, so its derivative in the logits needs no sums but its own totals.
     """
 
-    totals: Callable[[Array, Array, Array | None], Totals]
+    totals: Callable[[Array, Array, Any], Totals]
     """Sums over classes, of terms >= 0."""
-    value: Callable[[Totals, Array | None], Array]
-    """The divergence, from the totals of all classes."""
-    slopes: Callable[[Array, Array, Totals, Array | None], tuple[Array, Array]]
+    value: Callable[[Totals, Any], Array]
+    """The divergence, from the totals of all classes. Its derivative in the weight is the whole
+    one, since the mixture is where the weighted totals are least."""
+    slopes: Callable[[Array, Array, Totals, Any], tuple[Array, Array]]
     """Its derivatives in the logits of p and those of q, from the totals of each row."""
-    weight_slope: Callable[[Totals], Array]
-    """Its derivative in the weight."""
     arrays: int
     """How many arrays of the logits' size XLA makes for it and its derivatives, the logits too."""
 
@@ -101,16 +100,22 @@ def row_divergences(heads: Heads, settings: Settings) -> Float[Array, " n"]:
 def _(
     settings: Settings, primals: tuple[Heads], tangents: tuple[Heads]
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-    (heads,), (d_heads,) = primals, tangents
-    divergence = settings.divergence
+    (heads,), moving = primals, moving_inputs(tangents[0])
     stats = _statistics(heads, settings)
-    moving = moving_inputs(d_heads)
-    dot = jnp.zeros_like(stats.totals[0])
+    value, dot = value_and_weight_tangent(stats.totals, heads.weight, moving.weight, settings)
     if jax.tree.leaves((moving.p, moving.q)):
-        dot = _tangents(heads, stats, moving, settings)
-    if moving.weight is not None:
-        dot += divergence.weight_slope(stats.totals) * moving.weight
-    return divergence.value(stats.totals, heads.weight), dot
+        dot += _tangents(heads, stats, moving, settings)
+    return value, dot
+
+
+def value_and_weight_tangent(
+    totals: Totals, weight: Array | None, d_weight: Array | None, settings: Settings
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """The divergence of each row and its derivative along the weight, 0 where that is None."""
+    value = settings.divergence.value
+    if d_weight is None:
+        return value(totals, weight), jnp.zeros_like(totals[0])
+    return jax.jvp(lambda weight: value(totals, weight), (weight,), (d_weight,))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -225,7 +230,7 @@ def _tangents(
 
     def of_classes(j: Int32[Array, ""]) -> Callable[[Array], Array]:
         block, d_block = (
-            Heads(*(slice_classes(head, classes, j) for head in each[:2]))
+            Heads(slice_classes(each.p, classes, j), slice_classes(each.q, classes, j))
             for each in (heads, d_heads)
         )
 

@@ -25,6 +25,7 @@ from xentjax.ops.linear.two_heads import (
     fitting_row_blocks,
     row_divergences,
     statistics_of_logits,
+    value_and_weight_tangent,
 )
 from xentjax.ops.rows import Rows, adjusted_logits, shifted
 
@@ -64,7 +65,7 @@ def _sum_and_gradients(
     classes = _class_blocks(heads, rows)
 
     def add_rows(total: tuple[Array, Heads], i: Int32[Array, ""]) -> tuple[Array, Heads]:
-        here = Heads(*(row_block(head, rows, i) for head in heads[:2]), heads.weight)
+        here = Heads(row_block(heads.p, rows, i), row_block(heads.q, rows, i), heads.weight)
         values = here._replace(p=with_logits(here.p), q=with_logits(here.q))
         moving_here = moving._replace(
             p=_with_moving_logits(moving.p, values.p), q=_with_moving_logits(moving.q, values.q)
@@ -95,11 +96,11 @@ def _(settings: Settings, primals: tuple[Heads, Heads], tangents: tuple[Heads, H
     """Second derivatives are those of the rows' rule, which keeps no gradient."""
 
     def by_rows(moving: Heads, heads: Heads) -> tuple[Float[Array, ""], Heads]:
-        def total(moving: Heads) -> Float[Array, ""]:
+        def kept_sum(moving: Heads) -> Float[Array, ""]:
             losses = row_divergences(with_moving(heads, moving), settings)
             return jnp.sum(_kept(losses, heads.q))
 
-        total, gradients = jax.value_and_grad(total)(moving)
+        total, gradients = jax.value_and_grad(kept_sum)(moving)
         return total, jax.tree.map(lambda g: g.astype(heads.q.logits.dtype), gradients)
 
     moved = jax.jvp(by_rows, primals, tangents)[1]
@@ -140,21 +141,18 @@ def _of_shifted(
 def _(settings: Settings, primals: Any, tangents: Any) -> tuple[Array, Array]:
     z_p, z_q, weight, stats = primals
     dz_p, dz_q, d_weight, _ = moving_inputs(tangents)
-    divergence = settings.divergence
     # Behind a barrier XLA computes log-probabilities anew, and keeps no array of what the totals
     # were computed from.
     zero = lax.optimization_barrier(jnp.zeros((), z_p.dtype))
     log_p, log_q = (
         z - (here.log_sum + zero)[:, None] for z, here in zip((z_p, z_q), stats[:2], strict=True)
     )
-    slopes = divergence.slopes(log_p, log_q, stats.totals, weight)
-    dot = jnp.zeros_like(stats.totals[0])
+    slopes = settings.divergence.slopes(log_p, log_q, stats.totals, weight)
+    value, dot = value_and_weight_tangent(stats.totals, weight, d_weight, settings)
     for slope, dz in zip(slopes, (dz_p, dz_q), strict=True):
         if dz is not None:
             dot += jnp.sum(slope * dz, -1)
-    if d_weight is not None:
-        dot += divergence.weight_slope(stats.totals) * d_weight
-    return divergence.value(stats.totals, weight), dot
+    return value, dot
 
 
 def _kept(losses: Float[Array, " n"], rows: Rows) -> Float[Array, " n"]:
