@@ -38,6 +38,10 @@ BENCHMARKS = {
         "cross-entropy of a linear layer against stored logits, tokamax, jax-cce and torch",
         rounds=7,  # of calls that take seconds
     ),
+    "heads": Benchmark(
+        "log-probabilities, losses of one's own, divergences, top-k and samples of a linear layer",
+        rounds=7,
+    ),
     "scaling": Benchmark(
         "collectives of losses split over devices, counted, and a model of their cost", rounds=7
     ),
@@ -65,7 +69,7 @@ class Command(LinearOptions):
     representative; the report is marked QUICK and has no means and no targets."""
     rounds: int | None = None
     """Number of rounds; every implementation runs once in each. By default 15, or 7 for linear,
-    scaling and categorical."""
+    heads, scaling and categorical."""
     output: Path = Path("benchmarks/results")
     """The parent of the new folder <NAME>-<date> with JSON and PNG."""
     markdown: bool = False

@@ -27,10 +27,10 @@ from experiments.common.command import (
     parse_options,
     pmf_option,
     say,
-    waiting,
 )
 from experiments.common.run_folder import RUNS, RunFolder
 from experiments.common.tables import new_table, show as show_table
+from experiments.common.waiting import waiting
 
 NAME = "law_of_large_numbers"
 FIRST_ROLLS = 10  # with fewer the band is wider than the probabilities themselves

@@ -34,12 +34,13 @@ from experiments.cifar10.commands.seeds import SWEEP_NAME, Sweep, estimates, par
 from experiments.cifar10.config import PRESETS, Config as Settings, PresetName
 from experiments.cifar10.data.load import Dataset, load
 from experiments.cifar10.training.run import check
-from experiments.common.command import UserError, one_line_errors, parse_options, say, waiting
+from experiments.common.command import UserError, one_line_errors, parse_options, say
 from experiments.common.estimates import Estimate
 from experiments.common.interrupt import resumable
 from experiments.common.plots import PALETTE, subplots
 from experiments.common.run_folder import RUNS, RunFolder, reading
 from experiments.common.tables import new_table, show as show_table
+from experiments.common.waiting import waiting
 
 NAME = "loss_comparison"
 PROGRAM = f"python -m experiments.{NAME}"

@@ -71,6 +71,23 @@ LINEAR_BIG = LinearCase((16384, 256, 262144), "bfloat16", "value_and_grad")
 LINEAR_BIG_QUICK = LinearCase((512, 32, 4096), "bfloat16", "value_and_grad")
 LINEAR_ACCURACY = (512, 256, 8192)
 LINEAR_ACCURACY_QUICK = (64, 32, 512)
+
+
+class HeadCase(NamedTuple):
+    """Features [N, D] and a kernel [D, K] of one dtype, for functions of a linear head."""
+
+    shape: tuple[int, int, int]
+    dtype: str
+
+    @property
+    def name(self) -> str:
+        """Name in the tables."""
+        return " × ".join(map(str, self.shape)) + ("" if self.dtype == "float32" else " bf16")
+
+
+HEADS = tuple(HeadCase(shape, t) for shape in LINEAR_SHAPES for t in ("float32", "bfloat16"))
+HEADS_QUICK = (HeadCase((256, 32, 2048), "float32"),)
+HEADS_ACCURACY = (512, 256, 8000)  # no power of two: padded classes would show
 # Heads of language models in half precision, for `kernels`.
 KERNELS_LINEAR = tuple(
     LinearCase(shape, "bfloat16", mode)

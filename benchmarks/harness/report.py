@@ -25,6 +25,7 @@ class Cell:
         limit_seconds: by round, the least time by the machine's limits; None if unknown.
         temp_bytes: by implementation, XLA's scratch memory; absent if XLA did not compile it.
         compile_seconds: by implementation, the time of its compilation.
+        offered: the implementations that have this case, installed or not; None for all.
     """
 
     case: str
@@ -34,6 +35,11 @@ class Cell:
     limit_seconds: list[float] | None = None
     temp_bytes: dict[str, int | None] = field(default_factory=dict)
     compile_seconds: dict[str, float] = field(default_factory=dict)
+    offered: tuple[str, ...] | None = None
+
+    def offers(self, name: str) -> bool:
+        """Return whether an implementation has this case, installed or not."""
+        return self.offered is None or name in self.offered
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,7 @@ class Result:
                     "implementations": {
                         name: self._entry(cell, name) if name in cell.seconds else NOT_INSTALLED
                         for name in self.implementations
+                        if cell.offers(name)
                     },
                 }
                 for cell in self.cells
@@ -249,7 +256,7 @@ def _rows_by_implementation(result: Result) -> Sheet:
     """Time, rate, share of the limit, multiple and memory, a row an implementation."""
     rows = []
     for cell in result.cells:
-        for name in result.implementations:
+        for name in filter(cell.offers, result.implementations):
             figures = [NOT_INSTALLED, "", "", "", "", ""]
             if (samples := cell.seconds.get(name)) is not None:
                 lower, median, upper = timing.quartiles(samples)

@@ -1,6 +1,5 @@
 """A run of a benchmark: its progress messages, and its partial results after Ctrl-C."""
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
@@ -10,19 +9,17 @@ from rich.console import Console
 
 from benchmarks.harness import timing
 from benchmarks.harness.tables import Extent
-from experiments.common.command import waiting
+from experiments.common.waiting import Doing, waiting
 
 Case = TypeVar("Case")
 Found = TypeVar("Found")
-
-QUIET_SECONDS = 4.0
-"""Least time between two lines of a log about the rounds of a case."""
 
 
 class Session:
     """Runs the cases of a benchmark one after the other and reports the progress.
 
-    On a terminal one line is rewritten; elsewhere each case has a line of its own.
+    On a terminal one line is rewritten; elsewhere each case has a line of its own, and more if
+    it is long.
 
     Args:
         quick: small shapes, for a trial run whose figures are not representative.
@@ -35,12 +32,11 @@ class Session:
         self.interrupted: str | None = None
         self.finished = 0
         self._place = ""
-        self._said = time.monotonic()
         self._stack = ExitStack()
-        self._show: Callable[[str], None] = lambda what: None
+        self._show: Doing = lambda activity, *, log=False: None
 
     def __enter__(self) -> Self:
-        self._show = self._stack.enter_context(waiting(self.console, ""))
+        self._show = self._stack.enter_context(waiting(self.console))
         return self
 
     def __exit__(
@@ -58,12 +54,7 @@ class Session:
 
     def say(self, text: str, *, log: bool = True) -> None:
         """Show the current activity; with `log`, also where no line can be rewritten."""
-        text = f"{self._place}: {text}" if self._place else text
-        if self.console.is_terminal:
-            self._show(text)
-        elif log or time.monotonic() - self._said > QUIET_SECONDS:
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-            self._said = time.monotonic()
+        self._show(f"{self._place}: {text}" if self._place else text, log=log)
 
     def collect(
         self,

@@ -34,10 +34,10 @@ from experiments.common.command import (
     parse_options,
     pmf_option,
     say,
-    waiting,
 )
 from experiments.common.run_folder import RUNS, RunFolder
 from experiments.common.tables import new_table, show as show_table
+from experiments.common.waiting import waiting
 
 NAME = "asymptotics"
 FEWEST_DICE = 100  # for meaningful standard errors

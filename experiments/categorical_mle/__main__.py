@@ -37,11 +37,11 @@ from experiments.common.command import (
     pmf_option,
     printable,
     say,
-    waiting,
 )
 from experiments.common.methods import ENTROPY_ESTIMATORS
 from experiments.common.run_folder import RUNS, RunFolder
 from experiments.common.tables import new_table, show as show_table
+from experiments.common.waiting import waiting
 
 NAME = "categorical_mle"
 MOST_ROLLS = 10**8  # the rolls are held in memory at once

@@ -44,11 +44,12 @@ from experiments.cifar10.config import PRESETS, Config, PresetName
 from experiments.cifar10.data.load import load
 from experiments.cifar10.results.evaluate import Result
 from experiments.cifar10.training.run import check, run
-from experiments.common.command import UserError, one_line_errors, parse_options, say, waiting
+from experiments.common.command import UserError, one_line_errors, parse_options, say
 from experiments.common.hosts import is_writer
 from experiments.common.interrupt import resumable
 from experiments.common.run_folder import RUNS, RunFolder
 from experiments.common.tables import new_table, show as show_table
+from experiments.common.waiting import waiting
 
 PROGRAM = "python -m experiments.cifar10"
 

@@ -1,4 +1,4 @@
-"""Command-line helpers: options, progress lines, and one-line errors instead of tracebacks."""
+"""Command-line helpers: options, and one-line errors instead of tracebacks."""
 
 import io
 import os
@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
@@ -14,8 +14,6 @@ import jax
 import jax.numpy as jnp
 import tyro
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Column
 from rich.text import Text
 
 import xentjax
@@ -140,29 +138,6 @@ def printable(text: str) -> str:
 def say(console: Console, text: str) -> None:
     """Print a line without wrapping it, so that a path in it can be copied."""
     console.print(Text(printable(text)), soft_wrap=True)
-
-
-@contextmanager
-def waiting(console: Console, activity: str) -> Iterator[Callable[[str], None]]:
-    """Show the current activity and its elapsed time on a line that disappears at the end.
-
-    Yields:
-        A function that names the next activity.
-    """
-    if not console.is_terminal:  # some versions of rich would print an empty line
-        yield lambda activity: None
-        return
-    text = TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold"))
-    with Progress(
-        SpinnerColumn(),
-        text,
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        refresh_per_second=2,  # drawing shares the cores with measurements
-    ) as progress:
-        task = progress.add_task(activity, total=None)
-        yield lambda activity: progress.update(task, description=activity)
 
 
 def check_seed(option: str, seed: int) -> None:

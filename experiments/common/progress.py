@@ -10,11 +10,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from experiments.common.waiting import Log, clock
+
 NARROW = 66  # columns; with fewer there is no room for a bar beside the status
 
 
 class TrainingProgress:
     """A line with the current activity and the remaining time, and lines above it that stay.
+
+    Where no line can be rewritten, the activity has a new one every few seconds.
 
     The remaining time is that of the remaining work, at the rate so far, and of the programs still
     to be compiled, at the mean time of the compiled ones.
@@ -37,6 +41,9 @@ class TrainingProgress:
         self._without_bar = without_bar
         hidden = console is None or not console.is_terminal
         self._progress = Progress(*columns, console=console, disable=hidden, transient=True)
+        self._log = None
+        if console is not None and hidden and not console.quiet:
+            self._log = Log(console, self._activity)
         self._task = self._progress.add_task("preparing", total=None, status="")
         self._work = self._done = 0.0
         self._programs = self._compiled = 0
@@ -44,8 +51,9 @@ class TrainingProgress:
         self._since = self._last = time.monotonic()
 
     def __enter__(self) -> Self:
-        if self._console is not None and self._progress.disable:  # no bar is shown
+        if self._console is not None and self._log is not None:
             self._console.print(self._without_bar)
+            self._log.__enter__()
         self._progress.start()
         return self
 
@@ -56,6 +64,8 @@ class TrainingProgress:
         trace: TracebackType | None,
     ) -> None:
         self._progress.stop()
+        if self._log is not None:
+            self._log.__exit__(kind, error, trace)
 
     def plan(self, work: float, programs: int) -> None:
         """Set the work to do, in any unit, and the number of programs to compile."""
@@ -100,13 +110,19 @@ class TrainingProgress:
             left = (self._work - self._done) * self._working_seconds / self._done
             left += programs * self._compiling_seconds / max(1, self._compiled)
             if (left := left - (now - self._last)) >= 1:
-                return f"left {_clock(left)}"
-        return f"for {_clock(now - self._since)}"
+                return f"left {clock(left)}"
+        return f"for {clock(now - self._since)}"
 
     def line(self, text: str) -> None:
         """Print a line that stays above the bar."""
         if self._console is not None:
             self._console.print(text, highlight=False)
+        if self._log is not None:
+            self._log.restart()
+
+    def _activity(self) -> str:
+        """Format the current activity as a line of a log."""
+        return f"{self._progress.tasks[0].description}, {self.left()}"
 
 
 class _TimeLeft(ProgressColumn):
@@ -118,9 +134,3 @@ class _TimeLeft(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text(self._shown.left(), no_wrap=True)
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"

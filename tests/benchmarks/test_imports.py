@@ -13,10 +13,11 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(ROOT.glob("benchmarks/**/*.py"))
 }
-# `kernels` runs the implementations of two others on an accelerator.
+# `kernels` runs the implementations of two others on an accelerator, `heads` those of `linear`.
 MAY_IMPORT = {name: {name} for name in BENCHMARKS} | {
     "harness": set(),
     "kernels": {"losses", "linear"},
+    "heads": {"heads", "linear"},
     "__main__": set(BENCHMARKS),
 }
 

@@ -91,7 +91,7 @@ def plain(n: int = N, width: int = WIDTH, d: int = D, k: int = K) -> dict[str, A
 def random_pair(kind: str, dtypes: str, options: str, seed: int) -> dict[str, Any]:
     """Two heads of different width and scale, perhaps of different dtype."""
     dtype, target_dtype = dtypes.split()
-    arrays = random_head(dtype, options, None, seed)
+    arrays: dict[str, Any] = random_head(dtype, options, None, seed)
     target = random_head(target_dtype, "", None, seed + 1000)
     del arrays["labels"]
     arrays["target_x"], arrays["target_kernel"] = target["x"][:, :WIDTH], target["kernel"][:WIDTH]
@@ -324,9 +324,9 @@ def test_bad_values(kind, how):
 @pytest.mark.parametrize("axes", ["rows", "kernel", "weight"])
 def test_vmap(axes):
     """Of rows with the same kernels, which are more rows, and of kernels or weights."""
-    arrays = plain(14) | {"weight": np.float32(0.3)}
+    arrays: dict[str, Any] = plain(14) | {"weight": np.float32(0.3)}
     batched = {"rows": ("x", "target_x"), "kernel": ("kernel",), "weight": ("weight",)}[axes]
-    second = plain(14) | {"weight": np.float32(0.9)}
+    second: dict[str, Any] = plain(14) | {"weight": np.float32(0.9)}
     stacked = {n: np.stack([a, second[n][::-1] if second[n].ndim else second[n]])
                if n in batched else a for n, a in arrays.items()}  # fmt: skip
     in_axes = ({n: 0 if n in batched else None for n in arrays},)

@@ -731,6 +731,23 @@ class TestNothingUnnormalisedPasses:
         np.testing.assert_allclose(entropy(logs, where=keep, form="log_pmf"), [LOG(2), 0], 1e-6)
         assert entropy(p, where=jnp.zeros(3, bool)) == 0  # nothing kept
 
+    @pytest.mark.parametrize("axis", [-1, 0, (0, 2)])
+    @pytest.mark.parametrize("bad", [-0.25, math.nan, 0.25, 1e3])
+    def test_of_many_as_of_few(self, axis, bad):
+        axes = [axis] if isinstance(axis, int) else list(axis)
+        p = jnp.moveaxis(jnp.full((16, 32, 64), 1 / 64), -1, 0 if axis == 0 else -1)
+        p = p / 16 if len(axes) == 2 else p
+        entropy(p, axis=axis)
+        entropy(jnp.log(p), axis=axis, form="log_pmf")
+        one_wrong = p.at[3, 5, 7].set(bad)
+        with pytest.raises(ValueError, match=r"^p: expected probabilities"):
+            entropy(one_wrong, axis=axis)
+        with pytest.raises(ValueError, match=r"^exp\(p\): expected probabilities"):
+            entropy(jnp.log(one_wrong), axis=axis, form="log_pmf")
+        where = jnp.ones(p.shape, bool).at[3].set(False)
+        if axis == -1:  # the wrong row is left out
+            entropy(one_wrong, where=where)
+
     def test_values_that_a_trace_knows_are_checked_and_others_are_not(self):
         c = f32(1, 2, 3)
         with pytest.raises(ValueError, match=self.counts):

@@ -9,6 +9,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,11 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = {
         (LOGITS, KERNEL, LABELS, WEIGHTS),
         {"where": ROWS, **ADJUSTS},
     ),
+    "linear_loss": (
+        partial(xentjax.linear_loss, lambda stats: stats.entropy - stats.label_log_prob),
+        (LOGITS, KERNEL, LABELS, WEIGHTS),
+        {"where": ROWS, **ADJUSTS},
+    ),
     "linear_kl_divergence": (
         xentjax.linear_kl_divergence,
         (OTHERS, KERNEL, LOGITS, KERNEL),
@@ -82,6 +88,13 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = {
             xentjax.linear_sample(jax.random.key(0), *arrays, **keywords).log_probs
         ),
         (LOGITS, KERNEL, WEIGHTS),
+        {"where": ROWS, **ADJUSTS},
+    ),
+    "linear_top_k_kl_divergence": (
+        lambda x, log_probs, labels, *arrays, **keywords: xentjax.linear_top_k_kl_divergence(
+            xentjax.TopK(log_probs, labels), x, *arrays, **keywords
+        ),
+        (LOGITS, np.log(PMFS[:, 1:2] + 0.1), LABELS[:, None], KERNEL, WEIGHTS),
         {"where": ROWS, **ADJUSTS},
     ),
     "brier_score": (xentjax.brier_score, (LOGITS, LABELS), {"where": ROWS}),

@@ -35,6 +35,7 @@ from xentjax import (
     linear_js_divergence,
     linear_kl_divergence,
     linear_log_probs,
+    linear_loss,
     linear_softmax_cross_entropy,
 )
 from xentjax.ops import Rows
@@ -287,6 +288,26 @@ def numbers_a_row_of_two_heads_cross_and_sums_of_the_gradients_of_x() -> None:
             assert sent[1] == sorted([*sent[0], (2 * rows, 4), (3 * rows, 4)])
             moved = sum(n * size for n, size in sent[0])
             assert 16 * rows <= moved <= limit * rows, moved / rows
+
+
+@check
+def a_loss_of_ones_own() -> None:
+    """The gradients of a function of log-probability and entropy are those of its statistics."""
+    layer, labels, keywords = arguments(TABLE["ignored"])
+    expected = head(layer.x, layer.kernel, labels, layer.bias, temperature=1.5, **keywords)
+
+    @jax.jit
+    @jax.value_and_grad
+    def run(layer):
+        own = partial(linear_loss, lambda stats: jnp.exp(stats.label_log_prob) - stats.entropy)
+        return parallel(own, layer, labels, temperature=1.5, max_bytes=TILED, **keywords)
+
+    value, gradient = run(layer)
+    share = expected.keep / expected.keep.sum()
+    p = np.exp(expected.label_log_prob)
+    assert_close(value, np.sum(share * (p - expected.entropy)), VALUE["float32"])
+    true = expected.gradients(label_log_prob=share * p, entropy=-share)
+    assert_layer_close(gradient, (true[n] for n in Layer._fields), GRADIENT["float32"])
 
 
 @check

@@ -84,7 +84,7 @@ def differences(seed: int) -> tuple[str, list[str]]:
     for name in names:
         lead = (BATCH,) * sum(name in split for split in splits)
         drawn = np.stack([pool[i][name] for i in range(BATCH ** len(lead))])
-        arguments[name] = jnp.asarray(drawn.reshape(*lead, *drawn.shape[1:]))
+        arguments[name] = jnp.asarray(drawn.reshape((*lead, *drawn.shape[1:])))
     shapes = jax.eval_shape(function, arguments)
     weights = [jnp.asarray(rng.standard_normal(s.shape), s.dtype) for s in shapes]
     values, gradients, _ = jax.jit(partial(everything, function))(arguments, weights, {})

@@ -26,7 +26,12 @@ def pvary_all(tree: T) -> T:
     every = frozenset().union(
         *(jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(tree))
     )
-    return jax.tree.map(lambda x: _pvary(x, every), tree) if every else tree
+    return pvary(tree, every)
+
+
+def pvary(tree: T, axes: frozenset[str]) -> T:
+    """Return the tree, each array varying over these mesh axes too."""
+    return jax.tree.map(lambda x: _pvary(x, axes), tree) if axes else tree
 
 
 def pvary_like(tree: T, like: T) -> T:

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from xentjax._core.varying import pvary_all
 from xentjax.heads._arguments import join_rows, restore_rows
 from xentjax.heads._explicit import placement_of
-from xentjax.heads._reverse_mode import reverse_mode_only
+from xentjax.heads._reverse_mode import reverse_mode_only, without_derivative
 from xentjax.heads._statistics import head_statistics, pack_kept_rows, part_statistics
 from xentjax.losses._formula import SoftmaxStats, cross_entropy_from, label_weights, reduce_total
 from xentjax.losses._keywords import Keywords
@@ -91,14 +91,18 @@ def _sum_with_gradients(
 
         return _pair(cross_entropy_from(statistics, rows, _with_terms(keywords, terms, "sum")))
 
-    def losses(rows: Rows, terms: Terms) -> tuple[Loss, SoftmaxStats | None]:
+    def losses(rows: Rows, terms: Terms, _: Any) -> tuple[Loss, SoftmaxStats | None]:
         return _pair(cross_entropy(rows, _with_terms(keywords, terms, "none")))
 
-    result: Any = sum_of_losses(linear, terms, losses, max_bytes)
+    result: Any = sum_of_losses(linear, terms, (), losses, max_bytes)
     total, stats = result
+    stats = without_derivative(stats, _NO_DERIVATIVE)
     return total, restore_rows(in_place(stats), rows.logits.shape[:-1])
 
 
+_NO_DERIVATIVE = (
+    "return_stats: expected no derivative of the statistics with gradients_in_forward=True"
+)
 _NO_FORWARD_MODE = "gradients_in_forward: expected False in forward mode (jvp, jacfwd), got True"
 
 

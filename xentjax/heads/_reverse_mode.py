@@ -1,4 +1,4 @@
-"""Refuse forward-mode differentiation in one line, also where jax meets it after a call returned.
+"""Refuse derivatives that are not there in one line, also where jax asks after a call returned.
 
 jax says by itself that a `custom_vjp` has no forward mode, but in words that name no argument, and
 under jit it says so once the function that was called is no longer there to say it better.
@@ -8,6 +8,7 @@ from typing import Any, NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
@@ -15,31 +16,85 @@ from jaxtyping import Array
 T = TypeVar("T")
 
 
-def reverse_mode_only(tree: T, message: str) -> T:
-    """Return the arrays as they are, with a TypeError of that message in forward mode."""
+def reverse_mode_only(tree: T, message: str, *, second: str | None = None) -> T:
+    """Return the arrays as they are, with a TypeError of that message in forward mode.
 
-    def guarded(x: Array) -> Array:
-        return _guard_p.bind(x, message=message) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    `second` is the message for derivatives of a gradient, which are there if it is None. It takes
+    all arguments at once: a gradient in one of them may be differentiated in another.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    floating = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.floating)]
+    guarded = _guard_p.bind(*(leaves[i] for i in floating), message=message, second=second)
+    for i, x in zip(floating, guarded, strict=True):
+        leaves[i] = x
+    return jax.tree.unflatten(structure, leaves)
 
-    return jax.tree.map(guarded, tree)
+
+def without_derivative(tree: T, message: str) -> T:
+    """Return results of a reverse-mode function, with a TypeError if a gradient needs theirs."""
+
+    @jax.custom_vjp
+    def identity(tree: T) -> T:
+        return tree
+
+    def forward(tree: Any) -> tuple[T, None]:
+        return jax.tree.map(lambda p: p.value, tree, is_leaf=_is_primal), None
+
+    def backward(_: None, cotangents: T) -> tuple[None]:
+        if all(map(_is_zero, jax.tree.leaves(cotangents, is_leaf=_is_zero))):
+            return (None,)
+        raise TypeError(message)
+
+    identity.defvjp(forward, backward, symbolic_zeros=True)
+    return identity(tree)
 
 
-def _jvp(primals: tuple[Array], tangents: tuple[Any], *, message: str) -> tuple[Array, Any]:
-    """Reverse mode transposes the tangent and never computes it; forward mode has to."""
-    (x,), (dx,) = primals, tangents
-    return x, dx if isinstance(dx, ad.Zero) else _tangent_p.bind(dx, message=message)
+def _is_primal(x: Any) -> bool:
+    return isinstance(x, CustomVJPPrimal)
+
+
+def _is_zero(x: Any) -> bool:
+    return isinstance(x, SymbolicZero)
 
 
 def _refuse(*_: Any, message: str, **__: Any) -> NoReturn:
     raise TypeError(message)
 
 
-_guard_p = Primitive("reverse_mode_only")
-_guard_p.def_impl(lambda x, message: x)
-_guard_p.def_abstract_eval(lambda x, message: x)
-ad.primitive_jvps[_guard_p] = _jvp
-batching.defvectorized(_guard_p)
-mlir.register_lowering(_guard_p, lambda context, x, message: [x])
+def _guard_jvp(
+    primals: tuple[Array, ...], tangents: tuple[Any, ...], *, message: str, second: str | None
+) -> tuple[Any, Any]:
+    """Reverse mode transposes the tangents and never computes them; forward mode has to."""
+    if second is not None:
+        primals = _once_p.bind(*primals, message=second)
+    return primals, [
+        dx if isinstance(dx, ad.Zero) else _tangent_p.bind(dx, message=message) for dx in tangents
+    ]
+
+
+def _once_jvp(
+    primals: tuple[Array, ...], tangents: tuple[Any, ...], *, message: str
+) -> tuple[Any, Any]:
+    """Numbers that one derivative passed get tangents from a second one alone."""
+    if not all(isinstance(dx, ad.Zero) for dx in tangents):
+        _refuse(message=message)
+    return _once_p.bind(*primals, message=message), tangents
+
+
+def _identity(name: str, jvp: Any) -> Primitive:
+    """Make a primitive that returns its operands."""
+    identity = Primitive(name)
+    identity.multiple_results = True
+    identity.def_impl(lambda *xs, **_: xs)
+    identity.def_abstract_eval(lambda *xs, **_: xs)
+    ad.primitive_jvps[identity] = jvp
+    batching.primitive_batchers[identity] = lambda xs, axes, **kw: (identity.bind(*xs, **kw), axes)
+    mlir.register_lowering(identity, lambda context, *xs, **_: xs)
+    return identity
+
+
+_guard_p = _identity("reverse_mode_only", _guard_jvp)
+_once_p = _identity("reverse_mode_once", _once_jvp)
 
 _tangent_p = Primitive("reverse_mode_only_tangent")
 _tangent_p.def_impl(_refuse)

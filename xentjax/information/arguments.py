@@ -6,7 +6,7 @@ outcome out.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -108,7 +108,7 @@ def check_sums(
     if atol is None:
         dtype = jax.dtypes.canonicalize_dtype(p.dtype)
         atol = pmf.sum_tolerance(dtype, math.prod(p.shape[i] for i in axes))
-    _check_sums({name: _Argument(p, atol)}, keep, axes, p.shape, hint=hint)
+    _start_check({name: _Argument(p, atol)}, keep, axes, p.shape, hint=hint)()
 
 
 def _check_arrays(
@@ -143,14 +143,15 @@ def _check_arrays(
 
     number = math.prod(shape[i] for i in axes)
     tolerance = math.inf  # what softmax has normalised differs by nothing else
+    pmfs: dict[str, _Argument] = {}
     if form != "logits":
         logarithms = form == "log_pmf"
         pmfs = {
             name: _Argument(array, pmf.sum_tolerance(array.dtype, number, logarithms=logarithms))
             for name, array in checked.items()
         }
-        _check_sums(pmfs, keep, axes, shape, form)
         tolerance = max(argument.atol for argument in pmfs.values())
+    end_check = _start_check(pmfs, keep, axes, shape, form)
 
     dtype = compute_dtype(*(array.dtype for array in checked.values()))
     result = [jnp.broadcast_to(array.astype(dtype), shape) for array in checked.values()]
@@ -159,6 +160,7 @@ def _check_arrays(
         impossible = 0.0 if form == "pmf" else -jnp.inf
         keep, *result = sharded_alike(keep, *result)
         result = [jnp.where(keep, array, jnp.full_like(array, impossible)) for array in result]
+    end_check()
     return result, axes, tolerance
 
 
@@ -169,25 +171,33 @@ class _Argument(NamedTuple):
     atol: float
 
 
-def _check_sums(
+def _start_check(
     pmfs: dict[str, _Argument],
     keep: Array | None,
     axes: tuple[int, ...],
     shape: tuple[int, ...],
     form: str = "pmf",
     hint: str = _COUNTS,
-) -> None:
-    """Raise unless what `keep` leaves of each pmf, or log pmf, is >= 0 and sums to 1, if known."""
+) -> Callable[[], None]:
+    """Return a function that raises unless what `keep` leaves of each is >= 0 and sums to 1.
+
+    Large arrays are being summed until it is called. What is not known passes.
+    """
     if keep is not None and not is_known(keep):
-        return
+        return lambda: None
     pmfs = {name: argument for name, argument in pmfs.items() if is_known(argument.values)}
+    clear: Array | bool = False
     if sum(argument.values.size for argument in pmfs.values()) > _FEW:
         # Known values are summed while a program that uses them is traced, not in that program.
         with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-            if _are_clearly_pmfs(list(pmfs.values()), keep, axes, shape, form):
-                return
-    for name, argument in pmfs.items():
-        _check_sum(name, argument, keep, axes, shape, form, hint)
+            clear = _are_clearly_pmfs(list(pmfs.values()), keep, axes, shape, form)
+
+    def end() -> None:
+        if not clear:
+            for name, argument in pmfs.items():
+                _check_sum(name, argument, keep, axes, shape, form, hint)
+
+    return end
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
@@ -205,14 +215,24 @@ def _are_clearly_pmfs(
         clear = jnp.ones((), bool)
         for argument in pmfs:
             p = _probabilities(jnp, argument.values, keep, axes, shape, form)
-            error = jnp.abs(p.sum(axes) - 1)
             judged = True if keep is None else keep.any(axes)
-            clear &= (p.min(initial=0) >= 0) & (
-                (error <= argument.atol / 2) | ~jnp.asarray(judged)
-            ).all()
+            is_close = jnp.abs(_sum(p, axes, form) - 1) <= argument.atol / 2
+            clear &= (is_close | ~jnp.asarray(judged)).all()
+            if form == "pmf":
+                clear &= p.min(initial=0) >= 0
         return clear
 
     return are_clearly(pmfs, keep)
+
+
+def _sum(p: Array, axes: tuple[int, ...], form: str) -> Array:
+    if form == "log_pmf":  # an exponential is summed as it is computed, and not stored
+        return p.sum(axes)
+    ones = jnp.ones([p.shape[i] for i in axes], p.dtype)
+    # On CPU a product is faster than a sum, most where rows are short.
+    return jnp.tensordot(
+        p, ones, (axes, tuple(range(len(axes)))), precision=jax.lax.Precision.HIGHEST
+    )
 
 
 def _check_sum(

@@ -195,18 +195,20 @@ def reduce_label_losses(
 
 
 def softmax_stats(stats: RowStatistics, rows: Rows) -> SoftmaxStats:
-    """Return the public statistics, from those of the rows without class weights."""
-    assert stats.mean_logit is not None
-    assert stats.predicted is not None
+    """Return the public statistics, from those of the rows without class weights.
+
+    Those that were not requested are 0.
+    """
     if stats.label_logit is not None:
         label_log_prob = stats.label_logit - stats.log_sum
     else:
         label_log_prob = -_cross_entropy(stats.target, stats)
+    mean, predicted, none = stats.mean_logit, stats.predicted, jnp.zeros_like(stats.log_sum)
     result = SoftmaxStats(
         log_normalizer=log_normalizer(stats, rows),
         label_log_prob=label_log_prob,
-        entropy=stats.log_sum - stats.mean_logit,
-        predicted=stats.predicted.astype(jnp.int32),
+        entropy=none if mean is None else stats.log_sum - mean,
+        predicted=(none if predicted is None else predicted).astype(jnp.int32),
     )
     if rows.mask.rows is None:
         return result

@@ -32,13 +32,13 @@ from experiments.common.command import (
     parse_options,
     printable,
     say,
-    waiting,
 )
 from experiments.common.estimates import Estimate
 from experiments.common.interrupt import resumable
 from experiments.common.plots import GREY, PALETTE, subplots
 from experiments.common.run_folder import RUNS, RunFolder, reading
 from experiments.common.tables import new_table, show as show_table
+from experiments.common.waiting import waiting
 
 NAME = "cifar10-compare"
 PROGRAM = "python -m experiments.cifar10 compare"

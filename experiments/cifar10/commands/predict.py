@@ -36,6 +36,7 @@ from experiments.common.command import (
 )
 from experiments.common.run_folder import RunFolder, reading
 from experiments.common.tables import new_table, show as show_table
+from experiments.common.waiting import waiting
 from xentjax import softmax
 
 PROGRAM = "python -m experiments.cifar10 predict"
@@ -165,8 +166,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             except UserError as error:
                 print(f"error: {printable(str(error))}", file=sys.stderr)
         if images:
-            probabilities, class_names = predict(command.run, np.stack(images))
-            show(paths, probabilities, tuple(map(printable, class_names)), Console())
+            console = Console()
+            with waiting(console, "reading the network, compiling and classifying"):
+                probabilities, class_names = predict(command.run, np.stack(images))
+            show(paths, probabilities, tuple(map(printable, class_names)), console)
         if len(images) < len(command.images):
             raise SystemExit(EXIT_USER_ERROR)
 

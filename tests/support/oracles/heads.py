@@ -42,12 +42,12 @@ class Head:
         )
         return self.sizes_of(slope)
 
-    def sizes_of(self, slope: np.ndarray) -> dict[str, np.ndarray]:
+    def sizes_of(self, slope: Any) -> dict[str, np.ndarray]:
         """Sizes of the terms of `pulled_back`, from those of the derivative in the logits."""
         absolute = Head(**{**vars(self), "x": np.abs(self.x), "kernel": np.abs(self.kernel)})
         return Head(**{**vars(absolute), "chain": self.chain_terms}).pulled_back(slope)
 
-    def pulled_back(self, slope: np.ndarray) -> dict[str, np.ndarray]:
+    def pulled_back(self, slope: Any) -> dict[str, np.ndarray]:
         """Gradients in the arguments from that in the logits as the softmax takes them."""
         d_logits = slope * self.chain["logits"]
         k = d_logits.shape[-1]
@@ -79,7 +79,8 @@ def head(
     labels = np.asarray(labels)
     k = kernel.shape[1]
     bias = np.zeros(k) if bias is None else np.asarray(bias, np.float64)
-    keep, classes = np.ones(labels.shape, bool), np.ones((*labels.shape, k), bool)
+    keep: Any = np.ones(labels.shape, bool)
+    classes = np.ones((*labels.shape, k), bool)
     if where is not None and np.ndim(where) == x.ndim:
         classes = np.broadcast_to(where, classes.shape)
         keep = classes.any(-1)

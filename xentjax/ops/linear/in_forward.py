@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
+from jax.custom_derivatives import CustomVJPPrimal
 from jax.export import is_symbolic_dim
 from jaxtyping import Array, Float, Int32
 
@@ -27,8 +27,9 @@ from xentjax.ops.layer import (
 from xentjax.ops.linear.statistics import any_of_the_batch, logits_budget, skip_if_masked
 from xentjax.ops.rows import Layer, Rows
 
-RowLosses = Callable[[Rows, Any], tuple[Float[Array, " n"], Any]]
-"""A function of rows and further inputs: the loss of each row, and auxiliary results of each."""
+RowLosses = Callable[[Rows, Any, Any], tuple[Float[Array, " n"], Any]]
+"""A function of rows, of inputs that they share and of inputs with an entry for each row: the loss
+of each row, and auxiliary results of each."""
 
 # The fewest rows at a time that are worth it: the gradient of the kernel is read and written once
 # for each block of rows.
@@ -61,9 +62,9 @@ def _class_blocks(linear: LinearRows, rows: Blocks, max_bytes: int | None) -> Bl
     return blocks(k, max(eighth // (rows.size + 3 * d), _FEWEST_CLASSES))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def sum_of_losses(
-    linear: LinearRows, inputs: Any, losses: RowLosses, max_bytes: int | None
+    linear: LinearRows, shared: Any, by_row: Any, losses: RowLosses, max_bytes: int | None
 ) -> tuple[Float[Array, ""], Any]:
     """Return sum_n losses_n and the auxiliary results of each row, which have no derivative.
 
@@ -74,7 +75,7 @@ def sum_of_losses(
 
     def sum_of_block(i: Int32[Array, ""]) -> tuple[Float[Array, ""], Any]:
         here = row_block(linear, rows, i)
-        loss, aux = losses(with_logits(here), inputs)
+        loss, aux = losses(with_logits(here), shared, _slice(by_row, rows, i))
         return jnp.sum(loss), aux
 
     blockwise = partial(skip_if_masked, sum_of_block, linear, rows)
@@ -83,10 +84,10 @@ def sum_of_losses(
 
 
 def _forward(
-    linear: LinearRows, inputs: Any, losses: RowLosses, max_bytes: int | None
+    linear: LinearRows, shared: Any, by_row: Any, losses: RowLosses, max_bytes: int | None
 ) -> tuple[tuple[Float[Array, ""], Any], Any]:
     """Return the sum; keep the gradients in differentiated inputs, and the dtypes of those."""
-    arguments = (linear, inputs)
+    arguments = (linear, shared, by_row)
     moving = jax.tree.map(lambda p: p.value if p.perturbed else None, arguments, is_leaf=_is_primal)
     arguments = jax.tree.map(lambda p: p.value, arguments, is_leaf=_is_primal)
     result, gradients = _sum_and_gradients(arguments, moving, losses, max_bytes)
@@ -96,14 +97,10 @@ def _forward(
 
 def _backward(
     losses: RowLosses, max_bytes: int | None, residuals: Any, cotangents: tuple[Any, Any]
-) -> tuple[LinearRows, Any]:
+) -> tuple[LinearRows, Any, Any]:
     del losses, max_bytes
-    scale, d_aux = cotangents
-    if not all(isinstance(c, SymbolicZero) for c in jax.tree.leaves(d_aux, is_leaf=_is_zero)):
-        raise TypeError(
-            "return_stats: expected no derivative of the statistics with gradients_in_forward=True"
-        )
-    return jax.tree.map(lambda g, like: (scale * g).astype(like.dtype), *residuals)
+    scale, _ = cotangents
+    return jax.tree.map(lambda g, like: (scale.astype(g.dtype) * g).astype(like.dtype), *residuals)
 
 
 sum_of_losses.defvjp(_forward, _backward, symbolic_zeros=True)
@@ -113,18 +110,19 @@ def _is_primal(x: Any) -> bool:
     return isinstance(x, CustomVJPPrimal)
 
 
-def _is_zero(x: Any) -> bool:
-    return isinstance(x, SymbolicZero)
+def _slice(by_row: Any, rows: Blocks, i: Int32[Array, ""]) -> Any:
+    """Block i of arrays with an entry for each row."""
+    return jax.tree.map(lambda x: rows.slice(x, i, 0), by_row)
 
 
 def _sum_and_gradients(
-    arguments: tuple[LinearRows, Any],
-    moving: tuple[LinearRows, Any],
+    arguments: tuple[LinearRows, Any, Any],
+    moving: tuple[LinearRows, Any, Any],
     losses: RowLosses,
     max_bytes: int | None,
-) -> tuple[tuple[Float[Array, ""], Any], tuple[LinearRows, Any]]:
+) -> tuple[tuple[Float[Array, ""], Any], tuple[LinearRows, Any, Any]]:
     """Return the sum and its gradients in what is `moving`, accumulated in float32 or 64."""
-    (linear, inputs), (moving_linear, moving_inputs) = arguments, moving
+    (linear, shared, by_row), (moving_linear, moving_shared, moving_by_row) = arguments, moving
     rows = fitting_row_blocks(linear, max_bytes)
     assert rows is not None
     classes = _class_blocks(linear, rows, max_bytes)
@@ -132,35 +130,38 @@ def _sum_and_gradients(
 
     def add_rows(total: tuple[Array, LinearRows, Any], i: Int32[Array, ""]) -> tuple[Any, Any]:
         here = row_block(linear, rows, i)
-        values = with_logits(here)
+        values, by_row_here = with_logits(here), _slice(by_row, rows, i)
         moving_here = slice_rows(moving_linear._replace(logits=None), rows, i)
         moving_here = moving_here._replace(logits=values.logits)
 
-        def sum_of_block(moving_here: Rows, moving_inputs: Any) -> tuple[Array, Any]:
-            block = with_moving(values, moving_here), with_moving(inputs, moving_inputs)
-            loss, aux = losses(*block)
+        def sum_of_block(*moving: Any) -> tuple[Array, Any]:
+            loss, aux = losses(*map(with_moving, (values, shared, by_row_here), moving))
             return jnp.sum(loss), aux
 
-        (new, aux), (d_here, d_inputs) = jax.value_and_grad(sum_of_block, (0, 1), has_aux=True)(
-            moving_here, moving_inputs
-        )
-        loss, gradient, input_gradient = total
+        (new, aux), (d_here, d_shared, d_by_row) = jax.value_and_grad(
+            sum_of_block, (0, 1, 2), has_aux=True
+        )(moving_here, moving_shared, _slice(moving_by_row, rows, i))
+        loss, gradient, shared_gradient = total
         d_layer = add_products(gradient.logits, here, d_here.logits, rows, classes, i)
         gradient = _add_others(gradient, d_here, rows, i)._replace(logits=d_layer)
-        return (loss + new, gradient, jax.tree.map(jnp.add, input_gradient, d_inputs)), aux
+        shared_gradient = jax.tree.map(
+            lambda t, d: t + d.astype(t.dtype), shared_gradient, d_shared
+        )
+        return (loss + new, gradient, shared_gradient), (aux, d_by_row)
 
-    zeros = jax.tree.map(lambda x: jnp.zeros_like(x, layer.dtype), moving)
+    zeros = jax.tree.map(lambda x: jnp.zeros_like(x, layer.dtype), (moving_linear, moving_shared))
     start = (jnp.sum(jnp.zeros_like(layer.x, layer.dtype)), *zeros)
 
     def add_kept_rows(total: Any, i: Int32[Array, ""]) -> tuple[Any, Any]:
         if linear.mask.rows is None:
             return add_rows(total, i)
-        aux = jax.tree.map(jnp.zeros_like, jax.eval_shape(add_rows, total, i)[1])
+        of_rows = jax.tree.map(jnp.zeros_like, jax.eval_shape(add_rows, total, i)[1])
         kept = any_of_the_batch(rows.slice(linear.mask.rows, i, 0))
-        return lax.cond(kept, add_rows, lambda total, i: (total, aux), total, i)
+        return lax.cond(kept, add_rows, lambda total, i: (total, of_rows), total, i)
 
-    (loss, *gradients), aux = lax.scan(add_kept_rows, start, rows.indices())
-    return (loss, jax.tree.map(rows.join, aux)), tuple(gradients)
+    (loss, *gradients), of_rows = lax.scan(add_kept_rows, start, rows.indices())
+    aux, d_by_row = jax.tree.map(rows.join, of_rows)
+    return (loss, aux), (*gradients, d_by_row)
 
 
 def row_block(linear: LinearRows, rows: Blocks, i: Int32[Array, ""]) -> LinearRows:

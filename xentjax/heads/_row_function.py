@@ -1,0 +1,159 @@
+"""A caller's loss of a row, traced once to see what it uses, and applied to many rows."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.interpreters import partial_eval
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+from xentjax._core.checks import in_one_line, raise_value_error
+from xentjax._core.varying import pvary
+from xentjax.losses._formula import SoftmaxStats
+from xentjax.ops import Requested
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class RowFunction:
+    """A function of statistics and inputs of rows. As a static argument of jit it is compared."""
+
+    function: Callable[..., Any]
+    """The loss and auxiliary results of rows, from arrays closed over, statistics and inputs."""
+    requested: Requested
+    """The statistics that it uses."""
+    loss: Any
+    """The caller's own function, None if it closes over arrays, which a cache must not keep."""
+    program: str
+    """What the function does, in words of jax: it may change with the caller's Python variables."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RowFunction) or self.loss is None:
+            return self is other
+        return self.loss is other.loss and self.program == other.program
+
+    def __hash__(self) -> int:
+        return hash(self.program)
+
+    def __call__(
+        self,
+        closed_over: Sequence[Array],
+        stats: SoftmaxStats,
+        mask: Bool[Array, " n"] | None,
+        inputs: Any,
+    ) -> tuple[Float[Array, " n"], Any]:
+        """Return the loss of each row and its auxiliary results, 0 where it is masked."""
+        if mask is not None and mask.size > 0:
+            stats, inputs = _like_a_kept_row(mask, stats), _like_a_kept_row(mask, inputs, 1)
+
+        def of_row(stats: SoftmaxStats, inputs: Any) -> Any:
+            # The caller's function takes rows: here it is one.
+            one = jax.tree.map(lambda x: x[None], (stats, *inputs))
+            return jax.tree.map(lambda x: x[0], self.function(closed_over, *one))
+
+        loss, aux = jax.vmap(of_row)(stats, inputs)
+        loss = loss.astype(stats.label_log_prob.dtype)
+        # A row is NaN if its label is bad, whatever the function makes of it.
+        nan = jnp.isnan(stats.label_log_prob)
+        loss *= jnp.where(nan, stats.label_log_prob, 1)
+        if mask is None:
+            return loss, aux
+        return jax.tree.map(lambda x: _select(mask, x, jnp.zeros_like(x)), (loss, aux))
+
+
+def _like_a_kept_row(mask: Bool[Array, " n"], tree: T, otherwise: int = 0) -> T:
+    """Give masked rows the numbers of a row that is kept, for which the function is defined.
+
+    By a row that does not count, its derivative in what all rows share would else be NaN.
+    """
+    kept, any_kept = jnp.argmax(mask), jnp.any(mask)
+
+    def like_kept(x: Array) -> Array:
+        row = jax.lax.dynamic_index_in_dim(x, kept, keepdims=True)
+        row = jnp.where(any_kept, row, jnp.full_like(row, otherwise))
+        return _select(mask, x, jax.lax.stop_gradient(row))
+
+    return jax.tree.map(like_kept, tree)
+
+
+def _select(mask: Bool[Array, " n"], x: Array, other: Array) -> Array:
+    return jnp.where(mask.reshape(-1, *(1,) * (x.ndim - 1)), x, other)
+
+
+def row_function(
+    loss: Any, inputs: Sequence[Any], axes: frozenset[str], dtype: DTypeLike, has_aux: bool
+) -> tuple[RowFunction, list[Array]]:
+    """Trace the caller's function for one row; return also the arrays that it closes over.
+
+    Args:
+        loss: the function.
+        inputs: of rows, with one leading axis.
+        axes: mesh axes that statistics and inputs vary over, inside `shard_map`.
+        dtype: of the statistics.
+        has_aux: whether the function returns auxiliary results too.
+    """
+    if not callable(loss):
+        expected = "loss: expected a function of SoftmaxStats and inputs"
+        raise TypeError(f"{expected}, got {in_one_line(loss)}")
+    one = jnp.zeros(1, dtype)
+    stats = SoftmaxStats(one, one, one, jnp.zeros(1, jnp.int32))
+    row = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), inputs)
+
+    def pair(stats: SoftmaxStats, *inputs: Any) -> tuple[Any, Any]:
+        return _checked(loss(stats, *inputs), has_aux)
+
+    traced, shape = jax.make_jaxpr(pair, return_shape=True)(*pvary((stats, *row), axes))
+    jaxpr, closed_over = traced.jaxpr, list(traced.consts)
+    _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    normalizer, _, entropy, predicted, *_ = used
+    requested = Requested(mean=entropy, predicted=predicted, normalizer=normalizer)
+    if closed_over:
+        function, loss = partial(_run, jaxpr, jax.tree.structure(shape)), None
+    else:
+        function = partial(_call, pair)
+    return RowFunction(function, requested, loss, str(jaxpr)), closed_over
+
+
+def _run(jaxpr: Any, structure: Any, closed_over: Sequence[Array], *arguments: Any) -> Any:
+    """Run what was traced, with the arrays that it closes over as arguments."""
+    run = jaxpr_as_fun(ClosedJaxpr(jaxpr, list(closed_over)))
+    return jax.tree.unflatten(structure, run(*jax.tree.leaves(arguments)))
+
+
+def _call(function: Callable[..., Any], _: Sequence[Array], *arguments: Any) -> Any:
+    """Call the caller's function itself, which can be traced anywhere."""
+    return function(*arguments)
+
+
+def _checked(result: Any, has_aux: bool) -> tuple[Float[Array, " 1"], Any]:
+    """Return the checked loss of one row and auxiliary results, () if there are none."""
+    aux: Any = ()
+    if has_aux:
+        if not (isinstance(result, tuple) and len(result) == 2):
+            got = _kind(result)
+            raise TypeError(f"loss: expected a pair (loss, aux) with has_aux=True, got {got}")
+        result, aux = result
+    if not isinstance(result, jax.Array):
+        expected = "an array with the loss of each row"
+        hint = "; has_aux=True takes a pair" if isinstance(result, tuple) else ""
+        raise TypeError(f"loss: expected {expected}, got {_kind(result)}{hint}")
+    if not jnp.issubdtype(result.dtype, jnp.floating):
+        raise TypeError(f"loss: expected losses of a floating dtype, got {result.dtype}")
+    if result.shape != (1,):
+        raise_value_error("loss", "shape (1,) for one row", f"shape {result.shape}")
+    aux = jax.tree.map(jnp.asarray, aux)
+    for x in jax.tree.leaves(aux):
+        if x.shape[:1] != (1,):
+            expected = "auxiliary results with one leading axis, of size 1 for one row"
+            raise_value_error("loss", expected, f"shape {x.shape}")
+    return result, aux
+
+
+def _kind(result: Any) -> str:
+    return "an array" if isinstance(result, jax.Array) else type(result).__name__
