@@ -56,7 +56,11 @@ def _converted(name: str, value: Any, kind: Any) -> Any:
         return tuple(_converted(name, element, entry) for element in value)
     if kind is Path and isinstance(value, str):
         return Path(value)
-    accepted = {float: (int, float)}.get(kind, (str,) if get_origin(kind) is Literal else (kind,))
+    accepted: tuple[Any, ...] = (kind,)
+    if kind is float:
+        accepted = int, float
+    elif get_origin(kind) is Literal:
+        accepted = (str,)
     if type(value) not in accepted:
         raise TypeError(f"{name}: {value!r}")
     return value

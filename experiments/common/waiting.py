@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
-FIRST_SECONDS = 2.0
+FIRST_SECONDS = 1.5
 """The time without a line in a log at first: importing packages has taken as long."""
 QUIET_SECONDS = 4.0
 """The longest time without a line later on."""

@@ -21,10 +21,9 @@ class Config:
     seed: int = 0
     """Seed of the initial parameters, the batches and the samples."""
     quick: bool = False
-    """Small sizes, to see all steps and outputs in half a minute; the numbers mean nothing."""
+    """Small sizes, to see every step and output in half a minute; the numbers mean nothing."""
     data: Path | None = None
-    """A file of text, of which the last tenth is held out; default: the sources of Python's
-    standard library, of which every tenth file is."""
+    """File of text, whose last tenth is held out; default: Python's own standard library."""
     text_bytes: int = 8_000_000
     """Read at most this many bytes of the text."""
     vocabulary: int = 4096
@@ -44,10 +43,10 @@ class Config:
     """Training steps of each student."""
     learning_rate: float = 3e-3
     """Learning rate of teacher and students at its peak."""
-    evaluate_every: int = 50
+    evaluate_every: int = 80
     """Steps between two evaluations, which also save a checkpoint."""
-    test_windows: int = 512
-    """Held-out texts, of as many tokens as the context, of the final evaluation."""
+    test_windows: int = 256
+    """Held-out texts of an evaluation, of as many tokens as the context."""
 
     temperature: float = 0.8
     """Temperature of the samples that are shown; below 1 prefers likely tokens."""

@@ -10,13 +10,13 @@ import numpy as np
 from jax import Array
 
 from experiments.common.estimates import Estimate
-from experiments.language_model.model import LanguageModel, features, head
+from experiments.language_model.model import AnyArray, LanguageModel, features, head
 from xentjax import linear_softmax_cross_entropy
 
 
 @dataclass(frozen=True)
 class Score:
-    """How well a model predicts windows of the text.
+    """The bits that a model needs for windows of the text.
 
     Attributes:
         bits: -log2 of the probability of each window's tokens, [W].
@@ -36,13 +36,13 @@ class Score:
 
         The interval is that of the mean over windows; it says nothing about other seeds.
         """
-        return Estimate.of((self.bits - other.bits) / self.bytes.mean())
+        return Estimate.of(((self.bits - other.bits) / self.bytes.mean()).tolist())
 
 
-def make_window_nats(model: LanguageModel) -> Callable[[Any, Array], Array]:
+def make_window_nats(model: LanguageModel) -> Callable[[Any, AnyArray], Array]:
     """Make the jitted function (params, windows int32 [B, T + 1]) -> nats [B]."""
 
-    def window_nats(params: Any, windows: Array) -> Array:
+    def window_nats(params: Any, windows: AnyArray) -> Array:
         hidden = features(model, params, windows[:, :-1])
         return linear_softmax_cross_entropy(hidden, head(params), windows[:, 1:]).sum(axis=1)
 
@@ -50,7 +50,7 @@ def make_window_nats(model: LanguageModel) -> Callable[[Any, Array], Array]:
 
 
 def evaluate(
-    window_nats: Callable[[Any, Array], Array],
+    window_nats: Callable[[Any, AnyArray], Array],
     params: Any,
     windows: np.ndarray,
     lengths: np.ndarray,

@@ -7,10 +7,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
 HEAD_WIDTH = 32  # features of an attention head
+AnyArray = Array | np.ndarray
 Cache = tuple[tuple[Array, Array], ...]  # keys and values of each block, [B, T, heads, HEAD_WIDTH]
 
 
@@ -31,7 +33,7 @@ class LanguageModel(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Array, cache: Cache | None = None, position: ArrayLike = 0
+        self, tokens: AnyArray, cache: Cache | None = None, position: ArrayLike = 0
     ) -> tuple[Array, Cache]:
         """Compute the features after each token.
 
@@ -94,9 +96,10 @@ def initial_params(model: LanguageModel, key: Array) -> Any:
     return model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
 
 
-def features(model: LanguageModel, params: Any, tokens: Array) -> Array:
+def features(model: LanguageModel, params: Any, tokens: AnyArray) -> Array:
     """Compute the features [B, T, D] after each of the tokens [B, T]."""
-    return model.apply({"params": params}, tokens)[0]
+    result: Any = model.apply({"params": params}, tokens)
+    return result[0]
 
 
 def head(params: Any) -> Array:

@@ -17,7 +17,7 @@ Take = Callable[[TrainState], tuple[TrainState, Metrics]]
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage is.
+    """A stage.
 
     Attributes:
         name: of the stage, and of the folder of its checkpoint.

@@ -11,7 +11,7 @@ arXiv 1508.07909.
 import heapq
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -115,7 +115,7 @@ def learn(texts: Iterable[bytes], size: int) -> Iterator[Tokenizer]:
     yield Tokenizer(merges)
 
 
-def _pairs(words: Sequence[tuple[list[int], int]]) -> tuple[Counter[Pair], Mapping[Pair, set[int]]]:
+def _pairs(words: Sequence[tuple[list[int], int]]) -> tuple[Counter[Pair], dict[Pair, set[int]]]:
     """Count the pairs of neighbours in all words, and list the words that have each pair."""
     counts: Counter[Pair] = Counter()
     places: defaultdict[Pair, set[int]] = defaultdict(set)

@@ -32,7 +32,7 @@ class TrainState(NamedTuple):
 
 
 class Stream(IntEnum):
-    """What random numbers are drawn for; equal streams have equal numbers."""
+    """The uses of random numbers; for equal uses they are equal."""
 
     PARAMETERS = 0
     TEACHER = 1

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, PartitionSpec as P
 import xentjax
 
 COUNTS, PMF = jnp.array([3, 1, 5, 2]), jnp.array([0.25, 0.25, 0.375, 0.125])
+TABLE = jnp.array([[3, 1, 2], [2, 0, 4]])
 JOINT = jnp.array([[0.25, 0.25], [0.125, 0.375]])
 PROBS, LABELS = jnp.array([[0.75, 0.25], [0.5, 0.5], [0.25, 0.75]]), jnp.array([0, 1, 1])
 WHERE = jnp.array([True, True, False])
@@ -24,6 +25,7 @@ FEATURES = jnp.array([[0.0], [1.0], [2.0], [3.0]])
 MASK = jnp.array([True, True, True, True])
 ROWS, INDICES = jnp.array([True, False, True, True]), jnp.array([0, 1, 0, -1])
 TARGETS, KERNEL, BIAS = jnp.full((4, 2), 0.5), jnp.array([[0.5, -1.0]]), jnp.array([1.0, 0.5])
+TOP_1 = xentjax.TopK(jnp.full((4, 1), -0.5), jnp.zeros((4, 1), jnp.int32))
 KEYWORDS = {
     "class_weights": BIAS,
     "label_smoothing": 0.1,
@@ -86,6 +88,7 @@ CALLS = [
     partial(xentjax.confidence_intervals, COUNTS, method="sison_glaz"),
     partial(xentjax.g_test, COUNTS, PMF),
     partial(xentjax.chi_squared_test, COUNTS, PMF),
+    partial(xentjax.independence_test, TABLE, statistic="chi_squared"),
     partial(xentjax.entropy_estimate, COUNTS, base=2),
     partial(xentjax.nsb_entropy, COUNTS, base=2),
     partial(xentjax.expected_kl, PMF, 5, base=2),
@@ -150,6 +153,16 @@ CALLS = [
         KERNEL,
         BIAS,
         num_samples=2,
+        **LOGIT_KEYWORDS,
+    ),
+    partial(
+        xentjax.linear_top_k_kl_divergence,
+        TOP_1,
+        FEATURES,
+        KERNEL,
+        BIAS,
+        reverse=True,
+        reduction="mean",
         **LOGIT_KEYWORDS,
     ),
     partial(xentjax.brier_score, LOGITS, INDICES, where=ROWS, ignore_index=-1, reduction="sum"),
@@ -219,6 +232,15 @@ CALLS = [
     partial(
         over_devices(xentjax.linear_sample),
         jax.random.key(0),
+        FEATURES,
+        KERNEL,
+        BIAS,
+        axis_name="classes",
+        **LOGIT_KEYWORDS,
+    ),
+    partial(
+        over_devices(xentjax.linear_top_k_kl_divergence),
+        TOP_1,
         FEATURES,
         KERNEL,
         BIAS,

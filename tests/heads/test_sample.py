@@ -139,7 +139,7 @@ def test_bits_are_those_of_jax():
 
 def test_equal_bits_for_every_tiling():
     """Six tile sizes, stored logits, and a few of the rows."""
-    arrays = random_head("float32", "temperature", None, 4)
+    arrays: dict[str, Any] = random_head("float32", "temperature", None, 4)
     del arrays["labels"]
     expected = linear_sample(KEY, **arrays, num_samples=20)
     ways = [{"max_bytes": b} for b in (100, 4000, 20_000, 60_000, 200_000, 10**6)]

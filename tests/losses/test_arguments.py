@@ -90,6 +90,13 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = {
         (LOGITS, KERNEL, WEIGHTS),
         {"where": ROWS, **ADJUSTS},
     ),
+    "linear_top_k_kl_divergence": (
+        lambda x, log_probs, labels, *arrays, **keywords: xentjax.linear_top_k_kl_divergence(
+            xentjax.TopK(log_probs, labels), x, *arrays, **keywords
+        ),
+        (LOGITS, np.log(PMFS[:, 1:2] + 0.1), LABELS[:, None], KERNEL, WEIGHTS),
+        {"where": ROWS, **ADJUSTS},
+    ),
     "brier_score": (xentjax.brier_score, (LOGITS, LABELS), {"where": ROWS}),
     "brier_score, pmfs": (xentjax.brier_score, (LOGITS, PMFS), {"where": CLASSES}),
     "kl_divergence_with_logits": (

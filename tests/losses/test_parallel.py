@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec as P
 
-from tests.programs import parallel_devices, parallel_linear_devices
+from tests.programs import chosen_devices, parallel_devices, parallel_linear_devices
 from tests.support.virtual_devices import run_module
 from xentjax import (
     counts,
@@ -27,11 +27,14 @@ def failures(module):
     return json.loads(run_module(module))
 
 
+MODULES = parallel_devices, parallel_linear_devices, chosen_devices
+
+
 @pytest.mark.slow
 @pytest.mark.devices
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(m.__name__, name) for m in (parallel_devices, parallel_linear_devices) for name in m.CHECKS],
+    [(m.__name__, name) for m in MODULES for name in m.CHECKS],
 )
 def test_eight_devices(module, name):
     failed = failures(module)[name]

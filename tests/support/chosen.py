@@ -21,7 +21,7 @@ def heads(arrays: dict[str, Any], indices: np.ndarray) -> list[Any]:
     return [head(**arrays, labels=np.maximum(of_row, 0)) for of_row in np.moveaxis(indices, -1, 0)]
 
 
-def few_digits(n: int = N, d: int = D, k: int = K) -> dict[str, np.ndarray]:
+def few_digits(n: int = N, d: int = D, k: int = K) -> dict[str, Any]:
     """A head whose logits are exact in float32, and have their ties."""
     rng = np.random.default_rng((n, d, k))
     arrays = {"x": (n, d), "kernel": (d, k), "bias": (k,)}

@@ -47,6 +47,10 @@ def _kept_rows(rng: Rng) -> np.ndarray:
     return rng.random(N) < 0.7
 
 
+def _two_classes(rng: Rng) -> np.ndarray:
+    return rng.random((N, K)).argsort(1)[:, :2].astype(np.int32)
+
+
 def _key(rng: Rng) -> np.ndarray:
     return rng.integers(0, 2**32, 2, np.uint32)
 
@@ -57,6 +61,10 @@ def _positive(*shape: int) -> Draw:
 
 def _counts(rng: Rng) -> np.ndarray:
     return rng.integers(1, 9, K).astype(np.float32)
+
+
+def _table(rng: Rng) -> np.ndarray:
+    return rng.integers(1, 9, (2, 3)).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +162,7 @@ _linear = xentjax.linear_softmax_cross_entropy
 
 
 def _by_row(name: str, function: Callable[..., Any], draws: dict[str, Draw], **keywords) -> Call:
-    of_rows = ("logits", "labels", "x", "target_x", "where", "p", "q", "log_probs")
+    of_rows = ["logits", "labels", "x", "target_x", "where", "p", "q", "log_probs", "indices"]
     rows = tuple(name for name in draws if name in of_rows)
     return Call(name, partial(function, **keywords), draws, rows)
 
@@ -186,6 +194,11 @@ def _weighted_counts(weights: jax.Array) -> jax.Array:
 def _calibration_error(probs: jax.Array) -> jax.Array:
     labels = jnp.arange(len(probs), dtype=jnp.int32) % K
     return expected_calibration_error(probs, labels)
+
+
+def _top_k_kl(log_probs: jax.Array, indices: jax.Array, **keywords: Any) -> jax.Array:
+    target = xentjax.TopK(log_probs, indices)
+    return xentjax.linear_top_k_kl_divergence(target, **keywords)
 
 
 def _entropy_of_kept(p: jax.Array, where: jax.Array) -> jax.Array:
@@ -282,6 +295,16 @@ CALLS = (
         {**LAYER, "where": _kept_classes, "temperature": SCALARS["temperature"]},
     ),
     _by_row("linear sample", xentjax.linear_sample, {"key": _key, **LAYER, "where": _kept_classes}),
+    _by_row(
+        "linear top-k kl",
+        _top_k_kl,
+        {
+            "log_probs": lambda rng: np.log(_pmfs(N, 3)(rng)[:, :2]),
+            "indices": _two_classes,
+            **LAYER,
+            "temperature": SCALARS["temperature"],
+        },
+    ),
     _by_row("brier, indices", xentjax.brier_score, ROWS),
     _by_row("brier, pmfs", xentjax.brier_score, SOFT),
     _by_row("focal", xentjax.softmax_focal_loss, ROWS),
@@ -323,6 +346,7 @@ CALLS = (
         lambda q, counts: xentjax.chi_squared_test(counts, q),
         {"q": _pmfs(K), "counts": _counts},
     ),
+    Call("independence", xentjax.independence_test, {"table": _table}),
     Call("KKT certificate", xentjax.kkt_certificate, {"q": _pmfs(K), "counts": _counts}),
     Call("empirical pmf", xentjax.empirical_pmf, {"counts": _counts}),
     Call("fit, by steps", _pmf_by_steps, {"counts": _counts}),

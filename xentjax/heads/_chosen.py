@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
-from xentjax._core.varying import pvary_all
 from xentjax.heads._arguments import join_rows, restore_rows
 from xentjax.heads._explicit import placement_of
 from xentjax.heads._statistics import pack_kept_rows_with
@@ -66,9 +65,8 @@ def _of_part(
     """Choose among the classes of a layer's rows, of which this device may have some."""
     row_shape = rows.logits.shape[:-1]
     n, leading = math.prod(row_shape), len(row_shape)
-    linear = pvary_all(join_rows(rows))
     by_row = tuple(a.reshape(n, *a.shape[leading:]) for a in by_row)
-    linear, by_row, in_place = pack_kept_rows_with(linear, by_row)
+    linear, by_row, in_place = pack_kept_rows_with(join_rows(rows), by_row)
     shard, axis_name = ClassShard(linear, jnp.int32(0), None), None
     if split is not None:
         shard, axis_name = own_shard(linear, split), split.axis_name

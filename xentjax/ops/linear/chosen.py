@@ -53,9 +53,13 @@ class Chosen(NamedTuple):
     """log s over the classes that the chooser leaves in the sum; -inf if there are none."""
 
 
+Candidates = Any
+"""A tuple of arrays [n, ...], which the chooser knows."""
+
+
 @runtime_checkable
 class Chooser(Protocol):
-    """A way to choose classes; hashable. Candidates are a tuple of arrays [n, ...]."""
+    """A way to choose classes; hashable."""
 
     @property
     def arrays(self) -> int:
@@ -72,27 +76,31 @@ class Chooser(Protocol):
         """Whether log s may be a sum of no class."""
         ...
 
-    def of_tile(self, shard: ClassShard, by_row: Any) -> tuple[Array, ...]:
+    def of_tile(self, shard: ClassShard, by_row: Any) -> Candidates:
         """Return the candidates among the classes of a tile, which is what `first_class` counts."""
         ...
 
-    def merge(self, a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
+    def merge(self, a: Candidates, b: Candidates) -> Candidates:
         """Return the candidates among both, of which the classes of `a` come first."""
         ...
 
-    def across_devices(self, a: tuple[Array, ...], axis_name: AxisName) -> tuple[Array, ...]:
+    def across_devices(self, a: Candidates, axis_name: AxisName) -> Candidates:
         """Return the candidates among those of all devices, the same on each."""
         ...
 
-    def rows_of_sum(self, shard: ClassShard, indices: Any) -> Rows:
+    def rows_of_sum(self, shard: ClassShard, by_row: Any) -> Rows:
         """Return the rows of a tile under the mask of the classes that belong to log s.
 
-        `indices` is `by_row`, or for the derivative the chosen classes, as `first_class` counts.
+        For the derivative it gets the chosen classes, as `first_class` counts them, as `by_row`.
         """
         ...
 
     def result(
-        self, candidates: tuple[Array, ...], stats: RowStatistics, by_row: Any
+        self,
+        candidates: Candidates,
+        stats: RowStatistics,
+        by_row: Any,
+        temperature: Float[Array, ""] | None,
     ) -> tuple[Int32[Array, "n m"], Float[Array, "n m"], RowStatistics]:
         """Return the chosen classes, their logits before temperature, and statistics to go by."""
         ...
@@ -119,14 +127,18 @@ def choose(
         implementation: whose row statistics to use.
         max_bytes: about how much memory tiles may take.
     """
+    temperature = shard.rows.scalars.temperature
+    if temperature is not None:  # as devices share it, and without its derivative
+        temperature = lax.stop_gradient(temperature)
     shard = shard._replace(rows=pvary_all(shard.rows))
-    return _choose(shard, by_row, chooser, axis_name, implementation, max_bytes)
+    return _choose(shard, by_row, temperature, chooser, axis_name, implementation, max_bytes)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5, 6))
 def _choose(
     shard: ClassShard,
     by_row: Any,
+    temperature: Float[Array, ""] | None,
     chooser: Chooser,
     axis_name: AxisName | None,
     implementation: str | None,
@@ -136,11 +148,10 @@ def _choose(
         _tile_by_tile, chooser=chooser, implementation=implementation, max_bytes=max_bytes
     )
     candidates, stats = batch_as_rows(of_part)(shard.rows, (shard.first_class[None], by_row))
-    temperature = shard.rows.scalars.temperature
     if axis_name is not None:
         candidates = chooser.across_devices(candidates, axis_name)
         stats = merge(stats, shard.first_class, None, across_devices(axis_name), temperature)
-    indices, logits, stats = chooser.result(candidates, stats, by_row)
+    indices, logits, stats = chooser.result(candidates, stats, by_row, temperature)
     return Chosen(indices, logits - stats.shift[:, None], stats.shift, stats.log_sum)
 
 
@@ -150,11 +161,11 @@ def _(
     axis_name: AxisName | None,
     implementation: str | None,
     max_bytes: int | None,
-    primals: tuple[ClassShard, Any],
-    tangents: tuple[ClassShard, Any],
+    primals: tuple[ClassShard, Any, Any],
+    tangents: tuple[ClassShard, Any, Any],
 ) -> tuple[Chosen, Chosen]:
-    (shard, by_row), (d_shard, _) = primals, tangents
-    chosen = _choose(shard, by_row, chooser, axis_name, implementation, max_bytes)
+    (shard, *_), (d_shard, *_) = primals, tangents
+    chosen = _choose(*primals, chooser, axis_name, implementation, max_bytes)
     # A sum of no class stays one: e^-inf is its softmax, not e^(-inf + inf).
     empty = chooser.may_leave_none & (chosen.log_sum == -jnp.inf)
     log_sum = jnp.where(empty, 0, chosen.log_sum)
@@ -162,7 +173,7 @@ def _(
 
     def of_tile(tile: ClassShard, d_rows: Rows, numbers: Any) -> Float[Array, "n m1"]:
         stats, indices = numbers
-        rows_of_sum = chooser.rows_of_sum(tile, indices)
+        rows_of_sum = chooser.rows_of_sum(tile, (indices,))
         d_log_sum = statistics_tangents(rows_of_sum, stats, d_rows).log_sum
         d_logits = _logit_tangents(tile, d_rows, indices)
         return jnp.concatenate([d_log_sum[:, None], d_logits], 1)
@@ -172,7 +183,7 @@ def _(
     dots = sum_over_tiles(of_tile, shard.rows, d_linear, numbers, max_bytes)
     if axis_name is not None:
         dots = lax.psum(dots, axis_name)
-    no_dot = SymbolicZero.from_primal_value(chosen.indices)
+    no_dot: Any = SymbolicZero.from_primal_value(chosen.indices)
     return chosen, Chosen(no_dot, dots[:, 1:], jnp.zeros_like(chosen.shift), dots[:, 0])
 
 
@@ -182,16 +193,16 @@ def _tile_by_tile(
     chooser: Chooser,
     implementation: str | None,
     max_bytes: int | None,
-) -> tuple[tuple[Array, ...], RowStatistics]:
+) -> tuple[Candidates, RowStatistics]:
     """The candidates among the classes of one device, and the statistics of log s."""
     rows, classes = _blocks(linear, chooser, implementation, max_bytes)
     requested = Requested(normalizer=True)
 
-    def of_rows(i: Int32[Array, ""]) -> tuple[tuple[Array, ...], RowStatistics]:
+    def of_rows(i: Int32[Array, ""]) -> tuple[Candidates, RowStatistics]:
         block = slice_rows(linear, rows, i)
         first, here = jax.tree.map(lambda x: x if x.shape[0] == 1 else rows.slice(x, i, 0), by_row)
 
-        def of_tile(j: Int32[Array, ""]) -> tuple[tuple[Array, ...], RowStatistics, Array]:
+        def of_tile(j: Int32[Array, ""]) -> tuple[Candidates, RowStatistics, Array]:
             tile = tile_shard(with_logits(slice_classes(block, classes, j)), classes, j)
             own = None if tile.first_own is None else first[0] + tile.first_own
             tile = tile._replace(first_class=first[0] + tile.first_class, first_own=own)
@@ -201,7 +212,7 @@ def _tile_by_tile(
         if classes.count == 1:
             return of_tile(jnp.int32(0))[:2]
 
-        def add_tile(total: tuple[Array, ...], j: Int32[Array, ""]) -> tuple[Any, Any]:
+        def add_tile(total: Candidates, j: Int32[Array, ""]) -> tuple[Any, Any]:
             candidates, *statistics = of_tile(j)
             return chooser.merge(total, candidates), statistics
 
@@ -221,7 +232,8 @@ def _blocks(
     linear: LinearRows, chooser: Chooser, implementation: str | None, max_bytes: int | None
 ) -> tuple[Blocks, Blocks]:
     if backend(implementation).stores_logits:
-        return tuple(blocks(size, size) for size in linear.logits.shape)
+        n, k = linear.logits.shape
+        return blocks(n, n), blocks(k, k)
     return forward_blocks(linear, max_bytes, chooser.arrays)
 
 
@@ -236,13 +248,23 @@ def places(
     return jnp.where(own, place, 0), own
 
 
+def rows_at(rows: Rows, place: Int32[Array, "n m"]) -> Rows:
+    """The rows of a tile with the logits and masks of m of its classes alone."""
+    classes = rows.mask.classes
+    if classes is not None:
+        every = jnp.broadcast_to(classes, rows.logits.shape)
+        classes = jnp.take_along_axis(every, place, -1)
+    logits = jnp.take_along_axis(rows.logits, place, -1)
+    return rows._replace(logits=logits, mask=Mask(rows.mask.rows, classes))
+
+
 def _logit_tangents(
     tile: ClassShard, d_rows: Rows, indices: Int32[Array, "n m"]
 ) -> Float[Array, "n m"]:
     """The derivative of the chosen logits that lie in a tile, 0 for those of other tiles."""
     place, own = places(tile, indices)
-    rows = tile.rows._replace(mask=Mask(tile.rows.mask.rows))
-    logits = jnp.take_along_axis(rows.logits, place, -1)
+    rows = rows_at(tile.rows, place)
+    logits = rows.logits
     d_logits = jnp.zeros_like(logits)
     if d_rows.logits is not None:
         d_logits = jnp.take_along_axis(d_rows.logits, place, -1)

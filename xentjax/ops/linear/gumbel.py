@@ -5,6 +5,7 @@ does not depend on tiles, nor on which device has them.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,9 +43,9 @@ class LargestWithNoise:
     neutral = (-jnp.inf, -jnp.inf, _NONE, 0)
     may_leave_none = False
 
-    def rows_of_sum(self, shard: ClassShard, indices: object) -> Rows:
+    def rows_of_sum(self, shard: ClassShard, by_row: Any) -> Rows:
         """Return all classes."""
-        del indices
+        del by_row
         return shard.rows
 
     def of_tile(self, shard: ClassShard, by_row: Noise) -> Candidates:
@@ -86,11 +87,10 @@ class LargestWithNoise:
         return first, second, winner, logit
 
     def result(
-        self, candidates: Candidates, stats: RowStatistics, by_row: Noise
+        self, candidates: Candidates, stats: RowStatistics, *_: Any
     ) -> tuple[Int32[Array, "n s"], Float[Array, "n s"], RowStatistics]:
         """Return the winners, of rows whose softmax exists."""
-        del by_row
-        *_, index, logit = candidates
+        _, _, index, logit = candidates
         drawn = jnp.isfinite(stats.log_sum)[:, None] & (index != _NONE)
         return jnp.where(drawn, index, -1), logit, stats
 

@@ -24,9 +24,9 @@ class LargestK:
     neutral = (-jnp.inf, -1)
     may_leave_none = False
 
-    def rows_of_sum(self, shard: ClassShard, indices: Any) -> Rows:
+    def rows_of_sum(self, shard: ClassShard, by_row: Any) -> Rows:
         """Return all classes."""
-        del indices
+        del by_row
         return shard.rows
 
     def of_tile(self, shard: ClassShard, by_row: Any) -> Candidates:
@@ -64,10 +64,9 @@ class LargestK:
         return logits, indices
 
     def result(
-        self, candidates: Candidates, stats: RowStatistics, by_row: Any
+        self, candidates: Candidates, stats: RowStatistics, *_: Any
     ) -> tuple[Int32[Array, "n k"], Float[Array, "n k"], RowStatistics]:
         """Return the classes and logits that were found."""
-        del by_row
         logits, indices = candidates
         lowest = jnp.finfo(logits.dtype).min
         return indices, jnp.where(logits == lowest, -jnp.inf, logits), stats

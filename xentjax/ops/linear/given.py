@@ -1,0 +1,67 @@
+"""The logits of classes that are given for each row, and the sum over all others, tile by tile."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int32
+
+from xentjax._core.axis_name import AxisName
+from xentjax.ops.linear.chosen import places, rows_at
+from xentjax.ops.merge import ClassShard
+from xentjax.ops.rows import Mask, Rows, RowStatistics, adjusted_logits, over_temperature
+
+
+@dataclass(frozen=True)
+class Given:
+    """Take the classes that are given, and leave log s to the others.
+
+    The others are summed by themselves: where the given classes have nearly all probability, what
+    is left of the whole sum without them would be its rounding.
+    """
+
+    arrays = 2
+    neutral = (0,)
+    may_leave_none = True
+
+    def rows_of_sum(self, shard: ClassShard, by_row: tuple[Int32[Array, "n m"]]) -> Rows:
+        """Return the classes of a tile that are not given."""
+        place, own = places(shard, *by_row)
+        n, k = shard.rows.logits.shape
+        outside = jnp.where(own, place, k)
+        row = lax.broadcasted_iota(jnp.int32, place.shape, 0)
+        others = jnp.ones((n, k), bool).at[row, outside].set(False, mode="drop")
+        mask = shard.rows.mask
+        classes = others if mask.classes is None else others & mask.classes
+        return shard.rows._replace(mask=Mask(mask.rows, classes))
+
+    def of_tile(
+        self, shard: ClassShard, by_row: tuple[Int32[Array, "n m"]]
+    ) -> tuple[Float[Array, "n m"]]:
+        """Return the logits of the given classes that lie in a tile, 0 for the others."""
+        place, own = places(shard, *by_row)
+        return (jnp.where(own, adjusted_logits(rows_at(shard.rows, place)), 0),)
+
+    def merge(self, a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Return the logits that lie in either."""
+        return (a[0] + b[0],)
+
+    def across_devices(self, a: tuple[Array, ...], axis_name: AxisName) -> tuple[Array, ...]:
+        """Return the logits that lie on any device."""
+        return (lax.psum(a[0], axis_name),)
+
+    def result(
+        self,
+        candidates: tuple[Array, ...],
+        stats: RowStatistics,
+        by_row: tuple[Int32[Array, "n m"]],
+        temperature: Float[Array, ""] | None,
+    ) -> tuple[Int32[Array, "n m"], Float[Array, "n m"], RowStatistics]:
+        """Return the given classes, and log s relative to the largest logit of all classes."""
+        indices = by_row[0]
+        logits = jnp.where(indices < 0, -jnp.inf, candidates[0])
+        of_others = jnp.where(stats.log_sum == -jnp.inf, -jnp.inf, stats.shift)
+        largest = jnp.maximum(jnp.max(logits, -1), of_others)
+        shift = jnp.where(jnp.isfinite(largest), largest, stats.shift)
+        log_sum = stats.log_sum + over_temperature(stats.shift - shift, temperature)
+        return indices, logits, stats._replace(shift=shift, log_sum=log_sum)
