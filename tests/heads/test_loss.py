@@ -297,7 +297,8 @@ def test_arrays_closed_over_inside_shard_map_scan_and_checkpoint():
 
 def test_a_function_may_change_between_calls():
     """Numbers that a function reads from outside are those of the call, not of the first one."""
-    arrays, weight = plain(), [1.0]  # and later an array
+    arrays = plain()
+    weight: list[Any] = [1.0]
 
     def loss(stats):
         return -weight[0] * stats.label_log_prob
