@@ -48,7 +48,7 @@ class LargestWithNoise:
         del by_row
         return shard.rows
 
-    def of_tile(self, shard: ClassShard, by_row: Noise) -> Candidates:
+    def of_tile(self, shard: ClassShard, by_row: Noise, *_: Any) -> Candidates:
         """Return the winners of a tile, for some samples at a time."""
         numbers, keys = by_row
         logits = lax.optimization_barrier(adjusted_logits(shard.rows))
