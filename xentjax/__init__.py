@@ -16,6 +16,7 @@ from xentjax.calibration import (
 from xentjax.categorical import (
     CategoricalFit,
     EntropyPosterior,
+    IndependenceTest,
     KKTCertificate,
     TestResult,
     chi_squared_test,
@@ -27,6 +28,7 @@ from xentjax.categorical import (
     fisher_information,
     fit_categorical,
     g_test,
+    independence_test,
     kkt_certificate,
     log_likelihood,
     multinomial_log_likelihood,
@@ -84,6 +86,7 @@ __version__ = _version("xentjax")
 __all__ = [
     "CategoricalFit",
     "EntropyPosterior",
+    "IndependenceTest",
     "KKTCertificate",
     "ReliabilityCurve",
     "RiskCoverage",
@@ -112,6 +115,7 @@ __all__ = [
     "fit_softmax_regression",
     "fit_temperature",
     "g_test",
+    "independence_test",
     "js_divergence",
     "kkt_certificate",
     "kl_divergence",

@@ -16,6 +16,7 @@ from xentjax import calibration, categorical
 
 COUNTS = [3, 0, 5, 2]
 PMF = [0.25, 0.25, 0.375, 0.125]
+TABLE = [[3, 0, 2], [1, 5, 4]]
 SAMPLES = [0, 2, 2, 3]
 PROBS = [[0.75, 0.25], [0.5, 0.5], [0.25, 0.75]]
 LOGITS = [[2.0, 0.0], [1.0, 0.5], [0.0, 1.0], [1.0, 0.0]]
@@ -40,6 +41,7 @@ CALLS = {
     "kkt_certificate": (lambda f, q, c: f(q, c), PMF, COUNTS),
     "g_test": (lambda f, c, q: f(c, q), COUNTS, PMF),
     "chi_squared_test": (lambda f, c, q: f(c, q), COUNTS, PMF),
+    "independence_test": (lambda f, t: f(t), TABLE),
     "nsb_entropy": (lambda f, c: f(c), COUNTS),
     "expected_kl": (lambda f, p: f(p, 20), PMF),
     "fit_categorical": (lambda f, c, a: f(c, prior=a), COUNTS, [1.5, 2.0, 1.0, 1.0]),

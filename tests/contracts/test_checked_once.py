@@ -16,6 +16,7 @@ from jax.sharding import Mesh, PartitionSpec as P
 import xentjax
 
 COUNTS, PMF = jnp.array([3, 1, 5, 2]), jnp.array([0.25, 0.25, 0.375, 0.125])
+TABLE = jnp.array([[3, 1, 2], [2, 0, 4]])
 JOINT = jnp.array([[0.25, 0.25], [0.125, 0.375]])
 PROBS, LABELS = jnp.array([[0.75, 0.25], [0.5, 0.5], [0.25, 0.75]]), jnp.array([0, 1, 1])
 WHERE = jnp.array([True, True, False])
@@ -87,6 +88,7 @@ CALLS = [
     partial(xentjax.confidence_intervals, COUNTS, method="sison_glaz"),
     partial(xentjax.g_test, COUNTS, PMF),
     partial(xentjax.chi_squared_test, COUNTS, PMF),
+    partial(xentjax.independence_test, TABLE, statistic="chi_squared"),
     partial(xentjax.entropy_estimate, COUNTS, base=2),
     partial(xentjax.nsb_entropy, COUNTS, base=2),
     partial(xentjax.expected_kl, PMF, 5, base=2),

@@ -32,6 +32,7 @@ from xentjax import (
     fit_categorical,
     fit_softmax_regression,
     g_test,
+    independence_test,
     js_divergence,
     kkt_certificate,
     kl_divergence,
@@ -210,7 +211,7 @@ def test_explicit_axes():
     assert printed.splitlines() == [f"tried {tried} on 8 devices"]
 
 
-@pytest.mark.parametrize(("part", "tried"), [(0, 31), (1, 32)])
+@pytest.mark.parametrize(("part", "tried"), [(0, 33), (1, 32)])
 def test_statistics_on_explicit_axes(part, tried):
     printed = run_module("tests.programs.explicit_statistics", str(part), "2")
     assert printed.splitlines() == [f"tried {tried} on 8 devices"]
@@ -332,6 +333,7 @@ _MEASURES = [
         pytest.param(partial(entropy_estimate, method="grassberger"), id="grassberger"),
         pytest.param(partial(fit_categorical, prior=2), id="prior"),
         pytest.param(lambda c: g_test(c, jnp.full(4, 0.25)), id="G-test"),
+        pytest.param(lambda c: independence_test(jnp.stack([c, c**2])), id="independence"),
         pytest.param(lambda c: risk_coverage(c[None] / c.sum(), jnp.array([1])), id="risk"),
         pytest.param(
             lambda c: expected_calibration_error(c[None] / c.sum(), jnp.array([1])), id="ece"

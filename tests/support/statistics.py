@@ -23,6 +23,10 @@ def _whole_counts(rng: Rng) -> np.ndarray:
     return rng.integers(1, 9, (N, K)).astype(np.int32)
 
 
+def _tables(rng: Rng) -> np.ndarray:
+    return rng.integers(1, 9, (N, 2, K)).astype(np.float32)
+
+
 def _labels(rng: Rng) -> np.ndarray:
     return rng.permutation(np.arange(N) % K).astype(np.int32)
 
@@ -96,6 +100,7 @@ STATISTICS = (
     ),
     Call("nsb", xentjax.nsb_entropy, COUNTS, ("counts",)),
     Call("G-test", lambda q, counts: xentjax.g_test(counts, q), AGAINST, ("counts",)),
+    Call("independence", xentjax.independence_test, {"table": _tables}, ("table",)),
     Call("log likelihood", xentjax.log_likelihood, AGAINST, ("counts",)),
     Call("multinomial", xentjax.multinomial_log_likelihood, AGAINST, ("counts",)),
     Call("KKT certificate", xentjax.kkt_certificate, AGAINST, ("counts",)),

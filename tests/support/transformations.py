@@ -63,6 +63,10 @@ def _counts(rng: Rng) -> np.ndarray:
     return rng.integers(1, 9, K).astype(np.float32)
 
 
+def _table(rng: Rng) -> np.ndarray:
+    return rng.integers(1, 9, (2, 3)).astype(np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class Call:
     """A function of arrays and how its arguments are drawn."""
@@ -342,6 +346,7 @@ CALLS = (
         lambda q, counts: xentjax.chi_squared_test(counts, q),
         {"q": _pmfs(K), "counts": _counts},
     ),
+    Call("independence", xentjax.independence_test, {"table": _table}),
     Call("KKT certificate", xentjax.kkt_certificate, {"q": _pmfs(K), "counts": _counts}),
     Call("empirical pmf", xentjax.empirical_pmf, {"counts": _counts}),
     Call("fit, by steps", _pmf_by_steps, {"counts": _counts}),

@@ -16,6 +16,10 @@ from xentjax.categorical.entropy_estimation import (
     nsb_entropy as nsb_entropy,
 )
 from xentjax.categorical.expected_kl import expected_kl as expected_kl
+from xentjax.categorical.independence import (
+    IndependenceTest as IndependenceTest,
+    independence_test as independence_test,
+)
 from xentjax.categorical.intervals import confidence_intervals as confidence_intervals
 from xentjax.categorical.likelihood import (
     fisher_information as fisher_information,

@@ -26,31 +26,65 @@ def parse_counts(
         whole: whether they are of samples: whole numbers, some of each row above 0.
         some: whether some of each row has to be above 0.
     """
+    array = _numbers(name, counts)
+    if array.ndim == 0 or array.shape[-1] == 0:
+        raise_value_error(name, "at least one class", f"shape {array.shape}")
     with jax.enable_x64(True):
-        array = check_array(name, counts)
-        integer = jnp.issubdtype(array.dtype, jnp.integer)
-        if not integer and not jnp.issubdtype(array.dtype, jnp.floating):
-            raise TypeError(f"{name}: expected integer or floating counts, got {array.dtype}")
-        if array.ndim == 0 or array.shape[-1] == 0:
-            raise_value_error(name, "at least one class", f"shape {array.shape}")
-        if not integer:
-            array = array.astype(compute_dtype(array.dtype))
         array = whole_classes(array)
     known = concrete(array)
     if known is not None:
         check_amounts(name, known)
-        if whole and not integer and not (is_whole := known == np.round(known)).all():
-            raise_value_error(name, "whole numbers", known[~is_whole][0])
+        if whole:
+            _check_whole(name, known)
         if whole or some:
             check_not_all_zero(name, known)
     return array
 
 
+def parse_table(name: str, table: ArrayLike) -> Shaped[Array, "*batch r c"]:
+    """Return a two-way table of whole numbers [..., R, C], exact as `parse_counts` keeps them."""
+    array = _numbers(name, table)
+    if array.ndim < 2 or min(array.shape[-2:]) < 2:
+        raise_value_error(name, "at least 2 rows and 2 columns", f"shape {array.shape}")
+    with jax.enable_x64(True):
+        array = whole_classes(array, axes=2)
+    known = concrete(array)
+    if known is not None:
+        check_amounts(name, known)
+        _check_whole(name, known)
+        for axis, kind in ((-1, "rows"), (-2, "columns")):
+            number = known.any(axis).sum(-1)
+            if not (enough := number >= 2).all():
+                where = f" in table {', '.join(map(str, at))}" if (at := _first(~enough)) else ""
+                raise_value_error(name, f"at least two {kind} with counts", f"{number[at]}{where}")
+    return array
+
+
+def _numbers(name: str, counts: ArrayLike) -> Array:
+    """Return counts, integers as they are and others in float32 or float64."""
+    with jax.enable_x64(True):
+        array = check_array(name, counts)
+        if jnp.issubdtype(array.dtype, jnp.integer):
+            return array
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(f"{name}: expected integer or floating counts, got {array.dtype}")
+        return array.astype(compute_dtype(array.dtype))
+
+
+def _check_whole(name: str, known: np.ndarray) -> None:
+    if known.dtype.kind == "f" and not (is_whole := known == np.round(known)).all():
+        raise_value_error(name, "whole numbers", known[~is_whole][0])
+
+
+def _first(found: np.ndarray | np.bool_) -> tuple[int, ...]:
+    """Return the index of the first that is True."""
+    return tuple(np.argwhere(found)[0].tolist()) if found.ndim else ()
+
+
 def check_not_all_zero(name: str, counts: np.ndarray) -> None:
     """Raise unless some class of each row of counts has one."""
     if not (some := counts.any(-1)).all():
-        row = np.argwhere(~some)[0].tolist() if some.ndim else ()
-        where = f" in row {', '.join(map(str, row))}" if row else ""
+        where = f" in row {', '.join(map(str, row))}" if (row := _first(~some)) else ""
         raise_value_error(name, "at least one count > 0", f"all 0{where}")
 
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import digamma
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from xentjax._core.multiply_no_nan import multiply_no_nan
 from xentjax.categorical.likelihood import factorial_remainder
@@ -28,6 +28,15 @@ from xentjax.information.pmf import divergence_term
 _FALL = 40.0
 _NEWTON_STEPS = 12
 _NODES = {"float32": 32, "float64": 64}
+
+
+def chi_squared_survival(
+    statistic: Float[Array, "*s"], dof: Int[Array, "*s"]
+) -> Float[Array, "*s"]:
+    """P-value of a test statistic; 1 at no degrees of freedom, unless it is infinite."""
+    half = jnp.maximum(dof, 1).astype(statistic.dtype) / 2
+    p_value = gamma_survival(half, statistic / 2)
+    return jnp.where((dof == 0) & (statistic < math.inf), jnp.ones_like(p_value), p_value)
 
 
 @jax.custom_jvp

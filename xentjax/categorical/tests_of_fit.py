@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from xentjax._core.dtypes import in_float64
 from xentjax.categorical._arguments import parse_pmf_and_counts
-from xentjax.categorical._tails import gamma_survival
+from xentjax.categorical._tails import chi_squared_survival
 from xentjax.information.pmf import kl_divergence, times_power
 
 
@@ -122,7 +122,4 @@ def _expected(counts: Array, q: Array) -> Array:
 
 def _result(statistic: Array, q: Array) -> TestResult:
     dof = (q > 0).sum(-1, dtype=jnp.int32) - 1
-    half = jnp.maximum(dof, 1).astype(statistic.dtype) / 2
-    p_value = gamma_survival(half, statistic / 2)
-    alone = (dof == 0) & (statistic < jnp.inf)
-    return TestResult(statistic, jnp.where(alone, jnp.ones_like(p_value), p_value), dof)
+    return TestResult(statistic, chi_squared_survival(statistic, dof), dof)

@@ -30,10 +30,11 @@ from xentjax.ops.linear.two_heads import (
     Heads,
     Settings,
     Totals,
+    fitting_row_blocks,
     row_divergences,
     statistics_of_logits,
 )
-from xentjax.ops.linear.two_heads_sum import gradients_fit, sum_of_divergences
+from xentjax.ops.linear.two_heads_sum import sum_of_divergences
 
 
 def _kl_totals(log_p: Array, log_q: Array, weight: None) -> Totals:
@@ -52,7 +53,7 @@ KL = Divergence(
     totals=_kl_totals,
     value=lambda totals, weight: totals[0],
     slopes=_kl_slopes,
-    weight_slope=lambda totals: jnp.zeros_like(totals[0]),
+    arrays=5,
 )
 """KL(p || q)."""
 
@@ -85,7 +86,7 @@ JS = Divergence(
     totals=_js_totals,
     value=_js_value,
     slopes=_js_slopes,
-    weight_slope=lambda totals: totals[0] - totals[1],
+    arrays=7,
 )
 """w KL(p || m) + (1 - w) KL(q || m)."""
 
@@ -162,7 +163,7 @@ def _total(heads: Heads, settings: Settings) -> Float[Array, ""]:
     joined = Heads(join_rows(heads.p), join_rows(heads.q), heads.weight)
     (p, q), _ = _packed(joined)
     packed = pvary_all(Heads(p, q, heads.weight))
-    if gradients_fit(packed, settings):
+    if fitting_row_blocks(packed, settings) is not None:
         return sum_of_divergences(packed, settings)
     return jnp.sum(mask_rows(row_divergences(packed, settings), packed.q))
 
