@@ -55,8 +55,8 @@ def linear_sample(
 
     with u uniform in (0, 1). The draw is exact: c has probability exp(log_prob). Only a tile of the
     logits is in memory at a time and each is made once, for all of `num_samples` (under `vmap` over
-    keys, once for each key); the log-probabilities come from the same pass. They are differentiable in every mode and order,
-    as those of `linear_log_probs` are; the indices have no derivative.
+    keys, once for each key). The log-probabilities come from the same pass and are differentiable
+    in every mode and order, as those of `linear_log_probs` are; the indices have no derivative.
 
     The noise g is a function of the key, the number of the sample, the number of the row (the flat
     index over the leading axes of x) and the class. So a key gives the same draw whatever
