@@ -264,7 +264,8 @@ X, KERNEL = jnp.zeros((2, 3)), jnp.zeros((3, 4))
          lambda: linear_top_k(X, KERNEL, 5)),
         (ValueError, "k: expected an integer 1..4, the number of classes, got 0",
          lambda: linear_top_k(X, KERNEL, 0)),
-        (TypeError, "k: expected an integer, got 2.0", lambda: linear_top_k(X, KERNEL, 2.0)),
+        (TypeError, "k: expected an integer, got 2.0",
+         lambda: linear_top_k(X, KERNEL, 2.0)),  # pyright: ignore[reportArgumentType]
         (TypeError, "k: expected an integer that is known under jit (a static argument), "
          "got a traced int32[]", lambda: jax.jit(partial(linear_top_k, X, KERNEL))(jnp.int32(2))),
         (ValueError, "temperature: expected a finite number > 0, got 0.0",

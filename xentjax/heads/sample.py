@@ -131,7 +131,7 @@ def linear_sample(
 def _check_key(key: PRNGKeyArray) -> PRNGKeyArray:
     """Return the argument as one key of the new kind."""
     key = check_array("key", key)
-    if not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         if key.dtype != jnp.uint32 or key.ndim == 0:
             raise TypeError(f"key: expected a random key, got {key.dtype} of shape {key.shape}")
         key = jax.random.wrap_key_data(key)

@@ -76,7 +76,7 @@ class Chooser(Protocol):
         """Whether log s may be a sum of no class."""
         ...
 
-    def of_tile(self, shard: ClassShard, by_row: Any, best: Candidates | None) -> Candidates:
+    def of_tile(self, shard: ClassShard, by_row: Any, best: Candidates | None, /) -> Candidates:
         """Return the candidates among the classes of a tile, as its `first_class` counts them.
 
         `best` are those of earlier tiles, if there are any: worse ones may be left out.
@@ -104,6 +104,7 @@ class Chooser(Protocol):
         stats: RowStatistics,
         by_row: Any,
         temperature: Float[Array, ""] | None,
+        /,
     ) -> tuple[Int32[Array, "n m"], Float[Array, "n m"], RowStatistics]:
         """Return the chosen classes, their logits before temperature, and statistics to go by."""
         ...
