@@ -83,7 +83,7 @@ def test_indices_are_those_of_a_sort_with_ties():
 
 @pytest.mark.parametrize("max_bytes", [None, TILED, 6000])
 def test_classes_of_logit_minus_infinity_come_before_masked_ones(max_bytes):
-    """As many classes as there are, of which each row masks some and some are -inf."""
+    """All classes are asked for, of which each row masks some and some are -inf."""
     arrays = few_digits()
     rng = np.random.default_rng(3)
     arrays["bias"][rng.random(K) < 0.4] = -INF

@@ -77,8 +77,7 @@ def evaluate(log_probs, indices, arrays, cotangents, *, how=()):
 def slopes_of(
     p: np.ndarray, head_p: np.ndarray, indices: np.ndarray, reverse: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The derivative of each divergence in the head's logits, the size of its terms, and that in
-    the known log-probabilities."""
+    """Slope in the head's logits, the size of its terms, and slope in the known log p."""
     q = coarse(head_p, indices)
     outcome = np.full(head_p.shape, q.shape[-1] - 1)
     np.put_along_axis(

@@ -115,7 +115,7 @@ def rows_over_an_explicit_axis_that_masks_and_targets_are_not_split_over() -> No
 
 @check
 def gradients_where_classes_are_split() -> None:
-    """Of all three, in tiles, with k logits and a few numbers a row sent."""
+    """Gradients of all three, in tiles, are those of one device."""
     whole = {n: a for n, a in arrays().items() if n != "where"}
     whole["bias"] = np.where(np.isfinite(whole["bias"]), whole["bias"], 0)
     target = jax.jit(partial(linear_top_k, k=4))(**{**whole, "bias": -whole["bias"]})

@@ -46,9 +46,9 @@ class Chosen(NamedTuple):
     indices: Int32[Array, "n m"]
     """-1 where there is no class."""
     logits: Float[Array, "n m"]
-    """Those after the soft cap, less the shift; the temperature is yet to divide them."""
+    """Logits after the soft cap, less the shift; the temperature is yet to divide them."""
     shift: Float[Array, " n"]
-    """As of `RowStatistics`, with its zero derivative."""
+    """The shift of `RowStatistics`, with its zero derivative."""
     log_sum: Float[Array, " n"]
     """log s over the classes that the chooser leaves in the sum; -inf if there are none."""
 
@@ -63,7 +63,7 @@ class Chooser(Protocol):
 
     @property
     def arrays(self) -> int:
-        """How many numbers are in memory for each logit of a tile."""
+        """The number of numbers in memory for each logit of a tile."""
         ...
 
     @property
@@ -246,7 +246,7 @@ def _blocks(
 def places(
     tile: ClassShard, indices: Int32[Array, "n m"]
 ) -> tuple[Int32[Array, "n m"], Bool[Array, "n m"]]:
-    """Where the classes lie in a tile, 0 for those of other tiles; and whether they are its own."""
+    """Places of the classes in a tile, 0 for those of others; and whether they are its own."""
     place = indices - tile.first_class
     own = (place >= 0) & (place < tile.rows.logits.shape[-1])
     if tile.first_own is not None:
