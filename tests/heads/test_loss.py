@@ -269,9 +269,36 @@ def test_arrays_closed_over_have_gradients():
     assert_close(each, np.full(2, -s.entropy.sum() / keep.sum()), GRADIENT["float32"])
 
 
+def test_arrays_closed_over_inside_shard_map_scan_and_checkpoint():
+    """A coefficient that devices share, while their rows and weights differ."""
+    arrays, weights = plain(), np.linspace(1, 2, N, dtype=np.float32)
+    mesh = Mesh(np.array(jax.devices()[:1]), ("devices",))
+
+    def part(x, labels, weights, coefficient):
+        def loss(stats, weight):
+            return -weight * stats.label_log_prob - coefficient * stats.entropy
+
+        @jax.checkpoint
+        def total(x):
+            layer = {**arrays, "x": x, "labels": labels}
+            how = {"inputs": (weights,), "reduction": "sum", "max_bytes": TILED}
+            return jax.lax.psum(linear_loss(loss, **layer, **how), "devices")
+
+        def step(carry, scale):
+            return carry + total(scale * x), None
+
+        return jax.lax.scan(step, jnp.float32(0), jnp.array([1.0, 0.5]))[0]
+
+    rows = (P("devices"), P("devices"), P("devices"), P())
+    mapped = jax.shard_map(part, mesh=mesh, in_specs=rows, out_specs=P())
+    gradient = jax.jit(jax.grad(mapped, 3))(arrays["x"], arrays["labels"], weights, 0.5)
+    entropies = [exact({**arrays, "x": scale * arrays["x"]}, {}).entropy for scale in (1, 0.5)]
+    assert_close(gradient, -np.sum(entropies), GRADIENT["float32"])
+
+
 def test_a_function_may_change_between_calls():
     """Numbers that a function reads from outside are those of the call, not of the first one."""
-    arrays, weight = plain(), [1.0]
+    arrays, weight = plain(), [1.0]  # and later an array
 
     def loss(stats):
         return -weight[0] * stats.label_log_prob
@@ -279,8 +306,9 @@ def test_a_function_may_change_between_calls():
     first = linear_loss(loss, **arrays)
     weight[0] = 2.0
     assert_close(linear_loss(loss, **arrays), 2 * first, VALUE["float32"])
-    weight[0] = jnp.float32(3)
-    assert_close(linear_loss(loss, **arrays), 3 * first, VALUE["float32"])
+    for three in (jnp.float32(3), np.full(1, 3, np.float32)):
+        weight[0] = three
+        assert_close(linear_loss(loss, **arrays), 3 * first, VALUE["float32"])
 
 
 def test_eager_calls_of_one_function_compile_once():
