@@ -77,8 +77,8 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = {
         {"target_bias": WEIGHTS, "where": ROWS, "weight": np.float32(0.25), **ADJUSTS},
     ),
     "linear_top_k": (
-        lambda *arrays, **keywords: (
-            xentjax.linear_top_k(*arrays[:2], 2, *arrays[2:], **keywords).log_probs
+        lambda x, kernel, bias, **keywords: (
+            xentjax.linear_top_k(x, kernel, 2, bias, **keywords).log_probs
         ),
         (LOGITS, KERNEL, WEIGHTS),
         {"where": CLASSES, **ADJUSTS},
