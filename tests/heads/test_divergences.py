@@ -323,7 +323,7 @@ def test_bad_values(kind, how):
 
 @pytest.mark.parametrize("axes", ["rows", "kernel", "weight"])
 def test_vmap(axes):
-    """Of rows with the same kernels, which are more rows, and of kernels or weights."""
+    """Rows with the same kernels are more rows; kernels and weights may be batched too."""
     arrays: dict[str, Any] = plain(14) | {"weight": np.float32(0.3)}
     batched = {"rows": ("x", "target_x"), "kernel": ("kernel",), "weight": ("weight",)}[axes]
     second: dict[str, Any] = plain(14) | {"weight": np.float32(0.9)}
@@ -449,8 +449,8 @@ X, KERNEL = jnp.zeros((2, 3)), jnp.zeros((3, 4))
          lambda: linear_js_divergence(X, KERNEL, X, KERNEL, temperature=0.0)),
         (ValueError, "max_bytes: expected an integer >= 1 or None, got 0",
          lambda: linear_js_divergence(X, KERNEL, X, KERNEL, max_bytes=0)),
-        (NotImplementedError, "implementation: expected 'xla' or 'reference' (no kernel computes "
-         "two heads), got 'mosaic_gpu'",
+        (NotImplementedError, "implementation: expected None, 'xla' or 'reference' (no kernel "
+         "makes this), got 'mosaic_gpu'",
          lambda: linear_kl_divergence(X, KERNEL, X, KERNEL, implementation="mosaic_gpu")),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
