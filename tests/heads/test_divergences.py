@@ -407,11 +407,15 @@ def test_a_frozen_target_costs_only_its_logits(products):
 
 
 @pytest.mark.parametrize(
-    ("shape", "megabytes"),
-    [((2048, 768, 512, 32768), 120), ((4096, 768, 768, 50304), 150)],
+    ("kind", "shape", "megabytes"),
+    [
+        ("kl", (2048, 768, 512, 32768), 120),
+        ("kl", (4096, 768, 768, 50304), 150),
+        ("js", (2048, 768, 512, 32768), 120),
+    ],
     ids=str,
 )
-def test_memory_of_language_models(shape, megabytes):
+def test_memory_of_language_models(kind, shape, megabytes):
     """The logits of one head take 268 and 824 MB."""
     n, width, d, k = shape
     shapes = [
@@ -419,7 +423,7 @@ def test_memory_of_language_models(shape, megabytes):
     ]
 
     def mean(*arrays):
-        return linear_kl_divergence(*arrays, reduction="mean")
+        return KINDS[kind](*arrays, reduction="mean")
 
     memory = jax.jit(jax.value_and_grad(mean, (2, 3))).lower(*shapes).compile().memory_analysis()
     if memory is None:
