@@ -21,8 +21,7 @@ from tests.support.tolerances import GRADIENT, RANDOM_VALUE, VALUE
 from xentjax import linear_softmax_cross_entropy
 from xentjax.heads import _row_function
 from xentjax.ops import Requested, layer as layer_operations
-from xentjax.ops.backends.mosaic_gpu import hardware
-from xentjax.ops.backends.mosaic_tpu import operands
+from xentjax.ops.backends import contexts
 from xentjax.ops.linear import in_forward
 
 linear_loss: Any = xentjax.linear_loss
@@ -509,8 +508,8 @@ def test_memory_of_a_language_model():
 @pytest.mark.parametrize(
     ("implementation", "interpreter", "dtype"),
     [
-        ("mosaic_tpu", lambda: operands.interpret(True), jnp.float32),
-        ("mosaic_gpu", lambda: hardware.interpret(kernels.gpu_interpreter()), jnp.bfloat16),
+        ("mosaic_tpu", lambda: contexts.interpret_for_tpu(True), jnp.float32),
+        ("mosaic_gpu", lambda: contexts.interpret_for_gpu(kernels.gpu_interpreter()), jnp.bfloat16),
     ],
 )
 def test_kernels_agree_with_xla(implementation, interpreter, dtype):

@@ -39,8 +39,7 @@ from xentjax import (
     linear_softmax_cross_entropy,
 )
 from xentjax.ops import Rows
-from xentjax.ops.backends.mosaic_gpu import hardware
-from xentjax.ops.backends.mosaic_tpu import operands
+from xentjax.ops.backends import contexts
 from xentjax.ops.linear import statistics
 from xentjax.ops.rows import Layer as LinearLayer
 
@@ -539,13 +538,13 @@ def kernels_of_slices() -> None:
     layer, labels, keywords = arguments(Problem("kernels", shape=(9, HELD)))
     half = Layer(*(jnp.asarray(a, jnp.bfloat16) for a in layer))
     expected = oracle(half, labels, **keywords)
-    contexts = {
-        "mosaic_gpu": hardware.interpret(kernels.gpu_interpreter()),
-        "mosaic_tpu": operands.interpret(True),
+    interpreters = {
+        "mosaic_gpu": contexts.interpret_for_gpu(kernels.gpu_interpreter()),
+        "mosaic_tpu": contexts.interpret_for_tpu(True),
     }
     devices = Mesh(np.array(jax.devices()[:2]), ("classes",))
     fixed = {"labels": labels, "devices": devices, **keywords}
-    for name, interpreted in contexts.items():
+    for name, interpreted in interpreters.items():
         run = jax.jit(partial(parallel_loss, implementation=name, **fixed))
         with interpreted:
             assert_close(run(half), expected.losses, VALUE["bfloat16"])

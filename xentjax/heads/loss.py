@@ -37,7 +37,7 @@ from xentjax.losses._keywords import check_implementation
 from xentjax.losses._split import SplitClasses
 from xentjax.ops import Rows, backend, row_statistics
 from xentjax.ops.linear.in_forward import fitting_row_blocks, sum_of_losses
-from xentjax.ops.linear.reverse_mode import reverse_mode_statistics
+from xentjax.ops.linear.kernel_gradients import statistics_with_kernel_gradients
 
 Loss = Float[Array, ""]
 LossFunction = Callable[..., Any]
@@ -280,7 +280,7 @@ def _sum_of_part(
     linear, inputs = pvary_all((linear, inputs))
     linear, inputs, in_place = pack_kept_rows_with(linear, inputs)
     if by_kernel:
-        stats = reverse_mode_statistics(linear, requested, implementation, max_bytes)
+        stats = statistics_with_kernel_gradients(linear, requested, implementation, max_bytes)
         public = softmax_stats(stats, linear)
         losses, aux = function(closed_over, public, linear.mask.rows, inputs)
         return jnp.sum(losses), restore_rows(in_place(aux), row_shape)
