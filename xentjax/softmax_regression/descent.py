@@ -267,7 +267,9 @@ def log_likelihood(problem: Problem, point: Array) -> Array:
 
     def of_rows(features: Array, labels: Array) -> Array:
         logits = _logits(features, problem.start + point)
-        return cross_entropy(Rows(logits, Target(labels)), Keywords(reduction="sum"))
+        loss = cross_entropy(Rows(logits, Target(labels)), Keywords(reduction="sum"))
+        assert not isinstance(loss, tuple)  # which it is with statistics
+        return loss
 
     return -_sum_over_rows(of_rows, problem)
 
