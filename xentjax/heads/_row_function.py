@@ -32,7 +32,7 @@ class RowFunction:
     """The caller's function, None if it closes over arrays, which a cache must not keep."""
     has_aux: bool
     program: str
-    """What the function does, in words of jax: it may change with the caller's Python variables."""
+    """The jaxpr of the function as text: it may change with the caller's Python variables."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RowFunction) or self.loss is None:
