@@ -323,7 +323,7 @@ def test_bad_values(kind, how):
 
 @pytest.mark.parametrize("axes", ["rows", "kernel", "weight"])
 def test_vmap(axes):
-    """Rows with the same kernels are more rows; kernels and weights may be batched too."""
+    """Rows with the same kernels are more rows; kernels and weights are batched too."""
     arrays: dict[str, Any] = plain(14) | {"weight": np.float32(0.3)}
     batched = {"rows": ("x", "target_x"), "kernel": ("kernel",), "weight": ("weight",)}[axes]
     second: dict[str, Any] = plain(14) | {"weight": np.float32(0.9)}

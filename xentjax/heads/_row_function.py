@@ -32,7 +32,7 @@ class RowFunction:
     """The caller's function, None if it closes over arrays, which a cache must not keep."""
     has_aux: bool
     program: str
-    """The traced function as text: it may change with the caller's Python variables."""
+    """The jaxpr and the tree of its results as text, which Python variables may change."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RowFunction) or self.loss is None:

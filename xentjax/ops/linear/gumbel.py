@@ -90,7 +90,7 @@ class LargestWithNoise:
         self, candidates: Candidates, stats: RowStatistics, *_: Any
     ) -> tuple[Int32[Array, "n s"], Float[Array, "n s"], RowStatistics]:
         """Return the winners, of rows whose softmax exists."""
-        _, _, index, logit = candidates
+        index, logit = candidates[2:]
         drawn = jnp.isfinite(stats.log_sum)[:, None] & (index != _NONE)
         return jnp.where(drawn, index, -1), logit, stats
 

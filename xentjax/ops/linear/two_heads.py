@@ -66,9 +66,9 @@ class Divergence(NamedTuple):
     """The divergence, from the totals of all classes. Its derivative in the weight is the whole
     one, since the mixture is where the weighted totals are least."""
     slopes: Callable[[Array, Array, Totals, Any], tuple[Array, Array]]
-    """Its derivatives in the logits of p and those of q, from the totals of each row."""
+    """The derivatives in the logits of p and in those of q, from the totals of each row."""
     arrays: int
-    """How many arrays of the logits' size XLA makes for it and its derivatives, the logits too."""
+    """Number of arrays of the logits' size that XLA makes, the logits and derivatives included."""
 
 
 class HeadStatistics(NamedTuple):
@@ -80,7 +80,7 @@ class HeadStatistics(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What is known before anything is traced."""
+    """Choices that are known before anything is traced."""
 
     divergence: Divergence
     implementation: str | None
@@ -197,7 +197,7 @@ def _log_probabilities(
     i: Int32[Array, ""],
     j: Int32[Array, ""],
 ) -> Float[Array, "n k"]:
-    """Those of block i of the rows, from the layer of block j of the classes."""
+    """Log-probabilities of block i of the rows in block j of the classes."""
     here = tile_shard(with_logits(slice_rows(block, rows, i)), classes, j).rows
     return log_probabilities(here, jax.tree.map(lambda x: rows.slice(x, i, 0), stats))
 
