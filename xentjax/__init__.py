@@ -15,6 +15,7 @@ from xentjax.calibration import (
 )
 from xentjax.categorical import (
     CategoricalFit,
+    DirichletPosterior,
     EntropyPosterior,
     IndependenceTest,
     KKTCertificate,
@@ -22,6 +23,7 @@ from xentjax.categorical import (
     chi_squared_test,
     confidence_intervals,
     counts,
+    dirichlet_posterior,
     empirical_pmf,
     entropy_estimate,
     expected_kl,
@@ -30,6 +32,7 @@ from xentjax.categorical import (
     g_test,
     independence_test,
     kkt_certificate,
+    log_evidence,
     log_likelihood,
     multinomial_log_likelihood,
     nsb_entropy,
@@ -85,6 +88,7 @@ __version__ = _version("xentjax")
 
 __all__ = [
     "CategoricalFit",
+    "DirichletPosterior",
     "EntropyPosterior",
     "IndependenceTest",
     "KKTCertificate",
@@ -105,6 +109,7 @@ __all__ = [
     "confidence_intervals",
     "counts",
     "cross_entropy",
+    "dirichlet_posterior",
     "empirical_pmf",
     "entropy",
     "entropy_estimate",
@@ -128,6 +133,7 @@ __all__ = [
     "linear_softmax_cross_entropy",
     "linear_top_k",
     "linear_top_k_kl_divergence",
+    "log_evidence",
     "log_likelihood",
     "log_softmax",
     "logsumexp",

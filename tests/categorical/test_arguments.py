@@ -42,6 +42,8 @@ CALLS = {
     "g_test": (lambda f, c, q: f(c, q), COUNTS, PMF),
     "chi_squared_test": (lambda f, c, q: f(c, q), COUNTS, PMF),
     "independence_test": (lambda f, t: f(t), TABLE),
+    "dirichlet_posterior": (lambda f, c, a: f(c, a), COUNTS, [1.5, 2.0, 1.0, 1.0]),
+    "log_evidence": (lambda f, c, a: f(c, a), COUNTS, [1.5, 2.0, 1.0, 1.0]),
     "nsb_entropy": (lambda f, c: f(c), COUNTS),
     "expected_kl": (lambda f, p: f(p, 20), PMF),
     "fit_categorical": (lambda f, c, a: f(c, prior=a), COUNTS, [1.5, 2.0, 1.0, 1.0]),

@@ -89,6 +89,8 @@ CALLS = [
     partial(xentjax.g_test, COUNTS, PMF),
     partial(xentjax.chi_squared_test, COUNTS, PMF),
     partial(xentjax.independence_test, TABLE, statistic="chi_squared"),
+    partial(xentjax.dirichlet_posterior, COUNTS, 0.5),
+    partial(xentjax.log_evidence, COUNTS, 0.5),
     partial(xentjax.entropy_estimate, COUNTS, base=2),
     partial(xentjax.nsb_entropy, COUNTS, base=2),
     partial(xentjax.expected_kl, PMF, 5, base=2),

@@ -77,6 +77,18 @@ def _fit(counts: jax.Array, **keywords) -> list[jax.Array]:
     return [fit.pmf, fit.log_likelihood]
 
 
+def _posterior(counts: jax.Array) -> list[jax.Array]:
+    prior = jnp.full(K, 0.5)
+    posterior = xentjax.dirichlet_posterior(counts, prior)
+    intervals = posterior.credible_intervals()
+    shortest = jax.lax.stop_gradient(posterior).credible_intervals(kind="highest_density")
+    return [
+        *(posterior.mode, posterior.sd, posterior.covariance, intervals, shortest),
+        *(posterior.expected_entropy(), xentjax.log_evidence(counts, prior)),
+        jax.lax.stop_gradient(posterior).sample(jax.random.key(0), (2,)),
+    ]
+
+
 def _rolls_of_0(q: jax.Array) -> jax.Array:
     return (xentjax.sample(jax.random.key(0), q, (2, 3)) == 0).astype(jnp.float32)
 
@@ -101,6 +113,7 @@ STATISTICS = (
     Call("nsb", xentjax.nsb_entropy, COUNTS, ("counts",)),
     Call("G-test", lambda q, counts: xentjax.g_test(counts, q), AGAINST, ("counts",)),
     Call("independence", xentjax.independence_test, {"table": _tables}, ("table",)),
+    Call("posterior", _posterior, COUNTS, ("counts",)),
     Call("log likelihood", xentjax.log_likelihood, AGAINST, ("counts",)),
     Call("multinomial", xentjax.multinomial_log_likelihood, AGAINST, ("counts",)),
     Call("KKT certificate", xentjax.kkt_certificate, AGAINST, ("counts",)),

@@ -187,8 +187,7 @@ class ComparedCounts(NamedTuple):
     """N."""
 
 
-@in_float64
-def with_others(counts: Array) -> ComparedCounts:
+def with_others_of(counts: Array) -> ComparedCounts:
     """Return the counts of each class, of all others and of all."""
     n = jnp.broadcast_to(counts.sum(-1, keepdims=True), counts.shape)
     # Of the classes before and after, since n - counts has derivatives that infinite ones cancel
@@ -197,6 +196,9 @@ def with_others(counts: Array) -> ComparedCounts:
     none = jnp.zeros_like(counts[..., :1])
     others = jnp.concatenate([none, before[..., :-1]], -1)
     return ComparedCounts(counts, others + jnp.concatenate([after[..., 1:], none], -1), n)
+
+
+with_others = in_float64(with_others_of)
 
 
 def _host_counts(name: str, samples: np.ndarray, k: int) -> np.ndarray:
