@@ -72,6 +72,8 @@ CALLS = [
     partial(xentjax.conditional_entropy, JOINT),
     partial(xentjax.check_pmf, PMF, atol=1e-3),
     partial(xentjax.counts, LABELS, 2, weights=jnp.ones(3), where=WHERE),
+    partial(xentjax.crosstab, LABELS, LABELS, num_classes=(2, 3)),
+    partial(xentjax.encode, ["b", "a"]),
     partial(xentjax.stream_counts, [np.array([0, 1])], 2),
     partial(xentjax.empirical_pmf, COUNTS),
     partial(xentjax.log_likelihood, PMF, COUNTS, base=2),

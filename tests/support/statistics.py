@@ -62,6 +62,10 @@ def _weighted(samples: jax.Array, weights: jax.Array) -> jax.Array:
     return xentjax.counts(samples, K, weights=weights)
 
 
+def _two_way(a: jax.Array, b: jax.Array) -> jax.Array:
+    return xentjax.crosstab(a, b, num_classes=(K, 2)).astype(jnp.float32)
+
+
 def _regression(x: jax.Array, labels: jax.Array) -> list[jax.Array]:
     fit = xentjax.fit_softmax_regression(x, labels, 2, l2=0.5)
     return [fit.kernel, fit.bias, fit.log_likelihood]
@@ -97,6 +101,7 @@ STATISTICS = (
     Call("counts", _number, {"samples": _labels}, ("samples",)),
     Call("weighted counts", _weighted, WEIGHTED, ("samples", "weights")),
     Call("weighted counts", _weighted, WEIGHTED, ("samples",)),
+    Call("table", _two_way, {"a": _labels, "b": _two_labels}, ("a",)),
     Call("fit", _fit, COUNTS, ("counts",)),
     Call("fit with a prior", partial(_fit, prior=np.full(K, 2.0)), COUNTS, ("counts",)),
     Call("fit by steps", partial(_fit, solver="newton", max_steps=20), COUNTS, ("counts",)),

@@ -42,3 +42,4 @@ from xentjax.categorical.tests_of_fit import (
     chi_squared_test as chi_squared_test,
     g_test as g_test,
 )
+from xentjax.categorical.two_way import crosstab as crosstab, encode as encode

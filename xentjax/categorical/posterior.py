@@ -280,7 +280,7 @@ def _(_primals, _tangents):
 @in_float64
 def _highest_density(a: Array, alpha: Array) -> Array:
     own, others, _ = with_others_of(a)
-    return highest_density(own, others, alpha)
+    return on_auto_axes(highest_density, explicit_spec(a)[:-1])(own, others, alpha)
 
 
 @partial(jax.jit, static_argnames="shape")
