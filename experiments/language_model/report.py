@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from rich.console import Console, Group
@@ -159,7 +158,7 @@ def draw_bits_per_byte(config: Config, lines: Sequence[dict[str, Any]], result: 
     left.legend(frameon=False)
     left.set_xlabel("step")
     left.set_ylabel("bits per byte")
-    left.set_xlim(0)
+    left.set_xlim(0, 1.04 * max(config.steps, config.student_steps))
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set_title("at the end")
     right.set_xticks(range(len(names)), [NAMES[name].replace(" ", "\n") for name in names])
@@ -170,8 +169,10 @@ def draw_bits_per_byte(config: Config, lines: Sequence[dict[str, Any]], result: 
 def draw_tuning(config: Config, lines: Sequence[dict[str, Any]]) -> Figure:
     """Plot reward, KL divergence from the teacher and entropy during the tuning."""
     figure, (axes,) = subplots(1, 3, height=3.2)
-    figure.suptitle(f"{_quick(config)}tuning for ordinary words")
     tuned = [line for line in lines if line["stage"] == TUNED]
+    width = max(1, len(tuned) // 10)
+    dark = f"; dark: means of {width} rollouts" if width > 1 else ""
+    figure.suptitle(f"{_quick(config)}tuning for ordinary words{dark}")
     panels: dict[str, tuple[str, str]] = {
         "reward": ("reward", "share of sampled tokens"),
         "kl": ("KL to the teacher", "nats a token"),
@@ -180,23 +181,17 @@ def draw_tuning(config: Config, lines: Sequence[dict[str, Any]]) -> Figure:
     # a line is about the model that has drawn the texts, before it was updated
     updates = np.array([line["step"] for line in tuned]) - config.updates
     for ax, (entry, (title, label)), color in zip(axes, panels.items(), PALETTE, strict=False):
-        _plot(ax, updates, np.array([line[entry] for line in tuned], float), color)
+        values = np.array([line[entry] for line in tuned], float)
+        ax.plot(updates, values, color=color, alpha=0.35 if width > 1 else 1.0)
+        if width > 1:
+            means = np.convolve(values, np.ones(width) / width, mode="valid")
+            ax.plot(updates[width - 1 :], means, color=color)
         ax.set_title(title)
         ax.set_ylabel(label)
         ax.set_xlabel("updates so far")
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     return figure
-
-
-def _plot(ax: Axes, x: np.ndarray, y: np.ndarray, color: str) -> None:
-    """Plot values, faintly if there are many, and then the mean of each and a few before it."""
-    width = len(y) // 10
-    if width < 2:
-        ax.plot(x, y, color=color)
-        return
-    ax.plot(x, y, color=color, alpha=0.35)
-    ax.plot(x[width - 1 :], np.convolve(y, np.ones(width) / width, mode="valid"), color=color)
 
 
 def _texts(config: Config, result: Result, place: int) -> dict[str, tuple[str, str]]:

@@ -18,8 +18,7 @@ from xentjax import linear_log_probs
 from xentjax.heads import log_probs
 from xentjax.heads._statistics import head_statistics
 from xentjax.ops import Requested, layer as layer_operations
-from xentjax.ops.backends.mosaic_gpu import hardware
-from xentjax.ops.backends.mosaic_tpu import operands
+from xentjax.ops.backends import contexts
 
 TILED = 13_200  # rows and classes are prime: no tile divides them
 INF, NAN = np.inf, np.nan
@@ -287,8 +286,8 @@ def test_memory_of_a_language_model():
 @pytest.mark.parametrize(
     ("implementation", "interpreter", "dtype"),
     [
-        ("mosaic_tpu", lambda: operands.interpret(True), jnp.float32),
-        ("mosaic_gpu", lambda: hardware.interpret(kernels.gpu_interpreter()), jnp.bfloat16),
+        ("mosaic_tpu", lambda: contexts.interpret_for_tpu(True), jnp.float32),
+        ("mosaic_gpu", lambda: contexts.interpret_for_gpu(kernels.gpu_interpreter()), jnp.bfloat16),
     ],
 )
 def test_kernels_agree_with_xla(implementation, interpreter, dtype):

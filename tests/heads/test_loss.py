@@ -21,8 +21,7 @@ from tests.support.tolerances import GRADIENT, RANDOM_VALUE, VALUE
 from xentjax import linear_softmax_cross_entropy
 from xentjax.heads import _row_function
 from xentjax.ops import Requested, layer as layer_operations
-from xentjax.ops.backends.mosaic_gpu import hardware
-from xentjax.ops.backends.mosaic_tpu import operands
+from xentjax.ops.backends import contexts
 from xentjax.ops.linear import in_forward
 
 linear_loss: Any = xentjax.linear_loss
@@ -269,9 +268,37 @@ def test_arrays_closed_over_have_gradients():
     assert_close(each, np.full(2, -s.entropy.sum() / keep.sum()), GRADIENT["float32"])
 
 
+def test_arrays_closed_over_inside_shard_map_scan_and_checkpoint():
+    """A coefficient that devices share, while their rows and weights differ."""
+    arrays, weights = plain(), np.linspace(1, 2, N, dtype=np.float32)
+    mesh = Mesh(np.array(jax.devices()[:1]), ("devices",))
+
+    def part(x, labels, weights, coefficient):
+        def loss(stats, weight):
+            return -weight * stats.label_log_prob - coefficient * stats.entropy
+
+        @jax.checkpoint
+        def total(x):
+            layer = {**arrays, "x": x, "labels": labels}
+            how = {"inputs": (weights,), "reduction": "sum", "max_bytes": TILED}
+            return jax.lax.psum(linear_loss(loss, **layer, **how), "devices")
+
+        def step(carry, scale):
+            return carry + total(scale * x), None
+
+        return jax.lax.scan(step, jnp.float32(0), jnp.array([1.0, 0.5]))[0]
+
+    rows = (P("devices"), P("devices"), P("devices"), P())
+    mapped = jax.shard_map(part, mesh=mesh, in_specs=rows, out_specs=P())
+    gradient = jax.jit(jax.grad(mapped, 3))(arrays["x"], arrays["labels"], weights, 0.5)
+    entropies = [exact({**arrays, "x": scale * arrays["x"]}, {}).entropy for scale in (1, 0.5)]
+    assert_close(gradient, -np.sum(entropies), GRADIENT["float32"])
+
+
 def test_a_function_may_change_between_calls():
     """Numbers that a function reads from outside are those of the call, not of the first one."""
-    arrays, weight = plain(), [1.0]
+    arrays = plain()
+    weight: list[Any] = [1.0]
 
     def loss(stats):
         return -weight[0] * stats.label_log_prob
@@ -279,8 +306,9 @@ def test_a_function_may_change_between_calls():
     first = linear_loss(loss, **arrays)
     weight[0] = 2.0
     assert_close(linear_loss(loss, **arrays), 2 * first, VALUE["float32"])
-    weight[0] = jnp.float32(3)
-    assert_close(linear_loss(loss, **arrays), 3 * first, VALUE["float32"])
+    for three in (jnp.float32(3), np.full(1, 3, np.float32)):
+        weight[0] = three
+        assert_close(linear_loss(loss, **arrays), 3 * first, VALUE["float32"])
 
 
 def test_eager_calls_of_one_function_compile_once():
@@ -480,8 +508,8 @@ def test_memory_of_a_language_model():
 @pytest.mark.parametrize(
     ("implementation", "interpreter", "dtype"),
     [
-        ("mosaic_tpu", lambda: operands.interpret(True), jnp.float32),
-        ("mosaic_gpu", lambda: hardware.interpret(kernels.gpu_interpreter()), jnp.bfloat16),
+        ("mosaic_tpu", lambda: contexts.interpret_for_tpu(True), jnp.float32),
+        ("mosaic_gpu", lambda: contexts.interpret_for_gpu(kernels.gpu_interpreter()), jnp.bfloat16),
     ],
 )
 def test_kernels_agree_with_xla(implementation, interpreter, dtype):

@@ -310,7 +310,7 @@ X, KERNEL = jnp.zeros((2, 3)), jnp.zeros((3, 4))
         (ValueError, "num_samples: expected an integer >= 1 or None, got 0",
          lambda: linear_sample(KEY, X, KERNEL, num_samples=0)),
         (TypeError, "num_samples: expected an integer, got 2.0",
-         lambda: linear_sample(KEY, X, KERNEL, num_samples=2.0)),
+         lambda: linear_sample(KEY, X, KERNEL, num_samples=2.0)),  # pyright: ignore[reportArgumentType]
         (ValueError, "temperature: expected a finite number > 0, got 0.0",
          lambda: linear_sample(KEY, X, KERNEL, temperature=0.0)),
         (NotImplementedError, "implementation: expected None, 'xla' or 'reference' "

@@ -83,7 +83,7 @@ def test_indices_are_those_of_a_sort_with_ties():
 
 @pytest.mark.parametrize("max_bytes", [None, TILED, 6000])
 def test_classes_of_logit_minus_infinity_come_before_masked_ones(max_bytes):
-    """As many classes as there are, of which each row masks some and some are -inf."""
+    """All classes are asked for, of which each row masks some and some are -inf."""
     arrays = few_digits()
     rng = np.random.default_rng(3)
     arrays["bias"][rng.random(K) < 0.4] = -INF
@@ -264,7 +264,8 @@ X, KERNEL = jnp.zeros((2, 3)), jnp.zeros((3, 4))
          lambda: linear_top_k(X, KERNEL, 5)),
         (ValueError, "k: expected an integer 1..4, the number of classes, got 0",
          lambda: linear_top_k(X, KERNEL, 0)),
-        (TypeError, "k: expected an integer, got 2.0", lambda: linear_top_k(X, KERNEL, 2.0)),
+        (TypeError, "k: expected an integer, got 2.0",
+         lambda: linear_top_k(X, KERNEL, 2.0)),  # pyright: ignore[reportArgumentType]
         (TypeError, "k: expected an integer that is known under jit (a static argument), "
          "got a traced int32[]", lambda: jax.jit(partial(linear_top_k, X, KERNEL))(jnp.int32(2))),
         (ValueError, "temperature: expected a finite number > 0, got 0.0",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import xentjax
+from tests.support.imports import modules
 from xentjax.ops import IMPLEMENTATIONS, backend
 
 OFFERED = {
@@ -57,12 +58,24 @@ def test_a_named_kernel_that_cannot_raises():
         )
 
 
-def test_pallas_is_imported_when_a_kernel_is_asked_for():
+def test_the_first_call_imports_no_pallas_and_the_second_traces_nothing():
     program = (
-        "import sys, jax.numpy as jnp, xentjax\n"
+        "import sys, jax, jax.numpy as jnp, xentjax\n"
+        "assert 'xentjax.ops.backends.contexts' in sys.modules\n"
         "logits, labels = jnp.ones((2, 3)), jnp.array([0, 1])\n"
         "xentjax.softmax_cross_entropy_with_integer_labels(logits, labels)\n"
+        "events = []\n"
+        "listen = jax.monitoring.register_event_duration_secs_listener\n"
+        "listen(lambda event, *_, **__: events.append(event))\n"
+        "xentjax.softmax_cross_entropy_with_integer_labels(logits, labels)\n"
+        "assert not [e for e in events if 'trace' in e], events\n"
         "assert not any('experimental.pallas' in name for name in sys.modules)\n"
         "assert 'xentjax.ops.backends.reference' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_contexts_are_made_with_the_package():
+    """One that is made later, with a kernel's module, would have jax trace every function again."""
+    makers = [name for name, path in modules().items() if "make_user_context" in path.read_text()]
+    assert makers == ["xentjax.ops.backends.contexts"]

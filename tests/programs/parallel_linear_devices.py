@@ -26,14 +26,20 @@ from tests.support.layers import (
     oracle,
     overlap,
 )
+from tests.support.oracles.divergences import divergence
 from tests.support.oracles.heads import head
 from tests.support.problems import EVERYTHING, Problem
 from tests.support.tolerances import GRADIENT, VALUE
 from tests.support.virtual_devices import NUM_DEVICES, collectives, run_checks, sent_once
-from xentjax import linear_log_probs, linear_loss, linear_softmax_cross_entropy
+from xentjax import (
+    linear_js_divergence,
+    linear_kl_divergence,
+    linear_log_probs,
+    linear_loss,
+    linear_softmax_cross_entropy,
+)
 from xentjax.ops import Rows
-from xentjax.ops.backends.mosaic_gpu import hardware
-from xentjax.ops.backends.mosaic_tpu import operands
+from xentjax.ops.backends import contexts
 from xentjax.ops.linear import statistics
 from xentjax.ops.rows import Layer as LinearLayer
 
@@ -211,6 +217,76 @@ def log_probs_and_entropies() -> None:
     assert_close(entropy, expected.entropy, VALUE["float32"])
     true = expected.gradients(label_log_prob=1.0, entropy=1.0)
     assert_layer_close(gradient, (true[n] for n in Layer._fields), GRADIENT["float32"])
+
+
+def two_heads(rows: int) -> dict[str, Any]:
+    """Heads of 2 and 3 features, whose classes the devices can split."""
+    rng = np.random.default_rng(rows)
+    shapes = {"target_x": (rows, 2), "target_kernel": (2, HELD), "target_bias": (HELD,),
+              "x": (rows, 3), "kernel": (3, HELD), "bias": (HELD,)}  # fmt: skip
+    return {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+
+
+SPLIT_HEADS = {"target_x": P(), "target_kernel": P(None, "classes"), "target_bias": P("classes"),
+               "x": P(), "kernel": P(None, "classes"), "bias": P("classes")}  # fmt: skip
+
+
+def parallel_divergence(function: Any, arrays: dict[str, Any], specs: Any, **keywords: Any) -> Any:
+    """A divergence of heads whose classes are split over the devices."""
+    return jax.shard_map(
+        lambda arrays: function(**arrays, axis_name="classes", **keywords),
+        mesh=mesh(classes=NUM_DEVICES),
+        in_specs=(specs,),
+        out_specs=P(),
+    )(arrays)
+
+
+@check
+def divergences_of_two_heads() -> None:
+    """Values and gradients, with masked rows and classes; one device has no class left."""
+    heads = two_heads(ROWS)
+    where = np.random.default_rng(0).random((ROWS, HELD)) < 0.7
+    where[:, :K_LOCAL] = where[5] = False
+    specs = {**SPLIT_HEADS, "where": P(None, "classes")}
+    cotangent = np.linspace(0.5, 2, ROWS).astype(np.float32)
+    functions = {
+        "kl": partial(linear_kl_divergence, max_bytes=TILED),
+        "reverse": partial(linear_kl_divergence, reverse=True),
+        "js": partial(linear_js_divergence, weight=0.3, max_bytes=TILED),
+    }
+    for kind, function in functions.items():
+
+        def losses(heads, function=function):
+            arrays = {**heads, "where": where}
+            return parallel_divergence(function, arrays, specs, temperature=1.5)
+
+        value, pullback = jax.jit(partial(jax.vjp, losses))(heads)
+        (gradient,) = jax.jit(lambda pullback: pullback(cotangent))(pullback)
+        pair = divergence(kind, **heads, where=where, temperature=1.5, weight=0.3)
+        assert_close(value, pair.value, VALUE["float32"])
+        true = pair.gradients(cotangent)
+        for name, got in gradient.items():
+            assert_close(got, true[name], GRADIENT["float32"])
+
+
+@check
+def numbers_a_row_of_two_heads_cross_and_sums_of_the_gradients_of_x() -> None:
+    rows = 512
+    heads = two_heads(rows)
+    for function, limit in ((linear_kl_divergence, 24), (linear_js_divergence, 28)):
+        for max_bytes in (None, 40_000):
+
+            def mean(heads, function=function, max_bytes=max_bytes):
+                keywords = {"reduction": "mean", "max_bytes": max_bytes}
+                return parallel_divergence(function, heads, SPLIT_HEADS, **keywords)
+
+            sent = [
+                sent_once(jax.jit(run).lower(heads).compile().as_text() or "")
+                for run in (mean, jax.value_and_grad(mean))
+            ]
+            assert sent[1] == sorted([*sent[0], (2 * rows, 4), (3 * rows, 4)])
+            moved = sum(n * size for n, size in sent[0])
+            assert 16 * rows <= moved <= limit * rows, moved / rows
 
 
 @check
@@ -412,6 +488,28 @@ def gradients_of_what_devices_share_are_summed_once() -> None:
 
 
 @check
+def gradients_of_shared_heads_are_summed_once() -> None:
+    """Rows split in shard_map, the gradients made with the value: nothing is sent in a loop."""
+    rows = 24 * NUM_DEVICES
+    heads = two_heads(rows)
+    specs = {n: P("data") if n.endswith("x") else P() for n in heads}
+
+    def total(heads):
+        loss = linear_kl_divergence(**heads, reduction="sum", max_bytes=40 * TILED)
+        return jax.lax.psum(loss, "data")
+
+    gradient = jax.shard_map(
+        jax.grad(total), mesh=mesh(data=NUM_DEVICES), in_specs=(specs,), out_specs=specs
+    )
+    run = jax.jit(gradient).lower(heads).compile()
+    sent = [(HELD, 4), (HELD, 4), (2 * HELD, 4), (3 * HELD, 4)]
+    assert sent_once(run.as_text() or "") == sent
+    true = divergence("kl", **heads).gradients(np.ones(rows))
+    for name, got in run(heads).items():
+        assert_close(got, true[name], GRADIENT["float32"])
+
+
+@check
 def labels_split_over_an_axis_that_the_layer_is_not() -> None:
     """The loss varies over a mesh axis that x and kernel do not; with rows to skip, in tiles."""
     layer, labels, _ = arguments(wide(Problem("two raters", shape=(6, 24))))
@@ -440,13 +538,13 @@ def kernels_of_slices() -> None:
     layer, labels, keywords = arguments(Problem("kernels", shape=(9, HELD)))
     half = Layer(*(jnp.asarray(a, jnp.bfloat16) for a in layer))
     expected = oracle(half, labels, **keywords)
-    contexts = {
-        "mosaic_gpu": hardware.interpret(kernels.gpu_interpreter()),
-        "mosaic_tpu": operands.interpret(True),
+    interpreters = {
+        "mosaic_gpu": contexts.interpret_for_gpu(kernels.gpu_interpreter()),
+        "mosaic_tpu": contexts.interpret_for_tpu(True),
     }
     devices = Mesh(np.array(jax.devices()[:2]), ("classes",))
     fixed = {"labels": labels, "devices": devices, **keywords}
-    for name, interpreted in contexts.items():
+    for name, interpreted in interpreters.items():
         run = jax.jit(partial(parallel_loss, implementation=name, **fixed))
         with interpreted:
             assert_close(run(half), expected.losses, VALUE["bfloat16"])

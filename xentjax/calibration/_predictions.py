@@ -7,15 +7,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from xentjax._core.checks import (
-    check_bool,
-    check_floating,
-    check_integer,
-    concrete,
-    native,
-    raise_value_error,
-)
-from xentjax._core.dtypes import compute_dtype, narrow_int64, to_signed
+from xentjax._core.checks import check_bool, check_floating, concrete, raise_value_error
+from xentjax._core.dtypes import compute_dtype
+from xentjax._core.labels import check_row_labels, parse_row_labels
 from xentjax.information.arguments import check_sums
 
 _LOGITS = "; logits go through softmax"
@@ -69,13 +63,7 @@ def _parse(name: str, rows: Array, labels: ArrayLike, where: ArrayLike | None) -
     if rows.ndim != 2 or 0 in rows.shape:
         raise_value_error(name, "shape [N, K] with N >= 1 and K >= 1", f"shape {rows.shape}")
     n, k = rows.shape
-    labels = native("labels", labels)
-    indices = check_integer("labels", narrow_int64(labels, bad=-1))
-    if indices.shape != (n,):
-        raise_value_error(
-            "labels", f"shape {(n,)}, one for each row of {name}", f"shape {indices.shape}"
-        )
-    indices = to_signed(indices)  # one that does not fit names no class either way
+    indices = parse_row_labels(labels, n, name)
     if where is None:
         keep = jnp.ones(n, bool)
     else:
@@ -84,11 +72,8 @@ def _parse(name: str, rows: Array, labels: ArrayLike, where: ArrayLike | None) -
             raise_value_error(
                 "where", f"shape {(n,)}, one for each row of {name}", f"shape {keep.shape}"
             )
-    mask, known = concrete(keep), concrete(indices)
+    mask = concrete(keep)
     if mask is not None and not mask.any():
         raise_value_error("where", "at least one row to keep", "all False")
-    if mask is not None and known is not None:
-        outside = mask & ((known < 0) | (known >= k))
-        if outside.any():
-            raise_value_error("labels", f"integers 0..{k - 1}", np.asarray(labels)[outside][0])
+    check_row_labels(labels, indices, k, mask)
     return Predictions(rows.astype(compute_dtype(rows.dtype)), indices, keep)

@@ -15,12 +15,12 @@ from xentjax._core.checks import (
     check_bool,
     check_floating,
     check_index,
-    check_integer,
     concrete,
     native,
     raise_value_error,
 )
-from xentjax._core.dtypes import compute_dtype, in_float64, narrow_int64, to_signed
+from xentjax._core.dtypes import compute_dtype, in_float64, to_signed
+from xentjax._core.labels import parse_indices
 from xentjax._core.sums import accurate_segment_sum, add
 from xentjax._core.varying import on_auto_axes
 from xentjax.categorical._arguments import check_amounts, parse_counts
@@ -91,7 +91,7 @@ def counts(
     plain = weights is None and where is None and axis_name is None
     if isinstance(samples, np.ndarray) and plain:
         return jnp.asarray(_host_counts("samples", samples, k), jnp.int32)
-    labels = check_integer("samples", narrow_int64(samples, bad=-1))
+    labels = parse_indices("samples", samples)
     if axis_name is not None:
         axis_name = parse_axis_name(axis_name)
         check_split(axis_name, samples=labels)

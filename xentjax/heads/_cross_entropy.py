@@ -19,7 +19,7 @@ from xentjax.losses._split import SplitClasses
 from xentjax.losses.cross_entropy import Loss, LossAndStats, cross_entropy
 from xentjax.ops import Requested, Rows, RowStatistics, backend
 from xentjax.ops.linear.in_forward import fitting_row_blocks, sum_of_losses
-from xentjax.ops.linear.reverse_mode import reverse_mode_statistics
+from xentjax.ops.linear.kernel_gradients import statistics_with_kernel_gradients
 
 Terms = tuple[Any, Any]
 """Label smoothing and weight of the z-loss."""
@@ -86,7 +86,7 @@ def _sum_with_gradients(
     if by_kernel:
 
         def statistics(requested: Requested) -> RowStatistics:
-            stats = reverse_mode_statistics(linear, requested, implementation, max_bytes)
+            stats = statistics_with_kernel_gradients(linear, requested, implementation, max_bytes)
             return restore_rows(in_place(stats), rows.logits.shape[:-1])
 
         return _pair(cross_entropy_from(statistics, rows, _with_terms(keywords, terms, "sum")))

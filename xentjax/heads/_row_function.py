@@ -1,7 +1,7 @@
 """A caller's loss of a row, traced once to see what it uses, and applied to many rows."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -28,8 +28,9 @@ class RowFunction:
     """The loss and auxiliary results of rows, from arrays closed over, statistics and inputs."""
     requested: Requested
     """The statistics that it uses."""
-    loss: Any
-    """The caller's own function, None if it closes over arrays, which a cache must not keep."""
+    loss: Callable[..., Any] | None
+    """The caller's function, None if it closes over arrays, which a cache must not keep."""
+    has_aux: bool
     program: str
     """What the function does, in words of jax: it may change with the caller's Python variables."""
 
@@ -40,6 +41,10 @@ class RowFunction:
 
     def __hash__(self) -> int:
         return hash(self.program)
+
+    def traced_anew(self) -> "RowFunction":
+        """Return the function for a `shard_map` in which other mesh axes vary."""
+        return replace(self, function=partial(_call, self.loss, self.has_aux))
 
     def __call__(
         self,
@@ -105,19 +110,16 @@ def row_function(
     stats = SoftmaxStats(one, one, one, jnp.zeros(1, jnp.int32))
     row = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), inputs)
 
-    def pair(stats: SoftmaxStats, *inputs: Any) -> tuple[Any, Any]:
-        return _checked(loss(stats, *inputs), has_aux)
-
-    traced, shape = jax.make_jaxpr(pair, return_shape=True)(*pvary((stats, *row), axes))
-    jaxpr, closed_over = traced.jaxpr, list(traced.consts)
+    call = partial(_call, loss, has_aux, ())
+    traced, shape = jax.make_jaxpr(call, return_shape=True)(*pvary((stats, *row), axes))
+    jaxpr = traced.jaxpr
+    closed_over = [x if isinstance(x, Array) else jnp.asarray(x) for x in traced.consts]
     _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     normalizer, _, entropy, predicted, *_ = used
     requested = Requested(mean=entropy, predicted=predicted, normalizer=normalizer)
-    if closed_over:
-        function, loss = partial(_run, jaxpr, jax.tree.structure(shape)), None
-    else:
-        function = partial(_call, pair)
-    return RowFunction(function, requested, loss, str(jaxpr)), closed_over
+    run = partial(_run, jaxpr, jax.tree.structure(shape))
+    own = None if closed_over else loss
+    return RowFunction(run, requested, own, has_aux, str(jaxpr)), closed_over
 
 
 def _run(jaxpr: Any, structure: Any, closed_over: Sequence[Array], *arguments: Any) -> Any:
@@ -126,9 +128,9 @@ def _run(jaxpr: Any, structure: Any, closed_over: Sequence[Array], *arguments: A
     return jax.tree.unflatten(structure, run(*jax.tree.leaves(arguments)))
 
 
-def _call(function: Callable[..., Any], _: Sequence[Array], *arguments: Any) -> Any:
-    """Call the caller's function itself, which can be traced anywhere."""
-    return function(*arguments)
+def _call(loss: Any, has_aux: bool, _: Sequence[Array], *arguments: Any) -> tuple[Any, Any]:
+    """Call the caller's function itself."""
+    return _checked(loss(*arguments), has_aux)
 
 
 def _checked(result: Any, has_aux: bool) -> tuple[Float[Array, " 1"], Any]:

@@ -1,7 +1,7 @@
 """Divergences of the softmaxes of two linear heads, wherever their arrays lie."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,6 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from xentjax._core.axis_name import AxisName
 from xentjax._core.multiply_no_nan import multiply_no_nan
 from xentjax._core.varying import pvary_all
 from xentjax.heads._arguments import join_rows, restore_rows
@@ -30,18 +29,19 @@ from xentjax.ops.linear.two_heads import (
     Heads,
     Settings,
     Totals,
+    fitting_row_blocks,
     row_divergences,
     statistics_of_logits,
 )
-from xentjax.ops.linear.two_heads_sum import gradients_fit, sum_of_divergences
+from xentjax.ops.linear.two_heads_sum import sum_of_divergences
 
 
-def _kl_totals(log_p: Array, log_q: Array, weight: None) -> Totals:
+def _kl_totals(log_p: Array, log_q: Array, weight: Any) -> Totals:
     del weight
     return (divergence(log_p, log_q),)
 
 
-def _kl_slopes(log_p: Array, log_q: Array, totals: Totals, weight: None) -> tuple[Array, Array]:
+def _kl_slopes(log_p: Array, log_q: Array, totals: Totals, weight: Any) -> tuple[Array, Array]:
     """p (log(p / q) - KL) and q - p."""
     del weight
     relative = log_ratio(log_p, log_q) - totals[0][:, None]
@@ -52,7 +52,7 @@ KL = Divergence(
     totals=_kl_totals,
     value=lambda totals, weight: totals[0],
     slopes=_kl_slopes,
-    weight_slope=lambda totals: jnp.zeros_like(totals[0]),
+    arrays=5,
 )
 """KL(p || q)."""
 
@@ -85,36 +85,24 @@ JS = Divergence(
     totals=_js_totals,
     value=_js_value,
     slopes=_js_slopes,
-    weight_slope=lambda totals: totals[0] - totals[1],
+    arrays=7,
 )
 """w KL(p || m) + (1 - w) KL(q || m)."""
 
 
-class Options(NamedTuple):
-    """What is known before anything is traced."""
-
-    divergence: Divergence
-    axis_name: AxisName | None
-    reduction: str
-    max_bytes: int | None
-    implementation: str | None
-
-
-def divergence_of_heads(heads: Heads, options: Options) -> Float[Array, "..."]:
+def divergence_of_heads(heads: Heads, settings: Settings, reduction: str) -> Float[Array, "..."]:
     """The divergence of each row, or their sum or mean, from heads whose rows have many axes."""
-    if options.axis_name is not None:
-        return _of_heads(heads, options)
-    return _jitted(heads, options)
+    if settings.axis_name is not None:
+        return _of_heads(heads, settings, reduction)
+    return _jitted(heads, settings, reduction)
 
 
-def _of_heads(heads: Heads, options: Options) -> Float[Array, "..."]:
-    axis_name, reduction = options.axis_name, options.reduction
-    settings = Settings(options.divergence, options.implementation, axis_name, options.max_bytes)
+def _of_heads(heads: Heads, settings: Settings, reduction: str) -> Float[Array, "..."]:
     (p, q, weight), kept = heads, heads.q.mask.rows
-    placement = None if axis_name is not None else placement_of(p, q)
+    placement = None if settings.axis_name is not None else placement_of(p, q)
     if placement is not None:
         settings = settings._replace(axis_name=placement.classes)
-    whole = settings.axis_name is None and not backend(options.implementation).stores_logits
+    whole = settings.axis_name is None and not backend(settings.implementation).stores_logits
 
     if reduction == "none" or not whole:
 
@@ -140,7 +128,7 @@ def _of_heads(heads: Heads, options: Options) -> Float[Array, "..."]:
     return reduce_total(total, reduction, q.logits.shape[:-1], None, kept)
 
 
-_jitted = partial(jax.jit, static_argnums=1)(_of_heads)
+_jitted = partial(jax.jit, static_argnums=(1, 2))(_of_heads)
 
 
 def _losses(heads: Heads, settings: Settings) -> Float[Array, "..."]:
@@ -162,7 +150,7 @@ def _total(heads: Heads, settings: Settings) -> Float[Array, ""]:
     joined = Heads(join_rows(heads.p), join_rows(heads.q), heads.weight)
     (p, q), _ = _packed(joined)
     packed = pvary_all(Heads(p, q, heads.weight))
-    if gradients_fit(packed, settings):
+    if fitting_row_blocks(packed, settings) is not None:
         return sum_of_divergences(packed, settings)
     return jnp.sum(mask_rows(row_divergences(packed, settings), packed.q))
 

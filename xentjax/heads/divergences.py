@@ -8,9 +8,10 @@ from jaxtyping import Array, Float
 from xentjax._core.axis_name import AxisName, check_whole
 from xentjax._core.checks import check_flag
 from xentjax.heads._arguments import check_max_bytes, layer_rows, target_rows, with_scalars
-from xentjax.heads._two_heads import JS, KL, Divergence, Heads, Options, divergence_of_heads
+from xentjax.heads._two_heads import JS, KL, divergence_of_heads
 from xentjax.losses._keywords import Scalar, check_names, scalar_keywords
 from xentjax.ops import backend
+from xentjax.ops.linear.two_heads import Divergence, Heads, Settings
 
 _WEIGHT = Scalar("weight", "a number in [0, 1]", lambda w: 0 <= w <= 1, None)
 
@@ -91,13 +92,13 @@ def linear_kl_divergence(
     arXiv:1503.02531.
     """
     check_flag("reverse", reverse)
-    heads, options = _parse(
+    heads, settings = _parse(
         KL, None, target_x, target_kernel, x, kernel, target_bias, bias, where, logit_soft_cap,
         temperature, reduction, axis_name, max_bytes, implementation,
     )  # fmt: skip
     if reverse:
         heads = Heads(heads.q, heads.p)
-    return divergence_of_heads(heads, options)
+    return divergence_of_heads(heads, settings, reduction)
 
 
 def linear_js_divergence(
@@ -162,11 +163,11 @@ def linear_js_divergence(
     Information Theory 37 (1991); for distillation, Agarwal et al., On-Policy Distillation of
     Language Models (2024), arXiv:2306.13649.
     """
-    heads, options = _parse(
+    heads, settings = _parse(
         JS, weight, target_x, target_kernel, x, kernel, target_bias, bias, where, logit_soft_cap,
         temperature, reduction, axis_name, max_bytes, implementation,
     )  # fmt: skip
-    return divergence_of_heads(heads, options)
+    return divergence_of_heads(heads, settings, reduction)
 
 
 def _parse(
@@ -185,7 +186,7 @@ def _parse(
     axis_name: AxisName | None,
     max_bytes: SupportsIndex | None,
     implementation: str | None,
-) -> tuple[Heads, Options]:
+) -> tuple[Heads, Settings]:
     """Check the arguments once."""
     check_names(reduction, implementation)
     if backend(implementation).linear_statistics is not None:
@@ -202,5 +203,5 @@ def _parse(
     if split is not None:
         axis_name = split.axis_name
         check_whole(axis_name, weight=parsed)
-    options = Options(divergence, axis_name, reduction, max_bytes, implementation)
-    return Heads(target, rows, parsed), options
+    settings = Settings(divergence, implementation, axis_name, max_bytes)
+    return Heads(target, rows, parsed), settings

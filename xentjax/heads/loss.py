@@ -37,7 +37,7 @@ from xentjax.losses._keywords import check_implementation
 from xentjax.losses._split import SplitClasses
 from xentjax.ops import Rows, backend, row_statistics
 from xentjax.ops.linear.in_forward import fitting_row_blocks, sum_of_losses
-from xentjax.ops.linear.reverse_mode import reverse_mode_statistics
+from xentjax.ops.linear.kernel_gradients import statistics_with_kernel_gradients
 
 Loss = Float[Array, ""]
 LossFunction = Callable[..., Any]
@@ -132,7 +132,8 @@ def linear_loss(
 
     Tiles are computed a second time for gradients (8 N D K, or 10 N D K by the kernels of
     "mosaic_tpu") where `max_bytes` is less than 64 rows of logits, where the classes are split, by
-    `axis_name` or Explicit mesh axes, and with "reference" (which stores them).
+    `axis_name` or Explicit mesh axes, with "reference" (which stores them), and where devices share
+    an array that the function closes over, but not the rows, inside `jax.shard_map`.
 
     Returns:
         The loss, float32 (float64 if x or kernel is), 0 if no row is kept; with `has_aux` the pair
@@ -234,15 +235,15 @@ def _loss(
     if placement is None:
         total, aux = _sum_of_part(rows, closed_over, inputs, split, function, how)
     else:
-        if closed_over:
+        if function.loss is None:
             raise NotImplementedError(
                 "loss: expected a function that closes over no array where Explicit mesh axes "
                 f"split the head, got {len(closed_over)} (pass them as inputs, an entry a row)"
             )
 
         def sum_of_part(rows: Rows, *inputs: Any) -> tuple[Loss, Any]:
-            own = placement.own_classes(rows)
-            total, aux = _sum_of_part(rows, [], list(inputs), own, function, how)
+            own, anew = placement.own_classes(rows), function.traced_anew()
+            total, aux = _sum_of_part(rows, [], list(inputs), own, anew, how)
             axes = tuple(jax.tree.leaves(placement.rows))
             return lax.psum(total, axes) if axes else total, aux
 
@@ -268,8 +269,8 @@ def _sum_of_part(
     row_shape, linear = rows.logits.shape[:-1], join_rows(rows)
     offers, inputs = backend(implementation), _join(inputs, row_shape)
     by_kernel = split is None and offers.layer_gradients is not None
-    stores = split is not None or offers.stores_logits
-    if not by_kernel and (stores or fitting_row_blocks(linear, max_bytes) is None):
+    apart = split is not None or offers.stores_logits or _devices_share(closed_over, rows, inputs)
+    if not by_kernel and (apart or fitting_row_blocks(linear, max_bytes) is None):
         stats = part_statistics(linear, split, requested, implementation, max_bytes)
         public = softmax_stats(stats, linear)
         public, mask, inputs = pvary_all((public, linear.mask.rows, inputs))
@@ -279,7 +280,7 @@ def _sum_of_part(
     linear, inputs = pvary_all((linear, inputs))
     linear, inputs, in_place = pack_kept_rows_with(linear, inputs)
     if by_kernel:
-        stats = reverse_mode_statistics(linear, requested, implementation, max_bytes)
+        stats = statistics_with_kernel_gradients(linear, requested, implementation, max_bytes)
         public = softmax_stats(stats, linear)
         losses, aux = function(closed_over, public, linear.mask.rows, inputs)
         return jnp.sum(losses), restore_rows(in_place(aux), row_shape)
@@ -291,6 +292,15 @@ def _sum_of_part(
     result: Any = sum_of_losses(linear, closed_over, inputs, losses_of, max_bytes)
     total, aux = result
     return total, restore_rows(in_place(aux), row_shape)
+
+
+def _devices_share(closed_over: list[Array], *by_device: Any) -> bool:
+    """Whether arrays are the same on devices, inside `shard_map`, that have rows of their own.
+
+    Their gradient is a sum over devices, which weights of the devices' losses have to precede.
+    """
+    axes = frozenset().union(*map(varying_axes, jax.tree.leaves(by_device)))
+    return any(axes - varying_axes(x) for x in closed_over)
 
 
 _NO_FORWARD_MODE = (

@@ -54,9 +54,9 @@ def linear_sample(
         c = argmax_k (a_k + g_k),    log_prob = a_c - log sum_k exp(a_k),    g_k = -log(-log u_k)
 
     with u uniform in (0, 1). The draw is exact: c has probability exp(log_prob). Only a tile of the
-    logits is in memory at a time and each is made once, for all of `num_samples`; the
-    log-probabilities come from the same pass. They are differentiable in every mode and order,
-    as those of `linear_log_probs` are; the indices have no derivative.
+    logits is in memory at a time and each is made once, for all of `num_samples` (under `vmap` over
+    keys, once for each key). The log-probabilities come from the same pass and are differentiable
+    in every mode and order, as those of `linear_log_probs` are; the indices have no derivative.
 
     The noise g is a function of the key, the number of the sample, the number of the row (the flat
     index over the leading axes of x) and the class. So a key gives the same draw whatever
@@ -131,7 +131,7 @@ def linear_sample(
 def _check_key(key: PRNGKeyArray) -> PRNGKeyArray:
     """Return the argument as one key of the new kind."""
     key = check_array("key", key)
-    if not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         if key.dtype != jnp.uint32 or key.ndim == 0:
             raise TypeError(f"key: expected a random key, got {key.dtype} of shape {key.shape}")
         key = jax.random.wrap_key_data(key)

@@ -69,9 +69,9 @@ def linear_top_k_kl_divergence(
     the logits is in memory at a time; every derivative mode and order is there, in `target` too.
 
     p_rest is known to the rounding of the stored log-probabilities. Where the other classes cannot
-    occur (k = K, or all their logits are -inf), so much of it costs nothing. With `reverse`, a
-    target that leaves nothing to the rest is +inf wherever the head does. The derivative in
-    `target` through p_rest = 0 is left out.
+    occur (k = K, or all their logits are -inf), so much of it costs nothing. With `reverse` the
+    loss is +inf where the head leaves something to the rest and the target leaves nothing. The
+    derivative in `target` through p_rest = 0 is left out.
 
     This is the divergence itself, without a factor T^2.
 
@@ -116,9 +116,9 @@ def linear_top_k_kl_divergence(
         >>> print(linear_top_k_kl_divergence(target, x, kernel))  # of (1/2, 1/4, the rest 1/4)
         [0.1732...]
 
-    Source: top-k divergences with an outcome for the rest: Sason and Verdu, f-Divergence
-    Inequalities, IEEE Transactions on Information Theory 62 (2016), for the data-processing
-    inequality that bounds them; Hinton, Vinyals and Dean (2015), arXiv:1503.02531.
+    Source: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network (2015),
+    arXiv:1503.02531; the bound is the log-sum inequality, Cover and Thomas, Elements of Information
+    Theory (2006), section 2.7.
     """
     rows, split = layer_rows(x, kernel, bias, where, axis_name, None)
     rows = with_scalars(rows, split, logit_soft_cap, temperature)

@@ -58,8 +58,7 @@ def brier_score(
             it masks rows. A masked row, or one with no class left, has score 0 and leaves the mean.
         ignore_index: a label whose rows have score 0 and leave the mean; None for no such label.
         reduction: "none", "sum", or "mean" over the rows kept (0 if there is none).
-        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA on
-            every platform so far.
+        implementation: the back-end's name (README has them); None is XLA on every platform so far.
 
     Returns:
         The score, float32 (float64 for float64 logits): one a row, or a scalar.

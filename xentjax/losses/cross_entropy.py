@@ -98,8 +98,7 @@ def softmax_cross_entropy(
             K classes.
         num_classes: K, if the last slices are padded to K_local: from K on, columns are no classes
             and may hold anything. None is K_local times the size of the axis.
-        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA on
-            every platform so far.
+        implementation: the back-end's name (README has them); None is XLA on every platform so far.
 
     Returns:
         The loss, float32 (float64 for float64 logits): one a row, or a scalar. With
@@ -220,8 +219,7 @@ def softmax_cross_entropy_with_integer_labels(
             K classes.
         num_classes: K, if the last slices are padded to K_local: from K on, columns are no classes
             and may hold anything. None is K_local times the size of the axis.
-        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA on
-            every platform so far.
+        implementation: the back-end's name (README has them); None is XLA on every platform so far.
 
     Returns:
         The loss, float32 (float64 for float64 logits): one a row, or a scalar. With
@@ -288,7 +286,7 @@ def cross_entropy(
 ) -> Loss | LossAndStats:
     """Compute both losses, of checked arguments."""
     if split is None:
-        return _of_whole_rows(rows, keywords)
+        return _whole_rows_loss(rows, keywords)
     statistics = partial(
         merged_statistics,
         own_shard(rows, split),
@@ -299,6 +297,6 @@ def cross_entropy(
 
 
 @jax.jit
-def _of_whole_rows(rows: Rows, keywords: Keywords) -> Loss | LossAndStats:
+def _whole_rows_loss(rows: Rows, keywords: Keywords) -> Loss | LossAndStats:
     statistics = partial(row_statistics, rows, implementation=keywords.implementation)
     return cross_entropy_from(statistics, rows, keywords)

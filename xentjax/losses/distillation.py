@@ -62,8 +62,7 @@ def kl_divergence_with_logits(
             both pmfs), with the rows' it masks rows. A masked row, or one with no class left, has
             loss 0 and leaves the mean.
         reduction: "none", "sum", or "mean" over the rows kept (0 if there is none).
-        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA on
-            every platform so far.
+        implementation: the back-end's name (README has them); None is XLA on every platform so far.
 
     Returns:
         The divergence, float32 (float64 if either argument is): one a row, or a scalar.

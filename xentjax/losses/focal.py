@@ -51,8 +51,7 @@ def softmax_focal_loss(
         class_weights: w (the alpha of the paper), shape [K]; 1 if None.
         reduction: "none", "sum", or "mean": the sum divided by the kept rows' sum of w_y (0 if
             that is 0).
-        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA on
-            every platform so far.
+        implementation: the back-end's name (README has them); None is XLA on every platform so far.
 
     Returns:
         The loss, float32 (float64 for float64 logits): one a row, or a scalar.

@@ -55,8 +55,7 @@ def poly_loss_cross_entropy(
         where: bool, masks classes or whole rows, as in `softmax_cross_entropy`.
         class_weights: w, shape [K]; 1 if None.
         reduction: "none", "sum", or "mean" over the rows kept (0 if there is none).
-        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA on
-            every platform so far.
+        implementation: the back-end's name (README has them); None is XLA on every platform so far.
 
     Returns:
         The loss, float32 (float64 for float64 logits): one a row, or a scalar.

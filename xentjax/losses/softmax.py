@@ -35,8 +35,7 @@ def logsumexp(
         axis: the axis or axes to sum over; None for all of them.
         where: bool, broadcast to the logits: the elements to sum over.
         keepdims: leave the axes summed over in the result with size 1.
-        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA on
-            every platform so far.
+        implementation: the back-end's name (README has them); None is XLA on every platform so far.
 
     Returns:
         The logits' shape without `axis`, in their dtype; computed in float32 or better. -inf where
@@ -78,8 +77,7 @@ def log_softmax(
         logits: a, real array of any shape. Integers and booleans are taken as floats.
         axis: the class axis, or axes that together hold the classes; None for all of them.
         where: bool, broadcast to the logits: the elements that take part.
-        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA on
-            every platform so far.
+        implementation: the back-end's name (README has them); None is XLA on every platform so far.
 
     Returns:
         The logits' shape and dtype; computed in float32 or better. -inf at masked elements.
@@ -115,8 +113,7 @@ def softmax(
         logits: a, real array of any shape. Integers and booleans are taken as floats.
         axis: the class axis, or axes that together hold the classes; None for all of them.
         where: bool, broadcast to the logits: the elements that take part.
-        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA on
-            every platform so far.
+        implementation: the back-end's name (README has them); None is XLA on every platform so far.
 
     Returns:
         The logits' shape and dtype; computed in float32 or better. 0 at masked elements.
@@ -172,7 +169,7 @@ def _logsumexp(rows: Rows, *, implementation: str | None) -> Float[Array, "..."]
     return result.astype(rows.logits.dtype)
 
 
-def _normalized(rows: Rows, log: bool, implementation: str | None) -> Float[Array, "*rows K"]:
+def normalized(rows: Rows, log: bool, implementation: str | None) -> Float[Array, "*rows K"]:
     """Return log-softmax or softmax of each row; masked classes get probability 0."""
     if rows.logits.shape[-1] == 0:
         return rows.logits
@@ -221,7 +218,7 @@ def _normalized_by_kernel(
 def _normalized_by_kernel_jvp(
     log: bool, implementation: str | None, primals: tuple[Rows], tangents: tuple[Rows]
 ) -> tuple[Array, Array]:
-    _, tangent = jax.jvp(lambda rows: _normalized(rows, log, None), primals, tangents)
+    _, tangent = jax.jvp(lambda rows: normalized(rows, log, None), primals, tangents)
     return _normalized_by_kernel(*primals, log, implementation), tangent
 
 
@@ -243,11 +240,11 @@ def _classes_back(x: Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> Ar
 def _log_softmax(
     rows: Rows, axes: tuple[int, ...], shape: tuple[int, ...], *, implementation: str | None
 ) -> Float[Array, "..."]:
-    return _classes_back(_normalized(rows, True, implementation), axes, shape)
+    return _classes_back(normalized(rows, True, implementation), axes, shape)
 
 
 @partial(jax.jit, static_argnums=(1, 2), static_argnames="implementation")
 def _softmax(
     rows: Rows, axes: tuple[int, ...], shape: tuple[int, ...], *, implementation: str | None
 ) -> Float[Array, "..."]:
-    return _classes_back(_normalized(rows, False, implementation), axes, shape)
+    return _classes_back(normalized(rows, False, implementation), axes, shape)

@@ -1,6 +1,7 @@
-"""The back-ends by name. Each is imported when it is first asked for, and Pallas with it."""
+"""The back-ends by name. All but XLA's are imported when first asked for, and Pallas with them."""
 
 from xentjax._core.checks import raise_value_error
+from xentjax.ops.backends import xla
 from xentjax.ops.backends.interface import Backend
 
 IMPLEMENTATIONS = ("xla", "reference", "mosaic_tpu", "mosaic_gpu")
@@ -14,7 +15,7 @@ def backend(implementation: str | None) -> Backend:
     """
     match implementation:
         case None | "xla":
-            from xentjax.ops.backends.xla import BACKEND
+            return xla.BACKEND
         case "reference":
             from xentjax.ops.backends.reference import BACKEND
         case "mosaic_tpu":

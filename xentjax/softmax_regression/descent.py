@@ -18,7 +18,10 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Integer
 
 from xentjax._core.varying import pvary_all
-from xentjax.losses import softmax, softmax_cross_entropy_with_integer_labels
+from xentjax.losses._keywords import Keywords
+from xentjax.losses.cross_entropy import cross_entropy
+from xentjax.losses.softmax import normalized
+from xentjax.ops import Rows, Target
 
 # Beyond, ten Hessians cost more than the gradients of L-BFGS, and their memory grows as p^2.
 _MAX_COEFFICIENTS = 1000
@@ -191,6 +194,10 @@ def _logits(features: Array, coefficients: Array) -> Array:
     return features[:, :-1] @ coefficients[:-1] + coefficients[-1:]
 
 
+def _softmax(logits: Array) -> Array:
+    return normalized(Rows(logits), log=False, implementation=None)
+
+
 def _gradient(problem: Problem, point: Array) -> Array:
     def of_rows(features: Array, labels: Array) -> Array:
         others, is_label = _other_probabilities(features, labels, problem.start + point)
@@ -206,7 +213,7 @@ def _other_probabilities(
 ) -> tuple[Array, Array]:
     """The probability of each class but the label, whose own is 0 here, and where the label is."""
     is_label = jax.nn.one_hot(labels, coefficients.shape[-1], dtype=features.dtype)
-    return softmax(_logits(features, coefficients)) * (1 - is_label), is_label
+    return _softmax(_logits(features, coefficients)) * (1 - is_label), is_label
 
 
 def _hessian(problem: Problem, point: Array) -> Array:
@@ -216,7 +223,7 @@ def _hessian(problem: Problem, point: Array) -> Array:
 
     def of_rows(features: Array, labels: Array) -> Array:
         del labels
-        p = softmax(_logits(features, problem.start + point))
+        p = _softmax(_logits(features, problem.start + point))
         # 1 - p would cancel where p is near 1, and the matrix would lose its sign.
         variance = (p * (p @ (1 - jnp.eye(k, dtype=p.dtype))))[:, 1:, None] * features[:, None]
         weighted = p[:, 1:, None] * features[:, None]
@@ -260,7 +267,9 @@ def log_likelihood(problem: Problem, point: Array) -> Array:
 
     def of_rows(features: Array, labels: Array) -> Array:
         logits = _logits(features, problem.start + point)
-        return softmax_cross_entropy_with_integer_labels(logits, labels, reduction="sum")
+        loss = cross_entropy(Rows(logits, Target(labels)), Keywords(reduction="sum"))
+        assert not isinstance(loss, tuple)  # which it is with statistics
+        return loss
 
     return -_sum_over_rows(of_rows, problem)
 

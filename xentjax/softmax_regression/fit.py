@@ -12,14 +12,13 @@ from jaxtyping import Array, Bool, Float, Int
 from xentjax._core.checks import (
     check_floating,
     check_index,
-    check_integer,
     check_num_steps,
     check_scalar,
     concrete,
-    native,
     raise_value_error,
 )
-from xentjax._core.dtypes import compute_dtype, narrow_int64
+from xentjax._core.dtypes import compute_dtype
+from xentjax._core.labels import check_row_labels, parse_row_labels
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax._core.varying import on_auto_axes
 from xentjax.categorical.counts import count_indices
@@ -147,12 +146,7 @@ def fit_softmax_regression(
     k = check_index("num_classes", num_classes)
     if k < 1:
         raise_value_error("num_classes", "an integer >= 1", repr(num_classes))
-    labels = native("labels", labels)
-    indices = check_integer("labels", narrow_int64(labels, bad=-1))
-    if indices.shape != x.shape[:1]:
-        raise_value_error(
-            "labels", f"shape {x.shape[:1]}, one for each row of x", f"shape {indices.shape}"
-        )
+    indices = parse_row_labels(labels, len(x), "x")
     check_num_steps("max_steps", max_steps)
     dtype = compute_dtype(x.dtype)
     largest = float(jnp.finfo(dtype).max)
@@ -161,9 +155,7 @@ def fit_softmax_regression(
     known = concrete(x)
     if known is not None and not (finite := np.isfinite(known)).all():
         raise_value_error("x", "finite numbers", known[~finite][0])
-    known = concrete(indices)
-    if known is not None and (outside := (known < 0) | (known >= k)).any():
-        raise_value_error("labels", f"integers 0..{k - 1}", np.asarray(labels)[outside][0])
+    check_row_labels(labels, indices, k)
 
     class_counts = count_indices(indices, None, None, k)
     fit = _fit(

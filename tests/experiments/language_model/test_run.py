@@ -107,6 +107,24 @@ def test_a_run_that_is_stopped_in_any_stage_and_resumed_changes_no_bit(finished,
     assert found | {"compile_seconds": 0} == whole | {"compile_seconds": 0}
 
 
+def test_a_run_that_crashes_goes_on_from_its_last_checkpoint(finished, tmp_path):
+    _, expected, _ = finished
+    folder = new_folder(tmp_path)
+    calls = iter([False] * 4 + [True])  # the last step of the teacher is saved, none of the student
+
+    def crash() -> bool:
+        return next(calls) and 1 // 0 == 0
+
+    with pytest.raises(ZeroDivisionError):
+        run(CONFIG, TEXT, folder, should_stop=crash)
+    with (folder.path / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "student", "step": 1, "loss": 0.5}\n{"stage": "stud')
+    result = run(CONFIG, TEXT, folder, resume=True)
+    save(folder, CONFIG, result, lambda activity: None)
+    for name, model in expected.models.items():
+        jax.tree.map(np.testing.assert_array_equal, result.models[name].params, model.params)
+
+
 def test_a_finished_run_and_another_text_are_not_resumed(finished, tmp_path):
     folder, *_ = finished
     with pytest.raises(checkpoint.CheckpointError, match="a stopped run, got a finished one"):

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 from xentjax._core.dtypes import compute_dtype
 from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
 from xentjax._core.varying import pvary_all
+from xentjax.ops.backends.contexts import one_cpu
 from xentjax.ops.backends.interface import Backend
 from xentjax.ops.blocks import blocks, flat_mask
 from xentjax.ops.layer import slice_rows
@@ -55,19 +56,15 @@ def row_statistics(rows: Rows, requested: Requested) -> RowStatistics:
         """Take the exact form alone: under vmap a cond runs both its branches."""
         del axis_size
         axes = jax.tree.map(lambda batched: 0 if batched else None, in_batched[0])
-        with _one_cpu(splits):
+        with one_cpu(splits):
             stats = jax.vmap(two_passes, (axes,))(rows)
         return stats, jax.tree.map(lambda _: True, stats)
 
     def on_cpu(rows: Rows) -> RowStatistics:
-        with _one_cpu(splits):
+        with one_cpu(splits):
             return one_pass(rows) if serves else two_passes(rows)
 
     return lax.platform_dependent(rows, cpu=on_cpu, default=two_passes)
-
-
-_one_cpu = jax.make_user_context(False)
-"""Whether the program is for one CPU, where it pays to split arrays."""
 
 
 def _cpu_splits(rows: Rows, requested: Requested) -> bool:
@@ -153,7 +150,7 @@ _CACHED = 2**18
 def _two_passes(rows: Rows, requested: Requested) -> RowStatistics:
     """Take the maximum, then every sum of shifted logits; on CPU for a few rows at a time."""
     *row_shape, k = rows.logits.shape
-    if not _one_cpu.value or _is_plain(rows, requested):
+    if not one_cpu.value or _is_plain(rows, requested):
         return _max_then_sums(rows, requested)
     parts = blocks(math.prod(row_shape), _CACHED // k)
     if parts.count == 1:
@@ -181,7 +178,7 @@ def _is_plain(rows: Rows, requested: Requested) -> bool:
 def _max_then_sums(rows: Rows, requested: Requested) -> RowStatistics:
     a = adjusted_logits(rows)
     # In the cache, as an array.
-    keep = _one_cpu.value and bool(jax.tree.leaves((rows.mask, rows.scalars)))
+    keep = one_cpu.value and bool(jax.tree.leaves((rows.mask, rows.scalars)))
     if keep:
         a = lax.optimization_barrier(a)
     shift = _row_max(a)
@@ -251,7 +248,7 @@ def _by_windows(
     x: Float[Array, "*rows K"],
 ) -> Float[Array, "*rows"]:
     """Reduce the last axis, by windows where that is faster."""
-    if not _one_cpu.value or x.shape[-1] < 2 * _WINDOW:
+    if not one_cpu.value or x.shape[-1] < 2 * _WINDOW:
         return reduce(x, -1)
     window = (1,) * (x.ndim - 1) + (_WINDOW,)
     tail = [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % _WINDOW)]

@@ -46,9 +46,9 @@ class Chosen(NamedTuple):
     indices: Int32[Array, "n m"]
     """-1 where there is no class."""
     logits: Float[Array, "n m"]
-    """Those after the soft cap, less the shift; the temperature is yet to divide them."""
+    """Logits after the soft cap, less the shift; the temperature is yet to divide them."""
     shift: Float[Array, " n"]
-    """As of `RowStatistics`, with its zero derivative."""
+    """The shift of `RowStatistics`, with its zero derivative."""
     log_sum: Float[Array, " n"]
     """log s over the classes that the chooser leaves in the sum; -inf if there are none."""
 
@@ -63,7 +63,7 @@ class Chooser(Protocol):
 
     @property
     def arrays(self) -> int:
-        """How many numbers are in memory for each logit of a tile."""
+        """The number of numbers in memory for each logit of a tile."""
         ...
 
     @property
@@ -76,8 +76,11 @@ class Chooser(Protocol):
         """Whether log s may be a sum of no class."""
         ...
 
-    def of_tile(self, shard: ClassShard, by_row: Any) -> Candidates:
-        """Return the candidates among the classes of a tile, which is what `first_class` counts."""
+    def of_tile(self, shard: ClassShard, by_row: Any, best: Candidates | None, /) -> Candidates:
+        """Return the candidates among the classes of a tile, as its `first_class` counts them.
+
+        `best` are those of earlier tiles, if there are any: worse ones may be left out.
+        """
         ...
 
     def merge(self, a: Candidates, b: Candidates) -> Candidates:
@@ -101,6 +104,7 @@ class Chooser(Protocol):
         stats: RowStatistics,
         by_row: Any,
         temperature: Float[Array, ""] | None,
+        /,
     ) -> tuple[Int32[Array, "n m"], Float[Array, "n m"], RowStatistics]:
         """Return the chosen classes, their logits before temperature, and statistics to go by."""
         ...
@@ -202,18 +206,20 @@ def _tile_by_tile(
         block = slice_rows(linear, rows, i)
         first, here = jax.tree.map(lambda x: x if x.shape[0] == 1 else rows.slice(x, i, 0), by_row)
 
-        def of_tile(j: Int32[Array, ""]) -> tuple[Candidates, RowStatistics, Array]:
+        def of_tile(
+            j: Int32[Array, ""], best: Candidates | None = None
+        ) -> tuple[Candidates, RowStatistics, Array]:
             tile = tile_shard(with_logits(slice_classes(block, classes, j)), classes, j)
             own = None if tile.first_own is None else first[0] + tile.first_own
             tile = tile._replace(first_class=first[0] + tile.first_class, first_own=own)
             stats = row_statistics(chooser.rows_of_sum(tile, here), requested, implementation)
-            return chooser.of_tile(tile, here), stats, tile.first_class
+            return chooser.of_tile(tile, here, best), stats, tile.first_class
 
         if classes.count == 1:
             return of_tile(jnp.int32(0))[:2]
 
         def add_tile(total: Candidates, j: Int32[Array, ""]) -> tuple[Any, Any]:
-            candidates, *statistics = of_tile(j)
+            candidates, *statistics = of_tile(j, total)
             return chooser.merge(total, candidates), statistics
 
         like = zeros_of(lambda j: of_tile(j)[0], jnp.int32(0))
@@ -240,7 +246,7 @@ def _blocks(
 def places(
     tile: ClassShard, indices: Int32[Array, "n m"]
 ) -> tuple[Int32[Array, "n m"], Bool[Array, "n m"]]:
-    """Where the classes lie in a tile, 0 for those of other tiles; and whether they are its own."""
+    """Places of the classes in a tile, 0 for those of others; and whether they are its own."""
     place = indices - tile.first_class
     own = (place >= 0) & (place < tile.rows.logits.shape[-1])
     if tile.first_own is not None:

@@ -1,6 +1,7 @@
 """The logits of classes that are given for each row, and the sum over all others, tile by tile."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
@@ -36,7 +37,7 @@ class Given:
         return shard.rows._replace(mask=Mask(mask.rows, classes))
 
     def of_tile(
-        self, shard: ClassShard, by_row: tuple[Int32[Array, "n m"]]
+        self, shard: ClassShard, by_row: tuple[Int32[Array, "n m"]], *_: Any
     ) -> tuple[Float[Array, "n m"]]:
         """Return the logits of the given classes that lie in a tile, 0 for the others."""
         place, own = places(shard, *by_row)

@@ -48,7 +48,7 @@ class LargestWithNoise:
         del by_row
         return shard.rows
 
-    def of_tile(self, shard: ClassShard, by_row: Noise) -> Candidates:
+    def of_tile(self, shard: ClassShard, by_row: Noise, *_: Any) -> Candidates:
         """Return the winners of a tile, for some samples at a time."""
         numbers, keys = by_row
         logits = lax.optimization_barrier(adjusted_logits(shard.rows))
@@ -65,8 +65,8 @@ class LargestWithNoise:
                 noise *= shard.rows.scalars.temperature
             return _winners(logits[None], lax.optimization_barrier(noise), shard.first_class)
 
-        winners = jax.tree.map(parts.join, lax.map(of_samples, parts.indices()))
-        return jax.tree.map(jnp.transpose, winners)
+        winners = lax.map(of_samples, parts.indices())
+        return jax.tree.map(lambda x: parts.join(x).T, winners)
 
     def merge(self, a: Candidates, b: Candidates) -> Candidates:
         """Return the winners of both, of which `a` has the smaller indices."""
@@ -90,7 +90,7 @@ class LargestWithNoise:
         self, candidates: Candidates, stats: RowStatistics, *_: Any
     ) -> tuple[Int32[Array, "n s"], Float[Array, "n s"], RowStatistics]:
         """Return the winners, of rows whose softmax exists."""
-        _, _, index, logit = candidates
+        index, logit = candidates[2:]
         drawn = jnp.isfinite(stats.log_sum)[:, None] & (index != _NONE)
         return jnp.where(drawn, index, -1), logit, stats
 

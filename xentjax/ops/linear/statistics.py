@@ -56,14 +56,17 @@ def linear_row_statistics(
 def _statistics(
     linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
 ) -> RowStatistics:
-    of_whole_rows = partial(
-        _of_whole_rows, requested=requested, implementation=implementation, max_bytes=max_bytes
+    compute = partial(
+        _by_kernel_or_blocks,
+        requested=requested,
+        implementation=implementation,
+        max_bytes=max_bytes,
     )
 
-    return batch_as_rows(lambda linear, _: of_whole_rows(linear))(linear, None)
+    return batch_as_rows(lambda linear, _: compute(linear))(linear, None)
 
 
-def _of_whole_rows(
+def _by_kernel_or_blocks(
     linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
 ) -> RowStatistics:
     """Run the kernel that makes the logits itself, if there is one, or go block by block."""

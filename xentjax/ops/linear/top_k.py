@@ -29,17 +29,19 @@ class LargestK:
         del by_row
         return shard.rows
 
-    def of_tile(self, shard: ClassShard, by_row: Any) -> Candidates:
+    def of_tile(self, shard: ClassShard, by_row: Any, best: Candidates | None) -> Candidates:
         """Return the largest of a tile, which may have fewer than k classes."""
         del by_row
-        logits = adjusted_logits(shard.rows)
-        classes = shard.rows.mask.classes
+        logits, classes = adjusted_logits(shard.rows), shard.rows.mask.classes
+        if classes is not None:
+            logits = jnp.where(classes, _ordered(logits), -jnp.inf)
+        if best is not None:
+            # What is not among the best is soon seen to be worse than k others, not sorted.
+            logits = jnp.where(logits <= best[0][:, -1:], -jnp.inf, logits)
         size = min(self.k, logits.shape[-1])
+        logits, places = lax.top_k(logits, size)
         if classes is None:
-            logits, places = lax.top_k(logits, size)
             logits = _ordered(logits)
-        else:
-            logits, places = lax.top_k(jnp.where(classes, _ordered(logits), -jnp.inf), size)
         indices = jnp.where(logits == -jnp.inf, -1, places + shard.first_class)
         missing = [(0, 0), (0, self.k - size)]
         return (

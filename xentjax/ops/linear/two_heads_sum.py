@@ -17,7 +17,7 @@ from xentjax.ops.blocks import Blocks, blocks
 from xentjax.ops.derivative import moving_inputs, with_moving
 from xentjax.ops.layer import LinearRows, with_logits
 from xentjax.ops.linear.in_forward import add_products, row_block
-from xentjax.ops.linear.statistics import any_of_the_batch, logits_budget
+from xentjax.ops.linear.statistics import any_of_the_batch
 from xentjax.ops.linear.two_heads import (
     Heads,
     HeadStatistics,
@@ -25,25 +25,20 @@ from xentjax.ops.linear.two_heads import (
     fitting_row_blocks,
     row_divergences,
     statistics_of_logits,
+    value_and_weight_tangent,
 )
 from xentjax.ops.rows import Rows, adjusted_logits, shifted
 
-_SHARE = 8
-# Arrays of a block's logits: those of both layers, and what becomes the gradient in them.
-_TILES = 4
 # The fewest classes at a time that keep matrix products what they are.
 _FEWEST_CLASSES = 512
 
 
-def gradients_fit(heads: Heads, settings: Settings) -> bool:
-    """Whether `sum_of_divergences` serves: all classes of some rows fit, and are on this device."""
-    rows = fitting_row_blocks(heads, settings.max_bytes, _SHARE, _TILES)
-    return rows is not None and settings.axis_name is None
-
-
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def sum_of_divergences(heads: Heads, settings: Settings) -> Float[Array, ""]:
-    """The sum over the rows that are kept, differentiable in all modes."""
+    """The sum over the rows that are kept, differentiable in all modes.
+
+    It needs `fitting_row_blocks`.
+    """
     return jnp.sum(_kept(row_divergences(heads, settings), heads.q))
 
 
@@ -65,12 +60,12 @@ def _sum_and_gradients(
     moving: Heads, heads: Heads, settings: Settings
 ) -> tuple[Float[Array, ""], Heads]:
     """The sum and its gradients in what is not None in `moving`, in float32 or 64."""
-    rows = fitting_row_blocks(heads, settings.max_bytes, _SHARE, _TILES)
+    rows = fitting_row_blocks(heads, settings)
     assert rows is not None
-    classes = _class_blocks(heads, rows, settings.max_bytes)
+    classes = _class_blocks(heads, rows)
 
     def add_rows(total: tuple[Array, Heads], i: Int32[Array, ""]) -> tuple[Array, Heads]:
-        here = Heads(*(row_block(head, rows, i) for head in heads[:2]), heads.weight)
+        here = Heads(row_block(heads.p, rows, i), row_block(heads.q, rows, i), heads.weight)
         values = here._replace(p=with_logits(here.p), q=with_logits(here.q))
         moving_here = moving._replace(
             p=_with_moving_logits(moving.p, values.p), q=_with_moving_logits(moving.q, values.q)
@@ -101,11 +96,11 @@ def _(settings: Settings, primals: tuple[Heads, Heads], tangents: tuple[Heads, H
     """Second derivatives are those of the rows' rule, which keeps no gradient."""
 
     def by_rows(moving: Heads, heads: Heads) -> tuple[Float[Array, ""], Heads]:
-        def total(moving: Heads) -> Float[Array, ""]:
+        def kept_sum(moving: Heads) -> Float[Array, ""]:
             losses = row_divergences(with_moving(heads, moving), settings)
             return jnp.sum(_kept(losses, heads.q))
 
-        total, gradients = jax.value_and_grad(total)(moving)
+        total, gradients = jax.value_and_grad(kept_sum)(moving)
         return total, jax.tree.map(lambda g: g.astype(heads.q.logits.dtype), gradients)
 
     moved = jax.jvp(by_rows, primals, tangents)[1]
@@ -146,16 +141,18 @@ def _of_shifted(
 def _(settings: Settings, primals: Any, tangents: Any) -> tuple[Array, Array]:
     z_p, z_q, weight, stats = primals
     dz_p, dz_q, d_weight, _ = moving_inputs(tangents)
-    divergence = settings.divergence
-    log_p, log_q = z_p - stats.p.log_sum[:, None], z_q - stats.q.log_sum[:, None]
-    slopes = divergence.slopes(log_p, log_q, stats.totals, weight)
-    dot = jnp.zeros_like(stats.totals[0])
+    # Behind a barrier XLA computes log-probabilities anew, and keeps no array of what the totals
+    # were computed from.
+    zero = lax.optimization_barrier(jnp.zeros((), z_p.dtype))
+    log_p, log_q = (
+        z - (here.log_sum + zero)[:, None] for z, here in zip((z_p, z_q), stats[:2], strict=True)
+    )
+    slopes = settings.divergence.slopes(log_p, log_q, stats.totals, weight)
+    value, dot = value_and_weight_tangent(stats.totals, weight, d_weight, settings)
     for slope, dz in zip(slopes, (dz_p, dz_q), strict=True):
         if dz is not None:
             dot += jnp.sum(slope * dz, -1)
-    if d_weight is not None:
-        dot += divergence.weight_slope(stats.totals) * d_weight
-    return divergence.value(stats.totals, weight), dot
+    return value, dot
 
 
 def _kept(losses: Float[Array, " n"], rows: Rows) -> Float[Array, " n"]:
@@ -178,8 +175,7 @@ def _add_head(
     return total._replace(scalars=scalars)
 
 
-def _class_blocks(heads: Heads, rows: Blocks, max_bytes: int | None) -> Blocks:
-    """Blocks of classes for the products: a slice of logits and three of the wider kernel."""
-    d = max(head.logits.x.shape[-1] for head in heads[:2])
-    numbers = logits_budget(max_bytes, heads.q.logits, _SHARE) // _TILES
-    return blocks(heads.q.logits.shape[-1], max(numbers // (rows.size + 3 * d), _FEWEST_CLASSES))
+def _class_blocks(heads: Heads, rows: Blocks) -> Blocks:
+    """Blocks of classes for the products: of the logits and thrice the wider kernel, a tile."""
+    d, k = max(head.logits.x.shape[-1] for head in heads[:2]), heads.q.logits.shape[-1]
+    return blocks(k, max(rows.size * k // (rows.size + 3 * d), _FEWEST_CLASSES))

@@ -24,6 +24,7 @@ from tests.support.layers import (
 )
 from tests.support.problems import SCALARS
 from tests.support.tolerances import GRADIENT, VALUE
+from xentjax.ops.backends import contexts
 from xentjax.ops.backends.mosaic_gpu import hardware, linear as linear_kernel
 
 pytestmark = pytest.mark.kernels
@@ -41,7 +42,7 @@ def interpreted(monkeypatch):
     monkeypatch.setattr(linear_kernel, "_SNAKE_WIDTH", 2)
     if jax.__version_info__ < (0, 11):  # the interpreter knows no clusters of blocks
         monkeypatch.setattr(linear_kernel, "_CLUSTER", 1)
-    with hardware.interpret(kernels.gpu_interpreter()):
+    with contexts.interpret_for_gpu(kernels.gpu_interpreter()):
         yield
 
 

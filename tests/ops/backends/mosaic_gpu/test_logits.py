@@ -15,6 +15,7 @@ from tests.support.closeness import assert_close
 from tests.support.oracles import cross_entropy as oracles
 from tests.support.problems import PROBLEMS, SCALARS, Problem
 from tests.support.tolerances import VALUE
+from xentjax.ops.backends import contexts
 from xentjax.ops.backends.mosaic_gpu import hardware, tiling
 
 pytestmark = pytest.mark.kernels
@@ -30,7 +31,7 @@ def interpreted(monkeypatch):
     """Interpret tiles of one box, two blocks a row: small arrays have several, the last ragged."""
     monkeypatch.setattr(tiling, "_NUMBERS", 1024)
     monkeypatch.setattr(tiling, "_BLOCKS", 2)
-    with hardware.interpret(kernels.gpu_interpreter()):
+    with contexts.interpret_for_gpu(kernels.gpu_interpreter()):
         yield
 
 
@@ -241,7 +242,8 @@ def test_plans_cover_the_logits_and_fit_the_hardware(n, k, itemsize):
     assert p.rows % max(8, 128 // p.lanes) == 0  # what the layout and a whole sector take
     assert p.stages <= p.tiles
     assert p.rows * p.columns * itemsize % 128 == 0
-    assert p.smem_bytes(itemsize) <= 227 * 2**10 / 4  # four blocks on a multiprocessor
+    shared_memory = p.stages * p.rows * p.classes * itemsize
+    assert shared_memory <= 227 * 2**10 / 4  # four blocks on a multiprocessor
 
 
 def test_rows_too_long_for_an_index_are_refused():

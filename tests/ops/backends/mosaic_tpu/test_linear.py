@@ -25,7 +25,8 @@ from tests.support.layers import (
 from tests.support.problems import EVERYTHING, WEIGHTS_7
 from tests.support.tolerances import GRADIENT, VALUE
 from xentjax.ops import Rows
-from xentjax.ops.backends.mosaic_tpu import linear_blocks, operands
+from xentjax.ops.backends import contexts
+from xentjax.ops.backends.mosaic_tpu import linear_blocks
 from xentjax.ops.rows import Layer as LinearLayer
 
 pytestmark = pytest.mark.kernels
@@ -40,7 +41,7 @@ def interpreted(monkeypatch):
     """Interpret kernels with tiles of 128, of which small arrays have several, the last ragged."""
     for name in ("_MOST_ROWS", "_MOST_CLASSES", "_MOST_FEATURES"):
         monkeypatch.setattr(linear_blocks, name, 128)
-    with operands.interpret(True):
+    with contexts.interpret_for_tpu(True):
         yield
 
 

@@ -17,7 +17,8 @@ from tests.support.kernels import lowered_for_tpu
 from tests.support.oracles import cross_entropy as oracles
 from tests.support.problems import EVERYTHING, PROBLEMS, WEIGHTS_7, Problem
 from tests.support.tolerances import LOSS_GRADIENT, VALUE
-from xentjax.ops.backends.mosaic_tpu import operands, tiling
+from xentjax.ops.backends import contexts
+from xentjax.ops.backends.mosaic_tpu import tiling
 
 pytestmark = pytest.mark.kernels
 
@@ -33,7 +34,7 @@ def interpreted(monkeypatch):
     """Interpret kernels with tiles of 128 x 128: small arrays have several, the last ragged."""
     monkeypatch.setattr(tiling, "_MOST_ROWS", 128)
     monkeypatch.setattr(tiling, "_MOST_CLASSES", 128)
-    with operands.interpret(True):
+    with contexts.interpret_for_tpu(True):
         yield
 
 
@@ -150,7 +151,7 @@ def test_inside_shard_map(split):
 
     sharded = jax.shard_map(losses, mesh=mesh, in_specs=(spec, P(spec[0])), out_specs=P(spec[0]))
     # This interpreter keeps the memories of a TPU apart and knows the axes of a mesh.
-    with operands.interpret(pltpu.InterpretParams()):
+    with contexts.interpret_for_tpu(pltpu.InterpretParams()):
         value, gradient = jax.jit(jax.value_and_grad(lambda x: jnp.sum(sharded(x, labels))))(logits)
     expected = oracles.cross_entropy(logits, labels, **keywords)
     assert_close(value, expected.losses.sum(), VALUE["float32"])

@@ -12,7 +12,8 @@ import xentjax
 from tests.support.kernels import lowered_for_tpu
 from tests.support.oracles.softmax import normalized
 from tests.support.tolerances import GRADIENT, VALUE
-from xentjax.ops.backends.mosaic_tpu import operands, softmax as kernel
+from xentjax.ops.backends import contexts
+from xentjax.ops.backends.mosaic_tpu import softmax as kernel
 
 pytestmark = pytest.mark.kernels
 
@@ -31,7 +32,7 @@ def name(request):
 @pytest.fixture
 def interpreted(monkeypatch):
     monkeypatch.setattr(kernel, "_MOST_ROWS", 16)
-    with operands.interpret(True):
+    with contexts.interpret_for_tpu(True):
         yield
 
 

@@ -9,21 +9,18 @@ from jax import lax
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Int32
 
+from xentjax.ops.backends.contexts import interpret_for_gpu
 from xentjax.ops.backends.pallas import only_on
 from xentjax.ops.rows import Requested, Rows, Scalars
 
 T = TypeVar("T")
-
-interpret = jax.make_user_context(None)
-"""The argument of that name of `plgpu.kernel`: `with interpret(InterpretGPUParams(...)):` runs
-kernels on any machine. Reads beyond an array have to be "uninitialized" there, not an error."""
 
 _EXPECTED = "implementation: expected a GPU of compute capability 9.0 or more for 'mosaic_gpu'"
 
 
 def for_gpu(x: Array) -> Array:
     """Return x in programs for NVIDIA GPUs, and in the interpreter; other programs are refused."""
-    return x if interpret.value is not None else only_on(x, "cuda", _EXPECTED)
+    return x if interpret_for_gpu.value is not None else only_on(x, "cuda", _EXPECTED)
 
 
 def check_supported(rows: Rows, requested: Requested) -> None:
@@ -46,7 +43,7 @@ def check_supported(rows: Rows, requested: Requested) -> None:
 def generation() -> int:
     """The major compute capability: 9 for Hopper and in the interpreter, 0 if not an NVIDIA GPU."""
     major = _compute_capability().partition(".")[0]
-    if interpret.value is not None:
+    if interpret_for_gpu.value is not None:
         return 9
     return int(major) if major.isdigit() else 0
 
@@ -93,13 +90,13 @@ def read_scalars(refs: tuple[Any, ...], structure: Any) -> tuple[Scalars, tuple[
 
 def with_layout(x: Array, layout: Any) -> Array:
     """A tile, or a number for each of its rows, in the registers where the layout has it."""
-    if interpret.value is not None:
+    if interpret_for_gpu.value is not None:
         return x
     return plgpu.layout_cast(x, layout if x.ndim == 2 else layout.reduce(1))
 
 
 def class_index(shape: tuple[int, int], layout: Any) -> Int32[Array, "n k"]:
     """The column of each number of a tile."""
-    if interpret.value is not None:
+    if interpret_for_gpu.value is not None:
         return lax.broadcasted_iota(jnp.int32, shape, 1)
     return plgpu.broadcasted_iota(jnp.int32, shape, 1, layout=layout)

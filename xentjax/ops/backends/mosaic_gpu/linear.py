@@ -17,6 +17,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Bool, Int32, Shaped
 
 from xentjax._core.multiply_no_nan import nan_unless
+from xentjax.ops.backends.contexts import interpret_for_gpu
 from xentjax.ops.backends.mosaic_gpu.accumulate import (
     Accumulators,
     Tile,
@@ -32,7 +33,6 @@ from xentjax.ops.backends.mosaic_gpu.hardware import (
     flat_scalars,
     for_gpu,
     generation,
-    interpret,
     read_scalars,
     result_types,
     with_layout,
@@ -177,7 +177,7 @@ def _results_by_tile(
         num_threads=_WARPGROUPS + 1,
         thread_name="warpgroup",
         compiler_params=compiler_params(linear.scalars),
-        interpret=interpret.value,
+        interpret=interpret_for_gpu.value,
     )(*inputs)
     return jax.tree.map(lambda x: x[:, :n], jax.tree.unflatten(tree, results))
 
@@ -280,6 +280,6 @@ def _kernel(
 
 def _along(x: Array, axis: int) -> Array:
     """Broadcast a number for each row (axis 0) or class (axis 1) over a tile."""
-    if interpret.value is None:
+    if interpret_for_gpu.value is None:
         x = plgpu.layout_cast(x, _LAYOUT.reduce(1 - axis))
     return lax.broadcast_in_dim(x, (_ROWS, _CLASSES), (axis,))

@@ -21,6 +21,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Int32, Integer
 
 from xentjax._core.multiply_no_nan import nan_unless
+from xentjax.ops.backends.contexts import interpret_for_gpu
 from xentjax.ops.backends.mosaic_gpu.accumulate import (
     Accumulators,
     Tile,
@@ -35,7 +36,6 @@ from xentjax.ops.backends.mosaic_gpu.hardware import (
     compiler_params,
     flat_scalars,
     for_gpu,
-    interpret,
     read_scalars,
     result_types,
     with_layout,
@@ -150,7 +150,7 @@ def _accumulators_by_part(rows: Rows, requested: Requested, p: Plan) -> Accumula
         grid=(p.row_blocks * p.splits * p.phases,),
         grid_names=("block",),
         compiler_params=compiler_params(rows.scalars),
-        interpret=interpret.value,
+        interpret=interpret_for_gpu.value,
     )
     return jax.tree.unflatten(tree, kernel(logits, *scalars))
 

@@ -56,10 +56,6 @@ class Plan(NamedTuple):
         """Classes of a tile."""
         return self.columns * self.copies
 
-    def smem_bytes(self, itemsize: int) -> int:
-        """The shared memory that the tiles of a block take."""
-        return self.stages * self.rows * self.classes * itemsize
-
 
 def plan(shape: tuple[int, int], itemsize: int) -> Plan:
     """The plan for logits of that shape, of numbers of so many bytes."""

@@ -13,6 +13,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool
 
+from xentjax.ops.backends.contexts import interpret_for_tpu
 from xentjax.ops.backends.mosaic_tpu.accumulate import (
     Accumulators,
     accumulate,
@@ -34,7 +35,6 @@ from xentjax.ops.backends.mosaic_tpu.linear_blocks import (
     tile_sizes,
     whole_logits,
 )
-from xentjax.ops.backends.mosaic_tpu.operands import interpret
 from xentjax.ops.layer import LinearRows
 from xentjax.ops.rows import Layer, Requested, Rows, RowStatistics
 
@@ -62,11 +62,11 @@ def _accumulators(
     what is in VMEM; the number of blocks of rows to visit is a scalar in SMEM.
     """
 
-    def of_whole_rows(layer: Layer, rows: Rows) -> Accumulators:
+    def accumulate_all(layer: Layer, rows: Rows) -> Accumulators:
         rows = rows._replace(logits=whole_logits(layer))
         return accumulate(init(rows, requested), rows, 0, whole.classes)
 
-    types = jax.eval_shape(of_whole_rows, layer, rows)
+    types = jax.eval_shape(accumulate_all, layer, rows)
     out = jax.tree.map(lambda t: t.update(shape=(1, whole.rows)), types)
     if whole.rows == 0:
         return jax.tree.map(lambda t: jnp.zeros(t.shape, t.dtype), out)
@@ -94,7 +94,7 @@ def _accumulators(
         out_shape=[out],
         compiler_params=COMPILER_PARAMS,
         cost_estimate=cost(layer, whole, grid, products=1),
-        interpret=interpret.value,
+        interpret=interpret_for_tpu.value,
         name="linear_row_statistics",
     )(row_blocks_to_visit(row_mask, tile, grid), layer, rows)
     return acc

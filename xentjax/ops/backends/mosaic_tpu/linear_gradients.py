@@ -14,6 +14,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float32, Int32
 
 from xentjax._core.multiply_no_nan import nan_unless
+from xentjax.ops.backends.contexts import interpret_for_tpu
 from xentjax.ops.backends.interface import Wrt
 from xentjax.ops.backends.mosaic_tpu.accumulate import adjusted_tile, as_column
 from xentjax.ops.backends.mosaic_tpu.linear_blocks import (
@@ -32,7 +33,6 @@ from xentjax.ops.backends.mosaic_tpu.linear_blocks import (
     whole_logits,
     zero_out_of_bounds,
 )
-from xentjax.ops.backends.mosaic_tpu.operands import interpret
 from xentjax.ops.backends.pallas import divided
 from xentjax.ops.layer import LinearRows, zero_masked_rows
 from xentjax.ops.rows import (
@@ -210,7 +210,7 @@ def _gradient(
         out_shape=[out],
         compiler_params=COMPILER_PARAMS,
         cost_estimate=cost(layer, whole, grid, products=2),
-        interpret=interpret.value,
+        interpret=interpret_for_tpu.value,
         name=f"linear_gradient_{wrt}",
     )(row_blocks_to_visit(row_mask, tile, grid), layer, rows, coefficients)
     return result

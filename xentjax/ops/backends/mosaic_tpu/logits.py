@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from xentjax.ops.backends.contexts import interpret_for_tpu
 from xentjax.ops.backends.mosaic_tpu.accumulate import (
     TEMPORARIES,
     Accumulators,
@@ -22,7 +23,6 @@ from xentjax.ops.backends.mosaic_tpu.accumulate import (
 )
 from xentjax.ops.backends.mosaic_tpu.operands import (
     bytes_read,
-    interpret,
     logits_for_tpu,
     operands,
     tile_specs,
@@ -91,7 +91,7 @@ def _accumulators(rows: Rows, requested: Requested) -> Accumulators:
         cost_estimate=pl.CostEstimate(
             flops=8 * n * k, transcendentals=n * k, bytes_accessed=n * k * read
         ),
-        interpret=interpret.value,
+        interpret=interpret_for_tpu.value,
         name="row_statistics",
     )(rows)
     return acc

@@ -9,13 +9,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
+from xentjax.ops.backends.contexts import interpret_for_tpu
 from xentjax.ops.backends.pallas import check_sizes, only_on
 from xentjax.ops.blocks import flat_mask
 from xentjax.ops.rows import Mask, Rows, Scalars, Target, label_in_range
-
-interpret = jax.make_user_context(False)
-"""The argument of that name of `pallas_call`: `with interpret(True):` runs kernels on any machine.
-"""
 
 
 def logits_for_tpu(logits: Float[Array, "*rows k"]) -> Float[Array, "*rows k"]:
@@ -28,7 +25,7 @@ def logits_for_tpu(logits: Float[Array, "*rows k"]) -> Float[Array, "*rows k"]:
 
 def for_tpu(x: Array) -> Array:
     """Return x in programs for TPUs, and in the interpreter; other programs are refused."""
-    if interpret.value:
+    if interpret_for_tpu.value:
         return x
     return only_on(x, "tpu", "implementation: expected a TPU for 'mosaic_tpu'")
 

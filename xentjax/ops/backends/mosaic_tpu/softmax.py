@@ -11,7 +11,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from xentjax.ops.backends.mosaic_tpu.operands import as_2d_float, interpret, logits_for_tpu
+from xentjax.ops.backends.contexts import interpret_for_tpu
+from xentjax.ops.backends.mosaic_tpu.operands import as_2d_float, logits_for_tpu
 from xentjax.ops.backends.mosaic_tpu.tiling import ASKED_VMEM_BYTES, LANES
 from xentjax.ops.backends.pallas import finite
 
@@ -64,7 +65,7 @@ def _normalized(a: Float[Array, "n k"], log: bool) -> Float[Array, "n k"]:
         cost_estimate=pl.CostEstimate(
             flops=5 * n * k, transcendentals=n * k, bytes_accessed=2 * n * k * a.dtype.itemsize
         ),
-        interpret=interpret.value,
+        interpret=interpret_for_tpu.value,
         name="log_softmax" if log else "softmax",
     )(a)
 

@@ -16,7 +16,7 @@ from xentjax.ops.registry import backend
 from xentjax.ops.rows import Layer, Requested, RowStatistics
 
 
-def reverse_mode_statistics(
+def statistics_with_kernel_gradients(
     linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
 ) -> RowStatistics:
     """`linear_row_statistics` with the gradients of the back-end; no forward mode."""
