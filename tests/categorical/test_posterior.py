@@ -2,6 +2,7 @@
 
 from itertools import product
 from math import comb
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +70,7 @@ def test_equal_tails_agree_with_scipy(dtype, alpha):
 
 def shortest(a, b, alpha):
     """Ends by the share of alpha that is below, of scipy's quantiles."""
-    law = scipy.stats.beta(a, b)
+    law: Any = scipy.stats.beta(a, b)
 
     def interval(logit):
         return law.ppf(alpha * scipy.special.expit(logit)), law.isf(
@@ -167,7 +168,7 @@ def test_credible_intervals_hold_what_they_say():
 
 def test_counts_beyond_float32_are_added_before_they_are_rounded():
     posterior = dirichlet_posterior(np.array([2**53 - 1, 1]), 0.5)
-    np.testing.assert_array_equal(posterior.concentration, np.float32([2**53 - 0.5, 1.5]))
+    np.testing.assert_array_equal(posterior.concentration, np.array([2**53 - 0.5, 1.5], np.float32))
     with jax.enable_x64(True):
         assert dirichlet_posterior(np.array([3, 0])).concentration.dtype == np.float64
         assert dirichlet_posterior(jnp.ones(2, jnp.float32)).concentration.dtype == np.float32

@@ -1,6 +1,7 @@
 """Tables of two columns against NumPy's, and codes of labels of every kind."""
 
 import datetime
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,8 +79,9 @@ def test_columns_that_are_not_integers():
         crosstab(np.array(["x", "y"]), np.array([0, 1]))
     with pytest.raises(TypeError, match="b: expected an integer dtype, got float64"):
         crosstab(np.array([0, 1]), np.array([0.0, 1.0]))
+    number: Any = 3
     with pytest.raises(TypeError, match=r"num_classes: expected two integers \(R, C\), got 3"):
-        crosstab(np.array([0, 1]), np.array([0, 1]), num_classes=3)
+        crosstab(np.array([0, 1]), np.array([0, 1]), num_classes=number)
     with pytest.raises(ValueError, match="num_classes: expected two integers where labels are unk"):
         jax.jit(crosstab)(jnp.array([0, 1]), jnp.array([0, 1]))
 
@@ -148,7 +150,7 @@ def test_missing_labels_are_refused(labels):
         ("yes", "labels: expected an array of labels, got str"),
         (None, "labels: expected an array of labels, got NoneType"),
         (["a", 1], "labels: expected labels that can be sorted, got '<' not supported between"),
-        (np.ma.array([1, 2], mask=[0, 1]), "labels: expected an array without a mask"),
+        (np.ma.array([1, 2], mask=[False, True]), "labels: expected an array without a mask"),
     ],
 )
 def test_what_is_no_column_of_labels(labels, message):

@@ -59,9 +59,10 @@ def crosstab(
     r, c = (_number_of_classes(i, columns[i], sizes[i]) for i in (0, 1))
     if r * c > INT32_MAX:
         raise_value_error("num_classes", f"at most {INT32_MAX} pairs", r * c)
-    if all(isinstance(column, np.ndarray) for column in columns):
-        return jnp.asarray(_host_table(*columns, r, c), jnp.int32)
-    return _table(*sharded_alike(*map(jnp.asarray, columns)), r, c)
+    first, second = columns
+    if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
+        return jnp.asarray(_host_table(first, second, r, c), jnp.int32)
+    return _table(*sharded_alike(jnp.asarray(first), jnp.asarray(second)), r, c)
 
 
 def encode(labels: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -142,16 +143,25 @@ def _column(name: str, labels: ArrayLike) -> Array | np.ndarray:
 def _number_of_classes(i: int, column: Array | np.ndarray, size: SupportsIndex | None) -> int:
     """Return the number of classes of a column whose labels are checked where they are known."""
     k = None if size is None else check_num_classes(f"num_classes[{i}]", size)
-    ends = [concrete(x) for x in (column.min(), column.max())] if column.size else [None]
-    known = None not in ends
-    if k is None:
-        if not known:
-            why = "there are no labels" if not column.size else "labels are unknown (under jit)"
+    ends = _ends(column)
+    if ends is None:
+        if k is None:
+            why = "labels are unknown (under jit)" if column.size else "there are no labels"
             raise_value_error("num_classes", f"two integers where {why}", None)
-        k = max(int(ends[-1]) + 1, 1)
-    if known and not (ends[0] >= 0 and ends[-1] < k):
-        raise_value_error("ab"[i], f"integers 0..{k - 1}", ends[0] if ends[0] < 0 else ends[-1])
+        return k
+    least, most = ends
+    k = max(most + 1, 1) if k is None else k
+    if least < 0 or most >= k:
+        raise_value_error("ab"[i], f"integers 0..{k - 1}", least if least < 0 else most)
     return k
+
+
+def _ends(column: Array | np.ndarray) -> tuple[int, int] | None:
+    """Return the least and the largest label, where there are some and they are known."""
+    if not column.size:
+        return None
+    least, most = concrete(column.min()), concrete(column.max())
+    return None if least is None or most is None else (int(least), int(most))
 
 
 def _host_table(a: np.ndarray, b: np.ndarray, r: int, c: int) -> np.ndarray:
