@@ -34,8 +34,8 @@ NOTES = (
     f"{CHUNK} rows with jax.checkpoint, as written by hand where no library has it",
     "surrogate: clipped, with an entropy bonus; xentjax is linear_loss there; KL and JS: from a "
     "teacher of 1.5 D features, gradients in the student alone",
-    "tokamax, jax-cce and torch have the mean loss of labels alone: beside log-probs; whoever is far "
-    "off in the table of errors was timed for another number",
+    "tokamax, jax-cce and torch have the mean loss of labels alone: beside log-probs; whoever is "
+    "far off in the table of errors was timed for another number",
 )
 INSTALL_TOKAMAX = (
     "tokamax is not installed; it needs Python 3.12 and an environment of its own: "
