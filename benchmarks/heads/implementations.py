@@ -32,7 +32,7 @@ TOP = 64
 
 
 class Rest(NamedTuple):
-    """What a function takes beside features [N, D] and kernel [D, K]."""
+    """Arguments of a function other than features [N, D] and kernel [D, K]."""
 
     labels: Any
     advantage: Any

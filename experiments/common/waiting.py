@@ -1,4 +1,4 @@
-"""What a command does while one waits: a line that is rewritten on a terminal, a log elsewhere."""
+"""Words for those who wait: a line that is rewritten on a terminal, a log elsewhere."""
 
 import threading
 import time

@@ -20,9 +20,9 @@ def of_training_step(config: Config, model: LanguageModel) -> float:
 
 
 def of_distillation_step(config: Config, student: LanguageModel, teacher: LanguageModel) -> float:
-    """Return the work of a distillation step, whose loss makes the teacher's logits twice."""
+    """Return the work of a distillation step, in which the teacher only predicts."""
     tokens = config.batch_size * config.context
-    return of_training_step(config, student) + 2 * tokens * of_token(teacher)
+    return of_training_step(config, student) + tokens * of_token(teacher)
 
 
 def of_position(config: Config, model: LanguageModel) -> float:

@@ -21,7 +21,7 @@ OPERATIONS = {each.name: each for each in implementations.operations()}
 
 @pytest.mark.parametrize("name", [name for name in OPERATIONS if name != "sample"])
 def test_implementations_agree_with_float64(name):
-    """Of two chunks of rows. Installed baselines that are wrong here are for the table to show."""
+    """Two chunks of rows. Installed baselines that are wrong here are for the table to show."""
     found = errors_of(OPERATIONS[name], CASE)
     assert {OURS, NAIVE, SCAN} <= set(found)
     for implementation in set(found) - {*TOKAMAX, JAX_CCE}:

@@ -323,7 +323,7 @@ def test_bad_values(kind, how):
 
 @pytest.mark.parametrize("axes", ["rows", "kernel", "weight"])
 def test_vmap(axes):
-    """Of rows with the same kernels, which are more rows, and of kernels or weights."""
+    """Rows with the same kernels are more rows; kernels and weights are batched too."""
     arrays: dict[str, Any] = plain(14) | {"weight": np.float32(0.3)}
     batched = {"rows": ("x", "target_x"), "kernel": ("kernel",), "weight": ("weight",)}[axes]
     second: dict[str, Any] = plain(14) | {"weight": np.float32(0.9)}
@@ -407,11 +407,15 @@ def test_a_frozen_target_costs_only_its_logits(products):
 
 
 @pytest.mark.parametrize(
-    ("shape", "megabytes"),
-    [((2048, 768, 512, 32768), 120), ((4096, 768, 768, 50304), 150)],
+    ("kind", "shape", "megabytes"),
+    [
+        ("kl", (2048, 768, 512, 32768), 120),
+        ("kl", (4096, 768, 768, 50304), 150),
+        ("js", (2048, 768, 512, 32768), 120),
+    ],
     ids=str,
 )
-def test_memory_of_language_models(shape, megabytes):
+def test_memory_of_language_models(kind, shape, megabytes):
     """The logits of one head take 268 and 824 MB."""
     n, width, d, k = shape
     shapes = [
@@ -419,7 +423,7 @@ def test_memory_of_language_models(shape, megabytes):
     ]
 
     def mean(*arrays):
-        return linear_kl_divergence(*arrays, reduction="mean")
+        return KINDS[kind](*arrays, reduction="mean")
 
     memory = jax.jit(jax.value_and_grad(mean, (2, 3))).lower(*shapes).compile().memory_analysis()
     if memory is None:
@@ -449,8 +453,8 @@ X, KERNEL = jnp.zeros((2, 3)), jnp.zeros((3, 4))
          lambda: linear_js_divergence(X, KERNEL, X, KERNEL, temperature=0.0)),
         (ValueError, "max_bytes: expected an integer >= 1 or None, got 0",
          lambda: linear_js_divergence(X, KERNEL, X, KERNEL, max_bytes=0)),
-        (NotImplementedError, "implementation: expected 'xla' or 'reference' (no kernel computes "
-         "two heads), got 'mosaic_gpu'",
+        (NotImplementedError, "implementation: expected None, 'xla' or 'reference' (no kernel "
+         "makes this), got 'mosaic_gpu'",
          lambda: linear_kl_divergence(X, KERNEL, X, KERNEL, implementation="mosaic_gpu")),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -303,15 +303,32 @@ def test_a_function_may_change_between_calls():
     def loss(stats):
         return -weight[0] * stats.label_log_prob
 
+    def named(stats):
+        return -stats.label_log_prob, {weight[0]: stats.entropy}
+
     first = linear_loss(loss, **arrays)
     weight[0] = 2.0
     assert_close(linear_loss(loss, **arrays), 2 * first, VALUE["float32"])
     for three in (jnp.float32(3), np.full(1, 3, np.float32)):
         weight[0] = three
         assert_close(linear_loss(loss, **arrays), 3 * first, VALUE["float32"])
+    for name in ("before", "after"):
+        weight[0] = name
+        _, aux = linear_loss(named, **arrays, has_aux=True)
+        assert list(aux) == [name]
 
 
-def test_eager_calls_of_one_function_compile_once():
+class Objective:
+    def loss(self, stats):
+        return focal(stats)
+
+
+OBJECTIVE = Objective()
+
+
+@pytest.mark.parametrize("loss", [lambda: focal, lambda: OBJECTIVE.loss], ids=["def", "method"])
+def test_eager_calls_of_one_function_compile_once(loss):
+    """Methods too, which are new objects with every access."""
     compilations: list[str] = []
 
     def listen(event: str, duration_secs: float, **_: str | int) -> None:
@@ -321,9 +338,9 @@ def test_eager_calls_of_one_function_compile_once():
     arrays = {n: jnp.asarray(a) for n, a in plain().items()}
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        linear_loss(focal, **arrays, temperature=0.5)
+        linear_loss(loss(), **arrays, temperature=0.5)
         first = len(compilations)
-        linear_loss(focal, **arrays, temperature=0.7)
+        linear_loss(loss(), **arrays, temperature=0.7)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert 0 < first == len(compilations)
@@ -355,6 +372,10 @@ def test_one_row_feature_or_class_and_no_rows(shape):
     assert_close(value, -s.label_log_prob.sum() / n, VALUE["float32"])
     true = s.gradients(label_log_prob=np.full(shape[0], -1 / n))
     assert_close(gradient, true["x"], GRADIENT["float32"])
+    nothing = jnp.zeros((shape[0], 0))
+    assert_close(
+        linear_loss(lambda s, _: nll(s), **arrays, inputs=(nothing,)), value, VALUE["float32"]
+    )
 
 
 def test_leading_axes_soft_labels_and_trees():
@@ -439,7 +460,7 @@ def test_bad_values(how):
 
 
 def test_nothing_kept_is_zero():
-    """Also for a function that has no value at 0."""
+    """Nothing is 0 for a function that has no value at 0 too."""
     arrays = plain()
     none = np.zeros(N, bool)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, PartitionSpec as P
 
 from tests.support.chosen import (
     assert_random_close,
@@ -189,6 +190,14 @@ def test_one_row_feature_or_class_and_no_rows(shape):
     for i, expected in enumerate(heads(arrays, np.asarray(indices))):
         assert_close(log_probs[:, i], expected.label_log_prob, VALUE["float32"])
     assert {n: g.shape for n, g in gradient.items()} == {n: a.shape for n, a in arrays.items()}
+    mesh = Mesh(np.array(jax.devices()[:1]), ("classes",))
+    split = jax.shard_map(
+        partial(linear_top_k, k=k, axis_name="classes"),
+        mesh=mesh,
+        in_specs=(P(), P(None, "classes")),
+        out_specs=P(),
+    )
+    assert jax.eval_shape(split, arrays["x"], arrays["kernel"]).indices.shape == indices.shape
 
 
 def test_leading_axes_are_those_of_x():

@@ -310,6 +310,33 @@ def a_loss_of_ones_own() -> None:
 
 
 @check
+def gradients_in_what_a_loss_closes_over() -> None:
+    """Devices with rows of their own share a coefficient, and the weights of their sums differ."""
+    rng = np.random.default_rng(6)
+    x, kernel = (rng.standard_normal(s).astype(np.float32) for s in ((2 * NUM_DEVICES, 3), (3, K)))
+    labels, coefficient = rng.integers(0, K, 2 * NUM_DEVICES).astype(np.int32), np.float32(0.7)
+
+    def part(x, kernel, labels, coefficient):
+        def loss(stats):
+            return coefficient * stats.entropy - stats.label_log_prob
+
+        weight = 1.0 + jax.lax.axis_index("classes")
+        total = linear_loss(loss, x, kernel, labels, reduction="sum")
+        return jax.lax.psum(weight * total, "classes")
+
+    specs = P("classes"), P(), P("classes"), P()
+    mapped = jax.shard_map(part, mesh=mesh(classes=NUM_DEVICES), in_specs=specs, out_specs=P())
+    got = jax.jit(jax.grad(mapped, (0, 1, 3)))(x, kernel, labels, coefficient)
+    expected = head(x, kernel, labels)
+    weights = np.repeat(np.arange(1.0, NUM_DEVICES + 1), 2)
+    true = expected.gradients(label_log_prob=-weights, entropy=coefficient * weights)
+    for gradient, exactly in zip(
+        got, (true["x"], true["kernel"], np.vdot(weights, expected.entropy)), strict=True
+    ):
+        assert_close(gradient, exactly, GRADIENT["float32"])
+
+
+@check
 def a_mask_of_one_class_a_device_masks_classes() -> None:
     """A slice of one column is not taken for a mask of rows; the same column everywhere is one."""
     layer, labels, _ = arguments(Problem("one class", shape=(ROWS, NUM_DEVICES)))

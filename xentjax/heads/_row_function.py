@@ -32,12 +32,13 @@ class RowFunction:
     """The caller's function, None if it closes over arrays, which a cache must not keep."""
     has_aux: bool
     program: str
-    """What the function does, in words of jax: it may change with the caller's Python variables."""
+    """The jaxpr and the tree of its results as text, which Python variables may change."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RowFunction) or self.loss is None:
             return self is other
-        return self.loss is other.loss and self.program == other.program
+        # Methods are equal, not the same: an access makes a new one.
+        return bool(self.loss == other.loss) and self.program == other.program
 
     def __hash__(self) -> int:
         return hash(self.program)
@@ -117,9 +118,10 @@ def row_function(
     _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     normalizer, _, entropy, predicted, *_ = used
     requested = Requested(mean=entropy, predicted=predicted, normalizer=normalizer)
-    run = partial(_run, jaxpr, jax.tree.structure(shape))
+    structure = jax.tree.structure(shape)
+    run = partial(_run, jaxpr, structure)
     own = None if closed_over else loss
-    return RowFunction(run, requested, own, has_aux, str(jaxpr)), closed_over
+    return RowFunction(run, requested, own, has_aux, f"{jaxpr} {structure}"), closed_over
 
 
 def _run(jaxpr: Any, structure: Any, closed_over: Sequence[Array], *arguments: Any) -> Any:

@@ -6,11 +6,16 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from xentjax._core.axis_name import AxisName, check_whole
-from xentjax._core.checks import check_flag
-from xentjax.heads._arguments import check_max_bytes, layer_rows, target_rows, with_scalars
+from xentjax._core.checks import check_choice, check_flag
+from xentjax.heads._arguments import (
+    check_max_bytes,
+    check_without_kernel,
+    layer_rows,
+    target_rows,
+    with_scalars,
+)
 from xentjax.heads._two_heads import JS, KL, divergence_of_heads
-from xentjax.losses._keywords import Scalar, check_names, scalar_keywords
-from xentjax.ops import backend
+from xentjax.losses._keywords import REDUCTIONS, Scalar, scalar_keywords
 from xentjax.ops.linear.two_heads import Divergence, Heads, Settings
 
 _WEIGHT = Scalar("weight", "a number in [0, 1]", lambda w: 0 <= w <= 1, None)
@@ -78,7 +83,7 @@ def linear_kl_divergence(
 
     Raises:
         TypeError: an array of the wrong dtype, or `reverse` other than True or False.
-        NotImplementedError: the name of a kernel; none computes two heads.
+        NotImplementedError: the name of a kernel.
         ValueError: a shape, name or known scalar outside what is listed above.
 
     Example:
@@ -150,7 +155,7 @@ def linear_js_divergence(
 
     Raises:
         TypeError: an array of the wrong dtype.
-        NotImplementedError: the name of a kernel; none computes two heads.
+        NotImplementedError: the name of a kernel.
         ValueError: a shape, name or known scalar outside what is listed above.
 
     Example:
@@ -188,10 +193,8 @@ def _parse(
     implementation: str | None,
 ) -> tuple[Heads, Settings]:
     """Check the arguments once."""
-    check_names(reduction, implementation)
-    if backend(implementation).linear_statistics is not None:
-        expected = "implementation: expected 'xla' or 'reference' (no kernel computes two heads)"
-        raise NotImplementedError(f"{expected}, got {implementation!r}")
+    check_choice("reduction", reduction, REDUCTIONS)
+    check_without_kernel(implementation)
     max_bytes = check_max_bytes(max_bytes)
     rows, split = layer_rows(x, kernel, bias, where, axis_name, None)
     target, rows = target_rows(rows, split, target_x, target_kernel, target_bias)

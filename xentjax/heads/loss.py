@@ -1,5 +1,6 @@
 """A caller's loss of the row statistics of a linear head, with gradients made in forward."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, SupportsIndex, overload
@@ -106,6 +107,11 @@ def linear_loss(
     Arrays that it closes over are shared by all rows and have gradients too; a function that
     changes with every call is compiled with every call outside of `jax.jit`.
 
+    Tiles are computed a second time for gradients (8 N D K, or 10 N D K by the kernels of
+    "mosaic_tpu") where `max_bytes` is less than 64 rows of logits, where the classes are split, by
+    `axis_name` or Explicit mesh axes, with "reference" (which stores them), and where devices share
+    an array that the function closes over, but not the rows, inside `jax.shard_map`.
+
     Args:
         loss: loss(stats, *inputs) -> [n], or with `has_aux` ([n], aux), a function of the
             `SoftmaxStats` of n rows and their inputs; aux is an array [n, ...] or a tree of them.
@@ -129,11 +135,6 @@ def linear_loss(
             takes a sixth of the logits, but 16 MiB to 256 MiB.
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference" (which stores the logits);
             None is XLA on every platform so far.
-
-    Tiles are computed a second time for gradients (8 N D K, or 10 N D K by the kernels of
-    "mosaic_tpu") where `max_bytes` is less than 64 rows of logits, where the classes are split, by
-    `axis_name` or Explicit mesh axes, with "reference" (which stores them), and where devices share
-    an array that the function closes over, but not the rows, inside `jax.shard_map`.
 
     Returns:
         The loss, float32 (float64 if x or kernel is), 0 if no row is kept; with `has_aux` the pair
@@ -218,7 +219,8 @@ def _checked_inputs(
 
 def _join(tree: Any, row_shape: tuple[int, ...]) -> Any:
     """Join the leading axes of inputs into one axis of rows."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(row_shape) :]), tree)
+    n = math.prod(row_shape)
+    return jax.tree.map(lambda x: x.reshape(n, *x.shape[len(row_shape) :]), tree)
 
 
 def _loss(

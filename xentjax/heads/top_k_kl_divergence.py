@@ -152,7 +152,7 @@ def _checked_target(target: TopK, rows: Rows, split: SplitClasses | None) -> Top
         arrays = {"target.log_probs": log_probs, "target.indices": indices}
         check_whole(split.axis_name, **arrays)
     values, classes, kept = concrete(log_probs), concrete(indices), rows.mask.rows
-    kept = np.ones(row_shape, bool) if kept is None else concrete(kept)
+    kept = True if kept is None else concrete(kept)
     if values is not None and classes is not None and kept is not None:
         of_classes, of_sum = (kept & x for x in _faults(values, classes, num_classes, np))
         if of_classes.any():

@@ -9,42 +9,47 @@ import jax.custom_batching
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from xentjax.ops.layer import LinearRows
-from xentjax.ops.rows import map_rows
+from xentjax.ops.rows import Rows, map_rows
 
 T = TypeVar("T")
+Heads = TypeVar("Heads")
+"""`LinearRows`, or a tree of several with as many rows and of arrays that belong to no row."""
 
 
-def batch_as_rows(function: Callable[[LinearRows, Any], T]) -> Callable[[LinearRows, Any], T]:
-    """Return `function(linear, by_row)`, which gets a batch of rows with one layer as its rows.
+def batch_as_rows(function: Callable[[Heads, Any], T]) -> Callable[[Heads, Any], T]:
+    """Return `function(heads, by_row)`, which gets a batch of rows with one layer as its rows.
 
     `by_row` is a tree of arrays with an entry for each row, or one for all of them; the results
     have an entry for each row.
     """
 
     @jax.custom_batching.custom_vmap
-    def of_rows(linear: LinearRows, by_row: Any) -> T:
-        return function(linear, by_row)
+    def of_rows(heads: Heads, by_row: Any) -> T:
+        return function(heads, by_row)
 
     @of_rows.def_vmap
-    def _(axis_size: int, in_batched: list[Any], linear: LinearRows, by_row: Any) -> tuple[T, Any]:
-        if shares_layer(in_batched[0]):
-            n = linear.logits.x.shape[-2]
-            joined = fold_rows(linear, in_batched[0], axis_size)
-            by_row = jax.tree.map(partial(_fold, n=n, size=axis_size), by_row, in_batched[1])
-            result = of_rows(joined, by_row)
+    def _(axis_size: int, in_batched: list[Any], heads: Heads, by_row: Any) -> tuple[T, Any]:
+        if _only_rows(in_batched[0]):
+            n = next(filter(_is_rows, jax.tree.leaves(heads, is_leaf=_is_rows))).logits.x.shape[-2]
+            fold = partial(_fold, n=n, size=axis_size)
+            by_row = jax.tree.map(fold, by_row, in_batched[1])
+            result = of_rows(_map_rows(fold, heads, in_batched[0]), by_row)
             result = jax.tree.map(lambda a: a.reshape(axis_size, n, *a.shape[1:]), result)
         else:
             axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(in_batched))
-            result = jax.vmap(function, axes)(linear, by_row)
+            result = jax.vmap(function, axes)(heads, by_row)
         return result, jax.tree.map(lambda _: True, result)
 
     return of_rows
 
 
-def fold_rows(linear: LinearRows, batched: LinearRows, size: int) -> LinearRows:
-    """The batch of rows as one axis of rows."""
-    return map_rows(partial(_fold, n=linear.logits.x.shape[-2], size=size), linear, batched)
+def _map_rows(function: Callable[..., Any], *heads: Heads) -> Heads:
+    """Apply `function` to every array with an entry for each row."""
+
+    def of_leaf(first: Any, *others: Any) -> Any:
+        return map_rows(function, first, *others) if _is_rows(first) else first
+
+    return jax.tree.map(of_leaf, *heads, is_leaf=_is_rows)
 
 
 def _fold(x: Array, is_batched: bool, *, n: int, size: int) -> Array:
@@ -55,7 +60,10 @@ def _fold(x: Array, is_batched: bool, *, n: int, size: int) -> Array:
     return jnp.broadcast_to(x, (size, n, *x.shape[2:])).reshape(size * n, *x.shape[2:])
 
 
-def shares_layer(batched: LinearRows) -> bool:
+def _only_rows(batched: Any) -> bool:
     """Whether only what belongs to rows is batched."""
-    rest = map_rows(lambda _: False, batched)
-    return not any(jax.tree.leaves(rest))
+    return not any(jax.tree.leaves(_map_rows(lambda _: False, batched)))
+
+
+def _is_rows(x: Any) -> bool:
+    return isinstance(x, Rows)

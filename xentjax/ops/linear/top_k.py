@@ -58,8 +58,8 @@ class LargestK:
 
         Every device then knows which of all are the largest, and adds its own to the result.
         """
-        gathered = jnp.moveaxis(lax.all_gather(a[0], axis_name), 0, 1)
-        order = lax.top_k(gathered.reshape(len(gathered), -1), self.k)[1]
+        gathered = lax.all_gather(a[0], axis_name, axis=1, tiled=True)
+        order = lax.top_k(gathered, self.k)[1]
         here = order // self.k == lax.axis_index(axis_name)
         own = (jnp.take_along_axis(x, order % self.k, 1) for x in a)
         logits, indices = (lax.psum(jnp.where(here, x, 0), axis_name) for x in own)

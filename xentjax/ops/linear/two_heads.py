@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.custom_batching
 import jax.numpy as jnp
 from jax import lax
 from jax.export import is_symbolic_dim
@@ -21,7 +20,7 @@ from xentjax.ops.blocks import Blocks, row_blocks
 from xentjax.ops.derivative import moving_inputs, value_and_tangent
 from xentjax.ops.dispatch import row_statistics
 from xentjax.ops.layer import LinearRows, logits_tangent, slice_classes, slice_rows, with_logits
-from xentjax.ops.linear.batch import fold_rows, shares_layer
+from xentjax.ops.linear.batch import batch_as_rows
 from xentjax.ops.linear.sharded import merged_linear_statistics
 from xentjax.ops.linear.statistics import (
     add_tiles,
@@ -67,9 +66,9 @@ class Divergence(NamedTuple):
     """The divergence, from the totals of all classes. Its derivative in the weight is the whole
     one, since the mixture is where the weighted totals are least."""
     slopes: Callable[[Array, Array, Totals, Any], tuple[Array, Array]]
-    """Its derivatives in the logits of p and those of q, from the totals of each row."""
+    """The derivatives in the logits of p and in those of q, from the totals of each row."""
     arrays: int
-    """How many arrays of the logits' size XLA makes for it and its derivatives, the logits too."""
+    """Number of arrays of the logits' size that XLA makes, the logits and derivatives included."""
 
 
 class HeadStatistics(NamedTuple):
@@ -81,7 +80,7 @@ class HeadStatistics(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What is known before anything is traced."""
+    """Choices that are known before anything is traced."""
 
     divergence: Divergence
     implementation: str | None
@@ -120,25 +119,7 @@ def value_and_weight_tangent(
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _statistics(heads: Heads, settings: Settings) -> HeadStatistics:
-    @jax.custom_batching.custom_vmap
-    def statistics(heads: Heads) -> HeadStatistics:
-        return _of_whole_rows(heads, settings)
-
-    @statistics.def_vmap
-    def _(axis_size: int, in_batched: list[Heads], heads: Heads) -> tuple[Any, Any]:
-        """A batch of rows with the same kernels is more rows."""
-        batched = in_batched[0]
-        if shares_layer(batched.p) and shares_layer(batched.q) and not batched.weight:
-            p = fold_rows(heads.p, batched.p, axis_size)
-            q = fold_rows(heads.q, batched.q, axis_size)
-            stats = statistics(Heads(p, q, heads.weight))
-            stats = jax.tree.map(lambda a: a.reshape(axis_size, -1), stats)
-        else:
-            axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, batched)
-            stats = jax.vmap(partial(_of_whole_rows, settings=settings), (axes,))(heads)
-        return stats, jax.tree.map(lambda _: True, stats)
-
-    return statistics(heads)
+    return batch_as_rows(lambda heads, _: _of_whole_rows(heads, settings))(heads, None)
 
 
 @_statistics.defjvp
@@ -216,7 +197,7 @@ def _log_probabilities(
     i: Int32[Array, ""],
     j: Int32[Array, ""],
 ) -> Float[Array, "n k"]:
-    """Those of block i of the rows, from the layer of block j of the classes."""
+    """Log-probabilities of block i of the rows in block j of the classes."""
     here = tile_shard(with_logits(slice_rows(block, rows, i)), classes, j).rows
     return log_probabilities(here, jax.tree.map(lambda x: rows.slice(x, i, 0), stats))
 

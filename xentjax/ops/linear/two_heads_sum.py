@@ -108,7 +108,7 @@ def _(settings: Settings, primals: tuple[Heads, Heads], tangents: tuple[Heads, H
 
 
 def _with_moving_logits(moving: LinearRows, values: Rows) -> Rows:
-    """What moves of a block's rows: its logits if any part of the layer does."""
+    """The moving parts of a block's rows: its logits if any part of the layer moves."""
     moves = bool(jax.tree.leaves(moving.logits))
     return moving._replace(logits=values.logits if moves else None)
 
