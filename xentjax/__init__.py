@@ -15,6 +15,7 @@ from xentjax.calibration import (
 )
 from xentjax.categorical import (
     CategoricalFit,
+    DirichletPosterior,
     EntropyPosterior,
     IndependenceTest,
     KKTCertificate,
@@ -22,7 +23,10 @@ from xentjax.categorical import (
     chi_squared_test,
     confidence_intervals,
     counts,
+    crosstab,
+    dirichlet_posterior,
     empirical_pmf,
+    encode,
     entropy_estimate,
     expected_kl,
     fisher_information,
@@ -30,6 +34,7 @@ from xentjax.categorical import (
     g_test,
     independence_test,
     kkt_certificate,
+    log_evidence,
     log_likelihood,
     multinomial_log_likelihood,
     nsb_entropy,
@@ -85,6 +90,7 @@ __version__ = _version("xentjax")
 
 __all__ = [
     "CategoricalFit",
+    "DirichletPosterior",
     "EntropyPosterior",
     "IndependenceTest",
     "KKTCertificate",
@@ -105,7 +111,10 @@ __all__ = [
     "confidence_intervals",
     "counts",
     "cross_entropy",
+    "crosstab",
+    "dirichlet_posterior",
     "empirical_pmf",
+    "encode",
     "entropy",
     "entropy_estimate",
     "expected_calibration_error",
@@ -128,6 +137,7 @@ __all__ = [
     "linear_softmax_cross_entropy",
     "linear_top_k",
     "linear_top_k_kl_divergence",
+    "log_evidence",
     "log_likelihood",
     "log_softmax",
     "logsumexp",

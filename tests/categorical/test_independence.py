@@ -1,6 +1,7 @@
 """Tests of independence against scipy, statsmodels, exact fractions and what empty rows do."""
 
 from fractions import Fraction
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ TABLES = [
 ]
 
 
-def scipys(table, statistic):
+def scipys(table, statistic) -> Any:
     return scipy.stats.chi2_contingency(table, correction=False, lambda_=LAMBDA[statistic])
 
 
@@ -44,7 +45,7 @@ def test_agrees_with_scipy(statistic, dtype, tables):
         np.testing.assert_allclose(result.p_value[i], expected.pvalue, rtol * size, atol=tiny)
         np.testing.assert_allclose(result.expected[i], expected_freq(table), VALUE[dtype])
         np.testing.assert_allclose(result.cramers_v[i], association(table), VALUE[dtype])
-        residuals = Table(table, shift_zeros=False).standardized_resids
+        residuals: Any = Table(table, shift_zeros=False).standardized_resids
         np.testing.assert_allclose(result.residuals[i], residuals, rtol, atol=rtol)
 
 

@@ -62,6 +62,10 @@ def _weighted(samples: jax.Array, weights: jax.Array) -> jax.Array:
     return xentjax.counts(samples, K, weights=weights)
 
 
+def _two_way(a: jax.Array, b: jax.Array) -> jax.Array:
+    return xentjax.crosstab(a, b, num_classes=(K, 2)).astype(jnp.float32)
+
+
 def _regression(x: jax.Array, labels: jax.Array) -> list[jax.Array]:
     fit = xentjax.fit_softmax_regression(x, labels, 2, l2=0.5)
     return [fit.kernel, fit.bias, fit.log_likelihood]
@@ -77,6 +81,18 @@ def _fit(counts: jax.Array, **keywords) -> list[jax.Array]:
     return [fit.pmf, fit.log_likelihood]
 
 
+def _posterior(counts: jax.Array) -> list[jax.Array]:
+    prior = jnp.full(K, 0.5)
+    posterior = xentjax.dirichlet_posterior(counts, prior)
+    intervals = posterior.credible_intervals()
+    shortest = jax.lax.stop_gradient(posterior).credible_intervals(kind="highest_density")
+    return [
+        *(posterior.mode, posterior.sd, posterior.covariance, intervals, shortest),
+        *(posterior.expected_entropy(), xentjax.log_evidence(counts, prior)),
+        jax.lax.stop_gradient(posterior).sample(jax.random.key(0), (2,)),
+    ]
+
+
 def _rolls_of_0(q: jax.Array) -> jax.Array:
     return (xentjax.sample(jax.random.key(0), q, (2, 3)) == 0).astype(jnp.float32)
 
@@ -85,6 +101,7 @@ STATISTICS = (
     Call("counts", _number, {"samples": _labels}, ("samples",)),
     Call("weighted counts", _weighted, WEIGHTED, ("samples", "weights")),
     Call("weighted counts", _weighted, WEIGHTED, ("samples",)),
+    Call("table", _two_way, {"a": _labels, "b": _two_labels}, ("a",)),
     Call("fit", _fit, COUNTS, ("counts",)),
     Call("fit with a prior", partial(_fit, prior=np.full(K, 2.0)), COUNTS, ("counts",)),
     Call("fit by steps", partial(_fit, solver="newton", max_steps=20), COUNTS, ("counts",)),
@@ -101,6 +118,7 @@ STATISTICS = (
     Call("nsb", xentjax.nsb_entropy, COUNTS, ("counts",)),
     Call("G-test", lambda q, counts: xentjax.g_test(counts, q), AGAINST, ("counts",)),
     Call("independence", xentjax.independence_test, {"table": _tables}, ("table",)),
+    Call("posterior", _posterior, COUNTS, ("counts",)),
     Call("log likelihood", xentjax.log_likelihood, AGAINST, ("counts",)),
     Call("multinomial", xentjax.multinomial_log_likelihood, AGAINST, ("counts",)),
     Call("KKT certificate", xentjax.kkt_certificate, AGAINST, ("counts",)),

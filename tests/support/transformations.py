@@ -187,6 +187,13 @@ def _pmf_by_steps(counts: jax.Array) -> jax.Array:
     return xentjax.fit_categorical(counts, solver="newton", max_steps=9).pmf
 
 
+def _posterior(counts: jax.Array, prior: jax.Array, q: jax.Array) -> list[jax.Array]:
+    posterior = xentjax.dirichlet_posterior(counts, prior)
+    moments = [posterior.mean, posterior.sd, posterior.covariance]
+    divergence = posterior.expected_kl(q)
+    return [*moments, divergence, posterior.expected_entropy(), xentjax.log_evidence(counts, prior)]
+
+
 def _weighted_counts(weights: jax.Array) -> jax.Array:
     return xentjax.counts(jnp.arange(weights.size, dtype=jnp.int32) % K, K, weights=weights)
 
@@ -347,6 +354,7 @@ CALLS = (
         {"q": _pmfs(K), "counts": _counts},
     ),
     Call("independence", xentjax.independence_test, {"table": _table}),
+    Call("posterior", _posterior, {"counts": _counts, "prior": _positive(K), "q": _pmfs(K)}),
     Call("KKT certificate", xentjax.kkt_certificate, {"q": _pmfs(K), "counts": _counts}),
     Call("empirical pmf", xentjax.empirical_pmf, {"counts": _counts}),
     Call("fit, by steps", _pmf_by_steps, {"counts": _counts}),

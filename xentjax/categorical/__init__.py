@@ -32,8 +32,14 @@ from xentjax.categorical.mle import (
     CategoricalFit as CategoricalFit,
     fit_categorical as fit_categorical,
 )
+from xentjax.categorical.posterior import (
+    DirichletPosterior as DirichletPosterior,
+    dirichlet_posterior as dirichlet_posterior,
+    log_evidence as log_evidence,
+)
 from xentjax.categorical.tests_of_fit import (
     TestResult as TestResult,
     chi_squared_test as chi_squared_test,
     g_test as g_test,
 )
+from xentjax.categorical.two_way import crosstab as crosstab, encode as encode

@@ -6,7 +6,13 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
-from xentjax._core.checks import check_array, check_floating, concrete, raise_value_error
+from xentjax._core.checks import (
+    check_array,
+    check_floating,
+    check_index,
+    concrete,
+    raise_value_error,
+)
 from xentjax._core.dtypes import compute_dtype
 from xentjax._core.varying import sharded_alike, whole_classes
 from xentjax.information.arguments import check_sums, parse_pmf
@@ -95,6 +101,31 @@ def check_amounts(name: str, known: np.ndarray) -> None:
     valid = known >= 0 if known.dtype.kind == "i" else (known >= 0) & np.isfinite(known)
     if not valid.all():
         raise_value_error(name, "finite numbers >= 0", known[~valid][0])
+
+
+def parse_prior(name: str, prior: ArrayLike, counts: Array) -> Float[Array, "*batch k"]:
+    """Return Dirichlet concentrations of the shape of counts, float64 where these are integers."""
+    with jax.enable_x64(True):
+        concentration = whole_classes(check_array(name, prior))
+        if concentration.dtype == jnp.bool_:
+            raise TypeError(f"{name}: expected numbers, got bool")
+        if concentration.ndim and concentration.shape != counts.shape[-1:]:
+            raise_value_error(
+                name, f"a scalar or shape ({counts.shape[-1]},)", f"shape {concentration.shape}"
+            )
+        known = concrete(concentration)
+        if known is not None and not (valid := (known > 0) & (known < np.inf)).all():
+            raise_value_error(name, "finite concentrations > 0", known[~valid][0])
+        dtype = jnp.float64 if jnp.issubdtype(counts.dtype, jnp.integer) else counts.dtype
+        return jnp.broadcast_to(concentration.astype(dtype), counts.shape)
+
+
+def check_shape(name: str, shape: tuple[int, ...]) -> None:
+    """Raise unless the shape is a tuple of integers >= 0."""
+    if not isinstance(shape, tuple):
+        raise TypeError(f"{name}: expected a tuple of integers, got {shape!r}")
+    if any(check_index(name, size) < 0 for size in shape):
+        raise_value_error(name, "sizes >= 0", shape)
 
 
 def parse_pmf_of_classes(name: str, q: ArrayLike) -> Float[Array, "*batch k"]:

@@ -113,12 +113,15 @@ def beta_quantile_odds(
 ) -> Float[Array, "*s"]:
     """x / (1 - x) at the x where the beta distribution reaches `probability`, at most 1/2."""
     target = jnp.log(probability)
+    # For small `a` a quantile may underflow; there is no tail below that could be computed.
+    least = float(jnp.finfo(a.dtype).tiny) * 2**20
 
     def newton(_: Array, odds: Array) -> Array:
-        tail = _beta_tail(a, b, odds)
+        tail = beta_tail(a, b, odds)
         step = (target - tail.log_mass) * tail.over_density
         # No further at a time than where log_mass still has digits to step back by.
-        return odds * jnp.exp(jnp.maximum(step, -tail.width))
+        new = jnp.maximum(odds * jnp.exp(jnp.maximum(step, -tail.width)), least)
+        return jnp.where(odds <= least, odds, new)
 
     return jax.lax.fori_loop(0, _NEWTON_STEPS, newton, a / b)
 
@@ -128,14 +131,14 @@ def _(primals, tangents):
     """d log P(t < x) / da = E[log t | t < x] - E[log t], and so for b and 1 - t."""
     a, b, probability = primals
     odds = beta_quantile_odds(a, b, probability)
-    tail = _beta_tail(a, b, odds)
+    tail = beta_tail(a, b, odds)
     a_derivative = tail.mean_log - (digamma(a) - digamma(a + b))
     b_derivative = tail.mean_log_rest - (digamma(b) - digamma(a + b))
     rise = tangents[2] / probability - a_derivative * tangents[0] - b_derivative * tangents[1]
     return odds, odds * tail.over_density * rise
 
 
-class _BetaTail(NamedTuple):
+class BetaTail(NamedTuple):
     """The mass of a beta distribution below t."""
 
     log_mass: Array
@@ -149,16 +152,15 @@ class _BetaTail(NamedTuple):
     """The mean of log(1 - t) there."""
 
 
-def _beta_tail(a: Array, b: Array, odds: Array) -> _BetaTail:
+def beta_tail(a: Array, b: Array, odds: Array) -> BetaTail:
     n = a + b
-    log_scale = factorial_remainder(n) - factorial_remainder(a) - factorial_remainder(b)
-    log_scale += jnp.log(a / n * b)
+    remainders = factorial_remainder(jnp.stack([n, a, b]))  # at once: it compiles once
+    log_scale = remainders[0] - remainders[1] - remainders[2] + jnp.log(a / n * b)
 
     def deviance(odds: Array) -> Array:
-        wide = [x[..., None] for x in (a, b, n)]
-        return divergence_term(wide[0], wide[2] * (odds / (1 + odds))) + divergence_term(
-            wide[1], wide[2] / (1 + odds)
-        )
+        shares = jnp.stack([odds / (1 + odds), 1 / (1 + odds)])
+        pair = jnp.broadcast_to(jnp.stack([a, b])[..., None], shares.shape)
+        return divergence_term(pair, n[None, ..., None] * shares).sum(0)
 
     below, above = n * (odds / (1 + odds)), n / (1 + odds)
     width = _width_below(a - below, below / (1 + odds), (_FALL + n * jnp.log1p(odds)) / a)
@@ -170,7 +172,7 @@ def _beta_tail(a: Array, b: Array, odds: Array) -> _BetaTail:
     mass = masses.sum(-1)
     log_odds = jnp.log(odds)[..., None] - width[..., None] * nodes
     share, log_rest = masses / mass[..., None], -jnp.log1p(jnp.exp(log_odds))
-    return _BetaTail(
+    return BetaTail(
         log_mass=log_scale - here + jnp.log(mass),
         over_density=mass,
         width=width,

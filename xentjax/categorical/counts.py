@@ -25,7 +25,7 @@ from xentjax._core.sums import accurate_segment_sum, add
 from xentjax._core.varying import on_auto_axes
 from xentjax.categorical._arguments import check_amounts, parse_counts
 
-_INT32_MAX = np.iinfo(np.int32).max
+INT32_MAX = np.iinfo(np.int32).max
 # Few enough samples that all of a block's numbers stay in the cache.
 _HOST_BLOCK = 2**16
 # A comparison with all classes at once fills one register of a TPU, as wide as it is.
@@ -83,10 +83,10 @@ def counts(
         >>> print(count(jnp.array([0, 2, 2, 1, 2])))
         [1 1 3 0]
     """
-    k, samples = _check_num_classes(num_classes), native("samples", samples)
-    if np.size(samples) > _INT32_MAX:
+    k, samples = check_num_classes("num_classes", num_classes), native("samples", samples)
+    if np.size(samples) > INT32_MAX:
         raise_value_error(
-            "samples", f"at most {_INT32_MAX} (stream_counts takes more)", np.size(samples)
+            "samples", f"at most {INT32_MAX} (stream_counts takes more)", np.size(samples)
         )
     plain = weights is None and where is None and axis_name is None
     if isinstance(samples, np.ndarray) and plain:
@@ -138,7 +138,7 @@ def stream_counts(batches: Iterable[ArrayLike], num_classes: SupportsIndex) -> n
         >>> stream_counts((np.arange(n) % 3 for n in (4, 5)), 3)
         array([4, 3, 2])
     """
-    k = _check_num_classes(num_classes)
+    k = check_num_classes("num_classes", num_classes)
     total = np.zeros(k, np.int64)
     for batch in batches:
         total += _host_counts("batches", np.asarray(native("batches", batch)), k)
@@ -187,8 +187,7 @@ class ComparedCounts(NamedTuple):
     """N."""
 
 
-@in_float64
-def with_others(counts: Array) -> ComparedCounts:
+def with_others_of(counts: Array) -> ComparedCounts:
     """Return the counts of each class, of all others and of all."""
     n = jnp.broadcast_to(counts.sum(-1, keepdims=True), counts.shape)
     # Of the classes before and after, since n - counts has derivatives that infinite ones cancel
@@ -197,6 +196,9 @@ def with_others(counts: Array) -> ComparedCounts:
     none = jnp.zeros_like(counts[..., :1])
     others = jnp.concatenate([none, before[..., :-1]], -1)
     return ComparedCounts(counts, others + jnp.concatenate([after[..., 1:], none], -1), n)
+
+
+with_others = in_float64(with_others_of)
 
 
 def _host_counts(name: str, samples: np.ndarray, k: int) -> np.ndarray:
@@ -254,8 +256,9 @@ def _broadcast(name: str, array: Array, shape: tuple[int, ...]) -> Array:
         raise_value_error(name, f"a shape that broadcasts to the samples' {shape}", array.shape)
 
 
-def _check_num_classes(num_classes: SupportsIndex) -> int:
-    checked = check_index("num_classes", num_classes)
-    if not 1 <= checked <= _INT32_MAX:
-        raise_value_error("num_classes", f"an integer 1..{_INT32_MAX}", repr(num_classes))
+def check_num_classes(name: str, num_classes: SupportsIndex) -> int:
+    """Return a number of classes, else raise an error."""
+    checked = check_index(name, num_classes)
+    if not 1 <= checked <= INT32_MAX:
+        raise_value_error(name, f"an integer 1..{INT32_MAX}", repr(num_classes))
     return checked

@@ -65,8 +65,8 @@ def independence_test(table: ArrayLike, *, statistic: str = "g") -> Independence
     Returns:
         Expected counts and residuals [..., R, C], the other fields [...]. They are computed in
         float64 from exact integers, and a p-value keeps its relative precision until it underflows.
-        The derivative of G in a count is 2 log(O_ij / E_ij). To all other fields the counts of
-        empty rows and columns are constants.
+        The derivative of G in a count is 2 log(O_ij / E_ij); those of X^2, V and the residuals
+        leave out what the cells of empty rows and columns would add.
 
     Raises:
         ValueError: for another statistic; a table without two rows and two columns; concrete

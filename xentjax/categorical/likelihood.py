@@ -10,11 +10,15 @@ from jax.scipy.special import digamma
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from xentjax._core.checks import check_array, check_index, concrete, raise_value_error
+from xentjax._core.checks import check_array, concrete, raise_value_error
 from xentjax._core.dtypes import in_float64, result_dtype
 from xentjax._core.multiply_no_nan import multiply_no_nan
 from xentjax._core.varying import explicit_spec, on_auto_axes
-from xentjax.categorical._arguments import parse_pmf_and_counts, parse_pmf_of_classes
+from xentjax.categorical._arguments import (
+    check_shape,
+    parse_pmf_and_counts,
+    parse_pmf_of_classes,
+)
 from xentjax.information.pmf import (
     cross_entropy,
     divergence_term,
@@ -181,7 +185,7 @@ def sample(key: PRNGKeyArray, q: ArrayLike, shape: tuple[int, ...] = ()) -> Int[
         [1 1 1]
     """
     q = parse_pmf_of_classes("q", q)
-    _check_shape("shape", shape)
+    check_shape("shape", shape)
     q = q.astype(result_dtype(q))
     with jax.enable_x64(True):
         return _rolls(key, q, shape)
@@ -206,13 +210,6 @@ def _uniform(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
     low, high = (jax.random.bits(k, shape, jnp.uint32) for k in jax.random.split(key))
     whole = high.astype(jnp.float64) * 2**21 + (low >> jnp.uint32(11)).astype(jnp.float64)
     return (whole + 0.5) * 2.0**-53
-
-
-def _check_shape(name: str, shape: tuple[int, ...]) -> None:
-    if not isinstance(shape, tuple):
-        raise TypeError(f"{name}: expected a tuple of integers, got {shape!r}")
-    if any(check_index(name, size) < 0 for size in shape):
-        raise_value_error(name, "sizes >= 0", shape)
 
 
 def log_likelihood_of(q: Array, counts: Array) -> Array:

@@ -11,7 +11,6 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from xentjax._core.checks import (
-    check_array,
     check_choice,
     check_num_steps,
     check_scalar,
@@ -20,8 +19,8 @@ from xentjax._core.checks import (
 )
 from xentjax._core.dtypes import in_float64, result_dtype
 from xentjax._core.multiply_no_nan import nan_unless
-from xentjax._core.varying import explicit_spec, on_auto_axes, pvary_all, whole_classes
-from xentjax.categorical._arguments import check_not_all_zero, parse_counts
+from xentjax._core.varying import explicit_spec, on_auto_axes, pvary_all
+from xentjax.categorical._arguments import check_not_all_zero, parse_counts, parse_prior
 from xentjax.categorical.certificate import KKTCertificate, certificate_of
 from xentjax.categorical.counts import shares, shares_of
 from xentjax.categorical.likelihood import log_likelihood_of
@@ -167,20 +166,9 @@ def _judged(
 
 def _add_prior(counts: Array, prior: ArrayLike) -> Array:
     """c_k + a_k - 1: the counts whose maximum likelihood is the mode of the posterior."""
-    concentration = whole_classes(check_array("prior", prior))
-    if concentration.dtype == jnp.bool_:
-        raise TypeError("prior: expected numbers, got bool")
-    if concentration.ndim and concentration.shape != counts.shape[-1:]:
-        raise_value_error(
-            "prior", f"a scalar or shape ({counts.shape[-1]},)", f"shape {concentration.shape}"
-        )
-    known = concrete(concentration)
-    if known is not None and not (valid := (known > 0) & (known < jnp.inf)).all():
-        raise_value_error("prior", "finite concentrations > 0", known[~valid][0])
+    concentration = parse_prior("prior", prior, counts)
     with jax.enable_x64(True):  # integers become float64
-        dtype = jnp.float64 if jnp.issubdtype(counts.dtype, jnp.integer) else counts.dtype
-        added = jnp.broadcast_to(concentration.astype(dtype) - 1, counts.shape)
-        effective = counts.astype(dtype) + added
+        effective = counts.astype(concentration.dtype) + (concentration - 1)
         known = concrete(effective)
         if known is not None:
             if (known < 0).any():
