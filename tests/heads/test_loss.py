@@ -460,19 +460,20 @@ def test_bad_values(how):
 
 
 def test_nothing_kept_is_zero():
-    """Nothing is 0 for a function that has no value at 0 too."""
+    """Also for a function that has no value at 0, and in what it closes over."""
     arrays = plain()
     none = np.zeros(N, bool)
 
-    def loss(stats, weight, coefficient):
-        return jnp.log(weight) * coefficient / stats.entropy
+    def total(inputs, scale, max_bytes):
+        def loss(stats, weight, coefficient):
+            return scale * jnp.log(weight) * coefficient / stats.entropy
 
-    def total(inputs, max_bytes):
         return linear_loss(loss, **arrays, inputs=inputs, where=none, max_bytes=max_bytes)
 
     for max_bytes in (TILED, 100):
-        value, gradients = jax.value_and_grad(total)((jnp.zeros(N), jnp.ones(N)), max_bytes)
-        for result in (value, *gradients):
+        inputs = jnp.zeros(N), jnp.ones(N)
+        value, gradients = jax.value_and_grad(total, (0, 1))(inputs, 2.0, max_bytes)
+        for result in jax.tree.leaves((value, gradients)):
             np.testing.assert_array_equal(result, 0)
 
 
