@@ -139,8 +139,8 @@ def linear_loss(
     Returns:
         The loss, float32 (float64 if x or kernel is), 0 if no row is kept; with `has_aux` the pair
         (loss, aux), aux with the leading axes of x. Masked rows add nothing, cost no matrix
-        products, and their aux is 0. A label outside 0..K-1 that is not `ignore_index` makes the
-        loss and its row's gradients NaN, whatever `loss` makes of it.
+        products on one device, and their aux is 0. A label outside 0..K-1 that is not
+        `ignore_index` makes the loss and its row's gradients NaN, whatever `loss` makes of it.
 
     Raises:
         TypeError: an array of the wrong dtype, forward mode, a gradient of a gradient or of aux, or
