@@ -460,7 +460,7 @@ def test_bad_values(how):
 
 
 def test_nothing_kept_is_zero():
-    """Also for a function that has no value at 0, and in what it closes over."""
+    """The function has no value at 0 and closes over an array."""
     arrays = plain()
     none = np.zeros(N, bool)
 
