@@ -112,7 +112,8 @@ def test_none_is_above_0():
     arrays = plain(4000, 2, 3)
     arrays["kernel"] *= 30
     arrays["labels"] = np.argmax(arrays["x"] @ arrays["kernel"] + arrays["bias"], -1)
-    for scalars in ({}, {"logit_soft_cap": 20.0, "temperature": 0.7}):
+    capped: dict[str, Any] = {"logit_soft_cap": 20.0, "temperature": 0.7}
+    for scalars in ({}, capped):
         assert (linear_log_probs(**arrays, **scalars) <= 0).all()
 
 

@@ -74,7 +74,7 @@ class RowFunction:
         return jax.tree.map(lambda x: _select(mask, x, jnp.zeros_like(x)), (loss, aux))
 
 
-_SOME_ROW: Any = SoftmaxStats(log_normalizer=1, label_log_prob=-1, entropy=1, predicted=0)
+_SOME_ROW = SoftmaxStats._make((1, -1, 1, 0))
 """Statistics for which most functions are defined, unlike those of a certain outcome."""
 
 
