@@ -99,16 +99,16 @@ def _select(mask: Bool[Array, " n"], x: Array, other: Array) -> Array:
 
 
 def row_function(
-    loss: Any, inputs: Sequence[Any], axes: frozenset[str], dtype: DTypeLike, has_aux: bool
+    loss: Any, inputs: Sequence[Any], dtype: DTypeLike, has_aux: bool, axes: frozenset[str]
 ) -> tuple[RowFunction, list[Array]]:
     """Trace the caller's function for one row; return also the arrays that it closes over.
 
     Args:
         loss: the function.
         inputs: of rows, with one leading axis.
-        axes: mesh axes that statistics and inputs vary over, inside `shard_map`.
         dtype: of the statistics.
         has_aux: whether the function returns auxiliary results too.
+        axes: mesh axes that statistics and inputs vary over, inside `shard_map`.
     """
     if not callable(loss):
         expected = "loss: expected a function of SoftmaxStats and inputs"
