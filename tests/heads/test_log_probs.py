@@ -323,7 +323,7 @@ X, KERNEL, LABELS = jnp.zeros((2, 3)), jnp.zeros((3, 4)), jnp.zeros(2, jnp.int32
         (TypeError, "labels: expected an integer dtype (class indices), got float32; "
          "linear_softmax_cross_entropy takes probabilities",
          lambda: linear_log_probs(X, KERNEL, jnp.zeros((2, 4)))),
-        (ValueError, "labels: expected the logits' shape without the classes, (2,), got (1,)",
+        (ValueError, "labels: expected the leading axes of x, (2,), got (1,)",
          lambda: linear_log_probs(X, KERNEL, LABELS[:1])),
         (ValueError, "kernel: expected shape (3, K), the features of x by at least one class, "
          "got shape (4, 3)", lambda: linear_log_probs(X, KERNEL.T, LABELS)),

@@ -620,19 +620,24 @@ X, KERNEL, LABELS = jnp.zeros((2, 3)), jnp.zeros((3, 4)), jnp.zeros(2, jnp.int32
          lambda f: f(lambda s: s.entropy, has_aux=True)),
         (TypeError, "loss: expected losses of a floating dtype, got int32",
          lambda f: f(lambda s: s.predicted)),
-        (ValueError, "loss: expected shape (1,) for one row, got shape ()",
+        (ValueError, "loss: expected shape (1,) for one row, got shape (); linear_loss itself "
+         "takes the mean or sum of the rows",
          lambda f: f(lambda s: s.entropy.sum())),
         (ValueError, "loss: expected shape (1,) for one row, got shape (2,)",
          lambda f: f(lambda s: s.entropy * jnp.ones(2))),
         (ValueError, "loss: expected auxiliary results with one leading axis, of size 1 for one "
          "row, got shape ()",
          lambda f: f(lambda s: (s.entropy, {"mean": s.entropy.mean()}), has_aux=True)),
+        (TypeError, "aux: expected an array, got str",
+         lambda f: f(lambda s: (s.entropy, {"name": "a"}), has_aux=True)),
         (TypeError, "inputs: expected a tuple of arrays or trees, got float32 of shape (2,)",
          lambda f: f(nll, inputs=jnp.ones(2, jnp.float32))),
-        (ValueError, "inputs: expected arrays whose leading axes are the rows' (2,), got shape (3, "
-         "2)", lambda f: f(nll, inputs=({"a": jnp.ones((3, 2))},))),
-        (TypeError, "inputs: expected an array, got object",
+        (ValueError, "inputs[1]['a']: expected an array whose leading axes are those of x, (2,), "
+         "got shape (3, 2)", lambda f: f(nll, inputs=(jnp.ones(2), {"a": jnp.ones((3, 2))}))),
+        (TypeError, "inputs[0]: expected an array, got object",
          lambda f: f(nll, inputs=(object(),))),
+        (ValueError, "labels: expected the leading axes of x, (2,), got (1,)",
+         lambda f: linear_loss(nll, X, KERNEL, LABELS[:1])),
         (ValueError, "reduction: expected one of 'sum', 'mean', got 'none'",
          lambda f: f(nll, reduction="none")),
         (ValueError, "labels: expected class indices",

@@ -30,6 +30,8 @@ from xentjax.ops.blocks import flat_mask
 
 T = TypeVar("T")
 
+_ROW_AXES = "the leading axes of x"
+
 
 def layer_rows(
     x: ArrayLike,
@@ -107,7 +109,7 @@ def with_labels(
     classes = Classes(shape, (len(shape) - 1,))
     indices = labels_are_indices(labels, classes, ignore_index)
     if indices:
-        rows = with_indices(rows, labels, ignore_index)
+        rows = with_indices(rows, labels, ignore_index, row_axes=_ROW_AXES)
     else:
         target = Target(pmf=soft_labels(labels, classes, rows.logits.x.dtype))
         rows = rows._replace(target=target)
@@ -122,7 +124,8 @@ def with_class_indices(
 ) -> Rows:
     """Return the rows with checked class indices, those to be ignored masked."""
     labels, ignore_index = check_labels(labels, ignore_index)
-    rows = with_indices(rows, labels, ignore_index, soft="linear_softmax_cross_entropy")
+    soft = "linear_softmax_cross_entropy"
+    rows = with_indices(rows, labels, ignore_index, soft, _ROW_AXES)
     if split is not None:
         check_whole(split.axis_name, labels=labels)
     return rows

@@ -12,7 +12,7 @@ from jax.interpreters import partial_eval
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from xentjax._core.checks import in_one_line, raise_value_error
+from xentjax._core.checks import check_array, in_one_line, raise_value_error
 from xentjax._core.varying import pvary
 from xentjax.losses._formula import SoftmaxStats
 from xentjax.ops import Requested
@@ -156,8 +156,9 @@ def _checked(result: Any, has_aux: bool) -> tuple[Float[Array, " 1"], Any]:
     if not jnp.issubdtype(result.dtype, jnp.floating):
         raise TypeError(f"loss: expected losses of a floating dtype, got {result.dtype}")
     if result.shape != (1,):
-        raise_value_error("loss", "shape (1,) for one row", f"shape {result.shape}")
-    aux = jax.tree.map(jnp.asarray, aux)
+        hint = "" if result.shape else "; linear_loss itself takes the mean or sum of the rows"
+        raise_value_error("loss", "shape (1,) for one row", f"shape {result.shape}{hint}")
+    aux = jax.tree.map(partial(check_array, "aux"), aux)
     for x in jax.tree.leaves(aux):
         if x.shape[:1] != (1,):
             expected = "auxiliary results with one leading axis, of size 1 for one row"

@@ -120,7 +120,8 @@ def linear_loss(
         labels: class indices in 0..K-1, integers [...], or target probabilities [..., K].
         bias: floating [K], or None for no bias.
         inputs: a sequence of arrays [..., *any], or trees of them, whose leading axes are those of
-            x: advantages, log-probabilities of a reference. Floating ones have gradients.
+            x: advantages, log-probabilities of a reference. Floating ones have gradients. What the
+            tokens of a sequence share, a [B], is `jnp.broadcast_to(a[:, None], (B, T))`.
         has_aux: whether `loss` returns auxiliary results of each row, which have no derivative.
         where: bool. [..., K] masks classes, [...] masks rows.
         ignore_index: a label whose rows are masked; None for no such label.
@@ -211,14 +212,18 @@ def _checked_inputs(
     """Return the inputs as trees of arrays with the leading axes of the rows."""
     if not isinstance(inputs, tuple | list):
         raise TypeError(f"inputs: expected a tuple of arrays or trees, got {in_one_line(inputs)}")
-    inputs = jax.tree.map(partial(check_array, "inputs"), list(inputs))
-    for x in jax.tree.leaves(inputs):
+
+    def checked(path: Any, x: Any) -> Array:
+        name = f"inputs{jax.tree_util.keystr(path)}"
+        x = check_array(name, x)
         if x.shape[: len(row_shape)] != row_shape:
-            expected = f"arrays whose leading axes are the rows' {row_shape}"
-            raise_value_error("inputs", expected, f"shape {x.shape}")
+            expected = f"an array whose leading axes are those of x, {row_shape}"
+            raise_value_error(name, expected, f"shape {x.shape}")
         if split is not None:
-            check_whole(split.axis_name, inputs=x)
-    return inputs
+            check_whole(split.axis_name, **{name: x})
+        return x
+
+    return jax.tree_util.tree_map_with_path(checked, list(inputs))
 
 
 def _join(tree: Any, row_shape: tuple[int, ...]) -> Any:

@@ -106,11 +106,16 @@ def target_rows(logits: ArrayLike, labels: ArrayLike, axis: Axis, where: ArrayLi
 
 
 def with_indices(
-    rows: Rows, labels: Array, ignore_index: int | None, soft: str = "softmax_cross_entropy"
+    rows: Rows,
+    labels: Array,
+    ignore_index: int | None,
+    soft: str = "softmax_cross_entropy",
+    row_axes: str = "the logits' shape without the classes",
 ) -> Rows:
     """Return the rows with checked class indices; those to be ignored are masked.
 
-    A masked row gets the valid label 0. Errors name `soft`, which takes probabilities.
+    A masked row gets the valid label 0. Errors name `soft`, which takes probabilities, and
+    `row_axes`, what the labels' shape is to the caller.
     """
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(
@@ -119,9 +124,7 @@ def with_indices(
         )
     row_shape = rows.logits.shape[:-1]
     if labels.shape != row_shape:
-        raise_value_error(
-            "labels", f"the logits' shape without the classes, {row_shape}", labels.shape
-        )
+        raise_value_error("labels", f"{row_axes}, {row_shape}", labels.shape)
     row_mask = rows.mask.rows
     if ignore_index is not None:
         limits = jnp.iinfo(labels.dtype)
