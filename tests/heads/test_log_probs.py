@@ -107,6 +107,16 @@ def test_200_random_configurations(dtype, options, how):
             assert_within(got, true[name], sizes[name] + rounded)
 
 
+def test_none_is_above_0():
+    """Soft caps of large logits too, whose label may be rounded otherwise than its row."""
+    arrays = plain(4000, 2, 3)
+    arrays["kernel"] *= 30
+    arrays["labels"] = np.argmax(arrays["x"] @ arrays["kernel"] + arrays["bias"], -1)
+    capped: dict[str, Any] = {"logit_soft_cap": 20.0, "temperature": 0.7}
+    for scalars in ({}, capped):
+        assert (linear_log_probs(**arrays, **scalars) <= 0).all()
+
+
 def test_every_derivative():
     """Forward mode and two second derivatives, against differences of the oracle's gradient."""
     rng = np.random.default_rng(5)

@@ -295,6 +295,20 @@ def test_arrays_closed_over_inside_shard_map_scan_and_checkpoint():
     assert_close(gradient, -np.sum(entropies), GRADIENT["float32"])
 
 
+def test_an_array_closed_over_may_differ_where_rows_are_shared():
+    arrays, mesh = plain(), Mesh(np.array(jax.devices()[:1]), ("devices",))
+
+    def part(coefficient):
+        loss = linear_loss(lambda stats: -coefficient[0] * stats.label_log_prob, **arrays)
+        return jax.lax.psum(loss, "devices")
+
+    mapped = jax.shard_map(part, mesh=mesh, in_specs=P("devices"), out_specs=P())
+    value, gradient = jax.value_and_grad(mapped)(jnp.array([3.0]))
+    expected = -exact(arrays, {}).label_log_prob.mean()
+    assert_close(value, 3 * expected, VALUE["float32"])
+    assert_close(gradient, expected[None], GRADIENT["float32"])
+
+
 def test_a_function_may_change_between_calls():
     """Numbers that a function reads from outside are those of the call, not of the first one."""
     arrays = plain()
@@ -357,7 +371,7 @@ def test_eager_calls_of_one_function_compile_once(loss):
     ],
 )
 def test_only_what_the_function_uses_is_computed(loss, requested):
-    function, closed_over = _row_function.row_function(loss, [], frozenset(), jnp.float32, False)
+    function, closed_over = _row_function.row_function(loss, [], jnp.float32, False, frozenset())
     assert function.requested == requested
     assert closed_over == []
 
@@ -460,19 +474,20 @@ def test_bad_values(how):
 
 
 def test_nothing_kept_is_zero():
-    """Nothing is 0 for a function that has no value at 0 too."""
+    """The function has no value at 0 and closes over an array."""
     arrays = plain()
     none = np.zeros(N, bool)
 
-    def loss(stats, weight, coefficient):
-        return jnp.log(weight) * coefficient / stats.entropy
+    def total(inputs, scale, max_bytes):
+        def loss(stats, weight, coefficient):
+            return scale * jnp.log(weight) * coefficient / stats.entropy
 
-    def total(inputs, max_bytes):
         return linear_loss(loss, **arrays, inputs=inputs, where=none, max_bytes=max_bytes)
 
     for max_bytes in (TILED, 100):
-        value, gradients = jax.value_and_grad(total)((jnp.zeros(N), jnp.ones(N)), max_bytes)
-        for result in (value, *gradients):
+        inputs = jnp.zeros(N), jnp.ones(N)
+        value, gradients = jax.value_and_grad(total, (0, 1))(inputs, 2.0, max_bytes)
+        for result in jax.tree.leaves((value, gradients)):
             np.testing.assert_array_equal(result, 0)
 
 
@@ -637,5 +652,5 @@ def test_wrong_arguments_say_what_was_expected(error, message, call, unchecked_a
 
 def test_a_loss_is_a_function():
     with pytest.raises(TypeError) as raised:
-        _row_function.row_function(3, [], frozenset(), jnp.float32, False)
+        _row_function.row_function(3, [], jnp.float32, False, frozenset())
     assert str(raised.value) == "loss: expected a function of SoftmaxStats and inputs, got 3"

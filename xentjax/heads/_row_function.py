@@ -56,7 +56,8 @@ class RowFunction:
     ) -> tuple[Float[Array, " n"], Any]:
         """Return the loss of each row and its auxiliary results, 0 where it is masked."""
         if mask is not None and mask.size > 0:
-            stats, inputs = _like_a_kept_row(mask, stats), _like_a_kept_row(mask, inputs, 1)
+            stats = _like_a_kept_row(mask, stats, _SOME_ROW)
+            inputs = _like_a_kept_row(mask, inputs, jax.tree.map(lambda _: 1, inputs))
 
         def of_row(stats: SoftmaxStats, inputs: Any) -> Any:
             # The caller's function takes rows: here it is one.
@@ -73,19 +74,24 @@ class RowFunction:
         return jax.tree.map(lambda x: _select(mask, x, jnp.zeros_like(x)), (loss, aux))
 
 
-def _like_a_kept_row(mask: Bool[Array, " n"], tree: T, otherwise: int = 0) -> T:
+_SOME_ROW = SoftmaxStats._make((1, -1, 1, 0))
+"""Statistics for which most functions are defined, unlike those of a certain outcome."""
+
+
+def _like_a_kept_row(mask: Bool[Array, " n"], tree: T, otherwise: Any) -> T:
     """Give masked rows the numbers of a row that is kept, for which the function is defined.
 
-    By a row that does not count, its derivative in what all rows share would else be NaN.
+    By a row that does not count, its derivative in what all rows share would else be NaN. Where
+    no row is kept they are `otherwise`.
     """
     kept, any_kept = jnp.argmax(mask), jnp.any(mask)
 
-    def like_kept(x: Array) -> Array:
+    def like_kept(x: Array, otherwise: int) -> Array:
         row = jax.lax.dynamic_index_in_dim(x, kept, keepdims=True)
         row = jnp.where(any_kept, row, jnp.full_like(row, otherwise))
         return _select(mask, x, jax.lax.stop_gradient(row))
 
-    return jax.tree.map(like_kept, tree)
+    return jax.tree.map(like_kept, tree, otherwise)
 
 
 def _select(mask: Bool[Array, " n"], x: Array, other: Array) -> Array:
@@ -93,16 +99,16 @@ def _select(mask: Bool[Array, " n"], x: Array, other: Array) -> Array:
 
 
 def row_function(
-    loss: Any, inputs: Sequence[Any], axes: frozenset[str], dtype: DTypeLike, has_aux: bool
+    loss: Any, inputs: Sequence[Any], dtype: DTypeLike, has_aux: bool, axes: frozenset[str]
 ) -> tuple[RowFunction, list[Array]]:
     """Trace the caller's function for one row; return also the arrays that it closes over.
 
     Args:
         loss: the function.
         inputs: of rows, with one leading axis.
-        axes: mesh axes that statistics and inputs vary over, inside `shard_map`.
         dtype: of the statistics.
         has_aux: whether the function returns auxiliary results too.
+        axes: mesh axes that statistics and inputs vary over, inside `shard_map`.
     """
     if not callable(loss):
         expected = "loss: expected a function of SoftmaxStats and inputs"

@@ -62,29 +62,31 @@ def linear_kl_divergence(
         x: features, [..., D], floating, with the leading axes of `target_x`. Half precision is
             multiplied in half precision and accumulated in float32.
         kernel: [D, K], floating.
-        target_bias: [K], floating.
-        bias: [K], floating.
+        target_bias: [K], floating, or None for no bias.
+        bias: [K], floating, or None for no bias.
         where: bool. [..., K] masks classes (a masked class leaves both pmfs), [...] masks rows. A
-            masked row, or one with no class left, has loss 0, leaves the mean and, where a block of
-            rows is masked, costs no products.
+            masked row, or one with no class left, has loss 0, leaves the mean and costs no products
+            on one device.
         logit_soft_cap: c > 0, replaces each logit a of both heads by c tanh(a / c).
         temperature: T > 0, divides the logits of both after the cap.
         reverse: whether the roles of p and q are exchanged.
         reduction: "none", "sum", or "mean" over the rows kept (0 if there is none).
-        axis_name: mesh axis, or axes, of the `jax.shard_map` around this call over which the
-            classes are split; `target_kernel`, `kernel`, the biases and a `where` of classes are
-            then slices of equal size.
+        axis_name: the mesh axis (or axes, the last one fastest) over whose devices the classes are
+            split inside `jax.shard_map`: each passes its slice of both kernels, both biases and
+            `where`, which masks the padding of the last slices. None if each has the whole kernels.
         max_bytes: bound on the logits of both heads that are in memory at a time; None is 16 MiB to
             256 MiB.
         implementation: "xla" or "reference", which stores the logits; None is XLA.
 
     Returns:
-        The divergence, float32 (float64 if an `x` or kernel is): one a row, [...], or a scalar.
+        The divergence, float32 (float64 if an `x` or kernel is): one a row, [...], or a scalar. NaN
+        in a row with a NaN logit, or whose logits are all -inf on one side.
 
     Raises:
         TypeError: an array of the wrong dtype, or `reverse` other than True or False.
         NotImplementedError: the name of a kernel.
-        ValueError: a shape, name or known scalar outside what is listed above.
+        ValueError: a shape, name or known scalar outside what is listed above, or `axis_name`
+            outside of `shard_map`, or an array split over it that should not be, or the reverse.
 
     Example:
         >>> import jax.numpy as jnp
@@ -139,14 +141,14 @@ def linear_js_divergence(
         target_kernel: [D', K], floating.
         x: features, [..., D], floating, with the leading axes of `target_x`.
         kernel: [D, K], floating.
-        target_bias: [K], floating.
-        bias: [K], floating.
+        target_bias: [K], floating, or None for no bias.
+        bias: [K], floating, or None for no bias.
         where: bool. [..., K] masks classes, [...] masks rows.
         logit_soft_cap: c > 0, replaces each logit a of both heads by c tanh(a / c).
         temperature: T > 0, divides the logits of both after the cap.
         weight: w of the target's pmf in [0, 1]; 0 and 1 give 0. Differentiable.
         reduction: "none", "sum", or "mean" over the rows kept (0 if there is none).
-        axis_name: mesh axis, or axes, over which the classes are split.
+        axis_name: the mesh axis (or axes) over which the classes are split.
         max_bytes: bound on the logits of both heads that are in memory at a time.
         implementation: "xla" or "reference", which stores the logits; None is XLA.
 
@@ -156,7 +158,7 @@ def linear_js_divergence(
     Raises:
         TypeError: an array of the wrong dtype.
         NotImplementedError: the name of a kernel.
-        ValueError: a shape, name or known scalar outside what is listed above.
+        ValueError: as in `linear_kl_divergence`.
 
     Example:
         >>> import jax.numpy as jnp

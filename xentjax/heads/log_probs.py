@@ -73,7 +73,7 @@ def linear_log_probs(
     The sum of a loss of one row at a time takes 6 N D K with `linear_loss`. Half-precision
     products accumulate in float32.
 
-    Masked rows cost no matrix products, bad labels and logits give what they give in
+    Masked rows cost no matrix products on one device, bad labels and logits give what they give in
     `linear_softmax_cross_entropy`, and devices that split the classes exchange a few numbers a row.
 
     Args:

@@ -20,7 +20,7 @@ from xentjax._core.checks import (
     in_one_line,
     raise_value_error,
 )
-from xentjax._core.varying import pvary_all, varying_axes
+from xentjax._core.varying import pvary, pvary_all, varying_axes
 from xentjax.heads._arguments import (
     check_max_bytes,
     join_rows,
@@ -139,8 +139,8 @@ def linear_loss(
     Returns:
         The loss, float32 (float64 if x or kernel is), 0 if no row is kept; with `has_aux` the pair
         (loss, aux), aux with the leading axes of x. Masked rows add nothing, cost no matrix
-        products, and their aux is 0. A label outside 0..K-1 that is not `ignore_index` makes the
-        loss and its row's gradients NaN, whatever `loss` makes of it.
+        products on one device, and their aux is 0. A label outside 0..K-1 that is not
+        `ignore_index` makes the loss and its row's gradients NaN, whatever `loss` makes of it.
 
     Raises:
         TypeError: an array of the wrong dtype, forward mode, a gradient of a gradient or of aux, or
@@ -184,11 +184,15 @@ def linear_loss(
     check_choice("reduction", reduction, ("sum", "mean"))
     check_implementation(implementation)
     how = _How(has_aux, reduction, implementation, check_max_bytes(max_bytes))
-    joined = _join(inputs, rows.logits.shape[:-1])
-    axes = frozenset().union(*map(varying_axes, jax.tree.leaves((rows, inputs))))
-    if split is not None:
-        axes -= frozenset(jax.tree.leaves(split.axis_name))
-    function, closed_over = row_function(loss, joined, axes, rows.logits.dtype, has_aux)
+    of_classes = frozenset() if split is None else frozenset(jax.tree.leaves(split.axis_name))
+    trace = partial(
+        row_function, loss, _join(inputs, rows.logits.shape[:-1]), rows.logits.dtype, has_aux
+    )
+    axes = _axes((rows, inputs)) - of_classes
+    function, closed_over = trace(axes)
+    if more := _axes(closed_over) - axes - of_classes:  # rows are shared where what it reads is not
+        rows, inputs = pvary((rows, inputs), more)
+        function, closed_over = trace(axes | more)
     if split is not None:
         return _loss(rows, closed_over, inputs, split, function, how)
     return _of_whole_rows(rows, closed_over, inputs, None, function, how)
@@ -301,8 +305,12 @@ def _devices_share(closed_over: list[Array], *by_device: Any) -> bool:
 
     Their gradient is a sum over devices, which weights of the devices' losses have to precede.
     """
-    axes = frozenset().union(*map(varying_axes, jax.tree.leaves(by_device)))
-    return any(axes - varying_axes(x) for x in closed_over)
+    return any(_axes(by_device) - varying_axes(x) for x in closed_over)
+
+
+def _axes(tree: Any) -> frozenset[str]:
+    """Return the mesh axes that any array varies over, inside `shard_map`."""
+    return frozenset().union(*map(varying_axes, jax.tree.leaves(tree)))
 
 
 _NO_FORWARD_MODE = (

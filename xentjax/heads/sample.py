@@ -68,8 +68,8 @@ def linear_sample(
     a key of its own, `jax.random.fold_in(key, jax.lax.axis_index(name))`.
 
     A class of logit -inf is never drawn, nor is a masked one. A row with a NaN logit, or with all
-    logits -inf, gives index -1 and log-probability NaN. Masked rows cost no matrix products.
-    With `axis_name` devices exchange a few numbers for each row and sample.
+    logits -inf, gives index -1 and log-probability NaN. Masked rows cost no matrix products on one
+    device. With `axis_name` devices exchange a few numbers for each row and sample.
 
     Args:
         key: random key, of any implementation.

@@ -61,9 +61,9 @@ def linear_top_k(
     -inf. In a row with a NaN logit, or with all logits -inf, every log-probability is NaN; a NaN
     logit comes first, as in `jax.lax.top_k`.
 
-    Masked rows cost no matrix products. With `axis_name` each device sends its k largest logits of
-    a row to the others and adds those of its classes that are among the k of all, 12 k bytes a row,
-    beside a few numbers a row for the normaliser.
+    Masked rows cost no matrix products on one device. With `axis_name` each device sends its k
+    largest logits of a row to the others and adds those of its classes that are among the k of all,
+    12 k bytes a row, beside a few numbers a row for the normaliser.
 
     Args:
         x: features, floating [..., D].

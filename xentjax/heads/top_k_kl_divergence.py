@@ -83,14 +83,15 @@ def linear_top_k_kl_divergence(
         kernel: floating [D, K].
         bias: floating [K], or None for no bias.
         where: bool. [..., K] masks classes of the head, [...] masks rows. A masked row, or one with
-            no class left, has loss 0, leaves the mean and costs no products.
+            no class left, has loss 0, leaves the mean and costs no products on one device.
         logit_soft_cap: c > 0 for the head's logits, or None for no cap.
         temperature: > 0, divides the head's logits after the soft cap.
         reverse: whether the roles of p and q are exchanged.
         reduction: "none", "sum", or "mean" over the rows kept (0 if there is none).
         axis_name: the mesh axis (or axes, the last one fastest) over whose devices the classes are
-            split inside `jax.shard_map`: each passes its slice of kernel, bias and `where`. Indices
-            count all classes. Devices exchange k and a few more numbers a row.
+            split inside `jax.shard_map`: each passes its slice of kernel, bias and `where`, which
+            masks the padding of the last slices. Indices count all classes. Devices exchange k and
+            a few more numbers a row.
         max_bytes: about how many bytes tiles may take. None takes a tenth of the logits, a quarter
             for gradients, but 16 MiB to 256 MiB.
         implementation: "xla" or "reference" (which stores the logits); None is "xla".

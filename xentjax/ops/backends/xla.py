@@ -106,7 +106,8 @@ def _one_pass(rows: Rows, requested: Requested) -> RowStatistics:
     """
     in_range, label = _label_logit(rows)
     z = shifted(_simply_adjusted(rows), label, rows.scalars.temperature)
-    log_sum = jnp.log(_row_sum(jnp.exp(z)))
+    # The label's own 1 is in the sum; below 1 it is the rounding of two ways to compute a cap.
+    log_sum = jnp.maximum(jnp.log(_row_sum(jnp.exp(z))), 0)
     good = log_sum <= _REACH
     uniform = None
     if requested.uniform:

@@ -12,7 +12,7 @@ from jaxtyping import Array
 from xentjax.ops.rows import Rows, map_rows
 
 T = TypeVar("T")
-Heads = TypeVar("Heads")
+Heads = Any
 """`LinearRows`, or a tree of several with as many rows and of arrays that belong to no row."""
 
 
