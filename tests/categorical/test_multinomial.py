@@ -90,11 +90,11 @@ def test_p_values_down_to_1e_30(order):
 
 
 def test_agrees_with_scipys_binomial_test():
-    """At sizes where the terms of the logarithm are of order 10^6."""
+    """Sizes at which the terms of the logarithm are of order 10^6."""
     counts = np.array([[50_300, 49_700], [49_000, 51_000], [2_000, 98_000]])
     with jax.enable_x64(True):
         result = multinomial_test(counts, np.array([0.5, 0.5]))
-    expected = [scipy.stats.binomtest(int(c), 100_000).pvalue for c, _ in counts]
+    expected = np.array([scipy.stats.binomtest(int(c), 100_000).pvalue for c, _ in counts])
     np.testing.assert_allclose(result.p_value, expected, 1e-9)
 
 
@@ -148,7 +148,7 @@ def test_simulated_within_4_standard_errors(order):
 
 
 def test_simulations_of_large_counts():
-    """Of 3 10^9 samples, where the chi-squared law holds; the same for the same key."""
+    """Samples of number 3 10^9, where the chi-squared law holds; the same for the same key."""
     counts, q = 10**9 + np.array([30_000, -10_000, -20_000]), np.full(3, 1 / 3)
     for order in ("probability", "g", "chi_squared"):
         keywords = {"key": jax.random.key(3), "num_samples": 20_000, "order": order}
@@ -215,7 +215,7 @@ def test_keys():
     test = partial(multinomial_test, np.array([1, 2]), np.array([0.5, 0.5]), method="monte_carlo")
     assert test(key=jax.random.PRNGKey(5)).p_value == test(key=jax.random.key(5)).p_value
     with pytest.raises(TypeError, match=r"^key: expected a random key, got 5$"):
-        test(key=5)
+        test(key=5)  # pyright: ignore[reportArgumentType]
 
 
 def test_sizes_that_no_test_takes():

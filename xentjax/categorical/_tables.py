@@ -37,7 +37,7 @@ def number_of_tables(counts: np.ndarray, q: np.ndarray) -> int:
 
     Or some number that is as good, where there are more than 10^37.
     """
-    sizes = np.stack([counts.sum(-1), (q > 0).sum(-1)], -1).astype(int)
+    sizes = np.stack([counts.sum(-1), (q > 0).sum(-1)], -1)
     pairs = set(map(tuple, sizes.reshape(-1, 2).tolist()))
     return max((math.comb(n + k - 1, min(n, k - 1, 64)) for n, k in pairs), default=0)
 
@@ -88,7 +88,7 @@ def _by_group(
 def _groups(counts: np.ndarray, q: np.ndarray) -> Iterator[_Group]:
     """Yield the groups of rows; those where an impossible class occurred are in none."""
     possible = q > 0
-    sizes = np.stack([counts.sum(-1), possible.sum(-1)], -1).astype(int)
+    sizes = np.stack([counts.sum(-1), possible.sum(-1)], -1)
     valid = ~((counts > 0) & ~possible).any(-1)
     for n, k in np.unique(sizes[valid], axis=0).tolist():
         rows = np.flatnonzero(valid & (sizes == (n, k)).all(-1))
@@ -138,7 +138,7 @@ def _remainder(c: np.ndarray) -> np.ndarray:
     """Return `log c! - (c log c - c)` of whole numbers."""
     large = np.maximum(c, len(_REMAINDERS)).astype(float)
     stirling = np.log(2 * math.pi * large) / 2 + 1 / (12 * large) - 1 / (360 * large**3)
-    small = _REMAINDERS[np.minimum(c, len(_REMAINDERS) - 1).astype(int)]
+    small = _REMAINDERS[np.minimum(c, len(_REMAINDERS) - 1)]
     return np.where(c < len(_REMAINDERS), small, stirling)
 
 

@@ -30,7 +30,7 @@ class MultinomialTest(NamedTuple):
     """
 
     statistic: Float[Array, "*batch"]
-    """What orders the tables; +inf where an impossible class occurred."""
+    """Statistic that orders the tables; +inf where an impossible class occurred."""
     p_value: Float[Array, "*batch"]
     """Probability of so large a statistic if the pmf is right, or its estimate."""
     dof: Int[Array, "*batch"]
@@ -84,9 +84,10 @@ def multinomial_test(
         exact p-value keeps its relative precision until it underflows.
 
     Raises:
-        ValueError: for another method or order; "exact" with more than 10^7 tables of a row; "monte_carlo",
-            also by "auto", without a key; num_samples < 1; concrete counts that are negative, not
-            whole or all 0, a concrete `q` that is not a pmf, or shapes that do not fit.
+        ValueError: for another method or order; "exact" with a row of more than 10^7 tables;
+            tables that are to be drawn without a key; num_samples < 1; more than 2^53 samples;
+            counts that are negative, not whole or all 0, a `q` that is not a pmf, or shapes that do
+            not fit.
         TypeError: for q that is not floating, counts that are not numbers, a num_samples that is no
             integer, a key that is none, or arguments that are traced.
 
@@ -108,6 +109,7 @@ def multinomial_test(
     pmfs /= pmfs.sum(-1, keepdims=True)
     if (most := rows.sum(-1, dtype=float).max(initial=0)) > 2**53:
         raise_value_error("counts", "at most 2^53 samples", f"{most:.3g}")
+    rows = rows.astype(np.int64)
     simulated = method == "monte_carlo"
     if not simulated:
         number = number_of_tables(rows, pmfs)
