@@ -100,6 +100,7 @@ def linear_sample(
             outside of `shard_map`, or an array split over it that should not be, or the reverse.
 
     Example:
+        >>> import jax
         >>> import jax.numpy as jnp
         >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0]])
         >>> kernel = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.25, 0.25, 0.5]]))
