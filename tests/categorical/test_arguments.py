@@ -43,6 +43,7 @@ CALLS = {
     "kkt_certificate": (lambda f, q, c: f(q, c), PMF, COUNTS),
     "g_test": (lambda f, c, q: f(c, q), COUNTS, PMF),
     "chi_squared_test": (lambda f, c, q: f(c, q), COUNTS, PMF),
+    "multinomial_test": (lambda f, c, q: f(c, q), COUNTS, PMF),
     "independence_test": (lambda f, t: f(t), TABLE),
     "dirichlet_posterior": (lambda f, c, a: f(c, a), COUNTS, [1.5, 2.0, 1.0, 1.0]),
     "log_evidence": (lambda f, c, a: f(c, a), COUNTS, [1.5, 2.0, 1.0, 1.0]),

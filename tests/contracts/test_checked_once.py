@@ -90,6 +90,7 @@ CALLS = [
     partial(xentjax.confidence_intervals, COUNTS, method="sison_glaz"),
     partial(xentjax.g_test, COUNTS, PMF),
     partial(xentjax.chi_squared_test, COUNTS, PMF),
+    partial(xentjax.multinomial_test, COUNTS, PMF, order="g", num_samples=10),
     partial(xentjax.independence_test, TABLE, statistic="chi_squared"),
     partial(xentjax.dirichlet_posterior, COUNTS, 0.5),
     partial(xentjax.log_evidence, COUNTS, 0.5),

@@ -32,6 +32,10 @@ from xentjax.categorical.mle import (
     CategoricalFit as CategoricalFit,
     fit_categorical as fit_categorical,
 )
+from xentjax.categorical.multinomial import (
+    MultinomialTest as MultinomialTest,
+    multinomial_test as multinomial_test,
+)
 from xentjax.categorical.posterior import (
     DirichletPosterior as DirichletPosterior,
     dirichlet_posterior as dirichlet_posterior,
