@@ -152,8 +152,10 @@ def _read_parquet(path: Path, column: str | None, encoding: None) -> pa.ChunkedA
 
 def _read_npy(path: Path, column: str | None, encoding: None) -> pa.ChunkedArray:
     _refuse_name(path, column)
-    # NumPy warns of headers written by Python 2, though it reads them
-    with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
+    # NumPy warns of headers written by Python 2, though it reads them. Of a file it would take the
+    # first numbers where the dtype is of arrays, "5<i8"; of anything else it counts the bytes.
+    with path.open("rb") as opened, warnings.catch_warnings(action="ignore"):
+        file = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         array = np.lib.format.read_array(file, allow_pickle=False)
         if file.read(1):
             raise UserError(f"{path}: expected one array, got more bytes after it")

@@ -309,7 +309,7 @@ BAD = {
     "npy that ends early": (
         lambda d: damaged_npy(d, b"(5,), }", b"(55,),}"),
         None,
-        "read all data|cannot reshape",
+        "expected 440 bytes got 40",
     ),
     "npy of terabytes": (
         lambda d: damaged_npy(d, b"(5,), }" + 12 * b" ", b"(5000000000000,), }"),
@@ -321,6 +321,11 @@ BAD = {
         lambda d: damaged_npy(d, b"'<i8'", b"'5i1'"),
         None,
         "cannot read|more byt",
+    ),
+    "npy of subarrays of more bytes than there are": (
+        lambda d: damaged_npy(d, b"'<i8'", b"'5<i8'"),
+        None,
+        "cannot read, EOF",
     ),
     "utf-16 without a mark": (
         lambda d: csv(d, "x\nä\n".encode("utf-16-be")),

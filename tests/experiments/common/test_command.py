@@ -34,7 +34,7 @@ def test_help_is_wrapped_between_words(monkeypatch, capsys, name, width):
     words = description.split()
     assert max(map(len, shown.splitlines())) <= max(width, *map(len, words))
     assert "\n\n\n" not in shown
-    start = shown.index(words[0])
+    start = shown.index(f"\n{words[0]} ")
     assert shown[start:].split()[: len(words)] == words
     examples = [line for line in description.splitlines() if line.startswith("    ")]
     if width == 120:
