@@ -320,7 +320,7 @@ def gradients_in_what_a_loss_closes_over() -> None:
         def loss(stats):
             return coefficient * stats.entropy - stats.label_log_prob
 
-        weight = 1.0 + jax.lax.axis_index("classes")
+        weight = (1 + jax.lax.axis_index("classes")).astype(x.dtype)
         total = linear_loss(loss, x, kernel, labels, reduction="sum")
         return jax.lax.psum(weight * total, "classes")
 
