@@ -5,7 +5,6 @@ from typing import SupportsIndex, TypeVar
 
 import jax
 from jax.typing import ArrayLike
-from jaxtyping import Array
 
 from xentjax._core.axis_name import AxisName, check_split, check_whole
 from xentjax._core.checks import check_bool, check_floating, check_index, raise_value_error
@@ -166,17 +165,15 @@ def join_rows(rows: Rows) -> Rows:
     (layer, target, mask), shape = rows[:3], rows.logits.shape
     if len(shape) == 2 and (mask.classes is None or mask.classes.shape[0] in (1, shape[0])):
         return rows
-    n = math.prod(shape[:-1])
-
-    def join(x: Array | None) -> Array | None:
-        return None if x is None else x.reshape(n, *x.shape[len(shape) - 1 :])
-
+    x, target, kept = join_leading((layer.x, target, mask.rows), shape[:-1])
     classes = None if mask.classes is None else flat_mask(mask.classes, shape)
-    return rows._replace(
-        logits=layer._replace(x=join(layer.x)),
-        target=Target(join(target.labels), join(target.pmf)),
-        mask=Mask(join(mask.rows), classes),
-    )
+    return rows._replace(logits=layer._replace(x=x), target=target, mask=Mask(kept, classes))
+
+
+def join_leading(tree: T, row_shape: tuple[int, ...]) -> T:
+    """Join the leading axes of arrays, those of x, into one axis of rows."""
+    n = math.prod(row_shape)
+    return jax.tree.map(lambda a: a.reshape(n, *a.shape[len(row_shape) :]), tree)
 
 
 def restore_rows(result: T, row_shape: tuple[int, ...]) -> T:

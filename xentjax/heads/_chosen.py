@@ -1,13 +1,12 @@
 """Classes chosen in each row of a linear head, wherever its arrays lie."""
 
-import math
 from functools import partial
 
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
-from xentjax.heads._arguments import join_rows, restore_rows
+from xentjax.heads._arguments import join_leading, join_rows, restore_rows
 from xentjax.heads._explicit import placement_of
 from xentjax.heads._statistics import pack_kept_rows_with
 from xentjax.losses._split import SplitClasses, own_shard
@@ -52,6 +51,14 @@ def head_choice(
     return chosen._replace(logits=logits)
 
 
+def without_masked_rows(rows: Rows, indices: Array, log_probs: Array) -> tuple[Array, Array]:
+    """Return chosen classes [..., m] and their log-probabilities, -1 and 0 in masked rows."""
+    if rows.mask.rows is None:
+        return indices, log_probs
+    kept = jnp.broadcast_to(rows.mask.rows[..., None], indices.shape)
+    return jnp.where(kept, indices, -1), jnp.where(kept, log_probs, 0)
+
+
 def _of_part(
     rows: Rows,
     split: SplitClasses | None,
@@ -64,8 +71,7 @@ def _of_part(
 ) -> Chosen:
     """Choose among the classes of a layer's rows, of which this device may have some."""
     row_shape = rows.logits.shape[:-1]
-    n, leading = math.prod(row_shape), len(row_shape)
-    by_row = tuple(a.reshape(n, *a.shape[leading:]) for a in by_row)
+    by_row = join_leading(by_row, row_shape)
     linear, by_row, in_place = pack_kept_rows_with(join_rows(rows), by_row)
     shard, axis_name = ClassShard(linear, jnp.int32(0), None), None
     if split is not None:

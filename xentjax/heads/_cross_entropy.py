@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import jax
-from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from xentjax._core.varying import pvary_all
@@ -51,14 +50,14 @@ def with_gradients(rows: Rows, keywords: Keywords, max_bytes: int | None) -> Los
     terms = keywords.label_smoothing, keywords.z_loss
     static = _with_terms(keywords, (None, None), "none")
 
-    def sum_of_part(rows: Rows, terms: Terms) -> tuple[Loss, SoftmaxStats | None]:
-        total, stats = _sum_with_gradients(rows, terms, static, max_bytes)
-        axes = () if placement is None else placement.axis_names()
-        return lax.psum(total, axes) if axes else total, stats
-
     if placement is None:
-        total, stats = sum_of_part(rows, terms)
+        total, stats = _sum_with_gradients(rows, terms, static, max_bytes)
     else:
+
+        def sum_of_part(rows: Rows, terms: Terms) -> tuple[Loss, SoftmaxStats | None]:
+            total, stats = _sum_with_gradients(rows, terms, static, max_bytes)
+            return placement.sum_over_rows(total), stats
+
         out_specs = P(), P(*placement.rows)
         total, stats = placement.over_devices(sum_of_part, rows, terms, out_specs=out_specs)
     shape, weights = rows.logits.shape[:-1], label_weights(rows)

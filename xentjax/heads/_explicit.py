@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec as P, reshard
+from jaxtyping import Array
 
 from xentjax._core.varying import explicit_spec
 from xentjax.losses._split import SplitClasses
@@ -58,6 +59,11 @@ class Placement(NamedTuple):
             axis_names=set(self.axis_names()),
         )
         return mapped(placed, *by_row, *others)
+
+    def sum_over_rows(self, total: Array) -> Array:
+        """Return the sum of what the devices have of a total over rows."""
+        axes = _names(self.rows)
+        return lax.psum(total, axes) if axes else total
 
     def own_classes(self, rows: Rows) -> SplitClasses | None:
         """Return which classes this device has, where they are split."""

@@ -8,10 +8,11 @@ from typing import Any, NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
+
+from xentjax.ops.derivative import differentiated, moving_inputs
 
 T = TypeVar("T")
 
@@ -38,23 +39,15 @@ def without_derivative(tree: T, message: str) -> T:
         return tree
 
     def forward(tree: Any) -> tuple[T, None]:
-        return jax.tree.map(lambda p: p.value, tree, is_leaf=_is_primal), None
+        return differentiated(tree)[0], None
 
     def backward(_: None, cotangents: T) -> tuple[None]:
-        if all(map(_is_zero, jax.tree.leaves(cotangents, is_leaf=_is_zero))):
-            return (None,)
-        raise TypeError(message)
+        if jax.tree.leaves(moving_inputs(cotangents)):
+            raise TypeError(message)
+        return (None,)
 
     identity.defvjp(forward, backward, symbolic_zeros=True)
     return identity(tree)
-
-
-def _is_primal(x: Any) -> bool:
-    return isinstance(x, CustomVJPPrimal)
-
-
-def _is_zero(x: Any) -> bool:
-    return isinstance(x, SymbolicZero)
 
 
 def _refuse(*_: Any, message: str, **__: Any) -> NoReturn:

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
@@ -105,25 +104,24 @@ def _of_heads(heads: Heads, settings: Settings, reduction: str) -> Float[Array, 
     whole = settings.axis_name is None and not backend(settings.implementation).stores_logits
 
     if reduction == "none" or not whole:
-
-        def losses_of_part(rows: tuple[Rows, Rows], weight: Array | None) -> Array:
-            return _losses(Heads(*rows, weight), settings)
-
         if placement is None:
-            losses = losses_of_part((p, q), weight)
+            losses = _losses(heads, settings)
         else:
+
+            def losses_of_part(rows: tuple[Rows, Rows], weight: Array | None) -> Array:
+                return _losses(Heads(*rows, weight), settings)
+
             out_specs = P(*placement.rows)
             losses = placement.over_devices(losses_of_part, (p, q), weight, out_specs=out_specs)
         return reduce_losses(losses, reduction, None, kept)
 
-    def total_of_part(rows: tuple[Rows, Rows], weight: Array | None) -> Array:
-        total = _total(Heads(*rows, weight), settings)
-        axes = () if placement is None else placement.axis_names()
-        return lax.psum(total, axes) if axes else total
-
     if placement is None:
-        total = total_of_part((p, q), weight)
+        total = _total(heads, settings)
     else:
+
+        def total_of_part(rows: tuple[Rows, Rows], weight: Array | None) -> Array:
+            return placement.sum_over_rows(_total(Heads(*rows, weight), settings))
+
         total = placement.over_devices(total_of_part, (p, q), weight, out_specs=P())
     return reduce_total(total, reduction, q.logits.shape[:-1], None, kept)
 

@@ -1,13 +1,11 @@
 """A caller's loss of the row statistics of a linear head, with gradients made in forward."""
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, SupportsIndex, overload
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -23,6 +21,7 @@ from xentjax._core.checks import (
 from xentjax._core.varying import pvary, pvary_all, varying_axes
 from xentjax.heads._arguments import (
     check_max_bytes,
+    join_leading,
     join_rows,
     layer_rows,
     restore_rows,
@@ -187,7 +186,7 @@ def linear_loss(
     how = _How(has_aux, reduction, implementation, check_max_bytes(max_bytes))
     of_classes = frozenset() if split is None else frozenset(jax.tree.leaves(split.axis_name))
     trace = partial(
-        row_function, loss, _join(inputs, rows.logits.shape[:-1]), rows.logits.dtype, has_aux
+        row_function, loss, join_leading(inputs, rows.logits.shape[:-1]), rows.logits.dtype, has_aux
     )
     axes = _axes((rows, inputs)) - of_classes
     function, closed_over = trace(axes)
@@ -226,12 +225,6 @@ def _checked_inputs(
     return jax.tree_util.tree_map_with_path(checked, list(inputs))
 
 
-def _join(tree: Any, row_shape: tuple[int, ...]) -> Any:
-    """Join the leading axes of inputs into one axis of rows."""
-    n = math.prod(row_shape)
-    return jax.tree.map(lambda x: x.reshape(n, *x.shape[len(row_shape) :]), tree)
-
-
 def _loss(
     rows: Rows,
     closed_over: list[Array],
@@ -255,8 +248,7 @@ def _loss(
         def sum_of_part(rows: Rows, *inputs: Any) -> tuple[Loss, Any]:
             own, anew = placement.own_classes(rows), function.traced_anew()
             total, aux = _sum_of_part(rows, [], list(inputs), own, anew, how)
-            axes = tuple(jax.tree.leaves(placement.rows))
-            return lax.psum(total, axes) if axes else total, aux
+            return placement.sum_over_rows(total), aux
 
         out_specs = P(), P(*placement.rows)
         total, aux = placement.over_devices(sum_of_part, rows, by_row=inputs, out_specs=out_specs)
@@ -278,7 +270,7 @@ def _sum_of_part(
     """Return the sum of losses, by blocks of rows if they fit, and auxiliary results."""
     implementation, max_bytes, requested = how.implementation, how.max_bytes, function.requested
     row_shape, linear = rows.logits.shape[:-1], join_rows(rows)
-    offers, inputs = backend(implementation), _join(inputs, row_shape)
+    offers, inputs = backend(implementation), join_leading(inputs, row_shape)
     by_kernel = split is None and offers.layer_gradients is not None
     apart = split is not None or offers.stores_logits or _devices_share(closed_over, rows, inputs)
     if not by_kernel and (apart or fitting_row_blocks(linear, max_bytes) is None):

@@ -18,7 +18,7 @@ from xentjax.heads._arguments import (
     layer_rows,
     with_scalars,
 )
-from xentjax.heads._chosen import head_choice
+from xentjax.heads._chosen import head_choice, without_masked_rows
 from xentjax.losses._split import SplitClasses
 from xentjax.ops import Rows
 from xentjax.ops.linear.gumbel import LargestWithNoise
@@ -157,9 +157,7 @@ def _sample(
     indices, drawn = chosen.indices, chosen.indices >= 0
     log_probs = chosen.logits - chosen.log_sum[..., None]
     log_probs += nan_unless(drawn, log_probs.dtype)
-    if rows.mask.rows is not None:
-        kept = jnp.broadcast_to(rows.mask.rows[..., None], drawn.shape)
-        indices, log_probs = jnp.where(kept, indices, -1), jnp.where(kept, log_probs, 0)
+    indices, log_probs = without_masked_rows(rows, indices, log_probs)
     if num_samples is None:
         return Sample(indices[..., 0], log_probs[..., 0])
     return Sample(jnp.moveaxis(indices, -1, 0), jnp.moveaxis(log_probs, -1, 0))

@@ -16,7 +16,7 @@ from xentjax.heads._arguments import (
     layer_rows,
     with_scalars,
 )
-from xentjax.heads._chosen import head_choice
+from xentjax.heads._chosen import head_choice, without_masked_rows
 from xentjax.losses._split import SplitClasses
 from xentjax.ops import Rows
 from xentjax.ops.linear.top_k import LargestK
@@ -129,10 +129,8 @@ def _top_k(
 ) -> TopK:
     chosen = head_choice(rows, split, (), (), LargestK(k), implementation, max_bytes)
     logits = jnp.where(chosen.indices < 0, -jnp.inf, chosen.logits)
-    log_probs, indices = logits - chosen.log_sum[..., None], chosen.indices
-    if rows.mask.rows is not None:
-        kept = jnp.broadcast_to(rows.mask.rows[..., None], indices.shape)
-        log_probs, indices = jnp.where(kept, log_probs, 0), jnp.where(kept, indices, -1)
+    log_probs = logits - chosen.log_sum[..., None]
+    indices, log_probs = without_masked_rows(rows, chosen.indices, log_probs)
     return TopK(log_probs, indices)
 
 

@@ -6,11 +6,11 @@ never another array of the logits' size.
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jaxtyping import Array, Float
 
 from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
@@ -58,6 +58,20 @@ def moving_inputs(tangents: T) -> T:
         tangents,
         is_leaf=lambda t: isinstance(t, SymbolicZero),
     )
+
+
+def differentiated(arguments: T) -> tuple[T, T]:
+    """Return the values of a `custom_vjp`'s arguments, and those of what is differentiated.
+
+    None takes the place of all others. The arguments are those that `symbolic_zeros=True` passes.
+    """
+
+    def is_primal(x: Any) -> bool:
+        return isinstance(x, CustomVJPPrimal)
+
+    values = jax.tree.map(lambda p: p.value, arguments, is_leaf=is_primal)
+    moving = jax.tree.map(lambda p: p.value if p.perturbed else None, arguments, is_leaf=is_primal)
+    return values, moving
 
 
 def with_moving(values: T, moving: T) -> T:

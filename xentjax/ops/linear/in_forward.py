@@ -11,12 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_derivatives import CustomVJPPrimal
 from jax.export import is_symbolic_dim
 from jaxtyping import Array, Float, Int32
 
 from xentjax.ops.blocks import Blocks, blocks, row_blocks
-from xentjax.ops.derivative import with_moving
+from xentjax.ops.derivative import differentiated, with_moving
 from xentjax.ops.layer import (
     LinearRows,
     matmul,
@@ -24,7 +23,7 @@ from xentjax.ops.layer import (
     with_logits,
     zero_masked_rows,
 )
-from xentjax.ops.linear.statistics import any_of_the_batch, logits_budget, skip_if_masked
+from xentjax.ops.linear.statistics import add_kept_rows, logits_budget, skip_if_masked
 from xentjax.ops.rows import Layer, Rows
 
 RowLosses = Callable[[Rows, Any, Any], tuple[Float[Array, " n"], Any]]
@@ -87,9 +86,7 @@ def _forward(
     linear: LinearRows, shared: Any, by_row: Any, losses: RowLosses, max_bytes: int | None
 ) -> tuple[tuple[Float[Array, ""], Any], Any]:
     """Return the sum; keep the gradients in differentiated inputs, and the dtypes of those."""
-    arguments = (linear, shared, by_row)
-    moving = jax.tree.map(lambda p: p.value if p.perturbed else None, arguments, is_leaf=_is_primal)
-    arguments = jax.tree.map(lambda p: p.value, arguments, is_leaf=_is_primal)
+    arguments, moving = differentiated((linear, shared, by_row))
     result, gradients = _sum_and_gradients(arguments, moving, losses, max_bytes)
     # Residuals are arrays: an empty one stands for the dtype that each cotangent has to have.
     return result, (gradients, jax.tree.map(lambda x: jnp.zeros(0, x.dtype), moving))
@@ -104,10 +101,6 @@ def _backward(
 
 
 sum_of_losses.defvjp(_forward, _backward, symbolic_zeros=True)
-
-
-def _is_primal(x: Any) -> bool:
-    return isinstance(x, CustomVJPPrimal)
 
 
 def _slice(by_row: Any, rows: Blocks, i: Int32[Array, ""]) -> Any:
@@ -151,15 +144,7 @@ def _sum_and_gradients(
 
     zeros = jax.tree.map(lambda x: jnp.zeros_like(x, layer.dtype), (moving_linear, moving_shared))
     start = (jnp.sum(jnp.zeros_like(layer.x, layer.dtype)), *zeros)
-
-    def add_kept_rows(total: Any, i: Int32[Array, ""]) -> tuple[Any, Any]:
-        if linear.mask.rows is None:
-            return add_rows(total, i)
-        of_rows = jax.tree.map(jnp.zeros_like, jax.eval_shape(add_rows, total, i)[1])
-        kept = any_of_the_batch(rows.slice(linear.mask.rows, i, 0))
-        return lax.cond(kept, add_rows, lambda total, i: (total, of_rows), total, i)
-
-    (loss, *gradients), of_rows = lax.scan(add_kept_rows, start, rows.indices())
+    (loss, *gradients), of_rows = add_kept_rows(add_rows, start, linear, rows)
     aux, d_by_row = jax.tree.map(rows.join, of_rows)
     return (loss, aux), (*gradients, d_by_row)
 

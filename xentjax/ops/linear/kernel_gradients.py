@@ -5,11 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 
 from xentjax.ops.backends.interface import Wrt
-from xentjax.ops.derivative import with_moving
+from xentjax.ops.derivative import differentiated, with_moving
 from xentjax.ops.layer import LinearRows
 from xentjax.ops.linear.statistics import linear_row_statistics
 from xentjax.ops.registry import backend
@@ -34,8 +34,7 @@ def _statistics(
 def _forward(
     linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
 ) -> tuple[RowStatistics, Any]:
-    moving = jax.tree.map(lambda p: p.value if p.perturbed else None, linear, is_leaf=_is_primal)
-    linear = jax.tree.map(lambda p: p.value, linear, is_leaf=_is_primal)
+    linear, moving = differentiated(linear)
     stats = linear_row_statistics(linear, requested, implementation, max_bytes)
     return stats, (linear, stats, moving)
 
@@ -68,10 +67,6 @@ def _backward(
 
 
 _statistics.defvjp(_forward, _backward, symbolic_zeros=True)
-
-
-def _is_primal(x: Any) -> bool:
-    return isinstance(x, CustomVJPPrimal)
 
 
 def _is_zero(x: Any) -> bool:

@@ -42,6 +42,7 @@ from xentjax.ops.registry import backend
 from xentjax.ops.rows import Layer, Requested, Rows, RowStatistics
 
 T = TypeVar("T")
+S = TypeVar("S")
 
 
 def linear_row_statistics(
@@ -198,6 +199,24 @@ def skip_if_masked(
 
     kept = any_of_the_batch(rows.slice(linear.mask.rows, i, 0))
     return lax.cond(kept, function, partial(zeros_of, function), i)
+
+
+def add_kept_rows(
+    add_rows: Callable[[T, Array], tuple[T, S]], start: T, linear: LinearRows, rows: Blocks
+) -> tuple[T, S]:
+    """Scan with `add_rows(total, i)` over the blocks of rows.
+
+    A block whose rows are all masked leaves the total as it is, and has zeros beside it.
+    """
+
+    def add(total: T, i: Int32[Array, ""]) -> tuple[T, S]:
+        if linear.mask.rows is None:
+            return add_rows(total, i)
+        beside = jax.tree.map(jnp.zeros_like, jax.eval_shape(add_rows, total, i)[1])
+        kept = any_of_the_batch(rows.slice(linear.mask.rows, i, 0))
+        return lax.cond(kept, add_rows, lambda total, i: (total, beside), total, i)
+
+    return lax.scan(add, start, rows.indices())
 
 
 @jax.custom_batching.custom_vmap

@@ -17,7 +17,7 @@ from xentjax.ops.blocks import Blocks, blocks
 from xentjax.ops.derivative import moving_inputs, with_moving
 from xentjax.ops.layer import LinearRows, with_logits
 from xentjax.ops.linear.in_forward import add_products, row_block
-from xentjax.ops.linear.statistics import any_of_the_batch
+from xentjax.ops.linear.statistics import add_kept_rows
 from xentjax.ops.linear.two_heads import (
     Heads,
     HeadStatistics,
@@ -64,7 +64,9 @@ def _sum_and_gradients(
     assert rows is not None
     classes = _class_blocks(heads, rows)
 
-    def add_rows(total: tuple[Array, Heads], i: Int32[Array, ""]) -> tuple[Array, Heads]:
+    def add_rows(
+        total: tuple[Array, Heads], i: Int32[Array, ""]
+    ) -> tuple[tuple[Array, Heads], tuple[()]]:
         here = Heads(row_block(heads.p, rows, i), row_block(heads.q, rows, i), heads.weight)
         values = here._replace(p=with_logits(here.p), q=with_logits(here.q))
         moving_here = moving._replace(
@@ -78,17 +80,11 @@ def _sum_and_gradients(
             for sums, head, d_head in zip(total[1][:2], here[:2], d_here[:2], strict=True)
         )
         weight = None if d_here.weight is None else total[1].weight + d_here.weight
-        return total[0] + new, Heads(p, q, weight)
-
-    def add_kept_rows(total: Any, i: Int32[Array, ""]) -> tuple[Any, None]:
-        if heads.q.mask.rows is None:
-            return add_rows(total, i), None
-        kept = any_of_the_batch(rows.slice(heads.q.mask.rows, i, 0))
-        return lax.cond(kept, add_rows, lambda total, i: total, total, i), None
+        return (total[0] + new, Heads(p, q, weight)), ()
 
     zeros = jax.tree.map(lambda x: jnp.zeros_like(x, heads.q.logits.dtype), moving)
     start = jnp.sum(jnp.zeros_like(heads.q.logits.x, heads.q.logits.dtype))
-    return lax.scan(add_kept_rows, (start, zeros), rows.indices())[0]
+    return add_kept_rows(add_rows, (start, zeros), heads.q, rows)[0]
 
 
 @_sum_and_gradients.defjvp
