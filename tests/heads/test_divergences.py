@@ -10,13 +10,12 @@ import pytest
 
 import xentjax
 from tests.support.closeness import assert_close
+from tests.support.compiled import temporary_bytes
 from tests.support.oracles.divergences import Pair, divergence
 from tests.support.random_heads import D, K, N, random_head
 from tests.support.random_problems import assert_within, rounding
 from tests.support.tolerances import GRADIENT, RANDOM_GRADIENT, RANDOM_VALUE, VALUE
 from xentjax import linear_js_divergence, linear_kl_divergence
-from xentjax.ops import layer as layer_operations
-from xentjax.ops.linear import in_forward
 
 WIDTH = 3
 """Features of the target head."""
@@ -349,33 +348,11 @@ def test_vmap(axes):
                 assert_close(gradients[n][i], true, GRADIENT["float32"])
 
 
-@pytest.fixture
-def products(monkeypatch):
-    """The number of matrix products that a call runs."""
-    runs: list[int] = []
-    matmul = layer_operations.matmul
-
-    def telling(a, b, linear):
-        jax.debug.callback(lambda: runs.append(1))
-        return matmul(a, b, linear)
-
-    monkeypatch.setattr(layer_operations, "matmul", telling)
-    monkeypatch.setattr(in_forward, "matmul", telling)
-
-    def count(function, *arguments):
-        runs.clear()
-        jax.block_until_ready(function(*arguments))
-        jax.effects_barrier()
-        return len(runs)
-
-    return count
-
-
 @pytest.mark.parametrize(
     "how", [{"max_bytes": 6000}, {"max_bytes": 6000, "reduction": "sum"}], ids=["rows", "sum"]
 )
 def test_rows_that_do_not_count_cost_no_products(products, how):
-    # No other test has this shape, whose products would be compiled already and tell nothing.
+    # No other test has this shape: see `products`.
     x, kernel, target_x = jnp.ones((525, 5)), jnp.ones((5, 11)), jnp.zeros((525, 5))
 
     @jax.jit
@@ -425,10 +402,7 @@ def test_memory_of_language_models(kind, shape, megabytes):
     def mean(*arrays):
         return KINDS[kind](*arrays, reduction="mean")
 
-    memory = jax.jit(jax.value_and_grad(mean, (2, 3))).lower(*shapes).compile().memory_analysis()
-    if memory is None:
-        pytest.skip("this backend does not tell the size of its temporaries")
-    assert memory.temp_size_in_bytes <= megabytes * 10**6
+    assert temporary_bytes(jax.value_and_grad(mean, (2, 3)), *shapes) <= megabytes * 10**6
 
 
 X, KERNEL = jnp.zeros((2, 3)), jnp.zeros((3, 4))
