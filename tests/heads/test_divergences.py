@@ -11,6 +11,7 @@ import pytest
 import xentjax
 from tests.support.closeness import assert_close
 from tests.support.compiled import temporary_bytes
+from tests.support.derivatives import check_along
 from tests.support.oracles.divergences import Pair, divergence
 from tests.support.random_heads import D, K, N, random_head
 from tests.support.random_problems import assert_within, rounding
@@ -154,32 +155,16 @@ def test_every_derivative(kind, how):
     arrays = {**plain(37), "temperature": np.float32(1.5), "logit_soft_cap": np.float32(3)}
     if kind == "js":
         arrays["weight"] = np.float32(0.3)
-    along = {n: np.asarray(rng.standard_normal(a.shape), np.float32) for n, a in arrays.items()}
     cotangents = np.ones(37, np.float32) if "reduction" in how else cotangents_of(37)
 
     def total(arrays):
         value = KINDS[kind](**arrays, **how)
         return jnp.vdot(cotangents, value) if value.ndim else value
 
-    @jax.jit
-    def derivatives(arrays, along):
-        def overlap(arrays):
-            return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, jax.grad(total)(arrays), along)))
-
-        slope = jax.jvp(total, (arrays,), (along,))[1]
-        return slope, jax.jvp(jax.grad(total), (arrays,), (along,))[1], jax.grad(overlap)(arrays)
-
-    def true_gradient(step):
-        at = {n: np.float64(a) + step * along[n] for n, a in arrays.items()}
+    def true_gradient(at):
         return exact(kind, at).gradients(cotangents)
 
-    slope, *products = derivatives(arrays, along)
-    expected = sum(np.vdot(true_gradient(0)[n], a) for n, a in along.items())
-    assert_close(slope, expected, GRADIENT["float32"])
-    plus, minus = true_gradient(1e-5), true_gradient(-1e-5)
-    for product in products:
-        for name, got in product.items():
-            assert_close(got, (plus[name] - minus[name]) / 2e-5, GRADIENT["float32"])
+    check_along(total, true_gradient, arrays, rng)
 
 
 def test_reference_and_leading_axes():

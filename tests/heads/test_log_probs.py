@@ -11,6 +11,7 @@ import pytest
 from tests.support import kernels
 from tests.support.closeness import assert_close
 from tests.support.compiled import temporary_bytes
+from tests.support.derivatives import check_along
 from tests.support.oracles.heads import Head, head
 from tests.support.random_heads import D, K, N, random_head
 from tests.support.random_problems import assert_within, rounding
@@ -123,7 +124,6 @@ def test_every_derivative():
     rng = np.random.default_rng(5)
     arrays = {**plain(), "temperature": np.float32(1.5), "logit_soft_cap": np.float32(3)}
     moving = {n: a for n, a in arrays.items() if n != "labels"}
-    along = {n: np.asarray(rng.standard_normal(a.shape), np.float32) for n, a in moving.items()}
     shares = dict(zip(("label_log_prob", "entropy"), cotangents_of(arrays["labels"]), strict=True))
 
     def total(moving):
@@ -132,25 +132,10 @@ def test_every_derivative():
         )
         return sum(jnp.vdot(c, x) for c, x in zip(shares.values(), both, strict=True))
 
-    @jax.jit
-    def derivatives(moving, along):
-        def overlap(moving):
-            return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, jax.grad(total)(moving), along)))
-
-        slope = jax.jvp(total, (moving,), (along,))[1]
-        return slope, jax.jvp(jax.grad(total), (moving,), (along,))[1], jax.grad(overlap)(moving)
-
-    def true_gradient(step):
-        at = {n: np.float64(a) + step * along[n] for n, a in moving.items()}
+    def true_gradient(at):
         return exact({**at, "labels": arrays["labels"]}, {}).gradients(**shares)
 
-    slope, *products = derivatives(moving, along)
-    expected = sum(np.vdot(g, along[n]) for n, g in true_gradient(0).items())
-    assert_close(slope, expected, GRADIENT["float32"])
-    plus, minus = true_gradient(1e-5), true_gradient(-1e-5)
-    for product in products:
-        for name, got in product.items():
-            assert_close(got, (plus[name] - minus[name]) / 2e-5, GRADIENT["float32"])
+    check_along(total, true_gradient, moving, rng)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 1, 4), (3, 2, 1), (0, 3, 4)], ids=str)

@@ -18,6 +18,7 @@ from tests.support.chosen import (
 )
 from tests.support.closeness import assert_close
 from tests.support.compiled import temporary_bytes
+from tests.support.derivatives import check_along
 from tests.support.random_heads import D, K, N, random_head
 from tests.support.random_problems import assert_within
 from tests.support.tolerances import GRADIENT, RANDOM_VALUE, VALUE
@@ -148,36 +149,20 @@ def test_every_derivative():
     arrays = few_digits()
     arrays["x"] += 0.01 * rng.standard_normal(arrays["x"].shape).astype(np.float32)
     arrays |= {"temperature": np.float32(1.5), "logit_soft_cap": np.float32(3)}
-    along = {n: np.asarray(rng.standard_normal(a.shape), np.float32) for n, a in arrays.items()}
     cotangents = cotangents_of((N, 3))
 
     def total(moving):
         return jnp.vdot(cotangents, linear_top_k(**moving, k=3, max_bytes=TILED).log_probs)
 
-    @jax.jit
-    def derivatives(moving, along):
-        def overlap(moving):
-            return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, jax.grad(total)(moving), along)))
-
-        slope = jax.jvp(total, (moving,), (along,))[1]
-        return slope, jax.jvp(jax.grad(total), (moving,), (along,))[1], jax.grad(overlap)(moving)
-
     indices = np.asarray(linear_top_k(**arrays, k=3).indices)
 
-    def true_gradient(step):
-        at = {n: np.float64(a) + step * along[n] for n, a in arrays.items()}
+    def true_gradient(at):
         each = [
             h.gradients(label_log_prob=cotangents[:, i]) for i, h in enumerate(heads(at, indices))
         ]
         return {n: sum(g[n] for g in each) for n in arrays}
 
-    slope, *products = derivatives(arrays, along)
-    expected = sum(np.vdot(g, along[n]) for n, g in true_gradient(0).items())
-    assert_close(slope, expected, GRADIENT["float32"])
-    plus, minus = true_gradient(1e-5), true_gradient(-1e-5)
-    for product in products:
-        for name, got in product.items():
-            assert_close(got, (plus[name] - minus[name]) / 2e-5, GRADIENT["float32"])
+    check_along(total, true_gradient, arrays, rng)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 1, 4), (3, 2, 1), (0, 3, 4)], ids=str)

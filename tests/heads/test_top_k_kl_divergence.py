@@ -12,6 +12,7 @@ import xentjax
 from tests.support.chosen import cotangents_of, few_digits, logits_of, scalars_of
 from tests.support.closeness import assert_close
 from tests.support.compiled import temporary_bytes
+from tests.support.derivatives import check_along
 from tests.support.oracles.heads import head
 from tests.support.random_heads import D, K, N, random_head
 from tests.support.random_problems import assert_within, rounding
@@ -172,35 +173,19 @@ def test_every_derivative(reverse):
     arrays, target, p = problem()
     arrays["temperature"] = np.float32(1.5)
     rng = np.random.default_rng(5)
-    along = {n: np.asarray(rng.standard_normal(a.shape), np.float32) for n, a in arrays.items()}
     cotangents = cotangents_of((N,))
 
     def total(moving):
         loss = linear_top_k_kl_divergence(target, **moving, reverse=reverse, max_bytes=TILED)
         return jnp.vdot(cotangents, loss)
 
-    @jax.jit
-    def derivatives(moving, along):
-        def overlap(moving):
-            return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, jax.grad(total)(moving), along)))
-
-        slope = jax.jvp(total, (moving,), (along,))[1]
-        return slope, jax.jvp(jax.grad(total), (moving,), (along,))[1], jax.grad(overlap)(moving)
-
-    def true_gradient(step):
-        at = {n: np.float64(a) + step * along[n] for n, a in arrays.items()}
+    def true_gradient(at):
         expected = head(**at, labels=np.zeros(N, np.int32))
         slope, *_ = slopes_of(p, softmax(logits_of(at)), target.indices, reverse)
         gradients = expected.pulled_back(cotangents[:, None] * slope)
         return {n: gradients[n] for n in arrays}
 
-    slope, *products = derivatives(arrays, along)
-    expected = sum(np.vdot(g, along[n]) for n, g in true_gradient(0).items())
-    assert_close(slope, expected, GRADIENT["float32"])
-    plus, minus = true_gradient(1e-5), true_gradient(-1e-5)
-    for product in products:
-        for name, got in product.items():
-            assert_close(got, (plus[name] - minus[name]) / 2e-5, GRADIENT["float32"])
+    check_along(total, true_gradient, arrays, rng)
 
 
 @pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])

@@ -60,3 +60,31 @@ def check_derivatives(loss, oracle, logits, implementation):
     expected = oracles.along(numerical_gradient, logits, direction, 1e-2)
     for product in second:
         assert_close(product, expected, GRADIENT["float32"])
+
+
+def check_along(total, gradient, arrays, rng):
+    """Derivatives of a function of named arrays along a random direction.
+
+    Forward mode and both second-order products, against the exact gradient at arrays of float64.
+    """
+    along = {n: np.asarray(rng.standard_normal(a.shape), np.float32) for n, a in arrays.items()}
+
+    @jax.jit
+    def derivatives(arrays, along):
+        def overlap(arrays):
+            return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, jax.grad(total)(arrays), along)))
+
+        slope = jax.jvp(total, (arrays,), (along,))[1]
+        return slope, jax.jvp(jax.grad(total), (arrays,), (along,))[1], jax.grad(overlap)(arrays)
+
+    def moved(step):
+        return gradient({n: np.float64(a) + step * along[n] for n, a in arrays.items()})
+
+    slope, *products = derivatives(arrays, along)
+    exact = moved(0)
+    assert_close(slope, sum(np.vdot(exact[n], a) for n, a in along.items()), GRADIENT["float32"])
+    plus, minus = moved(1e-5), moved(-1e-5)
+    for product in products:
+        assert set(product) == set(arrays)
+        for name, got in product.items():
+            assert_close(got, (plus[name] - minus[name]) / 2e-5, GRADIENT["float32"])
