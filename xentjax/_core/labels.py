@@ -8,9 +8,9 @@ from xentjax._core.checks import check_integer, concrete, native, raise_value_er
 from xentjax._core.dtypes import narrow_int64, to_signed
 
 
-def parse_indices(name: str, indices: ArrayLike) -> Array:
-    """Return integers as a jax array; those too large for it name no class there either."""
-    return check_integer(name, narrow_int64(native(name, indices), bad=-1))
+def parse_indices(name: str, indices: ArrayLike, bad: int = -1) -> Array:
+    """Return integers as a jax array; those too large for it are `bad`, which names no class."""
+    return check_integer(name, narrow_int64(native(name, indices), bad))
 
 
 def parse_row_labels(labels: ArrayLike, n: int, rows: str) -> Array:

@@ -14,13 +14,11 @@ from xentjax._core.checks import (
     check_choice,
     check_flag,
     check_floating,
-    check_integer,
     concrete,
-    native,
     raise_value_error,
-    to_jax,
 )
-from xentjax._core.dtypes import compute_dtype, narrow_int64, to_signed
+from xentjax._core.dtypes import compute_dtype, to_signed
+from xentjax._core.labels import parse_indices
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax._core.varying import sharded_alike
 from xentjax.heads._arguments import (
@@ -138,9 +136,8 @@ def _checked_target(target: TopK, rows: Rows, split: SplitClasses | None) -> Top
     if not isinstance(target, tuple | list) or len(target) != 2:
         raise TypeError(f"target: expected TopK(log_probs, indices), got {type(target).__name__}")
     log_probs = check_floating("target.log_probs", target[0])
-    name = "target.indices"
-    indices = to_jax(name, narrow_int64(native(name, target[1]), -2))
-    indices = to_signed(check_integer(name, indices))
+    # -1 stands for no class, which an index that is too large does not.
+    indices = to_signed(parse_indices("target.indices", target[1], bad=-2))
     row_shape, k = rows.logits.shape[:-1], log_probs.shape[-1:]
     if log_probs.shape[:-1] != row_shape or log_probs.ndim == 0 or k == (0,):
         expected = f"shape {row_shape} of the rows by at least one class"
