@@ -4,13 +4,13 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from xentjax._core.checks import check_integer, concrete, native, raise_value_error
+from xentjax._core.checks import check_integer, concrete, native, raise_value_error, to_jax
 from xentjax._core.dtypes import narrow_int64, to_signed
 
 
 def parse_indices(name: str, indices: ArrayLike, bad: int = -1) -> Array:
     """Return integers as a jax array; those too large for it are `bad`, which names no class."""
-    return check_integer(name, narrow_int64(native(name, indices), bad))
+    return check_integer(name, to_jax(name, narrow_int64(native(name, indices), bad)))
 
 
 def parse_row_labels(labels: ArrayLike, n: int, rows: str) -> Array:
