@@ -1,0 +1,49 @@
+"""Configuration of the documentation: `sphinx-build -W docs docs/_build`."""
+
+import xentjax
+
+project = "xentjax"
+author = "The xentjax authors"
+project_copyright = author
+version = release = xentjax.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build"]
+templates_path = ["_templates"]
+myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+default_role = "py:obj"
+nitpicky = False
+
+html_theme = "sphinx_book_theme"
+html_title = "xentjax"
+html_theme_options = {"show_toc_level": 2, "show_navbar_depth": 1}
+
+# Examples are copied without their prompts and results.
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+intersphinx_mapping = {
+    "python": ("https://docs.python.org/3", None),
+    "numpy": ("https://numpy.org/doc/stable", None),
+    "jax": ("https://docs.jax.dev/en/latest", None),
+    "optax": ("https://optax.readthedocs.io/en/latest", None),
+    "flax": ("https://flax.readthedocs.io/en/latest", None),
+}
+intersphinx_timeout = 5
+
+autosummary_generate = True
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
