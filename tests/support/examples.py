@@ -1,11 +1,13 @@
 """Python examples of Markdown pages: run as a user would, what they print compared with comments.
 
-    python -m tests.support.examples PAGE.md ...
+    python -m tests.support.examples [--containing TEXT] PAGE.md ...
 
-runs every block of the pages in a namespace of its own. `print(...)  # 3.70 [0.2 1], words` promises
-numbers to their digits and True, False, nan, inf as they are; the words after them are free.
+runs every block of the pages (that has the text) in a namespace of its own. The comment of
+`print(...)  # 3.70 [0.2 1], words` promises numbers to their digits and True, False, nan, inf as
+they are; the words after them are free.
 """
 
+import argparse
 import re
 import sys
 from importlib.util import find_spec
@@ -76,16 +78,22 @@ def run(code: str) -> list[str]:
 
 def main() -> None:
     """Run the pages that the command line names; exit with 1 if one breaks a promise."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("pages", nargs="+", type=Path)
+    parser.add_argument("--containing", default="", help="run only blocks with this text")
+    options = parser.parse_args()
     wrong = 0
-    for name in sys.argv[1:]:
-        for index, code in enumerate(blocks(Path(name))):
+    for page in options.pages:
+        for index, code in enumerate(blocks(page)):
+            if options.containing not in code:
+                continue
             missing = missing_packages(code)
             if missing:
-                print(f"{name}, block {index}: skipped, not installed: {', '.join(missing)}")
+                print(f"{page}, block {index}: skipped, not installed: {', '.join(missing)}")
                 continue
             for line in run(code):
                 wrong += 1
-                print(f"{name}, block {index}: {line}")
+                print(f"{page}, block {index}: {line}")
     sys.exit(bool(wrong))
 
 
