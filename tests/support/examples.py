@@ -27,8 +27,7 @@ def blocks(path: Path) -> list[str]:
 def promises(code: str) -> list[str]:
     """Return the comments of the prints of a block; each print has one."""
     found = re.findall(r"^ *print\(.*\)  # (.*)$", code, re.MULTILINE)
-    assert found, "an example prints nothing"
-    assert code.count("print(") == len(found), "a print without a comment"
+    assert len(found) == code.count("print(") > 0, f"a print without a comment, or none:\n{code}"
     return found
 
 
