@@ -1,5 +1,7 @@
 """Configuration of the documentation: `sphinx-build -W docs docs/_build`."""
 
+from typing import Any
+
 import xentjax
 
 project = "xentjax"
@@ -32,14 +34,18 @@ html_theme_options = {"show_toc_level": 2, "show_navbar_depth": 1}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
-intersphinx_mapping = {
-    "python": ("https://docs.python.org/3", None),
-    "numpy": ("https://numpy.org/doc/stable", None),
-    "jax": ("https://docs.jax.dev/en/latest", None),
-    "optax": ("https://optax.readthedocs.io/en/latest", None),
-    "flax": ("https://flax.readthedocs.io/en/latest", None),
-}
-intersphinx_timeout = 5
+# Links to the pages of others need the network: `sphinx-build -t offline` goes without.
+intersphinx_mapping = (
+    {}
+    if tags.has("offline")  # noqa: F821 # defined by Sphinx  # pyright: ignore[reportUndefinedVariable]
+    else {
+        "python": ("https://docs.python.org/3", None),
+        "numpy": ("https://numpy.org/doc/stable", None),
+        "jax": ("https://docs.jax.dev/en/latest", None),
+        "optax": ("https://optax.readthedocs.io/en/latest", None),
+        "flax": ("https://flax.readthedocs.io/en/latest", None),
+    }
+)
 
 autosummary_generate = True
 autodoc_member_order = "bysource"
@@ -47,3 +53,13 @@ autodoc_typehints = "signature"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+
+
+def link_to_pages(app: Any, path: Any, parent: str, content: list[str]) -> None:
+    """Let the links of an included page lead to the pages that include what they name."""
+    content[0] = content[0].replace("](NOTES.md)", "](notes.md)")
+
+
+def setup(app: Any) -> None:
+    """Connect what is above to Sphinx's events."""
+    app.connect("include-read", link_to_pages)
