@@ -7,7 +7,7 @@ and on other devices, the code runs in compiled programs in the dtype of the fea
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,9 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from xentjax._core.varying import on_auto_axes, pvary_all
+
+Array: TypeAlias = Any
+"""An array or a scalar of NumPy or of JAX, in annotations of shapes."""
 
 # Numbers in the largest array of a chunk of rows: on the host it stays in the cache.
 _CHUNK, _HOST_CHUNK = 2**19, 2**18
@@ -69,6 +72,12 @@ def in_dtype_of_first(function: Callable[..., Any]) -> Callable[..., Any]:
         return jax.device_put(found) if isinstance(arrays[0], jax.Array) else found
 
     return call
+
+
+def in_jax(*arrays: Any) -> list[jax.Array]:
+    """Return jax arrays, float64 ones too where x64 is off."""
+    with jax.enable_x64(True):
+        return [jnp.asarray(x) for x in arrays]
 
 
 def _cast(x: Any, dtype: DTypeLike) -> Any:

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
-from xentjax.softmax_regression.arrays import namespace, while_loop
+from xentjax.softmax_regression.arrays import Array, namespace, while_loop
 from xentjax.softmax_regression.linear_systems import solve
 from xentjax.softmax_regression.objective import (
     Problem,

@@ -1,13 +1,13 @@
-"""Average marginal effects: how much a feature moves the probabilities, on average over the rows."""
+"""Average marginal effects: how much a feature moves the probabilities, over all rows."""
 
 from typing import Any, NamedTuple
 
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from xentjax._core.checks import check_scalar
 from xentjax.softmax_regression import inference
-from xentjax.softmax_regression.arrays import host_or_compiled, namespace, sum_over_rows
+from xentjax.softmax_regression.arrays import Array, host_or_compiled, namespace, sum_over_rows
 from xentjax.softmax_regression.linear_systems import inverse
 from xentjax.softmax_regression.objective import hessian, logits_of, softmax
 from xentjax.softmax_regression.robust import problem_at

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array
 
 from xentjax._core.checks import (
     check_floating,
@@ -22,6 +21,7 @@ from xentjax._core.checks import (
 from xentjax._core.dtypes import compute_dtype
 from xentjax._core.labels import check_row_labels, parse_row_labels
 from xentjax.categorical.two_way import encode as encode_labels
+from xentjax.softmax_regression.arrays import Array
 from xentjax.softmax_regression.descent import by_newton
 from xentjax.softmax_regression.names import (
     Names,
@@ -117,9 +117,9 @@ def fit_softmax_regression(
 
     Raises:
         ValueError: for a concrete label outside 0..K-1, concrete features that are not finite, no
-            rows, shapes that do not fit, l2 < 0, tol < 0, max_steps < 1, fewer than 1 class, weights
-            that are negative, not finite or all 0, a baseline outside 0..K-1, another number of
-            names, or `num_classes` of None where labels are unknown or one is missing.
+            rows, shapes that do not fit, l2 < 0, tol < 0, max_steps < 1, fewer than 1 class,
+            weights that are negative, not finite or all 0, a baseline outside 0..K-1, another
+            number of names, or `num_classes` of None where labels are unknown or one is missing.
         TypeError: for features that are not floating, or labels, num_classes, baseline or max_steps
             that are not integers.
 
@@ -168,7 +168,8 @@ def fit_softmax_regression(
         raise_value_error("x", "finite numbers", known[~finite][0])
 
     # What is given to the host stays there, whatever jax's default device.
-    kept = indices if isinstance(native("labels", codes), jax.Array) else np.asarray(indices)
+    stays = isinstance(native("labels", codes), np.ndarray) and concrete(indices) is not None
+    kept = np.asarray(indices) if stays else indices
     data = Data(rows, kept, weights)
     order = order_of_classes(k, first)
     found = solve_regression(

@@ -8,11 +8,11 @@ import statistics
 
 import numpy as np
 from jax.scipy.special import erfc, ndtri
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from xentjax._core.dtypes import in_float64
 from xentjax.categorical._tails import chi_squared_survival
-from xentjax.softmax_regression.arrays import in_dtype_of_first, namespace
+from xentjax.softmax_regression.arrays import Array, in_dtype_of_first, namespace
 
 _erfc = np.vectorize(math.erfc, otypes=[float])
 
@@ -66,13 +66,13 @@ def exponentials(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
 @in_dtype_of_first
 def aic(log_likelihood: Array, dof: Array) -> Float[Array, ""]:
     """Return Akaike's criterion."""
-    return 2 * dof - 2 * log_likelihood
+    return 2 * dof.astype(log_likelihood.dtype) - 2 * log_likelihood
 
 
 @in_dtype_of_first
 def bic(log_likelihood: Array, dof: Array, n: Array) -> Float[Array, ""]:
     """Return Schwarz's criterion."""
-    return dof * namespace(n).log(n) - 2 * log_likelihood
+    return dof.astype(log_likelihood.dtype) * namespace(n).log(n) - 2 * log_likelihood
 
 
 @in_dtype_of_first
@@ -102,11 +102,11 @@ def obeys_wilks(l2: Array, identified: Array, separated: Array) -> Float[Array, 
 @in_float64
 def likelihood_ratio_p_value(statistic: Array, dof: Array, valid: Array) -> Float[Array, ""]:
     """Return the p-value by the chi-squared law; NaN unless `valid` is 1."""
-    return chi_squared_survival(statistic, dof) + 0 / valid
+    return chi_squared_survival(statistic, dof.astype(np.int32)) + 0 / valid
 
 
 @in_dtype_of_first
-def number_of_coefficients(bias: Array, rows: int) -> Int[Array, ""]:
+def number_of_coefficients(bias: Array, rows: Array) -> Int[Array, ""]:
     """Return K - 1, for the K classes that occur, times the number of rows of coefficients."""
     occur = (bias > -math.inf).sum(dtype=np.int32)
-    return namespace(occur).maximum(occur - 1, 0) * rows
+    return (namespace(occur).maximum(occur - 1, 0) * rows).astype(np.int32)

@@ -2,9 +2,8 @@
 
 import jax
 import numpy as np
-from jaxtyping import Array
 
-from xentjax.softmax_regression.arrays import namespace
+from xentjax.softmax_regression.arrays import Array, namespace
 
 
 def solve(hessian: Array, gradient: Array, occurs: Array) -> Array:
@@ -33,7 +32,7 @@ def centre(coefficients: Array, occurs: Array) -> Array:
     return xp.where(kept, coefficients - mean, 0)
 
 
-def inverse(hessian: Array, rounding: float) -> tuple[Array, Array]:
+def inverse(hessian: Array, rounding: Array) -> tuple[Array, Array]:
     """Return the inverse, and whether there is one to within `rounding` of the features."""
     xp = namespace(hessian)
     scaled, scale = _unit_diagonal(hessian)

@@ -10,9 +10,11 @@ Arrays have the rows on their last axis, where sums over classes and features ar
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxtyping import Array, Bool, Float, Integer
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Integer
 
-from xentjax.softmax_regression.arrays import add, namespace, sum_over_rows
+from xentjax.softmax_regression.arrays import Array, add, namespace, sum_over_rows
 
 
 class Problem(NamedTuple):
@@ -30,8 +32,17 @@ class Problem(NamedTuple):
 
 def softmax(logits: Array) -> Array:
     """Return the softmax over the first axis."""
-    unnormalised = namespace(logits).exp(logits - logits.max(0, keepdims=True))
+    unnormalised = namespace(logits).exp(shifted(logits))
     return unnormalised / unnormalised.sum(0, keepdims=True)
+
+
+def shifted(logits: Array) -> Array:
+    """Return the logits less the largest of the row, which is a constant to derivatives.
+
+    Its own is 0 / 0 where a program computes the logits anew, and rounds them otherwise.
+    """
+    largest = logits.max(0, keepdims=True)
+    return logits - (largest if namespace(logits) is np else jax.lax.stop_gradient(largest))
 
 
 def logits_of(features: Array, coefficients: Array) -> Array:
@@ -148,11 +159,10 @@ def log_likelihood_gain(problem: Problem, point: Array) -> Array:
 
     def of_rows(features: Array, labels: Array, weights: Array | None) -> tuple[Array]:
         xp = namespace(features)
-        logits = logits_of(features, problem.start + point)
-        shifted = logits - logits.max(0, keepdims=True)
+        relative = shifted(logits_of(features, problem.start + point))
         known = xp.where(problem.occurs, problem.start[-1], 0)[:, None]
-        of_label = xp.where(is_label(labels, len(logits)), shifted - known, 0).sum(0)
-        gain = of_label - xp.log(xp.exp(shifted).sum(0))
+        of_label = xp.where(is_label(labels, len(relative)), relative - known, 0).sum(0)
+        gain = of_label - xp.log(xp.exp(relative).sum(0))
         return ((gain if weights is None else gain * weights).sum(),)
 
     return _over_rows(of_rows, problem, 1)[0]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from xentjax._core.checks import (
     check_flag,
@@ -18,9 +18,10 @@ from xentjax._core.checks import (
     native,
     raise_value_error,
 )
-from xentjax._core.dtypes import in_float64
+from xentjax._core.dtypes import compute_dtype, in_float64
 from xentjax.categorical.tests_of_fit import TestResult
 from xentjax.softmax_regression import inference
+from xentjax.softmax_regression.arrays import Array, in_jax
 from xentjax.softmax_regression.effects import MarginalEffects, marginal_effects
 from xentjax.softmax_regression.names import Names
 from xentjax.softmax_regression.nested import check_nested
@@ -210,7 +211,8 @@ class SoftmaxRegressionFit(NamedTuple):
             statistic, dof = statistic - other.likelihood_ratio, dof - other.dof
             valid = valid * other._obeys_wilks
         statistic = inference.at_least_0(statistic)
-        return TestResult(statistic, inference.likelihood_ratio_p_value(statistic, dof, valid), dof)
+        p_value = inference.likelihood_ratio_p_value(*in_jax(statistic, dof, valid))
+        return TestResult(statistic, p_value, dof)
 
     @property
     def robust_covariance(self) -> Float[Array, "p p"] | None:
@@ -257,7 +259,7 @@ class SoftmaxRegressionFit(NamedTuple):
             ValueError: for another number of features, or a table with other columns.
             TypeError: for features that are not floating.
         """
-        return _probabilities(self._features(x), self.kernel, self.bias)
+        return _probabilities(*in_jax(self._features(x), self.kernel, self.bias))
 
     def predict(self, x: ArrayLike) -> Int[Array, "*n"]:
         """Most probable class, an index into `names.classes`; the first one of several.
@@ -350,8 +352,8 @@ def order_of_classes(k: int, baseline: int) -> np.ndarray:
 
 
 def rounding_of(x: Any) -> np.float64:
-    """Return the relative rounding of features."""
-    return np.float64(jnp.finfo(x.dtype).eps)
+    """Return the relative rounding of what is computed of features."""
+    return np.float64(jnp.finfo(compute_dtype(x.dtype)).eps)
 
 
 def _check_alpha(alpha: ArrayLike) -> ArrayLike:

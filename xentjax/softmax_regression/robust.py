@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from xentjax.softmax_regression.arrays import host_or_compiled, namespace, sum_over_rows
+from xentjax.softmax_regression.arrays import Array, host_or_compiled, namespace, sum_over_rows
 from xentjax.softmax_regression.linear_systems import in_features, inverse
 from xentjax.softmax_regression.objective import (
     Problem,

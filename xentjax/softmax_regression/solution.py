@@ -5,10 +5,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from xentjax.categorical.counts import count_indices
-from xentjax.softmax_regression.arrays import host_or_compiled, namespace
+from xentjax.softmax_regression.arrays import Array, host_or_compiled, namespace
 from xentjax.softmax_regression.descent import at_optimum, minimise
 from xentjax.softmax_regression.linear_systems import centre, in_features, inverse
 from xentjax.softmax_regression.objective import Problem, log_likelihood_gain

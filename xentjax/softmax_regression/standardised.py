@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from xentjax.softmax_regression.arrays import namespace
+from xentjax.softmax_regression.arrays import Array, namespace
 
 # Numbers of the features that are standardised at a time on the host, where they fit the cache.
 _HOST_BLOCK = 2**17
@@ -20,7 +20,7 @@ class Standardised(NamedTuple):
     scale: Float[Array, " d"]
     """Derivatives in it are 0: it moves no result."""
     offset: Float[Array, " d"]
-    """What was subtracted, over the scale."""
+    """Subtracted numbers, over the scale."""
 
 
 def standardise(x: Array, weights: Array | None, total: Array, l2: Array) -> Standardised:
