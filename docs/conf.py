@@ -1,5 +1,6 @@
 """Configuration of the documentation: `sphinx-build -W docs docs/_build`."""
 
+import re
 from typing import Any
 
 import xentjax
@@ -24,7 +25,7 @@ templates_path = ["_templates"]
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 default_role = "py:obj"
-nitpicky = False
+smartquotes = False  # examples and shapes are code
 
 html_theme = "sphinx_book_theme"
 html_title = "xentjax"
@@ -60,6 +61,26 @@ def link_to_pages(app: Any, path: Any, parent: str, content: list[str]) -> None:
     content[0] = content[0].replace("](NOTES.md)", "](notes.md)")
 
 
+def as_restructured_text(
+    app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Show the indented formulas of a docstring as they stand, and absolute values as bars."""
+    plain, section, formula = list(lines), False, False
+    lines.clear()
+    for before, line in zip(["", *plain], plain, strict=False):
+        indented = line.startswith("    ")
+        if line and not indented:
+            section, formula = re.fullmatch(r"[A-Z]\w+:", line) is not None, False
+        elif indented and not section and not formula and not before:
+            lines.extend(["::", ""])
+            formula = True
+        if not formula and ">>>" not in line:
+            line = re.sub(r"(`[^`]*`)|([|*])", lambda m: m[1] or "\\" + m[2], line)
+        lines.append(line)
+
+
 def setup(app: Any) -> None:
     """Connect what is above to Sphinx's events."""
     app.connect("include-read", link_to_pages)
+    # Before napoleon, which reads the sections.
+    app.connect("autodoc-process-docstring", as_restructured_text, priority=100)
