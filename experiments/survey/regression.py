@@ -1,0 +1,210 @@
+"""Softmax regression of the answers on features, with a test of each feature."""
+
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+import xentjax
+from experiments.common.command import UserError
+from experiments.survey.config import Config
+from experiments.survey.data import Number, Survey, Variable
+
+MOST_COEFFICIENTS = 1000  # beyond, a fit has no standard errors
+INTERCEPT = "intercept"
+
+
+class Term(NamedTuple):
+    """What a coefficient multiplies.
+
+    Attributes:
+        feature: the column; "intercept" for the constant.
+        category: of the column, which is compared with its first one; None for a number.
+        reference: the first category of the column; None for a number.
+        deviation: standard deviation of a number; 1 for a category.
+    """
+
+    feature: str
+    category: str | None = None
+    reference: str | None = None
+    deviation: float = 1.0
+
+
+class Regression(NamedTuple):
+    """The regression of the answers that occur, on T terms, the intercept last.
+
+    The coefficients are those of log(P(answer) / P(baseline)), [T, K - 1], and float64.
+
+    Attributes:
+        answers: the K answers that occur, in their order.
+        baseline: which of them the others are compared with.
+        terms: T names.
+        coefficients: [T, K - 1].
+        standard_errors: [T, K - 1], NaN where the fit has none.
+        z: coefficients over standard errors.
+        p_values: of coefficients that are 0, by the normal law.
+        intervals: [T, K - 1, 2].
+        log_likelihood: of the fit, in nats.
+        null_log_likelihood: with the intercept alone.
+        test: the likelihood-ratio test of all features together.
+        effects: the test of each feature, all of its coefficients together; None if penalised.
+        n: number of respondents.
+        missing: number of respondents without an answer or a feature.
+        converged: whether the optimum was reached.
+        separated: whether there is none.
+        identified: whether it is one point.
+    """
+
+    answers: tuple[str, ...]
+    baseline: int
+    terms: tuple[Term, ...]
+    coefficients: NDArray[np.float64]
+    standard_errors: NDArray[np.float64]
+    z: NDArray[np.float64]
+    p_values: NDArray[np.float64]
+    intervals: NDArray[np.float64]
+    log_likelihood: float
+    null_log_likelihood: float
+    mcfadden_r2: float
+    aic: float
+    bic: float
+    test: xentjax.TestResult | None
+    effects: dict[str, xentjax.TestResult] | None
+    n: int
+    missing: int
+    converged: bool
+    separated: bool
+    identified: bool
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The answers other than the baseline, which the columns of coefficients belong to."""
+        return self.answers[: self.baseline] + self.answers[self.baseline + 1 :]
+
+
+def regress(
+    survey: Survey, config: Config, doing: Callable[[str], None] = lambda activity: None
+) -> Regression:
+    """Fit the answers of the respondents of whom no feature is missing.
+
+    Args:
+        survey: with features.
+        config: the configuration.
+        doing: called with each activity.
+
+    Raises:
+        UserError: there are too few answers, too many coefficients, or a feature does not vary.
+    """
+    complete = survey.answers.codes >= 0
+    for feature in survey.features:
+        complete = complete & _present(feature)
+    codes = survey.answers.codes[complete]
+    occurring = np.flatnonzero(np.bincount(codes, minlength=len(survey.answers.categories)))
+    if len(occurring) < 2:
+        raise UserError(
+            "--features: expected two or more different answers of the "
+            f"{len(codes):,} respondents of whom all is known, got {len(occurring)}"
+        )
+    answers = tuple(survey.answers.categories[index] for index in occurring)
+    baseline = _baseline(config.baseline, answers)
+    labels = np.searchsorted(occurring, codes).astype(np.int32)
+    columns = {
+        feature.name: _columns(feature, complete, len(answers)) for feature in survey.features
+    }
+    terms = tuple(term for found, _ in columns.values() for term in found)
+    size = (len(answers) - 1) * (len(terms) + 1)
+    if size > MOST_COEFFICIENTS:
+        raise UserError(
+            f"--features: expected at most {MOST_COEFFICIENTS} coefficients, got {size:,}: "
+            f"{len(answers) - 1} answers, each with {len(terms) + 1}"
+        )
+    # In float64: what is reported should not depend on the scale of a feature.
+    with jax.enable_x64(True), warnings.catch_warnings(action="ignore"):
+
+        def fit(names: list[str]) -> xentjax.SoftmaxRegressionFit:
+            x = (
+                np.concatenate([columns[name][1] for name in names], axis=1)
+                if names
+                else np.zeros((len(labels), 0))
+            )
+            return xentjax.fit_softmax_regression(
+                x, labels, len(answers), l2=config.l2, baseline=baseline
+            )
+
+        full = fit(list(columns))
+        effects = test = None
+        if config.l2 == 0:
+            test = full.likelihood_ratio_test()
+            effects = {}
+            for name in columns:
+                doing(f"testing {name}")
+                effects[name] = full.likelihood_ratio_test(fit([n for n in columns if n != name]))
+        return jax.device_get(
+            Regression(
+                answers=answers,
+                baseline=baseline,
+                terms=(*terms, Term(INTERCEPT)),
+                coefficients=np.asarray(full.coefficients),
+                standard_errors=np.asarray(full.standard_errors),
+                z=np.asarray(full.z),
+                p_values=np.asarray(full.p_values),
+                intervals=np.asarray(full.confidence_intervals(config.alpha)),
+                log_likelihood=float(full.log_likelihood),
+                null_log_likelihood=float(full.null_log_likelihood),
+                mcfadden_r2=float(full.mcfadden_r2),
+                aic=float(full.aic),
+                bic=float(full.bic),
+                test=test,
+                effects=effects,
+                n=len(labels),
+                missing=int((~complete).sum()),
+                converged=bool(full.converged),
+                separated=bool(full.separated),
+                identified=bool(full.identified),
+            )
+        )
+
+
+def _present(feature: Variable | Number) -> NDArray[np.bool_]:
+    return feature.codes >= 0 if isinstance(feature, Variable) else ~np.isnan(feature.values)
+
+
+def _baseline(label: str | None, answers: tuple[str, ...]) -> int:
+    if label is None:
+        return 0
+    if label not in answers:
+        raise UserError(f"--baseline: expected one of {', '.join(answers)}, got '{label}'")
+    return answers.index(label)
+
+
+def _columns(
+    feature: Variable | Number, complete: NDArray[np.bool_], num_answers: int
+) -> tuple[list[Term], NDArray[np.float64]]:
+    """Return the terms of a feature and their columns [N, T]: numbers, or 0 and 1.
+
+    Raises:
+        UserError: all respondents have the same, or there are more categories than a fit can have.
+    """
+    if isinstance(feature, Number):
+        values = feature.values[complete]
+        distinct = 1 if (values == values[:1]).all() else 2
+        terms, columns = [Term(feature.name, deviation=float(values.std()))], values[:, None]
+    else:
+        codes = feature.codes[complete]
+        found = np.flatnonzero(np.bincount(codes, minlength=len(feature.categories)))
+        distinct = len(found)
+        names = [feature.categories[index] for index in found]
+        terms = [Term(feature.name, name, names[0]) for name in names[1:]]
+        if (num_answers - 1) * len(terms) > MOST_COEFFICIENTS:
+            columns = np.zeros((0, len(terms)))  # too many, which the caller says
+        else:
+            columns = (codes[:, None] == found[None, 1:]).astype(np.float64)
+    if distinct < 2:
+        raise UserError(
+            f"--features: expected {feature.name} to differ between respondents, got one value "
+            f"for all {int(complete.sum()):,} of whom all is known"
+        )
+    return terms, columns
