@@ -31,7 +31,7 @@ class Strength(NamedTuple):
 def mutual_information(
     test: xentjax.IndependenceTest, n: int, alpha: float, sizes: tuple[int, int]
 ) -> Strength:
-    """Estimate the mutual information in nats, corrected for its bias.
+    """Estimate the mutual information in nats, corrected for its bias, and at least 0.
 
     Args:
         test: by the statistic G.
@@ -39,12 +39,12 @@ def mutual_information(
         alpha: probability that the interval does not cover.
         sizes: numbers of rows and columns that are not empty.
     """
-    most = math.log(min(sizes))
+    most, value = math.log(min(sizes)), max(float(test.mutual_information), 0.0)
     ends = (
-        min(value / (2 * n), most)
-        for value in noncentrality(float(test.statistic), int(test.dof), alpha)
+        min(end / (2 * n), most)
+        for end in noncentrality(float(test.statistic), int(test.dof), alpha)
     )
-    return Strength(float(test.mutual_information), *ends)
+    return Strength(value, *ends)
 
 
 def cramers_v(

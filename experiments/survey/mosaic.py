@@ -63,6 +63,19 @@ def draw(result: Result, two_way: TwoWay) -> Figure:
         title_fontsize="medium",
     )
     figure.suptitle(_title(result, two_way, len(rows), len(columns)), fontsize=11, parse_math=False)
+    # Names of groups are as far apart, and texts of tiles as short, as the axes have room for.
+    figure.draw_without_rendering()
+    width, height = ax.get_window_extent().size * 72 / figure.dpi
+    room = width, height / (1 - ALL[0])
+    tops = np.concatenate([[0], np.cumsum(sizes / sizes.sum())])
+    _name_groups(ax, labels, (tops[:-1] + tops[1:]) / 2, room[1])
+    _tiles(ax, names, overall[rows] / overall.sum(), np.zeros(len(rows)), ALL, room)
+    for place, column in enumerate(columns):
+        counts = two_way.table[:, column]
+        residuals = np.zeros(len(rows))
+        if two_way.test is not None:
+            residuals = np.asarray(two_way.test.residuals)[rows, column]
+        _tiles(ax, names, counts[rows] / counts.sum(), residuals, tops[place : place + 2], room)
     return figure
 
 

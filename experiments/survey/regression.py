@@ -137,34 +137,33 @@ def regress(
         full = fit(list(columns))
         effects = test = None
         if config.l2 == 0:
-            test = full.likelihood_ratio_test()
+            test = jax.device_get(full.likelihood_ratio_test())
             effects = {}
             for name in columns:
                 doing(f"testing {name}")
-                effects[name] = full.likelihood_ratio_test(fit([n for n in columns if n != name]))
-        return jax.device_get(
-            Regression(
-                answers=answers,
-                baseline=baseline,
-                terms=(*terms, Term(INTERCEPT)),
-                coefficients=np.asarray(full.coefficients),
-                standard_errors=np.asarray(full.standard_errors),
-                z=np.asarray(full.z),
-                p_values=np.asarray(full.p_values),
-                intervals=np.asarray(full.confidence_intervals(config.alpha)),
-                log_likelihood=float(full.log_likelihood),
-                null_log_likelihood=float(full.null_log_likelihood),
-                mcfadden_r2=float(full.mcfadden_r2),
-                aic=float(full.aic),
-                bic=float(full.bic),
-                test=test,
-                effects=effects,
-                n=len(labels),
-                missing=int((~complete).sum()),
-                converged=bool(full.converged),
-                separated=bool(full.separated),
-                identified=bool(full.identified),
-            )
+                smaller = fit([other for other in columns if other != name])
+                effects[name] = jax.device_get(full.likelihood_ratio_test(smaller))
+        return Regression(
+            answers=answers,
+            baseline=baseline,
+            terms=(*terms, Term(INTERCEPT)),
+            coefficients=np.asarray(full.coefficients),
+            standard_errors=np.asarray(full.standard_errors),
+            z=np.asarray(full.z),
+            p_values=np.asarray(full.p_values),
+            intervals=np.asarray(full.confidence_intervals(config.alpha)),
+            log_likelihood=float(full.log_likelihood),
+            null_log_likelihood=float(full.null_log_likelihood),
+            mcfadden_r2=float(full.mcfadden_r2),
+            aic=float(full.aic),
+            bic=float(full.bic),
+            test=test,
+            effects=effects,
+            n=len(labels),
+            missing=int((~complete).sum()),
+            converged=bool(full.converged),
+            separated=bool(full.separated),
+            identified=bool(full.identified),
         )
 
 

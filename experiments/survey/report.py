@@ -7,13 +7,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from experiments.common.command import say
 from experiments.common.run_folder import RunFolder, replace_file
-from experiments.common.tables import new_table, show as show_table
+from experiments.common.tables import fits, new_table, show as show_table
 from experiments.survey import bars, forest, mosaic
 from experiments.survey.run import Result
 from experiments.survey.tables import (
@@ -25,7 +24,12 @@ from experiments.survey.tables import (
     two_way_tables,
 )
 
-NAME, HEADING = 24, 9  # characters, beyond which words of names and headings are broken
+HEADING = 9  # characters of a line of a group's name
+NAME = (
+    24,
+    18,
+    12,
+)  # of a line of an answer's name or a feature's, the first that there is room for
 SHOWN = 20  # categories on the terminal
 # Characters that Markdown would take as its own.
 MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
@@ -155,31 +159,33 @@ def show(result: Result, console: Console) -> None:
 
 def _print(console: Console, table: Table) -> None:
     """Print a table, a wide one that is divisible in as many parts as its columns need."""
-    width = part = len(table.headings) - 1
-    while table.divisible and part > 1 and not _fits(console, _rich(console, table, 0, part)):
-        part -= 1
-    for start in range(0, width, part):
-        show_table(console, _rich(console, table, start, part))
+    columns = len(table.headings) - 1
+    parts = range(columns, 0, -1) if table.divisible else [columns]
+    sizes = ((part, room) for part in parts for room in NAME)
+    part, room = next(
+        (size for size in sizes if fits(console, _rich(table, *size))), (columns, console.width)
+    )
+    for start in range(0, columns, part):
+        show_table(console, _rich(table, part, room, start))
     for note in table.notes:
         console.print(Text(note))
     console.print()
 
 
-def _fits(console: Console, table: RichTable) -> bool:
-    unlimited = console.options.update(width=1000)
-    return Measurement.get(console, unlimited, table).minimum <= console.width
+def _rich(table: Table, size: int, room: int, start: int = 0) -> RichTable:
+    """Make a part of a table.
 
-
-def _rich(console: Console, table: Table, start: int, size: int) -> RichTable:
-    """Make a part of a table: its names, and `size` columns from `start`."""
-    room = min(NAME, console.width // 3) if table.divisible else NAME
+    Args:
+        table: the table.
+        size: number of columns beside that of names.
+        room: characters beyond which the words of names are broken.
+        start: the first of those columns.
+    """
     first, *headings = table.headings
     if table.divisible:
         headings = ["\n".join(textwrap.wrap(heading, HEADING)) for heading in headings]
-    continued = ", continued" if start else ""
-    shown = new_table(
-        table.title + continued, [_broken(first, room), *headings[start : start + size]]
-    )
+    title = f"{table.title}, continued" if start else table.title
+    shown = new_table(title, [_broken(first, room), *headings[start : start + size]])
     for label, *cells in table.rows:
         style = "" if any(cells) else "bold"
         part = cells[start : start + size]

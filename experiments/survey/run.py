@@ -121,13 +121,15 @@ def count(answers: Variable, config: Config) -> Shares:
     exact = None
     if len(possible) > 1 and len(given) * possible.min() < FEW:
         exact = xentjax.multinomial_test(counts, expected, order="g", key=jax.random.key(0))
+    with jax.enable_x64(True):  # p-values below 1e-38 are 0 in float32
+        test = jax.device_get(xentjax.g_test(counts, expected))
     ends = xentjax.confidence_intervals(counts, method=config.intervals, alpha=config.alpha)
     return Shares(
         counts=np.asarray(counts, np.int64),
         missing=len(answers.codes) - len(given),
         intervals=np.asarray(ends),
         expected=np.asarray(expected),
-        test=xentjax.g_test(counts, expected),
+        test=test,
         exact=exact,
     )
 
@@ -142,7 +144,8 @@ def compare(answers: Variable, groups: Variable, alpha: float) -> TwoWay:
     occurring = association.occurring(counts)
     if min(occurring) < 2:
         return TwoWay(counts, missing, None, None, None)
-    test = xentjax.independence_test(table)
+    with jax.enable_x64(True):
+        test = jax.device_get(xentjax.independence_test(table))
     strengths = (
         measure(test, n, alpha, occurring)
         for measure in (association.cramers_v, association.mutual_information)

@@ -12,7 +12,7 @@ from experiments.survey.association import Strength
 from experiments.survey.regression import INTERCEPT, Regression, Term
 from experiments.survey.run import FEW, Result, Shares, TwoWay
 
-LEAST_P = 1e-37  # smaller p-values may be 0 in float32
+LEAST_P = 1e-300  # smaller p-values may be 0
 STRONG = 2.0  # standard deviations, beyond which a residual is noteworthy
 
 
@@ -229,16 +229,18 @@ def coefficients_table(result: Result, regression: Regression, most: int | None 
             if kept[row, place]
         ]
     interval = level(result.config.alpha)
-    headings = ("", "coefficient", "SE", "z", "p", f"odds ratio ({interval})")
+    headings = ("", "estimate", "SE", "z", "p", f"odds ratio ({interval})")
     return Table(title, headings, rows, tuple(_regression_notes(result, regression)))
 
 
 def _coefficient(regression: Regression, row: int, place: int) -> tuple[str, ...]:
     value = regression.coefficients[row, place]
-    lower, upper = np.exp(np.clip(regression.intervals[row, place], -700, 700))
-    odds = ratio(np.exp(np.clip(value, -700, 700)))
-    if not np.isnan(lower):
-        odds += f" ({ratio(lower)}, {ratio(upper)})"
+    odds = ""
+    if regression.terms[row].feature != INTERCEPT:
+        lower, upper = np.exp(np.clip(regression.intervals[row, place], -700, 700))
+        odds = ratio(np.exp(np.clip(value, -700, 700)))
+        if not np.isnan(lower):
+            odds += f" ({ratio(lower)}, {ratio(upper)})"
     return (
         number(value),
         number(regression.standard_errors[row, place]),
@@ -326,7 +328,7 @@ def p_value(p: float) -> str:
     value = float(p)
     if value == 0:
         return f"< {LEAST_P:.0e}"
-    return f"{value:.0e}" if value < 1e-4 else _or_dash(value, ".4f")
+    return f"{value:.1e}" if value < 1e-4 else _or_dash(value, ".4f")
 
 
 def _p_in_words(p: float) -> str:
