@@ -252,7 +252,7 @@ def _cells(
     return [table.column(names[index]) for index in indices]
 
 
-def choose(path: Path, option: str, column: str | None, names: Sequence[str]) -> str:
+def choose(path: Path | str, option: str, column: str | None, names: Sequence[str]) -> str:
     """Return the column's name if the file has it exactly once."""
     if column is not None and names.count(column) == 1:
         return column

@@ -48,7 +48,7 @@ def read(wanted: list[tuple[str, str]]) -> list[Cells]:
         raise UserError(f"{path}: cannot read, {error.strerror or error}") from error
     names = header.replace("'", "").split("\t")
     numbers = dict(zip(names, np.loadtxt(lines, delimiter="\t").T, strict=True))
-    return [_cells(name, numbers[choose(path, option, name, names)]) for option, name in wanted]
+    return [_cells(name, numbers[choose(SOURCE, option, name, names)]) for option, name in wanted]
 
 
 def _cells(name: str, numbers: np.ndarray) -> Cells:

@@ -46,9 +46,7 @@ def draw_coefficients(result: Result, regression: Regression) -> Figure:
         scales = np.array([row.deviation for row in panel])
         _intervals(ax, panel, *(scales * values for values in _numbers(panel)))
         ax.axvline(0, color=plots.GREY, linewidth=1)
-    axes[-1].set_xlabel(
-        f"coefficient, for a number's standard deviation; {level(result.config.alpha)} intervals"
-    )
+    axes[-1].set_xlabel(f"coefficient; of a number, for a standard deviation{_level(result, rows)}")
     figure.suptitle(f"{title}: coefficients", fontsize=11, parse_math=False)
     return figure
 
@@ -66,17 +64,21 @@ def draw_odds_ratios(result: Result, regression: Regression) -> Figure:
         ax.xaxis.set_major_locator(FixedLocator(ticks(low, high)))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
-    axes[-1].set_xlabel(
-        f"odds ratio, for one unit of a number; {level(result.config.alpha)} intervals"
-    )
+    axes[-1].set_xlabel(f"odds ratio; of a number, for one unit{_level(result, rows)}")
     figure.suptitle(f"{title}: odds ratios", fontsize=11, parse_math=False)
     return figure
+
+
+def _level(result: Result, rows: Sequence[Row]) -> str:
+    some = any(not np.isnan(row.lower) for row in rows)
+    return f"; {level(result.config.alpha)} intervals" if some else "; without standard errors"
 
 
 def ticks(low: float, high: float) -> list[float]:
     """Choose round numbers, at most eight, on a logarithmic axis."""
     if high / low < 4:
-        return [value for value in MaxNLocator(6).tick_values(low, high) if low <= value <= high]
+        steps = 1 + MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low - 1, high - 1)
+        return [float(value) for value in steps if low <= value <= high]
     first, last = int(np.floor(np.log10(low))), int(np.ceil(np.log10(high)))
     found: list[float] = []
     for mantissas in ((1, 2, 5), (1, 3), (1,)):

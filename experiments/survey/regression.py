@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from itertools import chain
 from typing import NamedTuple
 
 import jax
@@ -85,15 +86,28 @@ class Regression(NamedTuple):
         return self.answers[: self.baseline] + self.answers[self.baseline + 1 :]
 
 
-def regress(
-    survey: Survey, config: Config, doing: Callable[[str], None] = lambda activity: None
-) -> Regression:
-    """Fit the answers of the respondents of whom no feature is missing.
+class Design(NamedTuple):
+    """What is fitted.
 
-    Args:
-        survey: with features.
-        config: the configuration.
-        doing: called with each activity.
+    Attributes:
+        answers: the K answers that occur, in their order.
+        baseline: which of them the others are compared with.
+        labels: int32 [N], of the respondents of whom all is known.
+        terms: the names of each feature's columns.
+        columns: float64 [N, T] of each feature.
+        missing: number of respondents who are left out.
+    """
+
+    answers: tuple[str, ...]
+    baseline: int
+    labels: NDArray[np.int32]
+    terms: dict[str, list[Term]]
+    columns: dict[str, NDArray[np.float64]]
+    missing: int
+
+
+def prepare(survey: Survey, config: Config) -> Design:
+    """Choose respondents, answers and columns.
 
     Raises:
         UserError: there are too few answers, too many coefficients, or a feature does not vary.
@@ -110,30 +124,50 @@ def regress(
         )
     answers = tuple(survey.answers.categories[index] for index in occurring)
     baseline = _baseline(config.baseline, answers)
-    labels = np.searchsorted(occurring, codes).astype(np.int32)
-    columns = {
-        feature.name: _columns(feature, complete, len(answers)) for feature in survey.features
-    }
-    terms = tuple(term for found, _ in columns.values() for term in found)
-    size = (len(answers) - 1) * (len(terms) + 1)
-    if size > MOST_COEFFICIENTS:
+    terms = {feature.name: _terms(feature, complete) for feature in survey.features}
+    size = 1 + sum(map(len, terms.values()))
+    if (coefficients := (len(answers) - 1) * size) > MOST_COEFFICIENTS:
         raise UserError(
-            f"--features: expected at most {MOST_COEFFICIENTS} coefficients, got {size:,}: "
-            f"{len(answers) - 1} answers, each with {len(terms) + 1}"
+            f"--features: expected at most {MOST_COEFFICIENTS} coefficients, got {coefficients:,}: "
+            f"{len(answers) - 1} answers, each with {size}"
         )
+    return Design(
+        answers=answers,
+        baseline=baseline,
+        labels=np.searchsorted(occurring, codes).astype(np.int32),
+        terms=terms,
+        columns={
+            feature.name: _columns(feature, complete, terms[feature.name])
+            for feature in survey.features
+        },
+        missing=int((~complete).sum()),
+    )
+
+
+def regress(
+    design: Design, config: Config, doing: Callable[[str], None] = lambda activity: None
+) -> Regression:
+    """Fit the answers, and once more without each of the features.
+
+    Args:
+        design: what is fitted.
+        config: the configuration.
+        doing: called with each activity.
+    """
+    labels, columns = design.labels, design.columns
+
+    def fit(names: list[str]) -> xentjax.SoftmaxRegressionFit:
+        chosen = [np.zeros((len(labels), 0)), *(columns[name] for name in names)]
+        return xentjax.fit_softmax_regression(
+            np.concatenate(chosen, axis=1),
+            labels,
+            len(design.answers),
+            l2=config.l2,
+            baseline=design.baseline,
+        )
+
     # In float64: what is reported should not depend on the scale of a feature.
     with jax.enable_x64(True), warnings.catch_warnings(action="ignore"):
-
-        def fit(names: list[str]) -> xentjax.SoftmaxRegressionFit:
-            x = (
-                np.concatenate([columns[name][1] for name in names], axis=1)
-                if names
-                else np.zeros((len(labels), 0))
-            )
-            return xentjax.fit_softmax_regression(
-                x, labels, len(answers), l2=config.l2, baseline=baseline
-            )
-
         full = fit(list(columns))
         effects = test = None
         if config.l2 == 0:
@@ -144,9 +178,9 @@ def regress(
                 smaller = fit([other for other in columns if other != name])
                 effects[name] = jax.device_get(full.likelihood_ratio_test(smaller))
         return Regression(
-            answers=answers,
-            baseline=baseline,
-            terms=(*terms, Term(INTERCEPT)),
+            answers=design.answers,
+            baseline=design.baseline,
+            terms=(*chain.from_iterable(design.terms.values()), Term(INTERCEPT)),
             coefficients=np.asarray(full.coefficients),
             standard_errors=np.asarray(full.standard_errors),
             z=np.asarray(full.z),
@@ -160,7 +194,7 @@ def regress(
             test=test,
             effects=effects,
             n=len(labels),
-            missing=int((~complete).sum()),
+            missing=design.missing,
             converged=bool(full.converged),
             separated=bool(full.separated),
             identified=bool(full.identified),
@@ -179,31 +213,35 @@ def _baseline(label: str | None, answers: tuple[str, ...]) -> int:
     return answers.index(label)
 
 
-def _columns(
-    feature: Variable | Number, complete: NDArray[np.bool_], num_answers: int
-) -> tuple[list[Term], NDArray[np.float64]]:
-    """Return the terms of a feature and their columns [N, T]: numbers, or 0 and 1.
+def _terms(feature: Variable | Number, complete: NDArray[np.bool_]) -> list[Term]:
+    """Name the columns of a feature: a number, or its categories that occur but for the first one.
 
     Raises:
-        UserError: all respondents have the same, or there are more categories than a fit can have.
+        UserError: all respondents have the same.
     """
     if isinstance(feature, Number):
         values = feature.values[complete]
-        distinct = 1 if (values == values[:1]).all() else 2
-        terms, columns = [Term(feature.name, deviation=float(values.std()))], values[:, None]
+        constant = (values == values[:1]).all()
+        terms = [Term(feature.name, deviation=float(values.std()))]
     else:
         codes = feature.codes[complete]
         found = np.flatnonzero(np.bincount(codes, minlength=len(feature.categories)))
-        distinct = len(found)
         names = [feature.categories[index] for index in found]
-        terms = [Term(feature.name, name, names[0]) for name in names[1:]]
-        if (num_answers - 1) * len(terms) > MOST_COEFFICIENTS:
-            columns = np.zeros((0, len(terms)))  # too many, which the caller says
-        else:
-            columns = (codes[:, None] == found[None, 1:]).astype(np.float64)
-    if distinct < 2:
+        constant = len(names) < 2
+        terms = [Term(feature.name, label, names[0]) for label in names[1:]]
+    if constant:
         raise UserError(
             f"--features: expected {feature.name} to differ between respondents, got one value "
             f"for all {int(complete.sum()):,} of whom all is known"
         )
-    return terms, columns
+    return terms
+
+
+def _columns(
+    feature: Variable | Number, complete: NDArray[np.bool_], terms: list[Term]
+) -> NDArray[np.float64]:
+    """Return the columns [N, T] of a feature: numbers, or 1 for the term's category and else 0."""
+    if isinstance(feature, Number):
+        return feature.values[complete, None]
+    categories = [feature.categories.index(term.category or "") for term in terms]
+    return (feature.codes[complete, None] == categories).astype(np.float64)

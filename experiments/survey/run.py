@@ -14,7 +14,7 @@ from experiments.survey import association
 from experiments.survey.association import Strength
 from experiments.survey.config import Config
 from experiments.survey.data import Survey, Variable, read
-from experiments.survey.regression import Regression, regress
+from experiments.survey.regression import Regression, prepare, regress
 
 FEW = 5
 """The expected count below which the chi-squared law is a rough approximation."""
@@ -88,14 +88,17 @@ def run(config: Config, doing: Callable[[str], None] = lambda activity: None) ->
     """
     doing("reading")
     survey = read(config)
+    # First: what is wrong should be said before anything is computed.
+    design = prepare(survey, config) if survey.features else None
     doing("counting")
     shares = count(survey.answers, config)
     two_way = regression = None
     if survey.groups is not None:
+        doing("comparing groups")
         two_way = compare(survey.answers, survey.groups, config.alpha)
-    if survey.features:
+    if design is not None:
         doing("fitting the regression")
-        regression = regress(survey, config, doing)
+        regression = regress(design, config, doing)
     return Result(config, survey, shares, two_way, regression)
 
 

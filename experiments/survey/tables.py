@@ -257,9 +257,15 @@ def _regression_notes(result: Result, regression: Regression) -> list[str]:
         f"{regression.null_log_likelihood:,.2f}; McFadden's R2 {regression.mcfadden_r2:.4f}; "
         f"AIC {regression.aic:,.1f}, BIC {regression.bic:,.1f}.",
         "A coefficient is the change of log(P(answer) / P("
-        f"'{name(regression.answers[regression.baseline])}')) for one unit of a number, or from "
-        "the first category of a column to the named one; the odds ratio is its exponential.",
+        f"'{name(regression.answers[regression.baseline])}')) for one unit of a number, or between "
+        "two categories of a feature; the odds ratio is its exponential.",
     ]
+    references = {
+        term.feature: term.reference for term in regression.terms if term.reference is not None
+    }
+    if references:
+        against = (f"{name(feature)} '{name(first)}'" for feature, first in references.items())
+        notes.append(f"The category that the others are compared with: {', '.join(against)}.")
     if regression.separated:
         notes.append(
             "Some groups never give some answer, so that the likelihood has no maximum and "
