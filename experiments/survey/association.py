@@ -79,7 +79,10 @@ def _root(statistic: float, dof: int, probability: float) -> float:
     # The law has mean dof + lambda and variance 2 (dof + 2 lambda).
     spread = abs(float(stats.norm.ppf(probability))) + 1
     high = statistic + dof + 4 * spread**2 + 2 * spread * math.sqrt(2 * dof + 4 * statistic)
-    return float(optimize.brentq(excess, 0.0, high, xtol=1e-9 * max(1.0, statistic)))
+    found = optimize.root_scalar(
+        excess, bracket=(0.0, high), method="brentq", xtol=1e-9 * max(1.0, statistic)
+    )
+    return float(found.root)
 
 
 def occurring(table: np.ndarray) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import statsmodels
 
 from experiments.common.columns import Cells
 from experiments.common.command import UserError
-from experiments.common.table_files import choose
+from experiments.common.table_files import Wanted, choose
 
 SOURCE = "American National Election Study of 1996 (statsmodels)"
 COLUMN, BY, FEATURES = "PID", "educ", ("selfLR", "age", "income")
@@ -35,7 +35,7 @@ EDUCATION = (
 LABELS = {"PID": (0, PARTY), "educ": (1, EDUCATION), "vote": (0, ("Clinton", "Dole"))}
 
 
-def read(wanted: list[tuple[str, str]]) -> list[Cells]:
+def read(wanted: Wanted) -> list[Cells]:
     """Read columns: party, education and vote as categories, the others as numbers.
 
     Raises:
@@ -48,7 +48,8 @@ def read(wanted: list[tuple[str, str]]) -> list[Cells]:
         raise UserError(f"{path}: cannot read, {error.strerror or error}") from error
     names = header.replace("'", "").split("\t")
     numbers = dict(zip(names, np.loadtxt(lines, delimiter="\t").T, strict=True))
-    return [_cells(name, numbers[choose(SOURCE, option, name, names)]) for option, name in wanted]
+    chosen = [choose(SOURCE, option, name, names) for option, name in wanted]
+    return [_cells(name, numbers[name]) for name in chosen]
 
 
 def _cells(name: str, numbers: np.ndarray) -> Cells:

@@ -77,8 +77,8 @@ def _level(result: Result, rows: Sequence[Row]) -> str:
 def ticks(low: float, high: float) -> list[float]:
     """Choose round numbers, at most eight, on a logarithmic axis."""
     if high / low < 4:
-        steps = 1 + MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low - 1, high - 1)
-        return [float(value) for value in steps if low <= value <= high]
+        steps = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low - 1, high - 1)
+        return [1 + float(step) for step in steps if low <= 1 + step <= high]
     first, last = int(np.floor(np.log10(low))), int(np.ceil(np.log10(high)))
     found: list[float] = []
     for mantissas in ((1, 2, 5), (1, 3), (1,)):
@@ -166,7 +166,7 @@ def _intervals(
     ax.set_yticks(places, [row.label for row in panel], parse_math=False)
     for label, row in zip(ax.get_yticklabels(), panel, strict=True):
         if np.isnan(row.value):
-            label.set_weight("bold")
+            label.set_fontweight("bold")
     ax.tick_params("y", length=0)
     ax.set_ylim(len(panel) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)

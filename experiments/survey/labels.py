@@ -18,7 +18,7 @@ def wrapped(text: str, width: int = 24, lines: int = 2) -> str:
     return "\n".join(parts[:lines])
 
 
-def spread(places: Sequence[float], gap: float, low: float, high: float) -> NDArray[np.float64]:
+def spread(places: Sequence[float], gap: float, low: float, high: float) -> NDArray[np.floating]:
     """Move ascending places apart as little as possible, so that neighbours keep a distance.
 
     Args:
@@ -36,5 +36,7 @@ def spread(places: Sequence[float], gap: float, low: float, high: float) -> NDAr
             before, count = pools.pop()
             total, size = total + before, size + count
         pools.append((total, size))
-    shrunk = np.concatenate([np.full(size, total / size) for total, size in pools])
+    shrunk = np.repeat(
+        np.array([total / size for total, size in pools]), [size for _, size in pools]
+    )
     return np.clip(shrunk, low, high - (number - 1) * gap) + gap * np.arange(number)

@@ -100,7 +100,7 @@ def _tiles(
     names: Sequence[str],
     widths: NDArray[np.float64],
     residuals: NDArray[np.float64],
-    ends: Sequence[float],
+    ends: Sequence[float] | NDArray[np.float64],
     room: tuple[float, float],
 ) -> None:
     """Draw the answers of a group from left to right, and a dot where nobody has given one.
@@ -146,7 +146,7 @@ def _tiles(
             )
 
 
-def _name_groups(ax: Axes, labels: list[str], centres: NDArray[np.float64], room: float) -> None:
+def _name_groups(ax: Axes, labels: list[str], centres: NDArray[np.floating], room: float) -> None:
     """Write the groups beside their rows, moved apart where rows are low."""
     lines = 1 + max(label.count("\n") for label in labels)
     places = spread(list(centres), 14 * lines / room, 0.02, 0.99)

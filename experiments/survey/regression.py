@@ -19,7 +19,7 @@ INTERCEPT = "intercept"
 
 
 class Term(NamedTuple):
-    """What a coefficient multiplies.
+    """The factor of a coefficient.
 
     Attributes:
         feature: the column; "intercept" for the constant.
@@ -87,7 +87,7 @@ class Regression(NamedTuple):
 
 
 class Design(NamedTuple):
-    """What is fitted.
+    """Labels and columns to fit.
 
     Attributes:
         answers: the K answers that occur, in their order.

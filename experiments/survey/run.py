@@ -21,7 +21,7 @@ FEW = 5
 
 
 class Shares(NamedTuple):
-    """How often each of K answers was given.
+    """Shares of the K answers.
 
     Attributes:
         counts: int64 [K].

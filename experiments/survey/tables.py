@@ -1,7 +1,8 @@
 """The tables of a report, for the terminal and for the page."""
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -313,12 +314,12 @@ def level(alpha: float) -> str:
     return f"{100 * (1 - alpha):.10g} %"
 
 
-def percent(share: float) -> str:
+def percent(share: SupportsFloat) -> str:
     """Format a share; a dash where it is not defined."""
-    return _or_dash(100 * share, ".1f", " %")
+    return _or_dash(100 * float(share), ".1f", " %")
 
 
-def number(value: float) -> str:
+def number(value: SupportsFloat) -> str:
     """Format a number by three digits after the point, or by four digits."""
     size = abs(float(value))
     return _or_dash(value, ".3f" if 0.001 <= size < 1000 or size == 0 else ".4g")
@@ -329,7 +330,7 @@ def ratio(value: float) -> str:
     return _or_dash(value, ".3f" if 0.01 <= value < 10 else ".1f" if 10 <= value < 1000 else ".2g")
 
 
-def p_value(p: float) -> str:
+def p_value(p: SupportsFloat) -> str:
     """Format a p-value."""
     value = float(p)
     if value == 0:
@@ -337,7 +338,7 @@ def p_value(p: float) -> str:
     return f"{value:.1e}" if value < 1e-4 else _or_dash(value, ".4f")
 
 
-def _p_in_words(p: float) -> str:
+def _p_in_words(p: SupportsFloat) -> str:
     text = p_value(p)
     return f"p {text}" if text.startswith("<") else f"p = {text}"
 
@@ -348,13 +349,14 @@ def _in_words(test: xentjax.TestResult | xentjax.IndependenceTest) -> str:
     return f"G = {number(test.statistic)}, {degrees} of freedom, {_p_in_words(test.p_value)}"
 
 
-def _plain(value: float) -> str:
-    return f"{value:,.1f}"
+def _plain(value: SupportsFloat) -> str:
+    return f"{float(value):,.1f}"
 
 
 def _strength(strength: Strength) -> str:
     return f"{strength.value:.4f} ({strength.lower:.4f} to {strength.upper:.4f})"
 
 
-def _or_dash(value: float, form: str, unit: str = "") -> str:
-    return "-" if np.isnan(value) else f"{float(value):{form}}{unit}"
+def _or_dash(value: SupportsFloat, form: str, unit: str = "") -> str:
+    number = float(value)
+    return "-" if math.isnan(number) else f"{number:{form}}{unit}"
