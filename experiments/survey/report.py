@@ -25,11 +25,8 @@ from experiments.survey.tables import (
 )
 
 HEADING = 9  # characters of a line of a group's name
-NAME = (
-    24,
-    18,
-    12,
-)  # of a line of an answer's name or a feature's, the first that there is room for
+# Characters of a line of an answer's or a feature's name: the first that there is room for.
+NAME = (24, 18, 12, 10)
 SHOWN = 20  # categories on the terminal
 # Characters that Markdown would take as its own.
 MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~$&])")

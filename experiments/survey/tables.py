@@ -13,7 +13,7 @@ from experiments.survey.association import Strength
 from experiments.survey.regression import INTERCEPT, Regression, Term
 from experiments.survey.run import FEW, Result, Shares, TwoWay
 
-LEAST_P = 1e-300  # smaller p-values may be 0
+LEAST_P = 1e-99  # smaller p-values are not told apart
 STRONG = 2.0  # standard deviations, beyond which a residual is noteworthy
 
 
@@ -244,7 +244,7 @@ def _coefficient(regression: Regression, row: int, place: int) -> tuple[str, ...
             odds += f" ({ratio(lower)}, {ratio(upper)})"
     return (
         number(value),
-        number(regression.standard_errors[row, place]),
+        _standard_error(regression.standard_errors[row, place]),
         _or_dash(regression.z[row, place], ".2f"),
         p_value(regression.p_values[row, place]),
         odds,
@@ -320,9 +320,15 @@ def percent(share: SupportsFloat) -> str:
 
 
 def number(value: SupportsFloat) -> str:
-    """Format a number by three digits after the point, or by four digits."""
+    """Format a number by three digits after the point, or by three digits."""
     size = abs(float(value))
-    return _or_dash(value, ".3f" if 0.001 <= size < 1000 or size == 0 else ".4g")
+    if 1000 <= size < 1e7:
+        return _or_dash(value, ",.1f")
+    return _or_dash(value, ".3f" if 0.001 <= size < 1000 or size == 0 else ".2e")
+
+
+def _standard_error(value: float) -> str:
+    return _or_dash(value, ".3f" if 0.001 <= value < 1000 else ".1e")
 
 
 def ratio(value: float) -> str:
@@ -333,7 +339,7 @@ def ratio(value: float) -> str:
 def p_value(p: SupportsFloat) -> str:
     """Format a p-value."""
     value = float(p)
-    if value == 0:
+    if value < LEAST_P:
         return f"< {LEAST_P:.0e}"
     return f"{value:.1e}" if value < 1e-4 else _or_dash(value, ".4f")
 
@@ -354,7 +360,11 @@ def _plain(value: SupportsFloat) -> str:
 
 
 def _strength(strength: Strength) -> str:
-    return f"{strength.value:.4f} ({strength.lower:.4f} to {strength.upper:.4f})"
+    value, lower, upper = (
+        f"{number:.4f}" if number >= 0.001 or number == 0 else f"{number:.1e}"
+        for number in strength
+    )
+    return f"{value} ({lower} to {upper})"
 
 
 def _or_dash(value: SupportsFloat, form: str, unit: str = "") -> str:
