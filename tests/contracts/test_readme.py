@@ -12,6 +12,7 @@ from tests.support.examples import blocks, kept
 from tests.support.paths import ROOT
 
 READMES = (ROOT / "README.md", ROOT / "benchmarks" / "measured" / "README.md")
+SEVERAL_DEVICES = ROOT / "docs" / "guides" / "several_devices.md"
 FLAG = "--xla_force_host_platform_device_count=8"
 
 
@@ -31,10 +32,10 @@ def test_examples_print_what_they_say(path):
 
 @pytest.mark.slow
 @pytest.mark.devices
-def test_the_example_of_several_devices_runs_on_eight():
-    assert FLAG in READMES[0].read_text()
-    assert sum("shard_map" in code for code in blocks(READMES[0])) == 1
-    run_as_a_user("--containing", "shard_map", READMES[0], flags=FLAG)
+def test_the_examples_of_several_devices_run_on_eight():
+    assert FLAG in SEVERAL_DEVICES.read_text()
+    assert sum("shard_map" in code for code in blocks(SEVERAL_DEVICES)) == 1
+    run_as_a_user(SEVERAL_DEVICES, flags=FLAG)
 
 
 @pytest.mark.parametrize(
@@ -52,13 +53,6 @@ def test_promises_are_compared_number_by_number(line, right):
     assert kept(line, "3.70 [0.2 0.0 1] nan True nats, at 2") == right
 
 
-def test_functions_of_the_table_exist():
-    table = READMES[0].read_text().split("## Which function for what")[1].split("\n\n")[1]
-    names = {name for name in re.findall(r"`(\w+)`", table) if name.islower()}
-    assert len(names) > 30
-    assert [name for name in sorted(names) if not hasattr(xentjax, name)] == []
-
-
 @pytest.mark.parametrize("path", READMES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_to_files(path):
     for target in re.findall(r"\]\((?!http)([^)#]+)", path.read_text()):
@@ -66,11 +60,12 @@ def test_links_lead_to_files(path):
 
 
 def test_the_map_names_folders_and_files_that_exist():
-    rows = [line for line in READMES[0].read_text().split("## Map")[1].splitlines() if "/`" in line]
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = [line for line in text.split("## Map")[1].split("## ")[0].splitlines() if "/`" in line]
     names = [name for row in rows for name in re.findall(r"`([\w/.]+)`", row.split("|")[1])]
     assert len(names) > 5
     assert [name for name in names if not (ROOT / name).exists()] == []
 
 
 def test_the_readme_is_short():
-    assert len(READMES[0].read_text().splitlines()) <= 200
+    assert len(READMES[0].read_text().splitlines()) <= 150
