@@ -46,9 +46,12 @@ class Comparison(NamedTuple):
         """Return what is slower or faster, with its change."""
         found = []
         for row in self.rows:
-            for what, verdict in (("", row.run), ("compile ", row.compile), ("first ", row.first)):
-                if verdict.word == word:
-                    found.append(f"{what}{row.name} {verdict.change:.2f}×")
+            of = {"": row.run, "compilation of ": row.compile, "first call of ": row.first}
+            found += [
+                f"{what}{row.name} {verdict.change:.2f}×"
+                for what, verdict in of.items()
+                if verdict.word == word
+            ]
         return found
 
     def summary(self) -> str:
