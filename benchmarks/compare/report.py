@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.compare.measure import Measured, Sample
-from benchmarks.compare.rule import HEAD, LEVEL, Verdict, enough, verdicts
+from benchmarks.compare.rule import HEAD, LEVEL, NEEDED, Verdict, verdicts
 from benchmarks.harness.tables import Sheet
 
 LEAST_RUN, LEAST_COMPILE, LEAST_FIRST = 1.02, 1.1, 1.25
@@ -56,8 +56,8 @@ class Comparison(NamedTuple):
 
     def summary(self) -> str:
         """One line: what got slower and what faster."""
-        if not enough(self.generations):
-            return f"no verdict: {self.generations} generations of processes are too few"
+        if self.generations < NEEDED:
+            return f"no verdict: it takes {NEEDED} generations of processes, got {self.generations}"
         slower, faster = self.changed("slower"), self.changed("faster")
         line = f"slower: {', '.join(slower)}" if slower else "nothing slower beyond the noise"
         return line + (f"; faster: {', '.join(faster)}" if faster else "")
