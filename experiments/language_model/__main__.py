@@ -30,6 +30,7 @@ import tyro
 from rich.console import Console
 
 from experiments.common.command import UserError, one_line_errors, parse_options, say
+from experiments.common.compile_cache import compile_cache
 from experiments.common.interrupt import resumable
 from experiments.common.run_folder import RUNS, RunFolder
 from experiments.common.settings import changed_settings
@@ -49,6 +50,8 @@ class Command:
     settings: tyro.conf.OmitArgPrefixes[Config]
     runs_dir: Path = RUNS
     """Folder in which the new run folder is made."""
+    compile_cache: Path | None = None
+    """Folder of compiled programs, or off; default: $XENTJAX_COMPILE_CACHE or the user's cache."""
     resume: Path | None = None
     """Folder of a stopped run to resume with its own settings."""
 
@@ -80,7 +83,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             folder = RunFolder.open(command.resume, NAME)
             for difference in folder.differences():
                 say(console, f"resume: {difference}")
-        with resumable(PROGRAM, folder.path, None) as should_stop:
+        with (
+            compile_cache(command.compile_cache),
+            resumable(PROGRAM, folder.path, None) as should_stop,
+        ):
             result = run(
                 config,
                 text,

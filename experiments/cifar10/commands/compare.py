@@ -33,6 +33,7 @@ from experiments.common.command import (
     printable,
     say,
 )
+from experiments.common.compile_cache import compile_cache
 from experiments.common.estimates import Estimate
 from experiments.common.interrupt import resumable
 from experiments.common.plots import GREY, PALETTE, subplots
@@ -58,6 +59,8 @@ class Command:
     """Folder that contains CIFAR-10, or its archive."""
     runs_dir: Path = RUNS
     """Folder in which the new run folder is made."""
+    compile_cache: Path | None = None
+    """Folder of compiled programs, or off; default: $XENTJAX_COMPILE_CACHE or the user's cache."""
     resume: Path | None = None
     """Folder of a stopped comparison to resume; finished runs are kept."""
 
@@ -228,8 +231,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         dataset = None
         if trained:
             (name,) = datasets
-            with waiting(console, f"reading {name}"):
-                dataset = load(name, command.data_dir)
+            with waiting(console, f"reading {name}") as doing:
+                dataset = load(name, command.data_dir, doing)
         if dataset is not None:
             for settings in trained.values():
                 check(settings, dataset)
@@ -241,6 +244,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         accuracies: dict[str, dict[int, float]] = {}
         with (
             folder.locked(),
+            compile_cache(command.compile_cache),
             resumable(PROGRAM, folder.path, command.data_dir) as should_stop,
         ):
             for place, name in enumerate(names):

@@ -23,6 +23,7 @@ from experiments.common.estimates import Estimate
 from experiments.common.hosts import wait_for_writer
 from experiments.common.plots import GREY, PALETTE, subplots
 from experiments.common.run_folder import RunFolder, reading
+from experiments.common.stopwatch import Stopwatch
 
 MOST_SEEDS = 10_000  # which take weeks
 RUN_NAME, SWEEP_NAME = "cifar10", "cifar10-seeds"  # folders of one seed and of several
@@ -87,6 +88,7 @@ def run_seeds(
     *,
     console: Console | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    watch: Stopwatch | None = None,
 ) -> list[dict[str, Any]]:
     """Train every seed without a result in the folder; resume stopped runs.
 
@@ -101,6 +103,7 @@ def run_seeds(
         console: shows the progress, if there is one.
         should_stop: called before every call of the step, see `training.run.run`; True saves
             checkpoints and stops.
+        watch: counts the seconds of each activity, unless seeds are trained side by side.
 
     Returns:
         The summaries of the runs, in the order of the seeds.
@@ -135,6 +138,7 @@ def run_seeds(
                     devices=None if alone else [device],
                     console=console if alone else None,
                     should_stop=should_stop,
+                    watch=watch if alone else None,
                 )
             finally:
                 free.put(device)

@@ -26,7 +26,10 @@ from xentjax import (
 
 
 def predict_all(
-    predict: Callable[[np.ndarray], Array], images: np.ndarray, which: ViewsName
+    predict: Callable[[np.ndarray], Array],
+    images: np.ndarray,
+    which: ViewsName,
+    original: np.ndarray | None = None,
 ) -> np.ndarray:
     """Predict logits [N, K] of images, averaged over their test-time views.
 
@@ -36,10 +39,13 @@ def predict_all(
         predict: computes logits [B, K] of images [B, H, W, C].
         images: uint8 [N, H, W, C], at least one.
         which: the views, see `augment.views`.
+        original: logits of the first view, the images as they are, if they are known.
     """
-    weighted = [
-        np.float32(weight) * _predict_view(predict, view) for weight, view in views(images, which)
-    ]
+    (first, _), *others = views(images, which)
+    if original is None:
+        original = _predict_view(predict, images)
+    weighted = [np.float32(first) * original]
+    weighted += [np.float32(weight) * _predict_view(predict, view) for weight, view in others]
     return np.sum(weighted, axis=0)
 
 

@@ -17,7 +17,7 @@ from scipy.special import logsumexp
 from experiments.cifar10.__main__ import show
 from experiments.cifar10.backend import current_backend
 from experiments.cifar10.config import Config, ConfigError
-from experiments.cifar10.results.report import draw_reliability
+from experiments.cifar10.results.figures import draw_reliability
 from experiments.cifar10.training import run as train
 from experiments.cifar10.training.run import (
     WITHOUT_BAR,
@@ -231,7 +231,8 @@ def test_a_loss_that_is_no_number_names_the_checkpoint_before_it(new_folder):
     with pytest.raises(TrainingStopped):
         run(CONFIG, DATASET, folder, should_stop=stop_after(7))
     trainer = _Trainer(CONFIG, DATASET, folder, None)
-    state = checkpoint.restore(folder.path, trainer.state)
+    trainer.begin(resume=True)
+    state = trainer.state
     broken = jax.tree.map(lambda leaf: leaf * np.float32(np.nan), state.params)
     checkpoint.save(folder.path, state._replace(params=broken, step=state.step + 1))
     with pytest.raises(DivergenceError) as caught:
