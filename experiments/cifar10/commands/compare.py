@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tyro
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -36,7 +35,6 @@ from experiments.common.command import (
 from experiments.common.compile_cache import compile_cache
 from experiments.common.estimates import Estimate
 from experiments.common.interrupt import resumable
-from experiments.common.plots import GREY, PALETTE, subplots
 from experiments.common.run_folder import RUNS, RunFolder, reading
 from experiments.common.tables import new_table, show as show_table
 from experiments.common.waiting import waiting
@@ -128,21 +126,6 @@ def check_common_seeds(seeds: Mapping[str, Iterable[int]]) -> None:
     for name, own in seeds.items():
         if (count := len(first.intersection(own))) < 2:
             raise UserError(f"{name}: expected at least 2 seeds in common, got {count}")
-
-
-def draw_differences(compared: Sequence[Compared]) -> Figure:
-    """Plot each difference from the first, with its interval."""
-    others = [entry for entry in compared if entry.difference is not None]
-    figure, ((ax,),) = subplots(height=1.4 + 0.45 * len(others))
-    for place, entry in enumerate(reversed(others)):
-        assert entry.difference is not None
-        mean, half_width = entry.difference.mean, entry.difference.upper - entry.difference.mean
-        ax.errorbar(100 * mean, place, xerr=100 * half_width, fmt="o", color=PALETTE[0], capsize=4)
-    ax.axvline(0, color=GREY, linestyle="--")
-    ax.set_yticks(range(len(others)), [entry.name for entry in reversed(others)])
-    ax.set_ylim(-0.6, len(others) - 0.4)
-    ax.set_xlabel(f"difference in test accuracy from '{compared[0].name}', points, 95 % interval")
-    return figure
 
 
 def table(compared: Sequence[Compared]) -> Table:
@@ -260,7 +243,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                 accuracies[name] = _accuracies(summaries)
         compared = compare(accuracies)
         folder.summary(summarize(compared))
-        folder.figure("differences", draw_differences(compared))
+        from experiments.cifar10.commands.figures import draw_differences
+
+        differences = {
+            entry.name: entry.difference for entry in compared if entry.difference is not None
+        }
+        folder.figure("differences", draw_differences(differences, compared[0].name))
         show_table(console, table(compared))
         say(console, f"Numbers and figure: {folder.path}")
 

@@ -13,7 +13,6 @@ from experiments.cifar10.config import Config
 from experiments.cifar10.loss import AXIS_LABELS
 from experiments.cifar10.results.evaluate import Evaluation
 from experiments.common.plots import GREY, PALETTE, subplots
-from xentjax import confidence_intervals
 
 MOST_TICKS = 12  # with more epochs not every one has a tick
 MISTAKES = (4, 6)  # rows and columns of misclassified images
@@ -117,7 +116,7 @@ def draw_reliability(evaluations: Mapping[str, Evaluation]) -> Figure:
             label="accuracy",
         )
         confidence = np.asarray(test.reliability.confidence)[filled]
-        low, high = _intervals(accuracy, counts[filled])
+        low, high = test.reliability_intervals[filled].T
         upper.vlines(
             confidence, low, high, color=PALETTE[1], linewidth=1.5, label="its 95 % interval"
         )
@@ -150,14 +149,6 @@ def draw_reliability(evaluations: Mapping[str, Evaluation]) -> Figure:
     figure.legend(handles, labels, frameon=False, loc="outside upper center", ncols=3)
     axes[1, 0].set_ylabel("share of images")
     return figure
-
-
-def _intervals(accuracy: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute Wilson's 95 % intervals of the accuracy of bins with these numbers of images."""
-    right = np.rint(accuracy * counts).astype(np.int32)
-    both = np.stack([right, counts - right], axis=-1)
-    intervals = np.asarray(confidence_intervals(both, method="wilson"))
-    return intervals[:, 0, 0], intervals[:, 0, 1]
 
 
 def draw_risk_coverage(evaluations: Mapping[str, Evaluation]) -> Figure:

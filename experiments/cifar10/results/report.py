@@ -2,23 +2,17 @@
 
 import threading
 from collections.abc import Callable
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from experiments.cifar10.config import Config
 from experiments.cifar10.data.load import Dataset
 from experiments.cifar10.results.evaluate import Result
-from experiments.cifar10.results.figures import (
-    draw_confusion,
-    draw_curves,
-    draw_mistakes,
-    draw_reliability,
-    draw_risk_coverage,
-)
 from experiments.common.hosts import is_writer
 from experiments.common.run_folder import RunFolder
 from experiments.common.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CURVES = {"epoch", "loss", "accuracy", "test_accuracy"}  # entries of a line of metrics.jsonl
 _DRAWING = threading.Lock()  # seeds may be trained in parallel, and matplotlib is not thread-safe
@@ -55,6 +49,15 @@ def _draw(
     result: Result,
     doing: Callable[[str], None],
 ) -> None:
+    # imported here: a training need not wait for matplotlib
+    from experiments.cifar10.results.figures import (
+        draw_confusion,
+        draw_curves,
+        draw_mistakes,
+        draw_reliability,
+        draw_risk_coverage,
+    )
+
     evaluations = {"test": result.test}
     if result.calibrated is not None:
         evaluations[f"at temperature {result.temperature:.2f}"] = result.calibrated

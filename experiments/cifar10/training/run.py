@@ -16,7 +16,14 @@ from experiments.cifar10.config import Config, ConfigError, ViewsName
 from experiments.cifar10.data.augment import views
 from experiments.cifar10.data.load import Dataset
 from experiments.cifar10.results import report
-from experiments.cifar10.results.evaluate import Evaluation, Result, accuracy, evaluate, predict_all
+from experiments.cifar10.results.evaluate import (
+    Evaluation,
+    Result,
+    accuracy,
+    compile_evaluation,
+    evaluate,
+    predict_all,
+)
 from experiments.cifar10.training.programs import TrainingPrograms
 from experiments.cifar10.training.steps import StepCount
 from experiments.common import checkpoint
@@ -147,6 +154,7 @@ class _Trainer:
         self.config = config
         self.folder = folder
         self.count = programs.count
+        self._num_classes = num_classes
         self._progress = progress or TrainingProgress(None)
         self._watch = watch or Stopwatch()
         self._programs = programs.with_new_clock(self._compiling)
@@ -194,6 +202,7 @@ class _Trainer:
         compilations = dict[Hashable, Callable[[], None]]()  # in the order in which they are needed
 
         def test(number: int, side: int) -> float:
+            """Plan a test of this many images."""
             batch = min(size, number)
             compilations[batch, side] = partial(programs.compile_prediction, batch, side)
             return number * _area(side)
@@ -212,6 +221,7 @@ class _Trainer:
         work += test(tested, side) * (views - 1 if first_step < self.count.total else views)
         if held_out := self.config.held_out:
             work += test(held_out, side) * views
+        compilations["evaluation"] = partial(compile_evaluation, tested, self._num_classes)
         number = len(compilations) + (first_step == 0)  # and the initial state
         self._progress.plan(work, max(0, number - programs.number_compiled))
         return list(compilations.values())
@@ -264,7 +274,6 @@ class _Trainer:
 
     def result(self, first_step: int) -> Result:
         """Test the network, which this process has trained from `first_step` on."""
-        images = self.config.batch_size * (self.count.total - first_step)
         views = self.config.views
         images, labels = self._test_set
         # of the last epoch's test, unless an earlier process has trained that
@@ -285,6 +294,7 @@ class _Trainer:
                 calibrated = self._evaluated(test.logits / np.float32(temperature), test.labels)
         train_steps, predict = self._programs.train_steps, self._programs.predict
         seconds = train_steps.run_seconds
+        trained = self.config.batch_size * (self.count.total - first_step)
         return Result(
             state=self.state,
             test=test,
@@ -294,7 +304,7 @@ class _Trainer:
             train_seconds=None if first_step else seconds,
             compile_seconds=train_steps.compile_seconds + predict.compile_seconds,
             test_seconds=predict.run_seconds,
-            images_per_second=images / seconds if seconds else 0.0,
+            images_per_second=trained / seconds if seconds else 0.0,
         )
 
     def _evaluated(self, logits: np.ndarray, labels: np.ndarray) -> Evaluation:
