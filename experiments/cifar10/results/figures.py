@@ -44,7 +44,7 @@ def draw_curves(
         linestyle="--",
         label=f"test, final: {100 * test.accuracy:.2f} %",
     )
-    right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    right.yaxis.set_major_formatter(_percent)
     right.set_ylabel("accuracy")
     right.set_title("Accuracy")
     for ax in (left, right):
@@ -118,7 +118,12 @@ def draw_reliability(evaluations: Mapping[str, Evaluation]) -> Figure:
         confidence = np.asarray(test.reliability.confidence)[filled]
         low, high = test.reliability_intervals[filled].T
         upper.vlines(
-            confidence, low, high, color=PALETTE[1], linewidth=1.5, label="its 95 % interval"
+            confidence,
+            low,
+            high,
+            color=PALETTE[1],
+            linewidth=1.5,
+            label="95 % interval of the accuracy",
         )
         upper.plot(
             confidence,
@@ -170,19 +175,21 @@ def draw_risk_coverage(evaluations: Mapping[str, Evaluation]) -> Figure:
     accepted = np.arange(1, number + 1)
     ideal = np.maximum(0, errors - number + accepted) / accepted
     ax.plot(accepted / number, ideal, ":", color=PALETTE[-1], label="ideal order, errors last")
-    few = errors < FEW_ERRORS
-    ax.set_xlim(max(0.0, 1.1 * min(starts) - 0.1) if few and errors else 0.0, 1)
-    ax.set_ylim(
-        0,
-        1.15 * max(share, *(float(np.max(e.selection.risk)) for e in evaluations.values()))
-        if errors
-        else 1.0,
-    )
+    risks = [float(np.max(test.selection.risk)) for test in evaluations.values()]
+    if errors:
+        # few errors are all at the end of the curve
+        ax.set_xlim(max(0.0, 1.1 * min(starts) - 0.1) if errors < FEW_ERRORS else 0.0, 1)
+        ax.set_ylim(0, 1.15 * max(share, *risks))
+    else:
+        ax.set_xlim(0, 1)
+        ax.set_ylim(0, 1)
+        ax.text(0.5, 0.5, "no image is misclassified", transform=ax.transAxes, ha="center")
     ax.set_xlabel("coverage: share of images that are classified, most confident first")
     ax.set_ylabel("risk: share of these that are wrong")
-    ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-    ax.set_title(f"Selective classification, {errors:,} errors in {number:,} images")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(_percent)
+    plural = "s" * (errors != 1)
+    ax.set_title(f"Selective classification, {errors:,} error{plural} in {number:,} images")
     figure.legend(frameon=False, loc="outside lower center", ncols=2)
     return figure
 
@@ -195,7 +202,11 @@ def draw_mistakes(test: Evaluation, images: np.ndarray, class_names: tuple[str, 
     most_rows, most_columns = MISTAKES
     columns = min(most_columns, max(most_columns // 2, len(wrong)))
     rows = min(most_rows, max(1, -(-len(wrong) // columns)))
-    figure, axes = subplots(rows, columns, height=1.85 * rows, grid=False)
+    height = 0.4 + 1.75 * rows
+    figure, axes = subplots(rows, columns, height=height, grid=False)
+    # room for a title above and two lines below each image
+    figure.set_layout_engine(None)
+    figure.subplots_adjust(0.01, 0.45 / height, 0.99, 1 - 0.4 / height, wspace=0.1, hspace=0.4)
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, index in zip(axes.flat, wrong, strict=False):
@@ -203,6 +214,11 @@ def draw_mistakes(test: Evaluation, images: np.ndarray, class_names: tuple[str, 
         said = class_names[test.predicted[index]]
         truth = class_names[test.labels[index]]
         text = f"said {said}, {100 * confidence[index]:.0f} %\nis {truth}"
-        ax.text(0.5, -0.04, text, transform=ax.transAxes, ha="center", va="top", size=8.5)
+        ax.text(0.5, -0.04, text, transform=ax.transAxes, ha="center", va="top", size=7.5)
     figure.suptitle(f"{len(wrong):,} of {len(test.labels):,} misclassified, most confident first")
     return figure
+
+
+def _percent(share: float, position: int | None = None) -> str:
+    """Format a tick's share without needless zeros."""
+    return f"{100 * share:.6g} %"
