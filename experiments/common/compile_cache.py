@@ -25,7 +25,7 @@ from experiments.common.user_cache import cache_folder
 
 ENVIRONMENT_VARIABLE = "XENTJAX_COMPILE_CACHE"
 OFF = "off"
-MAX_BYTES = 2**29
+MAX_BYTES = 2**28
 """The least recently used programs are removed beyond it."""
 LEAST_SECONDS = 0.02
 """Programs that are compiled faster are not kept: reading one takes milliseconds."""

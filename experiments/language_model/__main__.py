@@ -15,10 +15,11 @@ linear_loss for a reward: the share of ordinary words (a space and lower-case le
 tokens, with a penalty for leaving the teacher.
 
 Without --data the text is the sources of Python's own standard library, which differ a little
-between versions; every tenth file is held out. The summary has size and hash of the text. The run
-folder receives settings, metrics.jsonl, summary.json, tokenizer.json, samples.txt, figures and
-checkpoints. Ctrl-C, SIGTERM and closing the terminal save a checkpoint; --resume continues from it,
-and on the same machine gives exactly the result of an uninterrupted run.
+between versions; every tenth file is held out. The summary has size and hash of the text. Compiled
+programs are kept in the user's cache, or where --compile-cache says. The run folder receives
+settings, metrics.jsonl, summary.json, tokenizer.json, samples.txt, figures and checkpoints. Ctrl-C,
+SIGTERM and closing the terminal save a checkpoint; --resume continues from it, and on the same
+machine gives exactly the result of an uninterrupted run.
 """
 
 import sys

@@ -28,7 +28,7 @@ def small_programs_are_kept_too(monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 
 def compute() -> np.ndarray:
-    """What a new process computes: nothing is compiled yet in this one."""
+    """Compute as a new process does: nothing is compiled yet for this function."""
 
     def exponential_of_sum(x: jax.Array) -> jax.Array:
         return jax.numpy.exp(x).sum() + x
