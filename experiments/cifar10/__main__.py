@@ -14,10 +14,11 @@ preset `digits` uses scikit-learn's digits, which need no download. Without --pr
 the hardware and --dataset.
 
 CIFAR-10 is searched for in --data-dir, $XENTJAX_DATA_DIR and the user's cache, and downloaded if it
-is not found. An archive is unpacked once, and programs are compiled once: the user's cache keeps
-both; --compile-cache moves the programs, or keeps none if it is "off". The run folder receives the settings, metrics.jsonl, summary.json, figures and a
-checkpoint. Ctrl-C, SIGTERM and closing the terminal save a checkpoint; --resume continues from it,
-and on the same machine gives exactly the result of an uninterrupted run.
+is not found. An archive is unpacked once and a program compiled once: both are kept in the user's
+cache, programs also where --compile-cache says. The run folder receives the settings,
+metrics.jsonl, summary.json, figures and a checkpoint. Ctrl-C, SIGTERM and closing the terminal save
+a checkpoint; --resume continues from it, and on the same machine gives exactly the result of an
+uninterrupted run.
 """
 
 import sys

@@ -29,6 +29,7 @@ MAX_BYTES = 2**28
 """The least recently used programs are removed beyond it."""
 LEAST_SECONDS = 0.02
 """Programs that are compiled faster are not kept: reading one takes milliseconds."""
+FOLDER = "jax_compilation_cache_dir"
 OPTIONS: dict[str, Any] = {
     "jax_compilation_cache_max_size": MAX_BYTES,
     "jax_persistent_cache_min_compile_time_secs": LEAST_SECONDS,
@@ -52,7 +53,7 @@ def compile_cache(place: Path | None = None) -> Iterator[None]:
         place: the folder, or "off"; None: $XENTJAX_COMPILE_CACHE, or in the user's cache.
     """
     named = os.environ.get(ENVIRONMENT_VARIABLE) if place is None else str(place)
-    if named == OFF or jax.config.jax_compilation_cache_dir is not None:
+    if named == OFF or getattr(jax.config, FOLDER) is not None:
         yield
         return
     folder = Path(os.path.expanduser(named)) if named else cache_folder() / "compiled"
@@ -62,7 +63,7 @@ def compile_cache(place: Path | None = None) -> Iterator[None]:
         _say(folder, f"cannot be used, {getattr(error, 'strerror', None) or error}")
         yield
         return
-    settings = OPTIONS | {"jax_compilation_cache_dir": str(folder)}
+    settings = OPTIONS | {FOLDER: str(folder)}
     before = {name: getattr(jax.config, name) for name in settings}
     with warnings.catch_warnings():
         warnings.filterwarnings("always", TROUBLE)

@@ -244,7 +244,7 @@ def _explained(problem: str, source: Path | None = None) -> DataError:
     )
 
 
-def _read(source: Path, release: Release, doing: Doing) -> Dataset:
+def _read(source: Path, release: Release, doing: Doing = _silently) -> Dataset:
     """Read the batches at `source`, and check each against `release`.
 
     Those of an archive are kept unpacked in the user's cache, and read from there the next time.

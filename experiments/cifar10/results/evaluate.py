@@ -125,14 +125,16 @@ def evaluate(logits: np.ndarray, labels: np.ndarray) -> Evaluation:
     """Evaluate logits [N, K] against labels [N]."""
     scores = _SCORES(logits, labels)
     lower, upper = np.asarray(scores.pop("accuracy_interval")).tolist()
-    curves = {name: scores.pop(name) for name in ("reliability", "selection")}
+    reliability, selection = scores.pop("reliability"), scores.pop("selection")
+    intervals = np.asarray(scores.pop("reliability_intervals"))
     return Evaluation(
         logits=logits,
         labels=labels,
         accuracy=accuracy(logits, labels),
         accuracy_interval=(lower, upper),
-        reliability_intervals=np.asarray(scores.pop("reliability_intervals")),
-        **curves,
+        reliability=reliability,
+        reliability_intervals=intervals,
+        selection=selection,
         **{name: float(score) for name, score in scores.items()},
     )
 

@@ -162,7 +162,7 @@ class _Trainer:
         self._whitened = train_images
         self._held_out_set = held_out_images, held_out_labels
         self._test_set = dataset.test_images, dataset.test_labels
-        self._tested: tuple[int, np.ndarray] | None = None  # step, and logits of the test images
+        self._tested = 0, np.zeros(0)  # the step of the last test, and its logits
 
     def begin(self, resume: bool, ahead: Ahead | None = None) -> int:
         """Make or restore the first state, and plan what follows; return the step to go on from.
@@ -277,8 +277,9 @@ class _Trainer:
         views = self.config.views
         images, labels = self._test_set
         # of the last epoch's test, unless an earlier process has trained that
-        is_known = self._tested is not None and self._tested[0] == self.count.total
-        original = self._tested[1] if is_known else self._logits(images, "plain")
+        step, original = self._tested
+        if step != self.count.total:
+            original = self._logits(images, "plain")
         plain = test = self._evaluated(original, labels)
         if views != "plain":
             test = self._evaluated(self._logits(images, views, original=original), labels)

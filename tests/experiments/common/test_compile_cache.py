@@ -24,7 +24,11 @@ def small_programs_are_kept_too(monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     monkeypatch.setitem(module.OPTIONS, "jax_persistent_cache_min_compile_time_secs", 0.0)
     EVENTS.clear()
     yield
-    assert jax.config.jax_compilation_cache_dir is None
+    assert folder_of_jax() is None
+
+
+def folder_of_jax() -> str | None:
+    return getattr(jax.config, module.FOLDER)
 
 
 def compute() -> np.ndarray:
@@ -60,21 +64,21 @@ def test_the_place_is_the_option_or_the_variable_or_in_the_users_cache(tmp_path,
     ):
         monkeypatch.setenv(ENVIRONMENT_VARIABLE, value)
         with compile_cache(option):
-            assert jax.config.jax_compilation_cache_dir == str(folder)
+            assert folder_of_jax() == str(folder)
 
 
 def test_it_is_off_where_it_is_switched_off_or_jax_has_a_folder_already(tmp_path, monkeypatch):
     with compile_cache(Path("off")):
-        assert jax.config.jax_compilation_cache_dir is None
+        assert folder_of_jax() is None
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "off")
     with compile_cache():
-        assert jax.config.jax_compilation_cache_dir is None
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "own"))
+        assert folder_of_jax() is None
+    jax.config.update(module.FOLDER, str(tmp_path / "own"))
     try:
         with compile_cache(tmp_path / "other"):
-            assert jax.config.jax_compilation_cache_dir == str(tmp_path / "own")
+            assert folder_of_jax() == str(tmp_path / "own")
     finally:
-        jax.config.update("jax_compilation_cache_dir", None)
+        jax.config.update(module.FOLDER, None)
     assert not (tmp_path / "other").exists()
 
 

@@ -12,7 +12,7 @@ import pytest
 from experiments.cifar10 import __main__ as command
 from experiments.cifar10.__main__ import main, parse
 from experiments.cifar10.commands.figures import draw_seeds
-from experiments.cifar10.commands.seeds import Sweep, parse_seeds, run_seeds
+from experiments.cifar10.commands.seeds import Sweep, estimates, parse_seeds, run_seeds
 from experiments.cifar10.config import PRESETS, Config
 from experiments.cifar10.training.run import DivergenceError, TrainingStopped, run
 from experiments.common import checkpoint

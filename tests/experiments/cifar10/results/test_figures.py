@@ -41,15 +41,16 @@ def test_few_epochs_have_whole_ticks_and_nothing_over_the_data(number):
     figure.draw_without_rendering()
     for ax in figure.axes:
         assert ax.get_xticks().tolist() == list(range(1, number + 1))
-        legend, inside = ax.get_legend().get_window_extent(), ax.get_window_extent()
-        assert legend.y1 < inside.y0
+        legend = ax.get_legend()
+        assert legend is not None
+        assert legend.get_window_extent().y1 < ax.get_window_extent().y0
 
 
 def test_the_least_loss_is_the_entropy_of_smoothed_labels():
     assert least_loss(0.2, 10) == pytest.approx(-(0.82 * math.log(0.82) + 0.18 * math.log(0.02)))
     assert least_loss(0.0, 10) == 0
     smoothed = draw_curves(epochs(2), PRESETS["tiny"], evaluation(3), 10).axes[0]
-    assert smoothed.get_lines()[-1].get_ydata()[0] == least_loss(0.2, 10)
+    assert np.asarray(smoothed.get_lines()[-1].get_ydata())[0] == least_loss(0.2, 10)
     for config in (Config(label_smoothing=0.0), Config(loss="focal")):
         assert len(draw_curves(epochs(2), config, evaluation(3), 10).axes[0].get_lines()) == 1
 
@@ -75,7 +76,7 @@ def test_the_bins_of_the_reliability_diagram_have_their_intervals():
     expected = np.stack([centre - reach, centre + reach], axis=-1)
     np.testing.assert_allclose(test.reliability_intervals[filled], expected, atol=2e-6)
     (lines,) = draw_reliability({"test": test}).axes[0].collections
-    ends = np.array([segment[:, 1] for segment in lines.get_segments()])
+    ends = np.array([path.vertices[:, 1] for path in lines.get_paths()])
     np.testing.assert_allclose(ends, expected, atol=2e-6)
 
 
