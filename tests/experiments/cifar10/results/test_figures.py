@@ -76,7 +76,7 @@ def test_the_bins_of_the_reliability_diagram_have_their_intervals():
     expected = np.stack([centre - reach, centre + reach], axis=-1)
     np.testing.assert_allclose(test.reliability_intervals[filled], expected, atol=2e-6)
     (lines,) = draw_reliability({"test": test}).axes[0].collections
-    ends = np.array([path.vertices[:, 1] for path in lines.get_paths()])
+    ends = np.array([np.asarray(path.vertices)[:, 1] for path in lines.get_paths()])
     np.testing.assert_allclose(ends, expected, atol=2e-6)
 
 
