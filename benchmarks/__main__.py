@@ -31,7 +31,7 @@ from experiments.common.run_folder import RunError
 ROUNDS, QUICK_ROUNDS = 15, 3
 QUICK_SECONDS = 0.5
 MINUTES = 14.0
-"""Where no benchmark is named, no case begins later; the last one takes less than a minute."""
+"""Latest begin of a case where no benchmark is named; the last one takes less than a minute."""
 BRIEF = 3
 """Divisor of the seconds of a case then."""
 
