@@ -22,7 +22,7 @@ Names = str | tuple[str, ...] | None
 
 
 class Placement(NamedTuple):
-    """How Explicit mesh axes split a layer; by default none does."""
+    """The Explicit mesh axes that split a layer; none by default."""
 
     mesh: AbstractMesh | None = None
     """None where no array is split."""
