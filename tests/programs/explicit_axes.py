@@ -117,25 +117,23 @@ def eager_calls_that_differ(mesh: Mesh) -> list[str]:
     rng = np.random.default_rng(1)
     x, kernel = (rng.standard_normal(s).astype(np.float32) for s in ((4, 6, 8), (8, 12)))
     labels = rng.integers(0, 12, (4, 6)).astype(np.int32)
-    arrays = x, kernel, x @ kernel, labels
-    specs = P("a", "b"), P(None, "c"), P("a", "b", "c"), P("a", "b")
-    placed = [jax.device_put(x, NamedSharding(mesh, s)) for x, s in zip(arrays, specs, strict=True)]
+    head = (x, kernel), (P("a", "b"), P(None, "c"))
     calls = {
-        "loss": lambda x, kernel, logits, labels: softmax_cross_entropy_with_integer_labels(
-            logits, labels
-        ),
-        "head": lambda x, kernel, logits, labels: linear_softmax_cross_entropy(x, kernel, labels),
-        "top-k": lambda x, kernel, logits, labels: linear_top_k(x, kernel, 3).log_probs,
+        "loss": (softmax_cross_entropy_with_integer_labels, (x @ kernel,), (P("a", "b", "c"),)),
+        "head": (linear_softmax_cross_entropy, *head),
+        "top-k": (lambda x, kernel, _: linear_top_k(x, kernel, 3).log_probs, *head),
     }
+
+    def run(call: Any, moving: Any, labels: jax.Array) -> Any:
+        value, pullback = jax.vjp(lambda *moving: call(*moving, labels), *moving)
+        return value, pullback(jax.device_put(np.ones(value.shape, np.float32), value.sharding))
+
     differ = []
-    for name, call in calls.items():
-
-        def run(*moving: Any, call=call, labels: Any) -> Any:
-            value, pullback = jax.vjp(lambda *moving: call(*moving, labels), *moving)
-            return value, pullback(jax.device_put(np.ones(value.shape, np.float32), value.sharding))
-
-        on_one = jax.tree.map(jnp.asarray, arrays)
-        got, expected = (run(*each[:3], labels=each[3]) for each in (placed, on_one))
+    for name, (call, arrays, specs) in calls.items():
+        expected = run(call, tuple(map(jnp.asarray, arrays)), jnp.asarray(labels))
+        shardings = [NamedSharding(mesh, spec) for spec in (*specs, P("a", "b"))]
+        *moving, placed = map(jax.device_put, (*arrays, labels), shardings)
+        got = run(call, moving, placed)
         for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
             if not np.allclose(a, b, rtol=TRANSFORMED, atol=TRANSFORMED):
                 differ.append(name)
