@@ -67,8 +67,10 @@ def _sum_with_gradients(
     fits = not offers.stores_logits and fitting_row_blocks(linear, max_bytes) is not None
     if not (by_kernel or fits):
 
-        def statistics(rows: Rows, *how: Any) -> RowStatistics:
-            return part_statistics(rows, None, *how, max_bytes)
+        def statistics(
+            rows: Rows, requested: Requested, implementation: str | None
+        ) -> RowStatistics:
+            return part_statistics(rows, None, requested, implementation, max_bytes)
 
         return _pair(cross_entropy_from(statistics, rows, _with_terms(keywords, terms, "sum")))
 
@@ -77,11 +79,13 @@ def _sum_with_gradients(
     linear, _, unpack = pack_kept_rows(linear)
     if by_kernel:
 
-        def statistics(rows: Rows, *how: Any) -> RowStatistics:
+        def statistics(
+            rows: Rows, requested: Requested, implementation: str | None
+        ) -> RowStatistics:
             # The statistics to return are those without class weights.
             weights = None if rows.class_weights is None else linear.class_weights
             packed = linear._replace(class_weights=weights)
-            stats = statistics_with_kernel_gradients(packed, *how, max_bytes)
+            stats = statistics_with_kernel_gradients(packed, requested, implementation, max_bytes)
             return restore_rows(unpack(stats), row_shape)
 
         return _pair(cross_entropy_from(statistics, rows, _with_terms(keywords, terms, "sum")))

@@ -5,6 +5,7 @@ that split the rows or the classes, where each device has a block of both.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -49,8 +50,9 @@ class Placement(NamedTuple):
         if self.mesh is None:
             return function(rows, self.split, *by_row, *others)
         specs = jax.tree.map(self._specs, rows, is_leaf=lambda r: isinstance(r, Rows))
-        placed = jax.tree.map(self._place, specs, rows, is_leaf=lambda s: isinstance(s, P))
-        by_row = jax.tree.map(lambda x: self._place(P(*self.rows), x), by_row)
+        place = partial(_place, self.mesh)
+        placed = jax.tree.map(place, specs, rows, is_leaf=lambda s: isinstance(s, P))
+        by_row = jax.tree.map(partial(place, P(*self.rows)), by_row)
         axes = _names(self.rows, self.classes)
         if not axes:  # features were split, and are no more
             return function(placed, None, *by_row, *others)
@@ -90,9 +92,6 @@ class Placement(NamedTuple):
             Scalars(spec(), spec()),
         )
 
-    def _place(self, spec: P, x: Any) -> Any:
-        return None if x is None else reshard(x, NamedSharding(self.mesh, spec))
-
 
 def placement_of(*heads: Rows, by_row: Any = (), split: SplitClasses | None = None) -> Placement:
     """Return how Explicit mesh axes, or else the caller, split the rows and classes of layers.
@@ -103,8 +102,8 @@ def placement_of(*heads: Rows, by_row: Any = (), split: SplitClasses | None = No
     if split is not None:
         return Placement(split=split)
     layers, targets, masks, *_ = zip(*heads, strict=True)
-    split = [x for x in jax.tree.leaves((heads, by_row)) if any(explicit_spec(x))]
-    if not split:
+    placed = [x for x in jax.tree.leaves((heads, by_row)) if any(explicit_spec(x))]
+    if not placed:
         return Placement()
     leading, num_classes = layers[0].ndim - 1, layers[0].shape[-1]
 
@@ -127,7 +126,11 @@ def placement_of(*heads: Rows, by_row: Any = (), split: SplitClasses | None = No
     by_class = first_split(with_classes, -1)
     if set(_names(by_row)) & set(_names(by_class)):  # such a kernel is gathered
         by_class = None
-    return Placement(jax.typeof(split[0]).sharding.mesh, by_row, by_class, num_classes)
+    return Placement(jax.typeof(placed[0]).sharding.mesh, by_row, by_class, num_classes)
+
+
+def _place(mesh: AbstractMesh, spec: P, x: Any) -> Any:
+    return None if x is None else reshard(x, NamedSharding(mesh, spec))
 
 
 def _names(*axes: Any) -> tuple[str, ...]:

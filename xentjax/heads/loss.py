@@ -283,7 +283,7 @@ def _sum_of_part(
     linear, inputs = pvary_all((linear, inputs))
     linear, inputs, unpack = pack_kept_rows(linear, inputs)
     if by_kernel:
-        stats = statistics_with_kernel_gradients(linear, requested, implementation, max_bytes)
+        stats: Any = statistics_with_kernel_gradients(linear, requested, implementation, max_bytes)
         public = softmax_stats(stats, linear)
         losses, aux = function(closed_over, public, linear.mask.rows, inputs)
         return jnp.sum(losses), restore_rows(unpack(aux), row_shape)

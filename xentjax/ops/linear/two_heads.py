@@ -180,7 +180,8 @@ def _statistics_first(heads: Heads, settings: Settings) -> HeadStatistics:
                 here = tile_shard(with_logits(slice_rows(block, rows, i)), classes, j).rows
                 stats = jax.tree.map(lambda x: rows.slice(x, i, 0), stats)
                 log_probs.append(log_probabilities(here, stats))
-            return settings.divergence.totals(*log_probs, heads.weight)
+            log_p, log_q = log_probs
+            return settings.divergence.totals(log_p, log_q, heads.weight)
 
         return tile
 
