@@ -3,8 +3,8 @@
     python -m experiments                the tour, in a minute or two on two cores
     python -m experiments NAME --help    one experiment: law_of_large_numbers,
                                          categorical_mle, asymptotics,
-                                         divergences, cifar10, loss_comparison,
-                                         language_model
+                                         divergences, survey, cifar10,
+                                         loss_comparison, language_model
 
 Nothing is downloaded. If CIFAR-10 is found in --data-dir, $XENTJAX_DATA_DIR or the user's cache,
 the classifier is trained on it, otherwise on scikit-learn's handwritten digits.
@@ -36,6 +36,7 @@ EXPERIMENTS = {
     "categorical_mle": "experiments.categorical_mle.__main__",
     "asymptotics": "experiments.asymptotics.__main__",
     "divergences": "experiments.divergences",
+    "survey": "experiments.survey.__main__",
     "cifar10": "experiments.cifar10.__main__",
     "loss_comparison": "experiments.loss_comparison",
     "language_model": "experiments.language_model.__main__",
