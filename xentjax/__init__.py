@@ -15,6 +15,7 @@ from xentjax.calibration import (
 )
 from xentjax.categorical import (
     CategoricalFit,
+    DirichletFit,
     DirichletPosterior,
     EntropyPosterior,
     IndependenceTest,
@@ -32,6 +33,7 @@ from xentjax.categorical import (
     expected_kl,
     fisher_information,
     fit_categorical,
+    fit_dirichlet,
     g_test,
     independence_test,
     kkt_certificate,
@@ -40,7 +42,10 @@ from xentjax.categorical import (
     multinomial_log_likelihood,
     multinomial_test,
     nsb_entropy,
+    overdispersion_test,
+    power,
     sample,
+    sample_size,
     score,
     stream_counts,
 )
