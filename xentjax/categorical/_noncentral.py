@@ -70,7 +70,7 @@ def least_number(
     power: Float[Array, "*s"],
     divergence: Float[Array, "*s"],
 ) -> Float[Array, "*s"]:
-    """Return the least n >= 1 whose test of size `alpha` has the power, at y = n times `divergence`.
+    """Return the least n >= 1 at which a test of size `alpha` has the power, y = n `divergence`.
 
     Three searches follow each other in one loop, so that the tails are compiled once: Newton's
     method for the x that has mass `alpha` above it at y = 0, then for the y that has mass `power`

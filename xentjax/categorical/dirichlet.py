@@ -229,13 +229,12 @@ def _newton(
     mixed = -terms.curvature[:-1, 0, 1]
 
     def of_sum_0(direction: Array) -> Array:
-        """Return the covariance of m given t times a vector."""
-        product = variance * direction
-        return product - variance * (product.sum() / variance.sum())
+        """Return the part of a vector that a step of sum 0 can follow."""
+        return direction - (variance @ direction) / variance.sum()
 
-    towards = of_sum_0(slope)
-    mean_slope = -of_sum_0(mixed)
-    gain = slope @ towards
+    centred = of_sum_0(slope)
+    towards, mean_slope = variance * centred, -variance * of_sum_0(mixed)
+    gain = centred @ towards
     t_slope = terms.slope[:, 1] @ signs - mixed @ towards
     information = mixed @ mean_slope - terms.curvature[:, 1, 1] @ signs
     bound = (spread == 0) & (t_slope <= 0)
@@ -255,7 +254,7 @@ def _newton(
     return _Step(
         log_mean=shorter * log_mean,
         log_spread=shorter * log_spread,
-        decrement=jnp.sqrt(jnp.maximum(gain + t_gain, 0)),
+        decrement=jnp.sqrt(gain + t_gain),
         covariance=variance,
         mean_slope=mean_slope,
         information=information,

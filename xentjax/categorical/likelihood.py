@@ -5,7 +5,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.scipy.special import digamma
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
