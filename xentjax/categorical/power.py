@@ -10,7 +10,6 @@ from jaxtyping import Array, Float, Int
 
 from xentjax._core.checks import check_scalar, concrete, raise_value_error
 from xentjax._core.dtypes import in_float64, result_dtype
-from xentjax._core.multiply_no_nan import multiply_no_nan
 from xentjax._core.varying import sharded_alike
 from xentjax.categorical._arguments import check_known, parse_sample_sizes, parse_two_pmfs
 from xentjax.categorical._noncentral import least_number, noncentral_survival
@@ -67,7 +66,9 @@ def power(
     known, least = concrete(alpha), float(jnp.finfo(dtype).tiny)
     if known is not None and known < least:
         raise_value_error("alpha", f"a number >= {least:.2g} in {jnp.dtype(dtype)}", known)
-    return _power(pmf, tested, size, jnp.asarray(alpha, dtype))
+    with jax.enable_x64(True):
+        size = jnp.expand_dims(size, -1)
+    return _power(pmf, tested, size, jnp.asarray(alpha, dtype).reshape(1))
 
 
 def sample_size(
@@ -106,7 +107,7 @@ def sample_size(
 
     Source: as of `power`.
     """
-    alpha = _known_scalar("alpha", alpha, "a number in (0, 1)", 0)
+    alpha = _known_scalar("alpha", alpha, "a number in (0, 1)", 0.0)
     power = _known_scalar("power", power, f"a number in (alpha, 1), alpha = {alpha:.6g}", alpha)
     pmf, tested = parse_two_pmfs(p, q)
     for name, array in (("p", pmf), ("q", tested)):
@@ -131,12 +132,13 @@ def _known_scalar(name: str, value: float, expected: str, least: float) -> float
 @in_float64
 def _power(p: Array, q: Array, n: Array, alpha: Array) -> Array:
     divergence, dof = _compare(p, q)
-    shape = jnp.broadcast_shapes(dof.shape, n.shape)
-    divergence, dof, n, alpha = sharded_alike(
-        *(jnp.broadcast_to(v, shape) for v in (divergence, dof, n, alpha))
-    )
+    arrays = divergence, dof, n[..., 0], alpha[0]
+    shape = jnp.broadcast_shapes(dof.shape, n.shape[:-1])
+    divergence, dof, n, alpha = sharded_alike(*(jnp.broadcast_to(v, shape) for v in arrays))
     a = _half(dof, n.dtype)
-    y = multiply_no_nan(divergence, n)  # without samples there is nothing to see, whatever p is
+    # Without samples there is nothing to see, whatever p is.
+    unseen = (n == 0) & (divergence == math.inf)
+    y = jnp.where(unseen, jnp.zeros_like(n), divergence) * n
     survival = noncentral_survival(a, gamma_quantile(a, alpha), y)
     return jnp.where((dof == 0) & (y == 0), jnp.zeros_like(y), survival)
 
