@@ -34,9 +34,9 @@ class LogRising(NamedTuple):
     """Columns of counts, whose sums are functions of an m for each column and one t for all."""
 
     exceeding: Float[Array, "8 k"]
-    """How many counts are more than 0, 1, ..., 7."""
+    """Number of the counts that are more than 0, 1, ..., 7."""
     beyond: Float[Array, "n k"]
-    """What each count has beyond 8, at least 0."""
+    """Each count less 8, at least 0."""
 
     def expansion(self, m: Float[Array, " k"], t: Float[Array, ""]) -> Expansion:
         """Return sum_i sum_{j < c_ik} log(m_k + j t) and its derivatives, at m > 0 and t >= 0."""

@@ -95,8 +95,10 @@ def fit_dirichlet(counts: ArrayLike) -> DirichletFit:
     Example:
         >>> counts = jnp.array([[8, 1, 1], [2, 7, 1], [5, 4, 1], [9, 1, 0], [3, 3, 4]])
         >>> fit = fit_dirichlet(counts)
-        >>> print(fit.concentration.round(2), fit.standard_errors.round(2), fit.converged)
-        [4.3  2.58 1.25] [3.82 2.27 1.07] True
+        >>> print(np.asarray(fit.concentration).round(2), np.asarray(fit.standard_errors).round(2))
+        [4.3  2.58 1.25] [3.82 2.27 1.07]
+        >>> print(fit.converged, fit.steps)
+        True 3
 
     Source: T. P. Minka, "Estimating a Dirichlet distribution" (2000), section 3; the likelihood in
     m and t is that of J. E. Mosimann, "On the compound multinomial distribution" (1962).

@@ -53,7 +53,7 @@ def power(
 
     Example:
         >>> fair, loaded = jnp.full(6, 1 / 6), jnp.array([0.15, 0.15, 0.15, 0.15, 0.15, 0.25])
-        >>> print(power(loaded, fair, jnp.array([100, 300, 600])).round(3))
+        >>> print(np.asarray(power(loaded, fair, jnp.array([100, 300, 600]))).round(3))
         [0.325 0.82  0.99 ]
 
     Source: S. Kullback, "Information Theory and Statistics" (1959), chapter 5; J. Cohen,
@@ -72,7 +72,7 @@ def power(
 
 
 def sample_size(
-    p: ArrayLike, q: ArrayLike, *, power: float = 0.8, alpha: float = 0.05
+    p: ArrayLike, q: ArrayLike, *, power: ArrayLike = 0.8, alpha: ArrayLike = 0.05
 ) -> Int[np.ndarray, "..."]:
     """Least number of samples with which the G-test of the pmf `q` has a power, if p is the truth.
 
@@ -124,9 +124,9 @@ def sample_size(
     return numbers.astype(np.int64)
 
 
-def _known_scalar(name: str, value: float, expected: str, least: float) -> float:
-    check_known(name, value)
-    return float(check_scalar(name, value, expected, lambda value: least < value < 1))
+def _known_scalar(name: str, value: ArrayLike, expected: str, least: float) -> float:
+    scalar = check_scalar(name, value, expected, lambda known: least < known < 1)
+    return float(check_known(name, scalar))
 
 
 @in_float64
