@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-import xentjax
 from tests.support.examples import blocks, kept
 from tests.support.paths import ROOT
 

@@ -11,8 +11,8 @@ from experiments.survey import report
 from experiments.survey.__main__ import main
 from experiments.survey.config import Config
 from experiments.survey.run import run
-from tests.experiments.survey.files import ANSWERS, write_survey
 from tests.support.run_folders import check_figures, error_line, only_run, read_summary
+from tests.support.survey_files import ANSWERS, write_survey
 
 FIGURES = ["shares", "mosaic", "coefficients", "odds_ratios"]
 STRANGE = ["[red] |a|", "$x_1$ <b>", "你好", "", "Supercalifragilisticexpialidocious and more"]

@@ -13,7 +13,7 @@ from experiments.common.command import UserError
 from experiments.survey import association
 from experiments.survey.config import Config
 from experiments.survey.run import run
-from tests.experiments.survey.files import ANSWERS, write_survey
+from tests.support.survey_files import ANSWERS, write_survey
 
 
 def found(config: Config) -> Any:
