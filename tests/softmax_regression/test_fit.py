@@ -430,11 +430,11 @@ class TestManyRows:
 
     @pytest.mark.parametrize("keywords", [{}, {"l2": 30.0}, {"weighted": True}], ids=str)
     def test_the_fit_is_that_of_all_rows(self, keywords, monkeypatch):
-        x, labels = many_rows(10_000)
-        weights = np.arange(10_000) % 3 if keywords.pop("weighted", False) else None
+        x, labels = many_rows(40_000)
+        weights = np.arange(40_000) % 3 if keywords.pop("weighted", False) else None
         fitted = fit(x, labels, sample_weight=weights, **keywords)
         assert fitted.converged
-        assert fitted.steps == 1
+        assert fitted.steps <= 2
         monkeypatch.setattr(large, "MANY_ROWS", 10**9)
         expected = fit(x, labels, sample_weight=weights, tol=1e-12, **keywords)
         assert expected.steps > 3

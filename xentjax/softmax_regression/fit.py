@@ -220,7 +220,7 @@ def _parse_weights(weights: ArrayLike, n: int, dtype: Any) -> Array | np.ndarray
     return array.astype(dtype if isinstance(array, jax.Array) else np.float64)
 
 
-def _float(value: ArrayLike, dtype: Any) -> Array | np.float64:
+def _float(value: Any, dtype: Any) -> Array | np.float64:
     return value.astype(dtype) if isinstance(value, jax.Array) else np.float64(value)
 
 

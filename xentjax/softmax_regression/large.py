@@ -48,22 +48,22 @@ def _of_part(problem: Problem) -> tuple[Array, Array] | None:
         end = minimise(part, np.zeros_like(part.start), np.int32(30), np.float64(0.1))
         if not end.converged:
             return None
-        point, curvature = end.point, end.hessian
-    return point, curvature * _SHARE
+        point, curvature = end.point, hessian(part, end.point)
+    return point, _SHARE * curvature
 
 
 def _by_steps(problem: Problem, point: Array, curvature: Array, tol: float) -> Array:
     """Take steps with the one Hessian until the next would gain less than `tol` nats a row."""
-    last, n = np.inf, problem.features.shape[1]
+    before, last, n = point, np.inf, problem.features.shape[1]
     for _ in range(_MOST_STEPS):
         slope = gradient(problem, point)
         step = solve(curvature, slope, problem.occurs)
         gap = (slope * step).sum() / 2
-        if not gap < last / 4:  # the part says little of the whole
-            break
-        point = point - step
+        if not gap < last:  # the part says little of the whole
+            return before
+        before, point = point, point - step
         fall = gap / last if last < np.inf else 0.1
-        if fall * gap <= tol * n:
+        if fall > 0.25 or fall * gap <= tol * n:
             break
         last = gap
     return point
