@@ -28,6 +28,7 @@ from experiments.cifar10.config import PRESETS
 from experiments.cifar10.data.load import Dataset, find_cifar10, load_cifar10, load_digits
 from experiments.cifar10.training.run import run as train
 from experiments.common.command import UserError, one_line_errors, parse_options, say
+from experiments.common.compile_cache import compile_cache
 from experiments.common.run_folder import RUNS, RunFolder
 from experiments.common.waiting import waiting
 
@@ -183,7 +184,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         prepare_cpu()
         config = parse_options(Config, arguments, prog="python -m experiments", description=__doc__)
         console = Console()
-        tour(config, console)
+        with compile_cache():
+            tour(config, console)
         console.print(
             "Your own data: python -m experiments categorical_mle --data FILE --column NAME"
         )
