@@ -227,7 +227,7 @@ def test_explicit_axes():
 
 def test_statistics_on_explicit_axes():
     printed = run_module("tests.programs.explicit_statistics")
-    assert printed.splitlines() == ["tried 68 on 8 devices"]
+    assert printed.splitlines() == ["tried 72 on 8 devices"]
 
 
 def _fit_temperature(p: jax.Array) -> list[jax.Array]:
