@@ -57,7 +57,7 @@ def over_devices(function):
         call = jax.shard_map(
             lambda: function(*arguments, **keywords), mesh=mesh, in_specs=(), out_specs=P()
         )
-        return call()
+        return jax.jit(call)()  # else each operation of it would be compiled alone
 
     return mapped
 

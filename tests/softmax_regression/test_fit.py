@@ -394,8 +394,13 @@ class TestDerivatives:
             return total + (found.covariance * weights[2]).sum() if newton else total
 
         with jax.enable_x64(True):
-            of_x, of_l2 = map(np.asarray, jax.grad(value, (0, 1))(jnp.asarray(x), jnp.asarray(l2)))
-            forward = jax.jvp(lambda x: value(x, l2), (jnp.asarray(x),), (jnp.asarray(direction),))
+            gradients, forward = jax.jit(
+                lambda x, traced, direction: (
+                    jax.grad(value, (0, 1))(x, traced),
+                    jax.jvp(lambda x: value(x, l2), (x,), (direction,)),
+                )
+            )(x, l2, direction)
+            of_x, of_l2 = map(np.asarray, gradients)
         step = 1e-5
         lower = 0 if l2 == 0 else step
 
