@@ -155,6 +155,11 @@ def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]
             "n", f"a shape that broadcasts with {q.shape[:-1]}, q's but the last", size.shape
         )
     q = q.astype(result_dtype(q))
+    return _fisher_information(q, size, batch)
+
+
+@partial(jax.jit, static_argnums=2)
+def _fisher_information(q: Array, size: Array, batch: tuple[int, ...]) -> Array:
     size = jnp.broadcast_to(size.astype(q.dtype), batch)[..., None, None]
     q = jnp.broadcast_to(q, (*batch, q.shape[-1]))
     unit = jnp.expand_dims(jnp.eye(q.shape[-1], dtype=q.dtype), range(len(batch)))
