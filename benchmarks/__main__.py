@@ -1,6 +1,9 @@
-"""The command `python -m benchmarks NAME`, which runs one benchmark and reports it."""
+"""The command `python -m benchmarks`, which runs benchmarks and reports them."""
 
 import importlib
+import math
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -9,8 +12,11 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 from rich.console import Console
 
+from benchmarks.compare import command as compare
 from benchmarks.harness import output
-from benchmarks.harness.session import Session
+from benchmarks.harness.fingerprint import fingerprint, load
+from benchmarks.harness.report import Result
+from benchmarks.harness.session import Choice, Session
 from benchmarks.linear import LinearOptions
 from experiments.common.command import (
     EXIT_INTERRUPTED,
@@ -22,38 +28,73 @@ from experiments.common.command import (
 )
 from experiments.common.run_folder import RunError
 
+ROUNDS, QUICK_ROUNDS = 15, 3
+QUICK_SECONDS = 0.5
+MINUTES = 15.0
+"""Most time for all benchmarks, where none is named."""
+BRIEF = 3
+"""Divisor of the seconds of a case then."""
+
 
 class Benchmark(NamedTuple):
-    """A module or package of this folder with `run(session) -> harness.tables.Report`."""
+    """A module or package of this folder with `run(session) -> harness.tables.Report`.
+
+    Attributes:
+        summary: what it measures.
+        seconds: the time for the rounds of a case.
+        rounds: the most rounds.
+        anywhere: whether it runs on every machine, and so when no benchmark is named.
+        minutes: its most time, if it has one.
+    """
 
     summary: str
-    rounds: int = 15
+    seconds: float
+    rounds: int = ROUNDS
+    anywhere: bool = True
+    minutes: float = math.inf
 
 
 BENCHMARKS = {
     "losses": Benchmark(
-        "softmax cross-entropy against optax, jax.nn, torch and the textbook formula"
+        "softmax cross-entropy against optax, jax.nn, torch and the textbook formula", seconds=18
     ),
     "linear": Benchmark(
         "cross-entropy of a linear layer against stored logits, tokamax, jax-cce and torch",
-        rounds=7,  # of calls that take seconds
+        seconds=36,
     ),
     "heads": Benchmark(
         "log-probabilities, losses of one's own, divergences, top-k and samples of a linear layer",
-        rounds=7,
+        seconds=30,
     ),
     "scaling": Benchmark(
-        "collectives of losses split over devices, counted, and a model of their cost", rounds=7
+        "collectives of losses split over devices, counted, and a model of their cost",
+        seconds=30,
+        rounds=7,
     ),
     "categorical": Benchmark(
         "counts, entropies, intervals and tests of a die against NumPy, SciPy, statsmodels, torch",
-        rounds=7,
+        seconds=6,
+    ),
+    "small": Benchmark(
+        "calls of few rows under jit and eager against optax and jax.nn, compilation, imports",
+        seconds=6,
+    ),
+    "growth": Benchmark(
+        "exponents of time and scratch memory in rows and classes beside theory's", seconds=12
     ),
     "kernels": Benchmark(
-        "kernels for GPU or TPU against XLA, optax, torch, Liger and cut-cross-entropy"
+        "kernels for GPU or TPU against XLA, optax, torch, Liger and cut-cross-entropy",
+        seconds=10,
+        anywhere=False,
+    ),
+    "device": Benchmark(
+        "all that an accelerator has to show: errors, limits, kernels and airbench94, in 8 minutes",
+        seconds=4,
+        anywhere=False,
+        minutes=8,
     ),
     "training": Benchmark(
-        "a training step of three CIFAR-10 presets against the same networks in torch"
+        "a training step of three CIFAR-10 presets against the same networks in torch", seconds=45
     ),
 }
 
@@ -62,16 +103,25 @@ BENCHMARKS = {
 class Command(LinearOptions):
     """Options of the command; the strings below the fields are its help."""
 
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = ""
-    """The benchmark to run; without it, the list of benchmarks is printed."""
+    names: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME ...]")
+    ] = ()
+    """The benchmarks to run; by default all that need no accelerator, without the cases that take
+    minutes, in at most 15 minutes. `compare` compares two revisions: see compare --help."""
     quick: bool = False
     """Small shapes and few rounds, to see in seconds that everything runs. The figures are not
     representative; the report is marked QUICK and has no means and no targets."""
+    filter: str = ""
+    """Only cases whose names contain this text."""
+    rivals: tuple[str, ...] = ()
+    """Only baselines whose names contain one of these; torch, for example."""
     rounds: int | None = None
-    """Number of rounds; every implementation runs once in each. By default 15, or 7 for linear,
-    heads, scaling and categorical."""
+    """Number of rounds; every implementation runs once in each. By default as many of 3 to 15, or 7
+    for scaling, as fit in the seconds of a case."""
+    minutes: float | None = None
+    """No case begins later, and one that runs then ends after three rounds."""
     output: Path = Path("benchmarks/results")
-    """The parent of the new folder <NAME>-<date> with JSON and PNG."""
+    """The parent of the new folders <NAME>-<date> with JSON and PNG."""
     markdown: bool = False
     """Print the tables as markdown."""
 
@@ -82,11 +132,15 @@ def main(args: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: after --help, an interrupted run or an error.
     """
+    args = sys.argv[1:] if args is None else args
     with one_line_errors():
-        _main(args)
+        if args[:1] == ["compare"]:
+            compare.main(args[1:], _again)
+        else:
+            _main(args)
 
 
-def _main(args: Sequence[str] | None) -> None:
+def _main(args: Sequence[str]) -> None:
     summaries = "\n\n".join(f"{name}: {each.summary}" for name, each in BENCHMARKS.items())
     command = parse_options(
         Command,
@@ -95,50 +149,97 @@ def _main(args: Sequence[str] | None) -> None:
         description=f"Measure xentjax against baselines.\n\n{summaries}",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    if not command.name:
-        for name, each in BENCHMARKS.items():
-            print(f"python -m benchmarks {name}: {each.summary}")
-        return
-    if command.name not in BENCHMARKS:
-        raise UserError(f"NAME: expected one of {', '.join(BENCHMARKS)}, got {command.name!r}")
-    rounds = BENCHMARKS[command.name].rounds if command.rounds is None else command.rounds
-    if rounds < 1:
-        raise UserError(f"--rounds: expected at least 1, got {rounds}")
-    options: dict[str, Any] = {}
-    if command.name == "linear":
-        options = {"options": command}
-    else:
+    _check(command)
+    names = command.names or [name for name, each in BENCHMARKS.items() if each.anywhere]
+    minutes = command.minutes
+    if minutes is None:
+        minutes = min(BENCHMARKS[name].minutes for name in names) if command.names else MINUTES
+    choice = Choice(
+        text=command.filter,
+        rivals=command.rivals,
+        brief=not command.names,
+        until=time.monotonic() + 60 * minutes,
+    )
+    console, finished = Console(stderr=True), 0
+    for name in names:
+        session = _session(BENCHMARKS[name], command, choice, console)
+        try:
+            finished += _run(name, command, session)
+        except NotImplementedError as error:  # by a kernel, on the wrong machine
+            raise UserError(str(error)) from None
+    if not finished:
+        got = f"--filter {command.filter}" if command.filter else f"--minutes {minutes:g}"
+        raise UserError(f"{got}: expected to leave a case of {', '.join(names)}, got none")
+
+
+def _check(command: Command) -> None:
+    """Refuse options that cannot be followed, before minutes of work."""
+    for name in command.names:
+        if name not in BENCHMARKS:
+            raise UserError(f"NAME: expected one of {', '.join(BENCHMARKS)}, got {name!r}")
+    if command.rounds is not None and command.rounds < 1:
+        raise UserError(f"--rounds: expected at least 1, got {command.rounds}")
+    if command.minutes is not None and command.minutes <= 0:
+        raise UserError(f"--minutes: expected more than 0, got {command.minutes:g}")
+    if "linear" not in command.names:
         for option in fields(LinearOptions):
             if getattr(command, option.name) != option.default:
-                raise UserError(f"--{option.name}: expected with linear only, got {command.name}")
+                got = ", ".join(command.names) or "none"
+                raise UserError(f"--{option.name}: expected with linear only, got {got}")
     if any(size < 1 for shape in command.shapes for size in shape):
         raise UserError(f"--shapes: expected sizes >= 1, got {command.shapes}")
-
     try:
         command.output.mkdir(parents=True, exist_ok=True)  # now, rather than after minutes of work
     except OSError as error:
         raise UserError(f"--output: expected a folder that can be created, got {error}") from None
 
-    rounds = min(rounds, 3) if command.quick else rounds
-    session = Session(quick=command.quick, rounds=rounds, console=Console(stderr=True))
-    try:
-        _run(command, session, options)
-    except NotImplementedError as error:  # by a kernel, on the wrong machine
-        raise UserError(str(error)) from None
+
+def _session(each: Benchmark, command: Command, choice: Choice, console: Console) -> Session:
+    """Make the session of a benchmark, as long as the command's options say."""
+    rounds, seconds = each.rounds, each.seconds
+    if choice.brief:
+        seconds /= BRIEF
+    if command.quick:
+        rounds, seconds = QUICK_ROUNDS, QUICK_SECONDS
+    if command.rounds is not None:
+        rounds, seconds = command.rounds, math.inf
+        rounds = min(rounds, QUICK_ROUNDS) if command.quick else rounds
+    return Session(
+        quick=command.quick, rounds=rounds, console=console, seconds=seconds, choice=choice
+    )
 
 
-def _run(command: Command, session: Session, options: dict[str, Any]) -> None:
-    """Measure, save and print, after Ctrl-C what was finished."""
+def _again(name: str, *, quick: bool, choice: Choice, console: Console) -> tuple[Result, Session]:
+    """Run a benchmark of cells, for `compare --against`."""
+    if name not in BENCHMARKS:
+        raise UserError(f"--against: expected one of {', '.join(BENCHMARKS)}, got {name!r}")
+    command = Command(names=(name,), quick=quick)
+    session = _session(BENCHMARKS[name], command, choice, console)
     with session:
-        session.say("loading packages, measuring this machine's limits")
-        benchmark = importlib.import_module(f"benchmarks.{command.name}")
-        result = benchmark.run(session, **options)
+        return _measure(name, command, session), session
+
+
+def _measure(name: str, command: Command, session: Session) -> Any:
+    """Import a benchmark and run it."""
+    session.say("loading packages, measuring this machine's limits")
+    options = {"options": command} if name == "linear" else {}
+    return importlib.import_module(f"benchmarks.{name}").run(session, **options)
+
+
+def _run(name: str, command: Command, session: Session) -> int:
+    """Measure, save and print, after Ctrl-C what was finished; return how many cases."""
+    began = fingerprint()
+    with session:
+        result = _measure(name, command, session)
         if not session.finished:
-            raise KeyboardInterrupt
+            if session.interrupted is not None:
+                raise KeyboardInterrupt
+            return 0
         session.say("writing JSON and PNG", log=False)
         code = EXIT_INTERRUPTED if session.interrupted else 0
         try:
-            end = f"JSON and PNG: {output.save(result, command.output)}"
+            more = {"fingerprint": {**began, "load_at_end": load()}}
+            end = f"JSON and PNG: {output.save(result, command.output, **more)}"
         except (OSError, RunError) as error:  # the tables are still worth printing
             code = EXIT_USER_ERROR
             end = f"error: --output: expected a folder that can be written, got {error}"
@@ -149,6 +250,7 @@ def _run(command: Command, session: Session, options: dict[str, Any]) -> None:
         output.print_terminal(result, Console())
     if code:
         raise SystemExit(code)
+    return session.finished
 
 
 if __name__ == "__main__":

@@ -4,22 +4,28 @@ PyTorch gets the same network and the same work: uint8 images gathered, shifted,
 shrunk, loss with label smoothing, Nesterov descent with decay in groups of parameters, lookahead.
 """
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import cases, machine, timing
+from benchmarks.harness import cases, machine, noise, timing
 from benchmarks.harness.baselines import NO_TORCH, OURS, TORCH, load_torch
 from benchmarks.harness.report import Cell, Result
 from benchmarks.harness.session import Session
 from benchmarks.harness.tables import Table
 from experiments.cifar10.backend import current_backend, data_mesh, prepare_cpu
-from experiments.cifar10.config import PRESETS, Config
+from experiments.cifar10.config import PRESETS, Config, PresetName
 from experiments.cifar10.data.augment import MEAN, STANDARD_DEVIATION
+from experiments.cifar10.data.load import Dataset, find_cifar10, load_cifar10
 from experiments.cifar10.training.programs import TrainingPrograms
+from experiments.cifar10.training.run import run as run_training
+from experiments.common.run_folder import RunFolder
 
 NUM_IMAGES = 8192
 NUM_CLASSES = 10
@@ -30,6 +36,7 @@ NOTES = (
     "library that keeps freed memory",
 )
 LEGEND = ("images/s: xentjax's",)
+LEGEND_OF_SEEDS = ("accuracy: of the test images, by the views of the preset",)
 LEGEND_OF_RATES = (
     "by the median time of each; the multiples are medians of the ratios within rounds, which do "
     "not depend on a drift of the machine's speed, and may differ from the ratio of two rates",
@@ -166,8 +173,44 @@ def measure(case: cases.TrainingCase, torch: ModuleType | None, session: Session
     thunks = {OURS: xentjax_step(config, case.side, train_whitening=case.train_whitening)}
     if torch is not None:
         thunks[TORCH] = torch_step(torch, config, case.side, train_whitening=case.train_whitening)
-    seconds = session.interleave(thunks, min_seconds=0.0 if session.quick else 0.2)
-    return Cell(case=case.name, mode="step", seconds=seconds, work=case.batch_size)
+    seconds = session.interleave(thunks, ours=OURS, min_seconds=0.0 if session.quick else 0.2)
+    again = seconds.pop(noise.AGAIN, None)
+    return Cell(case=case.name, mode="step", seconds=seconds, work=case.batch_size, again=again)
+
+
+def accuracies(preset: PresetName, seeds: Sequence[int], session: Session) -> Table:
+    """Train a preset with each seed until the session's time is over; no row without CIFAR-10."""
+    rows = []
+    if find_cifar10() is None:
+        session.notes.append(
+            f"{preset}: skipped, CIFAR-10 is not on this machine; $XENTJAX_DATA_DIR names where"
+        )
+    else:
+        data = load_cifar10(download=False)
+        found = session.collect(
+            preset,
+            [(f"seed {seed}", seed) for seed in seeds],
+            lambda seed: session.attempt("training", lambda: _train(preset, seed, data, session)),
+        )
+        rows = [row for row in found if row is not None]
+    header = ("preset", "seed", "accuracy, %", "training, s", "compilation, s", "images/s")
+    return Table(f"{preset} on CIFAR-10", header, tuple(rows), LEGEND_OF_SEEDS)
+
+
+def _train(
+    preset: PresetName, seed: int, data: Dataset, session: Session
+) -> tuple[str | float | None, ...]:
+    config = replace(PRESETS[preset], seed=seed)
+    with TemporaryDirectory() as folder:
+        parent = RunFolder.create("cifar10", config, Path(folder))
+        result = run_training(
+            config,
+            data,
+            parent,
+            should_stop=lambda: time.monotonic() > session.choice.until,
+        )
+    figures = result.train_seconds, result.compile_seconds, result.images_per_second
+    return preset, str(seed), 100 * result.test.accuracy, *figures
 
 
 def rates(measured: Iterable[tuple[cases.TrainingCase, Cell]]) -> Table:
@@ -188,22 +231,23 @@ def run(session: Session) -> Result:
     """Measure the kinds of steps that the presets for CPU consist of."""
     prepare_cpu()  # before the measurement of the limits, which uses jax
     limits = machine.measure(quick=session.quick)
-    torch = load_torch()
-    chosen = cases.TRAINING_QUICK if session.quick else cases.TRAINING
-    cells = session.collect(
+    rivals = tuple(filter(session.choice.has_rival, (TORCH,)))
+    torch = load_torch() if rivals else None
+    measured = session.collect(
         "training steps",
-        [(case.name, case) for case in chosen],
-        lambda case: measure(case, torch, session),
+        [(case.name, case) for case in (cases.TRAINING_QUICK if session.quick else cases.TRAINING)],
+        lambda case: (case, measure(case, torch, session)),
+        takes_minutes=lambda case: case.preset == "airbench94",
     )
     return Result(
         name="training",
         ours=OURS,
-        baselines=(TORCH,),
+        baselines=rivals,
         unit="images/s",
-        cells=tuple(cells),
+        cells=tuple(cell for _, cell in measured),
         machine=limits,
-        notes=(*NOTES, *([] if torch else [NO_TORCH])),
+        notes=(*NOTES, *([NO_TORCH] if rivals and torch is None else [])),
         legend=LEGEND,
         extent=session.extent,
-        tables=(rates(zip(chosen, cells, strict=False)),),
+        tables=(rates(measured),),
     )

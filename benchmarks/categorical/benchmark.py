@@ -20,10 +20,10 @@ from benchmarks.categorical.implementations import (
     likelihood_thunks,
 )
 from benchmarks.categorical.report import Categorical, Timed
-from benchmarks.harness import cases, machine, timing
+from benchmarks.harness import cases, machine, noise, timing
 from benchmarks.harness.baselines import OURS, TORCH, load_torch
 from benchmarks.harness.machine import Machine
-from benchmarks.harness.session import Session
+from benchmarks.harness.session import Choice, Session
 from benchmarks.harness.tables import WHOLE, Extent
 from benchmarks.harness.targets import Target, table_of_targets
 
@@ -104,12 +104,17 @@ def plan(size: cases.CategoricalCases, torch: ModuleType | None) -> dict[str, li
 
 def measure(case: Case, session: Session) -> Timed:
     """Time all thunks of a case, interleaved except those that run once."""
-    thunks = case.thunks()
+    thunks = {
+        name: thunk
+        for name, thunk in case.thunks().items()
+        if name.startswith(OURS) or session.choice.has_rival(name)
+    }
     slow = {name: thunks.pop(name) for name in case.once if name in thunks}
-    seconds = session.interleave(thunks)
+    seconds = session.interleave(thunks, ours=OURS)
+    again = seconds.pop(noise.AGAIN, None)
     if session.interrupted is None:
         seconds |= {name: [timing.once(thunk)] for name, thunk in slow.items()}
-    return Timed(case.case, case.mode, seconds)
+    return Timed(case.case, case.mode, seconds, again)
 
 
 def report_of(
@@ -118,11 +123,17 @@ def report_of(
     """Make the report, with a table of targets and the names of what is not installed."""
     everything = [timed for group in groups.values() for timed in group]
     seen = {name for timed in everything for name in timed.seconds}
-    absent = tuple(name for name in (TORCH, STATSMODELS) if name not in seen)
-    found = [
-        (f"{timed.case}, {timed.mode}", target) for timed in everything for target in targets(timed)
-    ]
-    verdicts = table_of_targets(found) if extent.whole else None
+    wanted = Choice(rivals=extent.rivals)
+    absent = tuple(
+        name for name in (TORCH, STATSMODELS) if name not in seen and wanted.has_rival(name)
+    )
+    verdicts = None
+    if extent.whole:
+        verdicts = table_of_targets(
+            (f"{timed.case}, {timed.mode}", target)
+            for timed in everything
+            for target in targets(timed)
+        )
     return Categorical(groups, verdicts, absent, limits, extent)
 
 
@@ -131,7 +142,8 @@ def run(session: Session) -> Categorical:
     limits = machine.measure(quick=session.quick, packages=("scipy", STATSMODELS))
     size = cases.CATEGORICAL_QUICK if session.quick else cases.CATEGORICAL
     groups = {}
-    for title, table in plan(size, load_torch()).items():
+    torch = load_torch() if session.choice.has_rival(TORCH) else None
+    for title, table in plan(size, torch).items():
         named = [(f"{case.case}, {case.mode}", case) for case in table]
         if found := session.collect(title, named, lambda case: measure(case, session)):
             groups[title] = tuple(found)

@@ -17,8 +17,8 @@ from benchmarks.categorical.implementations import (
     SCIPY,
     STATSMODELS,
 )
-from benchmarks.harness import timing
-from benchmarks.harness.baselines import NO_TORCH, OURS, TORCH
+from benchmarks.harness import noise, timing
+from benchmarks.harness.baselines import NO_TORCH, OURS, TORCH, how_to_install
 from benchmarks.harness.figures import STYLES, add_title, draw_ratio_axis, label_ratio_axis
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.tables import WHOLE, Extent, Sheet, Table
@@ -39,11 +39,15 @@ NOTES = (
 
 
 class Timed(NamedTuple):
-    """Seconds per call by implementation: one sample a round, or a single one."""
+    """Seconds per call by implementation: one sample a round, or a single one.
+
+    `again` are those of ours under a second name.
+    """
 
     case: str
     mode: str
     seconds: timing.Samples
+    again: list[float] | None = None
 
     def multiple(self, name: str) -> float:
         """Time of an implementation over ours."""
@@ -52,12 +56,21 @@ class Timed(NamedTuple):
             return timing.ratio(other, mine)
         return timing.quartiles(other).median / timing.quartiles(mine).median
 
+    def interval(self, name: str) -> str:
+        """Interval of that multiple; in the row of ours that of the noise."""
+        mine, other = self.seconds[OURS], self.seconds[name]
+        if self.again is None or len(mine) != len(other):
+            return "-"
+        floor = noise.interval(self.again, mine)
+        return floor.text() if name == OURS else noise.interval(other, mine).judged(floor)
+
     def rows(self) -> Iterable[tuple[str | float | None, ...]]:
         """Yield a row for each implementation."""
         for name, samples in self.seconds.items():
             lower, median, upper = timing.quartiles(samples)
             spread = f"±{(upper - lower) / 2 / median:.0%}" if len(samples) > 1 else "one run"
-            yield f"{self.case}, {self.mode}", name, 1e3 * median, spread, self.multiple(name)
+            figures = 1e3 * median, spread, self.multiple(name), self.interval(name)
+            yield f"{self.case}, {self.mode}", name, *figures
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,7 @@ class Categorical:
 
     def tables(self) -> list[Table]:
         """A table for each group, then the targets."""
-        header = ("case", "implementation", "ms", "spread", f"time / {OURS}")
+        header = ("case", "implementation", "ms", "spread", f"time / {OURS}", "interval")
         groups = [
             Table(title, header, tuple(row for timed in group for row in timed.rows()))
             for title, group in self.groups.items()
@@ -90,9 +103,11 @@ class Categorical:
             *self.machine.describe(),
             f"ms: median; spread: half the distance between the quartiles; time / {OURS}: "
             f"median over the rounds, above 1 {OURS} is faster; all of a case interleaved",
+            f"the interval of {OURS} is the noise; {noise.LEGEND}",
             *NOTES,
             f"not installed here: {', '.join(self.absent) or 'none'}",
             *([NO_TORCH] if TORCH in self.absent else []),
+            *([how_to_install(STATSMODELS)] if STATSMODELS in self.absent else []),
         ]
 
     def as_json(self) -> dict[str, Any]:
@@ -115,6 +130,8 @@ class Categorical:
             for title, group in self.groups.items()
             if (compared := [timed for timed in group if len(timed.seconds) > 1])
         }
+        if not panels:  # a choice of cases without baselines
+            return Figure()
         heights = [len(group) for group in panels.values()]
         drawing = Figure(
             figsize=(8.3, 1.1 * len(panels) + 0.3 * sum(heights)), layout="constrained"

@@ -9,10 +9,24 @@ OURS = "xentjax"
 NAIVE = "naive"
 TORCH = "torch eager"
 NO_TORCH = (
-    "torch is not installed: the extra [benchmarks] brings it, on Linux with CUDA's libraries, "
+    "torch is not installed: pip install -e '.[benchmarks]', on Linux with CUDA's libraries, "
     "5.5 GB in all; its build for CPUs, 0.2 GB, is on PyTorch's own index, named on its "
     "installation page"
 )
+INSTALL = {
+    "tokamax": "pip install -e '.[experiments]' tokamax==0.0.17, in an environment of its own with "
+    "Python 3.12",
+    "jax-cce": "pip install jax-cce",
+    "statsmodels": "pip install statsmodels",
+    "liger-kernel": "pip install liger-kernel",
+    "cut-cross-entropy": "pip install cut-cross-entropy",
+    "quack-kernels": "pip install quack-kernels",
+}
+
+
+def how_to_install(package: str) -> str:
+    """One line that says that a baseline is missing and how to get it."""
+    return f"{package} is not installed, or fails to import: {INSTALL[package]}"
 
 
 def load_torch() -> ModuleType | None:

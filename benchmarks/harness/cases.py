@@ -24,6 +24,15 @@ def _cases(*shapes: tuple[int, int]) -> tuple[LossCase, ...]:
     )
 
 
+# What a call costs beside its arithmetic.
+SMALL = tuple(
+    LossCase(f"{rows} × {classes}", (rows, classes), "float32", f"{how} {mode}")
+    for rows, classes in ((8, 10), (32, 100), (256, 100))
+    for how in ("jit", "eager")
+    for mode in ("forward", "value_and_grad")
+)
+SMALL_QUICK = SMALL[:4]
+
 # A small classifier, ImageNet, and the vocabularies of a small and of a large language model.
 LOSSES = _cases((65536, 10), (8192, 1000), (1024, 32768), (256, 131072))
 LOSSES_QUICK = _cases((512, 10), (16, 1000))
@@ -94,7 +103,14 @@ KERNELS_LINEAR = tuple(
     for shape in ((8192, 2048, 50304), (8192, 4096, 131072))
     for mode in LINEAR_MODES
 )
+KERNELS_HEADS = (HeadCase((8192, 2048, 50304), "bfloat16"),)
+KERNELS_HEADS_QUICK = (HeadCase((64, 32, 128), "bfloat16"),)
 KERNELS_LINEAR_QUICK = (LinearCase((64, 32, 128), "bfloat16", "value_and_grad"),)
+
+
+# For `compare`, where many processes run each: calls of milliseconds.
+COMPARE_LOSSES = _cases((65536, 10), (256, 32768), (8192, 1000))
+COMPARE_LINEAR = (1024, 256, 8192)
 
 
 class TrainingCase(NamedTuple):

@@ -2,8 +2,9 @@
 
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
@@ -20,9 +21,14 @@ def print_terminal(result: Report, console: Console) -> None:
     """
     for line in (*result.extent.lines(), *result.lines()):
         console.print(f"- {line}", highlight=False, markup=False)
-    for sheet in reversed(result.sheets()):
+    print_sheets([*reversed(result.sheets())], result.extent.mark, console)
+
+
+def print_sheets(sheets: Iterable[Sheet], mark: str, console: Console) -> None:
+    """Print tables, each with its legend; `mark` comes before their titles."""
+    for sheet in sheets:
         console.print()
-        for line in _text_table(sheet, result.extent.mark, console.width):
+        for line in _text_table(sheet, mark, console.width):
             console.print(line, soft_wrap=True)
         absent = any(NOT_INSTALLED in row for row in sheet.rows)
         for line in (*sheet.legend, *(["-: not installed"] if absent else [])):
@@ -40,7 +46,7 @@ def _text_table(sheet: Sheet, mark: str, width: int) -> Iterator[Text]:
     left = min(max(map(len, names)), max(longest_word, width // 2))
     sizes = {
         index: max(
-            *(len(word) for word in heads[index].split()), *(len(row[index]) for row in rows)
+            [*(len(word) for word in heads[index].split()), *(len(row[index]) for row in rows)]
         )
         for index in range(2, len(heads))
     }
@@ -94,11 +100,14 @@ def markdown(result: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def save(result: Report, parent: Path) -> Path:
-    """Write JSON and PNG into a new folder `<name>-<date>` under `parent` and return the folder."""
+def save(result: Report, parent: Path, **more: Any) -> Path:
+    """Write JSON and PNG into a new folder `<name>-<date>` under `parent` and return the folder.
+
+    The JSON has what the report says of itself, and `more`.
+    """
     folder = parent / f"{result.name}-{result.machine.date[:19].replace(':', '-')}"
     folder.mkdir(parents=True, exist_ok=False)
-    text = json.dumps(result.as_json(), indent=1)
+    text = json.dumps(result.as_json() | more, indent=1)
     replace_file(folder / f"{result.name}.json", lambda path: path.write_text(text + "\n"))
     drawing = result.figure()
     FigureCanvasAgg(drawing)

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.harness import timing
+from benchmarks.harness import noise, timing
 from benchmarks.harness.figures import STYLES, add_title, draw_ratio_axis, label_ratio_axis
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.tables import NOT_INSTALLED, WHOLE, Extent, Sheet, Table
@@ -26,6 +26,7 @@ class Cell:
         temp_bytes: by implementation, XLA's scratch memory; absent if XLA did not compile it.
         compile_seconds: by implementation, the time of its compilation.
         offered: the implementations that have this case, installed or not; None for all.
+        again: ours under a second name, seconds per call as in `seconds`; None if not measured.
     """
 
     case: str
@@ -36,6 +37,7 @@ class Cell:
     temp_bytes: dict[str, int | None] = field(default_factory=dict)
     compile_seconds: dict[str, float] = field(default_factory=dict)
     offered: tuple[str, ...] | None = None
+    again: list[float] | None = None
 
     def offers(self, name: str) -> bool:
         """Return whether an implementation has this case, installed or not."""
@@ -93,6 +95,28 @@ class Result:
             return None
         return timing.ratio(cell.seconds[baseline], cell.seconds[self.ours])
 
+    def interval(self, cell: Cell, baseline: str) -> noise.Interval | None:
+        """Ratio of the baseline with its interval; None if the baseline did not run."""
+        if baseline not in cell.seconds:
+            return None
+        return noise.interval(cell.seconds[baseline], cell.seconds[self.ours])
+
+    def noise(self, cell: Cell) -> noise.Interval | None:
+        """Ratio of ours to itself in the rounds of a cell; None if it was not measured."""
+        if cell.again is None:
+            return None
+        return noise.interval(cell.again, cell.seconds[self.ours])
+
+    def ties(self, cell: Cell, baseline: str) -> bool:
+        """Return whether the noise of the cell hides which of the two is faster."""
+        floor, found = self.noise(cell), self.interval(cell, baseline)
+        return floor is not None and found is not None and found.ties(floor)
+
+    @property
+    def has_noise(self) -> bool:
+        """Whether ours was measured under a second name."""
+        return any(cell.again is not None for cell in self.cells)
+
     def fastest_baseline(self, cell: Cell) -> tuple[str, float] | None:
         """The baseline with the smallest ratio, and that ratio."""
         ratios = [
@@ -117,10 +141,13 @@ class Result:
 
     def sheets(self) -> list[Sheet]:
         """Speed and, where it was measured, memory; then the other tables."""
-        if self.row_per_implementation:
+        if not self.cells:  # the time was over before the first
+            own = []
+        elif self.row_per_implementation:
             own = [_rows_by_implementation(self)]
         else:
-            own = [_speed(self), *([_memory(self)] if self.compiled else [])]
+            intervals = [_intervals(self)] if self.has_noise else []
+            own = [_speed(self), *intervals, *([_memory(self)] if self.compiled else [])]
         return own + [table.sheet() for table in self.tables]
 
     def lines(self) -> list[str]:
@@ -155,6 +182,7 @@ class Result:
                     "case": cell.case,
                     "mode": cell.mode,
                     "limit_seconds": cell.limit_seconds,
+                    **self._noise_entry(cell),
                     "implementations": {
                         name: self._entry(cell, name) if name in cell.seconds else NOT_INSTALLED
                         for name in self.implementations
@@ -166,13 +194,21 @@ class Result:
             "tables": [table.as_json() for table in self.tables],
         }
 
+    def _noise_entry(self, cell: Cell) -> dict[str, Any]:
+        floor = self.noise(cell)
+        return {} if floor is None else {"again": {**floor._asdict(), "samples": cell.again}}
+
     def _entry(self, cell: Cell, name: str) -> dict[str, Any]:
         samples = cell.seconds[name]
         middle = timing.quartiles(samples)
         limit = cell.limit_seconds
+        found = noise.interval(samples, cell.seconds[self.ours])
+        judged = name != self.ours and cell.again is not None
         return {
             "seconds": middle._asdict(),
-            "ratio": timing.ratio(samples, cell.seconds[self.ours]),
+            "ratio": found.median,
+            "interval": [found.lower, found.upper],
+            **({"tie": self.ties(cell, name)} if judged else {}),
             "rate": cell.work / middle.median,
             "share_of_limit": None if limit is None else timing.ratio(limit, samples),
             "temp_bytes": cell.temp_bytes.get(name),
@@ -184,8 +220,11 @@ class Result:
         """Plot each baseline's time over ours, one group of lines a cell, on a log axis."""
         count = len(self.cells)
         drawing = Figure(figsize=(8.3, 1.6 + 0.46 * count), layout="constrained")
+        if not self.cells:
+            add_title(drawing, self, "no case of it was run")
+            return drawing
         axes = drawing.subplots()
-        step = 0.8 / len(self.baselines)
+        step = 0.8 / max(1, len(self.baselines))
         for index, baseline in enumerate(self.baselines):
             color, marker = STYLES[index % len(STYLES)]
             points = [
@@ -197,6 +236,10 @@ class Result:
             axes.hlines(rows, 1.0, ratios, color=color, linewidth=1.5)
             label = baseline if points else f"{baseline} ({NOT_INSTALLED})"
             axes.scatter(ratios, rows, s=24, color=color, marker=marker, label=label, zorder=3)
+        for row, cell in enumerate(self.cells):
+            if (floor := self.noise(cell)) is not None:
+                band = floor.upper - floor.lower
+                axes.barh(row, band, 0.8, floor.lower, color="0.85", zorder=0)
         for row, (above, below) in enumerate(pairwise(self.cells)):
             same = above.case == below.case
             axes.axhline(row + 0.5, color="0.9" if same else "0.6", linewidth=0.8)
@@ -208,7 +251,7 @@ class Result:
         axes.grid(axis="x", color="0.9")
         label_ratio_axis(axes, self.ours)
         add_title(drawing, self, f"baselines against {self.ours}")
-        legend_columns = min(3, len(self.baselines))
+        legend_columns = max(1, min(3, len(self.baselines)))
         drawing.legend(loc="outside lower center", ncols=legend_columns, frameon=False)
         return drawing
 
@@ -223,6 +266,7 @@ def _speed(result: Result) -> Sheet:
         if cell.limit_seconds is not None:
             share = f"{timing.ratio(cell.limit_seconds, samples):.0%}"
         fastest = result.fastest_baseline(cell)
+        floor = result.noise(cell)
         rows.append(
             [
                 cell.case,
@@ -231,25 +275,44 @@ def _speed(result: Result) -> Sheet:
                 f"±{(upper - lower) / 2 / median:.0%}",
                 _digits(cell.work / median),
                 share,
-                *(_multiple(result.ratio(cell, baseline)) for baseline in result.baselines),
-                _multiple(fastest[1]) if fastest else "-",
+                *([floor.text() if floor else "-"] if result.has_noise else []),
+                *(_judged(result, cell, baseline) for baseline in result.baselines),
+                _judged(result, cell, fastest[0]) if fastest else "-",
             ]
         )
     if result.extent.whole:
         for mode in result.modes():
             means = [_multiple(result.mean_ratio(name, mode)) for name in result.baselines]
-            rows.append(["geometric mean", mode, "", "", "", "", *means, ""])
+            blank = [""] * (5 if result.has_noise else 4)
+            rows.append(["geometric mean", mode, *blank, *means, ""])
     return Sheet(
         f"Time of {result.ours}; baselines as multiples of it (above 1×: {result.ours} is faster)",
-        ["case", "mode", "ms", "±", result.unit, "limit", *result.baselines, "best"],
+        [
+            *("case", "mode", "ms", "±", result.unit, "limit"),
+            *(["noise"] if result.has_noise else []),
+            *(*result.baselines, "best"),
+        ],
         rows,
         (
             f"ms: median of {result.ours}'s calls; ±: half the distance between its quartiles",
             *result.legend,
             f"a baseline's column: its time over {result.ours}'s, median of the ratios within the "
             "rounds; best: that of the fastest baseline",
+            *([noise.LEGEND] if result.has_noise else []),
         ),
     )
+
+
+def _intervals(result: Result) -> Sheet:
+    """The intervals of the multiples, a row a cell."""
+    rows = []
+    for cell in result.cells:
+        found = [result.interval(cell, baseline) for baseline in result.baselines]
+        rows.append(
+            [cell.case, cell.mode, *(each.text() if each else NOT_INSTALLED for each in found)]
+        )
+    header = ["case", "mode", *result.baselines]
+    return Sheet(f"{noise.LEVEL:.0%} intervals of the multiples", header, rows)
 
 
 def _rows_by_implementation(result: Result) -> Sheet:
@@ -257,7 +320,7 @@ def _rows_by_implementation(result: Result) -> Sheet:
     rows = []
     for cell in result.cells:
         for name in filter(cell.offers, result.implementations):
-            figures = [NOT_INSTALLED, "", "", "", "", ""]
+            figures = [NOT_INSTALLED, *[""] * (6 if result.has_noise else 5)]
             if (samples := cell.seconds.get(name)) is not None:
                 lower, median, upper = timing.quartiles(samples)
                 limit, temp = cell.limit_seconds, cell.temp_bytes.get(name)
@@ -266,19 +329,29 @@ def _rows_by_implementation(result: Result) -> Sheet:
                     f"±{(upper - lower) / 2 / median:.0%}",
                     _digits(cell.work / median),
                     "-" if limit is None else f"{timing.ratio(limit, samples):.0%}",
-                    _multiple(result.ratio(cell, name)),
+                    _judged(result, cell, name) if name != result.ours else _multiple(1.0),
+                    *(_interval_text(result, cell, name) if result.has_noise else []),
                     "unknown" if temp is None else _digits(temp / 1e6),
                 ]
             rows.append([f"{cell.case}, {cell.mode}", name, *figures])
     return Sheet(
         f"Time, rate and temporary memory; × is the time over that of {result.ours} "
         f"(above 1×: {result.ours} is faster)",
-        ["case", "implementation", "ms", "±", result.unit, "limit", "×", "temp MB"],
+        [
+            *("case", "implementation", "ms", "±", result.unit, "limit", "×"),
+            *(["interval"] if result.has_noise else []),
+            "temp MB",
+        ],
         rows,
         (
             "ms: median; ±: half the distance between the quartiles; ×: median of the ratios "
             "within the rounds",
             *result.legend,
+            *(
+                [f"the interval of {result.ours} is the noise", noise.LEGEND]
+                if result.has_noise
+                else []
+            ),
         ),
     )
 
@@ -303,3 +376,15 @@ def _digits(value: float) -> str:
 
 def _multiple(ratio: float | None) -> str:
     return NOT_INSTALLED if ratio is None else f"{ratio:.2f}×"
+
+
+def _judged(result: Result, cell: Cell, baseline: str) -> str:
+    """The multiple, with "tie" where the noise hides which of the two is faster."""
+    return _multiple(result.ratio(cell, baseline)) + " tie" * result.ties(cell, baseline)
+
+
+def _interval_text(result: Result, cell: Cell, name: str) -> list[str]:
+    """The interval of an implementation; in the row of ours that of the noise."""
+    own = name == result.ours
+    found = result.noise(cell) if own else result.interval(cell, name)
+    return [found.text() if found else "-"]

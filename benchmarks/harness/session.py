@@ -1,18 +1,51 @@
-"""A run of a benchmark: its progress messages, and its partial results after Ctrl-C."""
+"""A run of a benchmark: which cases, for how long, progress messages, what Ctrl-C leaves."""
 
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from rich.console import Console
 
-from benchmarks.harness import timing
+from benchmarks.harness import noise, timing
 from benchmarks.harness.tables import Extent
 from experiments.common.waiting import Doing, waiting
 
 Case = TypeVar("Case")
 Found = TypeVar("Found")
+
+
+class Choice(NamedTuple):
+    """The part of a benchmark that is asked for.
+
+    Attributes:
+        text: cases whose names contain it; × may be typed as x, spaces do not count.
+        rivals: baselines whose names contain one of these; empty for all of them.
+        brief: whether the cases that take minutes are left out.
+        until: no case begins later than this, by `time.monotonic`.
+    """
+
+    text: str = ""
+    rivals: tuple[str, ...] = ()
+    brief: bool = False
+    until: float = math.inf
+
+    def has_case(self, name: str) -> bool:
+        """Return whether a case is asked for."""
+        return _plain(self.text) in _plain(name)
+
+    def has_rival(self, name: str) -> bool:
+        """Return whether a baseline is asked for."""
+        return not self.rivals or any(_plain(each) in _plain(name) for each in self.rivals)
+
+
+EVERYTHING = Choice()
+
+
+def _plain(text: str) -> str:
+    return text.lower().replace("×", "x").replace(" ", "")
 
 
 class Session:
@@ -23,14 +56,27 @@ class Session:
 
     Args:
         quick: small shapes, for a trial run whose figures are not representative.
-        rounds: how often every implementation runs.
+        rounds: how often every implementation runs, at most.
         console: where the progress is printed.
+        seconds: the time for the rounds of a case, within which as many are run as fit.
+        choice: the cases and the baselines that are asked for.
     """
 
-    def __init__(self, *, quick: bool, rounds: int, console: Console) -> None:
+    def __init__(
+        self,
+        *,
+        quick: bool,
+        rounds: int,
+        console: Console,
+        seconds: float = math.inf,
+        choice: Choice = EVERYTHING,
+    ) -> None:
         self.quick, self.rounds, self.console = quick, rounds, console
+        self.seconds, self.choice = seconds, choice
         self.interrupted: str | None = None
         self.finished = 0
+        self.notes: list[str] = []
+        self._cases = self._left_out = 0
         self._place = ""
         self._stack = ExitStack()
         self._show: Doing = lambda activity, *, log=False: None
@@ -50,7 +96,8 @@ class Session:
     @property
     def extent(self) -> Extent:
         """The part of the benchmark that was run so far."""
-        return Extent(self.quick, self.interrupted)
+        run = (self._cases - self._left_out, self._cases) if self._left_out else None
+        return Extent(self.quick, self.interrupted, run, self.choice.rivals)
 
     def say(self, text: str, *, log: bool = True) -> None:
         """Show the current activity; with `log`, also where no line can be rewritten."""
@@ -61,19 +108,34 @@ class Session:
         title: str,
         table: Iterable[tuple[str, Case]],
         measure: Callable[[Case], Found],
+        *,
+        takes_minutes: Callable[[Case], bool] = lambda case: False,
     ) -> list[Found]:
         """Measure each case and return the results, after Ctrl-C those of the finished cases.
 
         Args:
             title: the name of this group of cases in messages.
-            table: the cases with their names.
+            table: the cases with their names; one without a name is no case of its own, and is
+                left out if cases are chosen by their names.
             measure: measures a case, usually by one call of `interleave`; if it makes several,
                 Ctrl-C discards the case.
+            takes_minutes: whether a case is left out of a brief run.
         """
         found: list[Found] = []
-        cases = list(table)
+        every = list(table)
+        cases = [
+            (name, case)
+            for name, case in every
+            if self.choice.has_case(name) and not (self.choice.brief and takes_minutes(case))
+        ]
+        named = [sum(name != "" for name, _ in several) for several in (every, cases)]
+        self._cases += named[0]
+        self._left_out += named[0] - named[1]
         for number, (name, case) in enumerate(cases, 1):
             if self.interrupted is not None:
+                break
+            if time.monotonic() >= self.choice.until:
+                self._left_out += len(cases) - number + 1
                 break
             self._place = f"{title}, case {number} of {len(cases)}{', ' * bool(name)}{name}"
             try:
@@ -85,21 +147,46 @@ class Session:
         self._place = ""
         return found
 
-    def interleave(self, thunks: Mapping[str, timing.Thunk], **options: Any) -> timing.Samples:
+    def attempt(self, name: str, work: Callable[[], Found]) -> Found | None:
+        """Return what `work` returns; None with a note if it fails, so that the others go on."""
+        try:
+            return work()
+        except Exception as error:  # whatever a device or another's package cannot do
+            reason = str(error).strip().partition("\n")[0][:200]
+            where = f"{self._place}: {name}" if self._place else name
+            self.notes.append(f"{where} failed, {type(error).__name__}: {reason}")
+            return None
+
+    def interleave(
+        self, thunks: Mapping[str, timing.Thunk], *, ours: str | None = None, **options: Any
+    ) -> timing.Samples:
         """Run `timing.interleave`; after Ctrl-C, return the samples of the finished rounds.
+
+        Args:
+            thunks: the calls to time, by name.
+            ours: the one that runs once more in every round, as `noise.AGAIN`.
+            **options: those of `timing.interleave`.
 
         Raises:
             KeyboardInterrupt: no round was finished, or an earlier call was interrupted.
         """
         if self.interrupted is not None:
             raise KeyboardInterrupt
+        if ours is not None:
+            # between the others, as far from its first turn as the baselines are
+            names = list(thunks)
+            names.insert(len(names) // 2 + 1, noise.AGAIN)
+            thunks = {name: thunks[ours if name == noise.AGAIN else name] for name in names}
 
         def turn(number: int, name: str) -> None:
             round_ = f"round {number} of {self.rounds}" if number else "warming up"
             self.say(f"{round_}, {name}", log=False)
 
         try:
-            return timing.interleave(thunks, rounds=self.rounds, on_turn=turn, **options)
+            seconds = min(self.seconds, self.choice.until - time.monotonic())
+            return timing.interleave(
+                thunks, rounds=self.rounds, seconds=seconds, on_turn=turn, **options
+            )
         except timing.Interrupted as ended:
             done = len(next(iter(ended.samples.values())))
             if not done:

@@ -15,10 +15,14 @@ class Extent(NamedTuple):
     Attributes:
         quick: small shapes and few rounds, whose figures are not representative.
         interrupted: the case and round at which Ctrl-C ended the run, or None.
+        cases: how many cases were run, and of how many; None for all of them.
+        rivals: parts of the names of the baselines that were asked for; empty for all of them.
     """
 
     quick: bool = False
     interrupted: str | None = None
+    cases: tuple[int, int] | None = None
+    rivals: tuple[str, ...] = ()
 
     @property
     def whole(self) -> bool:
@@ -27,8 +31,13 @@ class Extent(NamedTuple):
 
     @property
     def mark(self) -> str:
-        """Prefix of titles: "QUICK: ", "INTERRUPTED: ", both or nothing."""
-        marks = [*(["QUICK"] if self.quick else []), *(["INTERRUPTED"] if self.interrupted else [])]
+        """Prefix of titles: "QUICK: ", "INTERRUPTED: ", "3 of 12 cases: ", several or nothing."""
+        marks = [
+            *(["QUICK"] if self.quick else []),
+            *(["INTERRUPTED"] if self.interrupted else []),
+            *([f"{self.cases[0]} of {self.cases[1]} cases"] if self.cases else []),
+            *([f"only {', '.join(self.rivals)}"] if self.rivals else []),
+        ]
         return f"{', '.join(marks)}: " if marks else ""
 
     def lines(self) -> list[str]:
@@ -41,6 +50,8 @@ class Extent(NamedTuple):
                 else []
             ),
             *([f"INTERRUPTED at {self.interrupted}; {without}"] if self.interrupted else []),
+            *([f"{self.cases[0]} of {self.cases[1]} cases; {without}"] if self.cases else []),
+            *([f"only {', '.join(self.rivals)}; {without}"] if self.rivals else []),
         ]
 
 

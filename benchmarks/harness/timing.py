@@ -16,6 +16,7 @@ import numpy as np
 
 Thunk = Callable[[], Any]
 Samples = dict[str, list[float]]  # seconds per call, one entry a round
+LEAST_ROUNDS = 3
 
 
 class Interrupted(KeyboardInterrupt):
@@ -38,6 +39,7 @@ def interleave(
     thunks: Mapping[str, Thunk],
     *,
     rounds: int = 15,
+    seconds: float = math.inf,
     min_seconds: float = 0.01,
     settle: bool = True,
     on_turn: Callable[[int, str], None] = lambda number, name: None,
@@ -52,7 +54,9 @@ def interleave(
 
     Args:
         thunks: the calls to time, by name; each returns arrays (or nothing) and may keep state.
-        rounds: number of samples of each thunk.
+        rounds: number of samples of each thunk, or the most where `seconds` ends them.
+        seconds: begin no round that would end later than this, warm-up excluded; at least
+            `LEAST_ROUNDS` are run.
         min_seconds: the shortest sample, in seconds.
         settle: begin every turn with an untimed call; calls of seconds do not need it.
         on_turn: called with the round, from 1, and the name before each turn; round 0 warms up.
@@ -70,15 +74,21 @@ def interleave(
     try:
         for name, thunk in thunks.items():
             on_turn(0, name)
-            _seconds_per_call(thunk, 1, clock)
-            one_call = _seconds_per_call(thunk, 1, clock)
+            seconds_per_call(thunk, 1, clock)
+            one_call = seconds_per_call(thunk, 1, clock)
             repeats[name] = max(1, math.ceil(min_seconds / one_call)) if one_call > 0 else 1
+        begin = clock() if seconds < math.inf else 0.0
         for number, order in enumerate(_orders(list(thunks), rounds), 1):
+            done = number - 1
+            if done >= LEAST_ROUNDS and seconds < math.inf:
+                passed = clock() - begin
+                if passed + passed / done > seconds:
+                    break
             for name in order:
                 on_turn(number, name)
                 if settle:
                     jax.block_until_ready(thunks[name]())
-                samples[name].append(_seconds_per_call(thunks[name], repeats[name], clock))
+                samples[name].append(seconds_per_call(thunks[name], repeats[name], clock))
     except KeyboardInterrupt:
         finished = min(map(len, samples.values()))
         raise Interrupted({name: each[:finished] for name, each in samples.items()}) from None
@@ -99,10 +109,12 @@ def _orders(names: Sequence[str], rounds: int) -> Iterator[Sequence[str]]:
 
 def once(thunk: Thunk, *, clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds of the first call, for calls that take too long to repeat."""
-    return _seconds_per_call(thunk, 1, clock)
+    return seconds_per_call(thunk, 1, clock)
 
 
-def _seconds_per_call(thunk: Thunk, repeats: int, clock: Callable[[], float]) -> float:
+def seconds_per_call(
+    thunk: Thunk, repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Mean time of `repeats` calls, which includes releasing the results."""
     begin = clock()
     for _ in range(repeats):

@@ -1,7 +1,7 @@
 """Functions of a linear head: time, scratch memory and errors beside stored logits and a scan."""
 
-from benchmarks.harness import cases, machine, timing
-from benchmarks.harness.baselines import NAIVE, NO_TORCH, OURS, load_torch
+from benchmarks.harness import cases, machine, noise, timing
+from benchmarks.harness.baselines import NAIVE, NO_TORCH, OURS, how_to_install, load_torch
 from benchmarks.harness.report import Cell, Result
 from benchmarks.harness.session import Session
 from benchmarks.harness.targets import Target, table_of_targets
@@ -37,10 +37,6 @@ NOTES = (
     "tokamax, jax-cce and torch have the mean loss of labels alone: beside log-probs; whoever is "
     "far off in the table of errors was timed for another number",
 )
-INSTALL_TOKAMAX = (
-    "tokamax is not installed; it needs Python 3.12 and an environment of its own: "
-    "pip install -e '.[experiments]' tokamax==0.0.17"
-)
 LEGEND = (
     "GFLOP/s count the matrix products of stored logits, also where more are computed; limit: the "
     "share of this machine's rate in a large square matrix product of the same dtype, in the same "
@@ -50,30 +46,37 @@ LEGEND = (
 
 
 def measure(
-    operation: Operation, case: cases.HeadCase, others: dict[str, timing.Thunk], session: Session
+    operation: Operation,
+    case: cases.HeadCase,
+    others: dict[str, timing.Thunk],
+    session: Session,
+    *,
+    ours: str = OURS,
 ) -> Cell:
     """Compile and time all implementations of one function, interleaved with a matrix product."""
     arrays, programs, thunks = given(case.shape), {}, {}
-    for name in operation.functions:
+    names = [n for n in operation.functions if n == ours or session.choice.has_rival(n)]
+    for name in names:
         session.say(f"compiling {name}", log=False)
         own = arguments(operation, name, case, arrays)
         program = timing.compile_ahead_of_time(function_of(operation, name), *own)
         programs[name] = program
         thunks[name] = lambda call=program.call, own=own: call(*own)
-    thunks |= others
+    thunks |= {name: other for name, other in others.items() if session.choice.has_rival(name)}
     product, flops = machine.product(case.dtype, quick=session.quick)
-    seconds = session.interleave(thunks | {"product": product}, settle=False)
+    seconds = session.interleave(thunks | {"product": product}, ours=ours, settle=False)
     count = work(operation, case.shape)
     losses = LOSSES if operation.classes_first else ()
     return Cell(
         case=f"{operation.name}, {case.name}",
         mode=operation.mode,
+        again=seconds.pop(noise.AGAIN, None),
         seconds=seconds,
         work=count / 1e9,
         limit_seconds=[count / flops * each for each in seconds.pop("product")],
         temp_bytes={name: program.temp_bytes for name, program in programs.items()},
         compile_seconds={name: program.compile_seconds for name, program in programs.items()},
-        offered=(*operation.functions, *losses),
+        offered=(*names, *losses),
     )
 
 
@@ -91,6 +94,15 @@ TIMES = {
     "surrogate": ((LOG_PROBS, SCAN, 1.0), (LOG_PROBS, NAIVE, 1.1), (OURS, LOG_PROBS, 0.85)),
     "KL": ((OURS, NAIVE, 1.0),),
 }
+
+
+LARGE = cases.LINEAR_SHAPES[-1]
+"""The shape whose calls take seconds, for functions with targets alone."""
+
+
+def has_targets(operation: Operation) -> bool:
+    """Return whether a function has targets."""
+    return operation.name in TIMES or any(operation.name == name for name, *_ in MEMORY)
 
 
 def targets(operation: Operation, case: cases.HeadCase, cell: Cell) -> list[Target]:
@@ -112,11 +124,14 @@ def targets(operation: Operation, case: cases.HeadCase, cell: Cell) -> list[Targ
 def run(session: Session) -> Result:
     """Measure every function at every size, then their errors."""
     limits = machine.measure(quick=session.quick, packages=("tokamax", "jax-cce"))
-    torch, table = load_torch(), operations()
+    rivals = tuple(filter(session.choice.has_rival, BASELINES))
+    torch = None if {TORCH_NAIVE, TORCH_CHUNKED}.isdisjoint(rivals) else load_torch()
+    table = operations()
     every = [
         (operation, case)
         for case in (cases.HEADS_QUICK if session.quick else cases.HEADS)
         for operation in table
+        if case.shape != LARGE or has_targets(operation)
     ]
 
     def cell_and_targets(each: tuple[Operation, cases.HeadCase]) -> tuple[Cell, list[Target]]:
@@ -127,12 +142,13 @@ def run(session: Session) -> Result:
             linear = cases.LinearCase(case.shape, case.dtype, "value_and_grad")
             others = torch_thunks(torch, linear, Problem(x, kernel, rest.labels))
         cell = measure(operation, case, others, session)
-        return cell, targets(operation, case, cell)
+        return cell, targets(operation, case, cell) if session.extent.whole else []
 
     measured = session.collect(
         "heads",
         [(f"{operation.name} {case.name}", (operation, case)) for operation, case in every],
         cell_and_targets,
+        takes_minutes=lambda each: each[1].shape == LARGE or each[1].dtype != "float32",
     )
     tables = session.collect(
         "accuracy", [("", None)], lambda _: accuracy(table, quick=session.quick)
@@ -141,12 +157,16 @@ def run(session: Session) -> Result:
         found = [(f"{c.case}, {c.mode}", t) for c, several in measured for t in several]
         tables.insert(0, table_of_targets(found))
     seen = {name for cell, _ in measured for name in cell.seconds}
-    missing = [*([INSTALL_TOKAMAX] if seen.isdisjoint(TOKAMAX) else []),
-               *([] if torch else [NO_TORCH])]  # fmt: skip
+    absent = [name for name in rivals if name not in seen]
+    packages = [name for name in ("tokamax", JAX_CCE) if any(name in each for each in absent)]
+    missing = [
+        *map(how_to_install, packages),
+        *([NO_TORCH] if any("torch" in name for name in absent) else []),
+    ]
     return Result(
         name="heads",
         ours=OURS,
-        baselines=BASELINES,
+        baselines=rivals,
         unit="GFLOP/s",
         cells=tuple(cell for cell, _ in measured),
         machine=limits,

@@ -4,8 +4,8 @@ The loop is what JAX's stacks of reinforcement learning and distillation write b
 chunks of rows, whose logits are made once more for the gradient (`jax.checkpoint`).
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -58,6 +58,7 @@ class Operation(NamedTuple):
     """Implementations that take the kernel as [K, D]."""
 
 
+@lru_cache(maxsize=1)
 def given(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, Rest]:
     """Make features, kernel and the rest in float32, the same in every run.
 
@@ -166,16 +167,24 @@ def _mean_surrogate(values: tuple[jax.Array, jax.Array], rest: Rest) -> jax.Arra
     return jnp.mean(surrogate(*values, rest.advantage, rest.old_log_prob))
 
 
-def _our_log_probs(x: jax.Array, kernel: jax.Array, rest: Rest) -> Any:
-    return xentjax.linear_log_probs(x, kernel, rest.labels, return_entropy=True)
+def _our_log_probs(
+    x: jax.Array, kernel: jax.Array, rest: Rest, implementation: str | None = None
+) -> Any:
+    return xentjax.linear_log_probs(
+        x, kernel, rest.labels, return_entropy=True, implementation=implementation
+    )
 
 
-def _our_loss(x: jax.Array, kernel: jax.Array, rest: Rest) -> jax.Array:
+def _our_loss(
+    x: jax.Array, kernel: jax.Array, rest: Rest, implementation: str | None = None
+) -> jax.Array:
     def loss(stats: xentjax.SoftmaxStats, advantage: jax.Array, old: jax.Array) -> jax.Array:
         return surrogate(stats.label_log_prob, stats.entropy, advantage, old)
 
     inputs = rest.advantage, rest.old_log_prob
-    return xentjax.linear_loss(loss, x, kernel, rest.labels, inputs=inputs)
+    return xentjax.linear_loss(
+        loss, x, kernel, rest.labels, inputs=inputs, implementation=implementation
+    )
 
 
 def _our_nll(x: jax.Array, kernel: jax.Array, rest: Rest) -> jax.Array:
@@ -190,8 +199,9 @@ def _our_sample(x: jax.Array, kernel: jax.Array, _: Rest) -> Any:
     return tuple(xentjax.linear_sample(jax.random.key(0), x, kernel))
 
 
-def _divergence(function: Callable[..., jax.Array]) -> Function:
+def _divergence(name: str) -> Function:
     def mean(x: jax.Array, kernel: jax.Array, rest: Rest) -> jax.Array:
+        function = getattr(xentjax, name)  # which an older revision may lack
         return function(rest.teacher_x, rest.teacher_kernel, x, kernel, reduction="mean")
 
     return mean
@@ -210,9 +220,7 @@ def _others() -> dict[str, Function]:
 def operations() -> tuple[Operation, ...]:
     """Return every function, with what is installed of its baselines."""
     gradients = "value_and_grad"
-    kl, js = (
-        _divergence(each) for each in (xentjax.linear_kl_divergence, xentjax.linear_js_divergence)
-    )
+    kl, js = (_divergence(name) for name in ("linear_kl_divergence", "linear_js_divergence"))
     return (
         Operation(
             "log-probs",
@@ -241,6 +249,30 @@ def operations() -> tuple[Operation, ...]:
         Operation("JS", gradients, 3, {OURS: js, **_both(_js, _mean)}),
         Operation(f"top {TOP}", "forward", 1, {OURS: _our_top_k, **_both(_top_k)}),
         Operation("sample", "forward", 1, {OURS: _our_sample, **_both(_sample)}),
+    )
+
+
+def operations_by(implementations: Mapping[str, str]) -> tuple[Operation, ...]:
+    """Return the functions that have kernels, by ours under these names and by the baselines."""
+
+    def ours(function: Callable[..., Any]) -> dict[str, Function]:
+        return {
+            name: partial(function, implementation=each) for name, each in implementations.items()
+        }
+
+    return (
+        Operation(
+            "log-probs, entropy",
+            "forward",
+            1,
+            {**ours(_our_log_probs), **_both(_log_probs_and_entropy)},
+        ),
+        Operation(
+            "surrogate",
+            "value_and_grad",
+            3,
+            {**ours(_our_loss), **_both(_log_probs_and_entropy, _mean_surrogate)},
+        ),
     )
 
 

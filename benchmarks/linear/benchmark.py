@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks.harness import cases, machine, timing
-from benchmarks.harness.baselines import NAIVE, NO_TORCH, OURS, load_torch
+from benchmarks.harness import cases, machine, noise, timing
+from benchmarks.harness.baselines import NAIVE, NO_TORCH, OURS, how_to_install, load_torch
 from benchmarks.harness.report import Cell, Result
 from benchmarks.harness.session import Session
 from benchmarks.harness.tables import Table
@@ -19,7 +19,10 @@ from benchmarks.linear.implementations import (
     BASELINES,
     BUDGET,
     IN_FORWARD,
+    JAX_CCE,
     MIB,
+    TORCH_CHUNKED,
+    TORCH_NAIVE,
     WITHOUT_LOGITS,
     Implementation,
     Problem,
@@ -66,6 +69,7 @@ def measure(
     session: Session,
     *,
     given: Problem,
+    ours: str = OURS,
 ) -> Cell:
     """Compile and time all implementations of one case, interleaved with a large matrix product.
 
@@ -81,10 +85,11 @@ def measure(
     }
     thunks |= others
     product, flops = machine.product(case.dtype, quick=session.quick)
-    seconds = session.interleave(thunks | {"product": product}, settle=False)
+    seconds = session.interleave(thunks | {"product": product}, ours=ours, settle=False)
     return Cell(
         case=case.name,
         mode=case.mode,
+        again=seconds.pop(noise.AGAIN, None),
         seconds=seconds,
         work=case.flops / 1e9,
         limit_seconds=[case.flops / flops * each for each in seconds.pop("product")],
@@ -131,6 +136,8 @@ def big(
     case = cases.LINEAR_BIG_QUICK if session.quick else cases.LINEAR_BIG
     given, rows, found = problem(case.shape), [], []
     for name in (OURS, IN_FORWARD, NAIVE):
+        if name not in implementations:
+            continue
         session.say(f"compiling {name}", log=False)
         program = compile_for(implementations[name], case)
         temp = None if program.temp_bytes is None else program.temp_bytes / 2**30
@@ -153,7 +160,10 @@ def big(
 def run(session: Session, options: LinearOptions) -> Result:
     """Measure every case in both modes, then accuracy and the big call if asked for."""
     limits = machine.measure(quick=session.quick, packages=("tokamax", "jax-cce"))
-    torch, implementations = load_torch(), jax_implementations()
+    rivals = tuple(filter(session.choice.has_rival, BASELINES))
+    torch = None if {TORCH_NAIVE, TORCH_CHUNKED}.isdisjoint(rivals) else load_torch()
+    installed = jax_implementations()
+    implementations = {name: installed[name] for name in (OURS, *rivals) if name in installed}
     shapes = options.shapes or (cases.LINEAR_SHAPES_QUICK if session.quick else cases.LINEAR_SHAPES)
     table = [
         cases.LinearCase(shape, options.dtype, mode)
@@ -164,14 +174,17 @@ def run(session: Session, options: LinearOptions) -> Result:
     def cell_and_targets(case: cases.LinearCase) -> tuple[Cell, list[tuple[str, Target]]]:
         given = problem(case.shape)
         others = {} if torch is None else torch_thunks(torch, case, given)
+        others = {name: thunk for name, thunk in others.items() if name in rivals}
         cell = measure(case, implementations, others, session, given=given)
         n, _, k = case.shape
-        return cell, [(f"{case.name}, {case.mode}", t) for t in targets(cell, 4 * n * k)]
+        several = targets(cell, 4 * n * k) if session.extent.whole else []
+        return cell, [(f"{case.name}, {case.mode}", target) for target in several]
 
     measured = session.collect(
         "linear + cross-entropy",
         [(f"{case.name} {case.mode}", case) for case in table],
         cell_and_targets,
+        takes_minutes=lambda case: case.shape == cases.LINEAR_SHAPES[-1],
     )
     found, tables = [target for _, several in measured for target in several], []
     if options.accuracy:
@@ -189,18 +202,20 @@ def run(session: Session, options: LinearOptions) -> Result:
     if session.extent.whole:
         tables.insert(0, table_of_targets(found))
     seen = {name for cell, _ in measured for name in cell.seconds}
-    absent = [name for name in BASELINES if name not in seen]
+    absent = [name for name in rivals if name not in seen]
+    packages = [name for name in ("tokamax", JAX_CCE) if any(name in each for each in absent)]
     return Result(
         name="linear",
         ours=OURS,
-        baselines=BASELINES,
+        baselines=rivals,
         unit="GFLOP/s",
         cells=tuple(cell for cell, _ in measured),
         machine=limits,
         notes=(
             *NOTES,
             f"not installed here, or fails to import: {', '.join(absent) or 'none'}",
-            *([] if torch else [NO_TORCH]),
+            *map(how_to_install, packages),
+            *([NO_TORCH] if any("torch" in name for name in absent) else []),
         ),
         legend=LEGEND,
         extent=session.extent,

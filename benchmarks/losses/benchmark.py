@@ -8,7 +8,7 @@ from types import ModuleType
 
 import jax.numpy as jnp
 
-from benchmarks.harness import cases, machine, timing
+from benchmarks.harness import cases, machine, noise, timing
 from benchmarks.harness.baselines import NO_TORCH, OURS, TORCH, load_torch
 from benchmarks.harness.modes import jax_function
 from benchmarks.harness.report import Cell, Result
@@ -39,6 +39,8 @@ def measure(case: cases.LossCase, torch: ModuleType | None, session: Session) ->
     thunks: dict[str, timing.Thunk] = {}
     compiled: dict[str, timing.Compiled] = {}
     for name, loss in JAX_LOSSES.items():
+        if name != OURS and not session.choice.has_rival(name):
+            continue
         session.say(f"compiling {name}", log=False)
         function = jax_function(loss, case.mode)
         compiled[name] = timing.compile_ahead_of_time(
@@ -58,11 +60,12 @@ def measure(case: cases.LossCase, torch: ModuleType | None, session: Session) ->
         "value_and_grad": ("read", "fresh"),
         "SGD step": ("read", "update"),
     }[case.mode]
-    seconds = session.interleave(thunks | {name: floor[name] for name in passes})
+    seconds = session.interleave(thunks | {name: floor[name] for name in passes}, ours=OURS)
     limits = [seconds.pop(name) for name in passes]
     return Cell(
         case=case.name,
         mode=case.mode,
+        again=seconds.pop(noise.AGAIN, None),
         seconds=seconds,
         work=(1 if case.mode == "forward" else 3) * logits.nbytes / 1e9,
         limit_seconds=[sum(parts) for parts in zip(*limits, strict=True)],
@@ -74,7 +77,10 @@ def measure(case: cases.LossCase, torch: ModuleType | None, session: Session) ->
 def run(session: Session) -> Result:
     """Measure every case, then the cost of keywords."""
     limits = machine.measure(quick=session.quick)
-    torch = load_torch()
+    rivals = [
+        name for name in (*JAX_LOSSES, TORCH) if name != OURS and session.choice.has_rival(name)
+    ]
+    torch = load_torch() if TORCH in rivals else None
     table = cases.LOSSES_QUICK if session.quick else cases.LOSSES
     cells = session.collect(
         "cross-entropy",
@@ -85,11 +91,11 @@ def run(session: Session) -> Result:
     return Result(
         name="losses",
         ours=OURS,
-        baselines=(*(name for name in JAX_LOSSES if name != OURS), TORCH),
+        baselines=tuple(rivals),
         unit="GB/s",
         cells=tuple(cells),
         machine=limits,
-        notes=(*NOTES, *([] if torch else [NO_TORCH])),
+        notes=(*NOTES, *([NO_TORCH] if TORCH in rivals and torch is None else [])),
         legend=LEGEND,
         extent=session.extent,
         tables=(costs,) if costs.rows else (),

@@ -59,10 +59,59 @@ def test_nothing_finished_is_one_line(tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_command_alone_lists_the_benchmarks(capsys):
-    assert exit_code([]) == 0
+def test_help_lists_the_benchmarks(capsys):
+    assert exit_code(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(f"python -m benchmarks {name}" in out for name in command.BENCHMARKS)
+    assert all(f"{name}: " in out for name in command.BENCHMARKS)
+
+
+def test_command_alone_runs_every_benchmark_briefly(monkeypatch):
+    begun = []
+
+    def run(name, _, session):
+        begun.append((name, session.choice.brief, session.seconds))
+        return 1
+
+    monkeypatch.setattr(command, "_run", run)
+    assert exit_code([]) == 0
+    names = [name for name, each in command.BENCHMARKS.items() if each.anywhere]
+    assert [name for name, *_ in begun] == names
+    assert {"kernels", "device"}.isdisjoint(names)
+    assert all(brief for _, brief, _ in begun)
+    assert [seconds for *_, seconds in begun] == [
+        command.BENCHMARKS[name].seconds / command.BRIEF for name in names
+    ]
+    begun.clear()
+    assert exit_code(["linear", "losses", "--rounds", "4"]) == 0
+    assert begun == [("linear", False, float("inf")), ("losses", False, float("inf"))]
+
+
+def test_a_filter_that_leaves_nothing_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(machine, "measure", lambda **_: MACHINE)
+    args = ["losses", "training", "--quick", "--filter", "bread", "--output", str(tmp_path)]
+    assert exit_code(args) == 2
+    line = "error: --filter bread: expected to leave a case of losses, training, got none"
+    assert capsys.readouterr().err.splitlines()[-1] == line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_some_cases_and_rivals_are_marked_and_have_their_fingerprint(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(machine, "measure", lambda **_: MACHINE)
+    monkeypatch.setattr(
+        timing, "interleave", lambda thunks, **_: {key: [1.0, 1.0] for key in thunks}
+    )
+    args = ["losses", "--quick", "--filter", "16x1000 forward", "--rivals", "optax"]
+    assert exit_code([*args, "--output", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "QUICK, 1 of 7 cases, only optax: Time of xentjax" in " ".join(out.split())
+    (stored,) = (json.loads(path.read_text()) for path in tmp_path.rglob("*.json"))
+    assert (stored["cases"], stored["rivals"]) == ([1, 7], ["optax"])
+    (cell,) = stored["cells"]
+    assert {*cell["implementations"]} == {"xentjax", "optax one-hot", "optax integer"}
+    assert {*stored["fingerprint"]} == {
+        *("processor", "cores", "load_at_start", "load_at_end", "huge_pages", "governor"),
+        *("jax", "xla_flags", "revision", "clean", "command"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -70,9 +119,11 @@ def test_command_alone_lists_the_benchmarks(capsys):
     [
         (["bread"], "NAME: expected one of losses"),
         (["losses", "--rounds", "0"], "--rounds: expected at least 1, got 0"),
+        (["losses", "--minutes", "0"], "--minutes: expected more than 0, got 0"),
+        (["losses", "--big"], "--big: expected with linear only, got losses"),
         (["losses", "--output", __file__], "--output: expected a folder that can be created"),
     ],
-    ids=["unknown name", "no rounds", "output is a file"],
+    ids=["unknown name", "no rounds", "no time", "not of losses", "output is a file"],
 )
 def test_command_refuses_in_one_line(args, line, capsys):
     assert exit_code(args) == 2

@@ -13,12 +13,15 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(ROOT.glob("benchmarks/**/*.py"))
 }
-# `kernels` runs the implementations of two others on an accelerator, `heads` those of `linear`.
+# `kernels` runs the implementations of others on an accelerator, `device` that and their errors.
 MAY_IMPORT = {name: {name} for name in BENCHMARKS} | {
     "harness": set(),
-    "kernels": {"losses", "linear"},
+    "kernels": {"losses", "linear", "heads"},
     "heads": {"heads", "linear"},
-    "__main__": set(BENCHMARKS),
+    "small": {"losses"},
+    "device": {"device", "kernels", "linear", "heads", "training"},
+    "compare": {"compare", "linear", "heads"},
+    "__main__": {*BENCHMARKS, "compare"},
 }
 
 
@@ -71,4 +74,4 @@ def test_only_training_imports_an_experiment():
 
 def test_every_benchmark_is_a_module_or_package_of_its_name():
     folders = {name.split(".")[1] for name in MODULES if name != "benchmarks"}
-    assert folders == {*BENCHMARKS, "harness", "__main__"}
+    assert folders == {*BENCHMARKS, "harness", "compare", "__main__"}

@@ -36,9 +36,12 @@ def test_command_measures_what_the_backend_has(tmp_path, monkeypatch, capsys):
         assert cell["implementations"]["liger"] == "not installed"
         for name in (kernels.OURS, kernels.XLA, kernels.OPTAX):
             assert len(cell["implementations"][name]["samples"]) == 3
-    (layers,) = stored["tables"]
+    layers, heads, defaults = stored["tables"]
     names = [kernels.OURS, "kernel, in forward", kernels.XLA, "xla, in forward", NAIVE]
     assert [row["implementation"] for row in layers["rows"]] == names
+    assert {row["implementation"] for row in heads["rows"]} >= {kernels.OURS, kernels.XLA, NAIVE}
+    assert len(defaults["rows"]) == len(stored["cells"]) + 1 + 2
+    assert {row["faster"] for row in defaults["rows"]} <= {kernels.OURS, kernels.XLA, "tie"}
 
 
 @pytest.mark.parametrize(("mode", "passes"), [("forward", 1), ("value_and_grad", 3)])

@@ -100,6 +100,8 @@ def test_no_width_cuts_a_word_or_a_number(width):
     [
         (Extent(quick=True), "QUICK"),
         (Extent(interrupted="losses, case 2 of 3, 4 of 15 rounds"), "INTERRUPTED"),
+        (Extent(cases=(3, 12)), "3 of 12 cases"),
+        (Extent(rivals=("optax",)), "only optax"),
     ],
 )
 def test_less_than_a_whole_run_says_so_everywhere_and_has_no_means(extent, mark, tmp_path):
@@ -114,17 +116,19 @@ def test_less_than_a_whole_run_says_so_everywhere_and_has_no_means(extent, mark,
     assert "geometric mean" not in printed
     assert result.figure().get_suptitle().startswith(f"{mark}: demo")
     stored = json.loads((output.save(result, tmp_path) / "demo.json").read_text())
-    assert (stored["quick"], stored["interrupted"]) == extent
+    assert (stored["quick"], stored["interrupted"]) == extent[:2]
+    assert stored["cases"] == (extent.cases and list(extent.cases))
     assert "geometric_mean_ratio" not in stored
 
 
 def test_save_writes_json_and_png_once(tmp_path):
-    folder = output.save(RESULT, tmp_path / "results")
+    folder = output.save(RESULT, tmp_path / "results", fingerprint={"cores": 2})
     assert folder == tmp_path / "results" / "demo-2026-01-02T03-04-05"
     assert sorted(path.name for path in folder.iterdir()) == ["demo.json", "demo.png"]
     assert (folder / "demo.png").read_bytes().startswith(b"\x89PNG\r\n")
     stored = json.loads((folder / "demo.json").read_text())
     assert stored["machine"] == MACHINE.as_dict()
+    assert stored["fingerprint"] == {"cores": 2}
     assert stored["geometric_mean_ratio"] == {
         "forward": {"optax": pytest.approx(3.0), "torch": None},
         "value_and_grad": {"optax": pytest.approx(0.5), "torch": None},

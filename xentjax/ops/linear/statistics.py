@@ -306,14 +306,13 @@ def _backward_blocks(linear: LinearRows, max_bytes: int | None) -> tuple[Blocks,
 
 
 def square_blocks(n: int, d: int, k: int, numbers: int, *, masked: bool) -> tuple[Blocks, Blocks]:
-    """Blocks of n rows and k classes that make square tiles of at most so many numbers."""
+    """Blocks of n rows and k classes that make about square tiles of at most so many numbers."""
     side = int(math.sqrt((2.5 * d) ** 2 + numbers / 2) - 2.5 * d)
-    rows = classes = side
-    if side > k:
-        rows = (numbers - 5 * k * d) // (2 * k + 5 * d)
-    elif side > n:
-        classes = (numbers - 5 * n * d) // (2 * n + 5 * d)
+    most = side if side <= k else (numbers - 5 * k * d) // (2 * k + 5 * d)
     if masked:
         # Small blocks of rows, some of which may be masked as a whole.
-        rows = min(rows, max(4 * _FEWEST_ROWS, n // 16))
-    return row_blocks(n, rows), blocks(k, classes)
+        most = min(most, max(4 * _FEWEST_ROWS, n // 16))
+    rows = row_blocks(n, most)
+    # Blocks divide the rows where they can: classes fit the memory that is left.
+    classes = (numbers - 5 * rows.size * d) // (2 * rows.size + 5 * d)
+    return rows, blocks(k, classes)

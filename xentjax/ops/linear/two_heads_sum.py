@@ -62,7 +62,7 @@ def _sum_and_gradients(
     """The sum and its gradients in what is not None in `moving`, in float32 or 64."""
     rows = fitting_row_blocks(heads, settings)
     assert rows is not None
-    classes = _class_blocks(heads, rows)
+    classes = _class_blocks(heads, rows, settings)
 
     def add_rows(
         total: tuple[Array, Heads], i: Int32[Array, ""]
@@ -171,7 +171,11 @@ def _add_head(
     return total._replace(scalars=scalars)
 
 
-def _class_blocks(heads: Heads, rows: Blocks) -> Blocks:
-    """Blocks of classes for the products: of the logits and thrice the wider kernel, a tile."""
+def _class_blocks(heads: Heads, rows: Blocks, settings: Settings) -> Blocks:
+    """Blocks of classes for the products: of the logits and thrice the wider kernel.
+
+    They take as much memory as the arrays of the logits' size did that the divergence is made of.
+    """
     d, k = max(head.logits.x.shape[-1] for head in heads[:2]), heads.q.logits.shape[-1]
-    return blocks(k, max(rows.size * k // (rows.size + 3 * d), _FEWEST_CLASSES))
+    numbers = settings.divergence.arrays * rows.size * k
+    return blocks(k, max(numbers // (rows.size + 3 * d), _FEWEST_CLASSES))

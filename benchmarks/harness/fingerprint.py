@@ -1,0 +1,55 @@
+"""The circumstances of a run on which its times depend, for every JSON."""
+
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks.harness import machine
+from experiments.common.environment import revision
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+
+
+def fingerprint() -> dict[str, Any]:
+    """Record processor, load, settings of kernel and XLA, revision and command.
+
+    What this system does not say is None. `clean` is whether the files that git knows are those of
+    the revision.
+    """
+    commit = revision()
+    return {
+        "processor": machine.processor(),
+        "cores": machine.cores(),
+        "load_at_start": load(),
+        "huge_pages": _huge_pages(),
+        "governor": _first_line(GOVERNOR),
+        "jax": jax.__version__,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "revision": commit and commit.removesuffix("-dirty"),
+        "clean": commit and not commit.endswith("-dirty"),
+        "command": shlex.join(sys.orig_argv),
+    }
+
+
+def load() -> float | None:
+    """The number of processes that ran or waited to, on average over a minute."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # not on Windows
+
+
+def _huge_pages() -> str | None:
+    """The policy in brackets, as in "always [madvise] never"."""
+    found = re.search(r"\[(\w+)\]", _first_line(HUGE_PAGES) or "")
+    return found and found[1]
+
+
+def _first_line(path: Path) -> str | None:
+    try:
+        return path.read_text().partition("\n")[0]
+    except OSError:
+        return None
