@@ -15,6 +15,7 @@ from xentjax.calibration import (
 )
 from xentjax.categorical import (
     CategoricalFit,
+    DirichletFit,
     DirichletPosterior,
     EntropyPosterior,
     IndependenceTest,
@@ -32,6 +33,7 @@ from xentjax.categorical import (
     expected_kl,
     fisher_information,
     fit_categorical,
+    fit_dirichlet,
     g_test,
     independence_test,
     kkt_certificate,
@@ -40,7 +42,10 @@ from xentjax.categorical import (
     multinomial_log_likelihood,
     multinomial_test,
     nsb_entropy,
+    overdispersion_test,
+    power,
     sample,
+    sample_size,
     score,
     stream_counts,
 )
@@ -92,6 +97,7 @@ __version__ = _version("xentjax")
 
 __all__ = [
     "CategoricalFit",
+    "DirichletFit",
     "DirichletPosterior",
     "EntropyPosterior",
     "IndependenceTest",
@@ -124,6 +130,7 @@ __all__ = [
     "expected_kl",
     "fisher_information",
     "fit_categorical",
+    "fit_dirichlet",
     "fit_softmax_regression",
     "fit_temperature",
     "g_test",
@@ -149,12 +156,15 @@ __all__ = [
     "mutual_information",
     "nll_loss",
     "nsb_entropy",
+    "overdispersion_test",
     "perplexity",
     "poly_loss_cross_entropy",
+    "power",
     "reliability_curve",
     "risk_coverage",
     "safe_softmax_cross_entropy",
     "sample",
+    "sample_size",
     "score",
     "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss",

@@ -45,6 +45,10 @@ CALLS = {
     "chi_squared_test": (lambda f, c, q: f(c, q), COUNTS, PMF),
     "multinomial_test": (lambda f, c, q: f(c, q), COUNTS, PMF),
     "independence_test": (lambda f, t: f(t), TABLE),
+    "power": (lambda f, p, q, n: f(p, q, n), PMF, [0.5, 0.125, 0.25, 0.125], [7, 8]),
+    "sample_size": (lambda f, p, q: f(p, q), PMF, [0.5, 0.125, 0.25, 0.125]),
+    "fit_dirichlet": (lambda f, c: f(c), TABLE),
+    "overdispersion_test": (lambda f, c: f(c), TABLE),
     "dirichlet_posterior": (lambda f, c, a: f(c, a), COUNTS, [1.5, 2.0, 1.0, 1.0]),
     "log_evidence": (lambda f, c, a: f(c, a), COUNTS, [1.5, 2.0, 1.0, 1.0]),
     "nsb_entropy": (lambda f, c: f(c), COUNTS),
@@ -129,6 +133,6 @@ def test_no_mixture_of_dtypes_under_x64(name):
         results = [result._replace(steps=0) for result in results]
     for result in results[1:]:  # the arguments are exact in every dtype
         close(result, results[0], 2e-6)
-    of_integers = ("sample", "stream_counts", "counts where", "crosstab", "encode")
+    of_integers = ("sample", "stream_counts", "counts where", "crosstab", "encode", "sample_size")
     if "solve" not in name and name not in of_integers:
         assert any(x.dtype == np.float64 for x in jax.tree.leaves(results[0]))

@@ -93,6 +93,12 @@ def _posterior(counts: jax.Array) -> list[jax.Array]:
     ]
 
 
+def _of_dice(counts: jax.Array) -> list[jax.Array]:
+    counts = jax.lax.stop_gradient(counts)
+    fit, test = xentjax.fit_dirichlet(counts), xentjax.overdispersion_test(counts)
+    return [fit.mean, fit.correlation, fit.log_likelihood, test.statistic, test.p_value]
+
+
 def _rolls_of_0(q: jax.Array) -> jax.Array:
     return (xentjax.sample(jax.random.key(0), q, (2, 3)) == 0).astype(jnp.float32)
 
@@ -118,6 +124,8 @@ STATISTICS = (
     Call("nsb", xentjax.nsb_entropy, COUNTS, ("counts",)),
     Call("G-test", lambda q, counts: xentjax.g_test(counts, q), AGAINST, ("counts",)),
     Call("independence", xentjax.independence_test, {"table": _tables}, ("table",)),
+    Call("power", partial(xentjax.power, n=3), {**PAIR}, ("p",)),
+    Call("dirichlet", _of_dice, {"counts": _tables}, ("counts",)),
     Call("posterior", _posterior, COUNTS, ("counts",)),
     Call("log likelihood", xentjax.log_likelihood, AGAINST, ("counts",)),
     Call("multinomial", xentjax.multinomial_log_likelihood, AGAINST, ("counts",)),

@@ -353,6 +353,11 @@ CALLS = (
         lambda q, counts: xentjax.chi_squared_test(counts, q),
         {"q": _pmfs(K), "counts": _counts},
     ),
+    Call(
+        "power",
+        xentjax.power,
+        {"p": _pmfs(K), "q": _pmfs(K), "n": lambda rng: np.float32(rng.uniform(1, 9))},
+    ),
     Call("independence", xentjax.independence_test, {"table": _table}),
     Call("posterior", _posterior, {"counts": _counts, "prior": _positive(K), "q": _pmfs(K)}),
     Call("KKT certificate", xentjax.kkt_certificate, {"q": _pmfs(K), "counts": _counts}),

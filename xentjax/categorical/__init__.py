@@ -10,6 +10,10 @@ from xentjax.categorical.counts import (
     empirical_pmf as empirical_pmf,
     stream_counts as stream_counts,
 )
+from xentjax.categorical.dirichlet import (
+    DirichletFit as DirichletFit,
+    fit_dirichlet as fit_dirichlet,
+)
 from xentjax.categorical.entropy_estimation import (
     EntropyPosterior as EntropyPosterior,
     entropy_estimate as entropy_estimate,
@@ -36,11 +40,13 @@ from xentjax.categorical.multinomial import (
     MultinomialTest as MultinomialTest,
     multinomial_test as multinomial_test,
 )
+from xentjax.categorical.overdispersion import overdispersion_test as overdispersion_test
 from xentjax.categorical.posterior import (
     DirichletPosterior as DirichletPosterior,
     dirichlet_posterior as dirichlet_posterior,
     log_evidence as log_evidence,
 )
+from xentjax.categorical.power import power as power, sample_size as sample_size
 from xentjax.categorical.tests_of_fit import (
     TestResult as TestResult,
     chi_squared_test as chi_squared_test,

@@ -1,5 +1,7 @@
 """Counts and pmfs of classes: the arguments of this package, each checked once a call."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,11 +49,17 @@ def parse_counts(
     return array
 
 
-def parse_table(name: str, table: ArrayLike) -> Shaped[Array, "*batch r c"]:
-    """Return a two-way table of whole numbers [..., R, C], exact as `parse_counts` keeps them."""
+def parse_table(name: str, table: ArrayLike, *, hint: str = "") -> Shaped[Array, "*batch r c"]:
+    """Return a two-way table of whole numbers [..., R, C], exact as `parse_counts` keeps them.
+
+    Args:
+        name: of the argument.
+        table: integer or floating.
+        hint: what a user of one row or column may have meant.
+    """
     array = _numbers(name, table)
     if array.ndim < 2 or min(array.shape[-2:]) < 2:
-        raise_value_error(name, "at least 2 rows and 2 columns", f"shape {array.shape}")
+        raise_value_error(name, "at least 2 rows and 2 columns", f"shape {array.shape}{hint}")
     with jax.enable_x64(True):
         array = whole_classes(array, axes=2)
     known = concrete(array)
@@ -130,9 +138,54 @@ def check_shape(name: str, shape: tuple[int, ...]) -> None:
 
 def parse_pmf_of_classes(name: str, q: ArrayLike) -> Float[Array, "*batch k"]:
     """Return a pmf [..., K], float64 where it is, also where x64 is off."""
-    array = _parse_classes(name, q)
+    array = _parse_classes(name, q, hint="; counts go through empirical_pmf")
     check_sums(name, array)
     return array
+
+
+def parse_two_pmfs(p: ArrayLike, q: ArrayLike) -> tuple[Array, Array]:
+    """Return the pmfs p and q [..., K], of one shape, for functions `in_float64`."""
+    return _of_one_shape("p", parse_pmf_of_classes("p", p), "q", parse_pmf_of_classes("q", q))
+
+
+def parse_sample_sizes(name: str, n: ArrayLike, batch: tuple[int, ...]) -> Shaped[Array, "..."]:
+    """Return numbers of samples that broadcast with the leading shape of pmfs, `batch`."""
+    with jax.enable_x64(True):  # where 64-bit integers of the host do not wrap around
+        size = check_array(name, n)
+    if size.dtype == jnp.bool_:
+        raise TypeError(f"{name}: expected numbers, got bool")
+    known = concrete(size)
+    if known is not None and not (valid := np.isfinite(known) & (known >= 0)).all():
+        raise_value_error(name, "finite numbers >= 0", known[~valid][0])
+    try:
+        jax.lax.broadcast_shapes(batch, size.shape)
+    except ValueError:
+        expected = f"a shape that broadcasts with {batch}, q's but the last"
+        raise_value_error(name, expected, size.shape)
+    return size
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def without_derivative(name: str, counts: Array) -> Array:
+    """Return counts, of which a derivative is a TypeError."""
+    return counts
+
+
+@without_derivative.defjvp
+def _(name, _primals, _tangents):
+    raise TypeError(
+        f"{name}: expected whole numbers without a derivative, got one to differentiate"
+    )
+
+
+def check_known(name: str, x: Array) -> np.ndarray:
+    """Return the value of an array, which has to be known."""
+    known = concrete(x)
+    if known is None:
+        raise TypeError(
+            f"{name}: expected an array that is known (not under jit), got a traced one"
+        )
+    return known
 
 
 def parse_pmf_and_counts(
@@ -154,7 +207,7 @@ def parse_pmf_and_counts(
     try:
         parsed_counts = parse_counts("counts", counts, whole=whole, some=some)
         parsed_q = _parse_classes("q", q)
-        arrays = _of_one_shape(parsed_q, parsed_counts)
+        arrays = _of_one_shape("q", parsed_q, "counts", parsed_counts)
         if normalised:
             check_sums("q", parsed_q)
     except (TypeError, ValueError) as error:
@@ -164,25 +217,26 @@ def parse_pmf_and_counts(
     return arrays
 
 
-def _parse_classes(name: str, q: ArrayLike) -> Array:
+def _parse_classes(name: str, q: ArrayLike, *, hint: str = "") -> Array:
     with jax.enable_x64(True):
-        array = check_floating(name, q)
+        array = check_floating(name, q, hint=hint)
     if array.ndim == 0 or array.shape[-1] == 0:
         raise_value_error(name, "at least one class", f"shape {array.shape}")
     with jax.enable_x64(True):
         return whole_classes(array)
 
 
-def _of_one_shape(q: Array, counts: Array) -> tuple[Array, Array]:
-    if q.shape[-1] != counts.shape[-1]:
-        raise_value_error("counts", f"{q.shape[-1]} classes as in q", counts.shape[-1])
+def _of_one_shape(first: str, x: Array, second: str, y: Array) -> tuple[Array, Array]:
+    if x.shape[-1] != y.shape[-1]:
+        raise_value_error(second, f"{x.shape[-1]} classes as in {first}", y.shape[-1])
     try:
-        shape = jax.lax.broadcast_shapes(q.shape, counts.shape)
+        shape = jax.lax.broadcast_shapes(x.shape, y.shape)
     except ValueError:
-        raise_value_error("counts", f"a shape that broadcasts with q's {q.shape}", counts.shape)
+        expected = f"a shape that broadcasts with {first}'s {x.shape}"
+        raise_value_error(second, expected, y.shape)
     with jax.enable_x64(True):
-        q, counts = sharded_alike(jnp.broadcast_to(q, shape), jnp.broadcast_to(counts, shape))
-    return q, counts
+        x, y = sharded_alike(jnp.broadcast_to(x, shape), jnp.broadcast_to(y, shape))
+    return x, y
 
 
 def _is_pmf(x: ArrayLike) -> bool:

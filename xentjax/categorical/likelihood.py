@@ -5,12 +5,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.scipy.special import digamma
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from xentjax._core.checks import check_array, concrete, raise_value_error
 from xentjax._core.dtypes import in_float64, result_dtype
 from xentjax._core.multiply_no_nan import multiply_no_nan
 from xentjax._core.varying import explicit_spec, on_auto_axes
@@ -18,6 +16,7 @@ from xentjax.categorical._arguments import (
     check_shape,
     parse_pmf_and_counts,
     parse_pmf_of_classes,
+    parse_sample_sizes,
 )
 from xentjax.information.pmf import (
     cross_entropy,
@@ -141,19 +140,8 @@ def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]
          [-1.  1.]]
     """
     q = parse_pmf_of_classes("q", q)
-    with jax.enable_x64(True):  # where 64-bit integers of the host do not wrap around
-        size = check_array("n", n)
-    if size.dtype == jnp.bool_:
-        raise TypeError("n: expected numbers, got bool")
-    known = concrete(size)
-    if known is not None and not (valid := np.isfinite(known) & (known >= 0)).all():
-        raise_value_error("n", "finite numbers >= 0", known[~valid][0])
-    try:
-        batch = jax.lax.broadcast_shapes(q.shape[:-1], size.shape)
-    except ValueError:
-        raise_value_error(
-            "n", f"a shape that broadcasts with {q.shape[:-1]}, q's but the last", size.shape
-        )
+    size = parse_sample_sizes("n", n, q.shape[:-1])
+    batch = jnp.broadcast_shapes(q.shape[:-1], size.shape)
     q = q.astype(result_dtype(q))
     return _fisher_information(q, size, batch)
 

@@ -11,12 +11,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from xentjax._core.checks import (
     check_choice,
     check_num_steps,
-    concrete,
     in_one_line,
     raise_value_error,
 )
 from xentjax._core.dtypes import result_dtype
-from xentjax.categorical._arguments import parse_pmf_and_counts
+from xentjax.categorical._arguments import check_known, parse_pmf_and_counts
 from xentjax.categorical._tables import draw_tables, enumerate_tables, number_of_tables
 
 _AUTO_TABLES = 10**6
@@ -104,8 +103,8 @@ def multinomial_test(
     check_num_steps("num_samples", num_samples)
     pmf, whole = parse_pmf_and_counts("multinomial_test(counts, q)", q, counts, whole=True)
     dtype, shape = result_dtype(pmf, whole), pmf.shape
-    rows = _known("counts", whole).reshape(-1, shape[-1])
-    pmfs = _known("q", pmf).reshape(rows.shape).astype(np.float64)
+    rows = check_known("counts", whole).reshape(-1, shape[-1])
+    pmfs = check_known("q", pmf).reshape(rows.shape).astype(np.float64)
     pmfs /= pmfs.sum(-1, keepdims=True)
     if (most := rows.sum(-1, dtype=float).max(initial=0)) > 2**53:
         raise_value_error("counts", "at most 2^53 samples", f"{most:.3g}")
@@ -131,15 +130,6 @@ def multinomial_test(
     return MultinomialTest(statistic, p_value, dof, error)
 
 
-def _known(name: str, x: Array) -> np.ndarray:
-    known = concrete(x)
-    if known is None:
-        raise TypeError(
-            f"{name}: expected an array that is known (not under jit), got a traced one"
-        )
-    return known
-
-
 def _seed(key: PRNGKeyArray | None) -> np.ndarray:
     if key is None:
         raise_value_error("key", "a random key, since tables are drawn", None)
@@ -147,4 +137,4 @@ def _seed(key: PRNGKeyArray | None) -> np.ndarray:
         data = jax.random.key_data(key)
     except TypeError:
         raise TypeError(f"key: expected a random key, got {in_one_line(key)}") from None
-    return _known("key", data).ravel()
+    return check_known("key", data).ravel()

@@ -1,0 +1,285 @@
+"""Maximum likelihood of a Dirichlet distribution of pmfs, from the counts of many dice."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
+
+from xentjax._core.checks import concrete, raise_value_error
+from xentjax._core.dtypes import in_float64
+from xentjax._core.multiply_no_nan import nan_unless
+from xentjax._core.varying import explicit_spec, on_auto_axes, pvary_all
+from xentjax.categorical._arguments import parse_table, without_derivative
+from xentjax.categorical._rising import Expansion, log_rising_of
+from xentjax.categorical.likelihood import factorial_remainder
+from xentjax.information.pmf import x_log_x
+
+_MOST_STEPS = 200
+_TOL = 1e-8
+"""Standard errors from the maximum at which the steps end."""
+_STARTS = 16
+_LONGEST = 2.0
+"""Change of the logarithm of a probability, or of the overdispersion, in one step at most."""
+
+
+class DirichletFit(NamedTuple):
+    """A fitted Dirichlet distribution, of which each die's pmf is a sample."""
+
+    concentration: Float[Array, "*batch k"]
+    """Concentrations a = A `mean`; 0 for a class that never occurs."""
+    mean: Float[Array, "*batch k"]
+    """Mean pmf a / A, which also says what the ratios are where A is 0 or infinite."""
+    correlation: Float[Array, "*batch"]
+    """Correlation of two samples of one die, 1 / (1 + A): 0 where all dice have the same pmf, 1
+    where each shows one class only."""
+    log_likelihood: Float[Array, "*batch"]
+    """Sum of `log_evidence(counts, concentration)` over the dice, in nats, or its limit."""
+    covariance: Float[Array, "*batch k k"]
+    """Covariance of the concentrations: the inverse of minus the second derivative of the
+    log-likelihood. NaN where the maximum is on a boundary: for a class that never occurs, and for
+    all where A is 0 or infinite."""
+    certificate: Float[Array, "*batch"]
+    """Distance from the maximum in standard errors, sqrt(g^T H^-1 g) of the gradient g and minus
+    the second derivative H in all that can change; NaN where H is not positive definite."""
+    steps: Int[Array, "*batch"]
+    """Points at which the likelihood was computed after the first."""
+    converged: Bool[Array, "*batch"]
+    """Whether the certificate is at most 1e-8, or what rounding leaves of counts beyond 10^8."""
+
+    @property
+    def standard_errors(self) -> Float[Array, "*batch k"]:
+        """Standard errors of the concentrations."""
+        return jnp.sqrt(jnp.diagonal(self.covariance, axis1=-2, axis2=-1))
+
+
+def fit_dirichlet(counts: ArrayLike) -> DirichletFit:
+    """Dirichlet distribution that the pmfs of many dice most likely come from, by their counts.
+
+        p_i ~ Dirichlet(a),  c_i ~ Multinomial(N_i, p_i)
+
+        maximise  sum_i log (Gamma(A) N_i! / Gamma(N_i + A)
+                             prod_k Gamma(c_ik + a_k) / (Gamma(a_k) c_ik!)),    A = sum_k a_k
+
+    the Dirichlet-multinomial likelihood, which is how the prior of `dirichlet_posterior` is learnt
+    from other dice (empirical Bayes). Up to a constant it is, with the mean m = a / A and the
+    overdispersion t = 1 / A,
+
+        sum_ik sum_{j < c_ik} log(m_k + j t) - sum_i sum_{j < N_i} log(1 + j t)
+
+    which is regular at t = 0 too, where all dice have the pmf m. So a maximum at infinite A is one
+    on a boundary like any other, and the search meets it in few steps. In m and t Newton's method
+    costs K operations a step beside the sums over the counts, as minus the second derivative is
+    diagonal but for the row of t; a step that lowers the likelihood is halved. It starts at the
+    best of 16 values of t, 0 among them, so that the fit is never below that of one common pmf.
+
+    Where the counts vary no more than those of one pmf, `concentration` is infinite, `correlation`
+    0 and `log_likelihood` that of the pmf `mean`; `overdispersion_test` says whether more is by
+    chance. Where each die shows one class only, `concentration` is 0, `correlation` 1 and `mean`
+    the shares of the dice. A class that never occurs has concentration 0, a die without samples
+    says nothing, and one of one sample nothing but the mean.
+
+    Args:
+        counts: [..., M, K] of M dice, whole numbers.
+
+    Returns:
+        The fit of each [M, K], computed in float64 and without derivatives in the counts. Under
+        jit, where values are unknown, counts that determine no fit give NaN.
+
+    Raises:
+        ValueError: for fewer than two dice or classes; concrete counts that are negative or not
+            whole, of which fewer than two dice or classes occur or no die has two samples.
+        TypeError: for counts that are not numbers, or a derivative.
+
+    Example:
+        >>> counts = jnp.array([[8, 1, 1], [2, 7, 1], [5, 4, 1], [9, 1, 0], [3, 3, 4]])
+        >>> fit = fit_dirichlet(counts)
+        >>> print(fit.concentration.round(2), fit.standard_errors.round(2), fit.converged)
+        [4.3  2.58 1.25] [3.82 2.27 1.07] True
+
+    Source: T. P. Minka, "Estimating a Dirichlet distribution" (2000), section 3; the likelihood in
+    m and t is that of J. E. Mosimann, "On the compound multinomial distribution" (1962).
+    """
+    table = parse_dice(counts)
+    return _fits(without_derivative("counts", table))
+
+
+def parse_dice(counts: ArrayLike) -> Array:
+    """Return counts [..., M, K] of dice, one of which has two samples where they are known."""
+    hint = "; of one die: fit_categorical or dirichlet_posterior"
+    table = parse_table("counts", counts, hint=hint)
+    known = concrete(table)
+    if known is not None and (most := known.sum(-1).max(-1)).min(initial=2) < 2:
+        raise_value_error("counts", "a die of at least 2 samples", f"{most.min():g} at most")
+    return table
+
+
+@in_float64
+def _fits(counts: Array) -> DirichletFit:
+    fit = _fit
+    for _ in counts.shape[:-2]:
+        fit = jax.vmap(fit)
+    return on_auto_axes(fit, explicit_spec(counts)[:-2])(counts)
+
+
+class _Step(NamedTuple):
+    """A Newton step from a point, and what it is made of."""
+
+    log_mean: Array
+    """Change of log m, [K]."""
+    log_spread: Array
+    """Change of log(1 + scale t)."""
+    decrement: Array
+    """Length in standard errors."""
+    covariance: Array
+    """Variances of m given t, [K], before they are made to sum to 0."""
+    mean_slope: Array
+    """dm / dt along the maxima given t, [K]."""
+    information: Array
+    """Minus the second derivative in t along them."""
+
+
+class _Search(NamedTuple):
+    mean: Array
+    spread: Array
+    value: Array
+    step: _Step
+    length: Array
+    """Share of the step that is tried next."""
+    steps: Array
+    converged: Array
+
+
+def _fit(counts: Array) -> DirichletFit:
+    n, totals = counts.sum(-1), counts.sum(0)
+    seen, scale = totals > 0, n.max()
+    rising = log_rising_of(jnp.concatenate([counts, n[:, None]], 1))
+    signs = jnp.where(jnp.arange(seen.size + 1) < seen.size, 1, -1).astype(n.dtype)
+    share = totals / totals.sum()
+
+    def value(mean: Array, spread: Array) -> Array:
+        return rising.values(_all(mean, seen), spread) @ signs
+
+    # Where no die shows two classes the likelihood grows for ever with t.
+    alone = ((counts > 0).sum(-1) <= 1).all()
+    starts = jnp.expm1(jnp.arange(_STARTS) * (jnp.log1p(10 * scale) / (_STARTS - 1))) / scale
+    best = jnp.argmax(jax.lax.map(lambda spread: value(share, spread), starts))
+
+    tol = _TOL + 4 * float(jnp.finfo(n.dtype).eps) * totals.sum()
+
+    def advance(state: _Search) -> _Search:
+        mean, spread = _moved(state.mean, state.spread, state.step, state.length, scale)
+        terms = rising.expansion(_all(mean, seen), spread)
+        found = terms.value @ signs
+        slack = 8 * float(jnp.finfo(n.dtype).eps) * jnp.abs(terms.value).sum()
+        new = _newton(mean, spread, terms, signs, seen, scale)
+        tried = _Search(
+            mean, spread, found, new, jnp.ones_like(spread), state.steps + 1, new.decrement <= tol
+        )
+        shorter = state._replace(length=state.length / 2, steps=state.steps + 1)
+        return jax.tree.map(
+            lambda x, y: jnp.where(found >= state.value - slack, x, y), tried, shorter
+        )
+
+    def unfinished(state: _Search) -> Array:
+        return ~state.converged & ~alone & (state.steps < _MOST_STEPS)
+
+    none = jnp.zeros_like(share)
+    zero = jnp.zeros_like(scale)
+    standing = _Step(none, zero, jnp.full_like(zero, jnp.nan), none, none, zero)
+    start = _Search(
+        share, starts[best], jnp.full_like(zero, -jnp.inf), standing, zero,
+        jnp.full((), -1, jnp.int32), jnp.zeros((), bool),
+    )  # fmt: skip
+    end = jax.lax.while_loop(unfinished, advance, pvary_all(start))
+
+    occurs = (n > 0).sum().astype(n.dtype)
+    dice = (counts > 0).sum(0).astype(n.dtype) / jnp.maximum(occurs, 1)
+    mean = jnp.where(alone, dice, end.mean)
+    spread = jnp.where(alone, jnp.inf, end.spread)
+    found = jnp.where(alone, occurs * x_log_x(dice).sum(), end.value + _coefficient(counts, n))
+    valid = (seen.sum() >= 2) & (scale >= 2) & (occurs >= 2)
+    nan = nan_unless(valid, n.dtype)
+    covariance = _covariance(end)
+    interior = seen & (spread > 0) & ~alone
+    return DirichletFit(
+        concentration=jnp.where(seen, mean / spread, 0) + nan,
+        mean=mean + nan,
+        correlation=jnp.where(alone, 1, spread / (1 + spread)) + nan,
+        log_likelihood=found + nan,
+        covariance=jnp.where(interior[:, None] & interior, covariance, jnp.nan),
+        certificate=jnp.where(alone, 0, end.step.decrement) + nan,
+        steps=jnp.maximum(end.steps, 0),
+        converged=(end.converged | alone) & valid,
+    )
+
+
+def _all(mean: Array, seen: Array) -> Array:
+    """Return the m of the columns: those of the classes, and 1 for the numbers of samples."""
+    return jnp.append(jnp.where(seen, mean, 1), 1.0)
+
+
+def _newton(
+    mean: Array, spread: Array, terms: Expansion, signs: Array, seen: Array, scale: Array
+) -> _Step:
+    """Maximise the quadratic model in m, which sums to 1, and then in t along those maxima."""
+    slope = terms.slope[:-1, 0]
+    variance = jnp.where(seen, -1 / jnp.where(seen, terms.curvature[:-1, 0, 0], -1), 0)
+    mixed = -terms.curvature[:-1, 0, 1]
+
+    def of_sum_0(direction: Array) -> Array:
+        """Return the part of a vector that a step of sum 0 can follow."""
+        return direction - (variance @ direction) / variance.sum()
+
+    centred = of_sum_0(slope)
+    towards, mean_slope = variance * centred, -variance * of_sum_0(mixed)
+    gain = centred @ towards
+    t_slope = terms.slope[:, 1] @ signs - mixed @ towards
+    information = mixed @ mean_slope - terms.curvature[:, 1, 1] @ signs
+    bound = (spread == 0) & (t_slope <= 0)
+
+    # In log(1 + scale t) the likelihood is nearly quadratic, both at 0 and where t is large.
+    by_log = spread + 1 / scale
+    curvature = information * by_log**2 - t_slope * by_log
+    safe = jnp.where(curvature > 0, curvature, 1)
+    log_spread = jnp.where(curvature > 0, t_slope * by_log / safe, jnp.sign(t_slope))
+    log_spread = jnp.where(bound, 0, jnp.clip(log_spread, -_LONGEST, _LONGEST))
+    t_step = jnp.maximum(by_log * jnp.expm1(log_spread), -spread)
+    log_mean = (towards + mean_slope * t_step) / jnp.where(seen, mean, 1)
+    shorter = jnp.minimum(1, _LONGEST / jnp.maximum(jnp.abs(log_mean).max(), _LONGEST))
+
+    positive = information > 0
+    t_gain = jnp.where(bound, 0, t_slope**2 / jnp.where(positive, information, jnp.nan))
+    return _Step(
+        log_mean=shorter * log_mean,
+        log_spread=shorter * log_spread,
+        decrement=jnp.sqrt(gain + t_gain),
+        covariance=variance,
+        mean_slope=mean_slope,
+        information=information,
+    )
+
+
+def _moved(
+    mean: Array, spread: Array, step: _Step, length: Array, scale: Array
+) -> tuple[Array, Array]:
+    moved = mean * jnp.exp(length * step.log_mean)
+    rise = (spread + 1 / scale) * jnp.expm1(length * step.log_spread)
+    return moved / moved.sum(), jnp.maximum(spread + rise, 0)
+
+
+def _covariance(end: _Search) -> Array:
+    """Covariance of a = m / t, from that of m given t and the variance of t."""
+    _, _, _, variance, mean_slope, information = end.step
+    t = end.spread
+    given_t = jnp.diag(variance) - jnp.outer(variance, variance / variance.sum())
+    slope = (mean_slope * t - end.mean) / t**2
+    return given_t / t**2 + jnp.outer(slope, slope / information)
+
+
+def _coefficient(counts: Array, n: Array) -> Array:
+    """Sum over the dice of log(N! / prod_k c_k!)."""
+    both = jnp.concatenate([counts, n[:, None]], 1)
+    logs = factorial_remainder(both, whole=True) + x_log_x(both)  # the rest, -N, cancels
+    return (logs[:, -1] - logs[:, :-1].sum(-1)).sum()
