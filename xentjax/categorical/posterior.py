@@ -10,7 +10,16 @@ from jax.scipy.special import digamma
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from xentjax._core.checks import broadcasts, check_choice, check_scalar, raise_value_error
+from xentjax._core.checks import (
+    broadcasts,
+    check_choice,
+    check_key,
+    check_scalar,
+    is_key,
+    naming_order,
+    raise_value_error,
+    scalar_first,
+)
 from xentjax._core.dtypes import in_float64
 from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
 from xentjax._core.varying import explicit_spec, on_auto_axes, sharded_alike
@@ -102,9 +111,11 @@ class DirichletPosterior(NamedTuple):
 
         Raises:
             ValueError: for a shape with a negative size.
-            TypeError: for a shape that is not a tuple of integers.
+            TypeError: for a key that is none, or a shape that is not a tuple of integers.
         """
-        check_shape("shape", shape)
+        with naming_order("sample(key, shape)", lambda: is_key(shape)):
+            check_key("key", key)
+            check_shape("shape", shape)
         return _sample(key, self.concentration, shape)
 
     def expected_entropy(self, *, base: Base = None) -> Float[Array, "..."]:
@@ -184,8 +195,8 @@ def dirichlet_posterior(counts: ArrayLike, prior: ArrayLike = 1.0) -> DirichletP
 
     Source: A. Gelman et al., "Bayesian Data Analysis", 3rd ed. (2013), section 3.4.
     """
-    counts = parse_counts("counts", counts)
-    return DirichletPosterior(_posterior(counts, parse_prior("prior", prior, counts)))
+    call = "dirichlet_posterior(counts, prior)"
+    return DirichletPosterior(_posterior(*_parse(call, counts, prior)))
 
 
 def log_evidence(counts: ArrayLike, prior: ArrayLike) -> Float[Array, "..."]:
@@ -221,8 +232,13 @@ def log_evidence(counts: ArrayLike, prior: ArrayLike) -> Float[Array, "..."]:
     Source: J. E. Mosimann, "On the compound multinomial distribution" (1962); C. Loader, "Fast and
     accurate computation of binomial probabilities" (2000).
     """
-    counts = parse_counts("counts", counts)
-    return _log_evidence(*sharded_alike(counts, parse_prior("prior", prior, counts)))
+    return _log_evidence(*sharded_alike(*_parse("log_evidence(counts, prior)", counts, prior)))
+
+
+def _parse(call: str, counts: ArrayLike, prior: ArrayLike) -> tuple[Array, Array]:
+    with naming_order(call, lambda: scalar_first(counts, prior)):
+        parsed = parse_counts("counts", counts)
+    return parsed, parse_prior("prior", prior, parsed)
 
 
 @in_float64

@@ -95,7 +95,8 @@ def solve(counts: ArrayLike, solver: Solver, num_steps: int) -> Trajectory:
         [ True  True  True]
     """
     if not isinstance(solver, Solver):
-        raise TypeError(f"solver: expected a Solver, got {type(solver).__name__}")
+        kind = type(solver).__name__
+        raise TypeError(f"solver: expected a Solver, such as newton(), got {kind}")
     check_num_steps("num_steps", num_steps)
     counts = parse_counts("counts", counts, some=True)
     return _run_rows(shares(counts), solver=solver, num_steps=num_steps)
