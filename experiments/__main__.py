@@ -3,8 +3,8 @@
     python -m experiments                the tour, in a minute or two on two cores
     python -m experiments NAME --help    one experiment: law_of_large_numbers,
                                          categorical_mle, asymptotics,
-                                         divergences, cifar10, loss_comparison,
-                                         language_model
+                                         divergences, survey, cifar10,
+                                         loss_comparison, language_model
 
 Nothing is downloaded. If CIFAR-10 is found in --data-dir, $XENTJAX_DATA_DIR or the user's cache,
 the classifier is trained on it, otherwise on scikit-learn's handwritten digits.
@@ -28,6 +28,7 @@ from experiments.cifar10.config import PRESETS
 from experiments.cifar10.data.load import Dataset, find_cifar10, load_cifar10, load_digits
 from experiments.cifar10.training.run import run as train
 from experiments.common.command import UserError, one_line_errors, parse_options, say
+from experiments.common.compile_cache import compile_cache
 from experiments.common.run_folder import RUNS, RunFolder
 from experiments.common.waiting import waiting
 
@@ -36,6 +37,7 @@ EXPERIMENTS = {
     "categorical_mle": "experiments.categorical_mle.__main__",
     "asymptotics": "experiments.asymptotics.__main__",
     "divergences": "experiments.divergences",
+    "survey": "experiments.survey.__main__",
     "cifar10": "experiments.cifar10.__main__",
     "loss_comparison": "experiments.loss_comparison",
     "language_model": "experiments.language_model.__main__",
@@ -182,7 +184,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         prepare_cpu()
         config = parse_options(Config, arguments, prog="python -m experiments", description=__doc__)
         console = Console()
-        tour(config, console)
+        with compile_cache():
+            tour(config, console)
         console.print(
             "Your own data: python -m experiments categorical_mle --data FILE --column NAME"
         )

@@ -16,6 +16,7 @@ if version("jaxlib").startswith("0.10."):  # later ones do not know it, and woul
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault("XENTJAX_COMPILE_CACHE", "off")  # the user's is not for tests
 
 import jax  # noqa: E402 (it reads the flags as it starts)
 import jaxtyping  # noqa: E402

@@ -89,6 +89,8 @@ from xentjax.losses import (
     softmax_focal_loss,
 )
 from xentjax.softmax_regression import (
+    MarginalEffects,
+    OddsRatios,
     SoftmaxRegressionFit,
     fit_softmax_regression,
 )
@@ -102,7 +104,9 @@ __all__ = [
     "EntropyPosterior",
     "IndependenceTest",
     "KKTCertificate",
+    "MarginalEffects",
     "MultinomialTest",
+    "OddsRatios",
     "ReliabilityCurve",
     "RiskCoverage",
     "Sample",

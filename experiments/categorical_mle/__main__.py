@@ -26,8 +26,8 @@ from rich.text import Text
 
 import xentjax
 from experiments.categorical_mle import samples, solver_rates
-from experiments.categorical_mle.columns import MISSING
 from experiments.categorical_mle.samples import Sample
+from experiments.common.columns import MISSING
 from experiments.common.command import (
     LEAST_ALPHA,
     UserError,

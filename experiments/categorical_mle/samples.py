@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import xentjax
-from experiments.categorical_mle.columns import MISSING, read_column
 from experiments.common import plots
+from experiments.common.columns import MISSING, read_column
 from experiments.common.command import UserError, pmf_option, printable
 
 SHOWN_CATEGORIES = 20

@@ -14,9 +14,11 @@ preset `digits` uses scikit-learn's digits, which need no download. Without --pr
 the hardware and --dataset.
 
 CIFAR-10 is searched for in --data-dir, $XENTJAX_DATA_DIR and the user's cache, and downloaded if it
-is not found. The run folder receives the settings, metrics.jsonl, summary.json, figures and a
-checkpoint. Ctrl-C, SIGTERM and closing the terminal save a checkpoint; --resume continues from it,
-and on the same machine gives exactly the result of an uninterrupted run.
+is not found. An archive is unpacked once and a program compiled once: both are kept in the user's
+cache, programs also where --compile-cache says. The run folder receives the settings,
+metrics.jsonl, summary.json, figures and a checkpoint. Ctrl-C, SIGTERM and closing the terminal save
+a checkpoint; --resume continues from it, and on the same machine gives exactly the result of an
+uninterrupted run.
 """
 
 import sys
@@ -45,9 +47,11 @@ from experiments.cifar10.data.load import load
 from experiments.cifar10.results.evaluate import Result
 from experiments.cifar10.training.run import check, run
 from experiments.common.command import UserError, one_line_errors, parse_options, say
+from experiments.common.compile_cache import compile_cache
 from experiments.common.hosts import is_writer
 from experiments.common.interrupt import resumable
 from experiments.common.run_folder import RUNS, RunFolder
+from experiments.common.stopwatch import Stopwatch, adding_up, process_start
 from experiments.common.tables import new_table, show as show_table
 from experiments.common.waiting import waiting
 
@@ -67,6 +71,8 @@ class Command:
     """Folder that contains CIFAR-10, or its archive."""
     runs_dir: Path = RUNS
     """Folder in which the new run folder is made."""
+    compile_cache: Path | None = None
+    """Folder of compiled programs, or off; default: $XENTJAX_COMPILE_CACHE or the user's cache."""
     resume: Path | None = None
     """Folder of a stopped run to resume with its own settings."""
     replay: Path | None = None
@@ -92,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments and arguments[0] in COMMANDS:
         COMMANDS[arguments[0]](arguments[1:])
         return
+    watch = Stopwatch(process_start(), "starting")
     prepare_cpu()
     with one_line_errors():
         if "--distributed" in arguments:  # before anything asks for the devices
@@ -104,8 +111,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         command, seeds = parse(arguments)
         sweep = None if seeds is None else Sweep(command.settings, seeds)
         console = Console(quiet=not is_writer())
-        with waiting(console, f"reading {command.settings.dataset}"):
-            dataset = load(command.settings.dataset, command.data_dir)
+        watch.switch("reading")
+        with waiting(console, f"reading {command.settings.dataset}") as doing:
+            dataset = load(command.settings.dataset, command.data_dir, doing)
+        watch.switch("other")
         check(command.settings, dataset)
         say(console, f"{dataset.name} from {dataset.source}")
         for option, earlier in (("resume", command.resume), ("replay", command.replay)):
@@ -118,10 +127,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             folder = RunFolder.create(SWEEP_NAME, sweep, command.runs_dir)
         else:
             folder = RunFolder.create(RUN_NAME, command.settings, command.runs_dir)
-        with resumable(PROGRAM, folder.path, command.data_dir) as should_stop:
+        with (
+            compile_cache(command.compile_cache),
+            resumable(PROGRAM, folder.path, command.data_dir) as should_stop,
+        ):
             if sweep:
                 summaries = run_seeds(
-                    sweep, dataset, folder, console=console, should_stop=should_stop
+                    sweep,
+                    dataset,
+                    folder,
+                    console=console,
+                    should_stop=should_stop,
+                    watch=watch,
                 )
                 show_seeds(summaries, console)
             else:
@@ -132,10 +149,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                     resume=command.resume is not None,
                     console=console,
                     should_stop=should_stop,
+                    watch=watch,
                 )
                 show(command.settings, result, console)
         more = "a folder for each seed" if sweep else "checkpoint"
         say(console, f"Figures, numbers and {more}: {folder.path}")
+        say(console, adding_up(watch.seconds()))
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Command, tuple[int, ...] | None]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax import Array
 
@@ -55,7 +56,9 @@ def save(run: Path, state: State) -> None:
     try:
         with _quiet(), _manager(run, create=True) as manager:
             if manager.latest_step() != step:
-                manager.save(step, args=ocp.args.StandardSave(state._asdict()))
+                # orbax would split arrays over their devices, by a program for each shape
+                arrays = jax.tree.map(np.asarray, state._asdict())
+                manager.save(step, args=ocp.args.StandardSave(arrays))
                 replace_file(
                     run / DIGEST,
                     lambda unfinished: unfinished.write_text(f"{step} {_digest(run, step)}\n"),

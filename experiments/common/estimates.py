@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from scipy import stats
+from scipy import special  # scipy.stats takes half a second to import
 
 CONFIDENCE = 0.95
 POWER = 0.8
@@ -49,7 +49,7 @@ class Estimate:
             return cls(1, mean, math.nan, math.nan, least, most)
         sd = float(x.std(ddof=1))
         error = sd / math.sqrt(n)
-        half_width = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))
+        half_width = error * _quantile_of_t(n)
         return cls(n, mean, sd, error, max(least, mean - half_width), min(most, mean + half_width))
 
     def runs_to_see(self, difference: float) -> int:
@@ -60,7 +60,7 @@ class Estimate:
         is itself approximate.
         """
         effect = abs(difference) / self.sd if self.sd else math.inf
-        normal = stats.norm.ppf((1 + CONFIDENCE) / 2) + stats.norm.ppf(POWER)
+        normal = special.ndtri((1 + CONFIDENCE) / 2) + special.ndtri(POWER)
         n = max(2, math.floor((float(normal) / effect) ** 2))  # a t test never needs fewer
         while effect < math.inf and _power(effect, n) < POWER:
             n += 1
@@ -69,6 +69,11 @@ class Estimate:
 
 def _power(effect: float, n: int) -> float:
     """Compute the power of a t test of n values whose mean is `effect` standard deviations."""
-    critical = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)
-    shifted = stats.nct(n - 1, effect * math.sqrt(n))
-    return float(shifted.sf(critical) + shifted.cdf(-critical))
+    critical, shift = _quantile_of_t(n), effect * math.sqrt(n)
+    below, above = (special.nctdtr(n - 1, shift, t) for t in (-critical, critical))
+    return float(below + 1 - above)
+
+
+def _quantile_of_t(n: int) -> float:
+    """Compute how many standard errors of n values an interval reaches to either side."""
+    return float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2))

@@ -20,15 +20,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 from experiments.common.command import UserError
 from experiments.common.environment import environment
 from experiments.common.hosts import is_writer, text_of_writer
+
+if TYPE_CHECKING:  # matplotlib takes a while to import
+    from matplotlib.figure import Figure
 
 try:
     import fcntl
@@ -212,7 +214,7 @@ class RunFolder:
         """
         return _parsed(self._read("summary.json"))
 
-    def figure(self, name: str, figure: Figure) -> Path:
+    def figure(self, name: str, figure: "Figure") -> Path:
         """Save `figure` as `<name>.png` and return the file's path."""
         path = self.path / f"{name}.png"
         replace_file(path, lambda unfinished: figure.savefig(unfinished, format="png"))

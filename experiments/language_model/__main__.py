@@ -15,10 +15,11 @@ linear_loss for a reward: the share of ordinary words (a space and lower-case le
 tokens, with a penalty for leaving the teacher.
 
 Without --data the text is the sources of Python's own standard library, which differ a little
-between versions; every tenth file is held out. The summary has size and hash of the text. The run
-folder receives settings, metrics.jsonl, summary.json, tokenizer.json, samples.txt, figures and
-checkpoints. Ctrl-C, SIGTERM and closing the terminal save a checkpoint; --resume continues from it,
-and on the same machine gives exactly the result of an uninterrupted run.
+between versions; every tenth file is held out. The summary has size and hash of the text. Compiled
+programs are kept in the user's cache, or where --compile-cache says. The run folder receives
+settings, metrics.jsonl, summary.json, tokenizer.json, samples.txt, figures and checkpoints. Ctrl-C,
+SIGTERM and closing the terminal save a checkpoint; --resume continues from it, and on the same
+machine gives exactly the result of an uninterrupted run.
 """
 
 import sys
@@ -30,6 +31,7 @@ import tyro
 from rich.console import Console
 
 from experiments.common.command import UserError, one_line_errors, parse_options, say
+from experiments.common.compile_cache import compile_cache
 from experiments.common.interrupt import resumable
 from experiments.common.run_folder import RUNS, RunFolder
 from experiments.common.settings import changed_settings
@@ -49,6 +51,8 @@ class Command:
     settings: tyro.conf.OmitArgPrefixes[Config]
     runs_dir: Path = RUNS
     """Folder in which the new run folder is made."""
+    compile_cache: Path | None = None
+    """Folder of compiled programs, or off; default: $XENTJAX_COMPILE_CACHE or the user's cache."""
     resume: Path | None = None
     """Folder of a stopped run to resume with its own settings."""
 
@@ -80,7 +84,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             folder = RunFolder.open(command.resume, NAME)
             for difference in folder.differences():
                 say(console, f"resume: {difference}")
-        with resumable(PROGRAM, folder.path, None) as should_stop:
+        with (
+            compile_cache(command.compile_cache),
+            resumable(PROGRAM, folder.path, None) as should_stop,
+        ):
             result = run(
                 config,
                 text,

@@ -106,7 +106,7 @@ def test_an_unknown_name_is_one_line_that_lists_the_known(capsys):
     line = error_line(tour.main, ["divergence"], capsys)
     assert line == (
         "error: NAME: expected one of law_of_large_numbers, categorical_mle, asymptotics, "
-        "divergences, cifar10, loss_comparison, language_model, got 'divergence'"
+        "divergences, survey, cifar10, loss_comparison, language_model, got 'divergence'"
     )
 
 

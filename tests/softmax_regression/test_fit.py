@@ -1,8 +1,10 @@
 """Softmax regression against scikit-learn, statsmodels, a linear program and the KKT conditions."""
 
 import warnings
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from xentjax import fit_categorical, fit_softmax_regression
-from xentjax.softmax_regression import descent
+from xentjax.softmax_regression import arrays, descent
 
 
 @cache
@@ -34,9 +36,12 @@ def real_data(name):
     }[name]
 
 
-def fit(x, labels, dtype="float64", **keywords):
+def fit(x, labels, dtype="float64", host=None, **keywords):
+    """Fit on the host, and in float32 by the compiled program, which computes in it."""
     x, labels = np.asarray(x), np.asarray(labels)
-    with jax.enable_x64(dtype == "float64"):
+    host = dtype == "float64" if host is None else host
+    where = nullcontext() if host else mock.patch.object(arrays, "on_host", return_value=False)
+    with jax.enable_x64(dtype == "float64"), where:
         fitted = fit_softmax_regression(
             jnp.asarray(x, dtype), labels, int(labels.max()) + 1, **keywords
         )
@@ -409,6 +414,15 @@ class TestDerivatives:
 
 
 class TestCalls:
+    @pytest.mark.parametrize("name", ["wine, three features", "iris, two species"])
+    def test_host_and_compiled_programs_agree(self, name):
+        x, labels = real_data(name)
+        host, compiled = fit(x, labels, tol=1e-12), fit(x, labels, host=False, tol=1e-12)
+        assert (host.steps, host.converged) == (compiled.steps, compiled.converged)
+        for a, b in zip(host[:5], compiled[:5], strict=True):
+            np.testing.assert_allclose(a, b, 1e-8, 1e-9)
+        np.testing.assert_allclose(host.likelihood_ratio, compiled.likelihood_ratio, 1e-12)
+
     def test_jit_and_half_precision_agree_with_float32(self):
         x, labels = random_problem(1)  # small integers, exact in every dtype
         x, labels = jnp.asarray(x, jnp.float32), jnp.asarray(labels, jnp.int32)
@@ -429,7 +443,7 @@ class TestCalls:
 
     def test_inputs_as_people_have_them(self, unchecked_annotations):
         x, labels = random_problem(0)
-        expected = fit(x, labels, "float32")
+        expected = fit(x, labels, "float32", host=True)
         table = pd.DataFrame(x, columns=["length", "width"])
         people: list[Any] = [(x.tolist(), labels.tolist()), (table, pd.Series(labels))]
         for features, classes in people:

@@ -98,5 +98,5 @@ def _floating(dtype: DTypeLike, tree: Any) -> Any:
     leaves, structure = jax.tree.flatten(tree)
     for i, x in enumerate(leaves):
         if jnp.issubdtype(x.dtype, jnp.floating):
-            leaves[i] = jax.lax.convert_element_type(x, dtype)  # of a literal too
+            leaves[i] = x.astype(dtype)
     return structure.unflatten(leaves)

@@ -184,7 +184,7 @@ def _(name, _primals, _tangents):
     )
 
 
-def check_known(name: str, x: Array) -> np.ndarray:
+def check_known(name: str, x: ArrayLike) -> np.ndarray:
     """Return the value of an array, which has to be known."""
     known = concrete(x)
     if known is None:

@@ -94,11 +94,11 @@ def least_number(
         fewer = jnp.maximum(jnp.ceil(new_y / divergence) - 1, 1)
         too_few = shifted.exceeds(tails)
         ends = jnp.where(stage < 2, ~(moving & (steps < _NEWTON_STEPS)), ~too_few).all()
-        new_n = jnp.where(stage == 1, fewer, n + too_few)
+        new_n = jnp.where(stage == 1, fewer, n + too_few.astype(n.dtype))
         if_ends = jnp.where(stage == 0, shifted.start(a, new_x), new_n * divergence)
         if_not = jnp.where(stage == 0, 0, jnp.where(stage == 1, new_y, new_n * divergence))
         return _Search(
-            stage=stage + ends,
+            stage=stage + ends.astype(stage.dtype),
             steps=jnp.where(ends, 0, steps + 1),
             x=jnp.where(stage == 0, new_x, x),
             y=jnp.where(ends, if_ends, if_not),
@@ -184,6 +184,7 @@ def _finite_tails(a: Array, x: Array, y: Array) -> NoncentralTails:
     )
 
 
+@jax.jit
 def noncentral_tails(
     a: Float[Array, "*s"], x: Float[Array, "*s"], y: Float[Array, "*s"]
 ) -> NoncentralTails:

@@ -4,15 +4,14 @@ They are logarithms of rising factorials, t^c Gamma(m / t + c) / Gamma(m / t), i
 regular at t = 0 and cancels nothing: the first eight terms one by one, the others by the formula of
 Euler and Maclaurin, with x = m + 8 t, n = c - 8 and z = n t / x,
 
-    n (log x + mu(z)) - log(1 + z) / 2 + sum_i B_2i / (2i (2i - 1)) (w^(2i-1) - (t/x)^(2i-1)),
+    n (log x + int_0^1 log(1 + z s) ds) + e(x (1 + z)) - e(x),
+    e(x) = -log(x) / 2 + sum_i B_2i / (2i (2i - 1)) (t / x)^(2i-1).
 
-where w = (t / x) / (1 + z) and mu(z) = int_0^1 log(1 + z s) ds. For t / x <= 1/8 six terms of the
-sum are enough for float64.
+As t / x <= 1/8, six terms of e are enough for float64.
 """
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -21,44 +20,56 @@ _STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
 
 
 class Expansion(NamedTuple):
-    """Sums of each column and their derivatives in (m, t)."""
+    """Sums of each column, and their derivatives of first and second order."""
 
     value: Float[Array, " k"]
-    slope: Float[Array, "k 2"]
-    curvature: Float[Array, "k 2 2"]
+    m: Float[Array, " k"]
+    t: Float[Array, " k"]
+    mm: Float[Array, " k"]
+    mt: Float[Array, " k"]
+    tt: Float[Array, " k"]
 
 
 class LogRising(NamedTuple):
-    """Columns of counts; their sums are functions of one m for each and one t for all."""
+    """Columns of counts, whose sums are functions of an m for each column and one t for all."""
 
     exceeding: Float[Array, "8 k"]
-    """How many counts are more than 0, 1, ..., 7."""
+    """Number of the counts that are more than 0, 1, ..., 7."""
     beyond: Float[Array, "n k"]
-    """What each count has beyond 8, at least 0."""
-
-    def values(self, m: Float[Array, " k"], t: Float[Array, ""]) -> Float[Array, " k"]:
-        """Return sum_i sum_{j < c_ik} log(m_k + j t), for m > 0 and t >= 0."""
-        steps = jnp.arange(_FIRST, dtype=m.dtype)[:, None]
-        first = (self.exceeding * jnp.log(m + t * steps)).sum(0)
-        x = m + t * _FIRST
-        z = self.beyond * (t / x)
-        rest = self.beyond * _mean_log1p(z) - jnp.log1p(z) / 2 + _tail(t / x / (1 + z))
-        rest = rest - _tail(t / x)
-        return first + self.beyond.sum(0) * jnp.log(x) + rest.sum(0)
+    """Each count less 8, at least 0."""
 
     def expansion(self, m: Float[Array, " k"], t: Float[Array, ""]) -> Expansion:
-        """Return the sums and their derivatives of first and second order."""
+        """Return sum_i sum_{j < c_ik} log(m_k + j t) and its derivatives, at m > 0 and t >= 0."""
+        m, j = m[None], jnp.arange(_FIRST, dtype=m.dtype)[:, None]
+        x = m + t * j
+        share = self.exceeding / x
+        square = share / x
+        first = (
+            self.exceeding * jnp.log(x),
+            share,
+            j * share,
+            -square,
+            -j * square,
+            -j * j * square,
+        )
 
-        def moved(by: Array) -> Array:
-            return self.values(m + by[0], t + by[1])
-
-        def value_and_slope(by: Array) -> tuple[Array, tuple[Array, Array]]:
-            value, pushforward = jax.linearize(moved, by)
-            slope = jax.vmap(pushforward, out_axes=1)(jnp.eye(2, dtype=m.dtype))
-            return slope, (value, slope)
-
-        curvature, (value, slope) = jax.jacfwd(value_and_slope, has_aux=True)(jnp.zeros(2, m.dtype))
-        return Expansion(value, slope, curvature)
+        x, n, first_j = m + t * _FIRST, self.beyond, float(_FIRST)
+        z = n * (t / x)
+        moments = _moments(z)
+        share, square = n / x, n / (x * x)
+        s0, s1, s2 = square * moments.k0, square * n * moments.k1, square * n * n * moments.k2
+        integrals = (
+            n * (jnp.log(x) + moments.log),
+            share * moments.j0,
+            share * (first_j * moments.j0 + n * moments.j1),
+            -s0,
+            -(first_j * s0 + s1),
+            -(first_j**2 * s0 + 2 * first_j * s1 + s2),
+        )
+        upper, lower = _end(x * (1 + z), n + first_j, m, t), _end(x, first_j, m, t)
+        parts = zip(integrals, upper, lower, strict=True)
+        rest = jnp.stack([i + (u - v) for i, u, v in parts])  # summed in one pass
+        return Expansion(*(jnp.stack(first).sum(1) + rest.sum(1)))
 
 
 def log_rising_of(counts: Float[Array, "n k"]) -> LogRising:
@@ -66,21 +77,54 @@ def log_rising_of(counts: Float[Array, "n k"]) -> LogRising:
     return LogRising(exceeding.astype(counts.dtype), jnp.maximum(counts - _FIRST, 0))
 
 
-def _mean_log1p(z: Array) -> Array:
-    """int_0^1 log(1 + z s) ds = v + (1 + v) (artanh(v) / v - 1),  v = z / (2 + z)."""
+class _Moments(NamedTuple):
+    """Integrals over s in (0, 1): log(1 + z s), s^i / (1 + z s) and s^i / (1 + z s)^2."""
+
+    log: Array
+    j0: Array
+    j1: Array
+    k0: Array
+    k1: Array
+    k2: Array
+
+
+def _moments(z: Array) -> _Moments:
+    """Express all by v = z / (2 + z) and h = (artanh(v) / v - 1) / v^2, which is 1 / 3 at 0."""
+    v, u = z / (2 + z), 2 / (2 + z)  # u = 1 - v
+    w = (1 + z) * u  # 1 + v
     small = z < 0.5
-    near = jnp.where(small, z, 0) / (2 + jnp.where(small, z, 0))
+    square = jnp.where(small, v * v, 0)
     series = jnp.zeros_like(z)
     for k in range(25, 1, -2):
-        series = (series + 1 / k) * near**2
-    far = jnp.where(small, 1, z)
-    excess = jnp.where(small, series, jnp.log1p(far) * (2 + far) / (2 * far) - 1)
-    v = z / (2 + z)
-    return v + (1 + v) * excess
+        series = series * square + 1 / k
+    far = jnp.where(small, 0.5, v)
+    h = jnp.where(small, series, (jnp.log1p(z) / (2 * far) - 1) / far**2)
+    return _Moments(
+        log=v + w * v * v * h,
+        j0=u * (1 + v * v * h),
+        j1=u / 2 * (1 - u * v * h),
+        k0=u / w,
+        k1=u * u / 2 * (1 / w + v * h),
+        k2=u * u / 2 * (1 / w - u * h),
+    )
 
 
-def _tail(w: Array) -> Array:
-    total = jnp.zeros_like(w)
-    for coefficient in reversed(_STIRLING):
-        total = total * w**2 + coefficient
-    return total * w
+def _end(x: Array, j: Array | float, m: Array, t: Array) -> tuple[Array, ...]:
+    """Return e(x) at x = m + j t, and its derivatives in the order of `Expansion`."""
+    w = t / x
+    series, slope, curvature = jnp.zeros_like(w), jnp.zeros_like(w), jnp.zeros_like(w)
+    for i, coefficient in reversed(list(enumerate(_STIRLING))):
+        series = series * w**2 + coefficient
+        slope = slope * w**2 + (2 * i + 1) * coefficient
+        if i > 0:
+            curvature = curvature * w**2 + (2 * i + 1) * 2 * i * coefficient
+    curvature, ratio, square = curvature * w, m / x, x * x
+    both = curvature * w + 2 * slope
+    return (
+        series * w - jnp.log(x) / 2,
+        -(0.5 + w * slope) / x,
+        (slope * ratio - j / 2) / x,
+        (0.5 + w * both) / square,
+        (j / 2 + slope - both * ratio) / square,
+        (j * j / 2 - 2 * slope * j * ratio + curvature * ratio**2) / square,
+    )

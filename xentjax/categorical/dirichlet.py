@@ -44,7 +44,7 @@ class DirichletFit(NamedTuple):
     """Distance from the maximum in standard errors, sqrt(g^T H^-1 g) of the gradient g and minus
     the second derivative H in all that can change; NaN where H is not positive definite."""
     steps: Int[Array, "*batch"]
-    """Points at which the likelihood was computed after the first."""
+    """Steps tried from the best of the first values of t."""
     converged: Bool[Array, "*batch"]
     """Whether the certificate is at most 1e-8, or what rounding leaves of counts beyond 10^8."""
 
@@ -95,8 +95,10 @@ def fit_dirichlet(counts: ArrayLike) -> DirichletFit:
     Example:
         >>> counts = jnp.array([[8, 1, 1], [2, 7, 1], [5, 4, 1], [9, 1, 0], [3, 3, 4]])
         >>> fit = fit_dirichlet(counts)
-        >>> print(fit.concentration.round(2), fit.standard_errors.round(2), fit.converged)
-        [4.3  2.58 1.25] [3.82 2.27 1.07] True
+        >>> print(np.asarray(fit.concentration).round(2), np.asarray(fit.standard_errors).round(2))
+        [4.3  2.58 1.25] [3.82 2.27 1.07]
+        >>> print(fit.converged, fit.steps)
+        True 3
 
     Source: T. P. Minka, "Estimating a Dirichlet distribution" (2000), section 3; the likelihood in
     m and t is that of J. E. Mosimann, "On the compound multinomial distribution" (1962).
@@ -158,39 +160,39 @@ def _fit(counts: Array) -> DirichletFit:
     signs = jnp.where(jnp.arange(seen.size + 1) < seen.size, 1, -1).astype(n.dtype)
     share = totals / totals.sum()
 
-    def value(mean: Array, spread: Array) -> Array:
-        return rising.values(_all(mean, seen), spread) @ signs
-
     # Where no die shows two classes the likelihood grows for ever with t.
     alone = ((counts > 0).sum(-1) <= 1).all()
-    starts = jnp.expm1(jnp.arange(_STARTS) * (jnp.log1p(10 * scale) / (_STARTS - 1))) / scale
-    best = jnp.argmax(jax.lax.map(lambda spread: value(share, spread), starts))
-
+    starts = (
+        jnp.expm1(jnp.arange(_STARTS, dtype=n.dtype) * (jnp.log1p(10 * scale) / (_STARTS - 1)))
+        / scale
+    )
     tol = _TOL + 4 * float(jnp.finfo(n.dtype).eps) * totals.sum()
 
     def advance(state: _Search) -> _Search:
-        mean, spread = _moved(state.mean, state.spread, state.step, state.length, scale)
+        scanning = state.steps < 0
+        moved = _moved(state.mean, state.spread, state.step, state.length, scale)
+        mean = jnp.where(scanning, share, moved[0])
+        spread = jnp.where(scanning, starts[state.steps + _STARTS], moved[1])
         terms = rising.expansion(_all(mean, seen), spread)
         found = terms.value @ signs
         slack = 8 * float(jnp.finfo(n.dtype).eps) * jnp.abs(terms.value).sum()
-        new = _newton(mean, spread, terms, signs, seen, scale)
-        tried = _Search(
-            mean, spread, found, new, jnp.ones_like(spread), state.steps + 1, new.decrement <= tol
-        )
-        shorter = state._replace(length=state.length / 2, steps=state.steps + 1)
-        return jax.tree.map(
-            lambda x, y: jnp.where(found >= state.value - slack, x, y), tried, shorter
-        )
+        kept = found > jnp.where(scanning, state.value, state.value - slack)
+        step = _newton(mean, spread, terms, signs, seen, scale)
+        one, steps = jnp.ones_like(spread), state.steps + 1
+        tried = _Search(mean, spread, found, step, one, steps, step.decrement <= tol)
+        shorter = jnp.where(scanning, 1, state.length / 2)
+        others = state._replace(length=shorter, steps=steps)
+        return jax.tree.map(lambda x, y: jnp.where(kept, x, y), tried, others)
 
     def unfinished(state: _Search) -> Array:
-        return ~state.converged & ~alone & (state.steps < _MOST_STEPS)
+        searching = ~state.converged & (state.steps < _MOST_STEPS)
+        return ~alone & ((state.steps < 0) | searching)
 
-    none = jnp.zeros_like(share)
-    zero = jnp.zeros_like(scale)
+    none, zero = jnp.zeros_like(share), jnp.zeros_like(scale)
     standing = _Step(none, zero, jnp.full_like(zero, jnp.nan), none, none, zero)
     start = _Search(
-        share, starts[best], jnp.full_like(zero, -jnp.inf), standing, zero,
-        jnp.full((), -1, jnp.int32), jnp.zeros((), bool),
+        share, zero, jnp.full_like(zero, -jnp.inf), standing, zero,
+        jnp.full((), -_STARTS, jnp.int32), jnp.zeros((), bool),
     )  # fmt: skip
     end = jax.lax.while_loop(unfinished, advance, pvary_all(start))
 
@@ -208,7 +210,7 @@ def _fit(counts: Array) -> DirichletFit:
         mean=mean + nan,
         correlation=jnp.where(alone, 1, spread / (1 + spread)) + nan,
         log_likelihood=found + nan,
-        covariance=jnp.where(interior[:, None] & interior, covariance, jnp.nan),
+        covariance=jnp.where(jnp.outer(interior, interior), covariance, jnp.nan),
         certificate=jnp.where(alone, 0, end.step.decrement) + nan,
         steps=jnp.maximum(end.steps, 0),
         converged=(end.converged | alone) & valid,
@@ -224,9 +226,9 @@ def _newton(
     mean: Array, spread: Array, terms: Expansion, signs: Array, seen: Array, scale: Array
 ) -> _Step:
     """Maximise the quadratic model in m, which sums to 1, and then in t along those maxima."""
-    slope = terms.slope[:-1, 0]
-    variance = jnp.where(seen, -1 / jnp.where(seen, terms.curvature[:-1, 0, 0], -1), 0)
-    mixed = -terms.curvature[:-1, 0, 1]
+    slope = terms.m[:-1]
+    variance = jnp.where(seen, -1 / jnp.where(seen, terms.mm[:-1], -1), 0)
+    mixed = -terms.mt[:-1]
 
     def of_sum_0(direction: Array) -> Array:
         """Return the part of a vector that a step of sum 0 can follow."""
@@ -235,8 +237,8 @@ def _newton(
     centred = of_sum_0(slope)
     towards, mean_slope = variance * centred, -variance * of_sum_0(mixed)
     gain = centred @ towards
-    t_slope = terms.slope[:, 1] @ signs - mixed @ towards
-    information = mixed @ mean_slope - terms.curvature[:, 1, 1] @ signs
+    t_slope = terms.t @ signs - mixed @ towards
+    information = mixed @ mean_slope - terms.tt @ signs
     bound = (spread == 0) & (t_slope <= 0)
 
     # In log(1 + scale t) the likelihood is nearly quadratic, both at 0 and where t is large.

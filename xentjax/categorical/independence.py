@@ -50,13 +50,17 @@ class IndependenceTest(NamedTuple):
         log(O_ij / E_ij) over the pairs, far from it, where the interval is I -+ z sqrt(v / N). Both
         are estimated from the table with d + 2 pairs more in the ratios of the expected counts,
         and s = (v + 3 d / N) / (2 I + 3 d / N), which few samples cannot take to 0. It begins
-        at 0 about where the G-test rejects nothing, and I -+ z sqrt(v / N) would hold none of the
-        small I as often as it says.
+        at 0 about where the G-test rejects nothing. Misses at alpha = 0.05, in percent of 100,000
+        tables of N = 50, 200 and 1000 pairs:
 
-        Shares of 100,000 tables of independent rows and columns, and of others, that it missed at
-        alpha = 0.05, with 2 x 2, 3 x 4 and 5 x 5 cells:
+            I          2 x 2 cells       3 x 4 cells       5 x 5 cells
+            0          5.8 5.0 5.1       7.3 5.5 5.0       8.2 6.1 5.2
+            2.5 / N    5.8 5.3 5.0       6.6 5.4 5.1       6.6 6.0 5.1
+            0.1        5.9 5.2 5.0       6.5 5.4 5.0       6.1 6.4 5.4
+            0.3        4.9 5.2 5.0       5.2 5.4 5.0       5.0 6.2 5.2
+            0.5        5.8 4.6 5.1       3.4 5.0 5.0       3.6 5.7 5.3
 
-        COVERAGE
+        Those of I -+ z sqrt(v / N) are up to 15.5, and with s = 1 as few as 0.2.
 
         Args:
             alpha: probability of an interval that misses, in (0, 1).

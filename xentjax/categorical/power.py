@@ -10,7 +10,6 @@ from jaxtyping import Array, Float, Int
 
 from xentjax._core.checks import check_scalar, concrete, raise_value_error
 from xentjax._core.dtypes import in_float64, result_dtype
-from xentjax._core.multiply_no_nan import multiply_no_nan
 from xentjax._core.varying import sharded_alike
 from xentjax.categorical._arguments import check_known, parse_sample_sizes, parse_two_pmfs
 from xentjax.categorical._noncentral import least_number, noncentral_survival
@@ -54,7 +53,7 @@ def power(
 
     Example:
         >>> fair, loaded = jnp.full(6, 1 / 6), jnp.array([0.15, 0.15, 0.15, 0.15, 0.15, 0.25])
-        >>> print(power(loaded, fair, jnp.array([100, 300, 600])).round(3))
+        >>> print(np.asarray(power(loaded, fair, jnp.array([100, 300, 600]))).round(3))
         [0.325 0.82  0.99 ]
 
     Source: S. Kullback, "Information Theory and Statistics" (1959), chapter 5; J. Cohen,
@@ -67,11 +66,13 @@ def power(
     known, least = concrete(alpha), float(jnp.finfo(dtype).tiny)
     if known is not None and known < least:
         raise_value_error("alpha", f"a number >= {least:.2g} in {jnp.dtype(dtype)}", known)
-    return _power(pmf, tested, size, jnp.asarray(alpha, dtype))
+    with jax.enable_x64(True):
+        size = jnp.expand_dims(size, -1)
+    return _power(pmf, tested, size, jnp.asarray(alpha, dtype).reshape(1))
 
 
 def sample_size(
-    p: ArrayLike, q: ArrayLike, *, power: float = 0.8, alpha: float = 0.05
+    p: ArrayLike, q: ArrayLike, *, power: ArrayLike = 0.8, alpha: ArrayLike = 0.05
 ) -> Int[np.ndarray, "..."]:
     """Least number of samples with which the G-test of the pmf `q` has a power, if p is the truth.
 
@@ -106,7 +107,7 @@ def sample_size(
 
     Source: as of `power`.
     """
-    alpha = _known_scalar("alpha", alpha, "a number in (0, 1)", 0)
+    alpha = _known_scalar("alpha", alpha, "a number in (0, 1)", 0.0)
     power = _known_scalar("power", power, f"a number in (alpha, 1), alpha = {alpha:.6g}", alpha)
     pmf, tested = parse_two_pmfs(p, q)
     for name, array in (("p", pmf), ("q", tested)):
@@ -123,20 +124,21 @@ def sample_size(
     return numbers.astype(np.int64)
 
 
-def _known_scalar(name: str, value: float, expected: str, least: float) -> float:
-    check_known(name, value)
-    return float(check_scalar(name, value, expected, lambda value: least < value < 1))
+def _known_scalar(name: str, value: ArrayLike, expected: str, least: float) -> float:
+    scalar = check_scalar(name, value, expected, lambda known: least < known < 1)
+    return float(check_known(name, scalar))
 
 
 @in_float64
 def _power(p: Array, q: Array, n: Array, alpha: Array) -> Array:
     divergence, dof = _compare(p, q)
-    shape = jnp.broadcast_shapes(dof.shape, n.shape)
-    divergence, dof, n, alpha = sharded_alike(
-        *(jnp.broadcast_to(v, shape) for v in (divergence, dof, n, alpha))
-    )
+    arrays = divergence, dof, n[..., 0], alpha[0]
+    shape = jnp.broadcast_shapes(dof.shape, n.shape[:-1])
+    divergence, dof, n, alpha = sharded_alike(*(jnp.broadcast_to(v, shape) for v in arrays))
     a = _half(dof, n.dtype)
-    y = multiply_no_nan(divergence, n)  # without samples there is nothing to see, whatever p is
+    # Without samples there is nothing to see, whatever p is.
+    unseen = (n == 0) & (divergence == math.inf)
+    y = jnp.where(unseen, jnp.zeros_like(n), divergence) * n
     survival = noncentral_survival(a, gamma_quantile(a, alpha), y)
     return jnp.where((dof == 0) & (y == 0), jnp.zeros_like(y), survival)
 

@@ -1,13 +1,13 @@
 """Softmax regression: the die whose probabilities depend on features, fitted by convex descent."""
 
 import warnings
-from typing import NamedTuple, SupportsIndex
+from collections.abc import Sequence
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int
 
 from xentjax._core.checks import (
     check_floating,
@@ -15,61 +15,45 @@ from xentjax._core.checks import (
     check_num_steps,
     check_scalar,
     concrete,
+    native,
     raise_value_error,
 )
 from xentjax._core.dtypes import compute_dtype
 from xentjax._core.labels import check_row_labels, parse_row_labels
-from xentjax._core.multiply_no_nan import nan_unless
-from xentjax._core.varying import on_auto_axes
-from xentjax.categorical.counts import count_indices
-from xentjax.softmax_regression.descent import (
-    Problem,
-    at_optimum,
-    centre,
-    log_likelihood,
-    minimise,
-    unit_diagonal,
+from xentjax.categorical.two_way import encode as encode_labels
+from xentjax.softmax_regression.arrays import Array
+from xentjax.softmax_regression.descent import by_newton
+from xentjax.softmax_regression.names import (
+    Names,
+    label_name,
+    names_of_classes,
+    names_of_features,
 )
-
-
-class SoftmaxRegressionFit(NamedTuple):
-    """A fitted softmax regression; its logits are `x @ kernel + bias`."""
-
-    kernel: Float[Array, "d k"]
-    """Each row sums to 0 over the classes that occur: only differences between classes matter."""
-    bias: Float[Array, " k"]
-    """Sums to 0 over the classes that occur; -inf for a class that never does."""
-    log_likelihood: Float[Array, ""]
-    """Sum over the rows in nats, without the penalty."""
-    covariance: Float[Array, "p p"] | None
-    """Covariance of the p = (K-1)(D+1) coefficients relative to class 0: class by class, the bias
-    last in each. None where p > 1000."""
-    gradient_norm: Float[Array, ""]
-    """Largest derivative of the objective over N in a bias or in a coefficient of a feature of
-    deviation 1, or of the deviation over sqrt(l2 / N) where that is less; 0 at the optimum."""
-    steps: Int[Array, ""]
-    """Steps taken."""
-    converged: Bool[Array, ""]
-    """Whether the objective can fall by no more than `tol` nats, and an optimum exists."""
-    separated: Bool[Array, ""]
-    """Whether no optimum exists: the likelihood rises for ever as coefficients grow."""
-    identified: Bool[Array, ""] | None
-    """Whether the optimum is one point: not where data are separated or features, with the
-    constant, linearly dependent. The covariance is NaN where it is not, and None where this is."""
+from xentjax.softmax_regression.result import (
+    Data,
+    SoftmaxRegressionFit,
+    order_of_classes,
+    rounding_of,
+)
+from xentjax.softmax_regression.solution import Solution, solve_regression
 
 
 def fit_softmax_regression(
-    x: ArrayLike,
-    labels: ArrayLike,
-    num_classes: SupportsIndex,
+    x: Any,
+    labels: Any,
+    num_classes: SupportsIndex | None = None,
     *,
     l2: ArrayLike = 0.0,
+    sample_weight: ArrayLike | None = None,
+    baseline: SupportsIndex = 0,
+    feature_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
     max_steps: int = 1000,
     tol: ArrayLike = 1e-6,
 ) -> SoftmaxRegressionFit:
     """Maximum-likelihood softmax regression (multinomial logistic regression).
 
-        minimise  F = sum_n H(y_n, softmax(x_n kernel + bias)) + (l2 / 2) ||kernel||^2
+        minimise  F = sum_n w_n H(y_n, softmax(x_n kernel + bias)) + (l2 / 2) ||kernel||^2
 
     The bias is free of penalty. F is convex and is minimised from the pmf of the labels (the best
     fit without features) in features that are standardised internally, which moves neither the
@@ -81,8 +65,10 @@ def fit_softmax_regression(
     A constant added to all classes' coefficients changes no probability; their sums over the
     classes are therefore 0, which with l2 > 0 is the optimum itself.
 
-    `covariance` is the inverse of the Fisher information, which is the Hessian of F, so that
-    standard errors are the roots of its diagonal. With l2 > 0 the penalty is a part of the Hessian:
+    The fit has standard errors, z, p-values, confidence intervals, odds ratios, a likelihood-ratio
+    test, information criteria, marginal effects and a `summary()`. `covariance` is the inverse of
+    the Fisher information, which is the Hessian of F, so that standard errors are the roots of its
+    diagonal. With l2 > 0 the penalty is a part of the Hessian:
     the covariance is then that of the normal approximation to the posterior under the prior
     kernel ~ Normal(0, 1 / l2), not that of the biased estimate. Where the features (with the
     constant) are linearly dependent to within rounding, many kernels fit equally well, with the
@@ -98,16 +84,28 @@ def fit_softmax_regression(
     is a heuristic. l2 > 0 makes the optimum finite. A class that never occurs has bias -inf, kernel
     0 and covariance NaN, whatever l2 is.
 
+    Arrays of NumPy and on a CPU are fitted in float64 on the host, without anything to compile, and
+    the results rounded to the dtype of jax; from 10^5 rows on the search starts where the fit to a
+    part of them ends. Under transformations, on other devices, on several, and for more than 1000
+    coefficients, programs are compiled that compute in the dtype of the features.
+
     Derivatives in `x` and `l2`, forward and reverse, are those of the optimum by the implicit
     function theorem, H d_beta = -d(gradient of F); those of `gradient_norm` are 0.
 
     Args:
-        x: features [N, D], floating. Half precision is computed in float32.
-        labels: integers 0..K-1, [N].
-        num_classes: K.
+        x: features [N, D], floating, without a constant. Half precision is computed in float32.
+        labels: [N]; integers 0..K-1, or labels of any kind where `num_classes` is None.
+        num_classes: K. None makes integers of the labels by `encode`: K is the number of its names.
         l2: strength of the penalty, >= 0, against the sum of the losses. It is 1 / C of
             scikit-learn, and 2 / C for two classes, where scikit-learn's penalty is that of the
             difference between their coefficients, twice the square of both.
+        sample_weight: frequency weights [N], finite and >= 0: a row of weight w counts as w rows,
+            in N too. (Weights of a survey's sampling are another thing: standard errors are not
+            those of their estimates.)
+        baseline: index of the class that coefficients, `covariance` and what follows from it are
+            relative to.
+        feature_names: D names; by default the columns of a table, else x1, x2, ...
+        class_names: K names; by default those of `encode`, else the indices.
         max_steps: most steps taken, >= 1.
         tol: fall of F in nats, by its quadratic model, at which one more step is the last. Of
             F's total, as the statistical error is: 1e-6 nats are a thousandth of a standard error.
@@ -119,9 +117,11 @@ def fit_softmax_regression(
 
     Raises:
         ValueError: for a concrete label outside 0..K-1, concrete features that are not finite, no
-            rows, shapes that do not fit, l2 < 0, tol < 0, max_steps < 1, or fewer than 1 class.
-        TypeError: for features that are not floating, or labels, num_classes or max_steps that are
-            not integers.
+            rows, shapes that do not fit, l2 < 0, tol < 0, max_steps < 1, fewer than 1 class,
+            weights that are negative, not finite or all 0, a baseline outside 0..K-1, another
+            number of names, or `num_classes` of None where labels are unknown or one is missing.
+        TypeError: for features that are not floating, or labels, num_classes, baseline or max_steps
+            that are not integers.
 
     Example:
         >>> x = jnp.array([[0.0], [1.0], [2.0], [3.0], [4.0], [5.0]])
@@ -129,137 +129,119 @@ def fit_softmax_regression(
         >>> fit = fit_softmax_regression(x, labels, num_classes=2)
         >>> print(fit.log_likelihood.round(4), fit.converged, fit.separated)
         -2.478 True False
-        >>> logits = jnp.array([2.5]) @ fit.kernel + fit.bias
-        >>> print(jax.nn.softmax(logits).round(4))
+        >>> print(fit.predict_proba(jnp.array([2.5])).round(4))
         [0.5 0.5]
-        >>> relative_to_class_0 = fit.kernel[:, 1:] - fit.kernel[:, :1]
-        >>> standard_errors = jnp.sqrt(jnp.diag(fit.covariance)).reshape(1, 2)  # [K-1, D+1]
-        >>> print(f"{relative_to_class_0[0, 0]:.3f} +- {standard_errors[0, 0]:.3f}")
+        >>> print(f"{fit.coefficients[0, 0]:.3f} +- {fit.standard_errors[0, 0]:.3f}")
         1.214 +- 0.913
 
     Source: A. Agresti, Categorical Data Analysis (2013), section 8.1; the steps: F. Bach,
     "Self-concordant analysis for logistic regression" (2010).
     """
-    x = check_floating("x", x)
-    if x.ndim != 2 or x.shape[0] == 0:
-        raise_value_error("x", "shape [N, D] with N >= 1", f"shape {x.shape}")
-    k = check_index("num_classes", num_classes)
-    if k < 1:
-        raise_value_error("num_classes", "an integer >= 1", repr(num_classes))
-    indices = parse_row_labels(labels, len(x), "x")
+    rows, d = _parse_features(x)
+    codes, given = labels, class_names
+    if num_classes is None:
+        codes, names = _encode(labels)
+        k, given = len(names), names if given is None else given
+    else:
+        k = check_index("num_classes", num_classes)
+        if k < 1:
+            raise_value_error("num_classes", "an integer >= 1", repr(num_classes))
+    indices = parse_row_labels(codes, len(rows), "x")
+    check_row_labels(codes, indices, k)
+    first = check_index("baseline", baseline)
+    if not 0 <= first < k:
+        raise_value_error("baseline", f"an integer 0..{k - 1}", repr(baseline))
+    names = Names(
+        names_of_features(x, feature_names, d),
+        names_of_classes(given, k),
+        label_name(labels),
+        first,
+    )
+    dtype = compute_dtype(jax.dtypes.canonicalize_dtype(rows.dtype))
+    weights = None if sample_weight is None else _parse_weights(sample_weight, len(rows), dtype)
     check_num_steps("max_steps", max_steps)
-    dtype = compute_dtype(x.dtype)
     largest = float(jnp.finfo(dtype).max)
     check_scalar("l2", l2, "a finite number >= 0", lambda value: 0 <= value <= largest)
     check_scalar("tol", tol, "a number >= 0", lambda value: value >= 0)
-    known = concrete(x)
+    known = concrete(rows)
     if known is not None and not (finite := np.isfinite(known)).all():
         raise_value_error("x", "finite numbers", known[~finite][0])
-    check_row_labels(labels, indices, k)
 
-    class_counts = count_indices(indices, None, None, k)
-    fit = _fit(
-        x.astype(dtype),
-        indices,
-        class_counts,
-        jnp.asarray(l2, dtype),
-        jnp.asarray(max_steps, jnp.int32),
-        jnp.asarray(tol, dtype),
+    # What is given to the host stays there, whatever jax's default device.
+    stays = isinstance(native("labels", codes), np.ndarray) and concrete(indices) is not None
+    kept = np.asarray(indices) if stays else indices
+    data = Data(rows, kept, weights)
+    order = order_of_classes(k, first)
+    found = solve_regression(
+        dtype,
+        *(*data, order, np.argsort(order).astype(np.int32)),
+        *(_float(l2, dtype), np.int32(max_steps), _float(tol, dtype), rounding_of(rows)),
+        host=by_newton(d, k),
     )
-    known = concrete(class_counts)
-    if known is not None and not known.all():
-        absent = np.flatnonzero(known == 0)[0]
-        warnings.warn(f"labels: class {absent} never occurs, its bias is -inf", stacklevel=2)
-    separated, converged = concrete(fit.separated), concrete(fit.converged)
-    identified = None if fit.identified is None else concrete(fit.identified)
+    _warn(found)
+    fields = found._asdict()
+    del fields["counts"]
+    return SoftmaxRegressionFit(**fields, l2=jnp.asarray(l2, dtype), data=data, names=names)
+
+
+def _parse_features(x: Any) -> tuple[Array | np.ndarray, int]:
+    array = native("x", x)
+    if not isinstance(array, jax.Array):
+        array = np.asarray(array)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        array = check_floating("x", array)  # which says so
+    if array.ndim != 2 or array.shape[0] == 0:
+        raise_value_error("x", "shape [N, D] with N >= 1", f"shape {array.shape}")
+    return array, array.shape[1]
+
+
+def _encode(labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    if isinstance(labels, jax.Array) and concrete(labels) is None:
+        expected = "an integer where labels are unknown (under jit)"
+        raise_value_error("num_classes", expected, "None")
+    return encode_labels(labels)
+
+
+def _parse_weights(weights: ArrayLike, n: int, dtype: Any) -> Array | np.ndarray:
+    array = native("sample_weight", weights)
+    array = array if isinstance(array, jax.Array) else np.asarray(array)
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer)):
+        raise TypeError(f"sample_weight: expected numbers, got {array.dtype}")
+    if array.shape != (n,):
+        expected = f"shape {(n,)}, one for each row of x"
+        raise_value_error("sample_weight", expected, f"shape {array.shape}")
+    known = concrete(array)
+    if known is not None:
+        good = np.isfinite(known) & (known >= 0)
+        if not good.all():
+            raise_value_error("sample_weight", "finite numbers >= 0", known[~good][0])
+        if not known.any():
+            raise_value_error("sample_weight", "some weight > 0", "all 0")
+    return array.astype(dtype if isinstance(array, jax.Array) else np.float64)
+
+
+def _float(value: ArrayLike, dtype: Any) -> Array | np.float64:
+    return value.astype(dtype) if isinstance(value, jax.Array) else np.float64(value)
+
+
+def _warn(found: Solution) -> None:
+    """Warn of what makes a fit other than it seems, where it is known."""
+    counts, converged = concrete(found.counts), concrete(found.converged)
+    if counts is not None and not counts.all():
+        absent = np.flatnonzero(counts == 0)[0]
+        warnings.warn(f"labels: class {absent} never occurs, its bias is -inf", stacklevel=3)
+    separated = concrete(found.separated)
+    identified = None if found.identified is None else concrete(found.identified)
     if separated is not None and separated:
         warnings.warn(
             "labels: separated by a hyperplane, so the likelihood has no maximum; l2 > 0 gives one",
-            stacklevel=2,
+            stacklevel=3,
         )
     elif identified is not None and not identified:
         warnings.warn(
             "x: the features, with the constant, are linearly dependent, so many kernels fit "
             "equally well and the covariance is NaN; l2 > 0 leaves one",
-            stacklevel=2,
+            stacklevel=3,
         )
     if converged is not None and not (converged or separated):
-        warnings.warn(f"max_steps: {fit.steps} steps did not reach the optimum", stacklevel=2)
-    return fit
-
-
-@jax.jit
-@jax.default_matmul_precision("highest")
-@on_auto_axes
-def _fit(
-    x: Array, labels: Array, counts: Array, l2: Array, max_steps: Array, tol: Array
-) -> SoftmaxRegressionFit:
-    n, d = x.shape
-    # Squares of features of 1e-20 or 1e20 have no place in float32. Powers of 2 round nothing.
-    largest = jnp.finfo(x.dtype).maxexp - 3
-    exponent = jnp.frexp(jnp.abs(x).max(0))[1].clip(-largest, largest)
-    x = jnp.ldexp(x, -exponent[None])
-    # Relative to a row first: constant features become 0 exactly, and large offsets lose nothing.
-    shifted = x - x[:1]
-    mean = shifted.mean(0, keepdims=True)
-    centred = shifted - mean
-    deviation = jnp.ldexp(jnp.sqrt(jnp.square(centred).mean(0)), exponent)
-    # One that the penalty outweighs is scaled by that, which its own scale may make infinite.
-    # It moves no result, and so has no derivative, which a root of l2 = 0 would make infinite.
-    scale = jax.lax.stop_gradient(jnp.maximum(deviation, jnp.sqrt(l2 / n)))
-    valid = counts.sum() == n  # a label that was not counted names no class
-    nan = nan_unless(valid, x.dtype)
-    scale = jnp.where(scale > 0, scale, 1) + nan
-    log_pmf = jnp.log(counts.astype(x.dtype) / n) + nan
-    occurs = (counts > 0) | ~valid
-    to_unit = 1 / scale  # whose square may be infinite
-    to_features = (jnp.ldexp(jnp.ones_like(scale), exponent) / scale)[None]
-    problem = Problem(
-        features=jnp.concatenate([centred * to_features, jnp.ones_like(x, shape=(n, 1))], 1),
-        labels=labels,
-        start=jnp.zeros_like(x, shape=(d + 1, counts.size)).at[-1].set(log_pmf),
-        occurs=occurs,
-        penalty=jnp.concatenate([l2 * to_unit * to_unit, jnp.zeros_like(x, shape=1)]),
-    )
-    end = minimise(*jax.lax.stop_gradient((problem, max_steps, tol)))
-    point, hessian = at_optimum(problem, end.point, end.hessian)
-
-    offset = ((x[:1] + mean) * to_features)[0]
-    kernel = centre(point[:-1], occurs)
-    bias = point[-1] + jnp.where(occurs, log_pmf, 0) - offset @ kernel
-    bias = jnp.where(occurs, centre(bias[None], occurs)[0], -jnp.inf)
-    covariance = identified = None
-    if hessian is not None:
-        to_original = jnp.diag(jnp.concatenate([to_unit, jnp.ones_like(x, shape=1)]))
-        to_original = to_original.at[-1, :-1].set(-offset)
-        covariance, independent = _covariance(hessian, to_original, occurs)
-        covariance += nan_unless(~end.separated, x.dtype)
-        identified = independent & ~end.separated
-    return SoftmaxRegressionFit(
-        kernel=kernel / scale[:, None],
-        bias=bias,
-        log_likelihood=log_likelihood(problem, point),
-        covariance=covariance,
-        gradient_norm=jnp.abs(end.gradient).max() / n,
-        steps=end.steps,
-        converged=end.converged,
-        separated=end.separated,
-        identified=identified,
-    )
-
-
-def _covariance(hessian: Array, to_original: Array, occurs: Array) -> tuple[Array, Array]:
-    """Return the inverse Hessian in the coefficients of the original features, and if it exists."""
-    d1, others = to_original.shape[0], occurs.size - 1
-    scaled, scale = unit_diagonal(hessian)
-    lower = jnp.linalg.cholesky(scaled)
-    # What the other coefficients leave of each one's information, of which rounding has its part.
-    left = jnp.square(jnp.diag(lower)).min(initial=1)
-    invertible = left > hessian.shape[0] * jnp.finfo(hessian.dtype).eps
-    inverse = jax.scipy.linalg.cho_solve((lower, True), jnp.diag(scale)) * scale[:, None]
-    blocks = inverse.reshape(others, d1, others, d1)
-    blocks = jnp.einsum("ad,kdle,be->kalb", to_original, blocks, to_original)
-    known = occurs[1:] & occurs[:1] & invertible
-    known = known[:, None] & known[None]
-    blocks += nan_unless(known[:, None, :, None], blocks.dtype)
-    return blocks.reshape(hessian.shape), invertible
+        warnings.warn(f"max_steps: {found.steps} steps did not reach the optimum", stacklevel=3)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tyro
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -33,9 +32,9 @@ from experiments.common.command import (
     printable,
     say,
 )
+from experiments.common.compile_cache import compile_cache
 from experiments.common.estimates import Estimate
 from experiments.common.interrupt import resumable
-from experiments.common.plots import GREY, PALETTE, subplots
 from experiments.common.run_folder import RUNS, RunFolder, reading
 from experiments.common.tables import new_table, show as show_table
 from experiments.common.waiting import waiting
@@ -58,6 +57,8 @@ class Command:
     """Folder that contains CIFAR-10, or its archive."""
     runs_dir: Path = RUNS
     """Folder in which the new run folder is made."""
+    compile_cache: Path | None = None
+    """Folder of compiled programs, or off; default: $XENTJAX_COMPILE_CACHE or the user's cache."""
     resume: Path | None = None
     """Folder of a stopped comparison to resume; finished runs are kept."""
 
@@ -125,21 +126,6 @@ def check_common_seeds(seeds: Mapping[str, Iterable[int]]) -> None:
     for name, own in seeds.items():
         if (count := len(first.intersection(own))) < 2:
             raise UserError(f"{name}: expected at least 2 seeds in common, got {count}")
-
-
-def draw_differences(compared: Sequence[Compared]) -> Figure:
-    """Plot each difference from the first, with its interval."""
-    others = [entry for entry in compared if entry.difference is not None]
-    figure, ((ax,),) = subplots(height=1.4 + 0.45 * len(others))
-    for place, entry in enumerate(reversed(others)):
-        assert entry.difference is not None
-        mean, half_width = entry.difference.mean, entry.difference.upper - entry.difference.mean
-        ax.errorbar(100 * mean, place, xerr=100 * half_width, fmt="o", color=PALETTE[0], capsize=4)
-    ax.axvline(0, color=GREY, linestyle="--")
-    ax.set_yticks(range(len(others)), [entry.name for entry in reversed(others)])
-    ax.set_ylim(-0.6, len(others) - 0.4)
-    ax.set_xlabel(f"difference in test accuracy from '{compared[0].name}', points, 95 % interval")
-    return figure
 
 
 def table(compared: Sequence[Compared]) -> Table:
@@ -228,8 +214,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         dataset = None
         if trained:
             (name,) = datasets
-            with waiting(console, f"reading {name}"):
-                dataset = load(name, command.data_dir)
+            with waiting(console, f"reading {name}") as doing:
+                dataset = load(name, command.data_dir, doing)
         if dataset is not None:
             for settings in trained.values():
                 check(settings, dataset)
@@ -241,6 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         accuracies: dict[str, dict[int, float]] = {}
         with (
             folder.locked(),
+            compile_cache(command.compile_cache),
             resumable(PROGRAM, folder.path, command.data_dir) as should_stop,
         ):
             for place, name in enumerate(names):
@@ -256,7 +243,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                 accuracies[name] = _accuracies(summaries)
         compared = compare(accuracies)
         folder.summary(summarize(compared))
-        folder.figure("differences", draw_differences(compared))
+        from experiments.cifar10.commands.figures import draw_differences
+
+        differences = {
+            entry.name: entry.difference for entry in compared if entry.difference is not None
+        }
+        folder.figure("differences", draw_differences(differences, compared[0].name))
         show_table(console, table(compared))
         say(console, f"Numbers and figure: {folder.path}")
 

@@ -34,6 +34,7 @@ from experiments.common.command import (
     parse_options,
     printable,
 )
+from experiments.common.compile_cache import compile_cache
 from experiments.common.run_folder import RunFolder, reading
 from experiments.common.tables import new_table, show as show_table
 from experiments.common.waiting import waiting
@@ -54,6 +55,8 @@ class Command:
     """Image files, of any format that Pillow can read."""
     run: Path
     """Folder of a finished run."""
+    compile_cache: Path | None = None
+    """Folder of compiled programs, or off; default: $XENTJAX_COMPILE_CACHE or the user's cache."""
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -141,7 +144,7 @@ def predict(run: Path, images: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]
     programs = TrainingPrograms(
         config, backend, data_mesh(config.batch_size), config.batch_size, len(class_names)
     )
-    state = checkpoint.restore(run, programs.initial_state(0, images[:1]))
+    state = checkpoint.restore(run, programs.shapes_of_state())
     side = config.image_side(programs.count.epochs - 1)
     logits = predict_all(
         lambda batch: programs.predict(state, programs.replicate(batch), side=side),
@@ -167,7 +170,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print(f"error: {printable(str(error))}", file=sys.stderr)
         if images:
             console = Console()
-            with waiting(console, "reading the network, compiling and classifying"):
+            with (
+                compile_cache(command.compile_cache),
+                waiting(console, "reading the network, compiling and classifying"),
+            ):
                 probabilities, class_names = predict(command.run, np.stack(images))
             show(paths, probabilities, tuple(map(printable, class_names)), console)
         if len(images) < len(command.images):

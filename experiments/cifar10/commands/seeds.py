@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import jax
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 from rich.console import Console
 
 from experiments.cifar10.config import Config
@@ -21,8 +19,8 @@ from experiments.common import checkpoint
 from experiments.common.command import UserError, check_seed, say
 from experiments.common.estimates import Estimate
 from experiments.common.hosts import wait_for_writer
-from experiments.common.plots import GREY, PALETTE, subplots
 from experiments.common.run_folder import RunFolder, reading
+from experiments.common.stopwatch import Stopwatch
 
 MOST_SEEDS = 10_000  # which take weeks
 RUN_NAME, SWEEP_NAME = "cifar10", "cifar10-seeds"  # folders of one seed and of several
@@ -87,6 +85,7 @@ def run_seeds(
     *,
     console: Console | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    watch: Stopwatch | None = None,
 ) -> list[dict[str, Any]]:
     """Train every seed without a result in the folder; resume stopped runs.
 
@@ -101,6 +100,7 @@ def run_seeds(
         console: shows the progress, if there is one.
         should_stop: called before every call of the step, see `training.run.run`; True saves
             checkpoints and stops.
+        watch: counts the seconds of each activity, unless seeds are trained side by side.
 
     Returns:
         The summaries of the runs, in the order of the seeds.
@@ -135,6 +135,7 @@ def run_seeds(
                     devices=None if alone else [device],
                     console=console if alone else None,
                     should_stop=should_stop,
+                    watch=watch if alone else None,
                 )
             finally:
                 free.put(device)
@@ -171,7 +172,11 @@ def run_seeds(
         if diverged:
             raise DivergenceError("; ".join(diverged))
         folder.summary(summarize(sweep, summaries))
-        folder.figure("seeds", draw_seeds(sweep, summaries))
+        from experiments.cifar10.commands.figures import draw_seeds  # matplotlib takes a while
+
+        accuracies = [float(summary["test_accuracy"]) for summary in summaries]
+        mean = estimates(summaries)["test_accuracy"]
+        folder.figure("seeds", draw_seeds(sweep.seeds, accuracies, mean))
     return summaries
 
 
@@ -196,27 +201,6 @@ def summarize(sweep: Sweep, summaries: Sequence[Mapping[str, Any]]) -> dict[str,
             for seed, summary in zip(sweep.seeds, summaries, strict=True)
         ],
     }
-
-
-def draw_seeds(sweep: Sweep, summaries: Sequence[Mapping[str, Any]]) -> Figure:
-    """Plot the accuracy of every seed, and the mean with its interval."""
-    figure, ((ax,),) = subplots(height=3.6)
-    accuracies = [float(summary["test_accuracy"]) for summary in summaries]
-    mean = estimates(summaries)["test_accuracy"]
-    if mean.n > 1:
-        ax.axhspan(
-            mean.lower, mean.upper, color=PALETTE[0], alpha=0.15, label="95 % interval of the mean"
-        )
-    ax.axhline(mean.mean, color=GREY, linestyle="--", label=f"mean {mean.mean:.2%}")
-    ax.plot(sweep.seeds, accuracies, "o", color=PALETTE[0], label="one run")
-    ax.set_xlabel("seed")
-    ax.set_ylabel("test accuracy")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
-    spread = f"s, standard deviation {mean.sd:.2%}" if mean.n > 1 else ""
-    ax.set_title(f"{mean.n} run{spread}")
-    ax.legend(frameon=False)
-    return figure
 
 
 def _line(seed: int, summary: Mapping[str, Any]) -> str:

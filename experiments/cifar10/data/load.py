@@ -7,13 +7,13 @@ the cache if it is not found. The SHA-256 of every batch is checked, wherever it
 import hashlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import pooch
 
 from experiments.cifar10.config import DatasetName
 from experiments.cifar10.data.download import fetch
@@ -27,7 +27,11 @@ from experiments.cifar10.data.formats import (
     DataError as DataError,
     read_batches,
 )
+from experiments.cifar10.data.unpacked import copy_of, keep
 from experiments.common.command import printable
+from experiments.common.user_cache import cache_folder
+
+Doing = Callable[[str], None]  # is told the current activity
 
 ENVIRONMENT_VARIABLE = "XENTJAX_DATA_DIR"
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -124,13 +128,20 @@ def find_cifar10(data_dir: Path | None = None) -> Path | None:
     return found
 
 
-def load_cifar10(data_dir: Path | None = None, *, download: bool = True) -> Dataset:
+def _silently(activity: str) -> None:
+    """Show nothing."""
+
+
+def load_cifar10(
+    data_dir: Path | None = None, *, download: bool = True, doing: Doing = _silently
+) -> Dataset:
     """Load CIFAR-10: 50,000 and 10,000 images of 32 x 32 x 3, checked by their SHA-256.
 
     Args:
         data_dir: where it is, see `find_cifar10`.
         download: download the official archive to the cache if the data are not found, or if the
             archive downloaded earlier is damaged. It is replaced once the new one is complete.
+        doing: called with the current activity.
 
     Raises:
         DataError: the data are missing, truncated or corrupt, or cannot be downloaded.
@@ -138,26 +149,26 @@ def load_cifar10(data_dir: Path | None = None, *, download: bool = True) -> Data
     source = find_cifar10(data_dir)
     try:
         if source is not None:
-            return _read(source, OFFICIAL)
+            return _read(source, OFFICIAL, doing)
         places = ", ".join(map(str, _default_places()))
         if not download:
             raise DataError(f"CIFAR-10: expected in {places}, got nothing")
         # printed because $XENTJAX_DATA_DIR may name the wrong folder
-        return _download(f"No CIFAR-10 in {places}: downloading it to {cache_folder()}")
+        return _download(f"No CIFAR-10 in {places}: downloading it to {cache_folder()}", doing)
     except DataError as error:
         fetched = cache_folder() / URL.rpartition("/")[-1]
         if not download or data_dir is not None or source != fetched:
             raise _explained(str(error), source) from error
         damage = str(error)
     try:
-        return _download(f"{damage}: downloading it again to {cache_folder()}")
+        return _download(f"{damage}: downloading it again to {cache_folder()}", doing)
     except DataError as error:
         raise _explained(str(error)) from error
 
 
-def _download(notice: str) -> Dataset:
+def _download(notice: str, doing: Doing) -> Dataset:
     print(printable(notice), file=sys.stderr)
-    return _read(fetch(URL, URL_SHA256, cache_folder()), OFFICIAL)
+    return _read(fetch(URL, URL_SHA256, cache_folder()), OFFICIAL, doing)
 
 
 def load_digits() -> Dataset:
@@ -196,14 +207,9 @@ def load_digits() -> Dataset:
     )
 
 
-def load(name: DatasetName, data_dir: Path | None = None) -> Dataset:
+def load(name: DatasetName, data_dir: Path | None = None, doing: Doing = _silently) -> Dataset:
     """Load a data set by its name; `data_dir` is where CIFAR-10 is, see `find_cifar10`."""
-    return load_digits() if name == "digits" else load_cifar10(data_dir)
-
-
-def cache_folder() -> Path:
-    """Return the user's cache, where downloads are saved."""
-    return pooch.os_cache("xentjax")
+    return load_digits() if name == "digits" else load_cifar10(data_dir, doing=doing)
 
 
 def _default_places() -> list[Path]:
@@ -238,17 +244,40 @@ def _explained(problem: str, source: Path | None = None) -> DataError:
     )
 
 
-def _read(source: Path, release: Release) -> Dataset:
-    """Read the batches at `source`, and check each against `release`."""
+def _read(source: Path, release: Release, doing: Doing = _silently) -> Dataset:
+    """Read the batches at `source`, and check each against `release`.
+
+    Those of an archive are kept unpacked in the user's cache, and read from there the next time.
+    """
+    if not source.is_file():
+        return _dataset(source, *_records(source, release, doing, "reading"))
+    copy = copy_of(source, cache_folder())
+    with suppress(DataError):  # no copy, or a damaged one
+        return _dataset(source, *_records(copy, release, doing, "reading"))
+    batches, sha256 = _records(source, release, doing, "unpacking")
+    keep(copy, batches)
+    return _dataset(source, batches, sha256)
+
+
+def _records(
+    source: Path, release: Release, doing: Doing, activity: str
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read the records of every batch, and their hashes."""
     batches: dict[str, np.ndarray] = {}
     sha256: dict[str, str] = {}
+    doing(f"{activity} CIFAR-10, part 1 of {len(BATCHES)}")
     for batch, file, records in read_batches(source):
         sha256[batch] = _check(file, records, release.records_per_batch, release.sha256[batch])
-        batches[batch] = records.reshape(-1, RECORD_BYTES)
+        batches[batch] = records
+        part = min(len(batches) + 1, len(BATCHES))
+        doing(f"{activity} CIFAR-10, part {part} of {len(BATCHES)}")
     missing = [batch for batch in BATCHES if batch not in batches]
     if missing:
         raise DataError(f"{source}: expected 6 batch files, got none for {', '.join(missing)}")
+    return batches, sha256
 
+
+def _dataset(source: Path, batches: Mapping[str, np.ndarray], sha256: dict[str, str]) -> Dataset:
     train_images, train_labels = _decode(np.concatenate([batches[name] for name in TRAIN_BATCHES]))
     test_images, test_labels = _decode(batches[TEST_BATCH])
     return Dataset(
@@ -281,6 +310,7 @@ def _check(file: str, records: np.ndarray, number: int, sha256: str) -> str:
 
 
 def _decode(records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Convert records uint8 [N, 3073] to images uint8 [N, 32, 32, 3] and labels int32 [N]."""
+    """Convert N records of 3073 bytes to images uint8 [N, 32, 32, 3] and labels int32 [N]."""
+    records = records.reshape(-1, RECORD_BYTES)
     planes = records[:, -PIXEL_BYTES:].reshape(-1, 3, 32, 32)
     return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), records[:, 0].astype(np.int32)

@@ -1,7 +1,10 @@
 """The jitted functions of a run: initial state, steps and predictions."""
 
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import flax.linen as nn
 import jax
@@ -23,6 +26,7 @@ from experiments.cifar10.training.steps import StepCount
 from experiments.common.compiled import CompiledFunction
 
 WHITENING_IMAGES = 5000
+SIDE = 32  # of stored images, in pixels
 
 
 class TrainingPrograms:
@@ -59,19 +63,39 @@ class TrainingPrograms:
         network = self._networks[False]
         self._optimizer = make_optimizer(config, self.count)
         self._replicated = NamedSharding(mesh, PartitionSpec())
-        self._initial_state = jax.jit(
+        self._num_images = num_images
+        self._jitted_initial_state = jax.jit(
             partial(initial_state, network, self._optimizer, lookahead=config.lookahead),
             out_shardings=self._replicated,
         )
-        self._plan_epoch = jax.jit(
+        self._jitted_plan_epoch = jax.jit(
             partial(_plan_epoch_of_seed, num_images=num_images, flip=config.flip),
             out_shardings=self._replicated,
         )
+        self._initial_state = CompiledFunction(self._jitted_initial_state)
+        self._plan_epoch = CompiledFunction(self._jitted_plan_epoch)
         self.train_steps = CompiledFunction(train_steps, backend.compiler_options)
         self.predict = CompiledFunction(
             jax.jit(partial(predict, network, mesh), static_argnames="side"),
             backend.compiler_options,
         )
+
+    def with_new_clock(self, compiling: Callable[[], AbstractContextManager[None]]) -> Self:
+        """Share the programs, and count their seconds from here.
+
+        Args:
+            compiling: entered while a program is compiled.
+        """
+        new = copy.copy(self)
+        for name in ("_initial_state", "_plan_epoch", "train_steps", "predict"):
+            setattr(new, name, getattr(self, name).with_new_clock(compiling))
+        return new
+
+    @property
+    def number_compiled(self) -> int:
+        """Number of programs compiled so far."""
+        functions = self._initial_state, self._plan_epoch, self.train_steps, self.predict
+        return sum(map(len, functions))
 
     def step(self, epoch: int) -> TrainStep:
         """Return the step of an epoch, for its image side and its trained parameters."""
@@ -92,6 +116,44 @@ class TrainingPrograms:
             images: uint8 [N, H, W, C], the training images.
         """
         return self._initial_state(np.uint32(seed), images[:WHITENING_IMAGES])
+
+    def shapes_of_state(self) -> TrainState:
+        """Return the shapes of a state, `jax.ShapeDtypeStruct`s; nothing is computed."""
+        images = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), np.uint8)
+        return self._on_every_device(
+            jax.eval_shape(self._jitted_initial_state, np.uint32(0), images)
+        )
+
+    def compile_plan(self) -> None:
+        """Compile what `plan_epoch` needs."""
+        self._plan_epoch.compile(np.uint32(0), np.int32(0))
+
+    def compile_steps(self, epoch: int, num_steps: int) -> None:
+        """Compile a program that takes this many steps of an epoch."""
+        seed, first = np.uint32(0), np.int32(0)
+        plan = self._on_every_device(jax.eval_shape(self._jitted_plan_epoch, seed, first))
+        images = jax.ShapeDtypeStruct((self._num_images, SIDE, SIDE, 3), np.uint8)
+        labels = jax.ShapeDtypeStruct((self._num_images,), np.int32)
+        self.train_steps.compile(
+            self.shapes_of_state(),
+            *self._on_every_device((images, labels)),
+            plan,
+            step=self.step(epoch),
+            num_steps=num_steps,
+        )
+
+    def compile_prediction(self, batch: int, side: int) -> None:
+        """Compile the prediction of this many images of this side."""
+        images = jax.ShapeDtypeStruct((batch, SIDE, SIDE, 3), np.uint8)
+        self.predict.compile(self.shapes_of_state(), self._on_every_device(images), side=side)
+
+    def _on_every_device(self, shapes: Any) -> Any:
+        def replicated(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=self._replicated, weak_type=leaf.weak_type
+            )
+
+        return jax.tree.map(replicated, shapes)
 
     def plan_epoch(self, seed: int, epoch: int) -> EpochPlan:
         """Plan the order and the flips of the images of an epoch."""

@@ -1,9 +1,10 @@
 """A run, from its first step or a checkpoint to the evaluation and its figures."""
 
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,23 @@ from experiments.cifar10.config import Config, ConfigError, ViewsName
 from experiments.cifar10.data.augment import views
 from experiments.cifar10.data.load import Dataset
 from experiments.cifar10.results import report
-from experiments.cifar10.results.evaluate import Evaluation, Result, accuracy, evaluate, predict_all
+from experiments.cifar10.results.evaluate import (
+    Evaluation,
+    Result,
+    accuracy,
+    compile_evaluation,
+    evaluate,
+    predict_all,
+)
 from experiments.cifar10.training.programs import TrainingPrograms
 from experiments.cifar10.training.steps import StepCount
 from experiments.common import checkpoint
+from experiments.common.ahead import Ahead
 from experiments.common.command import UserError, say
 from experiments.common.interrupt import TrainingStopped
 from experiments.common.progress import TrainingProgress
 from experiments.common.run_folder import RunFolder
+from experiments.common.stopwatch import Stopwatch
 from xentjax import fit_temperature
 
 WITHOUT_BAR = "a line follows for every epoch; the first step may have to be compiled"
@@ -56,6 +66,7 @@ def run(
     devices: Sequence[Any] | None = None,
     console: Console | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    watch: Stopwatch | None = None,
 ) -> Result:
     """Train and test a network; write checkpoint, metrics, summary and figures to the folder.
 
@@ -68,6 +79,7 @@ def run(
         console: shows the progress, if there is one.
         should_stop: called before every call of the step, which takes one step on CPU and the rest
             of the epoch elsewhere; True saves a checkpoint and stops.
+        watch: counts the seconds of each activity.
 
     Raises:
         ConfigError: the settings do not fit the data set or the devices.
@@ -76,22 +88,22 @@ def run(
         TrainingStopped: `should_stop` returned True.
         DivergenceError: the loss became NaN or infinite.
     """
-    with folder.locked(), TrainingProgress(console, WITHOUT_BAR) as progress:
-        trainer = _Trainer(config, dataset, folder, devices, progress)
-        if resume:
-            trainer.state = checkpoint.restore(folder.path, trainer.state)
-        first_step, count = int(trainer.state.step), trainer.count
-        if first_step == count.total and folder.read_summary() is not None:
+    watch = watch or Stopwatch()
+    with folder.locked(), TrainingProgress(console, WITHOUT_BAR) as progress, Ahead() as ahead:
+        trainer = _Trainer(config, dataset, folder, devices, progress, watch)
+        count = trainer.count
+        last = checkpoint.latest_step(folder.path) if resume else None
+        if last == count.total and folder.read_summary() is not None:
             raise checkpoint.CheckpointError(
                 f"{folder.path}: expected a stopped run, got a finished one"
             )
+        first_step = trainer.begin(resume, ahead)
         if (torn := folder.drop_torn_lines()) and console is not None:
             say(console, f"metrics.jsonl: dropped {torn} incomplete line{'s' * (torn > 1)}")
-        trainer.plan(first_step)
         for epoch in range(first_step // count.per_epoch, count.epochs):
             trainer.train_epoch(epoch, should_stop)
         result = trainer.result(first_step)
-        report.save(folder, config, dataset, result, progress.doing)
+        report.save(folder, config, dataset, result, progress.doing, watch)
         return result
 
 
@@ -131,6 +143,7 @@ class _Trainer:
         folder: RunFolder,
         devices: Sequence[Any] | None,
         progress: TrainingProgress | None = None,
+        watch: Stopwatch | None = None,
     ) -> None:
         num_images = _trained_images(config, dataset)
         train_images, held_out_images = np.split(dataset.train_images, [num_images])
@@ -141,70 +154,107 @@ class _Trainer:
         self.config = config
         self.folder = folder
         self.count = programs.count
-        self.state = programs.initial_state(config.seed, train_images)
-        self._programs = programs
+        self._num_classes = num_classes
         self._progress = progress or TrainingProgress(None)
-        self._train_steps = programs.train_steps.with_new_clock(self._progress.compiling)
-        self._predict = programs.predict.with_new_clock(self._progress.compiling)
+        self._watch = watch or Stopwatch()
+        self._programs = programs.with_new_clock(self._compiling)
         self._train_set = programs.replicate(train_images), programs.replicate(train_labels)
+        self._whitened = train_images
         self._held_out_set = held_out_images, held_out_labels
         self._test_set = dataset.test_images, dataset.test_labels
+        self._tested = 0, np.zeros(0)  # the step of the last test, and its logits
 
-    def plan(self, first_step: int) -> None:
-        """Estimate the work and the compilations after this step, for the progress.
+    def begin(self, resume: bool, ahead: Ahead | None = None) -> int:
+        """Make or restore the first state, and plan what follows; return the step to go on from.
+
+        Args:
+            resume: restore the state from the folder's checkpoint.
+            ahead: compiles the programs in the background, in the order in which they are needed.
+        """
+        with self._watch.during("preparing"):
+            shapes = self._programs.shapes_of_state()
+            if resume:
+                self.state = checkpoint.restore(self.folder.path, shapes)
+                first_step = int(self.state.step)
+            else:
+                first_step = 0
+            needed = self._plan(first_step)
+            if ahead is not None:
+                ahead.run(needed)
+            if not resume:
+                self.state = self._programs.initial_state(self.config.seed, self._whitened)
+        return first_step
+
+    @contextmanager
+    def _compiling(self) -> Iterator[None]:
+        with self._watch.during("compiling"), self._progress.compiling():
+            yield
+
+    def _plan(self, first_step: int) -> list[Callable[[], None]]:
+        """Estimate the work after this step, for the progress; return what compiles its programs.
 
         The unit of work is the classification of an image of 32 x 32 pixels; training on it is
         three units.
         """
         scans, size = current_backend().scans_epochs, current_backend().test_batch
         views, tested = _number_of_views(self.config.views), len(self._test_set[0])
-        work, to_compile = 0.0, set[Hashable]()
+        programs, work = self._programs, 0.0
+        compilations = dict[Hashable, Callable[[], None]]()  # in the order in which they are needed
 
         def test(number: int, side: int) -> float:
-            to_compile.add((min(size, number), side))
+            """Plan a test of this many images."""
+            batch = min(size, number)
+            compilations[batch, side] = partial(programs.compile_prediction, batch, side)
             return number * _area(side)
 
+        if first_step < self.count.total:
+            compilations["plan"] = programs.compile_plan
         for epoch in range(first_step // self.count.per_epoch, self.count.epochs):
             side, first, end = self.config.image_side(epoch), *self.count.of_epoch(epoch)
-            steps = end - max(first, first_step)
-            if steps:
-                to_compile.add((steps if scans else 1, self._programs.step(epoch)))
+            if steps := end - max(first, first_step):
+                number = steps if scans else 1
+                compile_steps = partial(programs.compile_steps, epoch, number)
+                compilations.setdefault((number, programs.step(epoch)), compile_steps)
                 work += 3 * steps * self.config.batch_size * _area(side) + test(tested, side)
         side = self.config.image_side(self.count.epochs - 1)
-        work += test(tested, side) * (1 if views == 1 else 1 + views)
+        # the last epoch's test is that of the original images
+        work += test(tested, side) * (views - 1 if first_step < self.count.total else views)
         if held_out := self.config.held_out:
             work += test(held_out, side) * views
-        compiled = len(self._train_steps) + len(self._predict)  # for an earlier seed
-        self._progress.plan(work, max(0, len(to_compile) - compiled))
+        compilations["evaluation"] = partial(compile_evaluation, tested, self._num_classes)
+        number = len(compilations) + (first_step == 0)  # and the initial state
+        self._progress.plan(work, max(0, number - programs.number_compiled))
+        return list(compilations.values())
 
     def train_epoch(self, epoch: int, should_stop: Callable[[], bool]) -> None:
         """Take the remaining steps of the epoch; test, log and save."""
-        plan = self._programs.plan_epoch(self.config.seed, epoch)
-        train_step = self._programs.step(epoch)
+        train_step, train_steps = self._programs.step(epoch), self._programs.train_steps
         scans = current_backend().scans_epochs
         side = self.config.image_side(epoch)
         start, end = self.count.of_epoch(epoch)
         step = first_step = int(self.state.step)
         if step == end:  # the last, partial epoch is trained; only its summary is missing
             return
-        start_seconds = self._train_steps.run_seconds
+        plan = self._programs.plan_epoch(self.config.seed, epoch)
+        start_seconds = train_steps.run_seconds
         self._progress.doing(f"epoch {epoch + 1}/{self.count.epochs}")
         metrics: dict[str, float] = {}
         while step < end:
             if should_stop():
                 checkpoint.save(self.folder.path, self.state)
                 raise TrainingStopped(f"stopped after step {step} of {self.count.total}")
-            self.state, losses = self._train_steps(
-                self.state,
-                *self._train_set,
-                plan,
-                step=train_step,
-                num_steps=end - step if scans else 1,
-            )
+            with self._watch.during("training"):
+                self.state, losses = train_steps(
+                    self.state,
+                    *self._train_set,
+                    plan,
+                    step=train_step,
+                    num_steps=end - step if scans else 1,
+                )
             self._check_finite(np.asarray(losses), step)
             before, step = step, step + len(losses)
             seen = self.config.batch_size * (step - start)
-            seconds = self._train_steps.run_seconds - start_seconds
+            seconds = train_steps.run_seconds - start_seconds
             metrics = {
                 "loss": float(self.state.loss) / seen,
                 "accuracy": float(self.state.correct) / seen,
@@ -213,27 +263,39 @@ class _Trainer:
             work = 3 * (step - before) * self.config.batch_size * _area(side)
             self._progress.worked(work, STATUS.format(**metrics))
         images, labels = self._test_set
-        metrics["test_accuracy"] = accuracy(self._logits(images, "plain", side), labels)
-        self.folder.log(epoch=epoch + 1, step=step, image_side=side, **metrics)
-        checkpoint.save(self.folder.path, self.state)
+        logits = self._logits(images, "plain", side)
+        self._tested = (step, logits)
+        metrics["test_accuracy"] = accuracy(logits, labels)
+        self._progress.doing("saving")
+        with self._watch.during("saving"):
+            self.folder.log(epoch=epoch + 1, step=step, image_side=side, **metrics)
+            checkpoint.save(self.folder.path, self.state)
         self._progress.line(EPOCH_DONE.format(epoch=epoch + 1, side=side, **metrics))
 
     def result(self, first_step: int) -> Result:
         """Test the network, which this process has trained from `first_step` on."""
-        images = self.config.batch_size * (self.count.total - first_step)
         views = self.config.views
-        plain = self._test("plain")
-        test = plain if views == "plain" else self._test(views)
+        images, labels = self._test_set
+        # of the last epoch's test, unless an earlier process has trained that
+        step, original = self._tested
+        if step != self.count.total:
+            original = self._logits(images, "plain")
+        plain = test = self._evaluated(original, labels)
+        if views != "plain":
+            test = self._evaluated(self._logits(images, views, original=original), labels)
         temperature = calibrated = None
         if self.config.held_out:
             held_out = self._logits(self._held_out_set[0], views)
             self._progress.doing("fitting T")
-            with warnings.catch_warnings(action="ignore"):  # the command reports that there is none
+            with self._watch.during("evaluating"), warnings.catch_warnings(action="ignore"):
+                # the command reports that there is none
                 fit = fit_temperature(held_out, self._held_out_set[1])
             if fit.converged:  # not if all of them are right, where the best temperature is 0
                 temperature = float(fit.temperature)
-                calibrated = evaluate(test.logits / np.float32(temperature), test.labels)
-        seconds = self._train_steps.run_seconds
+                calibrated = self._evaluated(test.logits / np.float32(temperature), test.labels)
+        train_steps, predict = self._programs.train_steps, self._programs.predict
+        seconds = train_steps.run_seconds
+        trained = self.config.batch_size * (self.count.total - first_step)
         return Result(
             state=self.state,
             test=test,
@@ -241,28 +303,34 @@ class _Trainer:
             temperature=temperature,
             calibrated=calibrated,
             train_seconds=None if first_step else seconds,
-            compile_seconds=self._train_steps.compile_seconds + self._predict.compile_seconds,
-            test_seconds=self._predict.run_seconds,
-            images_per_second=images / seconds if seconds else 0.0,
+            compile_seconds=train_steps.compile_seconds + predict.compile_seconds,
+            test_seconds=predict.run_seconds,
+            images_per_second=trained / seconds if seconds else 0.0,
         )
 
-    def _test(self, views: ViewsName) -> Evaluation:
-        images, labels = self._test_set
-        logits = self._logits(images, views)
+    def _evaluated(self, logits: np.ndarray, labels: np.ndarray) -> Evaluation:
         self._progress.doing("evaluating")
-        return evaluate(logits, labels)
+        with self._watch.during("evaluating"):
+            return evaluate(logits, labels)
 
-    def _logits(self, images: np.ndarray, views: ViewsName, side: int | None = None) -> np.ndarray:
+    def _logits(
+        self,
+        images: np.ndarray,
+        views: ViewsName,
+        side: int | None = None,
+        original: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Compute the logits of images shrunk to `side`; None is the side of the last epoch."""
         side = side or self.config.image_side(self.count.epochs - 1)
         self._progress.doing("testing")
 
         def predict(batch: np.ndarray) -> Any:
-            logits = self._predict(self.state, self._programs.replicate(batch), side=side)
+            logits = self._programs.predict(self.state, self._programs.replicate(batch), side=side)
             self._progress.worked(len(batch) * _area(side))
             return logits
 
-        return predict_all(predict, images, views)
+        with self._watch.during("testing"):
+            return predict_all(predict, images, views, original)
 
     def _check_finite(self, losses: np.ndarray, first_step: int) -> None:
         if np.isfinite(losses).all():

@@ -1,6 +1,7 @@
 """Programs compiled ahead: as few as need be, and their seconds."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
@@ -46,3 +47,30 @@ def test_compilation_and_runs_are_timed_separately(monkeypatch: pytest.MonkeyPat
     other(np.ones(3, np.float32), times=1)
     assert (other.compile_seconds, other.run_seconds) == (5, 4)
     assert (len(function), function.run_seconds) == (2, 6)
+
+
+def test_a_program_compiled_in_another_thread_is_waited_for_and_counted_once():
+    waits: list[str] = []
+
+    @contextmanager
+    def compiling() -> Iterator[None]:
+        waits.append("begun")
+        yield
+
+    function = CompiledFunction(repeated_sum, compiling=compiling)
+    shape = jax.ShapeDtypeStruct((2,), np.float32)
+    with ThreadPoolExecutor(2) as pool:
+        programs = list(pool.map(lambda _: function.compile(shape, times=3), range(2)))
+    assert programs[0] is programs[1]
+    for _ in range(2):
+        assert float(function(jnp.ones(2), times=3)) == 6
+    assert (len(function), waits) == (1, ["begun"])
+
+
+def test_a_failed_compilation_is_tried_again():
+    function = CompiledFunction(repeated_sum)
+    for _ in range(2):
+        with pytest.raises(TypeError):
+            function.compile(np.ones(2, np.float32))  # without the keyword
+    assert len(function) == 0
+    assert float(function(np.ones(2, np.float32), times=2)) == 4

@@ -11,7 +11,8 @@ import pytest
 
 from experiments.cifar10 import __main__ as command
 from experiments.cifar10.__main__ import main, parse
-from experiments.cifar10.commands.seeds import Sweep, draw_seeds, parse_seeds, run_seeds
+from experiments.cifar10.commands.figures import draw_seeds
+from experiments.cifar10.commands.seeds import Sweep, estimates, parse_seeds, run_seeds
 from experiments.cifar10.config import PRESETS, Config
 from experiments.cifar10.training.run import DivergenceError, TrainingStopped, run
 from experiments.common import checkpoint
@@ -129,7 +130,8 @@ def test_the_summary_has_every_seed_and_the_means(sweep):
 
 def test_the_figure_ends_where_no_accuracy_can_be(sweep):
     far_apart = [{"test_accuracy": 0.9}, {"test_accuracy": 0.7}]
-    ax = draw_seeds(SWEEP, far_apart).axes[0]
+    mean = estimates(far_apart)["test_accuracy"]
+    ax = draw_seeds(SWEEP.seeds, [0.9, 0.7], mean).axes[0]
     corners = ax.patches[0].get_extents().get_points()
     (_, low), (_, high) = ax.transData.inverted().transform(corners)
     assert (low, high) == pytest.approx((0, 1))

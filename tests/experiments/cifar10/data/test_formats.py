@@ -249,8 +249,13 @@ def test_a_damaged_header_is_one_line_or_no_batch(
     assert "\n" not in message
 
 
-def test_random_damage_is_one_line_or_right(tmp_path: Path) -> None:
+def test_random_damage_is_one_line_or_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three hundred archives with wrong bytes, of both forms, packed and not."""
+    no_folder = tmp_path / "file"  # copies of unpacked archives cannot be kept
+    no_folder.write_bytes(b"")
+    monkeypatch.setattr(data, "cache_folder", lambda: no_folder)
     rng = np.random.default_rng(0)
     binary = write_archive(tmp_path / "a.tar.gz", binary_files(SMALL)).read_bytes()
     python = write_archive(tmp_path / "b.tar.gz", python_files(SMALL)).read_bytes()

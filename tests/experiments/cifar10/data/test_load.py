@@ -293,3 +293,46 @@ def test_the_real_data(monkeypatch: pytest.MonkeyPatch) -> None:
     # the published channel means of the training images
     means = dataset.train_images.mean((0, 1, 2)) / 255
     np.testing.assert_allclose(means, [0.4914, 0.4822, 0.4465], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if ".tar." in name])
+def test_an_archive_is_unpacked_once(
+    tmp_path: Path, cache: Path, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write(tmp_path / "given", layout)
+    activities: list[str] = []
+    assert_is_small(load_cifar10(source, doing=activities.append))
+    assert activities[-1] == "unpacking CIFAR-10, part 6 of 6"
+    activities.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr("tarfile.TarFile.extractfile", None)  # must not be called
+        dataset = load_cifar10(source, doing=activities.append)
+    assert_is_small(dataset)
+    assert dataset.source == str(source)
+    assert {activity[:7] for activity in activities} == {"reading"}
+
+
+def test_a_damaged_copy_of_an_archive_is_replaced(tmp_path: Path, cache: Path) -> None:
+    source = write(tmp_path / "given", LAYOUTS[-1])
+    load_cifar10(source)
+    (copy,) = (cache / "unpacked").iterdir()
+    content = (copy / "test_batch.bin").read_bytes()
+    (copy / "test_batch.bin").write_bytes(content[::-1])
+    assert_is_small(load_cifar10(source))
+    assert (copy / "test_batch.bin").read_bytes() == content
+
+
+def test_one_copy_is_kept_and_none_of_a_changed_or_wrong_archive(
+    tmp_path: Path, cache: Path
+) -> None:
+    first, second = (write(tmp_path / name, LAYOUTS[-1]) for name in ("a", "b"))
+    load_cifar10(first)
+    load_cifar10(second)
+    assert len(list((cache / "unpacked").iterdir())) == 1
+    second.write_bytes(b"no archive")
+    assert "expected readable data" in failure(load_cifar10, second)
+
+
+def test_without_room_for_a_copy_the_archive_is_read(tmp_path: Path, cache: Path) -> None:
+    cache.write_text("a file where the folder would be")
+    assert_is_small(load_cifar10(write(tmp_path / "given", LAYOUTS[-1])))

@@ -128,3 +128,8 @@ def test_predict_all_averages_over_the_views():
     for which, expected in corners.items():
         np.testing.assert_array_equal(predict_all(predict, images, which), expected)
     assert calls == [((5, 3, 4, 3), np.uint8)] * (1 + 2 + 6)  # one program serves all views
+    calls.clear()
+    original = images[:, 0, 0].astype(np.float32)
+    for which, expected in corners.items():
+        np.testing.assert_array_equal(predict_all(predict, images, which, original), expected)
+    assert len(calls) == 0 + 1 + 5  # what is known is not predicted again

@@ -5,6 +5,7 @@ import io
 import math
 import re
 import shutil
+import time
 from collections.abc import Callable
 
 import jax
@@ -17,7 +18,7 @@ from scipy.special import logsumexp
 from experiments.cifar10.__main__ import show
 from experiments.cifar10.backend import current_backend
 from experiments.cifar10.config import Config, ConfigError
-from experiments.cifar10.results.report import draw_reliability
+from experiments.cifar10.results.figures import draw_reliability
 from experiments.cifar10.training import run as train
 from experiments.cifar10.training.run import (
     WITHOUT_BAR,
@@ -27,11 +28,12 @@ from experiments.cifar10.training.run import (
     _Trainer,
     run,
 )
-from experiments.common import checkpoint, progress
+from experiments.common import checkpoint, compile_cache, progress
 from experiments.common.checkpoint import CheckpointError
 from experiments.common.command import UserError
 from experiments.common.progress import TrainingProgress
 from experiments.common.run_folder import RunError, RunFolder
+from experiments.common.stopwatch import Stopwatch
 from tests.support.full_disk import FULL_DISK, needs_full_disk
 from tests.support.run_folders import read_metrics, read_summary
 from tests.support.tiny_training import (
@@ -198,6 +200,35 @@ def test_two_stops_in_the_middle_of_epochs_change_no_bit(finished, new_folder):
     assert read_summary(folder.path)["test_nll"] == expected.nll
 
 
+def test_programs_read_from_the_cache_change_no_bit(finished, new_folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(compile_cache.OPTIONS, "jax_persistent_cache_min_compile_time_secs", 0.0)
+    _, expected = finished
+    read: list[str] = []
+    jax.monitoring.register_event_listener(
+        lambda event, **rest: read.append(event) if event.endswith("/cache_hits") else None
+    )
+    for _ in ("written", "read"):
+        read.clear()
+        train._programs.cache_clear()
+        with compile_cache.compile_cache(tmp_path / "compiled"):
+            result = run(CONFIG, DATASET, new_folder(CONFIG))
+        assert differences(result.state, expected.state) == []
+        np.testing.assert_array_equal(result.test.logits, expected.test.logits)
+    assert len(read) >= 6  # first state, plan, two steps and two predictions
+
+
+def test_the_seconds_of_a_run_are_those_of_its_activities(finished, new_folder):
+    watch = Stopwatch(activity="before")
+    began = time.monotonic()
+    folder = new_folder(CONFIG)
+    run(CONFIG, DATASET, folder, watch=watch)
+    seconds = watch.seconds()
+    assert sum(seconds.values()) == pytest.approx(time.monotonic() - began, abs=0.05)
+    assert seconds.keys() >= {"preparing", "training", "testing", "evaluating", "saving", "drawing"}
+    written = read_summary(folder.path)["seconds"]
+    assert 0 < written["drawing"] <= seconds["drawing"]
+
+
 def test_a_finished_run_cannot_be_resumed(finished):
     folder, _ = finished
     with pytest.raises(CheckpointError) as caught:
@@ -231,7 +262,8 @@ def test_a_loss_that_is_no_number_names_the_checkpoint_before_it(new_folder):
     with pytest.raises(TrainingStopped):
         run(CONFIG, DATASET, folder, should_stop=stop_after(7))
     trainer = _Trainer(CONFIG, DATASET, folder, None)
-    state = checkpoint.restore(folder.path, trainer.state)
+    trainer.begin(resume=True)
+    state = trainer.state
     broken = jax.tree.map(lambda leaf: leaf * np.float32(np.nan), state.params)
     checkpoint.save(folder.path, state._replace(params=broken, step=state.step + 1))
     with pytest.raises(DivergenceError) as caught:

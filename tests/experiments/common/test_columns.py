@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from experiments.categorical_mle import columns
-from experiments.categorical_mle.columns import MISSING, read_column
+from experiments.common import table_files
+from experiments.common.columns import MISSING, read_column
 from experiments.common.command import UserError
 
 DAYS = [datetime.date(2024, 10, 9), None, datetime.date(2024, 1, 2)]
@@ -133,7 +133,7 @@ def test_a_header_is_as_long_as_it_is(tmp_path, delimiter, quoted):
 
 def test_line_breaks_in_quoted_cells_are_part_of_them_in_every_block(tmp_path, monkeypatch):
     """However the blocks part lines and cells."""
-    monkeypatch.setattr(columns, "BLOCK_BYTES", 1 << 12)
+    monkeypatch.setattr(table_files, "BLOCK_BYTES", 1 << 12)
     lines = [f'"{"-" * (k % 97)}\nred, {k % 3}",{k}\n' for k in range(20_000)]
     path = csv(tmp_path, "x,y\n" + "".join(lines))
     found = read_column(path, "x", 1000)

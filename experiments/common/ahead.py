@@ -1,0 +1,38 @@
+"""Work that is done in the background before it is needed."""
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+import jax
+
+MOST_THREADS = 2
+
+
+class Ahead:
+    """Calls functions in threads, in their order.
+
+    What is left is dropped at the end of the context, which waits for the calls that have begun. An
+    error is lost: whoever needs the result makes the call again. With several hosts nothing is
+    called, since they have to work in one order.
+    """
+
+    def __enter__(self) -> Self:
+        self._pool = ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def run(self, functions: Iterable[Callable[[], None]]) -> None:
+        """Begin to call the functions."""
+        if jax.process_count() == 1:
+            for function in functions:
+                self._pool.submit(function)

@@ -1,0 +1,90 @@
+"""Intervals for how strongly two columns go together, by the noncentral chi-squared law.
+
+G and X^2 of a table of N pairs follow, for associations that are not strong, the noncentral
+chi-squared law of (R - 1) (C - 1) degrees of freedom with noncentrality
+
+    lambda = 2 N I  for G,    lambda = N min(R - 1, C - 1) V^2  for X^2.
+
+The interval has all lambda whose law gives the statistic tails of at least alpha / 2.
+
+Source: M. Smithson, "Confidence Intervals" (2003), chapter 4; S. G. Self, R. H. Mauritsen and
+J. Ohara, "Power calculations for likelihood ratio tests in generalized linear models" (1992).
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy import optimize, stats
+
+import xentjax
+
+
+class Strength(NamedTuple):
+    """A measure of association with its interval."""
+
+    value: float
+    lower: float
+    upper: float
+
+
+def mutual_information(
+    test: xentjax.IndependenceTest, n: int, alpha: float, sizes: tuple[int, int]
+) -> Strength:
+    """Estimate the mutual information in nats, corrected for its bias, and at least 0.
+
+    Args:
+        test: by the statistic G.
+        n: number of pairs.
+        alpha: probability that the interval does not cover.
+        sizes: numbers of rows and columns that are not empty.
+    """
+    most, value = math.log(min(sizes)), max(float(test.mutual_information), 0.0)
+    ends = (
+        min(end / (2 * n), most)
+        for end in noncentrality(float(test.statistic), int(test.dof), alpha)
+    )
+    return Strength(value, *ends)
+
+
+def cramers_v(
+    test: xentjax.IndependenceTest, n: int, alpha: float, sizes: tuple[int, int]
+) -> Strength:
+    """Estimate Cramér's V without what chance adds to it, X^2 - dof in place of X^2.
+
+    The arguments are those of `mutual_information`.
+    """
+    scale, dof = n * (min(sizes) - 1), int(test.dof)
+    statistic = scale * float(test.cramers_v) ** 2
+    values = max(statistic - dof, 0.0), *noncentrality(statistic, dof, alpha)
+    return Strength(*(min(math.sqrt(value / scale), 1.0) for value in values))
+
+
+def noncentrality(statistic: float, dof: int, alpha: float) -> tuple[float, float]:
+    """Invert the noncentral chi-squared law: the interval of its noncentrality."""
+    return _root(statistic, dof, 1 - alpha / 2), _root(statistic, dof, alpha / 2)
+
+
+def _root(statistic: float, dof: int, probability: float) -> float:
+    """Find the noncentrality at which the law is below the statistic with this probability.
+
+    0 where even the central law is so with a lower one.
+    """
+
+    def excess(noncentrality: float) -> float:
+        return float(stats.ncx2.cdf(statistic, dof, noncentrality)) - probability
+
+    if float(stats.chi2.cdf(statistic, dof)) <= probability:
+        return 0.0
+    # The law has mean dof + lambda and variance 2 (dof + 2 lambda).
+    spread = abs(float(stats.norm.ppf(probability))) + 1
+    high = statistic + dof + 4 * spread**2 + 2 * spread * math.sqrt(2 * dof + 4 * statistic)
+    found = optimize.root_scalar(
+        excess, bracket=(0.0, high), method="brentq", xtol=1e-9 * max(1.0, statistic)
+    )
+    return float(found.root)
+
+
+def occurring(table: np.ndarray) -> tuple[int, int]:
+    """Count the rows and the columns that are not empty."""
+    return int(table.any(1).sum()), int(table.any(0).sum())

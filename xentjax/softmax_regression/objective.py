@@ -1,0 +1,196 @@
+"""The objective of softmax regression and its derivatives: sums over the rows, taken by chunks.
+
+Over the rows, with features z_n standardised and a 1 for the bias, and weights w_n,
+
+    F(B) = sum_n w_n H(y_n, softmax(z_n B)) + sum_d penalty_d / 2 ||B_d||^2
+
+Arrays have the rows on their last axis, where sums over classes and features are quick.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Integer
+
+from xentjax.softmax_regression.arrays import Array, add, namespace, sum_over_rows
+
+
+class Problem(NamedTuple):
+    """The coefficients, kernel and then bias, are `start` plus the point that is sought."""
+
+    features: Float[Array, "d1 n"]
+    """Features, standardised or smaller, and a row of ones for the bias."""
+    labels: Integer[Array, " n"]
+    weights: Float[Array, " n"] | None
+    start: Float[Array, "d1 k"]
+    occurs: Bool[Array, " k"]
+    penalty: Float[Array, " d1"]
+    """l2 in the scale of the features."""
+
+
+def softmax(logits: Array) -> Array:
+    """Return the softmax over the first axis."""
+    unnormalised = namespace(logits).exp(shifted(logits))
+    return unnormalised / unnormalised.sum(0, keepdims=True)
+
+
+def shifted(logits: Array) -> Array:
+    """Return the logits less the largest of the row, which is a constant to derivatives.
+
+    Its own is 0 / 0 where a program computes the logits anew, and rounds them otherwise.
+    """
+    largest = logits.max(0, keepdims=True)
+    return logits - (largest if namespace(logits) is np else jax.lax.stop_gradient(largest))
+
+
+def logits_of(features: Array, coefficients: Array) -> Array:
+    """Return the logits [K, n]."""
+    # The bias may be -inf, which a product with the ones could turn into NaN.
+    return coefficients[:-1].T @ features[:-1] + coefficients[-1][:, None]
+
+
+def is_label(labels: Array, k: int) -> Array:
+    """Return which class [K, n] is the label."""
+    xp = namespace(labels)
+    return labels[None] == xp.arange(k, dtype=labels.dtype)[:, None]
+
+
+def residuals(p: Array, labels: Array) -> Array:
+    """Return the probabilities minus 1 for the label.
+
+    p_y - 1 would cancel where p_y is near 1, and separated data would seem at rest.
+    """
+    xp, chosen = namespace(p), is_label(labels, len(p))
+    others = xp.where(chosen, 0, p)
+    return xp.where(chosen, -others.sum(0, keepdims=True), others)
+
+
+def gradient(problem: Problem, point: Array) -> Array:
+    """Return the gradient [D1, K]."""
+
+    def of_rows(features: Array, labels: Array, weights: Array | None) -> tuple[Array]:
+        p = softmax(logits_of(features, problem.start + point))
+        return (_weighted(features, weights) @ residuals(p, labels).T,)
+
+    return _over_rows(of_rows, problem, 1)[0] + _penalty(problem, point)
+
+
+def gradient_and_hessian(problem: Problem, point: Array) -> tuple[Array, Array]:
+    """Return the gradient, and the Hessian in coefficients relative to class 0, class by class."""
+    d1, k = problem.start.shape
+
+    def of_rows(features: Array, labels: Array, weights: Array | None) -> tuple[Array, ...]:
+        p = softmax(logits_of(features, problem.start + point))
+        first = _weighted(features, weights) @ residuals(p, labels).T
+        return first, *information_sums(p, features, weights)
+
+    first, *sums = _over_rows(of_rows, problem, (k - 1) * d1)
+    return first + _penalty(problem, point), information(*sums, k) + prior(problem)
+
+
+def hessian(problem: Problem, point: Array) -> Array:
+    """Return the Hessian in coefficients relative to class 0, class by class."""
+    d1, k = problem.start.shape
+
+    def of_rows(features: Array, _labels: Array, weights: Array | None) -> tuple[Array, ...]:
+        p = softmax(logits_of(features, problem.start + point))
+        return information_sums(p, features, weights)
+
+    return information(*_over_rows(of_rows, problem, (k - 1) * d1), k) + prior(problem)
+
+
+def information_sums(p: Array, features: Array, weights: Array | None) -> tuple[Array, Array]:
+    """Return what the Fisher information of rows is made of, relative to class 0.
+
+    The first part is sum_n w p_j p_k z z^T for all pairs of classes, the second sum_n w p_k (1 -
+    p_k) z z^T for each.
+    """
+    xp, shape = namespace(p), (-1, features.shape[1])
+    # 1 - p would cancel where p is near 1, and the matrix would lose its sign.
+    variance = p * ((1 - xp.eye(len(p), dtype=p.dtype)) @ p)
+    flat = (p[1:, None] * features[None]).reshape(shape)
+    # NumPy multiplies a matrix by its own transpose in half the time.
+    pairs = flat @ (flat if weights is None else flat * weights[None]).T
+    spread = (variance[1:, None] * features[None]).reshape(shape)
+    return pairs, spread @ _weighted(features, weights).T
+
+
+def information(pairs: Array, variances: Array, k: int) -> Array:
+    """Return the Fisher information [(K-1) D1, (K-1) D1] from its parts."""
+    xp, d1, others = namespace(pairs), variances.shape[1], k - 1
+    blocks = pairs.reshape(others, d1, others, d1)
+    own = xp.eye(others, dtype=bool)[:, None, :, None]
+    return xp.where(own, variances.reshape(others, d1, 1, d1), -blocks).reshape(pairs.shape)
+
+
+def directional(problem: Problem, point: Array, direction: Array) -> tuple[Array, Array, Array]:
+    """Slope and curvature of the objective, and the largest spread of a row's logits' change."""
+
+    def of_rows(features: Array, labels: Array, weights: Array | None) -> tuple[Array, ...]:
+        xp = namespace(features)
+        p = softmax(logits_of(features, problem.start + point))
+        chosen = is_label(labels, len(p))
+        others = xp.where(chosen, 0, p)
+        change = direction.T @ features
+        change = change - xp.where(chosen, change, 0).sum(0, keepdims=True)
+        mean = (others * change).sum(0, keepdims=True)
+        of_label = 1 - others.sum(0, keepdims=True)
+        square = (others * xp.square(change - mean)).sum(0) + (of_label * mean**2)[0]
+        spread = (change.max(0) - change.min(0)).max(initial=0)
+        if weights is None:
+            return mean.sum(), square.sum(), spread
+        return (mean[0] * weights).sum(), (square * weights).sum(), spread
+
+    xp = namespace(point)
+    slope, curvature, spread = _over_rows(
+        of_rows, problem, 1, lambda a, b: (a[0] + b[0], a[1] + b[1], xp.maximum(a[2], b[2]))
+    )
+    penalised = _penalty(problem, direction)
+    return slope + (penalised * point).sum(), curvature + (penalised * direction).sum(), spread
+
+
+def log_likelihood_gain(problem: Problem, point: Array) -> Array:
+    """Log-likelihood less that of the probabilities in the bias of `start`, in nats.
+
+    It is the sum of differences, which are smaller than the log-likelihoods.
+    """
+
+    def of_rows(features: Array, labels: Array, weights: Array | None) -> tuple[Array]:
+        xp = namespace(features)
+        relative = shifted(logits_of(features, problem.start + point))
+        known = xp.where(problem.occurs, problem.start[-1], 0)[:, None]
+        of_label = xp.where(is_label(labels, len(relative)), relative - known, 0).sum(0)
+        gain = of_label - xp.log(xp.exp(relative).sum(0))
+        return ((gain if weights is None else gain * weights).sum(),)
+
+    return _over_rows(of_rows, problem, 1)[0]
+
+
+def _over_rows(
+    function: Callable[..., tuple[Any, ...]],
+    problem: Problem,
+    width: int,
+    merge: Callable[..., tuple[Any, ...]] = add,
+) -> tuple[Any, ...]:
+    rows = problem.features, problem.labels, problem.weights
+    return sum_over_rows(function, rows, max(width, sum(problem.start.shape)), merge)
+
+
+def _weighted(features: Array, weights: Array | None) -> Array:
+    return features if weights is None else features * weights[None]
+
+
+def _penalty(problem: Problem, point: Array) -> Array:
+    return problem.penalty[:, None] * point
+
+
+def prior(problem: Problem) -> Array:
+    """Return the Hessian of the penalty, of half the squared norm of centred coefficients."""
+    xp, dtype = namespace(problem.start), problem.start.dtype
+    occurs = problem.occurs.astype(dtype)
+    centring = xp.diag(occurs) - xp.outer(occurs, occurs) / occurs.sum()
+    penalty = xp.kron(centring[1:, 1:], xp.diag(problem.penalty))
+    # Makes the coefficients of a class that never occurs stay where they are.
+    return penalty + xp.diag(xp.repeat(1 - occurs[1:], len(problem.start)))

@@ -1,0 +1,366 @@
+"""A fitted softmax regression: estimates, what can be inferred from them, and predictions."""
+
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int
+
+from xentjax._core.checks import (
+    check_flag,
+    check_floating,
+    check_scalar,
+    concrete,
+    in_one_line,
+    native,
+    raise_value_error,
+)
+from xentjax._core.dtypes import compute_dtype, in_float64
+from xentjax.categorical.tests_of_fit import TestResult
+from xentjax.softmax_regression import inference
+from xentjax.softmax_regression.arrays import Array, in_jax
+from xentjax.softmax_regression.effects import MarginalEffects, marginal_effects
+from xentjax.softmax_regression.names import Names
+from xentjax.softmax_regression.nested import check_nested
+from xentjax.softmax_regression.robust import robust_covariance
+from xentjax.softmax_regression.summary import summary
+
+
+class Data(NamedTuple):
+    """Arrays that were fitted, as they were given."""
+
+    x: Float[ArrayLike, "n d"]
+    """Features."""
+    labels: Int[ArrayLike, " n"]
+    """Indices of classes."""
+    sample_weight: ArrayLike | None
+    """Frequency weights, [N]."""
+
+
+class OddsRatios(NamedTuple):
+    """Factors by which a feature that is larger by 1 multiplies the odds against the baseline."""
+
+    ratios: Float[Array, "d1 others"]
+    """exp of the coefficients; of the constant, the odds where all features are 0."""
+    intervals: Float[Array, "d1 others 2"]
+    """exp of the ends of the coefficients' confidence intervals."""
+
+
+class SoftmaxRegressionFit(NamedTuple):
+    """A fitted softmax regression; its logits are `x @ kernel + bias`.
+
+    Coefficients and all that is inferred of them are relative to the baseline: [D+1, K-1], a row
+    for each feature and the last one for the constant, a column for each other class. What is
+    computed of a fit has its dtype; where values are known it is computed in float64.
+    """
+
+    kernel: Float[Array, "d k"]
+    """Each row sums to 0 over the classes that occur: only differences between classes matter."""
+    bias: Float[Array, " k"]
+    """Sums to 0 over the classes that occur; -inf for a class that never does."""
+    log_likelihood: Float[Array, ""]
+    """Sum over the rows in nats, without the penalty."""
+    covariance: Float[Array, "p p"] | None
+    """Covariance of the p = (K-1)(D+1) coefficients relative to the baseline: class by class, the
+    constant last in each. None where p > 1000."""
+    gradient_norm: Float[Array, ""]
+    """Largest derivative of the objective over N in a bias or in a coefficient of a feature of
+    deviation 1, or of the deviation over sqrt(l2 / N) where that is less; 0 at the optimum."""
+    steps: Int[Array, ""]
+    """Steps taken."""
+    converged: Bool[Array, ""]
+    """Whether the objective can fall by no more than `tol` nats, and an optimum exists."""
+    separated: Bool[Array, ""]
+    """Whether no optimum exists: the likelihood rises for ever as coefficients grow."""
+    identified: Bool[Array, ""] | None
+    """Whether the optimum is one point: not where data are separated or features, with the
+    constant, linearly dependent. The covariance is NaN where it is not, and None where this is."""
+    null_log_likelihood: Float[Array, ""]
+    """Log-likelihood of intercepts alone, sum_k n_k log(n_k / N), in nats."""
+    likelihood_ratio: Float[Array, ""]
+    """2 (log_likelihood - null_log_likelihood), more precise than their difference."""
+    l2: Float[Array, ""]
+    """Strength of the penalty."""
+    data: Data
+    """The arrays that were fitted. They are not copied, but a batch of fits holds a batch."""
+    names: Names
+    """Names of features and classes, and the baseline."""
+
+    @property
+    def coefficients(self) -> Float[Array, "d1 others"]:
+        """Coefficients relative to the baseline."""
+        return inference.relative(self.kernel, self.bias, self._order)
+
+    @property
+    def standard_errors(self) -> Float[Array, "d1 others"]:
+        """Roots of the diagonal of the covariance.
+
+        NaN for separated data and dependent features. With l2 > 0 they are the deviations of a
+        posterior (see `fit_softmax_regression`), not of the estimates, and it warns of that; so do
+        z, p_values, confidence intervals and odds ratios.
+        """
+        return self._errors("standard_errors")
+
+    @property
+    def z(self) -> Float[Array, "d1 others"]:
+        """Coefficients over their standard errors."""
+        return inference.ratios(self.coefficients, self._errors("z"))
+
+    @property
+    def p_values(self) -> Float[Array, "d1 others"]:
+        """Probability of so large a |z| if the coefficient is 0, by the normal law (Wald's)."""
+        return inference.p_values(self.coefficients, self._errors("p_values"))
+
+    def confidence_intervals(self, alpha: ArrayLike = 0.05) -> Float[Array, "d1 others 2"]:
+        """Wald intervals of level 1 - alpha, one coefficient at a time.
+
+            coefficient -+ z_{1 - alpha/2} standard error
+
+        Args:
+            alpha: probability outside of an interval, in (0, 1).
+
+        Returns:
+            [D+1, K-1, 2], lower and upper end.
+
+        Raises:
+            ValueError: for an alpha outside (0, 1), or more coefficients than 1000.
+            TypeError: for an alpha that is not a number.
+        """
+        alpha = _check_alpha(alpha)
+        errors = self._errors("confidence_intervals")
+        return inference.intervals(self.coefficients, errors, alpha)
+
+    def odds_ratios(self, alpha: ArrayLike = 0.05) -> OddsRatios:
+        """Exponentials of the coefficients and of their confidence intervals.
+
+        Args:
+            alpha: probability outside of an interval, in (0, 1).
+
+        Returns:
+            Ratios [D+1, K-1] and intervals [D+1, K-1, 2].
+
+        Raises:
+            ValueError: for an alpha outside (0, 1), or more coefficients than 1000.
+            TypeError: for an alpha that is not a number.
+        """
+        alpha = _check_alpha(alpha)
+        coefficients = self.coefficients
+        ends = inference.intervals(coefficients, self._errors("odds_ratios"), alpha)
+        return OddsRatios(inference.exponentials(coefficients), inference.exponentials(ends))
+
+    @property
+    def num_samples(self) -> Float[Array, ""] | int:
+        """Number of rows, or the sum of their weights."""
+        weights = self.data.sample_weight
+        return np.shape(self.data.labels)[-1] if weights is None else inference.total(weights)
+
+    @property
+    def dof(self) -> Int[Array, ""]:
+        """Number of coefficients that are estimated, (K-1)(D+1) for the K classes that occur."""
+        return inference.number_of_coefficients(self.bias, self.kernel.shape[0] + 1)
+
+    @property
+    def aic(self) -> Float[Array, ""]:
+        """Akaike's criterion, 2 dof - 2 log_likelihood."""
+        return inference.aic(self.log_likelihood, self.dof)
+
+    @property
+    def bic(self) -> Float[Array, ""]:
+        """Schwarz's criterion, dof log(num_samples) - 2 log_likelihood."""
+        return inference.bic(self.log_likelihood, self.dof, self.num_samples)
+
+    @property
+    def mcfadden_r2(self) -> Float[Array, ""]:
+        """McFadden's pseudo R^2, 1 - log_likelihood / null_log_likelihood."""
+        return inference.mcfadden_r2(self.likelihood_ratio, self.null_log_likelihood)
+
+    def likelihood_ratio_test(self, other: "SoftmaxRegressionFit | None" = None) -> TestResult:
+        """Likelihood-ratio test of this fit against one with fewer features.
+
+            G = 2 (log_likelihood - that of the other)
+
+        follows the chi-squared law for many rows, if the other is right, with as many degrees of
+        freedom as it has fewer coefficients (Wilks).
+
+        Args:
+            other: a fit of the same labels and weights to some of these features, or to linear
+                combinations of them; None is the fit of intercepts alone.
+
+        Returns:
+            Statistic, p-value and degrees of freedom. The p-value is NaN where the law does not
+            hold: with a penalty, and for linearly dependent features.
+
+        Raises:
+            ValueError: for a fit of other data (other labels, weights or classes, or features that
+                are not linear combinations of these), where values are known.
+            TypeError: for something that is not a fit.
+
+        Source: S. S. Wilks, "The large-sample distribution of the likelihood ratio for testing
+        composite hypotheses" (1938).
+        """
+        statistic, dof, valid = self.likelihood_ratio, self.dof, self._obeys_wilks
+        if other is None:
+            dof = dof - inference.number_of_coefficients(self.bias, 1)
+        else:
+            if not isinstance(other, SoftmaxRegressionFit):
+                raise TypeError(f"other: expected a fit or None, got {in_one_line(other)}")
+            check_nested(self.data, other.data, len(self.bias), len(other.bias))
+            statistic, dof = statistic - other.likelihood_ratio, dof - other.dof
+            valid = valid * other._obeys_wilks
+        statistic = inference.at_least_0(statistic)
+        p_value = inference.likelihood_ratio_p_value(*in_jax(statistic, dof, valid))
+        return TestResult(statistic, p_value, dof)
+
+    @property
+    def robust_covariance(self) -> Float[Array, "p p"] | None:
+        """Sandwich covariance of the coefficients, in the order of `covariance` (White's HC0).
+
+            H^-1 (sum_n w_n s_n s_n^T) H^-1,    s_n the score of row n
+
+        Estimates spread so in repeated samples also where the model is wrong. A pass over the data
+        each time. NaN and None where the covariance is.
+
+        Source: H. White, "Maximum likelihood estimation of misspecified models" (1982).
+        """
+        if self.covariance is None:
+            return None
+        return robust_covariance(self.kernel.dtype, *self._at_fit)
+
+    def average_marginal_effects(self) -> MarginalEffects:
+        """Mean over the rows of the derivatives of the probabilities in the features.
+
+            effect_dk = mean_n d p_k(x_n) / d x_nd = mean_n p_nk (b_dk - sum_j p_nj b_dj)
+
+        Their standard errors follow from the covariance by the delta method, with the rows taken
+        as fixed. A pass over the data each time.
+
+        Returns:
+            Effects and standard errors [D, K], for all classes, with z, p_values and
+            `confidence_intervals`.
+
+        Source: W. H. Greene, "Econometric Analysis" (2012), section 18.2.
+        """
+        effects, errors = marginal_effects(self.kernel.dtype, *self._at_fit)
+        return MarginalEffects(effects, None if self.covariance is None else errors)
+
+    def predict_proba(self, x: ArrayLike) -> Float[Array, "*n k"]:
+        """Probabilities of the classes, softmax(x @ kernel + bias).
+
+        Args:
+            x: features [..., D], floating; a table with the columns that were fitted.
+
+        Returns:
+            [..., K].
+
+        Raises:
+            ValueError: for another number of features, or a table with other columns.
+            TypeError: for features that are not floating.
+        """
+        return _probabilities(*in_jax(self._features(x), self.kernel, self.bias))
+
+    def predict(self, x: ArrayLike) -> Int[Array, "*n"]:
+        """Most probable class, an index into `names.classes`; the first one of several.
+
+        Args:
+            x: features [..., D], floating; a table with the columns that were fitted.
+
+        Returns:
+            [...], int32.
+
+        Raises:
+            ValueError: for another number of features, or a table with other columns.
+            TypeError: for features that are not floating.
+        """
+        return self.predict_proba(x).argmax(-1).astype(jnp.int32)
+
+    def summary(self, alpha: float = 0.05, *, markdown: bool = False) -> str:
+        """Table of the fit with a part for each class but the baseline, as text to be printed.
+
+        Figures are written as statsmodels writes them. Notes below say what is not to be read as
+        it looks: a penalty, separated data, dependent features, an optimum that was not reached.
+
+        Args:
+            alpha: probability outside of a confidence interval, in (0, 1).
+            markdown: as tables in Markdown.
+
+        Returns:
+            The text.
+
+        Raises:
+            ValueError: for an alpha outside (0, 1).
+            TypeError: for a fit whose values are unknown, as under jit, or a `markdown` that is
+                neither True nor False.
+        """
+        alpha = float(np.asarray(_check_alpha(alpha)))
+        check_flag("markdown", markdown)
+        if any(concrete(x) is None for x in jax.tree.leaves(self)):
+            raise TypeError("summary: expected a fit whose values are known, got a traced one")
+        return summary(self, alpha, markdown=markdown)
+
+    @property
+    def _order(self) -> np.ndarray:
+        """The classes, the baseline the first."""
+        return order_of_classes(len(self.names.classes), self.names.baseline)
+
+    @property
+    def _obeys_wilks(self) -> Array:
+        identified = ~self.separated if self.identified is None else self.identified
+        return inference.obeys_wilks(self.l2, identified, self.separated)
+
+    @property
+    def _at_fit(self) -> tuple[Any, ...]:
+        order = self._order
+        return (
+            *self.data,
+            *(self.kernel, self.bias, order, np.argsort(order).astype(np.int32), self.l2),
+            *(~self.separated, rounding_of(self.data.x)),
+        )
+
+    def _errors(self, name: str) -> Array:
+        if self.covariance is None:
+            raise_value_error(name, "at most 1000 coefficients", self.coefficients.size)
+        known = concrete(self.l2)
+        if known is not None and known.any():
+            warnings.warn(
+                f"{name}: the fit has a penalty, l2 = {known}, so that standard errors are the "
+                "deviations of a posterior, not of the estimates",
+                stacklevel=3,
+            )
+        return inference.standard_errors(self.covariance, self.coefficients)
+
+    def _features(self, x: ArrayLike) -> Array | np.ndarray:
+        d, names = self.kernel.shape[0], self.names.features
+        columns = getattr(x, "columns", None)
+        given = names != tuple(f"x{i + 1}" for i in range(d))
+        if columns is not None and given and tuple(map(str, columns)) != names:
+            raise_value_error("x", f"columns {list(names)}", list(columns))
+        array = native("x", x)
+        if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.floating):
+            array = check_floating("x", array)
+        if array.ndim == 0 or array.shape[-1] != d:
+            raise_value_error("x", f"shape [..., {d}]", f"shape {array.shape}")
+        return array
+
+
+def order_of_classes(k: int, baseline: int) -> np.ndarray:
+    """Return the classes, the baseline the first."""
+    order = np.arange(k, dtype=np.int32)
+    return np.concatenate([order[baseline : baseline + 1], np.delete(order, baseline)])
+
+
+def rounding_of(x: Any) -> np.float64:
+    """Return the relative rounding of what is computed of features."""
+    return np.float64(jnp.finfo(compute_dtype(x.dtype)).eps)
+
+
+def _check_alpha(alpha: ArrayLike) -> ArrayLike:
+    return check_scalar("alpha", alpha, "a number in (0, 1)", lambda value: 0 < value < 1)
+
+
+@in_float64
+def _probabilities(x: Array, kernel: Array, bias: Array) -> Array:
+    logits = x @ kernel + jnp.expand_dims(bias, range(x.ndim - 1))
+    return jax.nn.softmax(logits, -1)

@@ -1,0 +1,71 @@
+"""Features in a scale of their own, so that steps and rounding do not depend on units."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from xentjax.softmax_regression.arrays import Array, namespace
+
+# Numbers of the features that are standardised at a time on the host, where they fit the cache.
+_HOST_BLOCK = 2**17
+
+
+class Standardised(NamedTuple):
+    """Features less their mean, over their deviation, or over sqrt(l2 / n) where that is less."""
+
+    features: Float[Array, "d1 n"]
+    """The last row is 1, for the bias."""
+    scale: Float[Array, " d"]
+    """Derivatives in it are 0: it moves no result."""
+    offset: Float[Array, " d"]
+    """Subtracted numbers, over the scale."""
+
+
+def standardise(x: Array, weights: Array | None, total: Array, l2: Array) -> Standardised:
+    """Return standardised features of rows x [N, D] that count `weights` times, `total` in all."""
+    xp, (n, d) = namespace(x), x.shape
+    if xp is not np:
+        features, scale, offset = _standardise(x.T, weights, total, l2)
+        ones = xp.ones_like(features, shape=(1, n))
+        return Standardised(xp.concatenate([features, ones]), scale, offset)
+    features = np.ones((d + 1, n))
+    scale, offset = np.empty((2, d))
+    rows = max(1, _HOST_BLOCK // max(d, 1))
+    for start in range(0, n, rows):
+        features[:-1, start : start + rows] = x[start : start + rows].T
+    step = max(1, _HOST_BLOCK // n)
+    for start in range(0, d, step):
+        some = slice(start, min(start + step, d))
+        features[some], scale[some], offset[some] = _standardise(features[some], weights, total, l2)
+    return Standardised(features, scale, offset)
+
+
+def _standardise(
+    x: Array, weights: Array | None, total: Array, l2: Array
+) -> tuple[Array, Array, Array]:
+    xp = namespace(x)
+    # Squares of features of 1e-20 or 1e20 have no place in float32. Powers of 2 round nothing.
+    largest = xp.finfo(x.dtype).maxexp - 3
+    exponent = xp.frexp(abs(x).max(1))[1].clip(-largest, largest)
+    one = xp.ones(len(x), x.dtype)
+    x = x * xp.ldexp(one, -exponent)[:, None]
+
+    def mean(values: Array) -> Array:
+        return (values if weights is None else values * weights[None]).sum(1) / total
+
+    # Relative to a row first: constant features become 0 exactly, and large offsets lose nothing.
+    first = x[:, :1]
+    shifted = x - first
+    middle = mean(shifted)[:, None]
+    centred = shifted - middle
+    deviation = xp.ldexp(xp.sqrt(mean(xp.square(centred))), exponent)
+    # One that the penalty outweighs is scaled by that, which its own scale may make infinite.
+    # A root of l2 = 0 has an infinite derivative.
+    scale = xp.maximum(deviation, xp.sqrt(l2 / total))
+    scale = xp.where(scale > 0, scale, 1)
+    if xp is not np:
+        scale = jax.lax.stop_gradient(scale)
+    to_features = (xp.ldexp(one, exponent) / scale)[:, None]
+    return centred * to_features, scale, ((first + middle) * to_features)[:, 0]
