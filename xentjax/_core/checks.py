@@ -199,8 +199,8 @@ def check_num_steps(name: str, num_steps: int) -> None:
 def check_choice(name: str, value: Any, choices: Sequence[str], *, hint: str = "") -> None:
     """Raise a ValueError that lists the choices unless `value` is one of them."""
     if not (isinstance(value, str) and value in choices):
-        expected = "one of " + ", ".join(map(repr, choices)) + hint
-        raise_value_error(name, expected, in_one_line(value))
+        expected = "one of " + ", ".join(map(repr, choices))
+        raise_value_error(name, expected, f"{in_one_line(value)}{hint}")
 
 
 def real_scalar(name: str, value: Any, expected: str) -> Any:

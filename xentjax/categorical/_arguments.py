@@ -38,7 +38,7 @@ def parse_counts(
         counts: integer or floating.
         whole: whether they are of samples: whole numbers, some of each row above 0.
         some: whether some of each row has to be above 0.
-        hint: what a user of numbers that are not whole may have meant.
+        hint: what a user of shares may have meant.
     """
     array = _numbers(name, counts)
     if array.ndim == 0 or array.shape[-1] == 0:
@@ -93,6 +93,7 @@ def _numbers(name: str, counts: ArrayLike) -> Array:
 
 def _check_whole(name: str, known: np.ndarray, hint: str = _SHARES) -> None:
     if known.dtype.kind == "f" and not (is_whole := known == np.round(known)).all():
+        hint = hint if (known <= 1).all() else ""
         raise_value_error(name, "whole numbers", f"{known[~is_whole][0]}{hint}")
 
 

@@ -122,7 +122,7 @@ def fit_categorical(
         2
     """
     if not isinstance(solver, Solver | optax.GradientTransformation):
-        hint = ", or an optax optimizer such as optax.adam(0.1)"
+        hint = "; an optax optimizer is passed itself, such as optax.adam(0.1)"
         check_choice("solver", solver, ("closed_form", *_SOLVERS), hint=hint)
     check_num_steps("max_steps", max_steps)
     if tol is not None:

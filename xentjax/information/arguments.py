@@ -252,8 +252,9 @@ def _check_sum(
     if form == "log_pmf":
         name = f"exp({name})"
     if not p.min(initial=0) >= 0:
-        hint = "; of a log pmf or logits: its exp or softmax" if form == "pmf" else ""
-        raise_value_error(name, "probabilities >= 0", f"{p[~(p >= 0)][0]}{hint}")
+        bad = p[~(p >= 0)][0]
+        hint = "; of a log pmf or logits: its exp or softmax" if form == "pmf" and bad < 0 else ""
+        raise_value_error(name, "probabilities >= 0", f"{bad}{hint}")
     sums = p.sum(axes, dtype=np.float64)
     wrong = ~(np.abs(sums - 1) <= argument.atol) & (True if mask is None else mask.any(axes))
     if wrong.any():
