@@ -19,7 +19,7 @@ TABLES = [
     [[4, 1], [0, 1], [1, 0]],
     [[1, 0, 1, 0], [1, 0, 2, 2], [0, 0, 0, 0]],
 ]
-tested = jax.jit(overdispersion_test)
+jitted = jax.jit(overdispersion_test)
 
 
 def statistic(c):
@@ -75,7 +75,7 @@ def test_many_throws_of_equal_dice_are_tested_by_pearsons_statistic():
 def test_size(sizes, p):
     """Rejections at 5 % and 1 % of dice of one pmf, few of them and unequal."""
     tables = np.random.default_rng(0).multinomial(sizes, p, (10_000, len(sizes)))
-    p_values = np.asarray(tested(tables).p_value)
+    p_values = np.asarray(jitted(tables).p_value)
     assert abs(np.mean(p_values < 0.05) - 0.05) < 0.01
     assert abs(np.mean(p_values < 0.01) - 0.01) < 0.006
 
@@ -83,7 +83,7 @@ def test_size(sizes, p):
 def test_power_against_dice_from_a_dirichlet():
     rng = np.random.default_rng(0)
     tables = rng.multinomial(30, rng.dirichlet([6, 3, 1], (2000, 20)))
-    assert np.mean(np.asarray(tested(tables).p_value) < 0.05) > 0.95
+    assert np.mean(np.asarray(jitted(tables).p_value) < 0.05) > 0.95
 
 
 def test_large_dice_beside_a_small_one():
@@ -110,7 +110,7 @@ def test_batches_dtypes_and_empty_rows():
     wide = np.zeros((2, 4, 5), int)
     wide[:, 1:3, [0, 2, 4]] = tables
     expected = [overdispersion_test(table) for table in tables]
-    for found in (tested(tables), jax.vmap(overdispersion_test)(jnp.array(tables)), tested(wide)):
+    for found in (jitted(tables), jax.vmap(overdispersion_test)(jnp.array(tables)), jitted(wide)):
         np.testing.assert_allclose(np.array(found).T, expected, VALUE["float32"] * 4)
         assert {x.dtype.name for x in found} == {"float32"}
 
@@ -122,6 +122,6 @@ def test_errors():
     ]:
         with pytest.raises(ValueError, match=f"^{line}"):
             overdispersion_test(np.array(counts))
-    assert np.isnan(tested(np.array([[1, 0], [0, 1]])).p_value)
+    assert np.isnan(jitted(np.array([[1, 0], [0, 1]])).p_value)
     with pytest.raises(TypeError, match=r"^counts: expected whole numbers without a derivative"):
         jax.grad(lambda c: overdispersion_test(c).p_value)(jnp.array([[2.0, 1], [1, 3]]))

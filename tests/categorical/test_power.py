@@ -152,7 +152,7 @@ def test_the_least_number_of_samples(wanted, alpha):
     with jax.enable_x64(True):
         enough, fewer = (np.asarray(sizes(p, q, m.astype(float), alpha=alpha)) for m in (n, n - 1))
     assert (enough >= wanted * (1 - 1e-12)).all()
-    assert ((fewer < wanted) | (n == 1)).all()
+    assert ((fewer < wanted + 1e-12) | (n == 1)).all()  # rounding of the upper tail
 
 
 def test_powers_near_1():
