@@ -4,12 +4,12 @@
         a part of the American National Election Study of 1996
     python -m experiments.survey --data FILE --column ANSWER --by GROUP --features AGE INCOME
 
-The shares of the answers have simultaneous intervals, and their pmf is tested against equal or
---expected shares. --by compares groups: a two-way table with a test of independence, expected
-counts, standardised residuals, Cramér's V and mutual information. --features explains the answers
-by a softmax (multinomial logistic) regression: coefficients, odds ratios, and a likelihood-ratio
-test of each feature. Features that are numbers enter as numbers, others as categories that are
-compared with their first one.
+The shares of the answers have simultaneous intervals, and are tested against equal shares, or those
+of --expected. With --by, groups are compared: a two-way table with a test of independence, expected
+counts, standardised residuals, Cramér's V and mutual information. With --features, the answers are
+explained by a softmax (multinomial logistic) regression: coefficients, odds ratios, and a
+likelihood-ratio test of each feature. Features that are numbers enter as numbers, others as
+categories that are compared with their first one.
 
 Answers have the order of --order, else of a categorical column of the .parquet, else their natural
 one. Empty cells, NA and the like count as missing: each table leaves out the respondents that lack

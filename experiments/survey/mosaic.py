@@ -21,7 +21,7 @@ MOST = 20  # answers, and groups
 STEPS = (-4.0, -2.0, 2.0, 4.0)  # residuals between two colours
 COLORS = ("#C25500", "#F7C59F", "#EFEFEF", "#A9D3EC", "#0072B2")
 LABELS = ("below −4", "−4 to −2", "−2 to 2", "2 to 4", "above 4")
-CHARACTER, LINE = 5.6, 11.0  # points that a character and a line of a tile's text need
+CHARACTER, LINE = 6.6, 11.0  # points that a character and a line of a tile's text need
 ALL = (-0.11, -0.035)  # the ends of the row of all groups; those of the others are 0 and 1
 
 

@@ -323,6 +323,21 @@ def test_an_eager_call_is_short():
 
 
 @pytest.mark.parametrize(
+    ("call", "frames"),
+    [
+        (lambda: integer_loss(jnp.zeros((7, 13)), jnp.zeros(7, jnp.int32)), 60),
+        (lambda: linear_loss(jnp.zeros((5, 3)), jnp.zeros((3, 17)), jnp.zeros(5, jnp.int32)), 112),
+        (lambda: xentjax.fit_categorical(jnp.ones(19)), 35),
+    ],
+    ids=["integer labels", "linear head", "fit_categorical"],
+)
+def test_a_first_call_enters_few_functions(call, frames):
+    """Functions of this package that run while a program is traced, of shapes not seen before."""
+    calls = calls_of_own(call, Path(xentjax.__file__).parent)
+    assert 0 < sum(not name.startswith("<") for name, _ in calls) <= frames
+
+
+@pytest.mark.parametrize(
     "loss", [xentjax.softmax_cross_entropy, integer_loss, linear_loss], ids=lambda f: f.__name__
 )
 def test_overloads_list_every_keyword(loss):

@@ -24,7 +24,11 @@ from tests.support.transformations import (
     on_explicit_axes,
 )
 from tests.support.virtual_devices import collectives
-from xentjax import linear_softmax_cross_entropy
+from xentjax import (
+    linear_softmax_cross_entropy,
+    linear_top_k,
+    softmax_cross_entropy_with_integer_labels,
+)
 
 
 @cache
@@ -105,6 +109,37 @@ def layouts_that_differ(mesh: Mesh) -> list[str]:
     return differ
 
 
+def eager_calls_that_differ(mesh: Mesh) -> list[str]:
+    """The calls outside of jit and `jax.set_mesh` whose values or gradients are not right.
+
+    Arrays carry their mesh, here one that splits both leading axes and the classes.
+    """
+    rng = np.random.default_rng(1)
+    x, kernel = (rng.standard_normal(s).astype(np.float32) for s in ((4, 6, 8), (8, 12)))
+    labels = rng.integers(0, 12, (4, 6)).astype(np.int32)
+    head = (x, kernel), (P("a", "b"), P(None, "c"))
+    calls = {
+        "loss": (softmax_cross_entropy_with_integer_labels, (x @ kernel,), (P("a", "b", "c"),)),
+        "head": (linear_softmax_cross_entropy, *head),
+        "top-k": (lambda x, kernel, _: linear_top_k(x, kernel, 3).log_probs, *head),
+    }
+
+    def run(call: Any, moving: Any, labels: jax.Array) -> Any:
+        value, pullback = jax.vjp(lambda *moving: call(*moving, labels), *moving)
+        return value, pullback(jax.device_put(np.ones(value.shape, np.float32), value.sharding))
+
+    differ = []
+    for name, (call, arrays, specs) in calls.items():
+        expected = run(call, tuple(map(jnp.asarray, arrays)), jnp.asarray(labels))
+        shardings = [NamedSharding(mesh, spec) for spec in (*specs, P("a", "b"))]
+        *moving, placed = map(jax.device_put, (*arrays, labels), shardings)
+        got = run(call, moving, placed)
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+            if not np.allclose(a, b, rtol=TRANSFORMED, atol=TRANSFORMED):
+                differ.append(name)
+    return differ
+
+
 def meshes_of(devices: np.ndarray) -> dict[str, Mesh]:
     """The mesh for rows, and one of as many devices as there are classes."""
     return {
@@ -128,6 +163,8 @@ def main() -> None:
     )
     for layout in layouts_that_differ(three_axes):
         print(f"{layout} differs")
+    for name in eager_calls_that_differ(three_axes):
+        print(f"{name} differs without jit")
     check_that_a_split_kernel_stays_where_it_is(meshes["rows"])
     print(f"tried {tried} on {len(devices)} devices")
 

@@ -13,9 +13,12 @@ from jaxtyping import Array
 T = TypeVar("T")
 
 
-def varying_axes(x: ArrayLike) -> frozenset[str]:
-    """Return the mesh axes over which x differs from device to device, as `shard_map` knows."""
-    return jax.typeof(x).manual_axis_type.varying
+def varying_axes(tree: Any) -> frozenset[str]:
+    """Return the mesh axes over which any array differs from device to device, in `shard_map`."""
+    axes = frozenset()
+    for x in jax.tree.leaves(tree):
+        axes |= jax.typeof(x).manual_axis_type.varying
+    return axes
 
 
 def pvary_all(tree: T) -> T:
@@ -23,10 +26,7 @@ def pvary_all(tree: T) -> T:
 
     The cotangent of what devices share is then summed over them once, not in every tile.
     """
-    every = frozenset().union(
-        *(jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(tree))
-    )
-    return pvary(tree, every)
+    return pvary(tree, varying_axes(tree))
 
 
 def pvary(tree: T, axes: frozenset[str]) -> T:

@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from xentjax.heads._arguments import join_leading, join_rows, restore_rows
 from xentjax.heads._explicit import placement_of
-from xentjax.heads._statistics import pack_kept_rows_with
+from xentjax.heads._statistics import pack_kept_rows
 from xentjax.losses._split import SplitClasses, own_shard
 from xentjax.ops import Rows
 from xentjax.ops.linear.chosen import Chooser, Chosen, choose
@@ -32,21 +32,12 @@ def head_choice(
     The chooser gets `by_row`, arrays with the leading axes of x, and those that all rows share, in
     which one axis stands for them. The logits are those after the temperature.
     """
-    of_part = partial(_of_part, chooser=chooser, implementation=implementation, max_bytes=max_bytes)
-    placement = None if split is not None else placement_of(rows, by_row=by_row)
-    if placement is None:
-        chosen = of_part(rows, split, by_row, shared)
-    else:
-        count = len(by_row)
-        chosen = placement.over_devices(
-            lambda rows, *arrays: of_part(
-                rows, placement.own_classes(rows), arrays[:count], arrays[count:]
-            ),
-            rows,
-            *shared,
-            by_row=by_row,
-            out_specs=P(*placement.rows),
-        )
+    placement = placement_of(rows, by_row=by_row, split=split)
+    choice = partial(
+        _choose_part, chooser=chooser, implementation=implementation, max_bytes=max_bytes
+    )
+    out_specs = P(*placement.rows)
+    chosen = placement.over_devices(choice, rows, shared, by_row=(by_row,), out_specs=out_specs)
     logits = over_temperature(chosen.logits, rows.scalars.temperature)
     return chosen._replace(logits=logits)
 
@@ -59,12 +50,11 @@ def without_masked_rows(rows: Rows, indices: Array, log_probs: Array) -> tuple[A
     return jnp.where(kept, indices, -1), jnp.where(kept, log_probs, 0)
 
 
-def _of_part(
+def _choose_part(
     rows: Rows,
     split: SplitClasses | None,
     by_row: Arrays,
     shared: Arrays,
-    *,
     chooser: Chooser,
     implementation: str | None,
     max_bytes: int | None,
@@ -72,10 +62,10 @@ def _of_part(
     """Choose among the classes of a layer's rows, of which this device may have some."""
     row_shape = rows.logits.shape[:-1]
     by_row = join_leading(by_row, row_shape)
-    linear, by_row, in_place = pack_kept_rows_with(join_rows(rows), by_row)
+    linear, by_row, unpack = pack_kept_rows(join_rows(rows), by_row)
     shard, axis_name = ClassShard(linear, jnp.int32(0), None), None
     if split is not None:
         shard, axis_name = own_shard(linear, split), split.axis_name
     arrays = *by_row, *shared
     chosen = choose(shard, arrays, chooser, axis_name, implementation, max_bytes)
-    return restore_rows(in_place(chosen), row_shape)
+    return restore_rows(unpack(chosen), row_shape)

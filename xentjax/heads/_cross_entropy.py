@@ -24,42 +24,35 @@ Terms = tuple[Any, Any]
 """Label smoothing and weight of the z-loss."""
 
 
-@partial(jax.jit, static_argnums=2)
-def of_whole_rows(rows: Rows, keywords: Keywords, max_bytes: int | None) -> Loss | LossAndStats:
-    def statistics(requested: Requested) -> RowStatistics:
-        return head_statistics(rows, None, requested, keywords.implementation, max_bytes)
-
-    return cross_entropy_from(statistics, rows, keywords)
-
-
-def of_split_classes(
-    rows: Rows, keywords: Keywords, split: SplitClasses, max_bytes: int | None
+def loss_of_head(
+    rows: Rows, keywords: Keywords, split: SplitClasses | None, max_bytes: int | None
 ) -> Loss | LossAndStats:
-    def statistics(requested: Requested) -> RowStatistics:
-        return head_statistics(rows, split, requested, keywords.implementation, max_bytes)
+    def statistics(rows: Rows, requested: Requested, implementation: str | None) -> RowStatistics:
+        return head_statistics(rows, split, requested, implementation, max_bytes)
 
-    return cross_entropy_from(statistics, rows, keywords, split.kept)
+    return cross_entropy_from(statistics, rows, keywords, None if split is None else split.kept)
+
+
+jitted_loss_of_head = partial(jax.jit, static_argnums=(2, 3))(loss_of_head)
 
 
 @partial(jax.jit, static_argnums=2)
-def with_gradients(rows: Rows, keywords: Keywords, max_bytes: int | None) -> Loss | LossAndStats:
+def loss_with_gradients(
+    rows: Rows, keywords: Keywords, max_bytes: int | None
+) -> Loss | LossAndStats:
     """Compute a sum or mean, and its gradients before the backward pass."""
     placement = placement_of(rows)
-    if placement is not None and placement.classes is not None:
-        return of_whole_rows(rows, keywords, max_bytes)
+    if placement.classes is not None:
+        return loss_of_head(rows, keywords, None, max_bytes)
     terms = keywords.label_smoothing, keywords.z_loss
     static = _with_terms(keywords, (None, None), "none")
 
-    if placement is None:
+    def sum_of_part(rows: Rows, _: Any, terms: Terms) -> tuple[Loss, SoftmaxStats | None]:
         total, stats = _sum_with_gradients(rows, terms, static, max_bytes)
-    else:
+        return placement.sum_over_rows(total), stats
 
-        def sum_of_part(rows: Rows, terms: Terms) -> tuple[Loss, SoftmaxStats | None]:
-            total, stats = _sum_with_gradients(rows, terms, static, max_bytes)
-            return placement.sum_over_rows(total), stats
-
-        out_specs = P(), P(*placement.rows)
-        total, stats = placement.over_devices(sum_of_part, rows, terms, out_specs=out_specs)
+    out_specs = P(), P(*placement.rows)
+    total, stats = placement.over_devices(sum_of_part, rows, terms, out_specs=out_specs)
     shape, weights = rows.logits.shape[:-1], label_weights(rows)
     loss = reduce_total(total, keywords.reduction, shape, weights, rows.mask.rows)
     return loss if stats is None else (loss, stats)
@@ -69,24 +62,31 @@ def _sum_with_gradients(
     rows: Rows, terms: Terms, keywords: Keywords, max_bytes: int | None
 ) -> tuple[Loss, SoftmaxStats | None]:
     """Return the sum of losses, by blocks of rows if they fit, and statistics if requested."""
-    implementation = keywords.implementation
-    offers, linear = backend(implementation), join_rows(rows)
+    offers, linear = backend(keywords.implementation), join_rows(rows)
     by_kernel = offers.layer_gradients is not None
     fits = not offers.stores_logits and fitting_row_blocks(linear, max_bytes) is not None
     if not (by_kernel or fits):
 
-        def statistics(requested: Requested) -> RowStatistics:
+        def statistics(
+            rows: Rows, requested: Requested, implementation: str | None
+        ) -> RowStatistics:
             return part_statistics(rows, None, requested, implementation, max_bytes)
 
         return _pair(cross_entropy_from(statistics, rows, _with_terms(keywords, terms, "sum")))
 
+    row_shape = rows.logits.shape[:-1]
     linear, terms = reverse_mode_only(pvary_all((linear, terms)), _NO_FORWARD_MODE)
-    linear, in_place = pack_kept_rows(linear)
+    linear, _, unpack = pack_kept_rows(linear)
     if by_kernel:
 
-        def statistics(requested: Requested) -> RowStatistics:
-            stats = statistics_with_kernel_gradients(linear, requested, implementation, max_bytes)
-            return restore_rows(in_place(stats), rows.logits.shape[:-1])
+        def statistics(
+            rows: Rows, requested: Requested, implementation: str | None
+        ) -> RowStatistics:
+            # The statistics to return are those without class weights.
+            weights = None if rows.class_weights is None else linear.class_weights
+            packed = linear._replace(class_weights=weights)
+            stats = statistics_with_kernel_gradients(packed, requested, implementation, max_bytes)
+            return restore_rows(unpack(stats), row_shape)
 
         return _pair(cross_entropy_from(statistics, rows, _with_terms(keywords, terms, "sum")))
 
@@ -96,7 +96,7 @@ def _sum_with_gradients(
     result: Any = sum_of_losses(linear, terms, (), losses, max_bytes)
     total, stats = result
     stats = without_derivative(stats, _NO_DERIVATIVE)
-    return total, restore_rows(in_place(stats), rows.logits.shape[:-1])
+    return total, restore_rows(unpack(stats), row_shape)
 
 
 _NO_DERIVATIVE = (

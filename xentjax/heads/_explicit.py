@@ -5,6 +5,7 @@ that split the rows or the classes, where each device has a block of both.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -22,41 +23,45 @@ Names = str | tuple[str, ...] | None
 
 
 class Placement(NamedTuple):
-    """The Explicit mesh axes over which a layer is split."""
+    """The Explicit mesh axes that split a layer; none by default."""
 
-    mesh: AbstractMesh
-    rows: tuple[Names, ...]
+    mesh: AbstractMesh | None = None
+    """None where no array is split."""
+    rows: tuple[Names, ...] = ()
     """Mesh axes of each leading axis of x."""
-    classes: Names
-    num_classes: int
-
-    def axis_names(self) -> tuple[str, ...]:
-        """Return the names of all these mesh axes."""
-        return _names(self.rows, self.classes)
+    classes: Names = None
+    num_classes: int = 0
+    split: SplitClasses | None = None
+    """The classes that the caller has split, inside `shard_map`."""
 
     def over_devices(
         self,
         function: Callable[..., T],
         rows: Any,
         *others: Any,
-        by_row: Any = (),
+        by_row: tuple[Any, ...] = (),
         out_specs: Any,
     ) -> T:
-        """Return `function(rows, *by_row, *others)` from each device's part of what has rows.
+        """Return `function(rows, split, *by_row, *others)` of each device's part of what has rows.
 
-        `rows` is one of `Rows`, or a tuple of several.
+        `rows` is one of `Rows`, or a tuple of several; `split` says which classes the device has,
+        None if all.
         """
+        if self.mesh is None:
+            return function(rows, self.split, *by_row, *others)
         specs = jax.tree.map(self._specs, rows, is_leaf=lambda r: isinstance(r, Rows))
-        placed = jax.tree.map(self._place, specs, rows, is_leaf=lambda s: isinstance(s, P))
-        by_row = jax.tree.map(lambda x: self._place(P(*self.rows), x), by_row)
-        if not self.axis_names():  # features were split, and are no more
-            return function(placed, *by_row, *others)
+        place = partial(_place, self.mesh)
+        placed = jax.tree.map(place, specs, rows, is_leaf=lambda s: isinstance(s, P))
+        by_row = jax.tree.map(partial(place, P(*self.rows)), by_row)
+        axes = _names(self.rows, self.classes)
+        if not axes:  # features were split, and are no more
+            return function(placed, None, *by_row, *others)
         mapped = jax.shard_map(
-            function,
+            lambda rows, *arrays: function(rows, self._own_classes(), *arrays),
             mesh=self.mesh,
             in_specs=(specs, *(P(*self.rows) for _ in by_row), *(P() for _ in others)),
             out_specs=out_specs,
-            axis_names=set(self.axis_names()),
+            axis_names=set(axes),
         )
         return mapped(placed, *by_row, *others)
 
@@ -65,12 +70,12 @@ class Placement(NamedTuple):
         axes = _names(self.rows)
         return lax.psum(total, axes) if axes else total
 
-    def own_classes(self, rows: Rows) -> SplitClasses | None:
+    def _own_classes(self) -> SplitClasses | None:
         """Return which classes this device has, where they are split."""
         if self.classes is None:
             return None
-        first = lax.axis_index(self.classes) * rows.logits.shape[-1]
         k = self.num_classes
+        first = lax.axis_index(self.classes) * (k // lax.axis_size(self.classes))
         return SplitClasses(self.classes, k, k, first.astype(jnp.int32), None)
 
     def _specs(self, rows: Rows) -> Rows:
@@ -87,42 +92,45 @@ class Placement(NamedTuple):
             Scalars(spec(), spec()),
         )
 
-    def _place(self, spec: P, x: Any) -> Any:
-        return None if x is None else reshard(x, NamedSharding(self.mesh, spec))
 
-
-def placement_of(*heads: Rows, by_row: Any = ()) -> Placement | None:
-    """Return how Explicit mesh axes split the rows and classes of layers; None if none does.
+def placement_of(*heads: Rows, by_row: Any = (), split: SplitClasses | None = None) -> Placement:
+    """Return how Explicit mesh axes, or else the caller, split the rows and classes of layers.
 
     Several layers have the same rows and classes; `by_row` are further arrays with the leading axes
     of x.
     """
+    if split is not None:
+        return Placement(split=split)
     layers, targets, masks, *_ = zip(*heads, strict=True)
-    split = [x for x in jax.tree.leaves((heads, by_row)) if any(explicit_spec(x))]
-    if not split:
-        return None
+    placed = [x for x in jax.tree.leaves((heads, by_row)) if any(explicit_spec(x))]
+    if not placed:
+        return Placement()
     leading, num_classes = layers[0].ndim - 1, layers[0].shape[-1]
 
     def first_split(arrays: list[Any], axis: int) -> Names:
         specs = (explicit_spec(x) for x in arrays if x is not None)
         return next((spec[axis] for spec in specs if spec and spec[axis] is not None), None)
 
-    of_rows = [
+    with_rows = [
         *(layer.x for layer in layers),
         *(x for target in targets for x in target),
         *(mask.rows for mask in masks),
         *jax.tree.leaves(by_row),
     ]
-    by_row = tuple(first_split(of_rows, axis) for axis in range(leading))
-    of_classes = [
+    by_row = tuple(first_split(with_rows, axis) for axis in range(leading))
+    with_classes = [
         *(target.pmf for target in targets),
         *(mask.classes for mask in masks),
         *(x for layer in layers for x in (layer.bias, layer.kernel)),
     ]
-    by_class = first_split(of_classes, -1)
+    by_class = first_split(with_classes, -1)
     if set(_names(by_row)) & set(_names(by_class)):  # such a kernel is gathered
         by_class = None
-    return Placement(jax.typeof(split[0]).sharding.mesh, by_row, by_class, num_classes)
+    return Placement(jax.typeof(placed[0]).sharding.mesh, by_row, by_class, num_classes)
+
+
+def _place(mesh: AbstractMesh, spec: P, x: Any) -> Any:
+    return None if x is None else reshard(x, NamedSharding(mesh, spec))
 
 
 def _names(*axes: Any) -> tuple[str, ...]:

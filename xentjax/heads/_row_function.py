@@ -59,12 +59,12 @@ class RowFunction:
             stats = _like_a_kept_row(mask, stats, _SOME_ROW)
             inputs = _like_a_kept_row(mask, inputs, jax.tree.map(lambda _: 1, inputs))
 
-        def of_row(stats: SoftmaxStats, inputs: Any) -> Any:
+        def call_row(stats: SoftmaxStats, inputs: Any) -> Any:
             # The caller's function takes rows: here it is one.
             one = jax.tree.map(lambda x: x[None], (stats, *inputs))
             return jax.tree.map(lambda x: x[0], self.function(closed_over, *one))
 
-        loss, aux = jax.vmap(of_row)(stats, inputs)
+        loss, aux = jax.vmap(call_row)(stats, inputs)
         loss = loss.astype(stats.label_log_prob.dtype)
         # A row is NaN if its label is bad, whatever the function makes of it.
         nan = jnp.isnan(stats.label_log_prob)

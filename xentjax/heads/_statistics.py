@@ -1,7 +1,8 @@
 """The row statistics of a linear head, wherever its arrays lie."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,6 @@ from xentjax.ops.linear.sharded import merged_linear_statistics
 from xentjax.ops.linear.statistics import linear_row_statistics
 from xentjax.ops.rows import map_rows
 
-T = TypeVar("T")
-
 
 def head_statistics(
     rows: Rows,
@@ -28,15 +27,11 @@ def head_statistics(
     max_bytes: int | None,
 ) -> RowStatistics:
     """The statistics of a head's rows, whose classes `split` or Explicit mesh axes may split."""
-    placement = None if split is not None else placement_of(rows)
-    if placement is None:
-        return part_statistics(rows, split, requested, implementation, max_bytes)
-
-    def of_part(rows: Rows) -> RowStatistics:
-        own = placement.own_classes(rows)
-        return part_statistics(rows, own, requested, implementation, max_bytes)
-
-    return placement.over_devices(of_part, rows, out_specs=P(*placement.rows))
+    placement = placement_of(rows, split=split)
+    statistics = partial(
+        part_statistics, requested=requested, implementation=implementation, max_bytes=max_bytes
+    )
+    return placement.over_devices(statistics, rows, out_specs=P(*placement.rows))
 
 
 def part_statistics(
@@ -51,7 +46,7 @@ def part_statistics(
     if backend(implementation).stores_logits and split is None:
         stats = row_statistics(with_logits(linear), requested, implementation)
     else:
-        linear, in_place = pack_kept_rows(pvary_all(linear))
+        linear, _, unpack = pack_kept_rows(pvary_all(linear))
         if split is None:
             stats = linear_row_statistics(linear, requested, implementation, max_bytes)
         else:
@@ -59,33 +54,27 @@ def part_statistics(
             stats = merged_linear_statistics(
                 shard, requested, split.axis_name, implementation, max_bytes
             )
-        stats = in_place(stats)
+        stats = unpack(stats)
     return restore_rows(stats, rows.logits.shape[:-1])
 
 
-def pack_kept_rows(linear: LinearRows) -> tuple[LinearRows, Callable[[Any], Any]]:
+def pack_kept_rows(
+    linear: LinearRows, by_row: Any = ()
+) -> tuple[LinearRows, Any, Callable[[Any], Any]]:
     """Move masked rows to the end, where their blocks cost nothing; return also what undoes it.
 
-    Rows with arrays of the logits' size keep their places: moving those costs what it would save.
+    `by_row` are further arrays with an entry for each row. Rows with arrays of the logits' size
+    keep their places: moving those costs what it would save. So do rows where there are several
+    devices: to sort rows that they share is to gather them.
     """
-    linear, _, in_place = pack_kept_rows_with(linear, ())
-    return linear, in_place
-
-
-def pack_kept_rows_with(
-    linear: LinearRows, by_row: T
-) -> tuple[LinearRows, T, Callable[[Any], Any]]:
-    """Move masked rows to the end, with their entries in further arrays."""
     mask = linear.mask
-    if mask.rows is None or linear.target.pmf is not None:
-        return linear, by_row, lambda tree: tree
-    one_mask = mask.classes is None or mask.classes.shape[0] == 1
-    # To sort rows that devices share is to gather them.
-    apart = jax.device_count() > 1
-    if apart or not one_mask:
+    large = linear.target.pmf is not None or (
+        mask.classes is not None and mask.classes.shape[0] != 1
+    )
+    if mask.rows is None or large or jax.device_count() > 1:
         return linear, by_row, lambda tree: tree
     order = jnp.argsort(~mask.rows, stable=True)
     places = jnp.argsort(order)
-    ordered = map_rows(lambda a: a if a.shape[0] == 1 else a[order], linear)
+    packed = map_rows(lambda a: a if a.shape[0] == 1 else a[order], linear)
     by_row = jax.tree.map(lambda a: a[order], by_row)
-    return ordered, by_row, lambda tree: jax.tree.map(lambda a: a[places], tree)
+    return packed, by_row, lambda tree: jax.tree.map(lambda a: a[places], tree)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from xentjax._core.multiply_no_nan import multiply_no_nan
 from xentjax._core.varying import pvary_all
 from xentjax.heads._arguments import join_rows, restore_rows
-from xentjax.heads._explicit import placement_of
+from xentjax.heads._explicit import Placement, placement_of
 from xentjax.heads._statistics import pack_kept_rows
 from xentjax.information.log_pmf import (
     divergence,
@@ -28,7 +28,7 @@ from xentjax.ops.linear.two_heads import (
     Heads,
     Settings,
     Totals,
-    fitting_row_blocks,
+    paired_row_blocks,
     row_divergences,
     statistics_of_logits,
 )
@@ -65,18 +65,18 @@ def _js_totals(log_p: Array, log_q: Array, weight: Array) -> Totals:
 
 
 def _js_value(totals: Totals, weight: Array) -> Array:
-    of_p, of_q = totals
-    share = jnp.broadcast_to(weight, of_p.shape)
-    return multiply_no_nan(of_p, share) + multiply_no_nan(of_q, 1 - share)
+    p_total, q_total = totals
+    share = jnp.broadcast_to(weight, p_total.shape)
+    return multiply_no_nan(p_total, share) + multiply_no_nan(q_total, 1 - share)
 
 
 def _js_slopes(log_p: Array, log_q: Array, totals: Totals, weight: Array) -> tuple[Array, Array]:
     """w p (log(p / m) - KL(p || m)), and the same of q with 1 - w."""
     _, p_ratio, q_ratio = mixture(log_p, log_q, weight)
-    of_p, of_q = (total[:, None] for total in totals)
+    p_total, q_total = (total[:, None] for total in totals)
     share = jnp.broadcast_to(weight, log_p.shape)
-    p_slope = times_exp(-p_ratio - of_p, log_p)
-    q_slope = times_exp(-q_ratio - of_q, log_q)
+    p_slope = times_exp(-p_ratio - p_total, log_p)
+    q_slope = times_exp(-q_ratio - q_total, log_q)
     return multiply_no_nan(p_slope, share), multiply_no_nan(q_slope, 1 - share)
 
 
@@ -92,41 +92,35 @@ JS = Divergence(
 def divergence_of_heads(heads: Heads, settings: Settings, reduction: str) -> Float[Array, "..."]:
     """The divergence of each row, or their sum or mean, from heads whose rows have many axes."""
     if settings.axis_name is not None:
-        return _of_heads(heads, settings, reduction)
-    return _jitted(heads, settings, reduction)
+        return _divergence(heads, settings, reduction)
+    return _jitted_divergence(heads, settings, reduction)
 
 
-def _of_heads(heads: Heads, settings: Settings, reduction: str) -> Float[Array, "..."]:
+def _divergence(heads: Heads, settings: Settings, reduction: str) -> Float[Array, "..."]:
     (p, q, weight), kept = heads, heads.q.mask.rows
-    placement = None if settings.axis_name is not None else placement_of(p, q)
-    if placement is not None:
+    placement = Placement()
+    if settings.axis_name is None:
+        placement = placement_of(p, q)
         settings = settings._replace(axis_name=placement.classes)
-    whole = settings.axis_name is None and not backend(settings.implementation).stores_logits
+    stored = backend(settings.implementation).stores_logits
 
-    if reduction == "none" or not whole:
-        if placement is None:
-            losses = _losses(heads, settings)
-        else:
+    if reduction == "none" or stored or settings.axis_name is not None:
 
-            def losses_of_part(rows: tuple[Rows, Rows], weight: Array | None) -> Array:
-                return _losses(Heads(*rows, weight), settings)
+        def losses_of_part(rows: tuple[Rows, Rows], _: Any, weight: Array | None) -> Array:
+            return _losses(Heads(*rows, weight), settings)
 
-            out_specs = P(*placement.rows)
-            losses = placement.over_devices(losses_of_part, (p, q), weight, out_specs=out_specs)
+        out_specs = P(*placement.rows)
+        losses = placement.over_devices(losses_of_part, (p, q), weight, out_specs=out_specs)
         return reduce_losses(losses, reduction, None, kept)
 
-    if placement is None:
-        total = _total(heads, settings)
-    else:
+    def sum_of_part(rows: tuple[Rows, Rows], _: Any, weight: Array | None) -> Array:
+        return placement.sum_over_rows(_total(Heads(*rows, weight), settings))
 
-        def total_of_part(rows: tuple[Rows, Rows], weight: Array | None) -> Array:
-            return placement.sum_over_rows(_total(Heads(*rows, weight), settings))
-
-        total = placement.over_devices(total_of_part, (p, q), weight, out_specs=P())
+    total = placement.over_devices(sum_of_part, (p, q), weight, out_specs=P())
     return reduce_total(total, reduction, q.logits.shape[:-1], None, kept)
 
 
-_jitted = partial(jax.jit, static_argnums=(1, 2))(_of_heads)
+_jitted_divergence = partial(jax.jit, static_argnums=(1, 2))(_divergence)
 
 
 def _losses(heads: Heads, settings: Settings) -> Float[Array, "..."]:
@@ -138,8 +132,8 @@ def _losses(heads: Heads, settings: Settings) -> Float[Array, "..."]:
         totals = statistics_of_logits(*rows, heads.weight, settings).totals
         losses = settings.divergence.value(totals, heads.weight)
     else:
-        (p, q), in_place = _packed(joined)
-        losses = in_place(row_divergences(Heads(p, q, heads.weight), settings))
+        (p, q), unpack = _packed(joined)
+        losses = unpack(row_divergences(Heads(p, q, heads.weight), settings))
     return restore_rows(mask_rows(losses, joined.q), row_shape)
 
 
@@ -148,7 +142,7 @@ def _total(heads: Heads, settings: Settings) -> Float[Array, ""]:
     joined = Heads(join_rows(heads.p), join_rows(heads.q), heads.weight)
     (p, q), _ = _packed(joined)
     packed = pvary_all(Heads(p, q, heads.weight))
-    if fitting_row_blocks(packed, settings) is not None:
+    if paired_row_blocks(packed, settings) is not None:
         return sum_of_divergences(packed, settings)
     return jnp.sum(mask_rows(row_divergences(packed, settings), packed.q))
 
@@ -156,5 +150,5 @@ def _total(heads: Heads, settings: Settings) -> Float[Array, ""]:
 def _packed(heads: Heads) -> tuple[tuple[Rows, Rows], Any]:
     """Both heads with masked rows last, and what undoes it."""
     p, q = pvary_all(heads[:2])
-    (p, in_place), (q, _) = pack_kept_rows(p), pack_kept_rows(q)
-    return (p, q), in_place
+    (p, _, unpack), (q, *_) = pack_kept_rows(p), pack_kept_rows(q)
+    return (p, q), unpack

@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 from xentjax._core.axis_name import AxisName
 from xentjax._core.checks import check_choice, check_flag, raise_value_error
 from xentjax.heads._arguments import check_max_bytes, layer_rows, with_labels
-from xentjax.heads._cross_entropy import of_split_classes, of_whole_rows, with_gradients
+from xentjax.heads._cross_entropy import jitted_loss_of_head, loss_of_head, loss_with_gradients
 from xentjax.losses._keywords import with_keywords
 from xentjax.losses.cross_entropy import Loss, LossAndStats
 
@@ -175,6 +175,7 @@ def linear_softmax_cross_entropy(
             raise_value_error("gradients_in_forward", "False with axis_name", True)
     max_bytes = check_max_bytes(max_bytes)
     if split is not None:
-        return of_split_classes(rows, keywords, split, max_bytes)
-    compute = with_gradients if gradients_in_forward else of_whole_rows
-    return compute(rows, keywords, max_bytes)
+        return loss_of_head(rows, keywords, split, max_bytes)
+    if gradients_in_forward:
+        return loss_with_gradients(rows, keywords, max_bytes)
+    return jitted_loss_of_head(rows, keywords, None, max_bytes)

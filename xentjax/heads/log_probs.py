@@ -137,7 +137,7 @@ def linear_log_probs(
     max_bytes = check_max_bytes(max_bytes)
     if split is not None:
         return _log_probs(rows, split, return_entropy, implementation, max_bytes)
-    return _of_whole_rows(rows, None, return_entropy, implementation, max_bytes)
+    return _jitted_log_probs(rows, None, return_entropy, implementation, max_bytes)
 
 
 def _log_probs(
@@ -156,4 +156,4 @@ def _log_probs(
     return log_probs, mask_rows(stats.log_sum - stats.mean_logit, rows)
 
 
-_of_whole_rows = partial(jax.jit, static_argnums=(1, 2, 3, 4))(_log_probs)
+_jitted_log_probs = partial(jax.jit, static_argnums=(1, 2, 3, 4))(_log_probs)

@@ -31,7 +31,7 @@ from xentjax.heads._arguments import (
 from xentjax.heads._explicit import placement_of
 from xentjax.heads._reverse_mode import reverse_mode_only, without_derivative
 from xentjax.heads._row_function import RowFunction, row_function
-from xentjax.heads._statistics import pack_kept_rows_with, part_statistics
+from xentjax.heads._statistics import pack_kept_rows, part_statistics
 from xentjax.losses._formula import reduce_total, softmax_stats
 from xentjax.losses._keywords import check_implementation
 from xentjax.losses._split import SplitClasses
@@ -184,18 +184,20 @@ def linear_loss(
     check_choice("reduction", reduction, ("sum", "mean"))
     check_implementation(implementation)
     how = _How(has_aux, reduction, implementation, check_max_bytes(max_bytes))
-    of_classes = frozenset() if split is None else frozenset(jax.tree.leaves(split.axis_name))
+    class_axes = frozenset() if split is None else frozenset(jax.tree.leaves(split.axis_name))
     trace = partial(
         row_function, loss, join_leading(inputs, rows.logits.shape[:-1]), rows.logits.dtype, has_aux
     )
-    axes = _axes((rows, inputs)) - of_classes
+    axes = varying_axes((rows, inputs)) - class_axes
     function, closed_over = trace(axes)
-    if more := _axes(closed_over) - axes - of_classes:  # rows are shared where what it reads is not
+    if (
+        more := varying_axes(closed_over) - axes - class_axes
+    ):  # rows are shared where what it reads is not
         rows, inputs = pvary((rows, inputs), more)
         function, closed_over = trace(axes | more)
     if split is not None:
         return _loss(rows, closed_over, inputs, split, function, how)
-    return _of_whole_rows(rows, closed_over, inputs, None, function, how)
+    return _jitted_loss(rows, closed_over, inputs, None, function, how)
 
 
 class _How(NamedTuple):
@@ -235,28 +237,26 @@ def _loss(
 ) -> Loss | tuple[Loss, Any]:
     guarded = reverse_mode_only((rows, closed_over, inputs), _NO_FORWARD_MODE, second=_NO_SECOND)
     rows, closed_over, inputs = guarded
-    placement = None if split is not None else placement_of(rows, by_row=inputs)
-    if placement is None:
-        total, aux = _sum_of_part(rows, closed_over, inputs, split, function, how)
-    else:
+    placement = placement_of(rows, by_row=inputs, split=split)
+    if placement.mesh is not None:
         if function.loss is None:
             raise NotImplementedError(
                 "loss: expected a function that closes over no array where Explicit mesh axes "
                 f"split the head, got {len(closed_over)} (pass them as inputs, an entry a row)"
             )
+        function = function.traced_anew()
 
-        def sum_of_part(rows: Rows, *inputs: Any) -> tuple[Loss, Any]:
-            own, anew = placement.own_classes(rows), function.traced_anew()
-            total, aux = _sum_of_part(rows, [], list(inputs), own, anew, how)
-            return placement.sum_over_rows(total), aux
+    def sum_of_part(rows: Rows, own: SplitClasses | None, inputs: list[Any]) -> tuple[Loss, Any]:
+        total, aux = _sum_of_part(rows, closed_over, inputs, own, function, how)
+        return placement.sum_over_rows(total), aux
 
-        out_specs = P(), P(*placement.rows)
-        total, aux = placement.over_devices(sum_of_part, rows, by_row=inputs, out_specs=out_specs)
+    out_specs = P(), P(*placement.rows)
+    total, aux = placement.over_devices(sum_of_part, rows, by_row=(inputs,), out_specs=out_specs)
     loss = reduce_total(total, how.reduction, rows.logits.shape[:-1], None, rows.mask.rows)
     return (loss, without_derivative(aux, _NO_DERIVATIVE)) if how.has_aux else loss
 
 
-_of_whole_rows = partial(jax.jit, static_argnums=(3, 4, 5))(_loss)
+_jitted_loss = partial(jax.jit, static_argnums=(3, 4, 5))(_loss)
 
 
 def _sum_of_part(
@@ -281,12 +281,12 @@ def _sum_of_part(
         return jnp.sum(losses), restore_rows(aux, row_shape)
 
     linear, inputs = pvary_all((linear, inputs))
-    linear, inputs, in_place = pack_kept_rows_with(linear, inputs)
+    linear, inputs, unpack = pack_kept_rows(linear, inputs)
     if by_kernel:
-        stats = statistics_with_kernel_gradients(linear, requested, implementation, max_bytes)
+        stats: Any = statistics_with_kernel_gradients(linear, requested, implementation, max_bytes)
         public = softmax_stats(stats, linear)
         losses, aux = function(closed_over, public, linear.mask.rows, inputs)
-        return jnp.sum(losses), restore_rows(in_place(aux), row_shape)
+        return jnp.sum(losses), restore_rows(unpack(aux), row_shape)
 
     def losses_of(rows: Rows, closed_over: list[Array], inputs: list[Any]) -> Any:
         stats = row_statistics(rows, requested, implementation)
@@ -294,7 +294,7 @@ def _sum_of_part(
 
     result: Any = sum_of_losses(linear, closed_over, inputs, losses_of, max_bytes)
     total, aux = result
-    return total, restore_rows(in_place(aux), row_shape)
+    return total, restore_rows(unpack(aux), row_shape)
 
 
 def _devices_share(closed_over: list[Array], *by_device: Any) -> bool:
@@ -302,12 +302,7 @@ def _devices_share(closed_over: list[Array], *by_device: Any) -> bool:
 
     Their gradient is a sum over devices, which weights of the devices' losses have to precede.
     """
-    return any(_axes(by_device) - varying_axes(x) for x in closed_over)
-
-
-def _axes(tree: Any) -> frozenset[str]:
-    """Return the mesh axes that any array varies over, inside `shard_map`."""
-    return frozenset().union(*map(varying_axes, jax.tree.leaves(tree)))
+    return any(varying_axes(by_device) - varying_axes(x) for x in closed_over)
 
 
 _NO_FORWARD_MODE = (

@@ -126,7 +126,7 @@ def linear_sample(
     if split is not None:
         check_whole(split.axis_name, key=jax.random.key_data(key))
         return _sample(key, rows, split, num_samples, implementation, max_bytes)
-    return _of_whole_rows(key, rows, None, num_samples, implementation, max_bytes)
+    return _jitted_sample(key, rows, None, num_samples, implementation, max_bytes)
 
 
 def _check_key(key: PRNGKeyArray) -> PRNGKeyArray:
@@ -163,7 +163,7 @@ def _sample(
     return Sample(jnp.moveaxis(indices, -1, 0), jnp.moveaxis(log_probs, -1, 0))
 
 
-_of_whole_rows = partial(jax.jit, static_argnums=(2, 3, 4, 5))(_sample)
+_jitted_sample = partial(jax.jit, static_argnums=(2, 3, 4, 5))(_sample)
 
 
 def _sample_keys(key: PRNGKeyArray, samples: int) -> UInt32[Array, "1 s 2"]:

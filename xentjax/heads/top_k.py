@@ -62,8 +62,8 @@ def linear_top_k(
     logit comes first, as in `jax.lax.top_k`.
 
     Masked rows cost no matrix products on one device. With `axis_name` each device sends its k
-    largest logits of a row to the others and adds those of its classes that are among the k of all,
-    12 k bytes a row, beside a few numbers a row for the normaliser.
+    largest logits of a row to the others, then the classes of those that are among the k of all:
+    8 k bytes a row in float32, beside 12 for the normaliser.
 
     Args:
         x: features, floating [..., D].
@@ -117,7 +117,7 @@ def linear_top_k(
     max_bytes = check_max_bytes(max_bytes)
     if split is not None:
         return _top_k(rows, split, k, implementation, max_bytes)
-    return _of_whole_rows(rows, None, k, implementation, max_bytes)
+    return _jitted_top_k(rows, None, k, implementation, max_bytes)
 
 
 def _top_k(
@@ -134,4 +134,4 @@ def _top_k(
     return TopK(log_probs, indices)
 
 
-_of_whole_rows = partial(jax.jit, static_argnums=(1, 2, 3, 4))(_top_k)
+_jitted_top_k = partial(jax.jit, static_argnums=(1, 2, 3, 4))(_top_k)

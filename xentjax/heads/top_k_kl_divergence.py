@@ -128,7 +128,7 @@ def linear_top_k_kl_divergence(
     max_bytes = check_max_bytes(max_bytes)
     if split is not None:
         return _divergence(target, rows, split, reverse, reduction, implementation, max_bytes)
-    return _of_whole_rows(target, rows, None, reverse, reduction, implementation, max_bytes)
+    return _jitted_divergence(target, rows, None, reverse, reduction, implementation, max_bytes)
 
 
 def _checked_target(target: TopK, rows: Rows, split: SplitClasses | None) -> TopK:
@@ -152,14 +152,14 @@ def _checked_target(target: TopK, rows: Rows, split: SplitClasses | None) -> Top
     values, classes, kept = concrete(log_probs), concrete(indices), rows.mask.rows
     kept = True if kept is None else concrete(kept)
     if values is not None and classes is not None and kept is not None:
-        of_classes, of_sum = (kept & x for x in _faults(values, classes, num_classes, np))
-        if of_classes.any():
-            row = tuple(map(int, np.argwhere(of_classes)[0]))
+        bad_classes, bad_sum = (kept & x for x in _faults(values, classes, num_classes, np))
+        if bad_classes.any():
+            row = tuple(map(int, np.argwhere(bad_classes)[0]))
             expected = f"in each row different classes in 0..{num_classes - 1}"
             got = f"{classes[row].tolist()} in row {row}"
             raise_value_error("target.indices", expected, got)
-        if of_sum.any():
-            row = tuple(map(int, np.argwhere(of_sum)[0]))
+        if bad_sum.any():
+            row = tuple(map(int, np.argwhere(bad_sum)[0]))
             total = np.exp(values[row].astype(np.float64)).sum()
             expected = "log-probabilities whose exponentials sum to at most 1"
             raise_value_error("target.log_probs", expected, f"the sum {total:.6g} in row {row}")
@@ -177,8 +177,8 @@ def _faults(log_probs: Any, indices: Any, num_classes: int, numpy: Any = jnp) ->
     none = (indices == -1) & (log_probs == -numpy.inf)
     ordered = numpy.sort(indices, -1)
     twice = (ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] >= 0)
-    of_classes = ~(classes | none).all(-1) | twice.any(-1)
-    return of_classes, numpy.exp(log_probs).sum(-1) > 1 + tolerance
+    bad_classes = ~(classes | none).all(-1) | twice.any(-1)
+    return bad_classes, numpy.exp(log_probs).sum(-1) > 1 + tolerance
 
 
 def _divergence(
@@ -212,7 +212,7 @@ def _divergence(
     return reduce_losses(loss, reduction, None, kept)
 
 
-_of_whole_rows = partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))(_divergence)
+_jitted_divergence = partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))(_divergence)
 
 
 def _log_rest(

@@ -183,12 +183,12 @@ def check_labels(labels: ArrayLike, ignore_index: int | None) -> tuple[Array, in
 
 def labels_are_indices(labels: Array, classes: Classes, ignore_index: int | None) -> bool:
     """Return whether labels of such logits are class indices, rather than probabilities."""
-    (shape, axes), row_shape = classes, classes.row_shape()
-    if jnp.issubdtype(labels.dtype, jnp.integer) and labels.ndim <= len(row_shape):
+    shape, axes = classes
+    if jnp.issubdtype(labels.dtype, jnp.integer) and labels.ndim <= len(shape) - len(axes):
         return True
     full = (1,) * (len(shape) - labels.ndim) + labels.shape
     if len(full) != len(shape) or any(full[a] != shape[a] for a in axes):
-        indices, pmfs = f"integers of shape {row_shape}", f"shape {shape}"
+        indices, pmfs = f"integers of shape {classes.row_shape()}", f"shape {shape}"
         got = f"{labels.dtype} of shape {labels.shape}"
         raise_value_error("labels", f"class indices, {indices}, or probabilities of {pmfs}", got)
     if ignore_index is not None:

@@ -40,26 +40,28 @@ class SoftmaxStats(NamedTuple):
 
 
 def cross_entropy_from(
-    statistics: Callable[[Requested], RowStatistics],
+    statistics: Callable[[Rows, Requested, str | None], RowStatistics],
     rows: Rows,
     keywords: Keywords,
     kept_classes: Float[Array, "..."] | None = None,
 ) -> Float[Array, "..."] | tuple[Float[Array, "..."], SoftmaxStats]:
-    """Compute both cross-entropies from any source of the rows' statistics.
+    """Compute both cross-entropies from any source of statistics, of rows and an implementation.
 
     `kept_classes` is K of each row where the mask of `rows` does not tell.
     """
     # The statistics to return are the unweighted ones, which weighted targets do not contain.
     apart = rows.target.pmf is not None and rows.class_weights is not None
     requested = _PUBLIC if keywords.return_stats and not apart else Requested()
-    stats = statistics(requested._replace(uniform=keywords.label_smoothing is not None))
+    requested = requested._replace(uniform=keywords.label_smoothing is not None)
+    stats = statistics(rows, requested, keywords.implementation)
     weights = None if rows.class_weights is None else label_weights(rows)
     losses = row_losses(stats, rows, keywords, weights, kept_classes)
     loss = reduce_losses(losses, keywords.reduction, weights, rows.mask.rows)
     if not keywords.return_stats:
         return loss
     if apart:
-        stats = statistics(_PUBLIC._replace(unweighted=True))
+        unweighted = rows._replace(class_weights=None)
+        stats = statistics(unweighted, _PUBLIC, keywords.implementation)
     return loss, softmax_stats(stats, rows)
 
 

@@ -1,6 +1,5 @@
 """Softmax cross-entropy of logits against class indices or probabilities."""
 
-from functools import partial
 from typing import Literal, SupportsIndex, overload
 
 import jax
@@ -19,7 +18,7 @@ from xentjax.losses._arguments import (
 from xentjax.losses._formula import SoftmaxStats as SoftmaxStats, cross_entropy_from
 from xentjax.losses._keywords import Keywords, with_keywords
 from xentjax.losses._split import SplitClasses, own_shard, split_classes
-from xentjax.ops import Rows, row_statistics
+from xentjax.ops import Requested, Rows, RowStatistics, row_statistics
 from xentjax.ops.sharded import merged_statistics
 
 Loss = Float[Array, "..."]
@@ -287,16 +286,13 @@ def cross_entropy(
     """Compute both losses, of checked arguments."""
     if split is None:
         return _whole_rows_loss(rows, keywords)
-    statistics = partial(
-        merged_statistics,
-        own_shard(rows, split),
-        axis_name=split.axis_name,
-        implementation=keywords.implementation,
-    )
+
+    def statistics(rows: Rows, requested: Requested, implementation: str | None) -> RowStatistics:
+        return merged_statistics(own_shard(rows, split), requested, split.axis_name, implementation)
+
     return cross_entropy_from(statistics, rows, keywords, split.kept)
 
 
 @jax.jit
 def _whole_rows_loss(rows: Rows, keywords: Keywords) -> Loss | LossAndStats:
-    statistics = partial(row_statistics, rows, implementation=keywords.implementation)
-    return cross_entropy_from(statistics, rows, keywords)
+    return cross_entropy_from(row_statistics, rows, keywords)

@@ -10,19 +10,14 @@ from xentjax.ops.registry import backend
 from xentjax.ops.rows import Requested, Rows, RowStatistics
 
 
-def row_statistics(
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _statistics(
     rows: Rows, requested: Requested, implementation: str | None = None
 ) -> RowStatistics:
     """The statistics of each row, differentiable in every floating input, in all modes and orders.
 
     What the target does not imply and is not requested is None.
     """
-    rows, requested = requested.unweight(rows)
-    return _jitted_statistics(rows, requested, implementation)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _statistics(rows: Rows, requested: Requested, implementation: str | None) -> RowStatistics:
     stats = backend(implementation).row_statistics(rows, requested)
     if rows.target.labels is None:
         return stats
@@ -30,10 +25,10 @@ def _statistics(rows: Rows, requested: Requested, implementation: str | None) ->
     # vmap sums tangents over a batch that their primals do not have (jax-ml/jax#16374). XLA removes
     # a choice between the same two values.
     either = rows.target.labels == 0
-    return jax.tree.map(lambda x: jnp.where(either, x, x), stats)
+    return jax.tree.map(partial(jnp.where, either), stats, stats)
 
 
-_jitted_statistics = jax.jit(_statistics, static_argnums=(1, 2))
+row_statistics = jax.jit(_statistics, static_argnums=(1, 2))
 
 
 @partial(_statistics.defjvp, symbolic_zeros=True)
@@ -44,5 +39,5 @@ def _statistics_jvp(
     tangents: tuple[Rows],
 ) -> tuple[RowStatistics, RowStatistics]:
     (rows,), (d_rows,) = primals, tangents
-    stats = _jitted_statistics(rows, requested, implementation)
+    stats = row_statistics(rows, requested, implementation)
     return stats, statistics_tangents(rows, stats, d_rows)

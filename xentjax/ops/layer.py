@@ -15,19 +15,16 @@ LinearRows = Rows
 
 
 def with_logits(linear: LinearRows) -> Rows:
-    """The rows with their logits as an array."""
-    return linear._replace(logits=logits(linear))
-
-
-def logits(linear: LinearRows) -> Float[Array, "n k"]:
-    """x @ kernel + bias in float32 or 64; masked rows are those of x = 0."""
+    """The rows with their logits as an array, in float32 or 64; masked rows are those of x = 0."""
     layer = linear.logits
-    a = matmul(zero_masked_rows(layer.x, linear), layer.kernel, layer)
-    return a if layer.bias is None else a + layer.bias.astype(a.dtype)[None]
+    logits = matmul(zero_masked_rows(layer.x, linear), layer.kernel, layer)
+    if layer.bias is not None:
+        logits += layer.bias.astype(logits.dtype)[None]
+    return linear._replace(logits=logits)
 
 
 def logits_tangent(linear: LinearRows, d_layer: Layer) -> Float[Array, "n k"] | None:
-    """The derivative of `logits` along those parts of the layer that are not None."""
+    """The derivative of the logits along those parts of the layer that are not None."""
     layer, terms = linear.logits, []
     if d_layer.x is not None:
         terms.append(matmul(zero_masked_rows(d_layer.x, linear), layer.kernel, layer))

@@ -141,18 +141,10 @@ class Requested(NamedTuple):
     normalizer: bool = False
     """Whether `log_normalizer` will be read, which has all its digits only if the shift is the
     maximum."""
-    unweighted: bool = False
-    """Leave the class weights out of the target's inner product."""
 
     def for_shard(self) -> "Requested":
         """The request for a shard of the classes, whose exact maximum the merge needs."""
         return self._replace(normalizer=True)
-
-    def unweight(self, rows: Rows) -> tuple[Rows, "Requested"]:
-        """Drop the class weights of the rows, if so requested; return the request of the rest."""
-        if not self.unweighted:
-            return rows, self
-        return rows._replace(class_weights=None), self._replace(unweighted=False)
 
 
 def adjusted_logits(rows: Rows) -> Float[Array, "*rows K"]:
@@ -231,7 +223,7 @@ def recompute_after(rows: Rows, after: Any) -> tuple[Rows, Any]:
     """
     zero = jnp.zeros((), jax.tree.leaves(after)[0].dtype)
     scalars, zero = jax.lax.optimization_barrier((rows.scalars, zero))
-    return rows._replace(scalars=scalars), jax.tree.map(lambda x: x + zero, after)
+    return rows._replace(scalars=scalars), jax.tree.map(partial(jnp.add, zero), after)
 
 
 def label_in_range(labels: Integer[Array, "*rows"], num_classes: int) -> Bool[Array, "*rows"]:

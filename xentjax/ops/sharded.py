@@ -36,30 +36,20 @@ def sum_over_devices(tree: T, axis_name: AxisName) -> T:
     return jax.tree.unflatten(structure, jnp.unstack(summed))
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def merged_statistics(
-    shard: ClassShard,
-    requested: Requested,
-    axis_name: AxisName,
-    implementation: str | None = None,
+    shard: ClassShard, requested: Requested, axis_name: AxisName, implementation: str | None
 ) -> RowStatistics:
     """The statistics of whole rows, the same on every device of the axis.
 
     They differentiate as `row_statistics` does: in every floating input, in all modes and orders.
     """
-    rows, requested = requested.unweight(shard.rows)
-    return _merged_statistics(shard._replace(rows=rows), requested, axis_name, implementation)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
-def _merged_statistics(
-    shard: ClassShard, requested: Requested, axis_name: AxisName, implementation: str | None
-) -> RowStatistics:
     stats = row_statistics(shard.rows, requested.for_shard(), implementation)
     temperature = shard.rows.scalars.temperature
     return merge(stats, shard.first_class, shard.owns_label, across_devices(axis_name), temperature)
 
 
-@partial(_merged_statistics.defjvp, symbolic_zeros=True)
+@partial(merged_statistics.defjvp, symbolic_zeros=True)
 def _merged_statistics_jvp(
     requested: Requested,
     axis_name: AxisName,
@@ -68,6 +58,6 @@ def _merged_statistics_jvp(
     tangents: tuple[ClassShard],
 ) -> tuple[RowStatistics, RowStatistics]:
     (shard,), (d_shard,) = primals, tangents
-    stats = _merged_statistics(shard, requested, axis_name, implementation)
+    stats = merged_statistics(shard, requested, axis_name, implementation)
     d_stats = statistics_tangents(shard.rows, stats, d_shard.rows)
     return stats, merge_tangents(d_stats, shard.owns_label, across_devices(axis_name))

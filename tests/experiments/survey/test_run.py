@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
-import statsmodels.api
+from statsmodels.discrete.discrete_model import MNLogit
 from statsmodels.stats.proportion import multinomial_proportions_confint
 
 from experiments.common.command import UserError
@@ -116,7 +116,7 @@ def test_regression(result, rows):
 
     def fit(names):
         x = np.concatenate([*(columns[name] for name in names), np.ones((len(age), 1))], 1)
-        model = statsmodels.api.MNLogit(relabelled, x.astype(float))
+        model = MNLogit(relabelled, x.astype(float))
         return model.fit(method="newton", disp=0, tol=1e-12)
 
     expected, fitted = fit(columns), result.regression

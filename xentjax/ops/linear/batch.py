@@ -16,40 +16,40 @@ Heads = Any
 """`LinearRows`, or a tree of several with as many rows and of arrays that belong to no row."""
 
 
-def batch_as_rows(function: Callable[[Heads, Any], T]) -> Callable[[Heads, Any], T]:
-    """Return `function(heads, by_row)`, which gets a batch of rows with one layer as its rows.
+def batch_as_rows(function: Callable[..., T]) -> Callable[..., T]:
+    """Return `function(heads, *by_row)`, which gets a batch of rows with one layer as its rows.
 
-    `by_row` is a tree of arrays with an entry for each row, or one for all of them; the results
-    have an entry for each row.
+    `by_row` are arrays, or trees of them, with an entry for each row or one for all of them; the
+    results have an entry for each row.
     """
 
     @jax.custom_batching.custom_vmap
-    def of_rows(heads: Heads, by_row: Any) -> T:
-        return function(heads, by_row)
+    def batched(heads: Heads, *by_row: Any) -> T:
+        return function(heads, *by_row)
 
-    @of_rows.def_vmap
-    def _(axis_size: int, in_batched: list[Any], heads: Heads, by_row: Any) -> tuple[T, Any]:
+    @batched.def_vmap
+    def _(axis_size: int, in_batched: list[Any], heads: Heads, *by_row: Any) -> tuple[T, Any]:
         if _only_rows(in_batched[0]):
             n = next(filter(_is_rows, jax.tree.leaves(heads, is_leaf=_is_rows))).logits.x.shape[-2]
             fold = partial(_fold, n=n, size=axis_size)
-            by_row = jax.tree.map(fold, by_row, in_batched[1])
-            result = of_rows(_map_rows(fold, heads, in_batched[0]), by_row)
+            by_row = jax.tree.map(fold, by_row, tuple(in_batched[1:]))
+            result = batched(_map_rows(fold, heads, in_batched[0]), *by_row)
             result = jax.tree.map(lambda a: a.reshape(axis_size, n, *a.shape[1:]), result)
         else:
             axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(in_batched))
-            result = jax.vmap(function, axes)(heads, by_row)
+            result = jax.vmap(function, axes)(heads, *by_row)
         return result, jax.tree.map(lambda _: True, result)
 
-    return of_rows
+    return batched
 
 
 def _map_rows(function: Callable[..., Any], *heads: Heads) -> Heads:
     """Apply `function` to every array with an entry for each row."""
 
-    def of_leaf(first: Any, *others: Any) -> Any:
+    def apply(first: Any, *others: Any) -> Any:
         return map_rows(function, first, *others) if _is_rows(first) else first
 
-    return jax.tree.map(of_leaf, *heads, is_leaf=_is_rows)
+    return jax.tree.map(apply, *heads, is_leaf=_is_rows)
 
 
 def _fold(x: Array, is_batched: bool, *, n: int, size: int) -> Array:

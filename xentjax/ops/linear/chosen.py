@@ -23,7 +23,7 @@ from xentjax.ops.layer import LinearRows, slice_classes, slice_rows, with_logits
 from xentjax.ops.linear.batch import batch_as_rows
 from xentjax.ops.linear.statistics import (
     forward_blocks,
-    skip_if_masked,
+    map_kept_rows,
     sum_over_tiles,
     tile_shard,
     zeros_of,
@@ -76,7 +76,7 @@ class Chooser(Protocol):
         """Whether log s may be a sum of no class."""
         ...
 
-    def of_tile(self, shard: ClassShard, by_row: Any, best: Candidates | None, /) -> Candidates:
+    def candidates(self, shard: ClassShard, by_row: Any, best: Candidates | None, /) -> Candidates:
         """Return the candidates among the classes of a tile, as its `first_class` counts them.
 
         `best` are those of earlier tiles, if there are any: worse ones may be left out.
@@ -91,7 +91,7 @@ class Chooser(Protocol):
         """Return the candidates among those of all devices, the same on each."""
         ...
 
-    def rows_of_sum(self, shard: ClassShard, by_row: Any) -> Rows:
+    def summed_rows(self, shard: ClassShard, by_row: Any) -> Rows:
         """Return the rows of a tile under the mask of the classes that belong to log s.
 
         For the derivative it gets the chosen classes, as `first_class` counts them, as `by_row`.
@@ -148,10 +148,10 @@ def _choose(
     implementation: str | None,
     max_bytes: int | None,
 ) -> Chosen:
-    of_part = partial(
+    visit = partial(
         _tile_by_tile, chooser=chooser, implementation=implementation, max_bytes=max_bytes
     )
-    candidates, stats = batch_as_rows(of_part)(shard.rows, (shard.first_class[None], by_row))
+    candidates, stats = batch_as_rows(visit)(shard.rows, shard.first_class[None], by_row)
     if axis_name is not None:
         candidates = chooser.across_devices(candidates, axis_name)
         stats = merge(stats, shard.first_class, None, across_devices(axis_name), temperature)
@@ -175,16 +175,16 @@ def _(
     log_sum = jnp.where(empty, 0, chosen.log_sum)
     stats = RowStatistics(chosen.shift, log_sum, None, None, None, None, None)
 
-    def of_tile(tile: ClassShard, d_rows: Rows, numbers: Any) -> Float[Array, "n m1"]:
+    def tile_tangents(tile: ClassShard, d_rows: Rows, numbers: Any) -> Float[Array, "n m1"]:
         stats, indices = numbers
-        rows_of_sum = chooser.rows_of_sum(tile, (indices,))
-        d_log_sum = statistics_tangents(rows_of_sum, stats, d_rows).log_sum
+        summed = chooser.summed_rows(tile, (indices,))
+        d_log_sum = statistics_tangents(summed, stats, d_rows).log_sum
         d_logits = _logit_tangents(tile, d_rows, indices)
         return jnp.concatenate([d_log_sum[:, None], d_logits], 1)
 
     numbers = stats, chosen.indices - shard.first_class
     d_linear = moving_inputs(d_shard.rows)
-    dots = sum_over_tiles(of_tile, shard.rows, d_linear, numbers, max_bytes)
+    dots = sum_over_tiles(tile_tangents, shard.rows, d_linear, numbers, max_bytes)
     if axis_name is not None:
         dots = lax.psum(dots, axis_name)
     no_dot: Any = SymbolicZero.from_primal_value(chosen.indices)
@@ -193,6 +193,7 @@ def _(
 
 def _tile_by_tile(
     linear: LinearRows,
+    first_class: Int32[Array, "#n"],
     by_row: Any,
     chooser: Chooser,
     implementation: str | None,
@@ -202,36 +203,36 @@ def _tile_by_tile(
     rows, classes = _blocks(linear, chooser, implementation, max_bytes)
     requested = Requested(normalizer=True)
 
-    def of_rows(i: Int32[Array, ""]) -> tuple[Candidates, RowStatistics]:
+    def visit_rows(i: Int32[Array, ""]) -> tuple[Candidates, RowStatistics]:
         block = slice_rows(linear, rows, i)
-        first, here = jax.tree.map(lambda x: x if x.shape[0] == 1 else rows.slice(x, i, 0), by_row)
+        first, here = jax.tree.map(
+            lambda x: x if x.shape[0] == 1 else rows.slice(x, i, 0), (first_class, by_row)
+        )
 
-        def of_tile(
+        def visit_tile(
             j: Int32[Array, ""], best: Candidates | None = None
         ) -> tuple[Candidates, RowStatistics, Array]:
             tile = tile_shard(with_logits(slice_classes(block, classes, j)), classes, j)
             own = None if tile.first_own is None else first[0] + tile.first_own
             tile = tile._replace(first_class=first[0] + tile.first_class, first_own=own)
-            stats = row_statistics(chooser.rows_of_sum(tile, here), requested, implementation)
-            return chooser.of_tile(tile, here, best), stats, tile.first_class
+            stats = row_statistics(chooser.summed_rows(tile, here), requested, implementation)
+            return chooser.candidates(tile, here, best), stats, tile.first_class
 
         if classes.count == 1:
-            return of_tile(jnp.int32(0))[:2]
+            return visit_tile(jnp.int32(0))[:2]
 
         def add_tile(total: Candidates, j: Int32[Array, ""]) -> tuple[Any, Any]:
-            candidates, *statistics = of_tile(j, total)
+            candidates, *statistics = visit_tile(j, total)
             return chooser.merge(total, candidates), statistics
 
-        like = zeros_of(lambda j: of_tile(j)[0], jnp.int32(0))
+        like = zeros_of(lambda j: visit_tile(j)[0], jnp.int32(0))
         start = tuple(map(jnp.full_like, like, chooser.neutral))
         candidates, (stats, firsts) = lax.scan(add_tile, start, classes.indices())
         temperature = linear.scalars.temperature
         stats = merge(stats, firsts[:, None], None, ACROSS_FIRST_AXIS, temperature)
         return candidates, jax.tree.map(lambda a: a[0], stats)
 
-    return jax.tree.map(
-        rows.join, lax.map(partial(skip_if_masked, of_rows, linear, rows), rows.indices())
-    )
+    return map_kept_rows(visit_rows, linear, rows)
 
 
 def _blocks(

@@ -25,7 +25,7 @@ class Given:
     neutral = (0,)
     may_leave_none = True
 
-    def rows_of_sum(self, shard: ClassShard, by_row: tuple[Int32[Array, "n m"]]) -> Rows:
+    def summed_rows(self, shard: ClassShard, by_row: tuple[Int32[Array, "n m"]]) -> Rows:
         """Return the classes of a tile that are not given."""
         place, own = places(shard, *by_row)
         n, k = shard.rows.logits.shape
@@ -36,7 +36,7 @@ class Given:
         classes = others if mask.classes is None else others & mask.classes
         return shard.rows._replace(mask=Mask(mask.rows, classes))
 
-    def of_tile(
+    def candidates(
         self, shard: ClassShard, by_row: tuple[Int32[Array, "n m"]], *_: Any
     ) -> tuple[Float[Array, "n m"]]:
         """Return the logits of the given classes that lie in a tile, 0 for the others."""
@@ -61,8 +61,8 @@ class Given:
         """Return the given classes, and log s relative to the largest logit of all classes."""
         indices = by_row[0]
         logits = jnp.where(indices < 0, -jnp.inf, candidates[0])
-        of_others = jnp.where(stats.log_sum == -jnp.inf, -jnp.inf, stats.shift)
-        largest = jnp.maximum(jnp.max(logits, -1), of_others)
+        largest_other = jnp.where(stats.log_sum == -jnp.inf, -jnp.inf, stats.shift)
+        largest = jnp.maximum(jnp.max(logits, -1), largest_other)
         shift = jnp.where(jnp.isfinite(largest), largest, stats.shift)
         log_sum = stats.log_sum + over_temperature(stats.shift - shift, temperature)
         return indices, logits, stats._replace(shift=shift, log_sum=log_sum)

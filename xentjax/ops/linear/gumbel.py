@@ -43,12 +43,12 @@ class LargestWithNoise:
     neutral = (-jnp.inf, -jnp.inf, _NONE, 0)
     may_leave_none = False
 
-    def rows_of_sum(self, shard: ClassShard, by_row: Any) -> Rows:
+    def summed_rows(self, shard: ClassShard, by_row: Any) -> Rows:
         """Return all classes."""
         del by_row
         return shard.rows
 
-    def of_tile(self, shard: ClassShard, by_row: Noise, *_: Any) -> Candidates:
+    def candidates(self, shard: ClassShard, by_row: Noise, *_: Any) -> Candidates:
         """Return the winners of a tile, for some samples at a time."""
         numbers, keys = by_row
         logits = lax.optimization_barrier(adjusted_logits(shard.rows))
@@ -58,14 +58,14 @@ class LargestWithNoise:
         parts = blocks(samples, at_a_time)
         classes = shard.first_class.astype(jnp.uint32) + jnp.arange(k, dtype=jnp.uint32)
 
-        def of_samples(i: Int32[Array, ""]) -> Candidates:
+        def draw(i: Int32[Array, ""]) -> Candidates:
             each = jnp.swapaxes(parts.slice(keys, i, 1), 0, 1)[..., None, :]  # [samples, #n, 1, 2]
             noise = gumbel(each, numbers[None, :, None], classes[None, None], logits.dtype)
             if shard.rows.scalars.temperature is not None:
                 noise *= shard.rows.scalars.temperature
             return _winners(logits[None], lax.optimization_barrier(noise), shard.first_class)
 
-        winners = lax.map(of_samples, parts.indices())
+        winners = lax.map(draw, parts.indices())
         return jax.tree.map(lambda x: parts.join(x).T, winners)
 
     def merge(self, a: Candidates, b: Candidates) -> Candidates:
@@ -103,8 +103,8 @@ def _winners(
     finite = jnp.where(impossible, 0, logits)
     total = finite + noise
     # The error of the rounded sum, exactly (Knuth's two-sum).
-    of_noise = total - finite
-    error = (finite - (total - of_noise)) + (noise - of_noise)
+    rounded_noise = total - finite
+    error = (finite - (total - rounded_noise)) + (noise - rounded_noise)
     total = jnp.where(impossible, -jnp.inf, total)
     largest = jnp.max(total, -1, keepdims=True)
     best = total == largest

@@ -149,8 +149,8 @@ def _sum_and_gradients(
 
     zeros = jax.tree.map(lambda x: jnp.zeros_like(x, layer.dtype), (moving_linear, moving_shared))
     start = (jnp.sum(jnp.zeros_like(layer.x, layer.dtype)), *zeros)
-    (loss, *gradients), of_rows = add_kept_rows(add_rows, start, linear, rows)
-    aux, d_by_row = jax.tree.map(rows.join, of_rows)
+    (loss, *gradients), by_row_results = add_kept_rows(add_rows, start, linear, rows)
+    aux, d_by_row = jax.tree.map(rows.join, by_row_results)
     return (loss, aux), (*gradients, d_by_row)
 
 

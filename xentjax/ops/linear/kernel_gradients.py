@@ -16,18 +16,11 @@ from xentjax.ops.registry import backend
 from xentjax.ops.rows import Layer, Requested, RowStatistics
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def statistics_with_kernel_gradients(
     linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
 ) -> RowStatistics:
     """`linear_row_statistics` with the gradients of the back-end; no forward mode."""
-    linear, requested = requested.unweight(linear)
-    return _statistics(linear, requested, implementation, max_bytes)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _statistics(
-    linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
-) -> RowStatistics:
     return linear_row_statistics(linear, requested, implementation, max_bytes)
 
 
@@ -66,7 +59,7 @@ def _backward(
     return (gradients,)
 
 
-_statistics.defvjp(_forward, _backward, symbolic_zeros=True)
+statistics_with_kernel_gradients.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def _is_zero(x: Any) -> bool:

@@ -12,6 +12,7 @@ from xentjax.ops.rows import Requested, RowStatistics
 from xentjax.ops.sharded import across_devices
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4))
 def merged_linear_statistics(
     shard: ClassShard,
     requested: Requested,
@@ -20,26 +21,13 @@ def merged_linear_statistics(
     max_bytes: int | None,
 ) -> RowStatistics:
     """The statistics of whole rows, of whose layer each device of the axis has some classes."""
-    rows, requested = requested.unweight(shard.rows)
-    shard = shard._replace(rows=rows)
-    return _merged_statistics(shard, requested, axis_name, implementation, max_bytes)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4))
-def _merged_statistics(
-    shard: ClassShard,
-    requested: Requested,
-    axis_name: AxisName,
-    implementation: str | None,
-    max_bytes: int | None,
-) -> RowStatistics:
     stats = linear_row_statistics(shard.rows, requested.for_shard(), implementation, max_bytes)
     temperature = shard.rows.scalars.temperature
     return merge(stats, shard.first_class, shard.owns_label, across_devices(axis_name), temperature)
 
 
-@partial(_merged_statistics.defjvp, symbolic_zeros=True)
-def _merged_statistics_jvp(
+@partial(merged_linear_statistics.defjvp, symbolic_zeros=True)
+def _merged_linear_statistics_jvp(
     requested: Requested,
     axis_name: AxisName,
     implementation: str | None,
@@ -48,7 +36,7 @@ def _merged_statistics_jvp(
     tangents: tuple[ClassShard],
 ) -> tuple[RowStatistics, RowStatistics]:
     (shard,), (d_shard,) = primals, tangents
-    stats = _merged_statistics(shard, requested, axis_name, implementation, max_bytes)
+    stats = merged_linear_statistics(shard, requested, axis_name, implementation, max_bytes)
     d_stats = linear_tangents(shard.rows, stats, moving_inputs(d_shard.rows), max_bytes)
     d_stats = merge_tangents(d_stats, shard.owns_label, across_devices(axis_name))
     return stats, with_predicted(d_stats, stats)

@@ -45,43 +45,25 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def linear_row_statistics(
     linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
 ) -> RowStatistics:
     """The statistics of each row, with at most `max_bytes` of logits in memory."""
-    linear, requested = requested.unweight(linear)
-    return _statistics(linear, requested, implementation, max_bytes)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
-def _statistics(
-    linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
-) -> RowStatistics:
     compute = partial(
-        _by_kernel_or_blocks,
-        requested=requested,
-        implementation=implementation,
-        max_bytes=max_bytes,
+        _compute, requested=requested, implementation=implementation, max_bytes=max_bytes
     )
+    return batch_as_rows(compute)(linear)
 
-    return batch_as_rows(lambda linear, _: compute(linear))(linear, None)
 
-
-def _by_kernel_or_blocks(
+def _compute(
     linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
 ) -> RowStatistics:
-    """Run the kernel that makes the logits itself, if there is one, or go block by block."""
+    """Run the kernel that makes the logits itself, if there is one, or make them tile by tile."""
     by_kernel = backend(implementation).linear_statistics
     stats = None if by_kernel is None else by_kernel(linear, requested)
     if stats is not None:
         return stats
-    return _block_by_block(linear, requested, implementation, max_bytes)
-
-
-def _block_by_block(
-    linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
-) -> RowStatistics:
-    """Make the logits of a tile at a time, each by one matrix product."""
     rows, classes = forward_blocks(linear, max_bytes)
 
     def statistics_of(i: Int32[Array, ""]) -> RowStatistics:
@@ -100,12 +82,11 @@ def _block_by_block(
         )
         return jax.tree.map(lambda a: a[0], merged)
 
-    stats = lax.map(partial(skip_if_masked, statistics_of, linear, rows), rows.indices())
-    return jax.tree.map(rows.join, stats)
+    return map_kept_rows(statistics_of, linear, rows)
 
 
-@partial(_statistics.defjvp, symbolic_zeros=True)
-def _statistics_jvp(
+@partial(linear_row_statistics.defjvp, symbolic_zeros=True)
+def _linear_row_statistics_jvp(
     requested: Requested,
     implementation: str | None,
     max_bytes: int | None,
@@ -113,7 +94,7 @@ def _statistics_jvp(
     tangents: tuple[LinearRows],
 ) -> tuple[RowStatistics, RowStatistics]:
     (linear,), (d_linear,) = primals, tangents
-    stats = _statistics(linear, requested, implementation, max_bytes)
+    stats = linear_row_statistics(linear, requested, implementation, max_bytes)
     d_stats = linear_tangents(linear, stats, moving_inputs(d_linear), max_bytes)
     return stats, with_predicted(d_stats, stats)
 
@@ -123,17 +104,17 @@ def linear_tangents(
 ) -> RowStatistics:
     """The derivative of each statistic along the tangents `d_linear`, None where they are 0."""
 
-    def of_tile(shard: ClassShard, d_rows: Rows, stats: RowStatistics) -> RowStatistics:
+    def tile_tangents(shard: ClassShard, d_rows: Rows, stats: RowStatistics) -> RowStatistics:
         d_stats = statistics_tangents(shard.rows, stats, d_rows)
         return drop_unowned_label(d_stats, shard.owns_label)._replace(shift=None)
 
     stats = stats._replace(predicted=None)
-    d_stats = sum_over_tiles(of_tile, linear, d_linear, stats, max_bytes)
+    d_stats = sum_over_tiles(tile_tangents, linear, d_linear, stats, max_bytes)
     return d_stats._replace(shift=jnp.zeros_like(stats.shift))
 
 
 def sum_over_tiles(
-    of_tile: Callable[[ClassShard, Rows, Any], T],
+    tile_sums: Callable[[ClassShard, Rows, Any], T],
     linear: LinearRows,
     d_linear: LinearRows,
     by_row: Any,
@@ -141,53 +122,60 @@ def sum_over_tiles(
 ) -> T:
     """Numbers of each row, summed over the tiles of its classes, that are linear in `d_linear`.
 
-    `of_tile` gets a tile, the tangents of its rows, logits among them, and the entries of its rows
-    in the arrays `by_row`. It is computed anew in reverse mode, and so are the logits.
+    `tile_sums` gets a tile, the tangents of its rows, logits among them, and the entries of its
+    rows in the arrays `by_row`. It is computed anew in reverse mode, and so are the logits.
     """
     rows, classes = _backward_blocks(linear, max_bytes)
     # The cotangents of x and kernel are sums over blocks, in float32 or better.
     d_layer = jax.tree.map(lambda x: x.astype(linear.logits.dtype), d_linear.logits)
     d_linear = d_linear._replace(logits=d_layer)
 
-    def of_classes(j: Int32[Array, ""]) -> Callable[[Array], T]:
+    def column(j: Int32[Array, ""]) -> Callable[[Array], T]:
         block, d_block = (slice_classes(each, classes, j) for each in (linear, d_linear))
 
-        def of_rows(i: Int32[Array, ""]) -> T:
+        def tile(i: Int32[Array, ""]) -> T:
             here, d_here = (slice_rows(each, rows, i) for each in (block, d_block))
             by_row_here = jax.tree.map(lambda x: rows.slice(x, i, 0), by_row)
             shard = tile_shard(with_logits(here), classes, j)
             d_rows = d_here._replace(logits=logits_tangent(here, d_here.logits))
-            return of_tile(shard, d_rows, by_row_here)
+            return tile_sums(shard, d_rows, by_row_here)
 
-        return of_rows
+        return tile
 
-    return add_tiles(of_classes, linear, rows, classes)
+    return add_tiles(column, linear, rows, classes)
 
 
 def add_tiles(
-    of_classes: Callable[[Array], Callable[[Array], T]],
+    column: Callable[[Array], Callable[[Array], T]],
     linear: LinearRows,
     rows: Blocks,
     classes: Blocks,
 ) -> T:
-    """Numbers of each row: those that `of_classes(j)(i)` has of its block i, summed over blocks j.
+    """Numbers of each row: those that `column(j)(i)` has of its block i, summed over blocks j.
 
     What depends on the classes alone, such as a part of the kernel, is done once for all rows.
     """
 
-    def of_all_rows(j: Int32[Array, ""]) -> T:
-        tile = jax.checkpoint(of_classes(j), prevent_cse=False)
-        parts = lax.map(partial(skip_if_masked, tile, linear, rows), rows.indices())
-        return jax.tree.map(rows.join, parts)
+    def all_rows(j: Int32[Array, ""]) -> T:
+        tile = jax.checkpoint(column(j), prevent_cse=False)
+        return map_kept_rows(tile, linear, rows)
 
     @partial(jax.checkpoint, prevent_cse=False)
     def add_classes(total: T, j: Int32[Array, ""]) -> tuple[T, None]:
-        return jax.tree.map(jnp.add, total, of_all_rows(j)), None
+        return jax.tree.map(jnp.add, total, all_rows(j)), None
 
     if classes.count == 1:
-        return of_all_rows(jnp.int32(0))
-    total, _ = lax.scan(add_classes, zeros_of(of_all_rows, jnp.int32(0)), classes.indices())
+        return all_rows(jnp.int32(0))
+    total, _ = lax.scan(add_classes, zeros_of(all_rows, jnp.int32(0)), classes.indices())
     return total
+
+
+def map_kept_rows(function: Callable[[Array], T], linear: LinearRows, rows: Blocks) -> T:
+    """The entries of all rows, of which `function(i)` makes those of block i."""
+    kept = partial(skip_if_masked, function, linear, rows)
+    if rows.count == 1:
+        return kept(jnp.int32(0))
+    return jax.tree.map(rows.join, lax.map(kept, rows.indices()))
 
 
 def skip_if_masked(

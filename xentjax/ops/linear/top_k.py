@@ -24,12 +24,12 @@ class LargestK:
     neutral = (-jnp.inf, -1)
     may_leave_none = False
 
-    def rows_of_sum(self, shard: ClassShard, by_row: Any) -> Rows:
+    def summed_rows(self, shard: ClassShard, by_row: Any) -> Rows:
         """Return all classes."""
         del by_row
         return shard.rows
 
-    def of_tile(self, shard: ClassShard, by_row: Any, best: Candidates | None) -> Candidates:
+    def candidates(self, shard: ClassShard, by_row: Any, best: Candidates | None) -> Candidates:
         """Return the largest of a tile, which may have fewer than k classes."""
         del by_row
         logits, classes = adjusted_logits(shard.rows), shard.rows.mask.classes
@@ -54,16 +54,17 @@ class LargestK:
         return self._largest(*(jnp.concatenate(pair, 1) for pair in zip(a, b, strict=True)))
 
     def across_devices(self, a: Candidates, axis_name: AxisName) -> Candidates:
-        """Return the largest of all devices: of each, k logits are sent to the others.
+        """Return the largest of all devices: each sends its k logits, then which class it has.
 
-        Every device then knows which of all are the largest, and adds its own to the result.
+        Every device knows from the logits which of all are the largest; the class of each of them
+        is a sum to which one device adds.
         """
-        gathered = lax.all_gather(a[0], axis_name, axis=1, tiled=True)
-        order = lax.top_k(gathered, self.k)[1]
+        logits, indices = a
+        gathered = lax.all_gather(logits, axis_name, axis=1, tiled=True, to="invarying")
+        logits, order = lax.top_k(gathered, self.k)
         here = order // self.k == lax.axis_index(axis_name)
-        own = (jnp.take_along_axis(x, order % self.k, 1) for x in a)
-        logits, indices = (lax.psum(jnp.where(here, x, 0), axis_name) for x in own)
-        return logits, indices
+        own = jnp.take_along_axis(indices, order % self.k, 1)
+        return logits, lax.psum(jnp.where(here, own, 0), axis_name)
 
     def result(
         self, candidates: Candidates, stats: RowStatistics, *_: Any

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.export import is_symbolic_dim
 from jaxtyping import Array, Float, Int32
 
@@ -27,7 +26,7 @@ from xentjax.ops.linear.statistics import (
     blocks_of_symbolic_rows,
     linear_row_statistics,
     logits_budget,
-    skip_if_masked,
+    map_kept_rows,
     square_blocks,
     tile_shard,
 )
@@ -119,7 +118,7 @@ def value_and_weight_tangent(
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _statistics(heads: Heads, settings: Settings) -> HeadStatistics:
-    return batch_as_rows(lambda heads, _: _of_whole_rows(heads, settings))(heads, None)
+    return batch_as_rows(partial(_whole_row_statistics, settings=settings))(heads)
 
 
 @_statistics.defjvp
@@ -127,11 +126,11 @@ def _(
     settings: Settings, primals: tuple[Heads], tangents: tuple[Heads]
 ) -> tuple[HeadStatistics, HeadStatistics]:
     """Second derivatives differentiate the loops over tiles, which keep no tile."""
-    return jax.jvp(partial(_of_whole_rows, settings=settings), primals, tangents)
+    return jax.jvp(partial(_whole_row_statistics, settings=settings), primals, tangents)
 
 
-def _of_whole_rows(heads: Heads, settings: Settings) -> HeadStatistics:
-    rows = fitting_row_blocks(heads, settings)
+def _whole_row_statistics(heads: Heads, settings: Settings) -> HeadStatistics:
+    rows = paired_row_blocks(heads, settings)
     if rows is not None:
         return _at_once(heads, rows, settings)
     return _statistics_first(heads, settings)
@@ -141,12 +140,11 @@ def _at_once(heads: Heads, rows: Blocks, settings: Settings) -> HeadStatistics:
     """Go through blocks of rows with all classes of both layers."""
 
     @partial(jax.checkpoint, prevent_cse=False)
-    def of_block(i: Int32[Array, ""]) -> HeadStatistics:
+    def block_statistics(i: Int32[Array, ""]) -> HeadStatistics:
         p, q = (with_logits(slice_rows(head, rows, i)) for head in heads[:2])
         return statistics_of_logits(p, q, heads.weight, settings)
 
-    stats = lax.map(partial(skip_if_masked, of_block, heads.q, rows), rows.indices())
-    return jax.tree.map(rows.join, stats)
+    return map_kept_rows(block_statistics, heads.q, rows)
 
 
 def statistics_of_logits(
@@ -164,42 +162,33 @@ def _statistics_first(heads: Heads, settings: Settings) -> HeadStatistics:
     """Take the statistics of whole rows, then the terms of each tile."""
 
     def statistics(head: LinearRows) -> RowStatistics:
-        implementation, axis_name, max_bytes = settings[1:]
-        if axis_name is None:
-            return linear_row_statistics(head, Requested(), implementation, max_bytes)
+        how = settings.implementation, settings.max_bytes
+        if settings.axis_name is None:
+            return linear_row_statistics(head, Requested(), *how)
         shard = ClassShard(head, jnp.int32(0), None)
-        return merged_linear_statistics(shard, Requested(), axis_name, implementation, max_bytes)
+        return merged_linear_statistics(shard, Requested(), settings.axis_name, *how)
 
     p_stats, q_stats = statistics(heads.p), statistics(heads.q)
     rows, classes = _tiles(heads, settings.max_bytes)
 
-    def of_classes(j: Int32[Array, ""]) -> Callable[[Array], Totals]:
-        p_block, q_block = (slice_classes(head, classes, j) for head in heads[:2])
+    def column(j: Int32[Array, ""]) -> Callable[[Array], Totals]:
+        blocks = [slice_classes(head, classes, j) for head in heads[:2]]
 
-        def of_rows(i: Int32[Array, ""]) -> Totals:
-            log_p = _log_probabilities(p_block, p_stats, rows, classes, i, j)
-            log_q = _log_probabilities(q_block, q_stats, rows, classes, i, j)
+        def tile(i: Int32[Array, ""]) -> Totals:
+            log_probs = []
+            for block, stats in zip(blocks, (p_stats, q_stats), strict=True):
+                here = tile_shard(with_logits(slice_rows(block, rows, i)), classes, j).rows
+                stats = jax.tree.map(lambda x: rows.slice(x, i, 0), stats)
+                log_probs.append(log_probabilities(here, stats))
+            log_p, log_q = log_probs
             return settings.divergence.totals(log_p, log_q, heads.weight)
 
-        return of_rows
+        return tile
 
-    totals = add_tiles(of_classes, heads.q, rows, classes)
+    totals = add_tiles(column, heads.q, rows, classes)
     if settings.axis_name is not None:
         totals = sum_over_devices(totals, settings.axis_name)
     return HeadStatistics(p_stats, q_stats, totals)
-
-
-def _log_probabilities(
-    block: LinearRows,
-    stats: RowStatistics,
-    rows: Blocks,
-    classes: Blocks,
-    i: Int32[Array, ""],
-    j: Int32[Array, ""],
-) -> Float[Array, "n k"]:
-    """Log-probabilities of block i of the rows in block j of the classes."""
-    here = tile_shard(with_logits(slice_rows(block, rows, i)), classes, j).rows
-    return log_probabilities(here, jax.tree.map(lambda x: rows.slice(x, i, 0), stats))
 
 
 def _tangents(
@@ -209,13 +198,13 @@ def _tangents(
     rows, classes = _tiles(heads, settings.max_bytes)
     d_heads = jax.tree.map(lambda x: x.astype(heads.q.logits.dtype), d_heads)
 
-    def of_classes(j: Int32[Array, ""]) -> Callable[[Array], Array]:
+    def column(j: Int32[Array, ""]) -> Callable[[Array], Array]:
         block, d_block = (
             Heads(slice_classes(each.p, classes, j), slice_classes(each.q, classes, j))
             for each in (heads, d_heads)
         )
 
-        def of_rows(i: Int32[Array, ""]) -> Array:
+        def tile(i: Int32[Array, ""]) -> Array:
             here = jax.tree.map(lambda x: rows.slice(x, i, 0), stats)
             log_p, dp = _with_tangent(block.p, here.p, d_block.p, rows, classes, i, j)
             log_q, dq = _with_tangent(block.q, here.q, d_block.q, rows, classes, i, j)
@@ -225,9 +214,9 @@ def _tangents(
             ]
             return sum(dots[1:], dots[0])
 
-        return of_rows
+        return tile
 
-    dot = add_tiles(of_classes, heads.q, rows, classes)
+    dot = add_tiles(column, heads.q, rows, classes)
     return dot if settings.axis_name is None else sum_over_devices(dot, settings.axis_name)
 
 
@@ -262,7 +251,7 @@ _FEWEST_ROWS = 16
 _ENOUGH_ROWS = 128
 
 
-def fitting_row_blocks(heads: Heads, settings: Settings) -> Blocks | None:
+def paired_row_blocks(heads: Heads, settings: Settings) -> Blocks | None:
     """Blocks of rows of which all arrays of the logits' size fit; None if too few rows do.
 
     By default they take what is enough, up to half as much memory as all logits of one layer, but

@@ -22,7 +22,7 @@ from xentjax.ops.linear.two_heads import (
     Heads,
     HeadStatistics,
     Settings,
-    fitting_row_blocks,
+    paired_row_blocks,
     row_divergences,
     statistics_of_logits,
     value_and_weight_tangent,
@@ -37,7 +37,7 @@ _FEWEST_CLASSES = 512
 def sum_of_divergences(heads: Heads, settings: Settings) -> Float[Array, ""]:
     """The sum over the rows that are kept, differentiable in all modes.
 
-    It needs `fitting_row_blocks`.
+    It needs `paired_row_blocks`.
     """
     return jnp.sum(_kept(row_divergences(heads, settings), heads.q))
 
@@ -60,7 +60,7 @@ def _sum_and_gradients(
     moving: Heads, heads: Heads, settings: Settings
 ) -> tuple[Float[Array, ""], Heads]:
     """The sum and its gradients in what is not None in `moving`, in float32 or 64."""
-    rows = fitting_row_blocks(heads, settings)
+    rows = paired_row_blocks(heads, settings)
     assert rows is not None
     classes = _class_blocks(heads, rows, settings)
 
@@ -117,11 +117,11 @@ def _sum_of_logits(heads: Heads, settings: Settings) -> Float[Array, ""]:
         shifted(adjusted_logits(rows), here.shift, rows.scalars.temperature)
         for rows, here in zip(heads[:2], stats[:2], strict=True)
     ]
-    return jnp.sum(_kept(_of_shifted(*z, heads.weight, stats, settings), heads.q))
+    return jnp.sum(_kept(_shifted_divergences(*z, heads.weight, stats, settings), heads.q))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(4,))
-def _of_shifted(
+def _shifted_divergences(
     z_p: Float[Array, "n k"],
     z_q: Float[Array, "n k"],
     weight: Float[Array, ""] | None,
@@ -133,7 +133,7 @@ def _of_shifted(
     return settings.divergence.value(stats.totals, weight)
 
 
-@partial(_of_shifted.defjvp, symbolic_zeros=True)
+@partial(_shifted_divergences.defjvp, symbolic_zeros=True)
 def _(settings: Settings, primals: Any, tangents: Any) -> tuple[Array, Array]:
     z_p, z_q, weight, stats = primals
     dz_p, dz_q, d_weight, _ = moving_inputs(tangents)
