@@ -91,7 +91,7 @@ def _numbers(name: str, counts: ArrayLike) -> Array:
         return array.astype(compute_dtype(array.dtype))
 
 
-def _check_whole(name: str, known: np.ndarray, hint: str = _SHARES) -> None:
+def _check_whole(name: str, known: np.ndarray, hint: str = "") -> None:
     if known.dtype.kind == "f" and not (is_whole := known == np.round(known)).all():
         hint = hint if (known <= 1).all() else ""
         raise_value_error(name, "whole numbers", f"{known[~is_whole][0]}{hint}")
