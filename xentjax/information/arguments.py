@@ -33,7 +33,7 @@ from xentjax.information import log_pmf, pmf
 # So few numbers NumPy adds before a program could be dispatched.
 _FEW = 2**14
 _COUNTS = "; counts go through empirical_pmf, or entropy_estimate"
-_TABLE = "; a table of counts goes through independence_test"
+_TABLE = _COUNTS + "; a table through independence_test"
 
 
 def outcomes_last(
