@@ -41,11 +41,12 @@ class Command:
     """Another one; by default the files of the working tree."""
     filter: str = ""
     """Only cases whose names contain this text."""
-    processes: int = 5
+    processes: int = 6
     """Generations of new processes. A verdict needs five: a process may be a little slower than
     another of the same code for as long as it lives."""
-    rounds: int = 6
-    """Rounds within a generation; in each, all three processes run the case once."""
+    rounds: int = 20
+    """The most rounds within a generation; in each, all three processes run the case. As many of 6
+    to 20 are run as fit in 3 seconds."""
     against: Path | None = None
     """Instead of a revision, the JSON of an earlier result of losses, linear, heads or training:
     run that benchmark now and compare the ratios to the same baselines."""

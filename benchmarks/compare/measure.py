@@ -13,6 +13,9 @@ from benchmarks.compare.worker import MIN_SECONDS, Worker
 
 Say = Callable[[str], None]
 
+SECONDS, LEAST_ROUNDS = 3.0, 6
+"""The time for the rounds of a case in one generation, and the rounds that are run however long."""
+
 
 class Sample(NamedTuple):
     """One case in one generation; each entry by side.
@@ -55,6 +58,7 @@ def measure(
     base, head = folders
     seed = int(np.random.SeedSequence().entropy % 2**63)  # pyright: ignore[reportOperatorIssue]
     rng = np.random.default_rng(seed)
+    planned: dict[str, int] = {}  # the rounds of a case, the same in all generations
     samples: dict[str, list[Sample]] = {name: [] for name in names}
     reasons: dict[str, str] = {}
     try:
@@ -72,11 +76,13 @@ def measure(
                         f"processes {generation} of {generations}, case {number} of {len(names)}, "
                         f"{name}"
                     )
-                    found = _sample(workers, name, rounds, rng)
-                    if isinstance(found, str):
-                        reasons[name] = found
-                    else:
-                        samples[name].append(found)
+                    loaded = _load(workers, name, rng)
+                    if isinstance(loaded, str):
+                        reasons[name] = loaded
+                        continue
+                    if name not in planned:
+                        planned[name] = min(rounds, _fitting_rounds(loaded.call))
+                    samples[name].append(_sample(workers, loaded, planned[name], rng))
     except KeyboardInterrupt:
         return Measured(samples, reasons, seed, interrupted=True)
     return Measured(samples, reasons, seed)
@@ -90,29 +96,53 @@ def _check_packages(workers: Sequence[Worker], folders: Sequence[Path]) -> None:
             raise RuntimeError(f"worker: expected xentjax of {folder}, got {found}")
 
 
-def _sample(
-    workers: Sequence[Worker], name: str, rounds: int, rng: np.random.Generator
-) -> Sample | str:
-    """Load a case in all three and run it in turns; or the reason why one of them cannot."""
+class _Loaded(NamedTuple):
+    """The answers of the three sides, and the median seconds of a call."""
+
+    answers: list[dict[str, Any]]
+    call: float
+
+    @property
+    def repeats(self) -> int:
+        """Number of calls of a turn, the same for all three."""
+        return _repeats(self.call)
+
+
+def _repeats(call: float) -> int:
+    return max(1, math.ceil(MIN_SECONDS / max(call, 1e-9)))
+
+
+def _fitting_rounds(call: float) -> int:
+    """The number of rounds, each of three turns that begin with a call that is not timed."""
+    return max(LEAST_ROUNDS, int(SECONDS / (3 * (1 + _repeats(call)) * max(call, 1e-9))))
+
+
+def _load(workers: Sequence[Worker], name: str, rng: np.random.Generator) -> _Loaded | str:
+    """Load a case in all three; or the reason why one of them cannot."""
     loaded: list[dict[str, Any]] = [{}, {}, {}]
     for side in rng.permutation(3):
         loaded[side] = workers[side].ask(do="load", name=name)
     for side in (0, 2):
         if "reason" in loaded[side]:
             return f"{SIDES[side]}: {loaded[side]['reason']}"
-    call = float(np.median([each["call"] for each in loaded]))
-    repeats = max(1, math.ceil(MIN_SECONDS / max(call, 1e-9)))
+    return _Loaded(loaded, float(np.median([each["call"] for each in loaded])))
+
+
+def _sample(
+    workers: Sequence[Worker], loaded: _Loaded, rounds: int, rng: np.random.Generator
+) -> Sample:
+    """Run a loaded case in turns."""
     seconds = []
     for order in _orders(rounds, rng):
         turn = [0.0, 0.0, 0.0]
         for side in order:
-            turn[side] = workers[side].ask(do="run", repeats=repeats)["seconds"]
+            turn[side] = workers[side].ask(do="run", repeats=loaded.repeats)["seconds"]
         seconds.append(turn)
     return Sample(
         seconds,
-        [each["compile"] for each in loaded],
-        [each["first"] for each in loaded],
-        [each["scratch"] for each in loaded],
+        [each["compile"] for each in loaded.answers],
+        [each["first"] for each in loaded.answers],
+        [each["scratch"] for each in loaded.answers],
     )
 
 

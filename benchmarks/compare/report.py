@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.compare.measure import Measured, Sample
-from benchmarks.compare.rule import HEAD, LEVEL, Verdict, enough, verdicts
+from benchmarks.compare.rule import HEAD, LEVEL, NEEDED, Verdict, verdicts
 from benchmarks.harness.tables import Sheet
 
 LEAST_RUN, LEAST_COMPILE, LEAST_FIRST = 1.02, 1.1, 1.25
@@ -46,15 +46,18 @@ class Comparison(NamedTuple):
         """Return what is slower or faster, with its change."""
         found = []
         for row in self.rows:
-            for what, verdict in (("", row.run), ("compile ", row.compile), ("first ", row.first)):
-                if verdict.word == word:
-                    found.append(f"{what}{row.name} {verdict.change:.2f}×")
+            of = {"": row.run, "compilation of ": row.compile, "first call of ": row.first}
+            found += [
+                f"{what}{row.name} {verdict.change:.2f}×"
+                for what, verdict in of.items()
+                if verdict.word == word
+            ]
         return found
 
     def summary(self) -> str:
         """One line: what got slower and what faster."""
-        if not enough(self.generations):
-            return f"no verdict: {self.generations} generations of processes are too few"
+        if self.generations < NEEDED:
+            return f"no verdict: it takes {NEEDED} generations of processes, got {self.generations}"
         slower, faster = self.changed("slower"), self.changed("faster")
         line = f"slower: {', '.join(slower)}" if slower else "nothing slower beyond the noise"
         return line + (f"; faster: {', '.join(faster)}" if faster else "")

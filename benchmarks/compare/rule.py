@@ -17,6 +17,8 @@ import numpy as np
 
 LEVEL = 1 / 200
 """The probability of a false alarm among all cases of a family."""
+NEEDED = 5
+"""Generations below which one choice in all is more than `LEVEL`."""
 SIDES = ("base", "control", "head")
 HEAD = 2
 FLOOR = 1e-4
@@ -41,11 +43,6 @@ class Verdict(NamedTuple):
     word: str
 
 
-def enough(generations: int) -> bool:
-    """Return whether that many generations allow a verdict."""
-    return 3.0**-generations <= LEVEL
-
-
 def verdicts(times: np.ndarray, least: float) -> list[Verdict]:
     """Judge the cases of one family.
 
@@ -65,7 +62,7 @@ def verdicts(times: np.ndarray, least: float) -> list[Verdict]:
         Verdict(
             float(np.exp(log_change[i])),
             float(np.exp(log_control[i])),
-            float(np.exp(log_least[i])) if enough(generations) else None,
+            float(np.exp(log_least[i])) if generations >= NEEDED else None,
             float(p[i]),
             _word(log_change[i], p[i], least, generations),
         )
@@ -74,7 +71,7 @@ def verdicts(times: np.ndarray, least: float) -> list[Verdict]:
 
 
 def _word(log_change: float, p: float, least: float, generations: int) -> str:
-    if not enough(generations):
+    if generations < NEEDED:
         return ""
     if p > LEVEL or abs(log_change) < np.log(least):
         return "tie"

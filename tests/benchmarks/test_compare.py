@@ -15,7 +15,7 @@ from benchmarks.compare import command, measure as measuring, report, trees
 from benchmarks.compare.against import against
 from benchmarks.compare.measure import Measured, Sample, measure
 from benchmarks.compare.programs import programs
-from benchmarks.compare.rule import LEVEL, enough, verdicts
+from benchmarks.compare.rule import LEVEL, NEEDED, verdicts
 from tests.support.benchmarking import RESULT, exit_code
 
 IN_GIT = shutil.which("git") is not None and (trees.ROOT / ".git").exists()
@@ -59,8 +59,7 @@ def test_several_changes_are_all_found():
 
 
 def test_a_change_is_the_ratio_and_few_generations_give_no_verdict():
-    assert enough(5)
-    assert not enough(4)
+    assert 3.0**-NEEDED <= LEVEL < 3.0 ** (1 - NEEDED)
     rng = np.random.default_rng(3)
     (found,) = verdicts(simulated(rng, cases=1, generations=4, noise=1e-3, slower=[(0, 1.5)]), 1.02)
     assert found.word == ""
@@ -139,7 +138,7 @@ def test_ctrl_c_keeps_finished_generations_without_a_verdict(tmp_path, monkeypat
     assert found.measured.interrupted
     assert found.generations == 2
     assert [row.run.word for row in found.rows] == ["", ""]
-    assert found.summary() == "no verdict: 2 generations of processes are too few"
+    assert found.summary() == "no verdict: it takes 5 generations of processes, got 2"
     said.clear()
     found = compare(tmp_path, monkeypatch, names=("slow", "same", "a", "b", "c", "d"), say=say)
     assert [row.name for row in found.rows] == ["slow", "same", "a", "b", "c"]
@@ -248,7 +247,7 @@ def test_processes_import_their_own_package_and_leave_nothing_behind(tmp_path, c
     )
     out = capsys.readouterr().out
     assert code == 0
-    assert out.splitlines()[-1].endswith("no verdict: 1 generations of processes are too few")
+    assert out.splitlines()[-1].endswith("no verdict: it takes 5 generations of processes, got 1")
     (stored,) = (json.loads(path.read_text()) for path in tmp_path.rglob("compare.json"))
     (case,) = stored["cases"]
     assert case["name"] == "entropy 4 × 10"

@@ -27,6 +27,7 @@ def stored(name):
                 seconds={name: entry["samples"] for name, entry in ran.items()},
                 work=ours["rate"] * ours["seconds"]["median"],
                 limit_seconds=cell["limit_seconds"],
+                again=cell.get("again", {}).get("samples"),
                 temp_bytes={name: entry["temp_bytes"] for name, entry in ran.items()},
             )
         )

@@ -45,7 +45,8 @@ def test_intervals_of_a_true_ratio_of_one_cover_it():
         ((1.0, 0.98, 1.1), (1.0, 1.0, 1.0), True),  # contains 1
         ((1.05, 1.02, 1.1), (1.0, 0.97, 1.03), True),  # overlaps the noise
         ((0.95, 0.9, 0.96), (0.9, 0.85, 0.95), True),
-        ((0.99, 0.99, 0.99), (1.05, 1.04, 1.06), False),
+        ((0.95, 0.95, 0.96), (1.05, 1.04, 1.06), True),  # noise has no direction
+        ((0.93, 0.93, 0.94), (1.05, 1.04, 1.06), False),
     ],
 )
 def test_a_tie_contains_one_or_overlaps_the_noise(found, floor, tie):

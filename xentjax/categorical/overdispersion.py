@@ -26,7 +26,15 @@ def overdispersion_test(counts: ArrayLike) -> TestResult:
     If the pmf is one, each arrangement of the N samples on the dice is as likely as any other. The
     mean and the variance of T over them are known in closed form, and X = 2 T E[T] / Var[T] follows
     nearly the chi-squared law with 2 E[T]^2 / Var[T] degrees of freedom, which has the same two. So
-    it does for few dice and unequal numbers of samples, where a normal law does not.
+    it does for few dice and unequal numbers of samples. Of 10^5 tables of one pmf it rejects at 5 %
+
+        5.1 %    2 dice of 100 samples, 2 classes
+        5.0 %    5 dice of 20 samples, 6 classes
+        5.1 %    3 dice of 200, 10 and 30 samples, 6 unequal classes
+
+    where Tarone's normal law rejects 2.2, 1.3 and 0.0 %, and the likelihood ratio against half a
+    chi-squared law of one degree of freedom less than 1 %. Of dice of 2 to 5 samples each, whose T
+    takes few values, it rejects up to 7 %.
 
     Args:
         counts: [..., M, K] of M dice, whole numbers. Dice without samples and classes that never
