@@ -4,6 +4,7 @@ Anything that holds an array is accepted, and x64 with strict promotion (of the 
 no mixture of dtypes."""
 
 import inspect
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+import xentjax
 from tests.support.columns import Column
 from xentjax import calibration, categorical
 
@@ -85,6 +87,9 @@ def find(name):
     return function
 
 
+UNTYPED: Any = xentjax  # for arguments of types that it does not promise to take
+
+
 class Holder:
     """A holder of an array, like flax.nnx.Param."""
 
@@ -140,23 +145,23 @@ def test_tables_and_columns_of_pandas_and_arrow(name):
 @pytest.mark.parametrize(
     ("call", "line"),
     [
-        (lambda: categorical.counts(["a", "b"], 2), "got <U1 .encode makes integers of labels.$"),
-        (lambda: categorical.counts(pd.Categorical(["a"])), "encode makes integers of labels"),
-        (lambda: categorical.counts([True], 2), "got bool .encode makes integers of labels.$"),
-        (lambda: categorical.counts([1.0], 2), r"got float64 \(`x.astype\(int\)`, if they"),
-        (lambda: categorical.empirical_pmf({"a": 1}), r"got dict \(pass `list\(x.values\(\)\)`\)$"),
-        (lambda: categorical.empirical_pmf({1, 2}), r"got set \(pass a list\)$"),
-        (lambda: categorical.counts(np.zeros(0, int)), "where there are no samples, got None"),
-        (lambda: jax.jit(categorical.counts)(jnp.array([1])), "samples are unknown .under jit."),
-        (lambda: categorical.counts(4, SAMPLES), r"of counts\(samples, num_classes\) swapped\?$"),
-        (lambda: categorical.sample(PMF, jax.random.key(0)), r"of sample\(key, q, shape\) swapped"),
-        (lambda: categorical.expected_kl(9, PMF), r"of expected_kl\(p, n\) swapped\?$"),
-        (lambda: categorical.fisher_information(9, PMF), r"of fisher_information\(q, n\) swapped"),
-        (lambda: categorical.dirichlet_posterior(1.0, COUNTS), r"\(counts, prior\) swapped\?$"),
-        (lambda: categorical.kkt_certificate([4.0, 2.0], [0.5, 0.5]), r"\(q, counts\) swapped\?$"),
-        (lambda: categorical.entropy_estimate(PMF), "; a pmf goes through entropy$"),
-        (lambda: categorical.fit_categorical(COUNTS, solver="adam"), "; an optax optimizer is"),
-        (lambda: calibration.risk_coverage(LABELS, PROBS), r"\(probs, labels\) swapped\?$"),
+        (lambda: UNTYPED.counts(["a", "b"], 2), "got <U1 .encode makes integers of labels.$"),
+        (lambda: UNTYPED.counts(pd.Categorical(["a"])), "encode makes integers of labels"),
+        (lambda: UNTYPED.counts([True], 2), "got bool .encode makes integers of labels.$"),
+        (lambda: UNTYPED.counts([1.0], 2), r"got float64 \(`x.astype\(int\)`, if they"),
+        (lambda: UNTYPED.empirical_pmf({"a": 1}), r"got dict \(pass `list\(x.values\(\)\)`\)$"),
+        (lambda: UNTYPED.empirical_pmf({1, 2}), r"got set \(pass a list\)$"),
+        (lambda: UNTYPED.counts(np.zeros(0, int)), "where there are no samples, got None"),
+        (lambda: jax.jit(UNTYPED.counts)(jnp.array([1])), "samples are unknown .under jit."),
+        (lambda: UNTYPED.counts(4, SAMPLES), r"of counts\(samples, num_classes\) swapped\?$"),
+        (lambda: UNTYPED.sample(PMF, jax.random.key(0)), r"of sample\(key, q, shape\) swapped"),
+        (lambda: UNTYPED.expected_kl(9, PMF), r"of expected_kl\(p, n\) swapped\?$"),
+        (lambda: UNTYPED.fisher_information(9, PMF), r"of fisher_information\(q, n\) swapped"),
+        (lambda: UNTYPED.dirichlet_posterior(1.0, COUNTS), r"\(counts, prior\) swapped\?$"),
+        (lambda: UNTYPED.kkt_certificate([4.0, 2.0], [0.5, 0.5]), r"\(q, counts\) swapped\?$"),
+        (lambda: UNTYPED.entropy_estimate(PMF), "; a pmf goes through entropy$"),
+        (lambda: UNTYPED.fit_categorical(COUNTS, solver="adam"), "; an optax optimizer is"),
+        (lambda: UNTYPED.risk_coverage(LABELS, PROBS), r"\(probs, labels\) swapped\?$"),
     ],
 )  # fmt: skip
 def test_an_error_says_in_one_line_what_was_meant(call, line):

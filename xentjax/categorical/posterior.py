@@ -344,7 +344,8 @@ def _(primals, tangents):
     key, a = primals
     log_x = _log_gamma(key, a)
     x = jnp.maximum(jnp.exp(log_x), float(jnp.finfo(a.dtype).tiny))
-    return log_x, jax.lax.random_gamma_grad(a, x) / x * tangents[1]
+    slope = jax.lax.random_gamma_grad(a, x)  # pyright: ignore[reportCallIssue] (no dtype needed)
+    return log_x, slope / x * tangents[1]
 
 
 @in_float64
