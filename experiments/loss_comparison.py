@@ -35,6 +35,7 @@ from experiments.cifar10.config import PRESETS, Config as Settings, PresetName
 from experiments.cifar10.data.load import Dataset, load
 from experiments.cifar10.training.run import check
 from experiments.common.command import UserError, one_line_errors, parse_options, say
+from experiments.common.compile_cache import compile_cache
 from experiments.common.estimates import Estimate
 from experiments.common.interrupt import resumable
 from experiments.common.plots import PALETTE, subplots
@@ -73,6 +74,8 @@ class Config:
     """Folder that contains CIFAR-10, or its archive."""
     runs_dir: Path = RUNS
     """Folder in which the new run folder is made."""
+    compile_cache: Path | None = None
+    """Folder of compiled programs, or off; default: $XENTJAX_COMPILE_CACHE or the user's cache."""
     resume: Path | None = None
     """Folder of a stopped comparison to resume; finished runs are kept."""
 
@@ -243,8 +246,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         console = Console()
         name = PRESETS[config.preset].dataset
-        with waiting(console, f"reading {name}"):
-            dataset = load(name, config.data_dir)
+        with waiting(console, f"reading {name}") as doing:
+            dataset = load(name, config.data_dir, doing)
         for settings in settings_of(config).values():
             check(settings, dataset)
         folder = (
@@ -254,6 +257,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         with (
             folder.locked(),
+            compile_cache(config.compile_cache),
             resumable(PROGRAM, folder.path, config.data_dir) as should_stop,
         ):
             results = run(config, dataset, folder, console=console, should_stop=should_stop)
