@@ -35,9 +35,9 @@ class Command:
     control. The exit status is 1 if anything got slower beyond the noise, 0 if not, 130 after
     Ctrl-C, which keeps what was finished."""
 
-    base: Annotated[str, tyro.conf.Positional] = ""
+    base: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="BASE")] = ""
     """A revision of git."""
-    head: Annotated[str, tyro.conf.Positional] = ""
+    head: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[HEAD]")] = ""
     """Another one; by default the files of the working tree."""
     filter: str = ""
     """Only cases whose names contain this text."""

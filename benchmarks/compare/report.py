@@ -81,8 +81,8 @@ class Comparison(NamedTuple):
                     *(old, new, "" if old == new else "changed"),
                 ]
             )
-        for name, reason in self.measured.reasons.items():
-            calls.append([name, "n/a", *[""] * 5, reason])
+        calls += [[name, "n/a", *[""] * 5, "n/a"] for name in self.measured.reasons]
+        reasons = tuple(f"n/a, {name}: {why}" for name, why in self.measured.reasons.items())
         header = ["case", "", "base ms", "head ms", "change", "control", "least", "verdict"]
         header_of_start = [
             *("case", "", "base s", "head s", "compile", "verdict"),
@@ -90,7 +90,7 @@ class Comparison(NamedTuple):
         ]
         sheets = [
             Sheet("Compilation, first calls and memory", header_of_start, starts, LEGEND_OF_START),
-            Sheet(f"Calls: {self.head} beside {self.base}", header, calls, LEGEND),
+            Sheet(f"Calls: {self.head} beside {self.base}", header, calls, (*LEGEND, *reasons)),
         ]
         return [sheet for sheet in sheets if sheet.rows]
 

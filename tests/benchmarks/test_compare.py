@@ -116,7 +116,8 @@ def test_what_is_slower_is_one_line_and_what_is_missing_has_its_reason(tmp_path,
     assert found.summary() == "slower: slow 1.50×"
     starts, calls = found.sheets()
     assert calls.title == "Calls: def beside abc"
-    assert [row[-1] for row in calls.rows] == ["slower", "tie", "base: AttributeError: no new"]
+    assert [row[-1] for row in calls.rows] == ["slower", "tie", "n/a"]
+    assert calls.legend[-1] == "n/a, new: base: AttributeError: no new"
     assert calls.rows[0][2:6] == ["4", "6", "1.500×", "1.000×"]
     assert calls.rows[2][:2] == ["new", "n/a"]
     assert starts.rows[0][-3:] == ["1", "1", ""]

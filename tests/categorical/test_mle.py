@@ -172,11 +172,16 @@ class TestOptimizer:
         def pmf(c):
             return fit_categorical(c, solver=solver).pmf
 
-        for jacobian in (jax.jacrev(pmf)(c), jax.jacfwd(pmf)(c), jax.jit(jax.jacrev(pmf))(c)):
+        @jax.jit
+        def compiled(c):
+            batch = jax.vmap(jax.grad(lambda c: pmf(c)[0]))(jnp.stack([c, c]))
+            slope = jax.grad(lambda c: fit_categorical(c, solver=solver).log_likelihood)(c)
+            return (jax.jacrev(pmf)(c), jax.jacfwd(pmf)(c)), batch, slope
+
+        jacobians, batch, slope = compiled(c)
+        for jacobian in (jax.jacrev(pmf)(c), *jacobians):
             np.testing.assert_allclose(jacobian, expected, 1e-5, 1e-7)
-        batch = jax.vmap(jax.grad(lambda c: pmf(c)[0]))(jnp.stack([c, c]))
         np.testing.assert_allclose(batch, [expected[0]] * 2, 1e-5, 1e-7)
-        slope = jax.grad(lambda c: fit_categorical(c, solver=solver).log_likelihood)(c)
         np.testing.assert_allclose(slope, np.log(c / 8), 1e-2)
 
     def test_history_is_the_divergence_from_the_closed_form(self):

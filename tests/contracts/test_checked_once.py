@@ -57,7 +57,7 @@ def over_devices(function):
         call = jax.shard_map(
             lambda: function(*arguments, **keywords), mesh=mesh, in_specs=(), out_specs=P()
         )
-        return call()
+        return jax.jit(call)()  # else each operation of it would be compiled alone
 
     return mapped
 
@@ -106,7 +106,14 @@ CALLS = [
     partial(xentjax.reliability_curve, PROBS, LABELS),
     partial(xentjax.risk_coverage, PROBS, LABELS),
     partial(xentjax.fit_temperature, LOGITS, jnp.array([0, 1, 0, 0])),
-    partial(xentjax.fit_softmax_regression, FEATURES, jnp.array([0, 1, 0, 1]), 2),
+    partial(
+        xentjax.fit_softmax_regression,
+        FEATURES,
+        jnp.array([0, 1, 0, 1]),
+        2,
+        sample_weight=jnp.ones(4),
+        baseline=1,
+    ),
     partial(xentjax.softmax_cross_entropy, LOGITS, TARGETS, where=ROWS, **KEYWORDS),
     partial(
         xentjax.softmax_cross_entropy_with_integer_labels,

@@ -24,13 +24,21 @@ INF, NAN = np.inf, np.nan
 
 def derivatives(function, *arguments):
     """Value and first derivative in each argument, element by element, from both modes."""
-    ones = [jnp.ones_like(a) for a in arguments]
-    value, pullback = jax.vjp(function, *arguments)
-    reverse = pullback(jnp.ones_like(value))
-    for i, slope in enumerate(reverse):
-        step = [one if i == j else jnp.zeros_like(one) for j, one in enumerate(ones)]
-        forward = jax.jvp(function, arguments, tuple(step))[1]
-        np.testing.assert_allclose(forward, slope, rtol=1e-6)
+    ones = [np.ones_like(a) for a in arguments]
+    steps = [
+        tuple(one if i == j else np.zeros_like(one) for j, one in enumerate(ones))
+        for i in range(len(ones))
+    ]
+
+    @jax.jit
+    def both_modes(arguments, steps):
+        value, pullback = jax.vjp(function, *arguments)
+        forward = [jax.jvp(function, arguments, step)[1] for step in steps]
+        return value, pullback(jnp.ones_like(value)), forward
+
+    value, reverse, forward = both_modes(arguments, steps)
+    for slope, along in zip(reverse, forward, strict=True):
+        np.testing.assert_allclose(along, slope, rtol=1e-6)
     return value, *reverse
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec as P
 
-from tests.programs import chosen_devices, parallel_devices, parallel_linear_devices
+from tests.programs.parallel import CHECKS
 from tests.support.virtual_devices import run_module
 from xentjax import (
     counts,
@@ -22,22 +22,16 @@ from xentjax._core.axis_name import parse_axis_name
 
 
 @cache
-def failures(module):
+def failures():
     """The traceback of each check that failed."""
-    return json.loads(run_module(module))
-
-
-MODULES = parallel_devices, parallel_linear_devices, chosen_devices
+    return json.loads(run_module("tests.programs.parallel"))
 
 
 @pytest.mark.slow
 @pytest.mark.devices
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [(m.__name__, name) for m in MODULES for name in m.CHECKS],
-)
-def test_eight_devices(module, name):
-    failed = failures(module)[name]
+@pytest.mark.parametrize("name", CHECKS)
+def test_eight_devices(name):
+    failed = failures()[name]
     assert not failed, failed
 
 

@@ -1,7 +1,4 @@
-"""Top-k, samples and their divergence on one, two and eight devices, for `test_parallel.py`.
-
-`python -m tests.programs.chosen_devices` prints what `run_checks` does.
-"""
+"""Top-k, samples and their divergence on one, two and eight devices, for `test_parallel.py`."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -15,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 from tests.support.closeness import assert_close
 from tests.support.random_heads import random_head
 from tests.support.tolerances import GRADIENT
-from tests.support.virtual_devices import NUM_DEVICES, run_checks, sent_once
+from tests.support.virtual_devices import NUM_DEVICES, sent_once
 from xentjax import TopK, linear_sample, linear_top_k, linear_top_k_kl_divergence
 
 N, K = 128, 40  # which two and eight divide
@@ -166,7 +163,3 @@ def few_numbers_a_row_cross() -> None:
         assert arrays == sent(function, 128 * NUM_DEVICES)
         moved = sum(n * size // (NUM_DEVICES if (n, size) == gathered else 1) for n, size in arrays)
         assert moved <= limit * rows, (moved / rows, limit)
-
-
-if __name__ == "__main__":
-    run_checks(CHECKS)

@@ -18,6 +18,7 @@ from tests.support.transformations import (
     CALLS,
     Arguments,
     Call,
+    Draw,
     Everything,
     K,
     everything,
@@ -31,18 +32,23 @@ from xentjax import (
 )
 
 
+def on_one_device(call: Call) -> tuple[Arguments, Everything]:
+    """Arguments of a call, and what is expected for them."""
+    return _of(call.function, tuple(call.draws.items()))
+
+
 @cache
-def on_one_device(call: Call) -> tuple[Arguments, list[jax.Array], Everything]:
-    """Arguments of a call, the weights of its results, and what is expected for them."""
+def _of(function: Any, draws: tuple[tuple[str, Draw], ...]) -> tuple[Arguments, Everything]:
+    """Once for calls that differ only in which arguments are split."""
+    call = Call("", function, dict(draws))
     arguments = {n: jnp.asarray(x) for n, x in call.arguments(np.random.default_rng(0)).items()}
-    weights = [jnp.ones(x.shape, x.dtype) for x in jax.eval_shape(call, arguments)]
-    return arguments, weights, jax.jit(partial(everything, call))(arguments, weights, {})
+    return arguments, jax.jit(partial(everything, call))(arguments, None, {})
 
 
 def differences(call: Call, by: str, mesh: Mesh) -> list[str]:
     """The results of a call that differ where its rows or classes are split over the mesh."""
-    arguments, weights, expected = on_one_device(call)
-    got = on_explicit_axes(call, arguments, weights, by, mesh)
+    arguments, expected = on_one_device(call)
+    got = on_explicit_axes(call, arguments, by, mesh)
     return [
         jax.tree_util.keystr(path)
         for (path, a), b in zip(

@@ -1,7 +1,4 @@
-"""The checks of `test_parallel.py` of logits and samples split over eight devices.
-
-`python -m tests.programs.parallel_devices` prints what `run_checks` does.
-"""
+"""The checks of `test_parallel.py` of logits and samples split over eight devices."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +12,7 @@ from jax.sharding import Mesh, PartitionSpec as P
 from tests.support import tolerances
 from tests.support.oracles import cross_entropy as oracles
 from tests.support.problems import EVERYTHING, Problem
-from tests.support.virtual_devices import NUM_DEVICES, collectives, run_checks
+from tests.support.virtual_devices import NUM_DEVICES, collectives
 from xentjax import (
     counts,
     softmax_cross_entropy,
@@ -173,7 +170,7 @@ def bad_values() -> None:
 def smoothing_over_an_impossible_class_is_infinite() -> None:
     logits = np.zeros((2, HELD), np.float32)
     logits[0, 5] = -np.inf
-    losses = parallel_loss(jnp.asarray(logits), jnp.array([0, 0]), label_smoothing=0.1)
+    losses = jax.jit(partial(parallel_loss, label_smoothing=0.1))(logits, jnp.array([0, 0]))
     assert np.isposinf(losses[0])
     np.testing.assert_allclose(losses[1], np.log(HELD), rtol=1e-6)
 
@@ -373,7 +370,3 @@ def at_most_64_bytes_a_row_cross() -> None:
         hlo = step.lower(logits).compile().as_text() or ""
         moved = sum(n * size for arrays in collectives(hlo) for n, size in arrays)
         assert 12 * rows <= moved <= limit * rows + 64, moved / rows
-
-
-if __name__ == "__main__":
-    run_checks(CHECKS)

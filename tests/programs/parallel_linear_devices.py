@@ -1,7 +1,4 @@
-"""The checks of `test_parallel.py` of a linear layer split over eight devices.
-
-`python -m tests.programs.parallel_linear_devices` prints what `run_checks` does.
-"""
+"""The checks of `test_parallel.py` of a linear layer split over eight devices."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,7 +27,7 @@ from tests.support.oracles.divergences import divergence
 from tests.support.oracles.heads import head
 from tests.support.problems import EVERYTHING, Problem
 from tests.support.tolerances import GRADIENT, VALUE
-from tests.support.virtual_devices import NUM_DEVICES, collectives, run_checks, sent_once
+from tests.support.virtual_devices import NUM_DEVICES, collectives, sent_once
 from xentjax import (
     linear_js_divergence,
     linear_kl_divergence,
@@ -344,14 +341,15 @@ def a_mask_of_one_class_a_device_masks_classes() -> None:
     masks[0] = False
 
     def losses(mask, spec):
-        return jax.shard_map(
+        mapped = jax.shard_map(
             lambda layer, mask: linear_softmax_cross_entropy(
                 layer.x, layer.kernel, labels, layer.bias, axis_name="classes", where=mask
             ),
             mesh=mesh(classes=NUM_DEVICES),
             in_specs=(Layer(P(), P(None, "classes"), P("classes")), spec),
             out_specs=P(),
-        )(layer, mask)
+        )
+        return jax.jit(mapped)(layer, mask)
 
     expected = oracle(layer, labels, where=masks).losses
     assert_close(losses(masks, P(None, "classes")), expected, VALUE["float32"])
@@ -608,7 +606,3 @@ def sharded_arrays_under_jit() -> None:
                 assert "all-gather" not in hlo
                 sent = max(n for arrays in collectives(hlo) for n, _ in arrays)
                 assert sent <= max(layer.x.size, layer.kernel.size)
-
-
-if __name__ == "__main__":
-    run_checks(CHECKS)

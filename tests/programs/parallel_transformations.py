@@ -5,6 +5,8 @@
 prints a line for each call and way of splitting that differs, then how many were tried.
 """
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,37 +16,45 @@ from tests.support.tolerances import TRANSFORMED
 from tests.support.transformations import CALLS, Arguments, Call, N, everything
 
 
+@cache
+def of_one_row(call: Call):
+    """The call of one row of every argument, compiled once for all ways of splitting."""
+    return jax.jit(lambda arguments: everything(call, arguments, None, {}))
+
+
 def differences(call: Call, split: set[str], mesh: Mesh) -> list[str]:
     """The results of a call that differ when these of its arguments are split by rows."""
-    arguments = {n: jnp.asarray(x) for n, x in call.arguments(np.random.default_rng(0)).items()}
+    arguments: Arguments = dict(call.arguments(np.random.default_rng(0)))
     # Rows of the arguments that are not split: the same one on every device.
     arguments |= {n: arguments[n][:1] for n in set(call.rows) - split}
     specs = {n: P("devices") if n in split else P() for n in arguments}
 
     def of_every_device(arguments: Arguments) -> list[jax.Array]:
-        # A result that is the same on all devices would count once, as the loop does not have it.
+        # A result that is the same on all devices would count once, and in the loop for each row.
         nothing = 0 * jnp.sum(arguments[min(split)].astype(jnp.float32))
         return [x + nothing for x in call(arguments)]
 
     def results(arguments: Arguments):
-        weights = [jnp.ones_like(x) for x in of_every_device(arguments)]
-        values, gradients, _ = everything(of_every_device, arguments, weights, {})
+        values, gradients, _ = everything(of_every_device, arguments, None, {})
         return [jnp.atleast_1d(x) for x in values], gradients
 
-    one = jax.jit(results)
     rows = [
-        one({n: x[i : i + 1] if n in split else x for n, x in arguments.items()}) for i in range(N)
+        of_one_row(call)({n: x[i : i + 1] if n in split else x for n, x in arguments.items()})
+        for i in range(N)
     ]
-    values, gradients = rows[0]
+    values, gradients, _ = rows[0]
     out_specs = [P("devices") for _ in values], {n: specs[n] for n in gradients}
     mapped = jax.shard_map(results, mesh=mesh, in_specs=(specs,), out_specs=out_specs)
     got = jax.jit(mapped)(arguments)
     expected = (
-        [np.concatenate(x) for x in zip(*(values for values, _ in rows), strict=True)],
+        [
+            np.concatenate(list(map(np.atleast_1d, x)))
+            for x in zip(*(row.values for row in rows), strict=True)
+        ],
         {
             n: np.concatenate(x) if n in split else np.sum(x, 0)
             for n in gradients
-            for x in [[of_row[n] for _, of_row in rows]]
+            for x in [[row.gradients[n] for row in rows]]
         },
     )
     leaves = zip(jax.tree.leaves_with_path(got), jax.tree.leaves(expected), strict=True)

@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from xentjax import fit_categorical, fit_softmax_regression
-from xentjax.softmax_regression import arrays, descent
+from xentjax.softmax_regression import arrays, descent, large
 
 
 @cache
@@ -394,8 +394,13 @@ class TestDerivatives:
             return total + (found.covariance * weights[2]).sum() if newton else total
 
         with jax.enable_x64(True):
-            of_x, of_l2 = map(np.asarray, jax.grad(value, (0, 1))(jnp.asarray(x), jnp.asarray(l2)))
-            forward = jax.jvp(lambda x: value(x, l2), (jnp.asarray(x),), (jnp.asarray(direction),))
+            gradients, forward = jax.jit(
+                lambda x, traced, direction: (
+                    jax.grad(value, (0, 1))(x, traced),
+                    jax.jvp(lambda x: value(x, l2), (x,), (direction,)),
+                )
+            )(x, l2, direction)
+            of_x, of_l2 = map(np.asarray, gradients)
         step = 1e-5
         lower = 0 if l2 == 0 else step
 
@@ -413,10 +418,47 @@ class TestDerivatives:
             jax.clear_caches()
 
 
+def many_rows(n):
+    """Features and labels of six classes."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, 3))
+    return x, (x @ rng.normal(size=(3, 6)) + rng.gumbel(size=(n, 6))).argmax(1)
+
+
+class TestManyRows:
+    """The start from a part of the rows, of a part of which it starts."""
+
+    @pytest.fixture(autouse=True)
+    def few_are_many(self, monkeypatch):
+        monkeypatch.setattr(large, "MANY_ROWS", 1000)
+        monkeypatch.setattr(descent, "MANY_ROWS", 1000)
+
+    @pytest.mark.parametrize("keywords", [{}, {"l2": 30.0}, {"weighted": True}], ids=str)
+    def test_the_fit_is_that_of_all_rows(self, keywords, monkeypatch):
+        x, labels = many_rows(40_000)
+        weights = np.arange(40_000) % 3 if keywords.pop("weighted", False) else None
+        fitted = fit(x, labels, sample_weight=weights, **keywords)
+        assert fitted.converged
+        assert fitted.steps <= 2
+        monkeypatch.setattr(large, "MANY_ROWS", 10**9)
+        expected = fit(x, labels, sample_weight=weights, tol=1e-12, **keywords)
+        assert expected.steps > 3
+        for a, b in zip(fitted[:3], expected[:3], strict=True):
+            np.testing.assert_allclose(a, b, 1e-9)
+        np.testing.assert_allclose(fitted.covariance, expected.covariance, 1e-6, 1e-12)
+
+    def test_a_part_without_an_optimum(self):
+        x, labels = many_rows(10_000)
+        labels = np.where(np.arange(10_000) < 9_990, labels % 5, 5)
+        fitted = fit(x, labels)
+        assert fitted.converged
+        np.testing.assert_allclose(gradient(x, labels, fitted.kernel, fitted.bias, 0), 0, atol=1e-6)
+
+
 class TestCalls:
-    @pytest.mark.parametrize("name", ["wine, three features", "iris, two species"])
+    @pytest.mark.parametrize("name", ["wine, three features", "iris, two species", "six classes"])
     def test_host_and_compiled_programs_agree(self, name):
-        x, labels = real_data(name)
+        x, labels = many_rows(200) if name == "six classes" else real_data(name)
         host, compiled = fit(x, labels, tol=1e-12), fit(x, labels, host=False, tol=1e-12)
         assert (host.steps, host.converged) == (compiled.steps, compiled.converged)
         for a, b in zip(host[:5], compiled[:5], strict=True):

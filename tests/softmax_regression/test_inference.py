@@ -2,6 +2,7 @@
 
 from functools import cache, partial
 from itertools import chain
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ def float64():
 @cache
 def election():
     """The survey of 1996, features and party."""
-    data = sm.datasets.anes96.load_pandas()
+    data: Any = sm.datasets.anes96.load_pandas()
     return data.exog[ANES], data.endog.astype(int)
 
 
@@ -347,13 +348,15 @@ class TestErrors:
         ]:
             with pytest.raises(ValueError, match=f"other: expected .*{message}"):
                 fit.likelihood_ratio_test(other)
+        three: Any = 3
         combined = fit_softmax_regression(x[:, :1] + x[:, 1:2], labels, 4)
         assert fit.likelihood_ratio_test(combined).dof == 6
         with pytest.raises(TypeError, match="other: expected a fit or"):
-            fit.likelihood_ratio_test(3)
+            fit.likelihood_ratio_test(three)
 
     def test_alpha_and_markdown(self, unchecked_annotations):
         with pytest.raises(ValueError, match=r"alpha: expected a number in \(0, 1\), got 1"):
             ours().confidence_intervals(1.0)
+        one: Any = 1
         with pytest.raises(TypeError, match="markdown: expected True or False, got 1"):
-            ours().summary(markdown=1)
+            ours().summary(markdown=one)

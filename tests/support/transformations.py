@@ -101,24 +101,30 @@ class Everything(NamedTuple):
 def everything(
     function: Callable[[Arguments], list[jax.Array]],
     arguments: Arguments,
-    weights: list[jax.Array],
+    weights: list[jax.Array] | None,
     directions: Arguments,
 ) -> Everything:
-    """Values, gradients in all floating arguments, and tangents along `directions` if any."""
+    """Values, gradients in all floating arguments, and tangents along `directions` if any.
+
+    Weights of None are ones.
+    """
     moving = {n: x for n, x in arguments.items() if jnp.issubdtype(x.dtype, jnp.floating)}
 
     def of_moving(moving: Arguments) -> list[jax.Array]:
         return function({**arguments, **moving})
 
     values, pullback = jax.vjp(of_moving, moving)
+    if weights is None:
+        weights = [jnp.ones_like(x) for x in values]
     tangents = jax.jvp(of_moving, (moving,), (directions,))[1] if directions else []
     return Everything(values, pullback(weights)[0], tangents)
 
 
-def on_explicit_axes(
-    call: Call, arguments: Arguments, weights: list[jax.Array], by: str, mesh: Mesh
-) -> Everything:
-    """`everything` of arguments whose rows or classes are split over an Explicit mesh axis."""
+def on_explicit_axes(call: Call, arguments: Arguments, by: str, mesh: Mesh) -> Everything:
+    """`everything` of arguments whose rows or classes are split over an Explicit mesh axis.
+
+    The weights are ones.
+    """
 
     def spec(name: str, x: jax.Array) -> P:
         if by == "rows":
@@ -127,14 +133,12 @@ def on_explicit_axes(
         by_class = named in (*call.rows, "class_weights", "kernel", "bias") and x.shape[-1:] == (K,)
         return P(*(None,) * (x.ndim - 1), "devices") if by_class else P()
 
-    def place(x: jax.Array, spec: P) -> jax.Array:
-        return jax.device_put(np.asarray(x), NamedSharding(mesh, spec))
-
     with jax.set_mesh(mesh):
-        placed = {name: place(x, spec(name, x)) for name, x in arguments.items()}
-        specs = [jax.typeof(x).sharding.spec for x in jax.eval_shape(call, placed)]
-        weights = [place(x, s) for x, s in zip(weights, specs, strict=True)]
-        return jax.jit(partial(everything, call))(placed, weights, {})
+        placed = {
+            name: jax.device_put(np.asarray(x), NamedSharding(mesh, spec(name, x)))
+            for name, x in arguments.items()
+        }
+        return jax.jit(partial(everything, call))(placed, None, {})
 
 
 LOGITS: dict[str, Draw] = {"logits": _normal(N, K)}

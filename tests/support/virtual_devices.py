@@ -1,6 +1,5 @@
 """Eight CPU devices, processes that share some, and what programs send between devices."""
 
-import json
 import math
 import os
 import re
@@ -8,12 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-
-import jax
 
 from tests.support.paths import ROOT
 
@@ -90,21 +85,6 @@ def _run(commands: list[list[str]], devices: int, flags: str | None = None) -> l
             printed, errors = zip(*(output.result() for output in outputs), strict=True)
     assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(errors)
     return list(printed)
-
-
-def run_checks(checks: Mapping[str, Callable[[], None]]) -> None:
-    """Print one JSON object, in a process of `run_module`: for each check its traceback or ""."""
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
-    jax.config.update("jax_numpy_rank_promotion", "raise")
-    assert jax.device_count() == NUM_DEVICES
-    results = {}
-    for name, run in checks.items():
-        try:
-            run()
-            results[name] = ""
-        except Exception:
-            results[name] = traceback.format_exc()
-    print(json.dumps(results))
 
 
 def collectives(hlo: str) -> list[list[tuple[int, int]]]:

@@ -73,7 +73,8 @@ class LogRising(NamedTuple):
 
 
 def log_rising_of(counts: Float[Array, "n k"]) -> LogRising:
-    exceeding = jnp.stack([(counts > j).sum(0) for j in range(_FIRST)])
+    steps = jnp.arange(_FIRST, dtype=counts.dtype)[:, None, None]
+    exceeding = (counts[None] > steps).sum(1)
     return LogRising(exceeding.astype(counts.dtype), jnp.maximum(counts - _FIRST, 0))
 
 

@@ -162,10 +162,8 @@ def _fit(counts: Array) -> DirichletFit:
 
     # Where no die shows two classes the likelihood grows for ever with t.
     alone = ((counts > 0).sum(-1) <= 1).all()
-    starts = (
-        jnp.expm1(jnp.arange(_STARTS, dtype=n.dtype) * (jnp.log1p(10 * scale) / (_STARTS - 1)))
-        / scale
-    )
+    equal_steps = jnp.arange(_STARTS, dtype=n.dtype) / (_STARTS - 1)
+    starts = jnp.expm1(equal_steps * jnp.log1p(10 * scale)) / scale
     tol = _TOL + 4 * float(jnp.finfo(n.dtype).eps) * totals.sum()
 
     def advance(state: _Search) -> _Search:

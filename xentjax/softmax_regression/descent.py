@@ -17,10 +17,16 @@ from xentjax.softmax_regression.objective import (
     gradient,
     gradient_and_hessian,
     hessian,
+    prior_of,
 )
 
 # Beyond, ten Hessians cost more than the gradients of L-BFGS, and their memory grows as p^2.
 _MAX_COEFFICIENTS = 1000
+# Rows from which a start near the optimum pays, on the host.
+MANY_ROWS = 2**16
+# Spread of a row's logits by which a move changes the Hessian by a share no larger: not to be seen,
+# or, of many rows, not worth another Hessian.
+_SHORT, _SHORT_OF_MANY = 1e-8, 1e-6
 
 
 def by_newton(num_features: int, k: int) -> bool:
@@ -60,13 +66,16 @@ def minimise(problem: Problem, point: Array, max_steps: Array, tol: Array) -> St
     xp = namespace(point)
     d1, k = point.shape
     newton = by_newton(d1 - 1, k)
+    short = _SHORT if problem.labels.shape[0] < MANY_ROWS else _SHORT_OF_MANY
     lbfgs = optax.scale_by_lbfgs()
     rounding = max(1e-10, 300 * float(xp.finfo(point.dtype).eps))
 
-    def body(state: State, problem: Problem, max_steps: Array, tol: Array) -> State:
+    def body(
+        state: State, problem: Problem, prior: Array | None, max_steps: Array, tol: Array
+    ) -> State:
         point, curvature, memory = state.point, None, state.memory
         if newton:
-            slope, curvature = gradient_and_hessian(problem, point)
+            slope, curvature = gradient_and_hessian(problem, point, prior)
             uphill = solve(curvature, slope, problem.occurs)
         else:
             slope = gradient(problem, point)
@@ -81,15 +90,18 @@ def minimise(problem: Problem, point: Array, max_steps: Array, tol: Array) -> St
         penalised = (problem.penalty > 0).any()  # so that there is an optimum, however far
         separated = ~small & (search.gap <= rounding) & ~state.converged & ~penalised
         finished = state.converged | separated | (state.steps == max_steps) | ~(search.gap >= 0)
+        converged = state.converged | (small & (search.gap <= tol))
+        # After so short a move, gradient and Hessian are what they were before.
+        settled = converged & (search.reach <= short)
         return State(
             point=point - xp.where(finished, 0, search.length) * uphill,
             gradient=slope,
             hessian=curvature,
             memory=memory,
             steps=state.steps + xp.where(finished, 0, 1).astype(state.steps.dtype),
-            converged=state.converged | (small & (search.gap <= tol)),
+            converged=converged,
             separated=separated,
-            finished=finished,
+            finished=finished | settled,
         )
 
     no, p = xp.zeros((), bool)[()], (k - 1) * d1
@@ -103,7 +115,9 @@ def minimise(problem: Problem, point: Array, max_steps: Array, tol: Array) -> St
         separated=no,
         finished=no,
     )
-    return while_loop(lambda state: ~state.finished, body, initial, problem, max_steps, tol)
+    prior = prior_of(problem) if newton else None
+    constants = problem, prior, max_steps, tol
+    return while_loop(lambda state: ~state.finished, body, initial, *constants)
 
 
 @jax.custom_jvp

@@ -85,8 +85,8 @@ def fit_softmax_regression(
     0 and covariance NaN, whatever l2 is.
 
     Arrays of NumPy and on a CPU are fitted in float64 on the host, without anything to compile, and
-    the results rounded to the dtype of jax; from 10^5 rows on the search starts where the fit to a
-    part of them ends. Under transformations, on other devices, on several, and for more than 1000
+    the results rounded to the dtype of jax; from 65,536 rows on the search starts where the fit to
+    a part of them ends. Under transformations, on other devices, on several, and for more than 1000
     coefficients, programs are compiled that compute in the dtype of the features.
 
     Derivatives in `x` and `l2`, forward and reverse, are those of the optimum by the implicit
@@ -220,7 +220,7 @@ def _parse_weights(weights: ArrayLike, n: int, dtype: Any) -> Array | np.ndarray
     return array.astype(dtype if isinstance(array, jax.Array) else np.float64)
 
 
-def _float(value: ArrayLike, dtype: Any) -> Array | np.float64:
+def _float(value: Any, dtype: Any) -> Array | np.float64:
     return value.astype(dtype) if isinstance(value, jax.Array) else np.float64(value)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 from xentjax.softmax_regression.arrays import Array, add, namespace, sum_over_rows
+from xentjax.softmax_regression.information import information, information_sums, width_of_sums
 
 
 class Problem(NamedTuple):
@@ -62,7 +63,13 @@ def residuals(p: Array, labels: Array) -> Array:
 
     p_y - 1 would cancel where p_y is near 1, and separated data would seem at rest.
     """
-    xp, chosen = namespace(p), is_label(labels, len(p))
+    xp = namespace(p)
+    if xp is np:
+        rows, others = np.arange(len(labels)), p.copy()
+        others[labels, rows] = 0
+        others[labels, rows] = -others.sum(0)
+        return others
+    chosen = is_label(labels, len(p))
     others = xp.where(chosen, 0, p)
     return xp.where(chosen, -others.sum(0, keepdims=True), others)
 
@@ -77,52 +84,27 @@ def gradient(problem: Problem, point: Array) -> Array:
     return _over_rows(of_rows, problem, 1)[0] + _penalty(problem, point)
 
 
-def gradient_and_hessian(problem: Problem, point: Array) -> tuple[Array, Array]:
+def gradient_and_hessian(problem: Problem, point: Array, prior: Array) -> tuple[Array, Array]:
     """Return the gradient, and the Hessian in coefficients relative to class 0, class by class."""
-    d1, k = problem.start.shape
 
-    def of_rows(features: Array, labels: Array, weights: Array | None) -> tuple[Array, ...]:
+    def of_rows(features: Array, labels: Array, weights: Array | None) -> tuple[Array, Array]:
         p = softmax(logits_of(features, problem.start + point))
         first = _weighted(features, weights) @ residuals(p, labels).T
-        return first, *information_sums(p, features, weights)
+        return first, information_sums(p, features, weights)
 
-    first, *sums = _over_rows(of_rows, problem, (k - 1) * d1)
-    return first + _penalty(problem, point), information(*sums, k) + prior(problem)
+    first, sums = _over_rows(of_rows, problem, width_of_sums(*problem.start.shape))
+    return first + _penalty(problem, point), information(sums, *problem.start.shape) + prior
 
 
 def hessian(problem: Problem, point: Array) -> Array:
     """Return the Hessian in coefficients relative to class 0, class by class."""
-    d1, k = problem.start.shape
 
-    def of_rows(features: Array, _labels: Array, weights: Array | None) -> tuple[Array, ...]:
+    def of_rows(features: Array, _labels: Array, weights: Array | None) -> tuple[Array]:
         p = softmax(logits_of(features, problem.start + point))
-        return information_sums(p, features, weights)
+        return (information_sums(p, features, weights),)
 
-    return information(*_over_rows(of_rows, problem, (k - 1) * d1), k) + prior(problem)
-
-
-def information_sums(p: Array, features: Array, weights: Array | None) -> tuple[Array, Array]:
-    """Return what the Fisher information of rows is made of, relative to class 0.
-
-    The first part is sum_n w p_j p_k z z^T for all pairs of classes, the second sum_n w p_k (1 -
-    p_k) z z^T for each.
-    """
-    xp, shape = namespace(p), (-1, features.shape[1])
-    # 1 - p would cancel where p is near 1, and the matrix would lose its sign.
-    variance = p * ((1 - xp.eye(len(p), dtype=p.dtype)) @ p)
-    flat = (p[1:, None] * features[None]).reshape(shape)
-    # NumPy multiplies a matrix by its own transpose in half the time.
-    pairs = flat @ (flat if weights is None else flat * weights[None]).T
-    spread = (variance[1:, None] * features[None]).reshape(shape)
-    return pairs, spread @ _weighted(features, weights).T
-
-
-def information(pairs: Array, variances: Array, k: int) -> Array:
-    """Return the Fisher information [(K-1) D1, (K-1) D1] from its parts."""
-    xp, d1, others = namespace(pairs), variances.shape[1], k - 1
-    blocks = pairs.reshape(others, d1, others, d1)
-    own = xp.eye(others, dtype=bool)[:, None, :, None]
-    return xp.where(own, variances.reshape(others, d1, 1, d1), -blocks).reshape(pairs.shape)
+    (sums,) = _over_rows(of_rows, problem, width_of_sums(*problem.start.shape))
+    return information(sums, *problem.start.shape) + prior_of(problem)
 
 
 def directional(problem: Problem, point: Array, direction: Array) -> tuple[Array, Array, Array]:
@@ -186,7 +168,7 @@ def _penalty(problem: Problem, point: Array) -> Array:
     return problem.penalty[:, None] * point
 
 
-def prior(problem: Problem) -> Array:
+def prior_of(problem: Problem) -> Array:
     """Return the Hessian of the penalty, of half the squared norm of centred coefficients."""
     xp, dtype = namespace(problem.start), problem.start.dtype
     occurs = problem.occurs.astype(dtype)

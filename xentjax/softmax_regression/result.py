@@ -246,7 +246,7 @@ class SoftmaxRegressionFit(NamedTuple):
         effects, errors = marginal_effects(self.kernel.dtype, *self._at_fit)
         return MarginalEffects(effects, None if self.covariance is None else errors)
 
-    def predict_proba(self, x: ArrayLike) -> Float[Array, "*n k"]:
+    def predict_proba(self, x: Any) -> Float[Array, "*n k"]:
         """Probabilities of the classes, softmax(x @ kernel + bias).
 
         Args:
@@ -261,7 +261,7 @@ class SoftmaxRegressionFit(NamedTuple):
         """
         return _probabilities(*in_jax(self._features(x), self.kernel, self.bias))
 
-    def predict(self, x: ArrayLike) -> Int[Array, "*n"]:
+    def predict(self, x: Any) -> Int[Array, "*n"]:
         """Most probable class, an index into `names.classes`; the first one of several.
 
         Args:
@@ -331,7 +331,7 @@ class SoftmaxRegressionFit(NamedTuple):
             )
         return inference.standard_errors(self.covariance, self.coefficients)
 
-    def _features(self, x: ArrayLike) -> Array | np.ndarray:
+    def _features(self, x: Any) -> Array | np.ndarray:
         d, names = self.kernel.shape[0], self.names.features
         columns = getattr(x, "columns", None)
         given = names != tuple(f"x{i + 1}" for i in range(d))

@@ -5,13 +5,12 @@ from typing import Any
 from jaxtyping import Float
 
 from xentjax.softmax_regression.arrays import Array, host_or_compiled, namespace, sum_over_rows
+from xentjax.softmax_regression.information import information, information_sums, width_of_sums
 from xentjax.softmax_regression.linear_systems import in_features, inverse
 from xentjax.softmax_regression.objective import (
     Problem,
-    information,
-    information_sums,
     logits_of,
-    prior,
+    prior_of,
     residuals,
     softmax,
 )
@@ -66,10 +65,13 @@ def robust_covariance(
         residual = residuals(p, labels)[1:]
         scores = (residual[:, None] * features[None]).reshape(-1, features.shape[1])
         outer = scores @ (scores if weights is None else scores * weights[None]).T
-        return outer, *information_sums(p, features, weights)
+        return outer, information_sums(p, features, weights)
 
     rows = problem.features, problem.labels, problem.weights
-    scores, *parts = sum_over_rows(of_rows, rows, k * len(problem.features))
-    bread, independent = inverse(information(*parts, k) + prior(problem), rounding)
+    width = max(k * len(problem.features), width_of_sums(len(problem.features), k))
+    scores, parts = sum_over_rows(of_rows, rows, width)
+    bread, independent = inverse(
+        information(parts, len(problem.features), k) + prior_of(problem), rounding
+    )
     known = problem.occurs[1:] & problem.occurs[:1] & independent & valid
     return in_features(bread @ scores @ bread, 1 / scale, offset, known)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from xentjax.categorical.counts import count_indices
 from xentjax.softmax_regression.arrays import Array, host_or_compiled, namespace
 from xentjax.softmax_regression.descent import at_optimum, minimise
+from xentjax.softmax_regression.large import start_of_many
 from xentjax.softmax_regression.linear_systems import centre, in_features, inverse
 from xentjax.softmax_regression.objective import Problem, log_likelihood_gain
 from xentjax.softmax_regression.standardised import standardise
@@ -80,11 +81,11 @@ def solve_regression(
         occurs=occurs[order],
         penalty=xp.concatenate([l2 * to_unit * to_unit, zero]),
     )
-    start = xp.zeros_like(problem.start)
     if xp is np:
-        end = minimise(problem, start, max_steps, tol)
+        end = minimise(problem, start_of_many(problem), max_steps, tol)
         point, hessian = end.point, end.hessian
     else:
+        start = xp.zeros_like(problem.start)
         end = minimise(*jax.lax.stop_gradient((problem, start, max_steps, tol)))
         point, hessian = at_optimum(problem, end.point, end.hessian)
 

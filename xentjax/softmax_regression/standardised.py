@@ -30,7 +30,8 @@ def standardise(x: Array, weights: Array | None, total: Array, l2: Array) -> Sta
         features, scale, offset = _standardise(x.T, weights, total, l2)
         ones = xp.ones_like(features, shape=(1, n))
         return Standardised(xp.concatenate([features, ones]), scale, offset)
-    features = np.ones((d + 1, n))
+    features = np.empty((d + 1, n))
+    features[-1] = 1
     scale, offset = np.empty((2, d))
     rows = max(1, _HOST_BLOCK // max(d, 1))
     for start in range(0, n, rows):
