@@ -4,13 +4,17 @@ Anything that holds an array is accepted, and x64 with strict promotion (of the 
 no mixture of dtypes."""
 
 import inspect
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
+import pyarrow as pa
 import pytest
 
+import xentjax
 from tests.support.columns import Column
 from xentjax import calibration, categorical
 
@@ -83,6 +87,9 @@ def find(name):
     return function
 
 
+UNTYPED: Any = xentjax  # for arguments of types that it does not promise to take
+
+
 class Holder:
     """A holder of an array, like flax.nnx.Param."""
 
@@ -116,6 +123,58 @@ def test_whatever_holds_an_array_is_taken(name):
     expected = call(function, *map(np.array, arguments))
     for holder in (list, tuple, Holder, Column):
         close(call(function, *map(holder, arguments)), expected, 1e-6)
+
+
+@pytest.mark.usefixtures("unchecked_annotations")
+@pytest.mark.parametrize("name", ["counts", "g_test", "independence_test", "reliability_curve"])
+def test_tables_and_columns_of_pandas_and_arrow(name):
+    call, *arguments = CALLS[name]
+    expected = call(find(name), *map(np.array, arguments))
+    kinds = [
+        lambda x: pd.Series(x) if np.ndim(x) == 1 else pd.DataFrame(x),
+        lambda x: (
+            pd.Series(x).convert_dtypes() if np.ndim(x) == 1 else pd.DataFrame(x, dtype=object)
+        ),
+        lambda x: pa.array(x) if np.ndim(x) == 1 else pa.Table.from_pandas(pd.DataFrame(x)),
+    ]
+    for kind in kinds:
+        close(call(find(name), *map(kind, arguments)), expected, 1e-6)
+
+
+@pytest.mark.usefixtures("unchecked_annotations")
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda: UNTYPED.counts(["a", "b"], 2), "got <U1 .encode makes integers of labels.$"),
+        (lambda: UNTYPED.counts(pd.Categorical(["a"])), "encode makes integers of labels"),
+        (lambda: UNTYPED.counts([True], 2), "got bool .encode makes integers of labels.$"),
+        (lambda: UNTYPED.counts([1.0], 2), r"got float64 \(`x.astype\(int\)`, if they"),
+        (lambda: UNTYPED.empirical_pmf({"a": 1}), r"got dict \(pass `list\(x.values\(\)\)`\)$"),
+        (lambda: UNTYPED.empirical_pmf({1, 2}), r"got set \(pass a list\)$"),
+        (lambda: UNTYPED.counts(np.zeros(0, int)), "where there are no samples, got None"),
+        (lambda: jax.jit(UNTYPED.counts)(jnp.array([1])), "samples are unknown .under jit."),
+        (lambda: UNTYPED.counts(4, SAMPLES), r"of counts\(samples, num_classes\) swapped\?$"),
+        (lambda: UNTYPED.sample(PMF, jax.random.key(0)), r"of sample\(key, q, shape\) swapped"),
+        (lambda: UNTYPED.expected_kl(9, PMF), r"of expected_kl\(p, n\) swapped\?$"),
+        (lambda: UNTYPED.fisher_information(9, PMF), r"of fisher_information\(q, n\) swapped"),
+        (lambda: UNTYPED.dirichlet_posterior(1.0, COUNTS), r"\(counts, prior\) swapped\?$"),
+        (lambda: UNTYPED.kkt_certificate([4.0, 2.0], [0.5, 0.5]), r"\(q, counts\) swapped\?$"),
+        (lambda: UNTYPED.entropy_estimate(PMF), "; a pmf goes through entropy$"),
+        (lambda: UNTYPED.fit_categorical(COUNTS, solver="adam"), "; an optax optimizer is"),
+        (lambda: UNTYPED.risk_coverage(LABELS, PROBS), r"\(probs, labels\) swapped\?$"),
+    ],
+)  # fmt: skip
+def test_an_error_says_in_one_line_what_was_meant(call, line):
+    with pytest.raises((TypeError, ValueError), match=line) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+def test_the_number_of_classes_is_that_of_the_samples():
+    for samples in (np.array([0, 2, 2]), jnp.array([0, 2, 2])):
+        np.testing.assert_array_equal(categorical.counts(samples), [1, 0, 2])
+    where = np.array([True, False, False])
+    np.testing.assert_array_equal(categorical.counts(np.array([1, 7, -1]), where=where), [0, 1])
 
 
 @pytest.mark.parametrize("name", CALLS)

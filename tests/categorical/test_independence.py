@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 from scipy.stats.contingency import association, expected_freq
 from statsmodels.stats.contingency_tables import Table
@@ -101,6 +102,74 @@ def test_mutual_information_is_free_of_the_first_order_bias():
     estimates = np.asarray(jax.jit(independence_test)(tables).mutual_information)
     error = estimates.std() / np.sqrt(len(estimates))
     assert abs(estimates.mean()) < 4 * error + 0.1 * 2 / 800  # of second order
+
+
+def information_and_variance(p):
+    rows, columns = p.sum(-1, keepdims=True), p.sum(-2, keepdims=True)
+    ratio = np.log(np.where(p > 0, p / (rows * columns), 1))
+    information = (p * ratio).sum((-2, -1))
+    return information, (p * ratio**2).sum((-2, -1)) - information**2
+
+
+def interval(table, alpha):
+    """Ends by scipy's noncentral chi-squared law."""
+    n, dof = table.sum(), (table.shape[0] - 1) * (table.shape[1] - 1)
+    more = expected_freq(table) * (dof + 2) / n
+    information, variance = information_and_variance((table + more) / (n + dof + 2))
+    scale = (variance + 3 * dof / n) / (2 * information + 3 * dof / n)
+    x = (2 * n * information_and_variance(table / n)[0] - dof) / scale + dof
+    ends = []
+    for below in (1 - alpha / 2, alpha / 2):
+        some = scipy.special.chndtr(x, dof, 0) > below
+        ends.append(scale * scipy.special.chndtrinc(x, dof, below) / (2 * n) if some else 0)
+    return np.minimum(ends, np.log(min(table.shape)))
+
+
+INTERVAL = jax.jit(lambda table, alpha: independence_test(table).mutual_information_interval(alpha))
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.5])
+def test_intervals_of_mutual_information_agree_with_scipy(alpha):
+    tables = np.stack([TABLE, 10 * TABLE, 1000 * TABLE, [[2, 30, 1], [40, 0, 3]]])
+    expected = [interval(table, alpha) for table in tables]
+    np.testing.assert_allclose(INTERVAL(tables, alpha), expected, 2e-6, atol=1e-9)
+    with jax.enable_x64(True):
+        wide = INTERVAL(tables, alpha)
+    assert wide.dtype == np.float64
+    np.testing.assert_allclose(wide, expected, 1e-9, atol=1e-12)
+
+
+def test_intervals_of_no_information_and_of_all():
+    none = independence_test(np.array([[10, 10], [10, 10]])).mutual_information_interval()
+    np.testing.assert_array_equal(none, [0, 0])
+    lower, upper = independence_test(np.diag([30, 30])).mutual_information_interval()
+    assert 0.4 < lower < upper == np.float32(np.log(2))
+    empty = jax.jit(lambda t: independence_test(t).mutual_information_interval())
+    assert np.isnan(empty(jnp.array([[1, 2], [0, 0]]))).all()
+
+
+@pytest.mark.parametrize(("share", "most"), [(0.0, 0.06), (0.9, 0.065)])
+def test_coverage_of_intervals_of_mutual_information(share, most):
+    """Misses at 5 %, of independent rows and columns and others."""
+    independent = np.outer([0.4, 0.6], [0.3, 0.3, 0.4])
+    p = (1 - share) * independent + share * np.array([[0.3, 0.1, 0], [0, 0.2, 0.4]])
+    tables = np.random.default_rng(3).multinomial(200, p.ravel(), 500).reshape(-1, 2, 3)
+    lower, upper = np.asarray(INTERVAL(tables, 0.05), np.float64).T
+    information = information_and_variance(p)[0] if share else 0
+    missed = np.mean((lower > information) | (upper < information))
+    assert missed < most + 3 * np.sqrt(0.05 * 0.95 / 500)
+    assert (lower <= upper).all()
+
+
+def test_derivatives_of_the_interval():
+    with jax.enable_x64(True):
+        table, direction = jnp.array(TABLE, float), jnp.array([[1.0, -0.5, 0.2], [-1, 0.3, 0]])
+        step = 1e-4 * direction
+        up, down = INTERVAL(jnp.stack([table + step, table - step]), 0.1)
+        dot = jax.jvp(lambda t: INTERVAL(t, 0.1), (table,), (direction,))[1]
+        np.testing.assert_allclose(dot, (up - down) / 2e-4, 1e-5)
+    with pytest.raises(ValueError, match=r"^alpha: expected a number in \(0, 1\), got 5$"):
+        independence_test(TABLE).mutual_information_interval(5)
 
 
 @STATISTICS

@@ -170,6 +170,18 @@ def test_large_batches_of_large_tables_are_cut_into_blocks(monkeypatch):
     np.testing.assert_allclose(result.p_value, expected.p_value, VALUE["float32"])
 
 
+@ORDERS
+def test_dice_of_one_pmf_share_their_tables(order):
+    """Many dice of one pmf, of few and of one each, in any order, against each by itself."""
+    rng = np.random.default_rng(5)
+    q = rng.dirichlet(np.full(3, 4.0), 6)[np.r_[np.zeros(20, int), 1, 1, 2, 3, np.full(17, 4)]]
+    q = rng.permutation(q)
+    counts = rng.multinomial(rng.integers(4, 6, len(q)), q)
+    together = multinomial_test(counts, q, order=order)
+    alone = [multinomial_test(c, p, order=order).p_value for c, p in zip(counts, q, strict=True)]
+    np.testing.assert_allclose(together.p_value, alone, VALUE["float32"])
+
+
 def test_auto_simulates_where_tables_are_many():
     counts, q = np.full(12, 5), np.full(12, 1 / 12)
     result = multinomial_test(counts, q, key=jax.random.key(0), num_samples=100)

@@ -157,6 +157,16 @@ def test_samples_have_the_moments():
     assert posterior.sample(jax.random.key(0)).shape == (2, 3)
 
 
+def test_samples_follow_the_concentrations():
+    """The mean of the derivatives of samples is the derivative of their mean."""
+    a = jnp.array([2.0, 0.5, 3.0])
+    slope = jax.grad(
+        lambda a: DirichletPosterior(a).sample(jax.random.key(0), (4000,))[:, 0].mean()
+    )(a)
+    expected = np.array([3.5, -2, -2]) / 5.5**2
+    np.testing.assert_allclose(slope, expected, atol=0.006)
+
+
 def test_credible_intervals_hold_what_they_say():
     posterior = DirichletPosterior(jnp.array([2.0, 1.0, 0.5, 9.0]))
     samples = posterior.sample(jax.random.key(1), (40_000,))

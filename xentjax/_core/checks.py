@@ -2,7 +2,8 @@
 
 import operator
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn, SupportsIndex, cast
 
 import jax
@@ -52,13 +53,19 @@ def native(name: str, x: Any) -> ArrayLike:
         return native(name, x.__jax_array__())
     if hasattr(x, "__array__"):
         convert = np.asarray
-    elif isinstance(x, list | tuple):
+    elif isinstance(x, list | tuple | range):
         traced = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(x))
         convert = jnp.asarray if traced else np.asarray
     else:
-        raise TypeError(f"{name}: expected an array, got {type(x).__name__}")
+        hint = " (pass `list(x.values())`)" if isinstance(x, Mapping) else ""
+        hint = hint or (
+            " (pass a list)" if isinstance(x, Iterable) and not isinstance(x, str) else ""
+        )
+        raise TypeError(f"{name}: expected an array, got {type(x).__name__}{hint}")
     try:
         array = convert(x)
+        if array.dtype == object:  # such as a table of nullable columns
+            array = np.asarray(array.tolist())
     except Exception as error:  # whatever the object's own conversion raises
         reason = str(error).partition("\n")[0]
         raise TypeError(f"{name}: expected an array, got {type(x).__name__}: {reason}") from None
@@ -66,6 +73,34 @@ def native(name: str, x: Any) -> ArrayLike:
         expected = "an array of numbers (of a nullable column: `x.to_numpy(dtype)`)"
         raise TypeError(f"{name}: expected {expected}, got {type(x).__name__} of objects")
     return array
+
+
+@contextmanager
+def naming_order(call: str, swapped: Callable[[], bool]) -> Iterator[None]:
+    """Add the order of the arguments to an error about them, where they seem to be swapped."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if not swapped():
+            raise
+        raise type(error)(f"{error}; are the arguments of {call} swapped?") from None
+
+
+def scalar_first(x: Any, y: Any) -> bool:
+    """Return whether of two arguments the first is a scalar and the second none."""
+    return np.ndim(x) == 0 and np.ndim(y) > 0
+
+
+def is_key(x: Any) -> bool:
+    """Return whether the argument is a random key, of either kind."""
+    dtype = getattr(x, "dtype", None)
+    return dtype == np.uint32 or (dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key))
+
+
+def check_key(name: str, key: Any) -> None:
+    """Raise a TypeError unless the argument is a random key."""
+    if not is_key(key):
+        raise TypeError(f"{name}: expected a random key, got {in_one_line(key)}")
 
 
 def check_array(name: str, x: Any) -> jax.Array:
@@ -82,7 +117,16 @@ def to_jax(name: str, x: ArrayLike) -> jax.Array:
         return jnp.asarray(x)
     except (TypeError, OverflowError):  # strings, objects, integers of more than 64 bits
         kind = x.dtype if isinstance(x, np.ndarray | np.generic) else repr(x)
-        raise TypeError(f"{name}: expected an array of numbers, got {kind}") from None
+        raise TypeError(f"{name}: expected an array of numbers, got {kind}{of_labels(x)}") from None
+
+
+def of_labels(x: Any) -> str:
+    """Return what a user of labels that are no integers may have meant."""
+    dtype = getattr(x, "dtype", None)
+    kind = dtype.kind if isinstance(dtype, np.dtype) else ""
+    if kind == "f":
+        return " (`x.astype(int)`, if they are whole)"
+    return " (encode makes integers of labels)" if kind in "UTSb" and kind else ""
 
 
 def check_floating(name: str, x: Any, *, hint: str = "") -> jax.Array:
@@ -152,10 +196,11 @@ def check_num_steps(name: str, num_steps: int) -> None:
         raise_value_error(name, f"an integer 1..{most}", repr(num_steps))
 
 
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+def check_choice(name: str, value: Any, choices: Sequence[str], *, hint: str = "") -> None:
     """Raise a ValueError that lists the choices unless `value` is one of them."""
     if not (isinstance(value, str) and value in choices):
-        raise_value_error(name, "one of " + ", ".join(map(repr, choices)), in_one_line(value))
+        expected = "one of " + ", ".join(map(repr, choices))
+        raise_value_error(name, expected, f"{in_one_line(value)}{hint}")
 
 
 def real_scalar(name: str, value: Any, expected: str) -> Any:

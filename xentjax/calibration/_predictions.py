@@ -7,7 +7,13 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from xentjax._core.checks import check_bool, check_floating, concrete, raise_value_error
+from xentjax._core.checks import (
+    check_bool,
+    check_floating,
+    concrete,
+    naming_order,
+    raise_value_error,
+)
 from xentjax._core.dtypes import compute_dtype
 from xentjax._core.labels import check_row_labels, parse_row_labels
 from xentjax.information.arguments import check_sums
@@ -34,8 +40,9 @@ def parse_probabilities(
     probs: ArrayLike, labels: ArrayLike, where: ArrayLike | None
 ) -> Predictions:
     """Return predictions whose rows, where they are known and kept, are pmfs."""
-    array = check_floating("probs", probs)
-    predictions = _parse("probs", array, labels, where)
+    with naming_order("this function (probs, labels)", lambda: _are_swapped(probs, labels)):
+        array = check_floating("probs", probs)
+        predictions = _parse("probs", array, labels, where)
     check_sums("probs", array, keep=predictions.keep[:, None], hint=_LOGITS)
     return predictions
 
@@ -45,7 +52,8 @@ def parse_logits(logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None) 
 
     NaN and +inf are none, nor is -inf at the label.
     """
-    predictions = _parse("logits", check_floating("logits", logits), labels, where)
+    with naming_order("this function (logits, labels)", lambda: _are_swapped(logits, labels)):
+        predictions = _parse("logits", check_floating("logits", logits), labels, where)
     rows, indices, keep = map(concrete, predictions)
     if rows is None or indices is None or keep is None:
         return predictions
@@ -56,6 +64,10 @@ def parse_logits(logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None) 
     if np.isinf(np.take_along_axis(rows, indices[keep, None], 1)).any():
         raise_value_error("logits", "finite numbers at the labels", "-inf")
     return predictions
+
+
+def _are_swapped(rows: ArrayLike, labels: ArrayLike) -> bool:
+    return np.ndim(rows) == 1 and np.ndim(labels) == 2
 
 
 def _parse(name: str, rows: Array, labels: ArrayLike, where: ArrayLike | None) -> Predictions:

@@ -1,4 +1,9 @@
-"""The die: counts, maximum likelihood, intervals and tests of categorical distributions."""
+"""The die: counts, maximum likelihood, intervals and tests of categorical distributions.
+
+The first argument is what a function is about: a pmf that counts evaluate, `log_likelihood(q,
+counts)`, or counts that a pmf is tested on, `g_test(counts, q)`. Known values in the other order
+are an error that names the right one.
+"""
 
 from xentjax.categorical import solvers as solvers
 from xentjax.categorical.certificate import (

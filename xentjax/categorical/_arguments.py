@@ -13,15 +13,20 @@ from xentjax._core.checks import (
     check_floating,
     check_index,
     concrete,
+    in_one_line,
+    naming_order,
     raise_value_error,
 )
 from xentjax._core.dtypes import compute_dtype
 from xentjax._core.varying import sharded_alike, whole_classes
 from xentjax.information.arguments import check_sums, parse_pmf
 
+_EMPIRICAL = "; counts go through empirical_pmf"
+_SHARES = "; shares are counts once they are multiplied by the number of samples"
+
 
 def parse_counts(
-    name: str, counts: ArrayLike, *, whole: bool = False, some: bool = False
+    name: str, counts: ArrayLike, *, whole: bool = False, some: bool = False, hint: str = _SHARES
 ) -> Shaped[Array, "*batch k"]:
     """Return counts [..., K], integers as they are, their values checked where they are known.
 
@@ -33,6 +38,7 @@ def parse_counts(
         counts: integer or floating.
         whole: whether they are of samples: whole numbers, some of each row above 0.
         some: whether some of each row has to be above 0.
+        hint: what a user of shares may have meant.
     """
     array = _numbers(name, counts)
     if array.ndim == 0 or array.shape[-1] == 0:
@@ -43,7 +49,7 @@ def parse_counts(
     if known is not None:
         check_amounts(name, known)
         if whole:
-            _check_whole(name, known)
+            _check_whole(name, known, hint)
         if whole or some:
             check_not_all_zero(name, known)
     return array
@@ -85,9 +91,10 @@ def _numbers(name: str, counts: ArrayLike) -> Array:
         return array.astype(compute_dtype(array.dtype))
 
 
-def _check_whole(name: str, known: np.ndarray) -> None:
+def _check_whole(name: str, known: np.ndarray, hint: str = "") -> None:
     if known.dtype.kind == "f" and not (is_whole := known == np.round(known)).all():
-        raise_value_error(name, "whole numbers", known[~is_whole][0])
+        hint = hint if (known <= 1).all() else ""
+        raise_value_error(name, "whole numbers", f"{known[~is_whole][0]}{hint}")
 
 
 def _first(found: np.ndarray | np.bool_) -> tuple[int, ...]:
@@ -131,14 +138,14 @@ def parse_prior(name: str, prior: ArrayLike, counts: Array) -> Float[Array, "*ba
 def check_shape(name: str, shape: tuple[int, ...]) -> None:
     """Raise unless the shape is a tuple of integers >= 0."""
     if not isinstance(shape, tuple):
-        raise TypeError(f"{name}: expected a tuple of integers, got {shape!r}")
+        raise TypeError(f"{name}: expected a tuple of integers, got {in_one_line(shape)}")
     if any(check_index(name, size) < 0 for size in shape):
         raise_value_error(name, "sizes >= 0", shape)
 
 
 def parse_pmf_of_classes(name: str, q: ArrayLike) -> Float[Array, "*batch k"]:
     """Return a pmf [..., K], float64 where it is, also where x64 is off."""
-    array = _parse_classes(name, q, hint="; counts go through empirical_pmf")
+    array = _parse_classes(name, q, hint=_EMPIRICAL)
     check_sums(name, array)
     return array
 
@@ -204,17 +211,20 @@ def parse_pmf_and_counts(
         q: a pmf, unless it need not be `normalised`.
         counts: as `parse_counts` takes them, `whole` and `some` too.
     """
-    try:
+    with naming_order(call, lambda: _is_pmf(counts) and not _is_pmf(q)):
         parsed_counts = parse_counts("counts", counts, whole=whole, some=some)
-        parsed_q = _parse_classes("q", q)
+        parsed_q = _parse_classes("q", q, hint=_EMPIRICAL)
         arrays = _of_one_shape("q", parsed_q, "counts", parsed_counts)
         if normalised:
             check_sums("q", parsed_q)
-    except (TypeError, ValueError) as error:
-        if not _is_pmf(counts) or _is_pmf(q):
-            raise
-        raise type(error)(f"{error}; are the arguments of {call} swapped?") from None
+        elif (known := concrete(parsed_q)) is not None and _are_of_samples(known, counts):
+            raise_value_error("q", "probabilities", f"{known.max():g}")
     return arrays
+
+
+def _are_of_samples(q: np.ndarray, counts: ArrayLike) -> bool:
+    """Return whether what should be a pmf is whole numbers, beside counts that are a pmf."""
+    return bool((q > 1).any() and (q == np.round(q)).all()) and _is_pmf(counts)
 
 
 def _parse_classes(name: str, q: ArrayLike, *, hint: str = "") -> Array:

@@ -17,11 +17,10 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtri
 from jaxtyping import Array, Float
 
-from xentjax.categorical._tails import beta_quantile_odds, beta_tail
+from xentjax.categorical._tails import NEWTON_STEPS, beta_tail, newton_step
 from xentjax.information.pmf import divergence_term
 
 _STEPS_OF_ENDS = 12
-_STEPS_OF_FALL = 8
 _LEAST_LOG_ODDS = -600.0
 """Log odds of what is 0 in every dtype."""
 
@@ -30,50 +29,45 @@ def highest_density(
     a: Float[Array, "*s"], b: Float[Array, "*s"], alpha: Float[Array, "*s"]
 ) -> Float[Array, "*s 2"]:
     """Ends of the shortest interval of probability 1 - alpha; both are 1 where b is 0."""
-    inner = (a > 1) & (b > 1)
-    safe_a, safe_b = (jnp.where(inner, x, 2) for x in (a, b))
-    lower, upper = _between(safe_a, safe_b, alpha)
-
-    alone = b == 0
-    one_a, one_b = (jnp.where(inner | alone, 1, x) for x in (a, b))
-    from_0, to_1 = _one_sided(one_a, one_b, alpha)
+    inner, alone = (a > 1) & (b > 1), b == 0
+    many = alpha > 0.5
+    low, high = _ends(jnp.where(alone, 1, a), jnp.where(alone, 1, b), alpha, inner)
+    # Quantiles are known for probabilities up to 1/2.
+    from_0, to_1 = jnp.where(many, low, high), jnp.where(many, high, low)
     falling = (a <= 1) & ((b > 1) | (from_0 <= 1 - to_1))
     flat = (a == 1) & (b == 1)
-    lower = jnp.where(inner, lower, jnp.where(flat, alpha / 2, jnp.where(falling, 0, to_1)))
-    upper = jnp.where(inner, upper, jnp.where(flat, 1 - alpha / 2, jnp.where(falling, from_0, 1)))
+    lower = jnp.where(inner, low, jnp.where(flat, alpha / 2, jnp.where(falling, 0, to_1)))
+    upper = jnp.where(inner, high, jnp.where(flat, 1 - alpha / 2, jnp.where(falling, from_0, 1)))
     return jnp.where(alone[..., None], 1, jnp.stack([lower, upper], -1))
 
 
-def _one_sided(a: Array, b: Array, alpha: Array) -> tuple[Array, Array]:
-    """The x with 1 - alpha below it, and the one with 1 - alpha above it."""
-    # Quantiles are known for probabilities up to 1/2: of the distribution of 1 - x beyond.
-    many = alpha > 0.5
-    pair = jnp.stack([b, a]), jnp.stack([a, b])
-    first, second = (jnp.where(many[None], pair[1 - i], pair[i]) for i in (0, 1))
-    rest = jnp.where(many, 1 - alpha, alpha)
-    odds = beta_quantile_odds(first, second, jnp.stack([rest, rest]))
-    near, far = odds / (1 + odds), 1 / (1 + odds)
-    above, below = jnp.where(many[None], far, near), jnp.where(many[None], near, far)
-    return below[0], above[1]
+def _ends(a: Array, b: Array, alpha: Array, inner: Array) -> tuple[Array, Array]:
+    """Both ends of an `inner` interval; else quantiles of x and, from above, of 1 - x.
 
-
-def _between(a: Array, b: Array, alpha: Array) -> tuple[Array, Array]:
-    """Both ends of the interval for a, b > 1."""
+    The latter are those of alpha or 1 - alpha, whichever is less. One loop has both searches, so
+    that the tail is compiled once.
+    """
     first, second = jnp.stack([a, b]), jnp.stack([b, a])
+    less_1, less_1_other = (jnp.where(inner[None], x - 1, 1) for x in (first, second))
+    target = jnp.log(jnp.minimum(alpha, 1 - alpha))
 
-    def step(_: Array, fall: Array) -> Array:
-        log_odds = _log_odds_at(first - 1, second - 1, fall[None])
-        tail = beta_tail(first, second, jnp.exp(log_odds))
+    def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        fall, odds = state
+        log_odds = _log_odds_at(less_1, less_1_other, fall[None])
+        odds = jnp.where(inner[None], jnp.exp(log_odds), odds)
+        tail = beta_tail(first, second, odds)
         mass = jnp.exp(tail.log_mass)
         # A tail's mass falls by its density of the log odds over the slope of D there.
-        slope = -_slope(first - 1, second - 1, log_odds)
+        slope = -_slope(less_1, less_1_other, log_odds)
         decay = (mass / tail.over_density / slope).sum(0) / mass.sum(0)
         excess = jnp.log(mass.sum(0)) - jnp.log(alpha)
-        return jnp.clip(fall + excess / decay, fall / 8, 8 * fall)
+        new_fall = jnp.clip(fall + excess / decay, fall / 8, 8 * fall)
+        new_odds = newton_step(odds, tail, target[None])
+        return jnp.where(inner, new_fall, fall), jnp.where(inner[None], odds, new_odds)
 
-    fall = jax.lax.fori_loop(0, _STEPS_OF_FALL, step, ndtri(alpha / 2) ** 2 / 2)
-    lower, upper = jnp.exp(_log_odds_at(first - 1, second - 1, fall[None]))
-    return lower / (1 + lower), 1 / (1 + upper)
+    start = ndtri(alpha / 2) ** 2 / 2, first / second
+    low, high = jax.lax.fori_loop(0, NEWTON_STEPS, step, start)[1]
+    return low / (1 + low), 1 / (1 + high)
 
 
 def _log_odds_at(a: Array, b: Array, fall: Array) -> Array:

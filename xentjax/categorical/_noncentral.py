@@ -80,14 +80,9 @@ def least_number(
     bound on the root, on the right side, no step goes beyond it.
     """
     central, shifted = _Target(alpha), _Target(power)
-    # B. Laurent and P. Massart (2000), lemma 1; L. Birge (2001), lemma 8.1.
+    # B. Laurent and P. Massart (2000), lemma 1.
     above = a + jnp.sqrt(-2 * a * central.log_mass) - central.log_mass
     x = jnp.where(central.upper, above, a)
-
-    def first_y(x: Array) -> Array:
-        u = -shifted.log_mass
-        root = 2 * jnp.sqrt(u) + jnp.sqrt(jnp.maximum(4 * (x + u) - 2 * a, 0))
-        return jnp.where(shifted.upper, 0, jnp.maximum(root**2 - 2 * a, 0) / 4)
 
     def advance(state: _Search) -> _Search:
         stage, steps, x, y, n = state
@@ -100,7 +95,7 @@ def least_number(
         too_few = shifted.exceeds(tails)
         ends = jnp.where(stage < 2, ~(moving & (steps < _NEWTON_STEPS)), ~too_few).all()
         new_n = jnp.where(stage == 1, fewer, n + too_few.astype(n.dtype))
-        if_ends = jnp.where(stage == 0, first_y(new_x), new_n * divergence)
+        if_ends = jnp.where(stage == 0, shifted.start(a, new_x), new_n * divergence)
         if_not = jnp.where(stage == 0, 0, jnp.where(stage == 1, new_y, new_n * divergence))
         return _Search(
             stage=stage + ends.astype(stage.dtype),
@@ -113,6 +108,37 @@ def least_number(
     zero = jnp.zeros((), jnp.int32)
     start = _Search(zero, zero, x, jnp.zeros_like(x), jnp.ones_like(x))
     return jax.lax.while_loop(lambda state: state.stage < 3, advance, start).n
+
+
+@jax.custom_jvp
+def noncentrality(
+    a: Float[Array, "*s"], x: Float[Array, "*s"], mass: Float[Array, "*s"]
+) -> Float[Array, "*s"]:
+    """Return the y at which `noncentral_survival` is `mass`, 0 where it is more at y = 0.
+
+    Differentiable in x and the mass.
+    """
+    target = _Target(mass)
+
+    def advance(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        steps, y, _ = state
+        tails = noncentral_tails(a, x, y)
+        new = jnp.maximum(y + target.step(tails, tails.y_slope), 0)
+        return steps + 1, new, jnp.abs(new - y) > 4 * float(jnp.finfo(x.dtype).eps) * new
+
+    start = jnp.zeros((), jnp.int32), target.start(a, x), x > 0
+    return jax.lax.while_loop(
+        lambda state: state[2].any() & (state[0] < _NEWTON_STEPS), advance, start
+    )[1]
+
+
+@noncentrality.defjvp
+def _(primals, tangents):
+    a, x, _ = primals
+    y = noncentrality(*primals)
+    tails = noncentral_tails(a, x, y)
+    dot = (tangents[2] - tails.x_slope * tangents[1]) / tails.y_slope
+    return y, jnp.where(y > 0, dot, 0)
 
 
 class _Search(NamedTuple):
@@ -129,6 +155,15 @@ class _Target:
     def __init__(self, mass: Array):
         self.mass, self.upper = mass, mass < 0.5
         self.log_mass = jnp.where(self.upper, jnp.log(mass), jnp.log1p(-mass))
+
+    def start(self, a: Array, x: Array) -> Array:
+        """Return a y from which `step` does not go beyond the one with this mass above x."""
+        # L. Birge (2001), lemma 8.1.
+        u = -self.log_mass
+        above = jnp.sqrt(jnp.maximum(4 * x - 2 * a, 0)) - 2 * jnp.sqrt(u)
+        below = 2 * jnp.sqrt(u) + jnp.sqrt(jnp.maximum(4 * (x + u) - 2 * a, 0))
+        root = jnp.where(self.upper, jnp.maximum(above, 0), below)
+        return jnp.maximum(root**2 - 2 * a, 0) / 4
 
     def exceeds(self, tails: NoncentralTails) -> Array:
         """Whether the mass is more than that of the upper tail."""

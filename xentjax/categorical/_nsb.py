@@ -18,6 +18,7 @@ float32 does not hold: the score dL/du is what is computed, and integrated from 
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,14 +59,16 @@ def entropy_moments(
         for x in (_NODES, _WEIGHTS, np.append(-1, _NODES[:-1]), np.append(_NODES[1:], 1))
     )
 
+    at_counts = jax.lax.stop_gradient(counts)
+
     def zoom(_step: Array, window: tuple[Array, Array]) -> tuple[Array, Array]:
         middle, half = window
         a = jnp.exp(middle + half * nodes)
-        score = jax.lax.map(lambda a: _score(jax.lax.stop_gradient(counts), a), a)
+        score, log_prior = jax.lax.map(lambda a: _slopes(at_counts, a), a)
         # The trapezoidal rule rises and falls with the score, however coarse the nodes are.
         rise = (score[1:] + score[:-1]) / 2 * (nodes[1:] - nodes[:-1]) * half
         log_density = jnp.cumsum(jnp.concatenate([jnp.zeros_like(rise[:1]), rise]), 0)
-        log_density = log_density + _log_prior(a, k)
+        log_density = log_density + log_prior
         kept = log_density > log_density.max(0, keepdims=True) - _FALL
         lower = jnp.where(kept, before, 1.0).min(0, keepdims=True)
         upper = jnp.where(kept, after, -1.0).max(0, keepdims=True)
@@ -81,12 +84,12 @@ def entropy_moments(
     # A spread far below the entropy itself is resolved next to the bound that it is measured from.
     nearly_uniform = entropy(counts / n[0][..., None]) > math.log(k) / 2
     bound = jnp.where(nearly_uniform, jnp.full_like(n[0], math.log(k)), 0.0)
-    score, mean, variance = jax.lax.map(
-        lambda a: (_score(counts, a), *_moments_given(counts, others, a, bound)), a
+    score, log_prior, mean, variance = jax.lax.map(
+        lambda a: _slopes_and_moments(counts, others, a, bound), a
     )
     integrals = jnp.asarray(_INTEGRALS, dtype)
     log_evidence = half * jnp.tensordot(integrals, score, 1, precision=jax.lax.Precision.HIGHEST)
-    log_density = log_evidence + _log_prior(a, k)
+    log_density = log_evidence + log_prior
     weights = weights * jnp.exp(log_density - log_density.max(0, keepdims=True))
     weights = weights / weights.sum(0, keepdims=True)
     overall = (weights * mean).sum(0, keepdims=True)
@@ -141,40 +144,67 @@ def _minus_log(z: Array, one_plus_z: Array) -> Array:
     return jnp.where(jnp.abs(z) < 0.1, z * z * series, z - jnp.log(one_plus_z))
 
 
-def _score(counts: Array, a: Array) -> Array:
-    """dL / dlog a, free of the cancellation between a sum_k log(1 + c_k/a) and K a log(1 + N/Ka).
+class _Special(NamedTuple):
+    """Excess of the digamma, and of the trigamma, each as its function returns it."""
 
-    With psi(x) = log x - 1 / (2 x) + rest(x) the logarithms leave -a sum_k (z_k - log(1 + z_k))
-    where 1 + z_k = w_k / (S / K), as sum_k z_k = 0.
-    """
+    digamma: tuple[Array, Array]
+    trigamma: tuple[Array, Array]
+
+
+def _slopes(counts: Array, a: Array) -> tuple[Array, Array]:
+    """Return `_slopes_given` where nothing else is needed."""
     k, a = counts.shape[-1], a[..., None]
     n = counts.sum(-1, keepdims=True)
+    # Of all at once: each function is compiled once.
+    totals = jnp.concatenate([n + k * a, a, k * a], -1)
+    at_totals = _Special(digamma_excess(totals), _trigamma(totals))
+    return _slopes_given(counts, a, digamma_excess(counts + a)[1], at_totals)
+
+
+def _slopes_given(
+    counts: Array, a: Array, rest_of_w: Array, at_totals: _Special
+) -> tuple[Array, Array]:
+    """Return dL / dlog a and the log of dxi / dlog a, K a psi'(K a + 1) - a psi'(a + 1).
+
+    The former is free of the cancellation between a sum_k log(1 + c_k/a) and K a log(1 + N/Ka).
+    With psi(x) = log x - 1 / (2 x) + rest(x) the logarithms leave -a sum_k (z_k - log(1 + z_k))
+    where 1 + z_k = w_k / (S / K), as sum_k z_k = 0. The totals are S, a and K a.
+    """
+    k, n = counts.shape[-1], counts.sum(-1, keepdims=True)
     w, s = counts + a, n + k * a
-    rest_of_w, rest_of_a, rest_of_s, rest_of_ka = (digamma_excess(x)[1] for x in (w, a, s, k * a))
+    rest_of_s, rest_of_a, rest_of_ka = _columns(at_totals.digamma[1])
     logarithms = -a * _minus_log(_deviations(counts) / (s / k), w / (s / k))
     classes = logarithms + counts / (2 * w) + a * (rest_of_w - rest_of_a)
-    return classes.sum(-1) - (n / (2 * s) + k * a * (rest_of_s - rest_of_ka))[..., 0]
+    score = classes.sum(-1) - (n / (2 * s) + k * a * (rest_of_s - rest_of_ka))[..., 0]
+    (_, value, value_of_ka), (_, rest, rest_of_ka) = map(_columns, at_totals.trigamma)
+    near = k * a * value_of_ka - a * value
+    return score, jnp.log(jnp.where(k * a < 1, near, rest - rest_of_ka))[..., 0]
 
 
-def _log_prior(a: Array, k: int) -> Array:
-    """Log of dxi / dlog a = K a psi'(K a + 1) - a psi'(a + 1)."""
-    (value, rest), (value_of_total, rest_of_total) = _trigamma(a), _trigamma(k * a)
-    near = k * a * value_of_total - a * value
-    return jnp.log(jnp.where(k * a < 1, near, rest - rest_of_total))
+def _columns(x: Array) -> list[Array]:
+    return jnp.split(x, x.shape[-1], -1)
 
 
-def _moments_given(counts: Array, others: Array, a: Array, bound: Array) -> tuple[Array, Array]:
-    """Mean of the entropy less `bound`, which is 0 or log K, and its variance, at one a."""
+def _slopes_and_moments(
+    counts: Array, others: Array, a: Array, bound: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Return `_slopes`, and the entropy's mean less `bound`, 0 or log K, and variance, at one a."""
     k, a, bound = counts.shape[-1], a[..., None], bound[..., None]
     n = counts.sum(-1, keepdims=True)
     w, s = counts + a, n + k * a
+    every = jnp.concatenate([w, s, a, k * a], -1)
+    special = _Special(digamma_excess(every), _trigamma(every))
+    at_w, at_totals = (
+        jax.tree.map(lambda x, i=i: x[..., i], special) for i in (slice(k), slice(k, None))
+    )
+    score, log_prior = _slopes_given(counts, a, at_w.digamma[1], at_totals)
     above_zero = jnp.log1p((others + (k - 1) * a) / w)
     z = _deviations(counts) / (s / k)
     above_log_k = -jnp.where(jnp.abs(z) < 0.5, jnp.log1p(z), jnp.log(w / (s / k)))
     surprisal = jnp.where(bound > 0, above_log_k, above_zero)
-    surprisal = surprisal + (digamma_excess(s)[0] - digamma_excess(w)[0])
+    surprisal = surprisal + (_columns(at_totals.digamma[0])[0] - at_w.digamma[0])
     mean = (w / s * surprisal).sum(-1, keepdims=True)
-    (value, rest), (value_of_total, rest_of_total) = _trigamma(w), _trigamma(s)
-    excess = (value - rest) - (value_of_total - rest_of_total)
+    (value, rest), (value_of_s, rest_of_s) = at_w.trigamma, (x[..., :1] for x in at_totals.trigamma)
+    excess = (value - rest) - (value_of_s - rest_of_s)
     variance = (w / s * ((surprisal - mean) ** 2 + excess)).sum(-1) / (s[..., 0] + 1)
-    return mean[..., 0], variance
+    return score, log_prior, mean[..., 0], variance

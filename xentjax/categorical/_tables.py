@@ -2,18 +2,25 @@
 
 Each statistic is a sum over the classes of a term of c_k, and the probability of a table is, up to
 a constant, the product of the Poisson probabilities of its c_k at mean N q_k. So in enumeration a
-table costs two look-ups more than the table of the classes before, and nothing cancels.
+table is a beginning, of all classes but two, and an end, of as many samples as are left: a table
+costs one comparison and one product, the sum and product of both parts are never stored, and
+nothing cancels.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 _BLOCK = 2**18
 """Numbers that are held at a time in each array."""
+_IN_CACHE = 2**15
+"""Numbers that each pass over finds in the processor's own memory."""
+_MANY = 16
+"""Rows of one pmf from which its tables are sorted once, not compared with each row."""
 _TIE = 1e-7
 """Statistics that differ by less, relative where they exceed 1, count as equal."""
 
@@ -37,9 +44,15 @@ def number_of_tables(counts: np.ndarray, q: np.ndarray) -> int:
 
     Or some number that is as good, where there are more than 10^37.
     """
-    sizes = np.stack([counts.sum(-1), (q > 0).sum(-1)], -1)
-    pairs = set(map(tuple, sizes.reshape(-1, 2).tolist()))
+    sizes = _sizes(counts, q)
+    alike = _alike(sizes)
+    pairs = sizes[alike.ascending[alike.starts]].tolist()
     return max((math.comb(n + k - 1, min(n, k - 1, 64)) for n, k in pairs), default=0)
+
+
+def _sizes(counts: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Return the numbers of samples and of possible classes of each row, [B, 2]."""
+    return np.stack([counts.sum(-1), (q > 0).sum(-1)], -1)
 
 
 def enumerate_tables(counts: np.ndarray, q: np.ndarray, order: str) -> _Result:
@@ -88,19 +101,47 @@ def _by_group(
 def _groups(counts: np.ndarray, q: np.ndarray) -> Iterator[_Group]:
     """Yield the groups of rows; those where an impossible class occurred are in none."""
     possible = q > 0
-    sizes = np.stack([counts.sum(-1), possible.sum(-1)], -1)
-    valid = ~((counts > 0) & ~possible).any(-1)
-    for n, k in np.unique(sizes[valid], axis=0).tolist():
-        rows = np.flatnonzero(valid & (sizes == (n, k)).all(-1))
+    valid = np.flatnonzero(~((counts > 0) & ~possible).any(-1))
+    sizes = _sizes(counts, q)[valid]
+    alike = _alike(sizes)
+    for start, number in zip(alike.starts, alike.numbers, strict=True):
+        of_group = np.sort(alike.ascending[start : start + number])
+        n, k = sizes[of_group[0]].tolist()
+        rows = valid[of_group]
         kept = possible[rows]
         kept_counts, kept_q = (x[rows][kept].reshape(len(rows), k) for x in (counts, q))
         yield _Group(rows, n, kept_counts, kept_q)
 
 
 def _exact(n: int, q: np.ndarray, order: str, *, least: np.ndarray) -> np.ndarray:
-    amounts = np.arange(n + 1)[:, None]
-    scores, surprisals = _terms(amounts, n * q.T[:, None], order)
-    return _share_from(least, scores, np.exp(-surprisals))
+    if q.shape[-1] == 1:
+        return np.ones(len(q))  # one table
+    share, alike = np.empty(len(q)), _alike(q)
+    shared = alike.numbers >= _MANY
+    for start, number in zip(alike.starts[shared], alike.numbers[shared], strict=True):
+        rows = alike.ascending[start : start + number]
+        share[rows] = _shares_of_one_pmf(least[rows], _parts(n, q[rows[:1]], order))
+    if not shared.all():
+        rows = alike.ascending[~np.repeat(shared, alike.numbers)]
+        share[rows] = _shares(least[rows], _parts(n, q[rows], order))
+    return share
+
+
+class _Alike(NamedTuple):
+    """Rows of a matrix in an order that has equal ones together."""
+
+    ascending: np.ndarray
+    starts: np.ndarray
+    """The first place of each distinct row."""
+    numbers: np.ndarray
+
+
+def _alike(rows: np.ndarray) -> _Alike:
+    ascending = np.lexsort(rows.T)
+    ordered = rows[ascending]
+    is_new = np.append(True, (ordered[1:] != ordered[:-1]).any(-1))[: len(rows)]
+    starts = np.flatnonzero(is_new)
+    return _Alike(ascending, starts, np.diff(np.append(starts, len(rows))))
 
 
 def _drawn(
@@ -142,32 +183,86 @@ def _remainder(c: np.ndarray) -> np.ndarray:
     return np.where(c < len(_REMAINDERS), small, stirling)
 
 
-def _share_from(least: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the share of the weight of all tables that those have whose score is `least` or more.
+class _Part(NamedTuple):
+    """Some of all tables: each beginning, of all classes but two, with each end."""
 
-    Args:
-        least: [B].
-        scores: [K, N + 1, B], of each class and count; a table's is their sum.
-        weights: as the scores; a table's is their product.
-    """
-    classes, size, batch = scores.shape
-    share, total = np.zeros(batch), np.zeros(batch)
-    # Class to come; samples left, score and weight of tables of the classes before it.
-    parts = [(0, np.array([size - 1]), np.zeros((1, batch)), np.ones((1, batch)))]
-    while parts:
-        k, left, score, weight = parts.pop()
-        if k == classes - 1:
-            weight = weight * weights[k][left]
-            total += weight.sum(0)
-            share += (weight * (score + scores[k][left] >= least)).sum(0)
+    score: np.ndarray
+    """[A, B], of the beginnings; a table's is the sum of both."""
+    weight: np.ndarray
+    """[A, B]; a table's is the product of both, its probability up to a constant."""
+    last_score: np.ndarray
+    """[C, B], of the ends."""
+    last_weight: np.ndarray
+
+
+def _parts(n: int, q: np.ndarray, order: str) -> Iterator[_Part]:
+    """Yield all tables of n samples and K >= 2 classes, for pmfs [B, K]."""
+    amounts = np.arange(n + 1)[:, None]
+    scores, surprisals = _terms(amounts, n * q.T[:, None], order)  # [K, n + 1, B]
+    weights = np.exp(-surprisals)
+    classes, _, batch = scores.shape
+    # Class to come; samples left, score and weight of tables of the classes before it. Those of all
+    # classes but two are in order of the samples left.
+    stack = [(0, np.array([n]), np.zeros((1, batch)), np.ones((1, batch)))]
+    while stack:
+        k, left, score, weight = stack.pop()
+        if k == classes - 2:
+            starts = np.flatnonzero(np.diff(left, prepend=-1))
+            for start, stop in pairwise([*starts, len(left)]):
+                c = left[start]
+                ends = slice(c + 1), slice(c, None, -1)
+                (s1, s2), (w1, w2) = (
+                    [x[k + i, end] for i, end in enumerate(ends)] for x in (scores, weights)
+                )
+                yield _Part(score[start:stop], weight[start:stop], s1 + s2, w1 * w2)
             continue
         choices = left + 1
         if len(left) > 1 and choices.sum() * batch > _BLOCK:
             half = len(left) // 2
-            parts += [(k, left[p], score[p], weight[p]) for p in (slice(half), slice(half, None))]
+            stack += [(k, left[p], score[p], weight[p]) for p in (slice(half), slice(half, None))]
             continue
         parent = np.repeat(np.arange(len(left)), choices)
         c = np.arange(len(parent)) - (np.cumsum(choices) - choices)[parent]
+        if k == classes - 3:
+            ascending = np.argsort(left[parent] - c)
+            parent, c = parent[ascending], c[ascending]
         score, weight = score[parent] + scores[k][c], weight[parent] * weights[k][c]
-        parts.append((k + 1, left[parent] - c, score, weight))
+        stack.append((k + 1, left[parent] - c, score, weight))
+
+
+def _shares(least: np.ndarray, parts: Iterator[_Part]) -> np.ndarray:
+    """Return the share of all tables' weight that those have whose score is `least` [B] or more."""
+    share, total = np.zeros(len(least)), np.zeros(len(least))
+    for part in parts:
+        size = max(1, _IN_CACHE // part.last_score.size)
+        for start in range(0, len(part.score), size):
+            rows = slice(start, start + size)
+            extreme = part.last_score >= (least - part.score[rows])[:, None]
+            share += (part.weight[rows] * (extreme * part.last_weight).sum(1)).sum(0)
+        total += part.weight.sum(0) * part.last_weight.sum(0)
     return share / total
+
+
+def _shares_of_one_pmf(least: np.ndarray, parts: Iterator[_Part]) -> np.ndarray:
+    """Return `_shares` for many `least` and one pmf: its tables, sorted, are searched for each."""
+    share, total = np.zeros(len(least)), 0.0
+    for score, weight in _joined(parts):
+        ascending = np.argsort(score)
+        tail = np.append(np.cumsum(weight[ascending[::-1]])[::-1], 0)
+        share += tail[np.searchsorted(score, least, sorter=ascending)]
+        total += tail[0]
+    return share / total
+
+
+def _joined(parts: Iterator[_Part]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield score and weight of each table, of as many parts at a time as fill a block."""
+    scores, weights, held = [], [], 0
+    for part in parts:
+        scores.append((part.score + part.last_score.T).ravel())
+        weights.append((part.weight * part.last_weight.T).ravel())
+        held += scores[-1].size
+        if held >= _BLOCK:
+            yield np.concatenate(scores), np.concatenate(weights)
+            scores, weights, held = [], [], 0
+    if held:
+        yield np.concatenate(scores), np.concatenate(weights)

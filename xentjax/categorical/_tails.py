@@ -26,7 +26,7 @@ from xentjax.categorical.likelihood import factorial_remainder
 from xentjax.information.pmf import divergence_term
 
 _FALL = 40.0
-_NEWTON_STEPS = 12
+NEWTON_STEPS = 12
 _NODES = {"float32": 32, "float64": 64}
 
 
@@ -95,7 +95,7 @@ def gamma_quantile(a: Float[Array, "*s"], survival: Float[Array, "*s"]) -> Float
     # Above, no further out than the bound of Laurent and Massart (2000): from beyond the quantile
     # Newton's method does not overshoot.
     start = jnp.where(upper, a + jnp.sqrt(-2 * a * target) - target, a)
-    return jax.lax.fori_loop(0, _NEWTON_STEPS, newton, start)
+    return jax.lax.fori_loop(0, NEWTON_STEPS, newton, start)
 
 
 @gamma_quantile.defjvp
@@ -113,17 +113,11 @@ def beta_quantile_odds(
 ) -> Float[Array, "*s"]:
     """x / (1 - x) at the x where the beta distribution reaches `probability`, at most 1/2."""
     target = jnp.log(probability)
-    # For small `a` a quantile may underflow; there is no tail below that could be computed.
-    least = float(jnp.finfo(a.dtype).tiny) * 2**20
 
     def newton(_: Array, odds: Array) -> Array:
-        tail = beta_tail(a, b, odds)
-        step = (target - tail.log_mass) * tail.over_density
-        # No further at a time than where log_mass still has digits to step back by.
-        new = jnp.maximum(odds * jnp.exp(jnp.maximum(step, -tail.width)), least)
-        return jnp.where(odds <= least, odds, new)
+        return newton_step(odds, beta_tail(a, b, odds), target)
 
-    return jax.lax.fori_loop(0, _NEWTON_STEPS, newton, a / b)
+    return jax.lax.fori_loop(0, NEWTON_STEPS, newton, a / b)
 
 
 @beta_quantile_odds.defjvp
@@ -152,6 +146,16 @@ class BetaTail(NamedTuple):
     """The mean of log(1 - t) there."""
 
 
+def newton_step(odds: Array, tail: BetaTail, target: Array) -> Array:
+    """Return odds next to those at which the log of the mass below is `target`."""
+    # For small `a` a quantile may underflow; there is no tail below that could be computed.
+    least = float(jnp.finfo(odds.dtype).tiny) * 2**20
+    step = (target - tail.log_mass) * tail.over_density
+    # No further at a time than where log_mass still has digits to step back by.
+    new = jnp.maximum(odds * jnp.exp(jnp.maximum(step, -tail.width)), least)
+    return jnp.where(odds <= least, odds, new)
+
+
 def beta_tail(a: Array, b: Array, odds: Array) -> BetaTail:
     n = a + b
     remainders = factorial_remainder(jnp.stack([n, a, b]))  # at once: it compiles once
@@ -163,11 +167,15 @@ def beta_tail(a: Array, b: Array, odds: Array) -> BetaTail:
         return divergence_term(pair, n[None, ..., None] * shares).sum(0)
 
     below, above = n * (odds / (1 + odds)), n / (1 + odds)
-    width = _width_below(a - below, below / (1 + odds), (_FALL + n * jnp.log1p(odds)) / a)
-    for _ in range(3):  # two forms of the equation for the width, each better at one end
-        by_a = (_FALL + n * jnp.log1p(odds) - n * jnp.log1p(odds * jnp.exp(-width))) / a
+    most = _FALL + n * jnp.log1p(odds)
+    width = _width_below(a - below, below / (1 + odds), most / a)
+
+    def narrow(_: Array, width: Array) -> Array:  # two forms, each better at one end
+        by_a = (most - n * jnp.log1p(odds * jnp.exp(-width))) / a
         by_b = jnp.log1p(jnp.expm1((_FALL + b * width) / n) * n / above)
-        width = jnp.minimum(by_a, by_b)
+        return jnp.minimum(by_a, by_b)
+
+    width = jax.lax.fori_loop(0, 3, narrow, width)
     here, masses, nodes = _tail(deviance, odds, -width)
     mass = masses.sum(-1)
     log_odds = jnp.log(odds)[..., None] - width[..., None] * nodes
@@ -205,11 +213,12 @@ def _tail(
     They are those at the nodes of a quadrature, which lie in [0, 1] for the `window`.
     """
     legendre = np.polynomial.legendre.leggauss(_NODES[x.dtype.name])
+    # x itself is a node of weight 0, so that the deviance is compiled once.
     nodes, weights = (
-        jnp.asarray(v / 2, x.dtype).reshape(*(1 for _ in x.shape), -1)
+        jnp.asarray(np.append(0, v / 2), x.dtype).reshape(*(1 for _ in x.shape), -1)
         for v in (1 + legendre[0], legendre[1])
     )
-    points = x[..., None] * jnp.exp(window[..., None] * nodes)
-    here = deviance(x[..., None])
-    masses = jnp.exp(here - deviance(points)) * weights * jnp.abs(window)[..., None]
+    heights = deviance(x[..., None] * jnp.exp(window[..., None] * nodes))
+    here = heights[..., :1]
+    masses = jnp.exp(here - heights) * weights * jnp.abs(window)[..., None]
     return here[..., 0], masses, nodes

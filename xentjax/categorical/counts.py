@@ -16,8 +16,12 @@ from xentjax._core.checks import (
     check_floating,
     check_index,
     concrete,
+    is_known,
+    naming_order,
     native,
+    of_labels,
     raise_value_error,
+    scalar_first,
 )
 from xentjax._core.dtypes import compute_dtype, in_float64, to_signed
 from xentjax._core.labels import parse_indices
@@ -34,7 +38,7 @@ _FEW_CLASSES = 128
 
 def counts(
     samples: ArrayLike,
-    num_classes: SupportsIndex,
+    num_classes: SupportsIndex | None = None,
     *,
     weights: ArrayLike | None = None,
     where: ArrayLike | None = None,
@@ -51,7 +55,7 @@ def counts(
     Args:
         samples: integers 0..K-1 of any shape, N of them. Under jit, where values are unknown, a
             sample outside is not counted.
-        num_classes: K.
+        num_classes: K; None, where the samples are known, is the largest of them plus 1.
         weights: floating, >= 0, broadcast to the samples.
         where: bool, the samples to count, broadcast to the samples; the others may be out of range.
         axis_name: inside `jax.shard_map`, the mesh axis, or axes, over which the samples are split:
@@ -64,12 +68,13 @@ def counts(
     Raises:
         ValueError: for a concrete sample outside 0..K-1, a concrete weight that is negative or not
             finite, more than 2^31 - 1 samples (on a device), fewer than 1 class, an `axis_name`
-            outside of `shard_map`, or samples that are not split over it.
+            outside of `shard_map`, samples that are not split over it, or no `num_classes` where
+            samples are unknown or there are none.
         TypeError: for samples that are not integers or weights that are not floating.
 
     Example:
-        >>> print(counts(jnp.array([0, 2, 2, 1, 2]), 4))
-        [1 1 3 0]
+        >>> print(counts(jnp.array([0, 2, 2, 1, 2])), counts(jnp.array([0, 2, 2, 1, 2]), 4))
+        [1 1 3] [1 1 3 0]
         >>> print(counts(jnp.array([0, 2]), 3, weights=jnp.array([0.5, 2.0])))
         [0.5 0.  2. ]
         >>> from jax.sharding import Mesh, PartitionSpec as P
@@ -83,11 +88,17 @@ def counts(
         >>> print(count(jnp.array([0, 2, 2, 1, 2])))
         [1 1 3 0]
     """
-    k, samples = check_num_classes("num_classes", num_classes), native("samples", samples)
+    k = None
+    with naming_order("counts(samples, num_classes)", lambda: scalar_first(samples, num_classes)):
+        if num_classes is not None:
+            k = check_num_classes("num_classes", num_classes)
+    samples = parse_labels("samples", samples)
     if np.size(samples) > INT32_MAX:
         raise_value_error(
             "samples", f"at most {INT32_MAX} (stream_counts takes more)", np.size(samples)
         )
+    if k is None:
+        k = _known_num_classes(samples, where)
     plain = weights is None and where is None and axis_name is None
     if isinstance(samples, np.ndarray) and plain:
         return jnp.asarray(_host_counts("samples", samples, k), jnp.int32)
@@ -141,7 +152,7 @@ def stream_counts(batches: Iterable[ArrayLike], num_classes: SupportsIndex) -> n
     k = check_num_classes("num_classes", num_classes)
     total = np.zeros(k, np.int64)
     for batch in batches:
-        total += _host_counts("batches", np.asarray(native("batches", batch)), k)
+        total += _host_counts("batches", np.asarray(parse_labels("batches", batch)), k)
     return total
 
 
@@ -201,10 +212,37 @@ def with_others_of(counts: Array) -> ComparedCounts:
 with_others = in_float64(with_others_of)
 
 
+def parse_labels(name: str, labels: ArrayLike) -> Array | np.ndarray:
+    """Return integers, on the host or the device where they are."""
+    array = native(name, labels)
+    if not isinstance(array, jax.Array | np.ndarray):
+        array = np.asarray(array)
+    if not jnp.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"{name}: expected an integer dtype, got {array.dtype}{of_labels(array)}")
+    return array
+
+
+def ends(labels: Array | np.ndarray) -> tuple[int, int] | None:
+    """Return the least and the largest label, where there are some and they are known."""
+    if not labels.size:
+        return None
+    least, most = concrete(labels.min()), concrete(labels.max())
+    return None if least is None or most is None else (int(least), int(most))
+
+
+def _known_num_classes(samples: Array | np.ndarray, where: ArrayLike | None) -> int:
+    """Return the largest sample that is kept, plus 1."""
+    if where is not None and (keep := concrete(check_bool("where", where))) is not None:
+        samples = samples[np.broadcast_to(keep, samples.shape)]
+    found = ends(samples) if where is None or is_known(where) else None
+    if found is None:
+        why = "there are no samples" if not samples.size else "samples are unknown (under jit)"
+        raise_value_error("num_classes", f"an integer where {why}", None)
+    return max(found[1] + 1, 1)
+
+
 def _host_counts(name: str, samples: np.ndarray, k: int) -> np.ndarray:
     """int64 [K]; block by block, so that one read of the samples serves check and count."""
-    if not np.issubdtype(samples.dtype, np.integer):
-        raise TypeError(f"{name}: expected an integer dtype, got {samples.dtype}")
     samples = samples.ravel()
     total = np.zeros(k, np.int64)
     size = max(_HOST_BLOCK, 4 * k)  # every block also costs k additions

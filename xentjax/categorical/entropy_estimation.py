@@ -17,6 +17,8 @@ from xentjax.categorical._nsb import digamma_excess, entropy_moments
 from xentjax.categorical.counts import ComparedCounts, with_others
 from xentjax.information.units import Base, in_units_of, nats_per_unit
 
+_PMF = "; a pmf goes through entropy"
+
 
 class EntropyPosterior(NamedTuple):
     """Posterior of an entropy, given samples."""
@@ -83,7 +85,7 @@ def entropy_estimate(
     """
     check_choice("method", method, (*_METHODS, "nsb"))
     unit = nats_per_unit(base)
-    counts = parse_counts("counts", counts, whole=True)
+    counts = parse_counts("counts", counts, whole=True, hint=_PMF)
     if method == "nsb":
         return in_units_of(_posterior(with_others(counts)).mean, unit)
     return in_units_of(_estimate(counts, method=method), unit)
@@ -124,7 +126,7 @@ def nsb_entropy(counts: ArrayLike, *, base: Base = None) -> EntropyPosterior:
     Source: I. Nemenman, F. Shafee and W. Bialek, "Entropy and inference, revisited" (2002).
     """
     unit = nats_per_unit(base)
-    posterior = _posterior(with_others(parse_counts("counts", counts, whole=True)))
+    posterior = _posterior(with_others(parse_counts("counts", counts, whole=True, hint=_PMF)))
     return EntropyPosterior(*(in_units_of(moment, unit) for moment in posterior))
 
 

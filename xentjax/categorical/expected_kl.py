@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from xentjax._core.checks import check_index, raise_value_error
+from xentjax._core.checks import check_index, naming_order, raise_value_error, scalar_first
 from xentjax._core.dtypes import result_dtype
 from xentjax._core.multiply_no_nan import multiply_no_nan
 from xentjax._core.varying import explicit_spec, on_auto_axes
@@ -64,9 +64,10 @@ def expected_kl(p: ArrayLike, n: SupportsIndex, *, base: Base = None) -> Float[A
     information estimates" (1955).
     """
     unit = nats_per_unit(base)
-    pmf = parse_pmf_of_classes("p", p)
+    with naming_order("expected_kl(p, n)", lambda: scalar_first(p, n)):
+        pmf, size = parse_pmf_of_classes("p", p), check_index("n", n)
     pmf = pmf.astype(result_dtype(pmf))
-    size, most = check_index("n", n), 2 ** (jnp.finfo(pmf.dtype).nmant + 1)
+    most = 2 ** (jnp.finfo(pmf.dtype).nmant + 1)
     if not 1 <= size <= most:
         raise_value_error("n", f"an integer 1..{most}", repr(n))
     return in_units_of(_of_classes(pmf, size).sum(-1), unit)

@@ -7,12 +7,16 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from xentjax._core.checks import check_choice
+from xentjax._core.checks import check_choice, check_scalar
 from xentjax._core.dtypes import in_float64
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax.categorical._arguments import parse_table
+from xentjax.categorical._noncentral import noncentrality
 from xentjax.categorical._tails import chi_squared_survival
-from xentjax.information.pmf import mutual_information
+from xentjax.information.pmf import divergence_term, mutual_information
+
+_LEAST = 1e-12
+"""Halved X below which both ends of an interval are 0, for any alpha above 1e-6."""
 
 
 class IndependenceTest(NamedTuple):
@@ -34,6 +38,54 @@ class IndependenceTest(NamedTuple):
     mutual_information: Float[Array, "*batch"]
     """Mutual information of row and column in nats, corrected for its bias; below 0 where G is less
     than its mean under independence."""
+
+    def mutual_information_interval(self, alpha: ArrayLike = 0.05) -> Float[Array, "*batch 2"]:
+        """Confidence interval of level 1 - alpha for the mutual information, in nats.
+
+        All I for which G is in neither tail of alpha / 2 of its law, which is that of
+
+            G - d = s (X - d),    X noncentral chi-squared of d degrees, noncentrality 2 N I / s
+
+        s = 1 gives G its variance near independence, and s = v / (2 I), v the variance of
+        log(O_ij / E_ij) over the pairs, far from it, where the interval is I -+ z sqrt(v / N). Both
+        are estimated from the table with d + 2 pairs more in the ratios of the expected counts,
+        and s = (v + 3 d / N) / (2 I + 3 d / N), which few samples cannot take to 0. It begins
+        at 0 about where the G-test rejects nothing. Misses at alpha = 0.05, in percent of 100,000
+        tables of N = 50, 200 and 1000 pairs:
+
+            I          2 x 2 cells       3 x 4 cells       5 x 5 cells
+            0          5.8 5.0 5.1       7.3 5.5 5.0       8.2 6.1 5.2
+            2.5 / N    5.8 5.3 5.0       6.6 5.4 5.1       6.6 6.0 5.1
+            0.1        5.9 5.2 5.0       6.5 5.4 5.0       6.1 6.4 5.4
+            0.3        4.9 5.2 5.0       5.2 5.4 5.0       5.0 6.2 5.2
+            0.5        5.8 4.6 5.1       3.4 5.0 5.0       3.6 5.7 5.3
+
+        Those of I -+ z sqrt(v / N) are up to 15.5, and with s = 1 as few as 0.2.
+
+        Args:
+            alpha: probability of an interval that misses, in (0, 1).
+
+        Returns:
+            [..., 2], lower and upper end, from 0 to the logarithm of the lesser number of classes.
+
+        Raises:
+            ValueError: for an alpha outside (0, 1).
+            TypeError: for an alpha that is not a number.
+
+        Source: R. M. Fano, "Transmission of Information" (1961), and J. Hutter and M. Zaffalon,
+        "Distribution of mutual information from complete and incomplete data" (2005), for v;
+        M. G. Kendall and A. Stuart, "The Advanced Theory of Statistics", vol. 2 (1979), chapter 24,
+        for the noncentral law near independence.
+        """
+        alpha = check_scalar("alpha", alpha, "a number in (0, 1)", lambda value: 0 < value < 1)
+        dtype = self.mutual_information.dtype
+        return _interval(
+            self.mutual_information,
+            self.dof.astype(dtype),
+            self.expected,
+            self.residuals,
+            jnp.asarray(alpha, dtype),
+        )
 
 
 def independence_test(table: ArrayLike, *, statistic: str = "g") -> IndependenceTest:
@@ -119,6 +171,31 @@ def _independence(table: Array, *, statistic: str) -> IndependenceTest:
         cramers_v=jnp.where(square == 0, 0, jnp.sqrt(_or_one(square))) + defined,
         mutual_information=information - dof.astype(number.dtype) / (2 * number),
     )
+
+
+@in_float64
+def _interval(
+    information: Array, dof: Array, expected: Array, residuals: Array, alpha: Array
+) -> Array:
+    rows, columns = expected.sum(-1, keepdims=True), expected.sum(-2, keepdims=True)
+    n = rows.sum(-2, keepdims=True)
+    number, pseudo = n[..., 0, 0], dof + 2
+    # O / E - 1, with the pairs that are added.
+    share = (number / (number + pseudo))[..., None, None]
+    excess = share * residuals * jnp.sqrt((1 - rows / n) * (1 - columns / n) / _or_one(expected))
+    surprise = (1 + excess) * (log_ratio := jnp.log1p(excess))
+    spread = (expected / n * surprise * log_ratio).sum((-2, -1))
+    mean = (expected / n * divergence_term(1 + excess, jnp.ones_like(excess))).sum((-2, -1))
+    least = 3 * dof / number
+    scale = (spread - mean**2 + least) / (2 * mean + least)
+    half = jnp.maximum(dof, 1) / 2
+    x = jnp.maximum(number * information / scale + half, _LEAST)
+    masses = jnp.stack([alpha / 2, 1 - alpha / 2])
+    pair = jnp.broadcast_to(jnp.expand_dims(masses, range(1, x.ndim + 1)), (2, *x.shape))
+    y = noncentrality(*(jnp.broadcast_to(v[None], pair.shape) for v in (half, x)), pair)
+    ends = jnp.moveaxis((scale / number)[None] * y, 0, -1)
+    most = math.log(min(expected.shape[-2:]))
+    return jnp.minimum(ends, most) + nan_unless(dof > 0, ends.dtype)[..., None]
 
 
 def _or_one(x: Array) -> Array:

@@ -140,11 +140,9 @@ def _agresti_coull(counts: ComparedCounts, alpha: Array) -> _Ends:
 
 def _jeffreys(counts: ComparedCounts, alpha: Array) -> _Ends:
     own, others, n = counts
-    a, b = own + 0.5, others + 0.5
-    probability = jnp.broadcast_to(alpha / 2, n.shape)
     # The upper end is 1 minus the lower end of the other classes together.
-    lower = beta_quantile_odds(a, b, probability)
-    upper = beta_quantile_odds(b, a, probability)
+    pair = jnp.stack([own + 0.5, others + 0.5])
+    lower, upper = beta_quantile_odds(pair, pair[::-1], jnp.broadcast_to(alpha / 2, pair.shape))
     return (
         jnp.where(own == 0, jnp.zeros_like(n), lower / (1 + lower)),
         jnp.where(others == 0, jnp.ones_like(n), 1 / (1 + upper)),

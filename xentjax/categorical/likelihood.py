@@ -9,6 +9,7 @@ from jax.scipy.special import digamma
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from xentjax._core.checks import check_key, is_key, naming_order, scalar_first
 from xentjax._core.dtypes import in_float64, result_dtype
 from xentjax._core.multiply_no_nan import multiply_no_nan
 from xentjax._core.varying import explicit_spec, on_auto_axes
@@ -139,10 +140,16 @@ def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]
         [[ 1. -1.]
          [-1.  1.]]
     """
-    q = parse_pmf_of_classes("q", q)
+    with naming_order("fisher_information(q, n)", lambda: scalar_first(q, n)):
+        q = parse_pmf_of_classes("q", q)
     size = parse_sample_sizes("n", n, q.shape[:-1])
     batch = jnp.broadcast_shapes(q.shape[:-1], size.shape)
     q = q.astype(result_dtype(q))
+    return _fisher_information(q, size, batch)
+
+
+@partial(jax.jit, static_argnums=2)
+def _fisher_information(q: Array, size: Array, batch: tuple[int, ...]) -> Array:
     size = jnp.broadcast_to(size.astype(q.dtype), batch)[..., None, None]
     q = jnp.broadcast_to(q, (*batch, q.shape[-1]))
     unit = jnp.expand_dims(jnp.eye(q.shape[-1], dtype=q.dtype), range(len(batch)))
@@ -166,13 +173,16 @@ def sample(key: PRNGKeyArray, q: ArrayLike, shape: tuple[int, ...] = ()) -> Int[
 
     Raises:
         ValueError: for a concrete q that is not a pmf, or a shape with a negative size.
-        TypeError: for q that is not floating, or a shape that is not a tuple of integers.
+        TypeError: for a key that is none, q that is not floating, or a shape that is not a tuple of
+            integers.
 
     Example:
         >>> print(sample(jax.random.key(0), jnp.array([0.0, 1.0]), (3,)))
         [1 1 1]
     """
-    q = parse_pmf_of_classes("q", q)
+    with naming_order("sample(key, q, shape)", lambda: is_key(q) and not is_key(key)):
+        check_key("key", key)
+        q = parse_pmf_of_classes("q", q)
     check_shape("shape", shape)
     q = q.astype(result_dtype(q))
     with jax.enable_x64(True):

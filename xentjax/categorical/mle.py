@@ -122,7 +122,8 @@ def fit_categorical(
         2
     """
     if not isinstance(solver, Solver | optax.GradientTransformation):
-        check_choice("solver", solver, ("closed_form", *_SOLVERS))
+        hint = "; an optax optimizer is passed itself, such as optax.adam(0.1)"
+        check_choice("solver", solver, ("closed_form", *_SOLVERS), hint=hint)
     check_num_steps("max_steps", max_steps)
     if tol is not None:
         tol = check_scalar("tol", tol, "a number >= 0", lambda value: value >= 0)

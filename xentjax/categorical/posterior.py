@@ -10,7 +10,16 @@ from jax.scipy.special import digamma
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from xentjax._core.checks import broadcasts, check_choice, check_scalar, raise_value_error
+from xentjax._core.checks import (
+    broadcasts,
+    check_choice,
+    check_key,
+    check_scalar,
+    is_key,
+    naming_order,
+    raise_value_error,
+    scalar_first,
+)
 from xentjax._core.dtypes import in_float64
 from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
 from xentjax._core.varying import explicit_spec, on_auto_axes, sharded_alike
@@ -85,8 +94,8 @@ class DirichletPosterior(NamedTuple):
         """
         check_choice("kind", kind, ("equal_tailed", "highest_density"))
         alpha = check_scalar("alpha", alpha, "a number in (0, 1)", lambda value: 0 < value < 1)
-        a, level = sharded_alike(self.concentration, jnp.full_like(self.concentration, alpha))
-        return _shortest(a, level) if kind == "highest_density" else _equal_tailed(a, level)
+        intervals = _shortest if kind == "highest_density" else _equal_tailed
+        return intervals(self.concentration, jnp.asarray(alpha, self.concentration.dtype))
 
     def sample(
         self, key: PRNGKeyArray, shape: tuple[int, ...] = ()
@@ -102,9 +111,11 @@ class DirichletPosterior(NamedTuple):
 
         Raises:
             ValueError: for a shape with a negative size.
-            TypeError: for a shape that is not a tuple of integers.
+            TypeError: for a key that is none, or a shape that is not a tuple of integers.
         """
-        check_shape("shape", shape)
+        with naming_order("sample(key, shape)", lambda: is_key(shape)):
+            check_key("key", key)
+            check_shape("shape", shape)
         return _sample(key, self.concentration, shape)
 
     def expected_entropy(self, *, base: Base = None) -> Float[Array, "..."]:
@@ -184,8 +195,8 @@ def dirichlet_posterior(counts: ArrayLike, prior: ArrayLike = 1.0) -> DirichletP
 
     Source: A. Gelman et al., "Bayesian Data Analysis", 3rd ed. (2013), section 3.4.
     """
-    counts = parse_counts("counts", counts)
-    return DirichletPosterior(_posterior(counts, parse_prior("prior", prior, counts)))
+    call = "dirichlet_posterior(counts, prior)"
+    return DirichletPosterior(_posterior(*_parse(call, counts, prior)))
 
 
 def log_evidence(counts: ArrayLike, prior: ArrayLike) -> Float[Array, "..."]:
@@ -221,8 +232,13 @@ def log_evidence(counts: ArrayLike, prior: ArrayLike) -> Float[Array, "..."]:
     Source: J. E. Mosimann, "On the compound multinomial distribution" (1962); C. Loader, "Fast and
     accurate computation of binomial probabilities" (2000).
     """
-    counts = parse_counts("counts", counts)
-    return _log_evidence(*sharded_alike(counts, parse_prior("prior", prior, counts)))
+    return _log_evidence(*sharded_alike(*_parse("log_evidence(counts, prior)", counts, prior)))
+
+
+def _parse(call: str, counts: ArrayLike, prior: ArrayLike) -> tuple[Array, Array]:
+    with naming_order(call, lambda: scalar_first(counts, prior)):
+        parsed = parse_counts("counts", counts)
+    return parsed, parse_prior("prior", prior, parsed)
 
 
 @in_float64
@@ -258,6 +274,7 @@ def _covariance(a: Array) -> Array:
 @in_float64
 def _equal_tailed(a: Array, alpha: Array) -> Array:
     own, others, _ = with_others_of(a)
+    _, alpha = sharded_alike(a, jnp.full_like(a, alpha))
     # The upper end is 1 minus the lower end of the other classes together.
     pair = jnp.stack([own, others])
     alone = others == 0
@@ -280,15 +297,55 @@ def _(_primals, _tangents):
 @in_float64
 def _highest_density(a: Array, alpha: Array) -> Array:
     own, others, _ = with_others_of(a)
+    _, alpha = sharded_alike(a, jnp.full_like(a, alpha))
     return on_auto_axes(highest_density, explicit_spec(a)[:-1])(own, others, alpha)
 
 
 @partial(jax.jit, static_argnames="shape")
 def _sample(key: PRNGKeyArray, a: Array, shape: tuple[int, ...]) -> Array:
     def draw(key: PRNGKeyArray, a: Array) -> Array:
-        return jax.random.dirichlet(key, a, (*shape, *a.shape[:-1]), a.dtype)
+        return jax.nn.softmax(_log_gamma(key, jnp.broadcast_to(a, (*shape, *a.shape))))
 
     return on_auto_axes(draw, (*(None for _ in shape), *explicit_spec(a)[:-1]))(key, a)
+
+
+@jax.custom_jvp
+def _log_gamma(key: PRNGKeyArray, a: Array) -> Array:
+    """Logarithms of gamma variables of the shapes `a`, each drawn until it is accepted.
+
+    All are drawn at once: `jax.random.loggamma` loops for each by itself, which compiles for longer
+    than it runs. Those of a shape below 1 are U^(1 / a) times ones of the shape a + 1.
+
+    Source: G. Marsaglia and W. W. Tsang, "A simple method for generating gamma variables" (2000).
+    """
+    small = a < 1
+    d = jnp.where(small, a + 1, a) - 1 / 3
+    of_loop, of_small = jax.random.split(key)
+
+    def attempt(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        step, log_v, drawn = state
+        keys = jax.random.split(jax.random.fold_in(of_loop, step))
+        x = jax.random.normal(keys[0], a.shape, a.dtype)
+        root = 1 + x / jnp.sqrt(9 * d)
+        new = 3 * jnp.log(jnp.maximum(root, jnp.finfo(a.dtype).tiny))
+        limit = x**2 / 2 + d * (1 - root**3 + new)
+        accepted = (root > 0) & (-jax.random.exponential(keys[1], a.shape, a.dtype) < limit)
+        return step + 1, jnp.where(drawn, log_v, new), drawn | accepted
+
+    start = jnp.zeros((), jnp.int32), jnp.zeros_like(a), jnp.isnan(a)
+    log_v = jax.lax.while_loop(lambda state: ~state[2].all(), attempt, start)[1]
+    log_u = -jax.random.exponential(of_small, a.shape, a.dtype)
+    return jnp.log(d) + log_v + jnp.where(small, log_u / a, 0)
+
+
+@_log_gamma.defjvp
+def _(primals, tangents):
+    """Move each variable so that its rank stays: minus d P(X < x) / da over the density."""
+    key, a = primals
+    log_x = _log_gamma(key, a)
+    x = jnp.maximum(jnp.exp(log_x), float(jnp.finfo(a.dtype).tiny))
+    slope = jax.lax.random_gamma_grad(a, x)  # pyright: ignore[reportCallIssue] (no dtype needed)
+    return log_x, slope / x * tangents[1]
 
 
 @in_float64

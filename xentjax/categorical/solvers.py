@@ -22,7 +22,7 @@ instead of probabilities: (diag q - q q^T)(p / q) = p - q.
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -95,7 +95,8 @@ def solve(counts: ArrayLike, solver: Solver, num_steps: int) -> Trajectory:
         [ True  True  True]
     """
     if not isinstance(solver, Solver):
-        raise TypeError(f"solver: expected a Solver, got {type(solver).__name__}")
+        kind = type(solver).__name__
+        raise TypeError(f"solver: expected a Solver, such as newton(), got {kind}")
     check_num_steps("num_steps", num_steps)
     counts = parse_counts("counts", counts, some=True)
     return _run_rows(shares(counts), solver=solver, num_steps=num_steps)
@@ -185,7 +186,11 @@ def natural_gradient(step_size: float | int = 1.0) -> Solver:
 
     Source: S. Amari, "Natural gradient works efficiently in learning" (1998).
     """
-    eta = _check_step_size(step_size)
+    return _natural_gradient(_check_step_size(step_size))
+
+
+@cache  # of one step size they are one solver, which is compiled once
+def _natural_gradient(eta: float) -> Solver:
     return Solver(_uniform, lambda p, q: (1 - eta) * q + eta * p, lambda q: q)
 
 
@@ -217,8 +222,11 @@ def exponentiated_gradient(step_size: float | int = 1.0) -> Solver:
     methods for convex optimization" (2003); the bound is F. Bach, "Self-concordant analysis for
     logistic regression" (2010), proposition 1.
     """
-    eta = _check_step_size(step_size)
+    return _exponentiated_gradient(_check_step_size(step_size))
 
+
+@cache
+def _exponentiated_gradient(eta: float) -> Solver:
     def step(p: Array, q: Array) -> Array:
         ratio = times_power(p, q, -1)
 

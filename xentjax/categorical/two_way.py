@@ -9,10 +9,16 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int
 
-from xentjax._core.checks import concrete, in_one_line, native, raise_value_error
+from xentjax._core.checks import in_one_line, raise_value_error
 from xentjax._core.dtypes import to_signed
 from xentjax._core.varying import sharded_alike
-from xentjax.categorical.counts import INT32_MAX, check_num_classes, count_indices
+from xentjax.categorical.counts import (
+    INT32_MAX,
+    check_num_classes,
+    count_indices,
+    ends,
+    parse_labels,
+)
 
 _HOST_BLOCK = 2**16
 
@@ -48,7 +54,7 @@ def crosstab(
         [[0 0 2]
          [2 1 0]]
     """
-    columns = _column("a", a), _column("b", b)
+    columns = parse_labels("a", a), parse_labels("b", b)
     if columns[0].shape != columns[1].shape:
         raise_value_error("b", f"the shape of a, {columns[0].shape}", columns[1].shape)
     if np.size(columns[0]) > INT32_MAX:
@@ -130,38 +136,20 @@ def _check_none_missing(name: str, missing: np.ndarray) -> None:
         raise_value_error(name, "no missing label", f"{missing.sum()}, the first at {where}")
 
 
-def _column(name: str, labels: ArrayLike) -> Array | np.ndarray:
-    column = native(name, labels)
-    if not isinstance(column, jax.Array | np.ndarray):
-        column = np.asarray(column)
-    if not jnp.issubdtype(column.dtype, np.integer):
-        hint = " (encode makes integers of labels)" if column.dtype.kind in "UT" else ""
-        raise TypeError(f"{name}: expected an integer dtype, got {column.dtype}{hint}")
-    return column
-
-
 def _number_of_classes(i: int, column: Array | np.ndarray, size: SupportsIndex | None) -> int:
     """Return the number of classes of a column whose labels are checked where they are known."""
     k = None if size is None else check_num_classes(f"num_classes[{i}]", size)
-    ends = _ends(column)
-    if ends is None:
+    found = ends(column)
+    if found is None:
         if k is None:
             why = "labels are unknown (under jit)" if column.size else "there are no labels"
             raise_value_error("num_classes", f"two integers where {why}", None)
         return k
-    least, most = ends
+    least, most = found
     k = max(most + 1, 1) if k is None else k
     if least < 0 or most >= k:
         raise_value_error("ab"[i], f"integers 0..{k - 1}", least if least < 0 else most)
     return k
-
-
-def _ends(column: Array | np.ndarray) -> tuple[int, int] | None:
-    """Return the least and the largest label, where there are some and they are known."""
-    if not column.size:
-        return None
-    least, most = concrete(column.min()), concrete(column.max())
-    return None if least is None or most is None else (int(least), int(most))
 
 
 def _host_table(a: np.ndarray, b: np.ndarray, r: int, c: int) -> np.ndarray:

@@ -33,6 +33,7 @@ from xentjax.information import log_pmf, pmf
 # So few numbers NumPy adds before a program could be dispatched.
 _FEW = 2**14
 _COUNTS = "; counts go through empirical_pmf, or entropy_estimate"
+_TABLE = _COUNTS + "; a table through independence_test"
 
 
 def outcomes_last(
@@ -123,7 +124,8 @@ def _check_arrays(
     Where `where` leaves an outcome out, p = 0.
     """
     check_choice("form", form, ("pmf", "log_pmf", "logits"))
-    checked = {name: check_floating(name, array, hint=_COUNTS) for name, array in arrays.items()}
+    hint = _COUNTS if axis_name == "axis" else _TABLE
+    checked = {name: check_floating(name, array, hint=hint) for name, array in arrays.items()}
     shape: tuple[int, ...] = ()
     for name, array in checked.items():
         try:
@@ -151,7 +153,7 @@ def _check_arrays(
             for name, array in checked.items()
         }
         tolerance = max(argument.atol for argument in pmfs.values())
-    end_check = _start_check(pmfs, keep, axes, shape, form)
+    end_check = _start_check(pmfs, keep, axes, shape, form, hint)
 
     dtype = compute_dtype(*(array.dtype for array in checked.values()))
     result = [jnp.broadcast_to(array.astype(dtype), shape) for array in checked.values()]
@@ -250,7 +252,9 @@ def _check_sum(
     if form == "log_pmf":
         name = f"exp({name})"
     if not p.min(initial=0) >= 0:
-        raise_value_error(name, "probabilities >= 0", p[~(p >= 0)][0])
+        bad = p[~(p >= 0)][0]
+        hint = "; of a log pmf or logits: its exp or softmax" if form == "pmf" and bad < 0 else ""
+        raise_value_error(name, "probabilities >= 0", f"{bad}{hint}")
     sums = p.sum(axes, dtype=np.float64)
     wrong = ~(np.abs(sums - 1) <= argument.atol) & (True if mask is None else mask.any(axes))
     if wrong.any():
