@@ -38,7 +38,7 @@ copybutton_prompt_is_regexp = True
 # Links to the pages of others need the network: `sphinx-build -t offline` goes without.
 intersphinx_mapping = (
     {}
-    if tags.has("offline")  # noqa: F821 # defined by Sphinx  # pyright: ignore[reportUndefinedVariable]
+    if tags.has("offline")  # defined by Sphinx  # pyright: ignore[reportUndefinedVariable]
     else {
         "python": ("https://docs.python.org/3", None),
         "numpy": ("https://numpy.org/doc/stable", None),

@@ -3,8 +3,8 @@
 from typing import Any
 
 from jax import lax
-from jax.typing import ArrayLike
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import in_one_line, raise_value_error
 from xentjax._core.varying import varying_axes
 

@@ -10,7 +10,8 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+
+from xentjax._core.array_like import ArrayLike
 
 
 def raise_value_error(name: str, expected: str, got: object) -> NoReturn:

@@ -8,8 +8,10 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 from jaxtyping import Array
+
+from xentjax._core.array_like import ArrayLike
 
 
 def compute_dtype(*dtypes: DTypeLike) -> DTypeLike:

@@ -1,9 +1,9 @@
 """Class indices in arrays of any integer dtype, checked where they are known."""
 
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import check_integer, concrete, native, raise_value_error, to_jax
 from xentjax._core.dtypes import narrow_int64, to_signed
 

@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 import jax
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from jax.typing import ArrayLike
 from jaxtyping import Array
+
+from xentjax._core.array_like import ArrayLike
 
 T = TypeVar("T")
 

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import (
     check_bool,
     check_floating,

@@ -5,9 +5,9 @@ from typing import NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import check_choice, check_flag, check_index, raise_value_error
 from xentjax._core.largest import largest
 from xentjax._core.multiply_no_nan import nan_unless
@@ -89,11 +89,13 @@ def expected_calibration_error(
         TypeError: for arrays of the wrong dtype.
 
     Example:
+        >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> probs = jnp.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]])
         >>> labels = jnp.array([0, 1, 1, 1])
-        >>> print(f"{expected_calibration_error(probs, labels, num_bins=4):.3f}")
+        >>> print(f"{xentjax.expected_calibration_error(probs, labels, num_bins=4):.3f}")
         0.350
-        >>> print(f"{expected_calibration_error(probs, labels, norm='max'):.3f}")
+        >>> print(f"{xentjax.expected_calibration_error(probs, labels, norm='max'):.3f}")
         0.800
 
     Source: C. Guo et al., "On calibration of modern neural networks" (2017); the debiased
@@ -135,9 +137,11 @@ def classwise_calibration_error(
     Args, Returns and Raises are those of `expected_calibration_error`.
 
     Example:
+        >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> probs = jnp.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]])
         >>> labels = jnp.array([0, 1, 1, 1])
-        >>> print(f"{classwise_calibration_error(probs, labels, num_bins=2):.3f}")
+        >>> print(f"{xentjax.classwise_calibration_error(probs, labels, num_bins=2):.3f}")
         0.350
 
     Source: M. Kull et al., "Beyond temperature scaling" (2019), arXiv:1910.12656; J. Nixon et al.,
@@ -179,8 +183,10 @@ def reliability_curve(
         TypeError: for arrays of the wrong dtype.
 
     Example:
+        >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> probs = jnp.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]])
-        >>> curve = reliability_curve(probs, jnp.array([0, 1, 1, 1]), num_bins=4)
+        >>> curve = xentjax.reliability_curve(probs, jnp.array([0, 1, 1, 1]), num_bins=4)
         >>> print(curve.edges, curve.counts)
         [0.   0.25 0.5  0.75 1.  ] [0 0 2 2]
         >>> print(curve.confidence, curve.accuracy)

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax._core.sums import accurate_sum
 from xentjax._core.varying import on_auto_axes
@@ -58,8 +58,10 @@ def risk_coverage(
         TypeError: for arrays of the wrong dtype.
 
     Example:
+        >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> probs = jnp.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.6, 0.4]])
-        >>> curve = risk_coverage(probs, jnp.array([0, 0, 1, 0]))
+        >>> curve = xentjax.risk_coverage(probs, jnp.array([0, 0, 1, 0]))
         >>> print(curve.coverage, curve.risk.round(3))
         [0.25 0.5  0.75 1.  ] [0.    0.5   0.333 0.25 ]
         >>> print(f"{curve.aurc:.4f} {curve.excess_aurc:.4f}")

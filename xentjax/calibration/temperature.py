@@ -7,9 +7,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import concrete
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax._core.sums import accurate_sum
@@ -74,8 +74,11 @@ def fit_temperature(
         TypeError: for arrays of the wrong dtype.
 
     Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> logits = jnp.array([[4.0, 0.0], [4.0, 0.0], [4.0, 0.0], [4.0, 0.0]])
-        >>> fit = fit_temperature(logits, jnp.array([0, 0, 0, 1]))  # right in 3 of 4 rows
+        >>> fit = xentjax.fit_temperature(logits, jnp.array([0, 0, 0, 1]))  # right in 3 of 4 rows
         >>> print(f"{fit.temperature:.4f}", fit.converged)
         3.6410 True
         >>> print(jax.nn.softmax(logits[0] / fit.temperature).round(4))

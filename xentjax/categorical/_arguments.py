@@ -5,9 +5,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import (
     check_array,
     check_floating,

@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.dtypes import in_float64
 from xentjax._core.largest import largest
 from xentjax.categorical._arguments import parse_pmf_and_counts
@@ -62,8 +62,10 @@ def kkt_certificate(q: ArrayLike, counts: ArrayLike) -> KKTCertificate:
         TypeError: for q that is not floating or counts that are not numbers.
 
     Example:
+        >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> counts = jnp.array([2, 2, 0])
-        >>> certificate = kkt_certificate(jnp.array([0.5, 0.5, 0.0]), counts)
+        >>> certificate = xentjax.kkt_certificate(jnp.array([0.5, 0.5, 0.0]), counts)
         >>> print(certificate.multiplier, certificate.inequality_multipliers)
         4.0 [0. 0. 4.]
         >>> print(certificate.duality_gap)

@@ -7,9 +7,9 @@ from typing import NamedTuple, SupportsIndex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.axis_name import AxisName, check_split, parse_axis_name
 from xentjax._core.checks import (
     check_bool,
@@ -73,14 +73,19 @@ def counts(
         TypeError: for samples that are not integers or weights that are not floating.
 
     Example:
-        >>> print(counts(jnp.array([0, 2, 2, 1, 2])), counts(jnp.array([0, 2, 2, 1, 2]), 4))
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> import xentjax
+        >>> rolls = jnp.array([0, 2, 2, 1, 2])
+        >>> print(xentjax.counts(rolls), xentjax.counts(rolls, 4))
         [1 1 3] [1 1 3 0]
-        >>> print(counts(jnp.array([0, 2]), 3, weights=jnp.array([0.5, 2.0])))
+        >>> print(xentjax.counts(jnp.array([0, 2]), 3, weights=jnp.array([0.5, 2.0])))
         [0.5 0.  2. ]
         >>> from jax.sharding import Mesh, PartitionSpec as P
         >>> mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
         >>> count = jax.shard_map(
-        ...     lambda x: counts(x, 4, axis_name="data"),
+        ...     lambda x: xentjax.counts(x, 4, axis_name="data"),
         ...     mesh=mesh,
         ...     in_specs=P("data"),
         ...     out_specs=P(),
@@ -146,7 +151,9 @@ def stream_counts(batches: Iterable[ArrayLike], num_classes: SupportsIndex) -> n
         TypeError: for a batch that is not an array of integers.
 
     Example:
-        >>> stream_counts((np.arange(n) % 3 for n in (4, 5)), 3)
+        >>> import numpy as np
+        >>> import xentjax
+        >>> xentjax.stream_counts((np.arange(n) % 3 for n in (4, 5)), 3)
         array([4, 3, 2])
     """
     k = check_num_classes("num_classes", num_classes)
@@ -172,7 +179,9 @@ def empirical_pmf(counts: ArrayLike) -> Float[Array, "*batch k"]:
         ValueError: for concrete counts that are negative, not finite or all 0, or for 0 classes.
 
     Example:
-        >>> print(empirical_pmf(jnp.array([1, 1, 2])))
+        >>> import jax.numpy as jnp
+        >>> import xentjax
+        >>> print(xentjax.empirical_pmf(jnp.array([1, 1, 2])))
         [0.25 0.25 0.5 ]
     """
     return shares(parse_counts("counts", counts, some=True))

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import concrete, raise_value_error
 from xentjax._core.dtypes import in_float64
 from xentjax._core.multiply_no_nan import nan_unless
@@ -93,8 +93,11 @@ def fit_dirichlet(counts: ArrayLike) -> DirichletFit:
         TypeError: for counts that are not numbers, or a derivative.
 
     Example:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> import xentjax
         >>> counts = jnp.array([[8, 1, 1], [2, 7, 1], [5, 4, 1], [9, 1, 0], [3, 3, 4]])
-        >>> fit = fit_dirichlet(counts)
+        >>> fit = xentjax.fit_dirichlet(counts)
         >>> print(np.asarray(fit.concentration).round(2), np.asarray(fit.standard_errors).round(2))
         [4.3  2.58 1.25] [3.82 2.27 1.07]
         >>> print(fit.converged, fit.steps)

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import check_choice
 from xentjax._core.dtypes import in_float64
 from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
@@ -70,9 +70,11 @@ def entropy_estimate(
         TypeError: for counts that are not numbers.
 
     Example:
+        >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> counts = jnp.array([4, 2, 3, 0, 2, 4, 0, 0, 2, 1, 1])
         >>> for method in ("plug_in", "miller_madow", "nsb"):
-        ...     print(f"{entropy_estimate(counts, method=method, base='bits'):.4f}")
+        ...     print(f"{xentjax.entropy_estimate(counts, method=method, base='bits'):.4f}")
         2.8398
         3.1055
         3.1563
@@ -119,7 +121,9 @@ def nsb_entropy(counts: ArrayLike, *, base: Base = None) -> EntropyPosterior:
         TypeError: for counts that are not numbers.
 
     Example:
-        >>> posterior = nsb_entropy(jnp.array([4, 2, 3, 0, 2, 4, 0, 0, 2, 1, 1]))
+        >>> import jax.numpy as jnp
+        >>> import xentjax
+        >>> posterior = xentjax.nsb_entropy(jnp.array([4, 2, 3, 0, 2, 4, 0, 0, 2, 1, 1]))
         >>> print(f"{posterior.mean:.3f} +- {posterior.standard_deviation:.3f} nats")
         2.188 +- 0.141 nats
 

@@ -5,9 +5,9 @@ from typing import SupportsIndex
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import check_index, naming_order, raise_value_error, scalar_first
 from xentjax._core.dtypes import result_dtype
 from xentjax._core.multiply_no_nan import multiply_no_nan
@@ -56,8 +56,10 @@ def expected_kl(p: ArrayLike, n: SupportsIndex, *, base: Base = None) -> Float[A
         TypeError: for p that is not floating or n that is not an integer.
 
     Example:
+        >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> p = jnp.array([0.5, 0.25, 0.25])
-        >>> print(f"{expected_kl(p, 100):.5f}, in the limit of many samples {2 / 200:.5f}")
+        >>> print(f"{xentjax.expected_kl(p, 100):.5f}, in the limit of many samples {2 / 200:.5f}")
         0.01008, in the limit of many samples 0.01000
 
     Source: the identity with the bias of the entropy is that of G. A. Miller, "Note on the bias of

@@ -4,9 +4,9 @@ import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import check_choice, check_scalar
 from xentjax._core.dtypes import in_float64
 from xentjax._core.multiply_no_nan import nan_unless
@@ -127,7 +127,9 @@ def independence_test(table: ArrayLike, *, statistic: str = "g") -> Independence
         TypeError: for counts that are not numbers.
 
     Example:
-        >>> result = independence_test(jnp.array([[20, 30, 10], [25, 15, 20]]))
+        >>> import jax.numpy as jnp
+        >>> import xentjax
+        >>> result = xentjax.independence_test(jnp.array([[20, 30, 10], [25, 15, 20]]))
         >>> print(result.statistic.round(4), result.p_value.round(5), result.dof)
         9.0517 0.01083 2
         >>> print(result.cramers_v.round(4), result.residuals[0].round(2))

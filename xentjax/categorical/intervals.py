@@ -6,9 +6,9 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtri
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import (
     check_choice,
     check_scalar,
@@ -72,8 +72,10 @@ def confidence_intervals(
             whose h is a whole number.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> import numpy as np
-        >>> print(np.asarray(confidence_intervals(jnp.array([23, 12, 44]))).round(3))
+        >>> import xentjax
+        >>> print(np.asarray(xentjax.confidence_intervals(jnp.array([23, 12, 44]))).round(3))
         [[0.186 0.424]
          [0.079 0.272]
          [0.424 0.682]]

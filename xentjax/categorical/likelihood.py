@@ -6,9 +6,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import digamma
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import check_key, is_key, naming_order, scalar_first
 from xentjax._core.dtypes import in_float64, result_dtype
 from xentjax._core.multiply_no_nan import multiply_no_nan
@@ -52,7 +52,10 @@ def log_likelihood(q: ArrayLike, counts: ArrayLike, *, base: Base = None) -> Flo
         TypeError: for q that is not floating or counts that are not numbers.
 
     Example:
-        >>> print(log_likelihood(jnp.array([0.5, 0.25, 0.25]), jnp.array([2, 1, 0]), base="bits"))
+        >>> import jax.numpy as jnp
+        >>> import xentjax
+        >>> q, counts = jnp.array([0.5, 0.25, 0.25]), jnp.array([2, 1, 0])
+        >>> print(xentjax.log_likelihood(q, counts, base="bits"))
         -4.0
     """
     call = "log_likelihood(q, counts)"
@@ -81,8 +84,10 @@ def multinomial_log_likelihood(q: ArrayLike, counts: ArrayLike) -> Float[Array, 
         TypeError: for q that is not floating or counts that are not numbers.
 
     Example:
-        >>> heads_and_tails = multinomial_log_likelihood(jnp.array([0.5, 0.5]), jnp.array([1, 1]))
-        >>> print(f"{jnp.exp(heads_and_tails):.3f}")
+        >>> import jax.numpy as jnp
+        >>> import xentjax
+        >>> q, heads_and_tails = jnp.array([0.5, 0.5]), jnp.array([1, 1])
+        >>> print(f"{jnp.exp(xentjax.multinomial_log_likelihood(q, heads_and_tails)):.3f}")
         0.500
 
     Source: C. Loader, "Fast and accurate computation of binomial probabilities" (2000).
@@ -109,7 +114,9 @@ def score(q: ArrayLike, counts: ArrayLike) -> Float[Array, "..."]:
         TypeError: for q that is not floating or counts that are not numbers.
 
     Example:
-        >>> print(score(jnp.array([0.5, 0.5]), jnp.array([3, 1])))
+        >>> import jax.numpy as jnp
+        >>> import xentjax
+        >>> print(xentjax.score(jnp.array([0.5, 0.5]), jnp.array([3, 1])))
         [ 1. -1.]
     """
     return _score(*parse_pmf_and_counts("score(q, counts)", q, counts))
@@ -136,7 +143,9 @@ def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]
         TypeError: for q that is not floating, or n that is not a number.
 
     Example:
-        >>> print(fisher_information(jnp.array([0.5, 0.5]), 4))
+        >>> import jax.numpy as jnp
+        >>> import xentjax
+        >>> print(xentjax.fisher_information(jnp.array([0.5, 0.5]), 4))
         [[ 1. -1.]
          [-1.  1.]]
     """
@@ -177,7 +186,10 @@ def sample(key: PRNGKeyArray, q: ArrayLike, shape: tuple[int, ...] = ()) -> Int[
             integers.
 
     Example:
-        >>> print(sample(jax.random.key(0), jnp.array([0.0, 1.0]), (3,)))
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import xentjax
+        >>> print(xentjax.sample(jax.random.key(0), jnp.array([0.0, 1.0]), (3,)))
         [1 1 1]
     """
     with naming_order("sample(key, q, shape)", lambda: is_key(q) and not is_key(key)):

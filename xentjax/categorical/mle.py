@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.custom_derivatives import SymbolicZero
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import (
     check_choice,
     check_num_steps,
@@ -112,13 +113,16 @@ def fit_categorical(
             integer.
 
     Example:
-        >>> fit = fit_categorical(jnp.array([2, 1, 1]))
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> import xentjax
+        >>> fit = xentjax.fit_categorical(jnp.array([2, 1, 1]))
         >>> print(fit.pmf, fit.log_likelihood)
         [0.5  0.25 0.25] -4.158883
-        >>> fit_by_descent = fit_categorical(jnp.array([2, 1, 1]), solver=optax.sgd(1.0))
+        >>> fit_by_descent = xentjax.fit_categorical(jnp.array([2, 1, 1]), solver=optax.sgd(1.0))
         >>> print(fit_by_descent.converged, fit_by_descent.history[-1] < 1e-6)
         True True
-        >>> print(fit_categorical(jnp.array([2, 1, 1]), solver="newton").steps)
+        >>> print(xentjax.fit_categorical(jnp.array([2, 1, 1]), solver="newton").steps)
         2
     """
     if not isinstance(solver, Solver | optax.GradientTransformation):

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import (
     check_choice,
     check_num_steps,
@@ -91,7 +91,9 @@ def multinomial_test(
             integer, a key that is none, or arguments that are traced.
 
     Example:
-        >>> result = multinomial_test(jnp.array([7, 2, 1]), jnp.full(3, 1 / 3))
+        >>> import jax.numpy as jnp
+        >>> import xentjax
+        >>> result = xentjax.multinomial_test(jnp.array([7, 2, 1]), jnp.full(3, 1 / 3))
         >>> print(result.p_value.round(5), result.standard_error)
         0.09313 0.0
 

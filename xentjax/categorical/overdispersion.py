@@ -1,9 +1,9 @@
 """Test of whether many dice vary more than one pmf for all of them allows."""
 
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.dtypes import in_float64
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax.categorical._arguments import without_derivative
@@ -52,8 +52,10 @@ def overdispersion_test(counts: ArrayLike) -> TestResult:
         TypeError: for counts that are not numbers, or a derivative.
 
     Example:
+        >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> counts = jnp.array([[8, 1, 1], [2, 7, 1], [5, 4, 1], [9, 1, 0], [3, 3, 4]])
-        >>> result = overdispersion_test(counts)
+        >>> result = xentjax.overdispersion_test(counts)
         >>> print(result.statistic.round(2), result.p_value.round(4), result.dof.round(2))
         23.91 0.005 9.2
 

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import digamma
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import (
     broadcasts,
     check_choice,
@@ -187,7 +187,10 @@ def dirichlet_posterior(counts: ArrayLike, prior: ArrayLike = 1.0) -> DirichletP
         TypeError: for counts or a prior that are not numbers.
 
     Example:
-        >>> posterior = dirichlet_posterior(jnp.array([7, 2, 0]))
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> import xentjax
+        >>> posterior = xentjax.dirichlet_posterior(jnp.array([7, 2, 0]))
         >>> print(np.asarray(posterior.mean).round(3), np.asarray(posterior.sd).round(3))
         [0.667 0.25  0.083] [0.131 0.12  0.077]
         >>> print(posterior.credible_intervals(kind="highest_density").round(3)[2])
@@ -226,7 +229,10 @@ def log_evidence(counts: ArrayLike, prior: ArrayLike) -> Float[Array, "..."]:
         TypeError: for counts or a prior that are not numbers.
 
     Example:
-        >>> print(f"{jnp.exp(log_evidence(jnp.array([2, 0, 1]), 1.0)):.3f}, one of 10 alike")
+        >>> import jax.numpy as jnp
+        >>> import xentjax
+        >>> evidence = xentjax.log_evidence(jnp.array([2, 0, 1]), 1.0)
+        >>> print(f"{jnp.exp(evidence):.3f}, one of 10 alike")
         0.100, one of 10 alike
 
     Source: J. E. Mosimann, "On the compound multinomial distribution" (1962); C. Loader, "Fast and

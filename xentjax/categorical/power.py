@@ -5,9 +5,10 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import check_scalar, concrete, raise_value_error
 from xentjax._core.dtypes import in_float64, result_dtype
 from xentjax._core.varying import sharded_alike
@@ -52,8 +53,11 @@ def power(
         TypeError: for p or `q` that is not floating, or an n or alpha that is not a number.
 
     Example:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> import xentjax
         >>> fair, loaded = jnp.full(6, 1 / 6), jnp.array([0.15, 0.15, 0.15, 0.15, 0.15, 0.25])
-        >>> print(np.asarray(power(loaded, fair, jnp.array([100, 300, 600]))).round(3))
+        >>> print(np.asarray(xentjax.power(loaded, fair, jnp.array([100, 300, 600]))).round(3))
         [0.325 0.82  0.99 ]
 
     Source: S. Kullback, "Information Theory and Statistics" (1959), chapter 5; J. Cohen,
@@ -101,8 +105,10 @@ def sample_size(
             arguments that are traced.
 
     Example:
+        >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> fair, loaded = jnp.full(6, 1 / 6), jnp.array([0.15, 0.15, 0.15, 0.15, 0.15, 0.25])
-        >>> print(sample_size(loaded, fair), sample_size(loaded, fair, power=0.99))
+        >>> print(xentjax.sample_size(loaded, fair), xentjax.sample_size(loaded, fair, power=0.99))
         288 599
 
     Source: as of `power`.

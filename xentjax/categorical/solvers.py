@@ -28,9 +28,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import check_num_steps, check_scalar
 from xentjax._core.varying import explicit_spec, on_auto_axes
 from xentjax.categorical._arguments import parse_counts
@@ -86,6 +86,7 @@ def solve(counts: ArrayLike, solver: Solver, num_steps: int) -> Trajectory:
         TypeError: for counts that are not numbers, not a Solver, or a non-integer number of steps.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> path = solve(jnp.array([2, 1, 1]), newton(), 3)
         >>> print(path.pmf.round(4))
         [[0.5142 0.2429 0.2429]
@@ -137,6 +138,8 @@ def gradient_descent(optimizer: optax.GradientTransformation) -> Solver:
         TypeError: for anything else.
 
     Example:
+        >>> import jax.numpy as jnp
+        >>> import optax
         >>> path = solve(jnp.array([2, 1, 1]), gradient_descent(optax.sgd(4.0)), 20)
         >>> print(path.pmf[-1].round(4))
         [0.5  0.25 0.25]
@@ -181,6 +184,7 @@ def natural_gradient(step_size: float | int = 1.0) -> Solver:
         ValueError: for another step size.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> print(solve(jnp.array([2, 1, 1, 0]), natural_gradient(), 1).pmf)
         [[0.5  0.25 0.25 0.  ]]
 
@@ -213,6 +217,7 @@ def exponentiated_gradient(step_size: float | int = 1.0) -> Solver:
         ValueError: for another step size.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> path = solve(jnp.array([2, 1, 1, 0]), exponentiated_gradient(0.5), 60)
         >>> print(path.pmf[-1].round(4))
         [0.5  0.25 0.25 0.  ]
@@ -254,6 +259,7 @@ def newton() -> Solver:
     where one does not its logit falls by 1 a step, so KL shrinks by exp(-1).
 
     Example:
+        >>> import jax.numpy as jnp
         >>> print(solve(jnp.array([60, 30, 10]), newton(), 5).kl < 1e-9)
         [False False False  True  True]
 

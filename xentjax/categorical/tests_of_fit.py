@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.dtypes import in_float64
 from xentjax.categorical._arguments import parse_pmf_and_counts
 from xentjax.categorical._tails import chi_squared_survival
@@ -53,7 +53,9 @@ def g_test(counts: ArrayLike, q: ArrayLike) -> TestResult:
         TypeError: for q that is not floating or counts that are not numbers.
 
     Example:
-        >>> result = g_test(jnp.array([4, 8, 12, 8]), jnp.full(4, 0.25))
+        >>> import jax.numpy as jnp
+        >>> import xentjax
+        >>> result = xentjax.g_test(jnp.array([4, 8, 12, 8]), jnp.full(4, 0.25))
         >>> print(result.statistic.round(4), result.p_value.round(4), result.dof)
         4.186 0.2421 3
 
@@ -84,7 +86,9 @@ def chi_squared_test(counts: ArrayLike, q: ArrayLike) -> TestResult:
         TypeError: for q that is not floating or counts that are not numbers.
 
     Example:
-        >>> result = chi_squared_test(jnp.array([4, 8, 12, 8]), jnp.full(4, 0.25))
+        >>> import jax.numpy as jnp
+        >>> import xentjax
+        >>> result = xentjax.chi_squared_test(jnp.array([4, 8, 12, 8]), jnp.full(4, 0.25))
         >>> print(result.statistic, result.p_value.round(4), result.dof)
         4.0 0.2615 3
 

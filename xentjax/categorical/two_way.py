@@ -6,9 +6,9 @@ from typing import Any, SupportsIndex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Int
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import in_one_line, raise_value_error
 from xentjax._core.dtypes import to_signed
 from xentjax._core.varying import sharded_alike
@@ -50,7 +50,9 @@ def crosstab(
         TypeError: for labels that are not integers.
 
     Example:
-        >>> print(crosstab(np.array([0, 1, 1, 0, 1]), np.array([2, 0, 0, 2, 1])))
+        >>> import numpy as np
+        >>> import xentjax
+        >>> print(xentjax.crosstab(np.array([0, 1, 1, 0, 1]), np.array([2, 0, 0, 2, 1])))
         [[0 0 2]
          [2 1 0]]
     """
@@ -91,7 +93,8 @@ def encode(labels: Any) -> tuple[np.ndarray, np.ndarray]:
         TypeError: for labels that cannot be sorted, or a single one.
 
     Example:
-        >>> codes, names = encode(["no", "yes", "no"])
+        >>> import xentjax
+        >>> codes, names = xentjax.encode(["no", "yes", "no"])
         >>> print(codes, names)
         [0 1 0] ['no' 'yes']
     """

@@ -4,8 +4,8 @@ import math
 from typing import SupportsIndex, TypeVar
 
 import jax
-from jax.typing import ArrayLike
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.axis_name import AxisName, check_split, check_whole
 from xentjax._core.checks import check_bool, check_floating, check_index, raise_value_error
 from xentjax._core.dtypes import compute_dtype

@@ -2,8 +2,7 @@
 
 from typing import Literal, SupportsIndex, overload
 
-from jax.typing import ArrayLike
-
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.axis_name import AxisName
 from xentjax._core.checks import check_choice, check_flag, raise_value_error
 from xentjax.heads._arguments import check_max_bytes, layer_rows, with_labels
@@ -132,9 +131,10 @@ def linear_softmax_cross_entropy(
     Example:
         >>> import jax
         >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0]])
         >>> kernel = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.2, 0.3, 0.5]]))
-        >>> print(linear_softmax_cross_entropy(x, kernel, jnp.array([0, 2])).round(4))
+        >>> print(xentjax.linear_softmax_cross_entropy(x, kernel, jnp.array([0, 2])).round(4))
         [0.6931 0.6931]
 
         A kernel whose classes are split over the devices of a mesh:
@@ -142,7 +142,7 @@ def linear_softmax_cross_entropy(
         >>> from jax.sharding import Mesh, PartitionSpec as P
         >>> mesh = Mesh(jax.devices()[:1], ("classes",))
         >>> split_loss = jax.shard_map(
-        ...     lambda *arrays: linear_softmax_cross_entropy(*arrays, axis_name="classes"),
+        ...     lambda *arrays: xentjax.linear_softmax_cross_entropy(*arrays, axis_name="classes"),
         ...     mesh=mesh,
         ...     in_specs=(P(), P(None, "classes"), P()),
         ...     out_specs=P(),

@@ -2,9 +2,9 @@
 
 from typing import SupportsIndex
 
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.axis_name import AxisName, check_whole
 from xentjax._core.checks import check_choice, check_flag
 from xentjax.heads._arguments import (
@@ -90,9 +90,10 @@ def linear_kl_divergence(
 
     Example:
         >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> target_x, target_kernel = jnp.ones((1, 1)), jnp.log(jnp.array([[0.5, 0.5]]))
         >>> x, kernel = jnp.ones((1, 2)), jnp.log(jnp.array([[0.25, 0.75], [1.0, 1.0]]))
-        >>> print(linear_kl_divergence(target_x, target_kernel, x, kernel))
+        >>> print(xentjax.linear_kl_divergence(target_x, target_kernel, x, kernel))
         [0.1438...]
 
     Source: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network (2015),
@@ -162,8 +163,9 @@ def linear_js_divergence(
 
     Example:
         >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> x, kernel = jnp.ones((1, 1)), jnp.array([[100.0, 0.0]])
-        >>> print(linear_js_divergence(x, kernel, -x, kernel))
+        >>> print(xentjax.linear_js_divergence(x, kernel, -x, kernel))
         [0.6931...]
 
     Source: J. Lin, "Divergence measures based on the Shannon entropy", IEEE Transactions on

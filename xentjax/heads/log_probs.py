@@ -4,9 +4,9 @@ from functools import partial
 from typing import Literal, SupportsIndex, overload
 
 import jax
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.axis_name import AxisName
 from xentjax._core.checks import check_flag
 from xentjax.heads._arguments import (
@@ -110,17 +110,19 @@ def linear_log_probs(
     Example:
         >>> import jax
         >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0]])
         >>> kernel = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.25, 0.25, 0.5]]))
         >>> labels = jnp.array([0, 1])
-        >>> log_probs, entropy = linear_log_probs(x, kernel, labels, return_entropy=True)
+        >>> log_probs, entropy = xentjax.linear_log_probs(x, kernel, labels, return_entropy=True)
         >>> print(log_probs.round(4), entropy.round(4))
         [-0.6931 -1.3863] [1.0397 1.0397]
 
         The gradient of a policy of three actions, from the advantage of the one taken:
 
         >>> advantage = jnp.array([1.0, -2.0])
-        >>> policy = lambda kernel: -jnp.mean(advantage * linear_log_probs(x, kernel, labels))
+        >>> log_probs = lambda kernel: xentjax.linear_log_probs(x, kernel, labels)
+        >>> policy = lambda kernel: -jnp.mean(advantage * log_probs(kernel))
         >>> print(jax.grad(policy)(kernel).round(2))
         [[-0.25  0.12  0.12]
          [-0.25  0.75 -0.5 ]]

@@ -7,9 +7,9 @@ from typing import Any, Literal, NamedTuple, SupportsIndex, overload
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.axis_name import AxisName, check_whole
 from xentjax._core.checks import (
     check_array,
@@ -154,6 +154,7 @@ def linear_loss(
         The clipped surrogate of proximal policy optimisation, with an entropy bonus:
 
         >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> def surrogate(stats, advantage, old_log_prob):
         ...     ratio = jnp.exp(stats.label_log_prob - old_log_prob)
         ...     clipped = jnp.clip(ratio, 0.8, 1.2)
@@ -162,7 +163,7 @@ def linear_loss(
         >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0]])
         >>> kernel = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.25, 0.25, 0.5]]))
         >>> actions, advantage = jnp.array([0, 1]), jnp.array([1.0, -2.0])
-        >>> loss, was_clipped = linear_loss(
+        >>> loss, was_clipped = xentjax.linear_loss(
         ...     surrogate,
         ...     x,
         ...     kernel,

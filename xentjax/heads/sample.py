@@ -6,9 +6,9 @@ from typing import NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int32, PRNGKeyArray, UInt32
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.axis_name import AxisName, check_whole
 from xentjax._core.checks import check_array, check_index, raise_value_error
 from xentjax._core.multiply_no_nan import nan_unless
@@ -102,13 +102,14 @@ def linear_sample(
     Example:
         >>> import jax
         >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0]])
         >>> kernel = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.25, 0.25, 0.5]]))
         >>> key = jax.random.key(0)
-        >>> indices, log_probs = linear_sample(key, x, kernel)
+        >>> indices, log_probs = xentjax.linear_sample(key, x, kernel)
         >>> print(indices, jnp.exp(log_probs))
         [0 0] [0.5  0.25]
-        >>> indices, log_probs = linear_sample(key, x, kernel, num_samples=10_000)
+        >>> indices, log_probs = xentjax.linear_sample(key, x, kernel, num_samples=10_000)
         >>> print(jnp.mean(indices == 0, 0).round(2))
         [0.5  0.25]
 

@@ -5,9 +5,9 @@ from typing import NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int32
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.axis_name import AxisName
 from xentjax._core.checks import check_index, raise_value_error
 from xentjax.heads._arguments import (
@@ -92,9 +92,10 @@ def linear_top_k(
 
     Example:
         >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0]])
         >>> kernel = jnp.log(jnp.array([[0.5, 0.125, 0.375], [0.25, 0.5, 0.25]]))
-        >>> log_probs, indices = linear_top_k(x, kernel, 2)
+        >>> log_probs, indices = xentjax.linear_top_k(x, kernel, 2)
         >>> print(indices.tolist(), jnp.exp(log_probs))
         [[0, 2], [1, 0]] [[0.5   0.375]
          [0.5   0.25 ]]

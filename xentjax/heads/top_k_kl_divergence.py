@@ -6,9 +6,9 @@ from typing import Any, SupportsIndex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.axis_name import AxisName, check_whole
 from xentjax._core.checks import (
     check_choice,
@@ -110,9 +110,10 @@ def linear_top_k_kl_divergence(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> target = TopK(jnp.log(jnp.array([[0.5, 0.25]])), jnp.array([[3, 0]]))
+        >>> import xentjax
+        >>> target = xentjax.TopK(jnp.log(jnp.array([[0.5, 0.25]])), jnp.array([[3, 0]]))
         >>> x, kernel = jnp.ones((1, 1)), jnp.zeros((1, 4))
-        >>> print(linear_top_k_kl_divergence(target, x, kernel))  # of (1/2, 1/4, the rest 1/4)
+        >>> print(xentjax.linear_top_k_kl_divergence(target, x, kernel))  # (1/2, 1/4, rest 1/4)
         [0.1732...]
 
     Source: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network (2015),

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array
 from numpy.lib.array_utils import normalize_axis_tuple
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import (
     check_bool,
     check_choice,

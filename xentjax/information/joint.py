@@ -7,9 +7,9 @@ They are part of `xentjax.information`, whose conventions of form, unit and deri
 Source: T. M. Cover and J. A. Thomas, Elements of Information Theory, 2nd ed. (2006), chapter 2.
 """
 
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from xentjax._core.array_like import ArrayLike
 from xentjax.information.arguments import measures, pairs_last
 from xentjax.information.units import Base, in_units
 
@@ -46,7 +46,8 @@ def mutual_information(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> print(mutual_information(jnp.array([[0.5, 0.0], [0.0, 0.5]]), base="bits"))
+        >>> import xentjax
+        >>> print(xentjax.mutual_information(jnp.array([[0.5, 0.0], [0.0, 0.5]]), base="bits"))
         1.0
     """
     pairs, tolerance = pairs_last(axes, where, form, joint)
@@ -84,10 +85,11 @@ def conditional_entropy(
 
     Example:
         >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> joint = jnp.array([[0.25, 0.25], [0.0, 0.5]])
-        >>> print(conditional_entropy(joint, base="bits"))
+        >>> print(xentjax.conditional_entropy(joint, base="bits"))
         0.5
-        >>> print(conditional_entropy(joint, axes=(-1, -2), base="bits"))
+        >>> print(xentjax.conditional_entropy(joint, axes=(-1, -2), base="bits"))
         0.6887219
     """
     pairs, _ = pairs_last(axes, where, form, joint)

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import check_scalar
 from xentjax.information.arguments import measures, outcomes_last, parse_pmf
 from xentjax.information.units import Base, in_units, nats_per_unit
@@ -41,7 +41,9 @@ def entropy(
         TypeError: for a dtype that is not floating.
 
     Example:
-        >>> print(entropy(jnp.array([0.5, 0.25, 0.25]), base="bits"))
+        >>> import jax.numpy as jnp
+        >>> import xentjax
+        >>> print(xentjax.entropy(jnp.array([0.5, 0.25, 0.25]), base="bits"))
         1.5
     """
     pmfs, _ = outcomes_last(axis, where, form, p=p)
@@ -81,8 +83,10 @@ def cross_entropy(
         TypeError: for a dtype that is not floating.
 
     Example:
+        >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> p, q = jnp.array([0.5, 0.25, 0.25]), jnp.array([0.25, 0.25, 0.5])
-        >>> print(cross_entropy(p, q, base=2))
+        >>> print(xentjax.cross_entropy(p, q, base=2))
         1.75
     """
     pmfs, _ = outcomes_last(axis, where, form, p=p, q=q)
@@ -137,8 +141,10 @@ def kl_divergence(
         TypeError: for a dtype that is not floating.
 
     Example:
+        >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> p, q = jnp.array([0.5, 0.25, 0.25]), jnp.array([0.25, 0.25, 0.5])
-        >>> print(kl_divergence(p, q, base="bits"), kl_divergence(p, p))
+        >>> print(xentjax.kl_divergence(p, q, base="bits"), xentjax.kl_divergence(p, p))
         0.25 0.0
     """
     pmfs, tolerance = outcomes_last(axis, where, form, p=p, q=q)
@@ -182,7 +188,9 @@ def js_divergence(
         TypeError: for a dtype that is not floating.
 
     Example:
-        >>> print(js_divergence(jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]), base="bits"))
+        >>> import jax.numpy as jnp
+        >>> import xentjax
+        >>> print(xentjax.js_divergence(jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]), base="bits"))
         1.0
 
     Source: J. Lin, "Divergence measures based on the Shannon entropy", IEEE Transactions on
@@ -224,7 +232,9 @@ def perplexity(
         TypeError: for a dtype that is not floating.
 
     Example:
-        >>> print(perplexity(jnp.array([0.25, 0.25, 0.25, 0.25])))
+        >>> import jax.numpy as jnp
+        >>> import xentjax
+        >>> print(xentjax.perplexity(jnp.array([0.25, 0.25, 0.25, 0.25])))
         4.0
     """
     nats_per_unit(base)  # an invalid base is an error here too
@@ -251,8 +261,10 @@ def check_pmf(p: ArrayLike, axis: int | Sequence[int] = -1, *, atol: float | Non
         TypeError: for a dtype that is not floating.
 
     Example:
-        >>> check_pmf(jnp.array([0.5, 0.5]))
-        >>> check_pmf(jnp.array([0.5, 0.25]))
+        >>> import jax.numpy as jnp
+        >>> import xentjax
+        >>> xentjax.check_pmf(jnp.array([0.5, 0.5]))
+        >>> xentjax.check_pmf(jnp.array([0.5, 0.25]))
         Traceback (most recent call last):
         ValueError: p: expected probabilities with sum 1 within 7.7e-06, got sum 0.75; ...
     """

@@ -10,9 +10,9 @@ from typing import NamedTuple, SupportsIndex
 
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int32
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.axis_name import AxisName, check_split, check_whole, parse_axis_name
 from xentjax._core.checks import check_index, raise_value_error
 from xentjax._core.dtypes import compute_dtype

@@ -8,9 +8,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.varying import sharded_alike
 from xentjax.losses._arguments import (
     Axis,
@@ -58,7 +58,7 @@ def brier_score(
             it masks rows. A masked row, or one with no class left, has score 0 and leaves the mean.
         ignore_index: a label whose rows have score 0 and leave the mean; None for no such label.
         reduction: "none", "sum", or "mean" over the rows kept (0 if there is none).
-        implementation: the back-end's name (README has them); None is XLA on every platform so far.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
     Returns:
         The score, float32 (float64 for float64 logits): one a row, or a scalar.
@@ -70,10 +70,11 @@ def brier_score(
 
     Example:
         >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> logits = jnp.log(jnp.array([0.5, 0.25, 0.25]))
-        >>> print(brier_score(logits, jnp.array(0)))
+        >>> print(xentjax.brier_score(logits, jnp.array(0)))
         0.375
-        >>> print(brier_score(logits, jnp.array([0.0, 0.5, 0.5])))
+        >>> print(xentjax.brier_score(logits, jnp.array([0.0, 0.5, 0.5])))
         0.375
 
     Source: Brier, Verification of Forecasts Expressed in Terms of Probability (1950).

@@ -3,9 +3,9 @@
 from typing import Literal, SupportsIndex, overload
 
 import jax
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.axis_name import AxisName, check_whole
 from xentjax._core.checks import check_array
 from xentjax.losses._arguments import (
@@ -97,7 +97,7 @@ def softmax_cross_entropy(
             K classes.
         num_classes: K, if the last slices are padded to K_local: from K on, columns are no classes
             and may hold anything. None is K_local times the size of the axis.
-        implementation: the back-end's name (README has them); None is XLA on every platform so far.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
     Returns:
         The loss, float32 (float64 for float64 logits): one a row, or a scalar. With
@@ -111,9 +111,10 @@ def softmax_cross_entropy(
 
     Example:
         >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.2, 0.3, 0.5]]))
         >>> labels = jnp.array([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])
-        >>> print(softmax_cross_entropy(logits, labels).round(4))
+        >>> print(xentjax.softmax_cross_entropy(logits, labels).round(4))
         [0.6931 0.9486]
 
     Source: Goodfellow, Bengio and Courville, Deep Learning (2016), section 6.2.2.3; smoothing:
@@ -218,7 +219,7 @@ def softmax_cross_entropy_with_integer_labels(
             K classes.
         num_classes: K, if the last slices are padded to K_local: from K on, columns are no classes
             and may hold anything. None is K_local times the size of the axis.
-        implementation: the back-end's name (README has them); None is XLA on every platform so far.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
     Returns:
         The loss, float32 (float64 for float64 logits): one a row, or a scalar. With
@@ -231,12 +232,14 @@ def softmax_cross_entropy_with_integer_labels(
             outside of `shard_map`, or an array split over it that should not be, or the reverse.
 
     Example:
+        >>> import jax
         >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.2, 0.3, 0.5]]))
         >>> labels = jnp.array([0, -100])
-        >>> print(softmax_cross_entropy_with_integer_labels(logits, labels).round(4))
+        >>> print(xentjax.softmax_cross_entropy_with_integer_labels(logits, labels).round(4))
         [0.6931    nan]
-        >>> loss = softmax_cross_entropy_with_integer_labels(
+        >>> loss = xentjax.softmax_cross_entropy_with_integer_labels(
         ...     logits, labels, ignore_index=-100, reduction="mean"
         ... )
         >>> print(loss.round(4))
@@ -246,8 +249,9 @@ def softmax_cross_entropy_with_integer_labels(
 
         >>> from jax.sharding import Mesh, PartitionSpec as P
         >>> mesh = Mesh(jax.devices()[:1], ("classes",))
+        >>> loss = xentjax.softmax_cross_entropy_with_integer_labels
         >>> split_loss = jax.shard_map(
-        ...     lambda x, y: softmax_cross_entropy_with_integer_labels(x, y, axis_name="classes"),
+        ...     lambda x, y: loss(x, y, axis_name="classes"),
         ...     mesh=mesh,
         ...     in_specs=(P(None, "classes"), P()),
         ...     out_specs=P(),

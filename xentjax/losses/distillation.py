@@ -8,9 +8,9 @@ the two pmfs are close.
 from functools import partial
 
 import jax
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import raise_value_error
 from xentjax._core.dtypes import compute_dtype
 from xentjax.information.log_pmf import divergence
@@ -62,7 +62,7 @@ def kl_divergence_with_logits(
             both pmfs), with the rows' it masks rows. A masked row, or one with no class left, has
             loss 0 and leaves the mean.
         reduction: "none", "sum", or "mean" over the rows kept (0 if there is none).
-        implementation: the back-end's name (README has them); None is XLA on every platform so far.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
     Returns:
         The divergence, float32 (float64 if either argument is): one a row, or a scalar.
@@ -74,8 +74,9 @@ def kl_divergence_with_logits(
 
     Example:
         >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> teacher, student = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))
-        >>> print(kl_divergence_with_logits(teacher, student))
+        >>> print(xentjax.kl_divergence_with_logits(teacher, student))
         0.1438...
 
     Source: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network (2015),

@@ -5,9 +5,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from xentjax._core.array_like import ArrayLike
 from xentjax.losses._arguments import Axis, label_rows
 from xentjax.losses._formula import reduce_label_losses
 from xentjax.losses._keywords import (
@@ -51,7 +51,7 @@ def softmax_focal_loss(
         class_weights: w (the alpha of the paper), shape [K]; 1 if None.
         reduction: "none", "sum", or "mean": the sum divided by the kept rows' sum of w_y (0 if
             that is 0).
-        implementation: the back-end's name (README has them); None is XLA on every platform so far.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
     Returns:
         The loss, float32 (float64 for float64 logits): one a row, or a scalar.
@@ -63,8 +63,9 @@ def softmax_focal_loss(
 
     Example:
         >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.9, 0.05, 0.05]]))
-        >>> print(softmax_focal_loss(logits, jnp.array([0, 0])).round(4))
+        >>> print(xentjax.softmax_focal_loss(logits, jnp.array([0, 0])).round(4))
         [0.1733 0.0011]
 
     Source: Lin et al., Focal Loss for Dense Object Detection (2017), arXiv:1708.02002.

@@ -4,9 +4,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.dtypes import compute_dtype
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax.losses._arguments import Axis, label_rows
@@ -54,8 +54,9 @@ def nll_loss(
 
     Example:
         >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> log_probs = jnp.log(jnp.array([[0.5, 0.5, 0.0], [0.25, 0.25, 0.5]]))
-        >>> print(nll_loss(log_probs, jnp.array([1, 0])).round(4))
+        >>> print(xentjax.nll_loss(log_probs, jnp.array([1, 0])).round(4))
         [0.6931 1.3863]
 
     Source: Bishop, Pattern Recognition and Machine Learning (2006), section 4.3.4.

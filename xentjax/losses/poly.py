@@ -5,9 +5,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from xentjax._core.array_like import ArrayLike
 from xentjax.losses._arguments import Axis, target_rows
 from xentjax.losses._formula import (
     mask_rows,
@@ -55,7 +55,7 @@ def poly_loss_cross_entropy(
         where: bool, masks classes or whole rows, as in `softmax_cross_entropy`.
         class_weights: w, shape [K]; 1 if None.
         reduction: "none", "sum", or "mean" over the rows kept (0 if there is none).
-        implementation: the back-end's name (README has them); None is XLA on every platform so far.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
     Returns:
         The loss, float32 (float64 for float64 logits): one a row, or a scalar.
@@ -67,8 +67,9 @@ def poly_loss_cross_entropy(
 
     Example:
         >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> logits = jnp.log(jnp.array([0.5, 0.25, 0.25]))
-        >>> print(poly_loss_cross_entropy(logits, jnp.array([1.0, 0.0, 0.0])).round(4))
+        >>> print(xentjax.poly_loss_cross_entropy(logits, jnp.array([1.0, 0.0, 0.0])).round(4))
         1.6931
 
     Source: Leng et al., PolyLoss (2022), arXiv:2204.12511.

@@ -5,9 +5,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Shaped
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import (
     broadcasts,
     check_array,
@@ -60,8 +60,9 @@ def sigmoid_binary_cross_entropy(
 
     Example:
         >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> logits, labels = jnp.array([0.0, 100.0, -100.0]), jnp.array([1, 1, 1])
-        >>> print(sigmoid_binary_cross_entropy(logits, labels))
+        >>> print(xentjax.sigmoid_binary_cross_entropy(logits, labels))
         [  0.69314...   0.         100.        ]
 
     Source: Goodfellow, Bengio and Courville, Deep Learning (2016), section 6.2.2.2.
@@ -113,7 +114,8 @@ def sigmoid_focal_loss(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> print(sigmoid_focal_loss(jnp.array([0.0, 4.0]), jnp.array([1, 1]), alpha=0.25))
+        >>> import xentjax
+        >>> print(xentjax.sigmoid_focal_loss(jnp.array([0.0, 4.0]), jnp.array([1, 1]), alpha=0.25))
         [4.3321...e-02 1.4678...e-06]
 
     Source: Lin et al., Focal Loss for Dense Object Detection (2017), arXiv:1708.02002.

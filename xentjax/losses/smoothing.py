@@ -4,9 +4,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import (
     broadcasts,
     check_bool,
@@ -47,7 +47,8 @@ def smooth_labels(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> print(smooth_labels(jnp.array([1.0, 0.0, 0.0, 0.0]), 0.2))
+        >>> import xentjax
+        >>> print(xentjax.smooth_labels(jnp.array([1.0, 0.0, 0.0, 0.0]), 0.2))
         [0.85 0.05 0.05 0.05]
 
     Source: Szegedy et al. (2016), arXiv:1512.00567.

@@ -4,9 +4,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import broadcasts, check_array, check_bool, check_flag, raise_value_error
 from xentjax.losses._arguments import (
     Axis,
@@ -35,7 +35,7 @@ def logsumexp(
         axis: the axis or axes to sum over; None for all of them.
         where: bool, broadcast to the logits: the elements to sum over.
         keepdims: leave the axes summed over in the result with size 1.
-        implementation: the back-end's name (README has them); None is XLA on every platform so far.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
     Returns:
         The logits' shape without `axis`, in their dtype; computed in float32 or better. -inf where
@@ -47,9 +47,10 @@ def logsumexp(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> print(logsumexp(jnp.array([1000.0, 1000.0])) - 1000)
+        >>> import xentjax
+        >>> print(xentjax.logsumexp(jnp.array([1000.0, 1000.0])) - 1000)
         0.6931...
-        >>> print(logsumexp(jnp.zeros((2, 3)), axis=-1, keepdims=True))
+        >>> print(xentjax.logsumexp(jnp.zeros((2, 3)), axis=-1, keepdims=True))
         [[1.0986...]
          [1.0986...]]
 
@@ -77,7 +78,7 @@ def log_softmax(
         logits: a, real array of any shape. Integers and booleans are taken as floats.
         axis: the class axis, or axes that together hold the classes; None for all of them.
         where: bool, broadcast to the logits: the elements that take part.
-        implementation: the back-end's name (README has them); None is XLA on every platform so far.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
     Returns:
         The logits' shape and dtype; computed in float32 or better. -inf at masked elements.
@@ -88,7 +89,8 @@ def log_softmax(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> print(log_softmax(jnp.array([1e5, 1e5])))
+        >>> import xentjax
+        >>> print(xentjax.log_softmax(jnp.array([1e5, 1e5])))
         [-0.6931... -0.6931...]
 
     Source: Blanchard, Higham and Higham (2021), IMA J. Numer. Anal. 41, 2311.
@@ -113,7 +115,7 @@ def softmax(
         logits: a, real array of any shape. Integers and booleans are taken as floats.
         axis: the class axis, or axes that together hold the classes; None for all of them.
         where: bool, broadcast to the logits: the elements that take part.
-        implementation: the back-end's name (README has them); None is XLA on every platform so far.
+        implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
     Returns:
         The logits' shape and dtype; computed in float32 or better. 0 at masked elements.
@@ -124,7 +126,8 @@ def softmax(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> print(softmax(jnp.log(jnp.array([1.0, 3.0]))))
+        >>> import xentjax
+        >>> print(xentjax.softmax(jnp.log(jnp.array([1.0, 3.0]))))
         [0.25 0.75]
 
     Source: Blanchard, Higham and Higham (2021), IMA J. Numer. Anal. 41, 2311.

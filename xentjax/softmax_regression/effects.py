@@ -2,9 +2,9 @@
 
 from typing import Any, NamedTuple
 
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import check_scalar
 from xentjax.softmax_regression import inference
 from xentjax.softmax_regression.arrays import Array, host_or_compiled, namespace, sum_over_rows

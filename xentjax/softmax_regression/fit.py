@@ -7,8 +7,8 @@ from typing import Any, SupportsIndex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import (
     check_floating,
     check_index,
@@ -124,9 +124,11 @@ def fit_softmax_regression(
             that are not integers.
 
     Example:
+        >>> import jax.numpy as jnp
+        >>> import xentjax
         >>> x = jnp.array([[0.0], [1.0], [2.0], [3.0], [4.0], [5.0]])
         >>> labels = jnp.array([0, 0, 1, 0, 1, 1])
-        >>> fit = fit_softmax_regression(x, labels, num_classes=2)
+        >>> fit = xentjax.fit_softmax_regression(x, labels, num_classes=2)
         >>> print(fit.log_likelihood.round(4), fit.converged, fit.separated)
         -2.478 True False
         >>> print(fit.predict_proba(jnp.array([2.5])).round(4))

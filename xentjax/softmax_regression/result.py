@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
+from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import (
     check_flag,
     check_floating,
@@ -32,9 +32,9 @@ from xentjax.softmax_regression.summary import summary
 class Data(NamedTuple):
     """Arrays that were fitted, as they were given."""
 
-    x: Float[ArrayLike, "n d"]
+    x: Float[Array, "n d"]
     """Features."""
-    labels: Int[ArrayLike, " n"]
+    labels: Int[Array, " n"]
     """Indices of classes."""
     sample_weight: ArrayLike | None
     """Frequency weights, [N]."""
