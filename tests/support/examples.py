@@ -77,7 +77,7 @@ def run(code: str) -> list[str]:
 
 def main() -> None:
     """Run the pages that the command line names; exit with 1 if one breaks a promise."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Run the Python examples of pages.")
     parser.add_argument("pages", nargs="+", type=Path)
     parser.add_argument("--containing", default="", help="run only blocks with this text")
     options = parser.parse_args()
