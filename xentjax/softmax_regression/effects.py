@@ -8,9 +8,9 @@ from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import check_scalar
 from xentjax.softmax_regression import inference
 from xentjax.softmax_regression.arrays import Array, host_or_compiled, namespace, sum_over_rows
+from xentjax.softmax_regression.fitted import Fitted, problem_at
 from xentjax.softmax_regression.linear_systems import inverse
 from xentjax.softmax_regression.objective import hessian, logits_of, softmax
-from xentjax.softmax_regression.robust import problem_at
 
 
 class MarginalEffects(NamedTuple):
@@ -49,18 +49,7 @@ class MarginalEffects(NamedTuple):
 
 
 @host_or_compiled
-def marginal_effects(
-    x: Array,
-    labels: Array,
-    weights: Array | None,
-    kernel: Array,
-    bias: Array,
-    order: Array,
-    rank: Array,
-    l2: Array,
-    valid: Array,
-    rounding: Array,
-) -> tuple[Array, Array]:
+def marginal_effects(fitted: Fitted, valid: Array, rounding: Array) -> tuple[Array, Array]:
     """Return the effects and their standard errors, which are NaN unless `valid`.
 
     With coefficients b [D, K], probabilities p and the mean s_d = sum_j b_dj p_j of a row,
@@ -69,8 +58,8 @@ def marginal_effects(
         d effect_dk / d b_ej = mean_n z_e ([k = j] p_k (b_dk - s_d) - p_k p_j (b_dk + b_dj - 2 s_d))
                                + [e = d] mean_n p_j ([j = k] - p_k)
     """
-    problem, scale, _ = problem_at(x, labels, weights, kernel, bias, order, rank, l2)
-    xp, k, d1 = namespace(x), len(rank), len(problem.features)
+    problem, scale, _ = problem_at(fitted)
+    xp, k, d1 = namespace(fitted.x), len(fitted.rank), len(problem.features)
     b = xp.where(problem.occurs, problem.start[:-1], 0)
 
     def of_rows(features: Array, weights: Array | None) -> tuple[Any, ...]:
@@ -100,4 +89,4 @@ def marginal_effects(
     known = (independent & valid).astype(b.dtype)
     errors = xp.sqrt(variance) + xp.zeros_like(known) / known
     to_unit = 1 / scale[:, None]
-    return (b @ spread)[:, rank] * to_unit, errors[:, rank] * to_unit
+    return (b @ spread)[:, fitted.rank] * to_unit, errors[:, fitted.rank] * to_unit

@@ -23,6 +23,7 @@ from xentjax.categorical.tests_of_fit import TestResult
 from xentjax.softmax_regression import inference
 from xentjax.softmax_regression.arrays import Array, in_jax
 from xentjax.softmax_regression.effects import MarginalEffects, marginal_effects
+from xentjax.softmax_regression.fitted import Fitted
 from xentjax.softmax_regression.names import Names
 from xentjax.softmax_regression.nested import check_nested
 from xentjax.softmax_regression.robust import robust_covariance
@@ -311,13 +312,11 @@ class SoftmaxRegressionFit(NamedTuple):
         return inference.obeys_wilks(self.l2, identified, self.separated)
 
     @property
-    def _at_fit(self) -> tuple[Any, ...]:
+    def _at_fit(self) -> tuple[Fitted, Array, Array]:
         order = self._order
-        return (
-            *self.data,
-            *(self.kernel, self.bias, order, np.argsort(order).astype(np.int32), self.l2),
-            *(~self.separated, rounding_of(self.data.x)),
-        )
+        rank = np.argsort(order).astype(np.int32)
+        fitted = Fitted(*self.data, self.kernel, self.bias, order, rank, self.l2)
+        return fitted, ~self.separated, rounding_of(self.data.x)
 
     def _errors(self, name: str) -> Array:
         if self.covariance is None:

@@ -4,61 +4,18 @@ from typing import Any
 
 from jaxtyping import Float
 
-from xentjax.softmax_regression.arrays import Array, host_or_compiled, namespace, sum_over_rows
+from xentjax.softmax_regression.arrays import Array, host_or_compiled, sum_over_rows
+from xentjax.softmax_regression.fitted import Fitted, problem_at
 from xentjax.softmax_regression.information import information, information_sums, width_of_sums
 from xentjax.softmax_regression.linear_systems import in_features, inverse
-from xentjax.softmax_regression.objective import (
-    Problem,
-    logits_of,
-    prior_of,
-    residuals,
-    softmax,
-)
-from xentjax.softmax_regression.standardised import standardise
-
-
-def problem_at(
-    x: Array,
-    labels: Array,
-    weights: Array | None,
-    kernel: Array,
-    bias: Array,
-    order: Array,
-    rank: Array,
-    l2: Array,
-) -> tuple[Problem, Array, Array]:
-    """Return the problem in standardised features that starts at a fit, their scale and offset."""
-    xp = namespace(x)
-    total = len(x) * xp.ones_like(l2) if weights is None else weights.sum()
-    features, scale, offset = standardise(x, weights, total, l2)
-    coefficients = kernel * scale[:, None]
-    problem = Problem(
-        features=features,
-        labels=xp.take(rank, labels.clip(0, len(rank) - 1)),
-        weights=weights,
-        start=xp.concatenate([coefficients, (bias + offset @ coefficients)[None]])[:, order],
-        occurs=(bias > -xp.inf)[order],
-        penalty=xp.concatenate([l2 / scale / scale, xp.zeros_like(x, shape=1)]),
-    )
-    return problem, scale, offset
+from xentjax.softmax_regression.objective import logits_of, prior_of, residuals, softmax
 
 
 @host_or_compiled
-def robust_covariance(
-    x: Array,
-    labels: Array,
-    weights: Array | None,
-    kernel: Array,
-    bias: Array,
-    order: Array,
-    rank: Array,
-    l2: Array,
-    valid: Array,
-    rounding: Array,
-) -> Float[Array, "p p"]:
+def robust_covariance(fitted: Fitted, valid: Array, rounding: Array) -> Float[Array, "p p"]:
     """Return H^-1 (sum_n w s_n s_n^T) H^-1 for the scores s_n of the rows, NaN unless `valid`."""
-    problem, scale, offset = problem_at(x, labels, weights, kernel, bias, order, rank, l2)
-    k = len(rank)
+    problem, scale, offset = problem_at(fitted)
+    k = len(fitted.rank)
 
     def of_rows(features: Array, labels: Array, weights: Array | None) -> tuple[Any, ...]:
         p = softmax(logits_of(features, problem.start))
