@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from experiments.cifar10.data.load import load_digits
-
 
 def pytest_collection_modifyitems(items):
     for item in items:
@@ -16,4 +14,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session", autouse=True)
 def digits_are_read_at_once():
     """Import scikit-learn, which on a busy machine takes until a command says what it does."""
+    # Not above: pytest reads this file before jaxtyping's plugin, which has to see all imports.
+    from experiments.cifar10.data.load import load_digits
+
     load_digits()
