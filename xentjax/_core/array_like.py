@@ -6,8 +6,8 @@ import jax.typing
 
 if sys.version_info >= (3, 12):
     from typing import TypeAliasType
-else:
-    from typing_extensions import TypeAliasType
 
-# A union would be printed member by member, for each argument of each signature in help().
-ArrayLike = TypeAliasType("ArrayLike", jax.typing.ArrayLike)
+    # help() would print a union member by member, for each argument of each signature.
+    ArrayLike = TypeAliasType("ArrayLike", jax.typing.ArrayLike)
+else:
+    ArrayLike = jax.typing.ArrayLike
