@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Self
 
 import jax
@@ -23,12 +22,7 @@ class Ahead:
         self._pool = ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
     def run(self, functions: Iterable[Callable[[], None]]) -> None:

@@ -92,10 +92,8 @@ def _prepare(folder: Path) -> None:
         filelock.Timeout: another process holds the lock for long.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(
-        dir=folder
-    ):  # a lock alone may be possible where nothing is written
-        pass
+    # A lock alone may be possible where nothing can be written.
+    tempfile.TemporaryFile(dir=folder).close()
     with filelock.FileLock(folder / LOCK, timeout=LOCK_SECONDS):
         for program in folder.glob(f"*{PROGRAM}"):
             if not program.with_name(program.name.removesuffix(PROGRAM) + USED).exists():

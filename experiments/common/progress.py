@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -57,15 +56,10 @@ class TrainingProgress:
         self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._progress.stop()
         if self._log is not None:
-            self._log.__exit__(kind, error, trace)
+            self._log.__exit__(*error)
 
     def plan(self, work: float, programs: int) -> None:
         """Set the work to do, in any unit, and the number of programs to compile."""

@@ -58,10 +58,11 @@ def native(name: str, x: Any) -> ArrayLike:
         traced = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(x))
         convert = jnp.asarray if traced else np.asarray
     else:
-        hint = " (pass `list(x.values())`)" if isinstance(x, Mapping) else ""
-        hint = hint or (
-            " (pass a list)" if isinstance(x, Iterable) and not isinstance(x, str) else ""
-        )
+        hint = ""
+        if isinstance(x, Mapping):
+            hint = " (pass `list(x.values())`)"
+        elif isinstance(x, Iterable) and not isinstance(x, str):
+            hint = " (pass a list)"
         raise TypeError(f"{name}: expected an array, got {type(x).__name__}{hint}")
     try:
         array = convert(x)
@@ -102,6 +103,12 @@ def check_key(name: str, key: Any) -> None:
     """Raise a TypeError unless the argument is a random key."""
     if not is_key(key):
         raise TypeError(f"{name}: expected a random key, got {in_one_line(key)}")
+
+
+def native_array(name: str, x: Any) -> jax.Array | np.ndarray:
+    """Return the argument as an array, on the host or the device where it is."""
+    array = native(name, x)
+    return array if isinstance(array, jax.Array) else np.asarray(array)
 
 
 def check_array(name: str, x: Any) -> jax.Array:
@@ -229,6 +236,11 @@ def check_scalar(name: str, value: Any, expected: str, holds: Any) -> Any:
     if known is not None and not holds(known):
         raise_value_error(name, expected, known)
     return value
+
+
+def check_alpha(alpha: Any) -> Any:
+    """Check a level of significance where it is known; return it as a scalar."""
+    return check_scalar("alpha", alpha, "a number in (0, 1)", lambda value: 0 < value < 1)
 
 
 def check_flag(name: str, value: Any) -> None:

@@ -18,7 +18,7 @@ from xentjax._core.checks import (
     concrete,
     is_known,
     naming_order,
-    native,
+    native_array,
     of_labels,
     raise_value_error,
     scalar_first,
@@ -223,9 +223,7 @@ with_others = in_float64(with_others_of)
 
 def parse_labels(name: str, labels: ArrayLike) -> Array | np.ndarray:
     """Return integers, on the host or the device where they are."""
-    array = native(name, labels)
-    if not isinstance(array, jax.Array | np.ndarray):
-        array = np.asarray(array)
+    array = native_array(name, labels)
     if not jnp.issubdtype(array.dtype, np.integer):
         raise TypeError(f"{name}: expected an integer dtype, got {array.dtype}{of_labels(array)}")
     return array

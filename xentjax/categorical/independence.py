@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from xentjax._core.array_like import ArrayLike
-from xentjax._core.checks import check_choice, check_scalar
+from xentjax._core.checks import check_alpha, check_choice
 from xentjax._core.dtypes import in_float64
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax.categorical._arguments import parse_table
@@ -77,7 +77,7 @@ class IndependenceTest(NamedTuple):
         M. G. Kendall and A. Stuart, "The Advanced Theory of Statistics", vol. 2 (1979), chapter 24,
         for the noncentral law near independence.
         """
-        alpha = check_scalar("alpha", alpha, "a number in (0, 1)", lambda value: 0 < value < 1)
+        alpha = check_alpha(alpha)
         dtype = self.mutual_information.dtype
         return _interval(
             self.mutual_information,

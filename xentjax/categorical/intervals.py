@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import (
+    check_alpha,
     check_choice,
-    check_scalar,
     concrete,
     is_known,
     raise_value_error,
@@ -87,7 +87,7 @@ def confidence_intervals(
     intervals and sample size determination for multinomial proportions" (1995).
     """
     check_choice("method", method, (*_METHODS, "sison_glaz"))
-    alpha = check_scalar("alpha", alpha, "a number in (0, 1)", lambda value: 0 < value < 1)
+    alpha = check_alpha(alpha)
     counts = parse_counts("counts", counts, whole=True)
     # Below, alpha / (2 K) is 0 and its quantile infinite.
     k, dtype = counts.shape[-1], result_dtype(counts)

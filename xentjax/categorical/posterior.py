@@ -12,9 +12,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import (
     broadcasts,
+    check_alpha,
     check_choice,
     check_key,
-    check_scalar,
     is_key,
     naming_order,
     raise_value_error,
@@ -93,7 +93,7 @@ class DirichletPosterior(NamedTuple):
             TypeError: for an alpha that is not a number, or a derivative of "highest_density".
         """
         check_choice("kind", kind, ("equal_tailed", "highest_density"))
-        alpha = check_scalar("alpha", alpha, "a number in (0, 1)", lambda value: 0 < value < 1)
+        alpha = check_alpha(alpha)
         intervals = _shortest if kind == "highest_density" else _equal_tailed
         return intervals(self.concentration, jnp.asarray(alpha, self.concentration.dtype))
 

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from xentjax._core.array_like import ArrayLike
-from xentjax._core.checks import check_scalar, concrete, raise_value_error
+from xentjax._core.checks import check_alpha, check_scalar, concrete, raise_value_error
 from xentjax._core.dtypes import in_float64, result_dtype
 from xentjax._core.varying import sharded_alike
 from xentjax.categorical._arguments import check_known, parse_sample_sizes, parse_two_pmfs
@@ -63,7 +63,7 @@ def power(
     Source: S. Kullback, "Information Theory and Statistics" (1959), chapter 5; J. Cohen,
     "Statistical Power Analysis for the Behavioral Sciences", 2nd ed. (1988), chapter 7.
     """
-    alpha = check_scalar("alpha", alpha, "a number in (0, 1)", lambda value: 0 < value < 1)
+    alpha = check_alpha(alpha)
     pmf, tested = parse_two_pmfs(p, q)
     size = parse_sample_sizes("n", n, pmf.shape[:-1])
     dtype = result_dtype(pmf, tested, size)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 
 from xentjax._core.array_like import ArrayLike
-from xentjax._core.checks import check_scalar
+from xentjax._core.checks import check_alpha
 from xentjax.softmax_regression import inference
 from xentjax.softmax_regression.arrays import Array, host_or_compiled, namespace, sum_over_rows
 from xentjax.softmax_regression.fitted import Fitted, problem_at
@@ -44,7 +44,7 @@ class MarginalEffects(NamedTuple):
         Raises:
             ValueError: for an alpha outside (0, 1).
         """
-        alpha = check_scalar("alpha", alpha, "a number in (0, 1)", lambda value: 0 < value < 1)
+        alpha = check_alpha(alpha)
         return inference.intervals(self.effects, self.standard_errors, alpha)
 
 

@@ -16,6 +16,7 @@ from xentjax._core.checks import (
     check_scalar,
     concrete,
     native,
+    native_array,
     raise_value_error,
 )
 from xentjax._core.dtypes import compute_dtype
@@ -187,9 +188,7 @@ def fit_softmax_regression(
 
 
 def _parse_features(x: Any) -> tuple[Array | np.ndarray, int]:
-    array = native("x", x)
-    if not isinstance(array, jax.Array):
-        array = np.asarray(array)
+    array = native_array("x", x)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         array = check_floating("x", array)  # which says so
     if array.ndim != 2 or array.shape[0] == 0:
@@ -205,8 +204,7 @@ def _encode(labels: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _parse_weights(weights: ArrayLike, n: int, dtype: Any) -> Array | np.ndarray:
-    array = native("sample_weight", weights)
-    array = array if isinstance(array, jax.Array) else np.asarray(array)
+    array = native_array("sample_weight", weights)
     if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer)):
         raise TypeError(f"sample_weight: expected numbers, got {array.dtype}")
     if array.shape != (n,):

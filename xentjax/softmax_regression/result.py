@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Int
 
 from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import (
+    check_alpha,
     check_flag,
     check_floating,
-    check_scalar,
     concrete,
     in_one_line,
     native,
@@ -130,7 +130,7 @@ class SoftmaxRegressionFit(NamedTuple):
             ValueError: for an alpha outside (0, 1), or more coefficients than 1000.
             TypeError: for an alpha that is not a number.
         """
-        alpha = _check_alpha(alpha)
+        alpha = check_alpha(alpha)
         errors = self._errors("confidence_intervals")
         return inference.intervals(self.coefficients, errors, alpha)
 
@@ -147,7 +147,7 @@ class SoftmaxRegressionFit(NamedTuple):
             ValueError: for an alpha outside (0, 1), or more coefficients than 1000.
             TypeError: for an alpha that is not a number.
         """
-        alpha = _check_alpha(alpha)
+        alpha = check_alpha(alpha)
         coefficients = self.coefficients
         ends = inference.intervals(coefficients, self._errors("odds_ratios"), alpha)
         return OddsRatios(inference.exponentials(coefficients), inference.exponentials(ends))
@@ -295,7 +295,7 @@ class SoftmaxRegressionFit(NamedTuple):
             TypeError: for a fit whose values are unknown, as under jit, or a `markdown` that is
                 neither True nor False.
         """
-        alpha = float(np.asarray(_check_alpha(alpha)))
+        alpha = float(np.asarray(check_alpha(alpha)))
         check_flag("markdown", markdown)
         if any(concrete(x) is None for x in jax.tree.leaves(self)):
             raise TypeError("summary: expected a fit whose values are known, got a traced one")
@@ -353,10 +353,6 @@ def order_of_classes(k: int, baseline: int) -> np.ndarray:
 def rounding_of(x: Any) -> np.float64:
     """Return the relative rounding of what is computed of features."""
     return np.float64(jnp.finfo(compute_dtype(x.dtype)).eps)
-
-
-def _check_alpha(alpha: ArrayLike) -> ArrayLike:
-    return check_scalar("alpha", alpha, "a number in (0, 1)", lambda value: 0 < value < 1)
 
 
 @in_float64
