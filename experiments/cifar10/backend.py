@@ -18,7 +18,8 @@ from experiments.cifar10.config import ConfigError
 
 DATA = "data"  # the mesh axis along which a batch is split
 CPU_DEVICES = 2
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
+HEAP = 64 << 20  # bytes; the largest heap of a thread that is not the main one
 # without XLA's YNNPACK kernels, whose convolutions and reductions are slower here
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
@@ -78,13 +79,15 @@ def _keep_memory() -> None:
     """Let glibc keep the memory that a step frees for the next step.
 
     Otherwise large blocks are returned to the system, which clears their pages when it allocates
-    them again: a step takes about 1.3 times as long. Blocks above 64 MiB are still returned.
+    them again: a step takes about 1.3 times as long. The threshold is that of the main thread;
+    other threads unmap a free heap unless that would leave less than the padding.
     """
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # another C library
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(M_MMAP_MAX, 0)
             mallopt(M_TRIM_THRESHOLD, -1)  # never
+            mallopt(M_TOP_PAD, HEAP + 1)
 
 
 def data_mesh(batch_size: int, devices: Sequence[Any] | int | None = None) -> Mesh:
