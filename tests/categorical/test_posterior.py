@@ -68,6 +68,22 @@ def test_equal_tails_agree_with_scipy(dtype, alpha):
     np.testing.assert_allclose(ends[..., 1], law.isf(alpha / 2), rtol)
 
 
+@DTYPES
+def test_equal_tails_of_tiny_concentrations_agree_with_scipy(dtype):
+    sizes = np.array([1e-4, 1e-3, 0.01, 0.03, 0.1, 1, 2.5, 40, 1e3])
+    a = np.stack(np.meshgrid(sizes, sizes), -1).reshape(-1, 2).astype(dtype)
+    rtol = {"float32": 2e-6, "float64": 1e-10}[dtype]
+    for alpha in (0.01, 0.05, 0.5, 0.8, 0.95, 0.99):
+        with jax.enable_x64(dtype == "float64"):
+            ends = np.asarray(DirichletPosterior(jnp.array(a)).credible_intervals(alpha)[:, 0])
+        law = scipy.stats.beta(*a.astype(float).T)
+        for found, expected in ((ends[:, 0], law.ppf(alpha / 2)), (ends[:, 1], law.isf(alpha / 2))):
+            # A quantile is about a power 1 / a: the digits of its logarithm are those of a.
+            digits = rtol * (1 - np.log(np.maximum(expected, 1e-300)))
+            smallest = np.where(expected < 1e-36, 1e-36, 0)  # of float32; below 1e-300, of scipy
+            assert (np.abs(found - expected) <= digits * expected + smallest).all()
+
+
 def shortest(a, b, alpha):
     """Ends by the share of alpha that is below, of scipy's quantiles."""
     law: Any = scipy.stats.beta(a, b)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtri
 from jaxtyping import Array, Float
 
-from xentjax.categorical._tails import NEWTON_STEPS, beta_tail, newton_step
+from xentjax.categorical._tails import NEWTON_STEPS, beta_tail, newton_step, odds_at
 from xentjax.information.pmf import divergence_term
 
 _STEPS_OF_ENDS = 12
@@ -49,24 +49,26 @@ def _ends(a: Array, b: Array, alpha: Array, inner: Array) -> tuple[Array, Array]
     """
     first, second = jnp.stack([a, b]), jnp.stack([b, a])
     less_1, less_1_other = (jnp.where(inner[None], x - 1, 1) for x in (first, second))
-    target = jnp.log(jnp.minimum(alpha, 1 - alpha))
+    target, log_mode = jnp.log(jnp.minimum(alpha, 1 - alpha)), jnp.log(first / second)
 
     def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        fall, odds = state
+        fall, offset = state
         log_odds = _log_odds_at(less_1, less_1_other, fall[None])
-        odds = jnp.where(inner[None], jnp.exp(log_odds), odds)
-        tail = beta_tail(first, second, odds)
+        offset = jnp.where(inner[None], log_odds - log_mode, offset)
+        tail = beta_tail(first, second, offset)
         mass = jnp.exp(tail.log_mass)
         # A tail's mass falls by its density of the log odds over the slope of D there.
         slope = -_slope(less_1, less_1_other, log_odds)
         decay = (mass / tail.over_density / slope).sum(0) / mass.sum(0)
         excess = jnp.log(mass.sum(0)) - jnp.log(alpha)
         new_fall = jnp.clip(fall + excess / decay, fall / 8, 8 * fall)
-        new_odds = newton_step(odds, tail, target[None])
-        return jnp.where(inner, new_fall, fall), jnp.where(inner[None], odds, new_odds)
+        moved = offset + newton_step(tail, target[None])
+        return jnp.where(inner, new_fall, fall), jnp.where(inner[None], offset, moved)
 
-    start = ndtri(alpha / 2) ** 2 / 2, first / second
-    low, high = jax.lax.fori_loop(0, NEWTON_STEPS, step, start)[1]
+    # The log odds begin at the mode, with a 0 that varies over a mesh as the arguments do.
+    start = ndtri(alpha / 2) ** 2 / 2, first - first
+    offset = jax.lax.fori_loop(0, NEWTON_STEPS, step, start)[1]
+    low, high = odds_at(first / second, offset)
     return low / (1 + low), 1 / (1 + high)
 
 

@@ -28,6 +28,14 @@ from xentjax.information.pmf import divergence_term
 _FALL = 40.0
 NEWTON_STEPS = 12
 _NODES = {"float32": 32, "float64": 64}
+_PANEL = {"float32": 10, "float64": 20}
+"""Nodes of each panel of the beta's tails."""
+_KINK = {"float32": (16.0, 6.0), "float64": (36.0, 8.0)}
+"""Log odds on either side of the kink where panels end, for a and b that are small."""
+_WIDE = 32.0
+"""Width of a window from which on its panels have different widths."""
+_FARTHEST = {"float32": 60.0, "float64": 500.0}
+"""Log odds beyond which the density is exponential."""
 
 
 def chi_squared_survival(
@@ -76,7 +84,7 @@ def gamma_tail(
         above = jnp.log1p((_FALL + a * above) / x)
     below = _width_below(a - x, x, (_FALL + x) / a)
     window = jnp.where(upper, above, -below)
-    deviance, masses, _ = _tail(lambda y: divergence_term(a[..., None], y), x, window)
+    deviance, masses = _tail(lambda y: divergence_term(a[..., None], y), x, window)
     tail_over_density = masses.sum(-1)
     return _gamma_log_scale(a) - deviance + jnp.log(tail_over_density), tail_over_density
 
@@ -112,24 +120,35 @@ def beta_quantile_odds(
     a: Float[Array, "*s"], b: Float[Array, "*s"], probability: Float[Array, "*s"]
 ) -> Float[Array, "*s"]:
     """x / (1 - x) at the x where the beta distribution reaches `probability`, at most 1/2."""
-    target = jnp.log(probability)
-
-    def newton(_: Array, odds: Array) -> Array:
-        return newton_step(odds, beta_tail(a, b, odds), target)
-
-    return jax.lax.fori_loop(0, NEWTON_STEPS, newton, a / b)
+    return odds_at(a / b, _beta_quantile(a, b, probability))
 
 
 @beta_quantile_odds.defjvp
 def _(primals, tangents):
     """d log P(t < x) / da = E[log t | t < x] - E[log t], and so for b and 1 - t."""
     a, b, probability = primals
-    odds = beta_quantile_odds(a, b, probability)
-    tail = beta_tail(a, b, odds)
+    offset = _beta_quantile(a, b, probability)
+    odds, tail = odds_at(a / b, offset), beta_tail(a, b, offset)
     a_derivative = tail.mean_log - (digamma(a) - digamma(a + b))
     b_derivative = tail.mean_log_rest - (digamma(b) - digamma(a + b))
     rise = tangents[2] / probability - a_derivative * tangents[0] - b_derivative * tangents[1]
     return odds, odds * tail.over_density * rise
+
+
+def _beta_quantile(a: Array, b: Array, probability: Array) -> Array:
+    target = jnp.log(probability)
+
+    def newton(_: Array, offset: Array) -> Array:
+        return offset + newton_step(beta_tail(a, b, offset), target)
+
+    # 0, which varies over a mesh as the arguments do.
+    return jax.lax.fori_loop(0, NEWTON_STEPS, newton, (a - a) / b)
+
+
+def odds_at(mode: Array, offset: Array) -> Array:
+    """Return `mode * exp(offset)`, finite, by halves, of which none over- or underflows before."""
+    half = jnp.exp(offset / 2)
+    return jnp.minimum(mode * half * half, float(jnp.finfo(offset.dtype).max) / 4)
 
 
 class BetaTail(NamedTuple):
@@ -146,47 +165,87 @@ class BetaTail(NamedTuple):
     """The mean of log(1 - t) there."""
 
 
-def newton_step(odds: Array, tail: BetaTail, target: Array) -> Array:
-    """Return odds next to those at which the log of the mass below is `target`."""
-    # For small `a` a quantile may underflow; there is no tail below that could be computed.
-    least = float(jnp.finfo(odds.dtype).tiny) * 2**20
+def newton_step(tail: BetaTail, target: Array) -> Array:
+    """Return the change of the log odds to where the log of the mass below is `target`, about."""
     step = (target - tail.log_mass) * tail.over_density
     # No further at a time than where log_mass still has digits to step back by.
-    new = jnp.maximum(odds * jnp.exp(jnp.maximum(step, -tail.width)), least)
-    return jnp.where(odds <= least, odds, new)
+    return jnp.maximum(step, -tail.width)
 
 
-def beta_tail(a: Array, b: Array, odds: Array) -> BetaTail:
-    n = a + b
+def beta_tail(a: Array, b: Array, offset: Array) -> BetaTail:
+    """Return the tail below the t whose log odds are `offset` above those of the mode, a / b.
+
+    Where a or b is small the density is hundreds of log odds wide, exponential but for a kink of
+    width 1; and beyond some log odds t or 1 - t is 0 in the dtype, but not its logarithm. So the
+    integral is taken in panels, that end at the kink and where the density becomes exponential.
+    """
+    n, mode = a + b, a / b
     remainders = factorial_remainder(jnp.stack([n, a, b]))  # at once: it compiles once
     log_scale = remainders[0] - remainders[1] - remainders[2] + jnp.log(a / n * b)
+    log_mode = jnp.log(mode)
+    farthest = _FARTHEST[offset.dtype.name]
 
-    def deviance(odds: Array) -> Array:
+    def deviance(offset: Array) -> Array:
+        far = log_mode[..., None] + offset
+        near = jnp.clip(far, -farthest, farthest)
+        odds = odds_at(mode[..., None], offset + (near - far))
         shares = jnp.stack([odds / (1 + odds), 1 / (1 + odds)])
         pair = jnp.broadcast_to(jnp.stack([a, b])[..., None], shares.shape)
-        return divergence_term(pair, n[None, ..., None] * shares).sum(0)
+        terms = divergence_term(pair, n[None, ..., None] * shares).sum(0)
+        return (
+            terms + a[..., None] * jax.nn.relu(near - far) + b[..., None] * jax.nn.relu(far - near)
+        )
 
+    log_odds = log_mode + offset
+    odds = odds_at(mode, offset)
     below, above = n * (odds / (1 + odds)), n / (1 + odds)
-    most = _FALL + n * jnp.log1p(odds)
+    log_rest = jax.nn.softplus(log_odds)
+    most = _FALL + n * log_rest
     width = _width_below(a - below, below / (1 + odds), most / a)
 
     def narrow(_: Array, width: Array) -> Array:  # two forms, each better at one end
-        by_a = (most - n * jnp.log1p(odds * jnp.exp(-width))) / a
+        by_a = (most - n * jax.nn.softplus(log_odds - width)) / a
         by_b = jnp.log1p(jnp.expm1((_FALL + b * width) / n) * n / above)
         return jnp.minimum(by_a, by_b)
 
     width = jax.lax.fori_loop(0, 3, narrow, width)
-    here, masses, nodes = _tail(deviance, odds, -width)
+    drops, weights = _in_panels(log_odds, width, a, b)
+    # The end itself is a node of weight 0, so that the deviance is compiled once.
+    heights = deviance(offset[..., None] - jnp.pad(drops, [(0, 0)] * a.ndim + [(1, 0)]))
+    here = heights[..., :1]
+    masses = jnp.exp(here - heights[..., 1:]) * weights
     mass = masses.sum(-1)
-    log_odds = jnp.log(odds)[..., None] - width[..., None] * nodes
-    share, log_rest = masses / mass[..., None], -jnp.log1p(jnp.exp(log_odds))
+    nodes, share = log_odds[..., None] - drops, masses / mass[..., None]
     return BetaTail(
-        log_mass=log_scale - here + jnp.log(mass),
+        log_mass=log_scale - here[..., 0] + jnp.log(mass),
         over_density=mass,
         width=width,
-        mean_log=(share * (log_odds + log_rest)).sum(-1),
-        mean_log_rest=(share * log_rest).sum(-1),
+        mean_log=-(share * jax.nn.softplus(-nodes)).sum(-1),
+        mean_log_rest=-(share * jax.nn.softplus(nodes)).sum(-1),
     )
+
+
+def _in_panels(log_odds: Array, width: Array, a: Array, b: Array) -> tuple[Array, Array]:
+    """Return how far below the log odds the nodes of a quadrature lie, and their weights.
+
+    Its panels end, in a wide window, on either side of the kink and at the kink.
+    """
+    kind, rank = log_odds.dtype.name, log_odds.ndim
+    far, near = _KINK[kind]
+    below, above = jnp.log1p(b), jnp.log1p(a)
+    places = above + far, above + near, above - below, -near - below, -far - below
+    wide = jnp.clip(log_odds[..., None] - jnp.stack(places, -1), 0, width[..., None])
+    equal = jnp.arange(1, len(places) + 1, dtype=a.dtype) / (len(places) + 1)
+    narrow = width[..., None] * jnp.expand_dims(equal, range(rank))
+    inner = jnp.where(width[..., None] > _WIDE, wide, narrow)
+    ends = jnp.concatenate([jnp.zeros_like(width)[..., None], inner, width[..., None]], -1)
+    sizes = jnp.diff(ends)[..., None]
+    x, w = (
+        jnp.expand_dims(jnp.asarray(v, a.dtype) / 2, range(rank + 1))
+        for v in np.polynomial.legendre.leggauss(_PANEL[kind])
+    )
+    nodes, weights = ends[..., :-1, None] + sizes * (x + 0.5), sizes * w
+    return nodes.reshape(*width.shape, -1), weights.reshape(*width.shape, -1)
 
 
 def _gamma_log_scale(a: Array) -> Array:
@@ -205,13 +264,8 @@ def _width_below(slope: Array, curvature: Array, limit: Array) -> Array:
     return jnp.where(both > 0, jnp.minimum(root, limit), limit)
 
 
-def _tail(
-    deviance: Callable[[Array], Array], x: Array, window: Array
-) -> tuple[Array, Array, Array]:
-    """Return the deviance at x, and weighted densities over log x, relative to the one at x.
-
-    They are those at the nodes of a quadrature, which lie in [0, 1] for the `window`.
-    """
+def _tail(deviance: Callable[[Array], Array], x: Array, window: Array) -> tuple[Array, Array]:
+    """Return the deviance at x, and weighted densities over log x, relative to the one at x."""
     legendre = np.polynomial.legendre.leggauss(_NODES[x.dtype.name])
     # x itself is a node of weight 0, so that the deviance is compiled once.
     nodes, weights = (
@@ -221,4 +275,4 @@ def _tail(
     heights = deviance(x[..., None] * jnp.exp(window[..., None] * nodes))
     here = heights[..., :1]
     masses = jnp.exp(here - heights) * weights * jnp.abs(window)[..., None]
-    return here[..., 0], masses, nodes
+    return here[..., 0], masses
