@@ -1,14 +1,13 @@
-"""Intervals for how strongly two columns go together, by the noncentral chi-squared law.
+"""How strongly two columns go together: mutual information and Cramér's V, with intervals.
 
-G and X^2 of a table of N pairs follow, for associations that are not strong, the noncentral
-chi-squared law of (R - 1) (C - 1) degrees of freedom with noncentrality
+Cramér's V has that of the noncentral chi-squared law, which X^2 of a table of N pairs follows, for
+associations that are not strong, with (R - 1) (C - 1) degrees of freedom and the noncentrality
 
-    lambda = 2 N I  for G,    lambda = N min(R - 1, C - 1) V^2  for X^2.
+    lambda = N min(R - 1, C - 1) V^2.
 
 The interval has all lambda whose law gives the statistic tails of at least alpha / 2.
 
-Source: M. Smithson, "Confidence Intervals" (2003), chapter 4; S. G. Self, R. H. Mauritsen and
-J. Ohara, "Power calculations for likelihood ratio tests in generalized linear models" (1992).
+Source: M. Smithson, "Confidence Intervals" (2003), chapter 4.
 """
 
 import math
@@ -28,23 +27,15 @@ class Strength(NamedTuple):
     upper: float
 
 
-def mutual_information(
-    test: xentjax.IndependenceTest, n: int, alpha: float, sizes: tuple[int, int]
-) -> Strength:
+def mutual_information(test: xentjax.IndependenceTest, alpha: float) -> Strength:
     """Estimate the mutual information in nats, corrected for its bias, and at least 0.
 
     Args:
-        test: by the statistic G.
-        n: number of pairs.
+        test: of independence.
         alpha: probability that the interval does not cover.
-        sizes: numbers of rows and columns that are not empty.
     """
-    most, value = math.log(min(sizes)), max(float(test.mutual_information), 0.0)
-    ends = (
-        min(end / (2 * n), most)
-        for end in noncentrality(float(test.statistic), int(test.dof), alpha)
-    )
-    return Strength(value, *ends)
+    lower, upper = np.asarray(test.mutual_information_interval(alpha)).tolist()
+    return Strength(max(float(test.mutual_information), 0.0), lower, upper)
 
 
 def cramers_v(
@@ -52,7 +43,11 @@ def cramers_v(
 ) -> Strength:
     """Estimate Cramér's V without what chance adds to it, X^2 - dof in place of X^2.
 
-    The arguments are those of `mutual_information`.
+    Args:
+        test: of independence.
+        n: number of pairs.
+        alpha: probability that the interval does not cover.
+        sizes: numbers of rows and columns that are not empty.
     """
     scale, dof = n * (min(sizes) - 1), int(test.dof)
     statistic = scale * float(test.cramers_v) ** 2

@@ -148,9 +148,7 @@ def compare(answers: Variable, groups: Variable, alpha: float) -> TwoWay:
     if min(occurring) < 2:
         return TwoWay(counts, missing, None, None, None)
     with jax.enable_x64(True):
-        test = jax.device_get(xentjax.independence_test(table))
-    strengths = (
-        measure(test, n, alpha, occurring)
-        for measure in (association.cramers_v, association.mutual_information)
-    )
-    return TwoWay(counts, missing, test, *strengths)
+        test = xentjax.independence_test(table)
+        information = association.mutual_information(test, alpha)
+    v = association.cramers_v(test, n, alpha, occurring)
+    return TwoWay(counts, missing, jax.device_get(test), v, information)

@@ -144,6 +144,8 @@ def test_intervals_of_no_information_and_of_all():
     np.testing.assert_array_equal(none, [0, 0])
     lower, upper = independence_test(np.diag([30, 30])).mutual_information_interval()
     assert 0.4 < lower < upper == np.float32(np.log(2))
+    with_empty = independence_test(np.diag([30, 30, 0])).mutual_information_interval()
+    np.testing.assert_array_equal(with_empty, [lower, upper])
     empty = jax.jit(lambda t: independence_test(t).mutual_information_interval())
     assert np.isnan(empty(jnp.array([[1, 2], [0, 0]]))).all()
 

@@ -66,7 +66,7 @@ class IndependenceTest(NamedTuple):
             alpha: probability of an interval that misses, in (0, 1).
 
         Returns:
-            [..., 2], lower and upper end, from 0 to the logarithm of the lesser number of classes.
+            [..., 2], lower and upper end, from 0 to log min(R, C).
 
         Raises:
             ValueError: for an alpha outside (0, 1).
@@ -188,15 +188,16 @@ def _interval(
     surprise = (1 + excess) * (log_ratio := jnp.log1p(excess))
     spread = (expected / n * surprise * log_ratio).sum((-2, -1))
     mean = (expected / n * divergence_term(1 + excess, jnp.ones_like(excess))).sum((-2, -1))
-    least = 3 * dof / number
-    scale = (spread - mean**2 + least) / (2 * mean + least)
+    few = 3 * dof / number
+    scale = (spread - mean**2 + few) / (2 * mean + few)
     half = jnp.maximum(dof, 1) / 2
     x = jnp.maximum(number * information / scale + half, _LEAST)
     masses = jnp.stack([alpha / 2, 1 - alpha / 2])
     pair = jnp.broadcast_to(jnp.expand_dims(masses, range(1, x.ndim + 1)), (2, *x.shape))
     y = noncentrality(*(jnp.broadcast_to(v[None], pair.shape) for v in (half, x)), pair)
     ends = jnp.moveaxis((scale / number)[None] * y, 0, -1)
-    most = math.log(min(expected.shape[-2:]))
+    least = jnp.minimum((rows > 0).sum((-2, -1)), (columns > 0).sum((-2, -1)))
+    most = jnp.log(least.astype(ends.dtype))[..., None]
     return jnp.minimum(ends, most) + nan_unless(dof > 0, ends.dtype)[..., None]
 
 

@@ -3,12 +3,14 @@
 import dataclasses
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import scipy.stats
 from statsmodels.discrete.discrete_model import MNLogit
 from statsmodels.stats.proportion import multinomial_proportions_confint
 
+import xentjax
 from experiments.common.command import UserError
 from experiments.survey import association
 from experiments.survey.config import Config
@@ -83,6 +85,9 @@ def test_two_way_table(result, rows):
     np.testing.assert_allclose(two_way.test.p_value, g.pvalue, rtol=1e-8)
     information = max(g.statistic - 4, 0) / (2 * n)
     np.testing.assert_allclose(two_way.mutual_information.value, information, rtol=1e-8)
+    with jax.enable_x64(True):
+        ends = xentjax.independence_test(table).mutual_information_interval(result.config.alpha)
+    np.testing.assert_allclose(two_way.mutual_information[1:], ends, rtol=1e-12)
     v = np.sqrt(max(x2.statistic - 4, 0) / (2 * n))
     np.testing.assert_allclose(two_way.cramers_v.value, v, rtol=1e-8)
     assert two_way.cramers_v.lower <= v <= two_way.cramers_v.upper
