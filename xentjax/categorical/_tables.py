@@ -2,15 +2,14 @@
 
 Each statistic is a sum over the classes of a term of c_k, and the probability of a table is, up to
 a constant, the product of the Poisson probabilities of its c_k at mean N q_k. So in enumeration a
-table is a beginning, of all classes but two, and an end, of as many samples as are left: a table
-costs one comparison and one product, the sum and product of both parts are never stored, and
-nothing cancels.
+table is a beginning, of the first half of the classes, and an end, of as many samples as are left.
+The sum and product of both are never stored: each beginning is compared with all ends or, where
+they are many, searched for in them. Nothing cancels.
 """
 
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
-from itertools import pairwise
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +20,8 @@ _IN_CACHE = 2**15
 """Numbers that each pass over finds in the processor's own memory."""
 _MANY = 16
 """Rows of one pmf from which its tables are sorted once, not compared with each row."""
+_SEARCH = 6_000, 24
+"""A search of sorted ends costs as much as so many comparisons, and so many for each number."""
 _TIE = 1e-7
 """Statistics that differ by less, relative where they exceed 1, count as equal."""
 
@@ -57,7 +58,7 @@ def _sizes(counts: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 def enumerate_tables(counts: np.ndarray, q: np.ndarray, order: str) -> _Result:
     """Return statistics and exact p-values [B] of counts [B, K] and pmfs [B, K] in float64."""
-    return _by_group(counts, q, order, lambda n: n + 1, _exact)
+    return _by_group(counts, q, order, _largest_number, _exact)
 
 
 def draw_tables(
@@ -65,14 +66,14 @@ def draw_tables(
 ) -> _Result:
     """Return statistics and p-values by `number` tables that are drawn for each row."""
     draw = partial(_drawn, rng, number=number)
-    return _by_group(counts, q, order, lambda _: min(number, _BLOCK), draw)
+    return _by_group(counts, q, order, lambda _, k: k * min(number, _BLOCK), draw)
 
 
 def _by_group(
     counts: np.ndarray,
     q: np.ndarray,
     order: str,
-    numbers_of: Callable[[int], int],
+    numbers_of: Callable[[int, int], int],
     p_value_of: Callable[..., np.ndarray],
 ) -> _Result:
     """Return the results of rows in any order, those of one group together.
@@ -81,12 +82,12 @@ def _by_group(
         counts: [B, K].
         q: [B, K].
         order: of the tables.
-        numbers_of: how many numbers a class of a row of so many samples holds at a time.
+        numbers_of: how many numbers a row of so many samples and classes holds at a time.
         p_value_of: n, q of a group, the order and `least`, the statistic that is as extreme.
     """
     result = _Result(np.full(len(q), np.inf), np.zeros(len(q)))
     for rows, n, kept_counts, kept_q in _groups(counts, q):
-        size = max(1, _BLOCK // (kept_q.shape[-1] * numbers_of(n)))
+        size = max(1, _BLOCK // numbers_of(n, kept_q.shape[-1]))
         for start in range(0, len(rows), size):
             part = slice(start, start + size)
             observed = _terms(kept_counts[part], n * kept_q[part], order)[0].sum(-1)
@@ -124,7 +125,7 @@ def _exact(n: int, q: np.ndarray, order: str, *, least: np.ndarray) -> np.ndarra
     if not shared.all():
         rows = alike.ascending[~np.repeat(shared, alike.numbers)]
         share[rows] = _shares(least[rows], _parts(n, q[rows], order))
-    return share
+    return np.minimum(share, 1)  # sums in two orders may differ by rounding
 
 
 class _Alike(NamedTuple):
@@ -184,7 +185,7 @@ def _remainder(c: np.ndarray) -> np.ndarray:
 
 
 class _Part(NamedTuple):
-    """Some of all tables: each beginning, of all classes but two, with each end."""
+    """Some of all tables: each beginning, of the first half of the classes, with each end."""
 
     score: np.ndarray
     """[A, B], of the beginnings; a table's is the sum of both."""
@@ -195,62 +196,98 @@ class _Part(NamedTuple):
     last_weight: np.ndarray
 
 
+def _classes_of_ends(k: int) -> int:
+    return max(2, k - k // 2)
+
+
+def _largest_number(n: int, k: int) -> int:
+    """Return the numbers of a row in the largest array that `_parts` makes."""
+    last = _classes_of_ends(k)
+    return max(k * (n + 1), math.comb(n + last - 1, last - 1))
+
+
 def _parts(n: int, q: np.ndarray, order: str) -> Iterator[_Part]:
     """Yield all tables of n samples and K >= 2 classes, for pmfs [B, K]."""
     amounts = np.arange(n + 1)[:, None]
     scores, surprisals = _terms(amounts, n * q.T[:, None], order)  # [K, n + 1, B]
     weights = np.exp(-surprisals)
-    classes, _, batch = scores.shape
-    # Class to come; samples left, score and weight of tables of the classes before it. Those of all
-    # classes but two are in order of the samples left.
-    stack = [(0, np.array([n]), np.zeros((1, batch)), np.ones((1, batch)))]
-    while stack:
-        k, left, score, weight = stack.pop()
-        if k == classes - 2:
-            starts = np.flatnonzero(np.diff(left, prepend=-1))
-            for start, stop in pairwise([*starts, len(left)]):
-                c = left[start]
-                ends = slice(c + 1), slice(c, None, -1)
-                (s1, s2), (w1, w2) = (
-                    [x[k + i, end] for i, end in enumerate(ends)] for x in (scores, weights)
-                )
-                yield _Part(score[start:stop], weight[start:stop], s1 + s2, w1 * w2)
-            continue
+    first = q.shape[-1] - _classes_of_ends(q.shape[-1])
+
+    def half(classes: range, total: int) -> tuple[np.ndarray, np.ndarray]:
+        amounts = _compositions(total, len(classes))
+        pairs = list(zip(classes, amounts, strict=True))
+        score, weight = (x[k][c] for x in (scores, weights) for k, c in pairs[:1])
+        for k, c in pairs[1:]:
+            score, weight = score + scores[k][c], weight * weights[k][c]
+        return score, weight
+
+    ends = range(first, q.shape[-1])
+    if first == 0:
+        none = np.zeros((1, len(q)))
+        yield _Part(none, none + 1, *half(ends, n))
+        return
+    for of_first in range(n + 1):
+        yield _Part(*half(range(first), of_first), *half(ends, n - of_first))
+
+
+@lru_cache(maxsize=128)
+def _compositions(n: int, classes: int) -> list[np.ndarray]:
+    """Return the counts of each class in all tables of n samples."""
+    left, counts = np.array([n]), []
+    for _ in range(classes - 1):
         choices = left + 1
-        if len(left) > 1 and choices.sum() * batch > _BLOCK:
-            half = len(left) // 2
-            stack += [(k, left[p], score[p], weight[p]) for p in (slice(half), slice(half, None))]
-            continue
         parent = np.repeat(np.arange(len(left)), choices)
         c = np.arange(len(parent)) - (np.cumsum(choices) - choices)[parent]
-        if k == classes - 3:
-            ascending = np.argsort(left[parent] - c)
-            parent, c = parent[ascending], c[ascending]
-        score, weight = score[parent] + scores[k][c], weight[parent] * weights[k][c]
-        stack.append((k + 1, left[parent] - c, score, weight))
+        counts = [*(x[parent] for x in counts), c]
+        left = left[parent] - c
+    return [*counts, left]
 
 
 def _shares(least: np.ndarray, parts: Iterator[_Part]) -> np.ndarray:
     """Return the share of all tables' weight that those have whose score is `least` [B] or more."""
     share, total = np.zeros(len(least)), np.zeros(len(least))
+    once, each = _SEARCH
     for part in parts:
-        size = max(1, _IN_CACHE // part.last_score.size)
-        for start in range(0, len(part.score), size):
-            rows = slice(start, start + size)
-            extreme = part.last_score >= (least - part.score[rows])[:, None]
-            share += (part.weight[rows] * (extreme * part.last_weight).sum(1)).sum(0)
+        sizes = len(part.score), len(part.last_score)
+        many = math.prod(sizes) > once + each * sum(sizes)
+        share += (_searched if many else _compared)(least, part)
         total += part.weight.sum(0) * part.last_weight.sum(0)
     return share / total
+
+
+def _compared(least: np.ndarray, part: _Part) -> np.ndarray:
+    """Return the weight [B] of the tables of a part whose score is `least` or more."""
+    found, size = np.zeros(len(least)), max(1, _IN_CACHE // part.last_score.size)
+    for start in range(0, len(part.score), size):
+        rows = slice(start, start + size)
+        extreme = part.last_score >= (least - part.score[rows])[:, None]
+        found += (part.weight[rows] * (extreme * part.last_weight).sum(1)).sum(0)
+    return found
+
+
+def _searched(least: np.ndarray, part: _Part) -> np.ndarray:
+    """Return `_compared`, a row at a time."""
+    found = np.empty(len(least))
+    for row, (score, weight, last_score, last_weight) in enumerate(
+        zip(*(x.T for x in part), strict=True)
+    ):
+        found[row] = weight @ _from(least[row] - score, last_score, last_weight)
+    return found
+
+
+def _from(least: np.ndarray, score: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return the weight of all scores that are `least` or more, for each `least`."""
+    ascending = np.argsort(score)
+    tails = np.append(np.cumsum(weight[ascending[::-1]])[::-1], 0)
+    return tails[np.searchsorted(score[ascending], least)]
 
 
 def _shares_of_one_pmf(least: np.ndarray, parts: Iterator[_Part]) -> np.ndarray:
     """Return `_shares` for many `least` and one pmf: its tables, sorted, are searched for each."""
     share, total = np.zeros(len(least)), 0.0
     for score, weight in _joined(parts):
-        ascending = np.argsort(score)
-        tail = np.append(np.cumsum(weight[ascending[::-1]])[::-1], 0)
-        share += tail[np.searchsorted(score, least, sorter=ascending)]
-        total += tail[0]
+        share += _from(least, score, weight)
+        total += weight.sum()
     return share / total
 
 
