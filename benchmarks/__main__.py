@@ -43,7 +43,7 @@ class Benchmark(NamedTuple):
         summary: what it measures.
         seconds: the time for the rounds of a case.
         rounds: the most rounds.
-        anywhere: whether it runs on every machine, and so when no benchmark is named.
+        anywhere: whether it runs on every machine in little time, and so when none is named.
         minutes: no case begins later; a case may take one more.
     """
 
@@ -79,6 +79,11 @@ BENCHMARKS = {
         "calls of few rows under jit and eager against optax and jax.nn, compilation, imports",
         seconds=6,
     ),
+    "first_calls": Benchmark(
+        "first calls of the statistics in fresh processes against scipy and statsmodels, minutes",
+        seconds=60,
+        anywhere=False,
+    ),
     "growth": Benchmark(
         "exponents of time and scratch memory in rows and classes beside theory's", seconds=12
     ),
@@ -106,7 +111,7 @@ class Command(LinearOptions):
     names: Annotated[
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME ...]")
     ] = ()
-    """The benchmarks to run; by default all that need no accelerator, without the cases that take
+    """The benchmarks to run; by default all that need no accelerator, without what takes
     minutes, in at most 15 minutes. `compare` compares two revisions: see compare --help."""
     quick: bool = False
     """Small shapes and few rounds, to see in seconds that everything runs. The figures are not

@@ -5,7 +5,7 @@ Roll a die of pmf p N times and count its K faces: c. Then
     E KL(c / N || p) = (K - 1) / (2N) + (sum_k 1 / p_k - 1) / (12 N^2) + O(N^-3)
     E H(c / N) = H(p) - E KL(c / N || p),  exactly: the plug-in entropy is biased downwards
     G = 2 N KL(c / N || p)  ->  chi-squared of K - 1 degrees of freedom  (Wilks)
-    P(an interval covers p_k)  ->  1 - alpha
+    P(an interval covers p_k)  ->  1 - alpha,  P(a test rejects what is true)  ->  alpha
 
 Every mean over the dice is printed with its standard error.
 
@@ -13,9 +13,8 @@ Every mean over the dice is printed with its standard error.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.asymptotics import plots
-from experiments.asymptotics.dice import NSB_DICE, Mean, Measurement, measure
+from experiments.asymptotics.dice import NSB_DICE, Mean, Measurement, measure, roll
+from experiments.asymptotics.sizes import SIMULATED_DICE, Sizes, measure_sizes
 from experiments.common.command import (
     LEAST_ALPHA,
     UserError,
@@ -57,7 +57,7 @@ class Config:
     num_dice: int = 100_000
     """Dice for each N. The slower NSB entropy uses the first 5,000 of them."""
     alpha: float = 0.05
-    """Level of the G-test, and probability that an interval does not cover."""
+    """Level of the tests, and probability that an interval does not cover."""
     seed: int = 0
     """Seed of the rolls."""
     runs_dir: Path = RUNS
@@ -95,10 +95,12 @@ class Result(NamedTuple):
     Attributes:
         config: the configuration.
         measurements: one for each N, in ascending order.
+        sizes: of the tests, likewise.
     """
 
     config: Config
     measurements: tuple[Measurement, ...]
+    sizes: tuple[Sizes, ...]
 
 
 def run(config: Config, *, progress: Callable[[Sequence[int]], Iterable[int]] = iter) -> Result:
@@ -109,19 +111,22 @@ def run(config: Config, *, progress: Callable[[Sequence[int]], Iterable[int]] = 
         progress: wraps the values of N, to show the progress of the run.
     """
     key, pmf = jax.random.key(config.seed), pmf_option("--probs", config.probs)
-    measure_dice = partial(measure, pmf=pmf, num_dice=config.num_dice, alpha=config.alpha)
-    return Result(
-        config,
-        tuple(
-            measure_dice(jax.random.fold_in(key, num_rolls), num_rolls=num_rolls)
-            for num_rolls in progress(config.num_rolls)
-        ),
-    )
+    measurements, sizes = [], []
+    for num_rolls in progress(config.num_rolls):
+        own = jax.random.fold_in(key, num_rolls)
+        counts = roll(own, pmf, num_rolls=num_rolls, num_dice=config.num_dice)
+        measurements.append(measure(counts, pmf, num_rolls=num_rolls, alpha=config.alpha))
+        of_tests = jax.random.fold_in(own, 1)
+        sizes.append(measure_sizes(of_tests, counts, pmf, alpha=config.alpha))
+    return Result(config, tuple(measurements), tuple(sizes))
 
 
 def save(result: Result, folder: RunFolder) -> None:
     """Write the measurements and the figures of a run."""
-    lines = [_summarize(measurement) for measurement in result.measurements]
+    lines = [
+        _summarize(measurement) | sizes._asdict()
+        for measurement, sizes in zip(result.measurements, result.sizes, strict=True)
+    ]
     for line in lines:
         folder.log(**line)
     folder.summary({"pmf": result.config.probs, "measurements": lines})
@@ -130,6 +135,7 @@ def save(result: Result, folder: RunFolder) -> None:
     folder.figure("entropy", plots.draw_entropy(found))
     folder.figure("wilks", plots.draw_wilks(found, len(pmf) - 1, alpha))
     folder.figure("coverage", plots.draw_coverage(found, alpha))
+    folder.figure("sizes", plots.draw_sizes(result.config.num_rolls, result.sizes, alpha))
 
 
 def _summarize(measurement: Measurement) -> dict[str, Any]:
@@ -162,30 +168,44 @@ def show(result: Result, console: Console) -> None:
         ["N", "mean", "variance", f"rejected at {config.alpha:g}"],
     )
     table.add_row("theory", f"{dof}", f"{2 * dof}", f"{config.alpha:g}")
-    for m in found:
+    for m, sizes in zip(found, result.sizes, strict=True):
         mean = Mean(2 * m.num_rolls * m.kl.value, 2 * m.num_rolls * m.kl.error)
-        table.add_row(f"{m.num_rolls:,}", _text(mean), _text(m.variance), _text(m.rejected))
+        rejected = sizes.rejected["g_test"]
+        table.add_row(f"{m.num_rolls:,}", _text(mean), _text(m.variance), _text(rejected))
     show_table(console, table)
 
     headings = ["", *(f"N = {size:,}" for size in config.num_rolls)]
 
-    def by_method(title: str, name: str, scale: float, digits: int) -> Table:
+    def by_method(
+        title: str,
+        measured: Sequence[Mapping[str, Mean]],
+        theory: Sequence[Mapping[str, float]],
+        scale: float,
+        digits: int,
+    ) -> Table:
         """Make a table of each method's measurements and, where known, the exact values."""
-        measured = [getattr(m, name) for m in found]
-        theory = [getattr(m.theory, name) for m in found]
         table = new_table(title, headings)
         for method in measured[0]:
             values = (_text(_times(scale, m[method])) for m in measured)
             table.add_row(method.replace("_", " "), *values)
-            if method in theory[0]:
+            if theory and method in theory[0]:
                 exact = (f"{scale * t[method]:.{digits}f}" for t in theory)
                 table.add_row("  exact", *exact, style="dim")
         return table
 
     title = f"Bias of the entropy estimators, 10^-3 nats (nsb: {NSB_DICE:,} dice at most)"
-    show_table(console, by_method(title, "bias", 1e3, 3))
+    exact = [m.theory.bias for m in found]
+    show_table(console, by_method(title, [m.bias for m in found], exact, 1e3, 3))
     title = f"Coverage of intervals, %; nominal {100 * (1 - config.alpha):g}"
-    show_table(console, by_method(title, "coverage", 100, 2))
+    exact = [m.theory.coverage for m in found]
+    show_table(console, by_method(title, [m.coverage for m in found], exact, 100, 2))
+    title = (
+        f"Rejections of what is true, %; nominal {100 * config.alpha:g} (multinomial_test: exact, "
+        f"or {SIMULATED_DICE:,} dice by simulated tables)"
+    )
+    show_table(console, by_method(title, [s.rejected for s in result.sizes], (), 100, 2))
+    title = f"Coverage of intervals of mutual information, %; nominal {100 * (1 - config.alpha):g}"
+    show_table(console, by_method(title, [s.held for s in result.sizes], (), 100, 2))
 
 
 def _times(factor: float, mean: Mean) -> Mean:

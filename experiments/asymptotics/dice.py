@@ -20,6 +20,10 @@ from experiments.common.methods import (
 
 ROLLS_AT_ONCE = 2**21  # in memory
 NSB_DICE = 5_000  # NSB integrates numerically for each die, 100 times slower than the others
+CREDIBLE_INTERVALS = {
+    "equal tails, flat prior": "equal_tailed",
+    "highest density, flat prior": "highest_density",
+}
 COINS_AT_ONCE = 1024  # in one call of the intervals; one shape for all N compiles once
 
 
@@ -64,7 +68,6 @@ class Measurement(NamedTuple):
         statistics: float32 [D], G = 2 N KL(c / N || p) of each die, in ascending order.
         kl: KL(c / N || p).
         variance: of G, the mean squared deviation from its mean.
-        rejected: share of the dice whose G-test rejects the true pmf at level alpha.
         bias: entropy estimator -> error of its estimate.
         rmse: entropy estimator -> root mean squared error.
         coverage: interval method -> share of the faces that its intervals cover; for a simultaneous
@@ -76,27 +79,21 @@ class Measurement(NamedTuple):
     statistics: NDArray[np.float32]
     kl: Mean
     variance: Mean
-    rejected: Mean
     bias: Mapping[str, Mean]
     rmse: Mapping[str, float]
     coverage: Mapping[str, Mean]
 
 
-def measure(
-    key: jax.Array, pmf: jax.Array, *, num_rolls: int, num_dice: int, alpha: float
-) -> Measurement:
-    """Roll the dice, and compare them with the theory.
+def measure(counts: jax.Array, pmf: jax.Array, *, num_rolls: int, alpha: float) -> Measurement:
+    """Compare dice with the theory.
 
     Args:
-        key: random key.
+        counts: int32 [D, K], their rolls.
         pmf: float32 [K], K >= 2 probabilities > 0.
         num_rolls: N.
-        num_dice: D.
-        alpha: level of the test, and probability that an interval does not cover.
+        alpha: probability that an interval does not cover.
     """
-    counts = _roll(key, pmf, num_rolls=num_rolls, num_dice=num_dice)
-    test = xentjax.g_test(counts, pmf)
-    statistics = np.asarray(test.statistic)
+    statistics = np.asarray(xentjax.g_test(counts, pmf).statistic)
     errors = _entropy_errors(counts, pmf)
     expected, classwise = _classwise_coverage(counts, pmf, num_rolls, alpha)
     return Measurement(
@@ -105,7 +102,6 @@ def measure(
         statistics=np.sort(statistics),
         kl=Mean.of(statistics / (2 * num_rolls)),
         variance=Mean.of((statistics - statistics.mean(dtype=np.float64)) ** 2),
-        rejected=Mean.of(np.asarray(test.p_value) < alpha),
         bias={name: Mean.of(error) for name, error in errors.items()},
         rmse={name: float(np.sqrt(np.mean(error**2))) for name, error in errors.items()},
         coverage=classwise | _simultaneous_coverage(counts, pmf, alpha),
@@ -113,7 +109,7 @@ def measure(
 
 
 @partial(jax.jit, static_argnames=("num_rolls", "num_dice"))
-def _roll(key: jax.Array, pmf: jax.Array, *, num_rolls: int, num_dice: int) -> jax.Array:
+def roll(key: jax.Array, pmf: jax.Array, *, num_rolls: int, num_dice: int) -> jax.Array:
     """Count the faces of every die, int32 [D, K]."""
 
     def one_die(die_key: jax.Array) -> jax.Array:
@@ -146,23 +142,32 @@ def _classwise_coverage(
     chance = scipy.stats.binom.pmf(every_count, num_rolls, p.astype(np.float64))
     seen, faces = np.asarray(counts), np.arange(len(p))
     expected, measured = {}, {}
-    for method in CLASSWISE_INTERVALS:
-        ends = _every_interval(num_rolls, method, alpha)
+    for method in (*CLASSWISE_INTERVALS, *CREDIBLE_INTERVALS):
+        ends = _every_interval(num_rolls, method, alpha, len(p))
         covers = (ends[:, :1] <= p) & (p <= ends[:, 1:])  # [N + 1, K]
         expected[method] = float((chance * covers).sum(0).mean())
         measured[method] = Mean.of(covers[seen, faces].mean(-1))
     return expected, measured
 
 
-def _every_interval(num_rolls: int, method: str, alpha: float) -> NDArray[np.float32]:
-    """Compute the interval of a face that was rolled 0, 1, ..., N times, [N + 1, 2]."""
+def _every_interval(
+    num_rolls: int, method: str, alpha: float, num_faces: int
+) -> NDArray[np.float32]:
+    """Compute the interval of a face that was rolled 0, 1, ..., N times, [N + 1, 2].
+
+    A credible one is that of a flat prior: of the others together, one of K - 1.
+    """
+
+    def intervals(block: jax.Array) -> jax.Array:
+        if method not in CREDIBLE_INTERVALS:
+            return xentjax.confidence_intervals(block, method=method, alpha=alpha)
+        posterior = xentjax.dirichlet_posterior(block, np.array([1.0, num_faces - 1]))
+        return posterior.credible_intervals(alpha, CREDIBLE_INTERVALS[method])
+
     blocks = num_rolls // COINS_AT_ONCE + 1
     heads = np.minimum(np.arange(blocks * COINS_AT_ONCE, dtype=np.int32), num_rolls)
     coins = jnp.asarray(np.stack([heads, num_rolls - heads], -1))
-    ends = [
-        xentjax.confidence_intervals(block, method=method, alpha=alpha)[:, 0]
-        for block in jnp.split(coins, blocks)
-    ]
+    ends = [intervals(block)[:, 0] for block in jnp.split(coins, blocks)]
     return np.concatenate(ends)[: num_rolls + 1]
 
 

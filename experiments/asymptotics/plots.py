@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from experiments.asymptotics.dice import Measurement, expansion
+from experiments.asymptotics.sizes import Sizes
 from experiments.common.plots import GREY, PALETTE, subplots
 
 STYLES = ("-", "--", "-.", ":")
@@ -143,6 +144,27 @@ def draw_coverage(found: Found, alpha: float) -> Figure:
         ax.set_title(title, fontsize=10, loc="left")
         ax.legend(frameon=False, loc="lower right")
     axes[0, 0].set_ylabel("coverage ± 2 s.e., %")
+    return figure
+
+
+def draw_sizes(num_rolls: Sequence[int], found: Sequence[Sizes], alpha: float) -> Figure:
+    """Plot how often tests reject what is true, and how often intervals miss the information."""
+    figure, axes = subplots(1, 2, height=4.2)
+    panels = (
+        ("tests of what is true", "rejected", [sizes.rejected for sizes in found], 0),
+        ("intervals of mutual information", "missed", [sizes.held for sizes in found], 100),
+    )
+    for ax, (title, what, by_name, start) in zip(axes[0], panels, strict=True):
+        for index, name in enumerate(by_name[0]):
+            rates = [abs(start - 100 * each[name].value) for each in by_name]
+            errors = [200 * each[name].error for each in by_name]
+            ax.errorbar(num_rolls, rates, errors, capsize=2, label=name, **_style(index))
+        ax.axhline(100 * alpha, color="black", linewidth=1, linestyle="--", label="nominal")
+        _sizes_axis(ax)
+        ax.set_ylim(bottom=0)
+        ax.set_ylabel(f"{what} ± 2 s.e., %")
+        ax.set_title(title, fontsize=10, loc="left")
+        ax.legend(frameon=False, loc="lower right")
     return figure
 
 

@@ -13,7 +13,7 @@ import scipy.stats
 from statsmodels.stats.proportion import proportion_confint
 
 import xentjax
-from experiments.asymptotics import __main__ as asymptotics, dice
+from experiments.asymptotics import __main__ as asymptotics, dice, sizes
 from experiments.asymptotics.__main__ import Config, main, run
 from experiments.common import methods
 from tests.support.run_folders import (
@@ -57,6 +57,9 @@ def few_methods():
         patch.setattr(dice, "ENTROPY_ESTIMATORS", ("plug_in", "miller_madow", "perks"))
         patch.setattr(dice, "CLASSWISE_INTERVALS", tuple(STATSMODELS))
         patch.setattr(dice, "SIMULTANEOUS_INTERVALS", ("goodman", "quesenberry_hurst"))
+        patch.setattr(dice, "CREDIBLE_INTERVALS", {"equal": "equal_tailed"})
+        patch.setattr(sizes, "MOST_TABLES", math.comb(FEW + 2, 2))
+        patch.setattr(sizes, "SIMULATED_DICE", 100)
         yield
 
 
@@ -75,7 +78,7 @@ def counts(config):
     """The counts that the measurements of N = MANY are of."""
     key = jax.random.fold_in(jax.random.key(config.seed), MANY)
     pmf = PROBS.astype(np.float32)
-    return np.asarray(dice._roll(key, pmf, num_rolls=MANY, num_dice=DICE))
+    return np.asarray(dice.roll(key, pmf, num_rolls=MANY, num_dice=DICE))
 
 
 def test_dice_are_rolled_independently(counts):
@@ -96,7 +99,7 @@ def test_measurements_are_those_of_the_counts(result, counts):
     np.testing.assert_allclose(measured.kl, np.array([g.mean(), error]) / (2 * MANY), rtol=1e-5)
     np.testing.assert_allclose(measured.variance.value, g.var(), rtol=1e-5)
     rejected = scipy.stats.chi2.sf(g, 2) < 0.05
-    assert measured.rejected.value == rejected.mean()
+    assert result.sizes[1].rejected["g_test"].value == rejected.mean()
     for name, estimate in (("plug_in", plug_in), ("miller_madow", miller_madow)):
         errors = estimate(counts) - scipy.stats.entropy(PROBS)
         np.testing.assert_allclose(measured.bias[name].value, errors.mean(), atol=1e-6)
@@ -118,6 +121,9 @@ def test_theory_is_the_mean_over_all_outcomes(result):
     for method in STATSMODELS:
         coverage = (CHANCES @ held_classwise(OUTCOMES, method)).mean()
         np.testing.assert_allclose(theory.coverage[method], coverage, rtol=1e-6)
+    lower, upper = scipy.stats.beta.interval(0.95, OUTCOMES + 1, FEW - OUTCOMES + 2)
+    coverage = (CHANCES @ ((lower <= PROBS) & (upper >= PROBS))).mean()
+    np.testing.assert_allclose(theory.coverage["equal"], coverage, rtol=1e-6)
 
 
 def test_the_two_terms_of_the_expansion():
@@ -141,7 +147,42 @@ def test_measurement_agrees_with_theory_within_its_standard_error(result):
     assert abs(few.variance.value - variance) < 4 * few.variance.error
     assert few.coverage["goodman"].value > 0.9
     rejected = CHANCES @ (scipy.stats.chi2.sf(g, 2) < 0.05)
-    assert abs(few.rejected.value - rejected) < 4 * few.rejected.error
+    measured = result.sizes[0].rejected["g_test"]
+    assert abs(measured.value - rejected) < 4 * measured.error
+
+
+def test_sizes_are_those_of_all_outcomes(result):
+    """Those of the other tests of fit; a die in two halves is one of twice as many faces."""
+    measured = result.sizes[0].rejected
+    expected = FEW * PROBS
+    x2 = ((OUTCOMES - expected) ** 2 / expected).sum(-1)
+    exact = np.array([CHANCES[chance * (1 + 1e-7) >= CHANCES].sum() for chance in CHANCES])
+    rejected = {
+        "chi_squared_test": CHANCES @ (scipy.stats.chi2.sf(x2, 2) < 0.05),
+        "multinomial_test": CHANCES @ (exact <= 0.05),
+    }
+    for name, size in rejected.items():
+        assert abs(measured[name].value - size) < 4 * measured[name].error
+    counts = range(FEW + 1)
+    tables = [c for c in itertools.product(counts, repeat=6) if sum(c) == FEW]
+    chances = scipy.stats.multinomial.pmf(tables, FEW, np.tile(PROBS, 2) / 2)
+    tables = np.array(tables).reshape(-1, 2, 3)
+    rows, columns = tables.sum(-1, keepdims=True), tables.sum(-2, keepdims=True)
+    g = 2 * scipy.special.rel_entr(tables, rows * columns / FEW).sum((-2, -1))
+    dof = (np.sum(rows > 0, (-2, -1)) - 1) * (np.sum(columns > 0, (-2, -1)) - 1)
+    size = chances @ (scipy.stats.chi2.sf(g, np.maximum(dof, 1)) * (dof > 0) + (dof == 0) <= 0.05)
+    found = measured["independence_test, g"]
+    assert abs(found.value - size) < 4 * found.error
+
+
+def test_sizes_of_many_rolls_are_near_the_level(result):
+    found = result.sizes[1]
+    for size in found.rejected.values():
+        assert abs(size.value - 0.05) < 0.025 + 4 * max(size.error, 0.01)
+    for share in found.held.values():
+        assert 0.9 < share.value < 0.99
+    assert len(found.rejected) == 6
+    assert list(found.held) == ["independent", "associated"]
 
 
 def test_the_methods_are_all_that_there_are():
@@ -162,7 +203,7 @@ def test_the_methods_are_all_that_there_are():
 def test_intervals_of_more_counts_than_a_block_holds():
     counts = np.arange(1101)
     expected = np.stack(proportion_confint(counts, 1100, 0.05, "wilson"), -1)
-    np.testing.assert_allclose(dice._every_interval(1100, "wilson", 0.05), expected, atol=1e-6)
+    np.testing.assert_allclose(dice._every_interval(1100, "wilson", 0.05, 2), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +228,10 @@ def test_command_leaves_numbers_and_figures(result, tmp_path, capsys):
         assert text in shown
     for measured in result.measurements:
         assert asymptotics._text(measured.kl) in shown
-        assert asymptotics._text(measured.rejected) in shown
+    for of_tests in result.sizes:
+        for mean in (*of_tests.rejected.values(), *of_tests.held.values()):
+            scaled = dice.Mean(100 * mean.value, 100 * mean.error)
+            assert asymptotics._text(scaled) in shown
     folder = only_run(tmp_path, "asymptotics")
     lines = read_metrics(folder)
     assert read_summary(folder)["measurements"] == lines
@@ -197,7 +241,8 @@ def test_command_leaves_numbers_and_figures(result, tmp_path, capsys):
     assert lines[1]["coverage"]["quesenberry_hurst"] == list(
         result.measurements[1].coverage["quesenberry_hurst"]
     )
-    check_figures(folder, ["expected_kl", "entropy", "wilks", "coverage"])
+    assert lines[0]["rejected"]["g_test"] == list(result.sizes[0].rejected["g_test"])
+    check_figures(folder, ["expected_kl", "entropy", "wilks", "coverage", "sizes"])
 
 
 @pytest.mark.parametrize(
