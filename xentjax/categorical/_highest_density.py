@@ -74,7 +74,7 @@ def _ends(a: Array, b: Array, alpha: Array, inner: Array) -> tuple[Array, Array]
 
 def _log_odds_at(a: Array, b: Array, fall: Array) -> Array:
     """Log odds of the x below a / (a + b) at which D is `fall`."""
-    n = a + b
+    n, pair = a + b, jnp.stack([a, b])
     curvature = a / n * b
     # The curvature falls at most as exp(-width): D is at least curvature width^2 / (2 + width).
     half = fall / 2
@@ -82,7 +82,7 @@ def _log_odds_at(a: Array, b: Array, fall: Array) -> Array:
 
     def step(_: Array, u: Array) -> Array:
         x, rest = jax.nn.sigmoid(u), jax.nn.sigmoid(-u)
-        height = divergence_term(a, n * x) + divergence_term(b, n * rest)
+        height = divergence_term(pair, n[None] * jnp.stack([x, rest])).sum(0)
         return jnp.maximum(u + (fall - height) / _slope(a, b, u), _LEAST_LOG_ODDS)
 
     start = jnp.maximum(jnp.log(a / b) - width, _LEAST_LOG_ODDS)

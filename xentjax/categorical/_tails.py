@@ -188,23 +188,21 @@ def beta_tail(a: Array, b: Array, offset: Array) -> BetaTail:
     def deviance(offset: Array) -> Array:
         far = log_mode[..., None] + offset
         near = jnp.clip(far, -farthest, farthest)
-        odds = odds_at(mode[..., None], offset + (near - far))
+        beyond = far - near
+        odds = odds_at(mode[..., None], offset - beyond)
         shares = jnp.stack([odds / (1 + odds), 1 / (1 + odds)])
         pair = jnp.broadcast_to(jnp.stack([a, b])[..., None], shares.shape)
         terms = divergence_term(pair, n[None, ..., None] * shares).sum(0)
-        return (
-            terms + a[..., None] * jax.nn.relu(near - far) + b[..., None] * jax.nn.relu(far - near)
-        )
+        return terms + jnp.where(beyond > 0, b[..., None], -a[..., None]) * beyond
 
     log_odds = log_mode + offset
     odds = odds_at(mode, offset)
     below, above = n * (odds / (1 + odds)), n / (1 + odds)
-    log_rest = jax.nn.softplus(log_odds)
-    most = _FALL + n * log_rest
+    most = _FALL + n * jnp.log1p(odds)
     width = _width_below(a - below, below / (1 + odds), most / a)
 
     def narrow(_: Array, width: Array) -> Array:  # two forms, each better at one end
-        by_a = (most - n * jax.nn.softplus(log_odds - width)) / a
+        by_a = (most - n * jnp.log1p(odds * jnp.exp(-width))) / a
         by_b = jnp.log1p(jnp.expm1((_FALL + b * width) / n) * n / above)
         return jnp.minimum(by_a, by_b)
 
@@ -216,12 +214,13 @@ def beta_tail(a: Array, b: Array, offset: Array) -> BetaTail:
     masses = jnp.exp(here - heights[..., 1:]) * weights
     mass = masses.sum(-1)
     nodes, share = log_odds[..., None] - drops, masses / mass[..., None]
+    log_rest = -jnp.logaddexp(0, nodes)
     return BetaTail(
         log_mass=log_scale - here[..., 0] + jnp.log(mass),
         over_density=mass,
         width=width,
-        mean_log=-(share * jax.nn.softplus(-nodes)).sum(-1),
-        mean_log_rest=-(share * jax.nn.softplus(nodes)).sum(-1),
+        mean_log=(share * (nodes + log_rest)).sum(-1),
+        mean_log_rest=(share * log_rest).sum(-1),
     )
 
 
@@ -232,20 +231,27 @@ def _in_panels(log_odds: Array, width: Array, a: Array, b: Array) -> tuple[Array
     """
     kind, rank = log_odds.dtype.name, log_odds.ndim
     far, near = _KINK[kind]
-    below, above = jnp.log1p(b), jnp.log1p(a)
-    places = above + far, above + near, above - below, -near - below, -far - below
-    wide = jnp.clip(log_odds[..., None] - jnp.stack(places, -1), 0, width[..., None])
-    equal = jnp.arange(1, len(places) + 1, dtype=a.dtype) / (len(places) + 1)
-    narrow = width[..., None] * jnp.expand_dims(equal, range(rank))
-    inner = jnp.where(width[..., None] > _WIDE, wide, narrow)
-    ends = jnp.concatenate([jnp.zeros_like(width)[..., None], inner, width[..., None]], -1)
+    constants = (
+        [math.inf, far, near, 0, -near, -far, -math.inf],
+        [1, 1, 1, 1, 0, 0, 0],
+        [0, 0, 0, 1, 1, 1, 1],
+        np.linspace(0, 1, 7),
+    )
+    places, of_a, of_b, equal = (
+        jnp.expand_dims(jnp.asarray(x, a.dtype), range(rank)) for x in constants
+    )
+    places = places + of_a * jnp.log1p(a)[..., None] - of_b * jnp.log1p(b)[..., None]
+    width = width[..., None]
+    wide = jnp.clip(log_odds[..., None] - places, 0, width)
+    ends = jnp.where(width > _WIDE, wide, width * equal)
     sizes = jnp.diff(ends)[..., None]
     x, w = (
         jnp.expand_dims(jnp.asarray(v, a.dtype) / 2, range(rank + 1))
         for v in np.polynomial.legendre.leggauss(_PANEL[kind])
     )
     nodes, weights = ends[..., :-1, None] + sizes * (x + 0.5), sizes * w
-    return nodes.reshape(*width.shape, -1), weights.reshape(*width.shape, -1)
+    shape = *log_odds.shape, -1
+    return nodes.reshape(shape), weights.reshape(shape)
 
 
 def _gamma_log_scale(a: Array) -> Array:
