@@ -1,4 +1,4 @@
-"""How often tests reject what is true, and how often intervals of mutual information hold it."""
+"""Sizes of tests, which reject what is true, and coverage of intervals of mutual information."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""How strongly two columns go together: mutual information and Cramér's V, with intervals.
+"""Strength of the association of two columns: mutual information and Cramér's V, with intervals.
 
 Cramér's V has that of the noncentral chi-squared law, which X^2 of a table of N pairs follows, for
 associations that are not strong, with (R - 1) (C - 1) degrees of freedom and the noncentrality

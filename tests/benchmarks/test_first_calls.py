@@ -49,7 +49,7 @@ def test_baselines_agree(name, package):
 
 
 def test_the_power_is_that_of_the_chi_squared_test():
-    """Of Pearson's noncentrality, which is near that of G."""
+    """Powers by Pearson's noncentrality, which is near that of G."""
     ours, other = (CALLS["power"].make(package)()() for package in (OURS, STATSMODELS))
     np.testing.assert_allclose(ours, other, 0.2)
 

@@ -152,7 +152,7 @@ def test_measurement_agrees_with_theory_within_its_standard_error(result):
 
 
 def test_sizes_are_those_of_all_outcomes(result):
-    """Those of the other tests of fit; a die in two halves is one of twice as many faces."""
+    """Sizes by enumeration; a table of two rows is a die of twice as many faces."""
     measured = result.sizes[0].rejected
     expected = FEW * PROBS
     x2 = ((OUTCOMES - expected) ** 2 / expected).sum(-1)
