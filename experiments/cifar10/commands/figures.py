@@ -73,10 +73,11 @@ def draw_pareto(speeds: Mapping[str, Speed], machine: str) -> Figure:
         )
         ax.annotate(
             legible(name),
-            (x.mean, y.mean),
-            xytext=(-7, 7),
+            (min(x.lower if bars else x.mean, *speed.seconds), y.mean),
+            xytext=(-8, 0),
             textcoords="offset points",
             ha="right",
+            va="center",
             color=color,
         )
         if speed.torch_seconds is not None:
@@ -91,7 +92,7 @@ def draw_pareto(speeds: Mapping[str, Speed], machine: str) -> Figure:
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
     ax.set_xlabel("seconds of the whole command, log scale")
     ax.set_ylabel("test accuracy")
-    ax.set_title(f"CIFAR-10: accuracy by the time one waits\n{machine}", size=11)
+    ax.set_title(f"Test accuracy by the time one waits\n{machine}", size=11)
     handles = [
         Line2D([], [], color=GREY, marker="o", linestyle="-", label="mean, 95 % intervals"),
         Line2D(

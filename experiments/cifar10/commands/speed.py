@@ -26,9 +26,23 @@ FIGURES = {
 # activities with a column of their own; the others are summed
 PARTS = ("compiling", "training", "testing")
 WITH_TORCH = (
-    "With torch: the mean seconds of the command if its training steps took as long as those of the "
-    "same network in eager PyTorch, and nothing were compiled."
+    "With torch: the mean seconds of the command if its training steps took as long as those of "
+    "the same network in eager PyTorch, and nothing were compiled."
 )
+
+
+HEADINGS = (
+    "settings",
+    "runs",
+    "accuracy, % [95 %]",
+    "NLL at T",
+    "ECE at T, %",
+    "command, s [95 %]",
+    *(f"{name}, s" for name in PARTS),
+    "other, s",
+    "with torch, s (steps)",
+)
+SHOWN = (0, 1, 2, 5, 10)  # on a terminal
 
 
 @dataclass(frozen=True)
@@ -113,32 +127,23 @@ class Speed:
         return text
 
 
-HEADINGS = (
-    "settings",
-    "runs",
-    "accuracy, %\n[95 %]",
-    "NLL\nat T",
-    "ECE\nat T, %",
-    "command, s\n[95 %]",
-    "compiling",
-    "training",
-    "testing",
-    "other",
-    "with torch, s\n(steps)",
-)
-
-
 def title(cold: bool) -> str:
     """Name the table."""
     return f"Whole commands, {'nothing compiled before' if cold else 'compiled programs kept'}"
 
 
+def _in_lines(cell: str) -> str:
+    """Put what is in brackets on a line of its own."""
+    return cell.replace(" [", "\n[").replace(" (", "\n(")
+
+
 def table(speeds: Mapping[str, Speed], cold: bool) -> Table:
     """Make a table for the terminal."""
-    shown = new_table(title(cold), HEADINGS)
+    shown = new_table(title(cold), [_in_lines(HEADINGS[index]) for index in SHOWN])
     shown.columns[0].overflow = "fold"
     for name, speed in speeds.items():
-        shown.add_row(Text(printable(name)), *speed.cells())
+        cells = [name, *speed.cells()]
+        shown.add_row(*(Text(_in_lines(printable(cells[index]))) for index in SHOWN))
     if any(speed.torch_ratio is not None for speed in speeds.values()):
         shown.caption = WITH_TORCH
     return shown
@@ -146,7 +151,7 @@ def table(speeds: Mapping[str, Speed], cold: bool) -> Table:
 
 def markdown(speeds: Mapping[str, Speed], machine: str, cold: bool) -> str:
     """Format the table in Markdown."""
-    rows = [[heading.replace("\n", " ") for heading in HEADINGS], ["---"] * len(HEADINGS)]
+    rows = [[*HEADINGS], ["---"] * len(HEADINGS)]
     rows += [[f"`{printable(name)}`", *speed.cells()] for name, speed in speeds.items()]
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([f"{title(cold)}: {machine}.", "", *lines, "", WITH_TORCH, ""])
