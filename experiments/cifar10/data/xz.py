@@ -49,20 +49,23 @@ def _sizes(content: bytes) -> list[tuple[int, int]] | None:
     def number() -> int:
         """Read seven bits of each byte, the lowest first; the last byte has no eighth bit."""
         nonlocal position
-        value = shift = 0
-        while True:
+        value = 0
+        for shift in range(0, 63, 7):
             byte = content[position]
             position += 1
             value |= (byte & 0x7F) << shift
-            shift += 7
             if byte < 0x80:
                 return value
+        raise IndexError("a longer number than the format allows")
 
-    if begin < HEADER or number() != 0:
+    if begin < HEADER:
         return None
     try:
-        sizes = [(-(-number() // 4) * 4, number()) for _ in range(number())]
+        marker, blocks = number(), number()
+        sizes = [(-(-number() // 4) * 4, number()) for _ in range(blocks)]
     except IndexError:  # a damaged index
+        return None
+    if marker != 0:
         return None
     # nothing is between the blocks and the index, as there would be with several streams
     return sizes if HEADER + sum(packed for packed, _ in sizes) == begin else None
