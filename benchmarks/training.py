@@ -142,7 +142,9 @@ def run(session: Session) -> Result:
     """Measure the kinds of steps that the presets for CPU consist of."""
     prepare_cpu()  # before the measurement of the limits, which uses jax
     limits = machine.measure(quick=session.quick)
-    rivals = tuple(filter(session.choice.has_rival, BASELINES))
+    # torch compiles each case for a minute
+    baselines = (TORCH,) if session.quick or session.choice.brief else BASELINES
+    rivals = tuple(filter(session.choice.has_rival, baselines))
     torch = load_torch() if rivals else None
     measured = session.collect(
         "training steps",

@@ -131,7 +131,7 @@ class Plan:
 
 
 class Record:
-    """What is finished, in metrics.jsonl: a line for each run, and one for each setting's steps.
+    """The finished work, in metrics.jsonl: a line for each run, and one for the steps of settings.
 
     Attributes:
         runs: by settings and seed.
