@@ -101,7 +101,10 @@ def draw_pareto(speeds: Mapping[str, Speed], machine: str) -> Figure:
     ]
     if any(speed.torch_seconds is not None for speed in speeds.values()):
         hollow = "the same with PyTorch's (eager) training steps"
-        style = {"color": GREY, "marker": "o", "markerfacecolor": "white"}
-        handles.append(Line2D([], [], linestyle=":", label=hollow, **style))
+        handles.append(
+            Line2D(
+                [], [], color=GREY, marker="o", linestyle=":", markerfacecolor="white", label=hollow
+            )
+        )
     figure.legend(handles=handles, frameon=False, loc="outside lower center", ncols=3)
     return figure

@@ -87,16 +87,14 @@ def train_alone(
             process.kill()
             process.wait()
     shutil.rmtree(compiled, ignore_errors=True)
-    summary = None
-    if process.returncode == 0:
-        (own,) = (folder / RUN_NAME).iterdir()
-        summary = RunFolder.open(own, RUN_NAME).read_summary()
+    paths = list((folder / RUN_NAME).glob("*")) if process.returncode == 0 else []
+    summary = RunFolder.open(paths[0], RUN_NAME).read_summary() if paths else None
     if summary is None:
         raise CommandFailed(
             f"{settings}, seed {seed}: expected a finished run, got exit code "
             f"{process.returncode}: {_last_line(folder / LOG)}"
         )
-    with reading(own / "summary.json"):
+    with reading(paths[0] / "summary.json"):
         parts = {str(name): float(part) for name, part in summary["seconds"].items()}
         return {
             "settings": settings,
