@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from experiments.cifar10.config import Config
-from experiments.cifar10.othertep import Step, othertep, xentjax_step
+from experiments.cifar10.torch_step import Step, torch_step, xentjax_step
 
 LEAST_ROUNDS, MOST_ROUNDS, ENOUGH_SECONDS = 4, 14, 20.0
 
@@ -24,7 +24,7 @@ class Phase:
         train_whitening: whether the bias of the first layer is trained.
         epochs: how many; the last may be partial.
         xentjax_seconds: median of the seconds of a step.
-        othereconds: the same of PyTorch's.
+        torch_seconds: the same of PyTorch's.
         ratio: median of the ratios of PyTorch's seconds to ours, within rounds.
     """
 
@@ -32,7 +32,7 @@ class Phase:
     train_whitening: bool
     epochs: float
     xentjax_seconds: float
-    othereconds: float
+    torch_seconds: float
     ratio: float
 
 
@@ -52,13 +52,13 @@ def time_phases(torch: ModuleType, config: Config, saying: Callable[[str], None]
     for (side, trained), number in epochs.items():
         saying(f"steps at {side} pixels: compiling")
         ours = xentjax_step(config, side, train_whitening=trained)
-        theirs = othertep(torch, config, side, train_whitening=trained)
+        theirs = torch_step(torch, config, side, train_whitening=trained)
         seconds = _in_turn(
             (ours, theirs), lambda said, side=side: saying(f"steps at {side} pixels: {said}")
         )
         ratios = seconds[:, 1] / seconds[:, 0]
-        own, other = np.median(seconds, axis=0).tolist()
-        phases.append(Phase(side, trained, number, own, other, float(np.median(ratios))))
+        own, theirs_seconds = np.median(seconds, axis=0).tolist()
+        phases.append(Phase(side, trained, number, own, theirs_seconds, float(np.median(ratios))))
     return phases
 
 
