@@ -9,31 +9,34 @@ from jaxtyping import Array, Float, Int
 
 from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import check_choice, check_flag, check_index, raise_value_error
+from xentjax._core.choices import Binning, Norm
 from xentjax._core.largest import largest
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax._core.sums import accurate_sum
 from xentjax._core.varying import on_auto_axes
-from xentjax.calibration._bins import BINNINGS, BinSums, bin_sums
+from xentjax.calibration._bins import BinSums, bin_sums
 from xentjax.calibration._predictions import Predictions, parse_probabilities
-
-_NORMS = ("l1", "l2", "max")
 
 
 class ReliabilityCurve(NamedTuple):
-    """Confidence and accuracy by bin: a reliability diagram and a confidence histogram."""
+    """Confidence and accuracy by bin: a reliability diagram and a confidence histogram.
+
+    Attributes:
+        edges: Bin b is (edges[b], edges[b + 1]]; the first one includes 0.
+        confidence: Mean confidence of each bin; NaN in an empty one.
+        accuracy: Share of right predictions in each bin; NaN in an empty one.
+        counts: Rows in each bin.
+        mean_confidence: Mean confidence of all rows; above `mean_accuracy` for an over-confident
+            classifier.
+        mean_accuracy: Accuracy of all rows.
+    """
 
     edges: Float[Array, " b1"]
-    """Bin b is (edges[b], edges[b + 1]]; the first one includes 0."""
     confidence: Float[Array, " b"]
-    """Mean confidence of each bin; NaN in an empty one."""
     accuracy: Float[Array, " b"]
-    """Share of right predictions in each bin; NaN in an empty one."""
     counts: Int[Array, " b"]
-    """Rows in each bin."""
     mean_confidence: Float[Array, ""]
-    """Mean confidence of all rows; above `mean_accuracy` for an over-confident classifier."""
     mean_accuracy: Float[Array, ""]
-    """Accuracy of all rows."""
 
 
 def expected_calibration_error(
@@ -41,8 +44,8 @@ def expected_calibration_error(
     labels: ArrayLike,
     *,
     num_bins: SupportsIndex = 15,
-    norm: str = "l1",
-    binning: str = "width",
+    norm: Norm = "l1",
+    binning: Binning = "width",
     debias: bool = False,
     where: ArrayLike | None = None,
 ) -> Float[Array, ""]:
@@ -114,8 +117,8 @@ def classwise_calibration_error(
     labels: ArrayLike,
     *,
     num_bins: SupportsIndex = 15,
-    norm: str = "l1",
-    binning: str = "width",
+    norm: Norm = "l1",
+    binning: Binning = "width",
     debias: bool = False,
     where: ArrayLike | None = None,
 ) -> Float[Array, ""]:
@@ -158,7 +161,7 @@ def reliability_curve(
     labels: ArrayLike,
     *,
     num_bins: SupportsIndex = 15,
-    binning: str = "width",
+    binning: Binning = "width",
     where: ArrayLike | None = None,
 ) -> ReliabilityCurve:
     """Confidence and accuracy of each bin, of which calibration errors are averages.
@@ -203,12 +206,12 @@ def _check_binning(num_bins: SupportsIndex, binning: str) -> int:
     checked = check_index("num_bins", num_bins)
     if checked < 1:
         raise_value_error("num_bins", "an integer >= 1", repr(num_bins))
-    check_choice("binning", binning, BINNINGS)
+    check_choice("binning", binning, Binning)
     return checked
 
 
 def _check_norm(norm: str, debias: bool) -> None:
-    check_choice("norm", norm, _NORMS)
+    check_choice("norm", norm, Norm)
     check_flag("debias", debias)
     if debias and norm != "l2":
         raise_value_error(

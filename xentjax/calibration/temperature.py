@@ -23,18 +23,21 @@ _MAX_STRIDE = 2.0
 
 
 class TemperatureFit(NamedTuple):
-    """The maximum-likelihood temperature; probabilities are softmax(logits / temperature)."""
+    """The maximum-likelihood temperature; probabilities are softmax(logits / temperature).
+
+    Attributes:
+        temperature: 0 or inf where the likelihood rises all the way there.
+        nll: Mean negative log-likelihood (cross-entropy) at this temperature, in nats.
+        nll_before: Mean negative log-likelihood at temperature 1.
+        converged: Whether there is a best temperature other than 0 and inf, and it was found.
+        steps: Newton steps taken.
+    """
 
     temperature: Float[Array, ""]
-    """0 or inf where the likelihood rises all the way there."""
     nll: Float[Array, ""]
-    """Mean negative log-likelihood (cross-entropy) at this temperature, in nats."""
     nll_before: Float[Array, ""]
-    """Mean negative log-likelihood at temperature 1."""
     converged: Bool[Array, ""]
-    """Whether there is a best temperature other than 0 and inf, and it was found."""
     steps: Int[Array, ""]
-    """Newton steps taken."""
 
 
 def fit_temperature(

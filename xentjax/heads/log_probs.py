@@ -19,7 +19,7 @@ from xentjax.heads._statistics import head_statistics
 from xentjax.losses._formula import mask_rows
 from xentjax.losses._keywords import check_implementation
 from xentjax.losses._split import SplitClasses
-from xentjax.ops import Requested, Rows
+from xentjax.ops import Implementation, Requested, Rows
 
 LogProbs = Float[Array, "..."]
 
@@ -32,7 +32,7 @@ def linear_log_probs(
     logit_soft_cap: ArrayLike | None = None, temperature: ArrayLike = 1.0,
     return_entropy: Literal[False] = False, axis_name: AxisName | None = None,
     num_classes: SupportsIndex | None = None, max_bytes: SupportsIndex | None = None,
-    implementation: str | None = None,
+    implementation: Implementation | None = None,
 ) -> LogProbs: ...
 @overload
 def linear_log_probs(
@@ -41,7 +41,7 @@ def linear_log_probs(
     logit_soft_cap: ArrayLike | None = None, temperature: ArrayLike = 1.0,
     return_entropy: Literal[True], axis_name: AxisName | None = None,
     num_classes: SupportsIndex | None = None, max_bytes: SupportsIndex | None = None,
-    implementation: str | None = None,
+    implementation: Implementation | None = None,
 ) -> tuple[LogProbs, LogProbs]: ...
 # fmt: on
 def linear_log_probs(
@@ -58,7 +58,7 @@ def linear_log_probs(
     axis_name: AxisName | None = None,
     num_classes: SupportsIndex | None = None,
     max_bytes: SupportsIndex | None = None,
-    implementation: str | None = None,
+    implementation: Implementation | None = None,
 ) -> LogProbs | tuple[LogProbs, LogProbs]:
     """Log-probability of each row's label under softmax(x @ kernel + bias), tile by tile, in nats.
 

@@ -18,17 +18,20 @@ from xentjax.heads._arguments import (
 )
 from xentjax.heads._chosen import head_choice, without_masked_rows
 from xentjax.losses._split import SplitClasses
-from xentjax.ops import Rows
+from xentjax.ops import Implementation, Rows
 from xentjax.ops.linear.top_k import LargestK
 
 
 class TopK(NamedTuple):
-    """The k most probable classes of each row, the most probable first."""
+    """The k most probable classes of each row, the most probable first.
+
+    Attributes:
+        log_probs: log p of each class, in nats.
+        indices: The classes; -1 where the row has no more.
+    """
 
     log_probs: Float[Array, "... k"]
-    """log p of each class, in nats."""
     indices: Int32[Array, "... k"]
-    """The classes; -1 where the row has no more."""
 
 
 def linear_top_k(
@@ -42,7 +45,7 @@ def linear_top_k(
     temperature: ArrayLike = 1.0,
     axis_name: AxisName | None = None,
     max_bytes: SupportsIndex | None = None,
-    implementation: str | None = None,
+    implementation: Implementation | None = None,
 ) -> TopK:
     """The k largest of log softmax(x @ kernel + bias) and their classes, tile by tile, in nats.
 

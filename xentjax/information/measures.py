@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import check_scalar
+from xentjax._core.choices import Form
 from xentjax.information.arguments import measures, outcomes_last, parse_pmf
 from xentjax.information.units import Base, in_units, nats_per_unit
 
@@ -17,7 +18,7 @@ def entropy(
     axis: int | Sequence[int] = -1,
     base: Base = None,
     where: ArrayLike | None = None,
-    form: str = "pmf",
+    form: Form = "pmf",
 ) -> Float[Array, "..."]:
     """Shannon entropy, the mean surprisal of an outcome.
 
@@ -57,7 +58,7 @@ def cross_entropy(
     axis: int | Sequence[int] = -1,
     base: Base = None,
     where: ArrayLike | None = None,
-    form: str = "pmf",
+    form: Form = "pmf",
 ) -> Float[Array, "..."]:
     """Cross-entropy, the mean surprisal under `q` of outcomes drawn from `p`.
 
@@ -100,7 +101,7 @@ def kl_divergence(
     axis: int | Sequence[int] = -1,
     base: Base = None,
     where: ArrayLike | None = None,
-    form: str = "pmf",
+    form: Form = "pmf",
 ) -> Float[Array, "..."]:
     """Kullback-Leibler divergence, the mean surprisal that `q` adds to that of `p` itself.
 
@@ -158,7 +159,7 @@ def js_divergence(
     axis: int | Sequence[int] = -1,
     base: Base = None,
     where: ArrayLike | None = None,
-    form: str = "pmf",
+    form: Form = "pmf",
     weight: ArrayLike = 0.5,
 ) -> Float[Array, "..."]:
     """Jensen-Shannon divergence, the mean divergence of two pmfs from their mixture.
@@ -208,7 +209,7 @@ def perplexity(
     axis: int | Sequence[int] = -1,
     base: Base = None,
     where: ArrayLike | None = None,
-    form: str = "pmf",
+    form: Form = "pmf",
 ) -> Float[Array, "..."]:
     """Perplexity, the number of equally likely outcomes that would be as surprising.
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from xentjax._core.array_like import ArrayLike
+from xentjax._core.choices import Reduction
 from xentjax._core.varying import sharded_alike
 from xentjax.losses._arguments import (
     Axis,
@@ -26,7 +27,7 @@ from xentjax.losses._formula import (
     reduce_losses,
 )
 from xentjax.losses._keywords import check_names
-from xentjax.ops import Requested, Rows, RowStatistics, row_statistics
+from xentjax.ops import Implementation, Requested, Rows, RowStatistics, row_statistics
 from xentjax.ops.rows import is_label, log_probabilities, weighted_targets
 
 
@@ -37,8 +38,8 @@ def brier_score(
     where: ArrayLike | None = None,
     *,
     ignore_index: int | None = None,
-    reduction: str = "none",
-    implementation: str | None = None,
+    reduction: Reduction = "none",
+    implementation: Implementation | None = None,
 ) -> Float[Array, "..."]:
     """Squared distance of p = softmax(logits) from the target pmf t.
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import raise_value_error
+from xentjax._core.choices import Reduction
 from xentjax._core.dtypes import compute_dtype
 from xentjax.information.log_pmf import divergence
 from xentjax.losses._arguments import Axis, logits_rows
@@ -25,7 +26,7 @@ from xentjax.losses._keywords import (
     check_names,
     scalar_keywords,
 )
-from xentjax.ops import Requested, Rows, RowStatistics, Scalars, row_statistics
+from xentjax.ops import Implementation, Requested, Rows, RowStatistics, Scalars, row_statistics
 from xentjax.ops.rows import log_probabilities
 
 
@@ -36,8 +37,8 @@ def kl_divergence_with_logits(
     *,
     axis: Axis = -1,
     where: ArrayLike | None = None,
-    reduction: str = "none",
-    implementation: str | None = None,
+    reduction: Reduction = "none",
+    implementation: Implementation | None = None,
 ) -> Float[Array, "..."]:
     """KL divergence of softmax(logits / T) from softmax(target_logits / T), in nats.
 
