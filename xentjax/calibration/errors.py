@@ -128,7 +128,7 @@ def classwise_calibration_error(
         l2     sqrt( (1/K) sum_k sum_b (n_bk / N) (freq_bk - conf_bk)^2 )
         max    max_{k, b} |freq_bk - conf_bk|                          over bins that are not empty
 
-    Every probability counts and not the largest alone: for class k the rows are binned by p_k,
+    Every probability counts, not only the largest: for class k the rows are binned by p_k,
     conf_bk is the mean of p_k in bin b, and freq_bk the share of its rows with label k. This is the
     classwise ECE of Kull et al., or the static calibration error of Nixon et al.; with binning
     "mass", which gives every class edges of its own, their adaptive calibration error. l2 is the
@@ -166,9 +166,9 @@ def reliability_curve(
 ) -> ReliabilityCurve:
     """Confidence and accuracy of each bin, of which calibration errors are averages.
 
-    For a reliability diagram, accuracy over confidence, with `edges` as the ends of bars; and for a
-    confidence histogram, `counts` over `edges` with lines at the two means. `confidence_intervals`
-    of a bin's wrong and right rows gives the uncertainty of its accuracy.
+    A reliability diagram is accuracy over confidence, with `edges` as the ends of its bars; a
+    confidence histogram is `counts` over `edges`, with lines at the two means.
+    `confidence_intervals` of a bin's wrong and right rows gives the uncertainty of its accuracy.
 
     Args:
         probs: pmfs, [N, K]. Half precision is computed in float32.

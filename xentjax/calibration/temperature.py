@@ -47,10 +47,10 @@ def fit_temperature(
 
         minimise over T > 0    (1/N) sum_n H(y_n, softmax(a_n / T))
 
-    Convex in 1 / T, so that there is one minimum: the root of the slope sum_n E[a_n] - a_ny under
-    softmax(a_n / T), which Newton's method finds in log T from a bracket that never loses it.
-    Above 1 for an over-confident network, below for an under-confident one. Logits are taken
-    relative to their label's before anything else: a common offset costs no digits.
+    The mean is convex in 1 / T, so it has one minimum: the root of sum_n E[a_n] - a_ny under
+    softmax(a_n / T), which Newton's method finds in log T, within a bracket that always holds it.
+    The temperature is above 1 for an over-confident network, below 1 for an under-confident one.
+    The label's logit is subtracted before anything else: a common offset costs no digits.
 
     The minimum may not be attained. Where every label has the largest logit of its row, the
     likelihood increases for ever as T falls: temperature 0, nll the limit, 0 except with ties. If

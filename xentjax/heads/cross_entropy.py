@@ -77,7 +77,7 @@ def linear_softmax_cross_entropy(
     outside 0..K-1 that is not `ignore_index` makes its row's loss and gradient NaN. A column of
     the kernel that holds NaN makes the gradient of x NaN even where its class is masked.
 
-    With `axis_name` devices exchange a few numbers a row, as in `softmax_cross_entropy`, and each
+    With `axis_name` devices exchange a few numbers per row, as in `softmax_cross_entropy`, and each
     gets the whole loss. The gradient of x, which they share, is a sum over them: one all-reduce of
     its size. A gradient taken inside of `shard_map` needs its default `check_vma=True`.
 
@@ -122,7 +122,7 @@ def linear_softmax_cross_entropy(
             backward pass, in 10 N D K operations; the statistics keep their derivatives then.
 
     Returns:
-        The loss, float32 (float64 if x or kernel is): one a row, or a scalar. With `return_stats`
+        The loss, float32 (float64 if x or kernel is): one per row, or a scalar. With `return_stats`
         the pair (loss, SoftmaxStats).
 
     Raises:

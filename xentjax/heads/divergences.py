@@ -81,8 +81,8 @@ def linear_kl_divergence(
         implementation: "xla" or "reference", which stores the logits; None is XLA.
 
     Returns:
-        The divergence, float32 (float64 if an `x` or kernel is): one a row, [...], or a scalar. NaN
-        in a row with a NaN logit, or whose logits are all -inf on one side.
+        The divergence, float32 (float64 if an `x` or kernel is): one per row, [...], or a scalar.
+        NaN in a row with a NaN logit, or whose logits are all -inf on one side.
 
     Raises:
         TypeError: an array of the wrong dtype, or `reverse` other than True or False.
@@ -134,9 +134,9 @@ def linear_js_divergence(
 
         p = softmax(target_x @ target_kernel + target_bias),    q = softmax(x @ kernel + bias)
 
-    0 exactly for equal heads, and at most the entropy of (w, 1 - w), log 2 at w = 1/2, also where
-    the supports differ. Divided by w (1 - w) it goes to KL(p || q) as w goes to 0 and to
-    KL(q || p) as w goes to 1, so w is a way from one to the other. Memory, derivatives and the
+    It is exactly 0 for equal heads, and at most the entropy of (w, 1 - w), log 2 at w = 1/2, also
+    where the supports differ. Divided by w (1 - w) it goes to KL(p || q) as w goes to 0 and to
+    KL(q || p) as w goes to 1, so w leads from one to the other. Memory, derivatives and the
     arguments that are not listed are those of `linear_kl_divergence`.
 
     Args:
@@ -156,7 +156,7 @@ def linear_js_divergence(
         implementation: "xla" or "reference", which stores the logits; None is XLA.
 
     Returns:
-        The divergence, float32 (float64 if an `x` or kernel is): one a row, [...], or a scalar.
+        The divergence, float32 (float64 if an `x` or kernel is): one per row, [...], or a scalar.
 
     Raises:
         TypeError: an array of the wrong dtype.

@@ -27,7 +27,7 @@ class TopK(NamedTuple):
 
     Attributes:
         log_probs: log p of each class, in nats.
-        indices: The classes; -1 where the row has no more.
+        indices: The classes; -1 where the row has no more classes.
     """
 
     log_probs: Float[Array, "... k"]
@@ -60,9 +60,9 @@ def linear_top_k(
     log normaliser, from tiles that are made a second time. The indices have no derivative.
 
     A class whose logit is -inf has log-probability -inf and comes after all others, but before
-    masked classes: where fewer than k classes are left, the rest has index -1 and log-probability
-    -inf. In a row with a NaN logit, or with all logits -inf, every log-probability is NaN; a NaN
-    logit comes first, as in `jax.lax.top_k`.
+    masked classes: where fewer than k classes are left, the other places have index -1 and
+    log-probability -inf. In a row with a NaN logit, or with all logits -inf, every log-probability
+    is NaN; a NaN logit comes first, as in `jax.lax.top_k`.
 
     Masked rows cost no matrix products on one device. With `axis_name` each device sends its k
     largest logits of a row to the others, then the classes of those that are among the k of all:

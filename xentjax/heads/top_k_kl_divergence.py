@@ -89,7 +89,7 @@ def linear_top_k_kl_divergence(
         axis_name: the mesh axis (or axes, the last one fastest) over whose devices the classes are
             split inside `jax.shard_map`: each passes its slice of kernel, bias and `where`, which
             masks the padding of the last slices. Indices count all classes. Devices exchange k and
-            a few more numbers a row.
+            a few more numbers per row.
         max_bytes: about how many bytes tiles may take. None takes a tenth of the logits, a quarter
             for gradients, but 16 MiB to 256 MiB.
         implementation: "xla" or "reference" (which stores the logits); None is "xla".

@@ -62,7 +62,7 @@ def brier_score(
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
     Returns:
-        The score, float32 (float64 for float64 logits): one a row, or a scalar.
+        The score, float32 (float64 for float64 logits): one per row, or a scalar.
 
     Raises:
         TypeError: an array of the wrong dtype.

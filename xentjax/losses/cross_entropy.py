@@ -72,7 +72,7 @@ def softmax_cross_entropy(
     t_k is 0; +inf where it has mass. Differentiable in logits, labels, class weights and scalars,
     in every mode and order.
 
-    With `axis_name` devices exchange a few numbers a row, never logits, and each gets the whole
+    With `axis_name` devices exchange a few numbers per row, never logits, and each gets the whole
     loss. Gradients are right whether `jax.grad` stands outside of `shard_map` or inside (inside,
     `shard_map` needs its default `check_vma=True`). A "sum" or "mean" is over the rows of the
     device: where another mesh axis splits the rows, take "none" and reduce outside.
@@ -101,7 +101,7 @@ def softmax_cross_entropy(
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
     Returns:
-        The loss, float32 (float64 for float64 logits): one a row, or a scalar. With
+        The loss, float32 (float64 for float64 logits): one per row, or a scalar. With
         `return_stats` the pair (loss, SoftmaxStats).
 
     Raises:
@@ -193,7 +193,7 @@ def softmax_cross_entropy_with_integer_labels(
     A label outside 0..K-1, negative ones too, that is not `ignore_index` makes its row's loss and
     gradient NaN and touches no other row. A label on a masked class costs +inf.
 
-    With `axis_name` devices exchange a few numbers a row, never logits, and each gets the whole
+    With `axis_name` devices exchange a few numbers per row, never logits, and each gets the whole
     loss. Gradients are right whether `jax.grad` stands outside of `shard_map` or inside (inside,
     `shard_map` needs its default `check_vma=True`). A "sum" or "mean" is over the rows of the
     device: where another mesh axis splits the rows, take "none" and reduce outside.
@@ -224,7 +224,7 @@ def softmax_cross_entropy_with_integer_labels(
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
     Returns:
-        The loss, float32 (float64 for float64 logits): one a row, or a scalar. With
+        The loss, float32 (float64 for float64 logits): one per row, or a scalar. With
         `return_stats` the pair (loss, SoftmaxStats).
 
     Raises:

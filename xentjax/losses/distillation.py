@@ -66,7 +66,7 @@ def kl_divergence_with_logits(
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
     Returns:
-        The divergence, float32 (float64 if either argument is): one a row, or a scalar.
+        The divergence, float32 (float64 if either argument is): one per row, or a scalar.
 
     Raises:
         TypeError: an array of the wrong dtype.

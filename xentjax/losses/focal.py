@@ -55,7 +55,7 @@ def softmax_focal_loss(
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
     Returns:
-        The loss, float32 (float64 for float64 logits): one a row, or a scalar.
+        The loss, float32 (float64 for float64 logits): one per row, or a scalar.
 
     Raises:
         TypeError: an array of the wrong dtype.

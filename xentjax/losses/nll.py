@@ -47,7 +47,7 @@ def nll_loss(
             that is 0).
 
     Returns:
-        The loss, float32 (float64 for float64 log-probabilities): one a row, or a scalar.
+        The loss, float32 (float64 for float64 log-probabilities): one per row, or a scalar.
 
     Raises:
         TypeError: an array of the wrong dtype.

@@ -59,7 +59,7 @@ def poly_loss_cross_entropy(
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
     Returns:
-        The loss, float32 (float64 for float64 logits): one a row, or a scalar.
+        The loss, float32 (float64 for float64 logits): one per row, or a scalar.
 
     Raises:
         TypeError: an array of the wrong dtype.
