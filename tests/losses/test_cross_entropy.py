@@ -230,6 +230,7 @@ def test_gradients_in_scalars(keyword):
     assert_close(gradient, (plus - minus) / (2 * step), GRADIENT["float32"])
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [

@@ -166,8 +166,8 @@ def js_divergence(
 
         JS_w(p, q) = w KL(p || m) + (1 - w) KL(q || m),    m = w p + (1 - w) q
 
-    It is the information that a sample of the mixture gives about which of the two it is from. It is
-    0 exactly where p = q, and at most the entropy of (w, 1 - w), reached by disjoint supports: 1 bit
+    It is the information that a sample of the mixture gives about which of the two it is from: 0
+    exactly where p = q, and at most the entropy of (w, 1 - w), reached by disjoint supports: 1 bit
     at the symmetric w = 1/2. The derivatives are w log(p_k / m_k) in p, (1 - w) log(q_k / m_k) in
     q, KL(p || m) - KL(q || m) in w.
 
