@@ -55,6 +55,7 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False  # the signature has the types
 
 
 def link_to_pages(app: Any, path: Any, parent: str, content: list[str]) -> None:

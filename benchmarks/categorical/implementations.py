@@ -103,7 +103,7 @@ def roll(rows: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.multinomial(20 * classes, q, size=rows), q
 
 
-def interval_thunks(classes: int, method: str) -> Thunks:
+def interval_thunks(classes: int, method: Any) -> Thunks:
     """Simultaneous intervals of one die; statsmodels only where it is installed."""
     (c,), _ = roll(1, classes)
     x = jnp.asarray(c, jnp.int32)

@@ -168,7 +168,7 @@ def _mean_surrogate(values: tuple[jax.Array, jax.Array], rest: Rest) -> jax.Arra
 
 
 def _our_log_probs(
-    x: jax.Array, kernel: jax.Array, rest: Rest, implementation: str | None = None
+    x: jax.Array, kernel: jax.Array, rest: Rest, implementation: Any = None
 ) -> Any:
     return xentjax.linear_log_probs(
         x, kernel, rest.labels, return_entropy=True, implementation=implementation
@@ -176,7 +176,7 @@ def _our_log_probs(
 
 
 def _our_loss(
-    x: jax.Array, kernel: jax.Array, rest: Rest, implementation: str | None = None
+    x: jax.Array, kernel: jax.Array, rest: Rest, implementation: Any = None
 ) -> jax.Array:
     def loss(stats: xentjax.SoftmaxStats, advantage: jax.Array, old: jax.Array) -> jax.Array:
         return surrogate(stats.label_log_prob, stats.entropy, advantage, old)
