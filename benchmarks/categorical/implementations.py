@@ -146,7 +146,7 @@ def likelihood_thunks(shape: tuple[int, int], torch: ModuleType | None) -> Thunk
     return thunks
 
 
-def estimate_thunks(shape: tuple[int, int], method: str) -> Thunks:
+def estimate_thunks(shape: tuple[int, int], method: Any) -> Thunks:
     """Entropy of the die from its counts; SciPy has the plug-in estimate only."""
     c, _ = roll(*shape)
     x = jnp.asarray(c, jnp.int32)

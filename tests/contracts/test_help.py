@@ -26,10 +26,15 @@ OPEN = {"axis_name", "feature_names", "class_names"}
 """Keywords that take any name."""
 
 
+def documentation(value):
+    """The docstring of an object, as help() shows it."""
+    return inspect.getdoc(value) or ""
+
+
 def groups_of_help():
     """The groups of `help(xentjax)`: by heading the names, each with what it says of them."""
     groups: dict[str, dict[str, str]] = {}
-    for block in inspect.getdoc(xentjax).split("\n\n")[2:]:
+    for block in documentation(xentjax).split("\n\n")[2:]:
         heading, *lines = block.split("\n")
         entries = re.findall(r"^    ([\w.]+):\s+(.*)$", "\n".join(lines), re.MULTILINE)
         groups[heading] = dict(entries)
@@ -52,7 +57,7 @@ def test_help_lists_the_public_names_by_group():
 def test_help_says_of_each_what_its_own_first_line_says():
     said = {name: line for entries in groups_of_help().values() for name, line in entries.items()}
     for name, value in PUBLIC.items():
-        assert said[name] == inspect.getdoc(value).split("\n")[0]
+        assert said[name] == documentation(value).split("\n")[0]
 
 
 def test_completion_offers_public_names_only():
@@ -128,6 +133,6 @@ def test_other_names_are_refused_with_the_choices_of_the_signature(keyword, name
 
 @pytest.mark.parametrize("name", sorted(RESULTS))
 def test_help_describes_every_field(name):
-    _, _, section = inspect.getdoc(RESULTS[name]).partition("\nAttributes:\n")
+    _, _, section = documentation(RESULTS[name]).partition("\nAttributes:\n")
     described = re.findall(r"^    (\w+): \S", section, re.MULTILINE)
     assert tuple(described) == RESULTS[name]._fields
