@@ -54,11 +54,15 @@ autodoc_typehints = "signature"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
+napoleon_attr_annotations = False  # the signature has the types
 
 
 def link_to_pages(app: Any, path: Any, parent: str, content: list[str]) -> None:
     """Let the links of an included page lead to the pages that include what they name."""
     content[0] = content[0].replace("](NOTES.md)", "](notes.md)")
+    # Files that have no page are named, without a link.
+    content[0] = re.sub(r"\[([^]]+)\]\((?:CODE_OF_CONDUCT|SECURITY)\.md\)", r"\1", content[0])
 
 
 def as_restructured_text(
@@ -79,8 +83,16 @@ def as_restructured_text(
         lines.append(line)
 
 
+def without_fields(
+    app: Any, what: str, name: str, obj: Any, skip: bool, options: Any
+) -> bool | None:
+    """Leave the fields of results out of the members: the docstring of the class has them."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
 def setup(app: Any) -> None:
     """Connect what is above to Sphinx's events."""
     app.connect("include-read", link_to_pages)
+    app.connect("autodoc-skip-member", without_fields)
     # Before napoleon, which reads the sections.
     app.connect("autodoc-process-docstring", as_restructured_text, priority=100)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -151,7 +151,7 @@ def _classwise_coverage(
 
 
 def _every_interval(
-    num_rolls: int, method: str, alpha: float, num_faces: int
+    num_rolls: int, method: Any, alpha: float, num_faces: int
 ) -> NDArray[np.float32]:
     """Compute the interval of a face that was rolled 0, 1, ..., N times, [N + 1, 2].
 
@@ -162,7 +162,8 @@ def _every_interval(
         if method not in CREDIBLE_INTERVALS:
             return xentjax.confidence_intervals(block, method=method, alpha=alpha)
         posterior = xentjax.dirichlet_posterior(block, np.array([1.0, num_faces - 1]))
-        return posterior.credible_intervals(alpha, CREDIBLE_INTERVALS[method])
+        kind: Any = CREDIBLE_INTERVALS[method]
+        return posterior.credible_intervals(alpha, kind)
 
     blocks = num_rolls // COINS_AT_ONCE + 1
     heads = np.minimum(np.arange(blocks * COINS_AT_ONCE, dtype=np.int32), num_rolls)

@@ -185,6 +185,7 @@ def test_sizes_of_many_rolls_are_near_the_level(result):
     assert list(found.held) == ["independent", "associated"]
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 def test_the_methods_are_all_that_there_are():
     counts = jnp.ones(3, jnp.int32)
     for function, names in (
