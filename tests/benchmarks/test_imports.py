@@ -21,7 +21,8 @@ MAY_IMPORT = {name: {name} for name in BENCHMARKS} | {
     "small": {"losses"},
     "device": {"device", "kernels", "linear", "heads", "training"},
     "compare": {"compare", "linear", "heads"},
-    "__main__": {*BENCHMARKS, "compare"},
+    "render": {"render", "categorical"},
+    "__main__": {*BENCHMARKS, "compare", "render"},
 }
 
 
@@ -74,4 +75,4 @@ def test_only_training_imports_an_experiment():
 
 def test_every_benchmark_is_a_module_or_package_of_its_name():
     folders = {name.split(".")[1] for name in MODULES if name != "benchmarks"}
-    assert folders == {*BENCHMARKS, "harness", "compare", "__main__"}
+    assert folders == {*BENCHMARKS, "harness", "compare", "render", "__main__"}
