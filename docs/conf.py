@@ -56,11 +56,6 @@ napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
 
-def link_to_pages(app: Any, path: Any, parent: str, content: list[str]) -> None:
-    """Let the links of an included page lead to the pages that include what they name."""
-    content[0] = content[0].replace("](NOTES.md)", "](notes.md)")
-
-
 def as_restructured_text(
     app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
@@ -81,6 +76,5 @@ def as_restructured_text(
 
 def setup(app: Any) -> None:
     """Connect what is above to Sphinx's events."""
-    app.connect("include-read", link_to_pages)
     # Before napoleon, which reads the sections.
     app.connect("autodoc-process-docstring", as_restructured_text, priority=100)

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     options.output.mkdir(parents=True, exist_ok=True)
     for section in known:
-        if not options.names or section.name in options.names:
+        if section.pictures and (not options.names or section.name in options.names):
             make(section, options.output)
 
 

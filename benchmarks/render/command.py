@@ -27,6 +27,8 @@ class Command:
         tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[FOLDER ...]")
     ] = ()
     """Results of benchmarks and runs of experiments that replace measured ones first."""
+    redraw: bool = False
+    """Draw all pictures, as after a change of their style, not only those of newer figures."""
 
 
 def pages() -> list[Path]:
@@ -75,13 +77,14 @@ def main(args: Sequence[str]) -> None:
         args,
         prog="python -m benchmarks render",
         description="Replace measured JSON, and renew README, pages and pictures from it.",
+        config=(tyro.conf.FlagCreatePairsOff,),
     )
     console = Console(stderr=True)
     for folder in command.folders:
         say(console, f"{stored.FOLDER.name}/{keep(folder)}.json: replaced by {folder}")
     PICTURES.mkdir(parents=True, exist_ok=True)
     for name in pictures.PICTURES:
-        if command.folders or not pictures.is_current(name, PICTURES):
+        if command.redraw or not pictures.is_current(name, PICTURES):
             pictures.save(name, PICTURES)
     for path in pages():
         text = _text(path)

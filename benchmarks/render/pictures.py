@@ -7,7 +7,9 @@ is found out without drawing it.
 import io
 import re
 from collections.abc import Callable
+from math import nan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axis import Axis
@@ -22,6 +24,8 @@ from benchmarks.harness.figures import STYLES, add_title, words
 from benchmarks.harness.report import Cell, Result
 from benchmarks.render import stored
 from experiments.common import plots
+from experiments.common.estimates import Estimate
+from experiments.loss_comparison import Result as Trained, draw as draw_losses
 
 FARTHEST = 16.0  # of the profile's horizontal axis
 COLORS = 64  # enough for lines and text, at a third of the size
@@ -164,6 +168,24 @@ def _plain_log(axis: Axis, set_scale: Callable[[str], None]) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def losses_compared() -> Figure:
+    """Plot accuracy and calibration of a network trained with five losses."""
+
+    def estimate(values: dict[str, Any]) -> Estimate:
+        return Estimate(**{"sd": nan, "standard_error": nan, "lower": nan, "upper": nan} | values)
+
+    summary = stored.load("loss_comparison")["summary"]
+    return draw_losses(
+        {
+            loss: Trained(
+                {name: estimate(each) for name, each in values["figures"].items()},
+                estimate(values["difference"]),
+            )
+            for loss, values in summary.items()
+        }
+    )
+
+
 def library(name: str) -> str:
     """Name the library that an implementation belongs to."""
     return re.split(", | in ", words(name))[0]
@@ -182,6 +204,7 @@ PICTURES: dict[str, tuple[tuple[str, ...], Callable[[], Figure]]] = {
     "training": (("training",), lambda: stored.result("training").figure()),
     "profile": (("losses",), profile),
     "pareto": (("linear",), pareto),
+    "loss_comparison": (("loss_comparison",), losses_compared),
     "roofline": (("losses", "linear"), roofline),
 }
 """What each picture is drawn from, and how."""

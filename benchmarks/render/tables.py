@@ -61,11 +61,9 @@ def memory(name: str) -> str:
 def others(name: str) -> str:
     """Make the benchmark's other tables, each under its title; targets are for its authors."""
     sheets = [table.sheet() for table in stored.result(name).tables]
-    return "\n\n".join(
-        f"**{sheet.title}**\n\n{markdown_table(sheet)}"
-        for sheet in sheets
-        if not sheet.title.startswith("Targets")
-    )
+    shown = [sheet for sheet in sheets if not sheet.title.startswith("Targets")]
+    made = [f"**{sheet.title}**\n\n{markdown_table(sheet)}" for sheet in shown]
+    return "\n\n".join(made) or "The stored result has no figures of it."
 
 
 def statistics() -> str:

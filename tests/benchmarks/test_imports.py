@@ -60,7 +60,7 @@ def test_a_benchmark_imports_the_harness_and_its_own_modules(module):
     assert imported <= MAY_IMPORT[folder] | {"harness"}
 
 
-def test_only_training_imports_an_experiment():
+def test_only_training_and_a_picture_import_experiments():
     """All may use the tools of `experiments.common`; `training` times the step of CIFAR-10."""
     for module, path in MODULES.items():
         lines = path.read_text().splitlines()
@@ -70,6 +70,8 @@ def test_only_training_imports_an_experiment():
             allowed += ("import experiments  #",)
         if module == "benchmarks.training":
             allowed += ("from experiments.cifar10.",)
+        if module == "benchmarks.render.pictures":
+            allowed += ("from experiments.loss_comparison ",)
         assert [line for line in imported if not line.startswith(allowed)] == [], module
 
 
