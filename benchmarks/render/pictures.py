@@ -188,7 +188,7 @@ def losses_compared() -> Figure:
 
 def library(name: str) -> str:
     """Name the library that an implementation belongs to."""
-    return re.split(", | in ", words(name))[0]
+    return re.split(r", | in | \(", words(name))[0]
 
 
 def _factor(result: Result, cell: Cell, name: str) -> float:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 # After Okabe and Ito's colours, which colour-blind readers can tell apart, and each of another
 # lightness, so that they differ in grey too; the markers go with them.
-PALETTE = ("#003A80", "#D55E00", "#56B4E9", "#00784F", "#000000", "#EEC900", "#882E72")
-MARKERS = ("o", "D", "^", "v", "s", "X", "P")
+PALETTE = ("#003A80", "#D55E00", "#56B4E9", "#00784F", "#EEC900", "#882E72", "#000000")
+MARKERS = ("o", "D", "^", "v", "s", "P", "X")
 GREY = "#7F7F7F"
 WIDTH = 8.0  # inches; text of 10 points is then 14 of 800 pixels high
 DOTS_PER_INCH = 200
