@@ -47,7 +47,7 @@ class Interval(NamedTuple):
 
 
 NONE = Interval(1.0, 1.0, 1.0)
-"""The noise that is assumed where it was not measured."""
+"""No noise at all: ties are the intervals that contain 1."""
 
 
 def interval(numerator: Sequence[float], denominator: Sequence[float]) -> Interval:

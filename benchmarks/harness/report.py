@@ -68,6 +68,7 @@ class Result:
         row_per_implementation: one row an implementation with all its figures, rather than one row
             a cell.
         tables: other measurements, or values derived from the cells.
+        floor: the noise of cells in which it was not measured; None if they have no ties.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Result:
     extent: Extent = WHOLE
     row_per_implementation: bool = False
     tables: tuple[Table, ...] = ()
+    floor: noise.Interval | None = None
 
     @property
     def implementations(self) -> tuple[str, ...]:
@@ -116,8 +118,8 @@ class Result:
 
     def ties(self, cell: Cell, baseline: str) -> bool:
         """Return whether the noise of the cell hides which of the two is faster."""
-        floor, found = self.noise(cell), self.interval(cell, baseline)
-        return found is not None and found.ties(floor or noise.NONE)
+        floor, found = self.noise(cell) or self.floor, self.interval(cell, baseline)
+        return floor is not None and found is not None and found.ties(floor)
 
     @property
     def has_noise(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.categorical.benchmark import report_of
 from benchmarks.categorical.report import Categorical, Timed
+from benchmarks.harness import noise
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.report import Cell, Result
 from benchmarks.harness.tables import NOT_INSTALLED, Extent, Table
@@ -40,6 +41,7 @@ def result(name: str) -> Result:
         machine=Machine(**values["machine"]),
         extent=extent(values),
         tables=tuple(map(_table, values["tables"])),
+        floor=noise.NONE,
     )
 
 
