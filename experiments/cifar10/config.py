@@ -20,7 +20,7 @@ DatasetName = Literal["cifar10", "digits"]
 NetworkName = Literal["airbench", "resnet18"]
 LossName = Literal["cross_entropy", "focal", "poly", "brier"]
 OptimizerName = Literal["sgd", "muon"]
-ViewsName = Literal["plain", "mirrored", "mirrored_and_shifted"]
+ViewsName = Literal["plain", "mirrored", "mirrored_and_shifted", "shifted_if_unsure"]
 PresetName = Literal[
     "tiny",
     "small",
@@ -84,7 +84,8 @@ class Config:
     cutout: int = 0
     """Side in pixels of a square that is blanked at a random position in each image."""
     views: ViewsName = "mirrored_and_shifted"
-    """Views of a test image whose logits are averaged: original, mirrored, and both shifted."""
+    """Views of a test image whose logits are averaged: original, mirrored, and both shifted, of
+    every image or of those whose two most probable classes are close."""
 
     loss: LossName = "cross_entropy"
     """Cross-entropy, focal loss (gamma 2), poly loss (epsilon 1) or Brier score."""

@@ -42,6 +42,21 @@ def test_no_temporary_of_the_logits_size(mode, shape):
     assert temporary_bytes(compiled, logits) <= 0.05 * logits.nbytes + 16 * shape[0]
 
 
+@pytest.mark.parametrize(
+    ("function", "most"),
+    [
+        (lambda x, y: xentjax.brier_score(x, y[:, 0].astype(jnp.int32), reduction="mean"), 1),
+        (lambda x, y: xentjax.brier_score(x, y, reduction="mean"), 0),
+        (lambda x, y: xentjax.kl_divergence_with_logits(y, x, 2.0, reduction="mean"), 2),
+    ],
+    ids=["brier, labels", "brier, pmfs", "kl, student"],
+)
+def test_temporaries_of_value_and_gradient(function, most):
+    x, y = jnp.zeros((2, 128, 1024))
+    compiled = jax.jit(jax.value_and_grad(function))
+    assert temporary_bytes(compiled, x, y) <= (most + 0.05) * x.nbytes + 16 * len(x)
+
+
 def test_one_trace_a_shape():
     @jax.jit
     @chex.assert_max_traces(n=1)

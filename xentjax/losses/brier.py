@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from xentjax._core.array_like import ArrayLike
-from xentjax._core.varying import sharded_alike
+from xentjax._core.multiply_no_nan import nan_unless
+from xentjax._core.varying import pvary_like, sharded_alike
 from xentjax.losses._arguments import (
     Axis,
     check_labels,
@@ -27,7 +28,18 @@ from xentjax.losses._formula import (
 )
 from xentjax.losses._keywords import check_names
 from xentjax.ops import Requested, Rows, RowStatistics, row_statistics
-from xentjax.ops.rows import is_label, log_probabilities, weighted_targets
+from xentjax.ops.derivative import (
+    log_probability_and_tangent,
+    moving_inputs,
+    value_and_tangent,
+    vary_alike,
+)
+from xentjax.ops.rows import (
+    is_label,
+    label_in_range,
+    log_probabilities,
+    weighted_targets,
+)
 
 
 def brier_score(
@@ -92,19 +104,72 @@ def brier_score(
 @partial(jax.jit, static_argnames=("reduction", "implementation"))
 def _brier_score(rows: Rows, *, reduction: str, implementation: str | None) -> Float[Array, "..."]:
     rows = promote(rows)
-    stats = row_statistics(rows, Requested(normalizer=True), implementation)
-    loss = mask_rows(_squared_distance(rows, stats), rows)
+    loss = mask_rows(_squared_distance(rows, implementation), rows)
     return reduce_losses(loss, reduction, None, rows.mask.rows)
 
 
-@partial(jax.checkpoint, prevent_cse=False)  # softmax is rebuilt in the backward pass, not kept
-def _squared_distance(rows: Rows, stats: RowStatistics) -> Float[Array, "*rows"]:
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _squared_distance(rows: Rows, implementation: str | None) -> Float[Array, "*rows"]:
+    return _score_and_rest(rows, row_statistics(rows, _REQUESTED, implementation))[0]
+
+
+@partial(_squared_distance.defjvp, symbolic_zeros=True)
+def _(
+    implementation: str | None, primals: tuple[Rows], tangents: tuple[Rows]
+) -> tuple[Float[Array, "*rows"], Float[Array, "*rows"]]:
+    (rows,) = primals
+    stats = row_statistics(rows, _REQUESTED, implementation)
+    score, rest = _score_and_rest(rows, stats)
+    (rows,), (d_rows,) = vary_alike(primals, moving_inputs(tangents))
+    return score, pvary_like(_tangent(rows, d_rows, stats, score, rest), score)
+
+
+_REQUESTED = Requested(normalizer=True)
+
+
+def _score_and_rest(
+    rows: Rows, stats: RowStatistics
+) -> tuple[Float[Array, "*rows"], Float[Array, "*rows"]]:
+    """Return the score, and for labels 1 - p_y with all its digits, the sum of the others."""
     p = jnp.exp(log_probabilities(rows, stats))
     if rows.target.labels is None:
-        return jnp.sum(jnp.square(p - weighted_targets(rows)), -1)
+        score = jnp.sum(jnp.square(p - weighted_targets(rows)), -1)
+        return score, score
     assert stats.label_logit is not None
     own, p = sharded_alike(is_label(rows.target.labels, p), p)
     others = jnp.where(own, 0, p)
-    # Their sum is 1 - p_y with all its digits; a bad label's NaN lies in its logit.
+    rest = jnp.sum(others, -1)
+    # A bad label's NaN lies in its logit.
     bad = jnp.where(jnp.isnan(stats.label_logit), stats.label_logit, 0)
-    return jnp.square(jnp.sum(others, -1)) + jnp.sum(jnp.square(others), -1) + bad
+    return jnp.square(rest) + jnp.sum(jnp.square(others), -1) + bad, rest
+
+
+@jax.jit
+@partial(jax.checkpoint, prevent_cse=False)  # softmax is rebuilt in the backward pass, not kept
+def _tangent(
+    rows: Rows,
+    d_rows: Rows,
+    stats: RowStatistics,
+    score: Float[Array, "*rows"],
+    rest: Float[Array, "*rows"],
+) -> Float[Array, "*rows"]:
+    """Return sum_k 2 p_k (p_k - t_k - <p, p - t>) da_k - 2 (p_k - t_k) dt_k for logits a."""
+    log_p, da = log_probability_and_tangent(rows, d_rows, stats)
+    p = jnp.exp(log_p)
+    if rows.target.labels is not None:
+        assert da is not None
+        # <p, p - t> is score - rest, so the bracket is p_k + rest - score, and -score at the label.
+        own, p = sharded_alike(is_label(rows.target.labels, p), p)
+        bracket = jnp.where(own, 0, p + rest[..., None]) - score[..., None]
+        dot = jnp.sum(2 * p * bracket * da, -1)
+        if rows.mask.classes is None:
+            return dot
+        # The mask stops `da`; the NaN of a bad label passes.
+        bad = nan_unless(label_in_range(rows.target.labels, p.shape[-1]), p.dtype)
+        return dot + bad * jnp.sum(d_rows.logits, -1)
+    t, dt = value_and_tangent(weighted_targets, rows, d_rows)
+    dot = -jnp.sum(2 * (p - t) * dt, -1)
+    if da is not None:
+        mean = jnp.sum(p * (p - t), -1)
+        dot += jnp.sum(2 * p * (p - t - mean[..., None]) * da, -1)
+    return dot

@@ -8,12 +8,14 @@ the two pmfs are close.
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import raise_value_error
 from xentjax._core.dtypes import compute_dtype
-from xentjax.information.log_pmf import divergence
+from xentjax._core.varying import pvary_like
+from xentjax.information.log_pmf import divergence, log_ratio, times_exp
 from xentjax.losses._arguments import Axis, logits_rows
 from xentjax.losses._formula import (
     mask_rows,
@@ -26,6 +28,7 @@ from xentjax.losses._keywords import (
     scalar_keywords,
 )
 from xentjax.ops import Requested, Rows, RowStatistics, Scalars, row_statistics
+from xentjax.ops.derivative import log_probability_and_tangent, moving_inputs, vary_alike
 from xentjax.ops.rows import log_probabilities
 
 
@@ -105,18 +108,46 @@ def _kl_divergence(
     target: Rows, prediction: Rows, *, reduction: str, implementation: str | None
 ) -> Float[Array, "..."]:
     target, prediction = promote(target), promote(prediction)
-    target_stats, stats = (
-        row_statistics(rows, Requested(normalizer=True), implementation)
-        for rows in (target, prediction)
-    )
-    loss = _divergence(target, target_stats, prediction, stats)
-    kept = prediction.mask.rows
-    return reduce_losses(mask_rows(loss, prediction), reduction, None, kept)
+    loss = mask_rows(_divergence(target, prediction, implementation), prediction)
+    return reduce_losses(loss, reduction, None, prediction.mask.rows)
 
 
-@partial(jax.checkpoint, prevent_cse=False)  # neither softmax is kept for the backward pass
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _divergence(
-    target: Rows, target_stats: RowStatistics, prediction: Rows, stats: RowStatistics
+    target: Rows, prediction: Rows, implementation: str | None
 ) -> Float[Array, "*rows"]:
-    log_p, log_q = log_probabilities(target, target_stats), log_probabilities(prediction, stats)
-    return divergence(log_p, log_q)
+    stats = _statistics((target, prediction), implementation)
+    return divergence(*map(log_probabilities, (target, prediction), stats))
+
+
+@partial(_divergence.defjvp, symbolic_zeros=True)
+def _(
+    implementation: str | None, primals: tuple[Rows, Rows], tangents: tuple[Rows, Rows]
+) -> tuple[Float[Array, "*rows"], Float[Array, "*rows"]]:
+    loss = _divergence(*primals, implementation)
+    stats = _statistics(primals, implementation)
+    pair, d_pair = vary_alike(primals, moving_inputs(tangents))
+    return loss, pvary_like(_tangent(pair, d_pair, stats, loss), loss)
+
+
+def _statistics(pair: tuple[Rows, Rows], implementation: str | None) -> list[RowStatistics]:
+    requested = Requested(normalizer=True)
+    return [row_statistics(rows, requested, implementation) for rows in pair]
+
+
+@jax.jit
+@partial(jax.checkpoint, prevent_cse=False)  # neither softmax is kept for the backward pass
+def _tangent(
+    pair: tuple[Rows, Rows],
+    d_pair: tuple[Rows, Rows],
+    stats: list[RowStatistics],
+    loss: Float[Array, "*rows"],
+) -> Float[Array, "*rows"]:
+    """Return sum_k p_k (log(p_k / q_k) - loss) da_k + (q_k - p_k) db_k for logits a and b."""
+    (log_p, da), (log_q, db) = map(log_probability_and_tangent, pair, d_pair, stats)
+    dot = jnp.zeros_like(loss)
+    if da is not None:
+        dot += jnp.sum(times_exp(log_ratio(log_p, log_q) - loss[..., None], log_p) * da, -1)
+    if db is not None:
+        dot += jnp.sum((jnp.exp(log_q) - jnp.exp(log_p)) * db, -1)
+    return dot

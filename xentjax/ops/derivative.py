@@ -84,6 +84,47 @@ def with_moving(values: T, moving: T) -> T:
     )
 
 
+def vary_alike(pair: T, d_pair: T) -> tuple[T, T]:
+    """Return rows and tangents whose logits and scalars vary over the same mesh axes.
+
+    They meet in products, which can then be transposed.
+    """
+
+    def parts(tree: Any) -> Any:
+        return jax.tree.map(lambda r: (r.logits, r.scalars), tree, is_leaf=_is_rows)
+
+    def with_parts(tree: Any, new: Any) -> Any:
+        return jax.tree.map(
+            lambda r, x: r._replace(logits=x[0], scalars=x[1]), tree, new, is_leaf=_is_rows
+        )
+
+    new, d_new = pvary_all((parts(pair), parts(d_pair)))
+    return with_parts(pair, new), with_parts(d_pair, d_new)
+
+
+def _is_rows(x: Any) -> bool:
+    return isinstance(x, Rows)
+
+
+def log_probability_and_tangent(
+    rows: Rows, d_rows: Rows, stats: RowStatistics
+) -> tuple[Float[Array, "*rows K"], Float[Array, "*rows K"] | None]:
+    """Compute log-softmax a second time, and the tangent of the adjusted logits that it is of.
+
+    The tangent is None if they do not move. A loss that does not change when all logits of a row
+    move together needs no more, if the derivative that it multiplies it by sums to 0.
+    """
+    rows, (shift, log_sum) = recompute_after(rows, (stats.shift, stats.log_sum))
+
+    def z(rows: Rows) -> Float[Array, "*rows K"]:
+        return shifted(adjusted_logits(rows), shift, rows.scalars.temperature)
+
+    if not jax.tree.leaves((d_rows.logits, d_rows.scalars)):
+        return z(rows) - log_sum[..., None], None
+    value, dz = value_and_tangent(z, rows, d_rows)
+    return value - log_sum[..., None], dz
+
+
 def with_predicted(d_stats: RowStatistics, stats: RowStatistics) -> RowStatistics:
     """Fill in the float0 tangent of `predicted`, a class index."""
     if stats.predicted is None:

@@ -143,7 +143,8 @@ def views(images: np.ndarray, which: ViewsName) -> list[tuple[float, np.ndarray]
         images: [B, H, W, C].
         which: "plain" is the image alone, "mirrored" adds its mirror image, and
             "mirrored_and_shifted" also both of these shifted by a pixel, down and to the right or
-            up and to the left, with half of the total weight.
+            up and to the left, with half of the total weight. Those of "shifted_if_unsure" depend
+            on predictions (`evaluate.predict_all`); here they are the views that all images have.
 
     Source: the test of airbench, see `plan_epoch`.
     """

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,6 +28,8 @@ from xentjax import (
     softmax_cross_entropy_with_integer_labels,
 )
 
+UNSURE = 1.5  # nats between the two largest logits of a network trained with smoothed labels
+
 
 def predict_all(
     predict: Callable[[np.ndarray], Array],
@@ -41,22 +44,35 @@ def predict_all(
     Args:
         predict: computes logits [B, K] of images [B, H, W, C].
         images: uint8 [N, H, W, C], at least one.
-        which: the views, see `augment.views`.
+        which: the views, see `augment.views`. With "shifted_if_unsure" the views are those of
+            "mirrored", and those of "mirrored_and_shifted" where the two largest logits then are
+            less than `UNSURE` apart.
         original: logits of the first view, the images as they are, if they are known.
     """
+    size = min(current_backend().test_batch, len(images))
+    predict_view = partial(_predict_view, predict, size)
     (first, _), *others = views(images, which)
     if original is None:
-        original = _predict_view(predict, images)
+        original = predict_view(images)
     weighted = [np.float32(first) * original]
-    weighted += [np.float32(weight) * _predict_view(predict, view) for weight, view in others]
-    return np.sum(weighted, axis=0)
+    weighted += [np.float32(weight) * predict_view(view) for weight, view in others]
+    logits = np.sum(weighted, axis=0)
+    if which == "shifted_if_unsure":
+        second, largest = np.partition(logits, -2)[:, -2:].T
+        unsure = np.flatnonzero(largest - second < UNSURE)
+        shifted = views(images[unsure], "mirrored_and_shifted")[2:]
+        logits[unsure] /= 2
+        for weight, view in shifted if len(unsure) else ():
+            logits[unsure] += np.float32(weight) * predict_view(view)
+    return logits
 
 
-def _predict_view(predict: Callable[[np.ndarray], Array], images: np.ndarray) -> np.ndarray:
-    size = min(current_backend().test_batch, len(images))
-    padding = -len(images) % size
-    padded = np.concatenate([images, images[:padding]])
-    batches = padded.reshape(-1, size, *images.shape[1:])
+def _predict_view(
+    predict: Callable[[np.ndarray], Array], size: int, images: np.ndarray
+) -> np.ndarray:
+    """Predict images in batches of `size`, the last of which is filled up."""
+    filled = np.resize(images, (-(-len(images) // size) * size, *images.shape[1:]))
+    batches = filled.reshape(-1, size, *images.shape[1:])
     logits = [np.asarray(predict(batch)) for batch in batches]
     return np.concatenate(logits)[: len(images)]
 

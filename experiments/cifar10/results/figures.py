@@ -37,7 +37,8 @@ def draw_curves(
     name_panel(left, "loss")
     left.set_ylabel(AXIS_LABELS[config.loss])
     plot(right, "accuracy", "training, augmented images", PALETTE[0])
-    plot(right, "test_accuracy", "test, at the epoch's image size", PALETTE[1])
+    if all("held_out_accuracy" in entry for entry in epochs):
+        plot(right, "held_out_accuracy", "held out, at the epoch's image size", PALETTE[1])
     right.axhline(
         test.accuracy,
         color=PALETTE[2],

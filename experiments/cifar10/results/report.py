@@ -14,7 +14,7 @@ from experiments.common.stopwatch import Stopwatch
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CURVES = {"epoch", "loss", "accuracy", "test_accuracy"}  # entries of a line of metrics.jsonl
+CURVES = {"epoch", "loss", "accuracy"}  # entries of a line of metrics.jsonl
 _DRAWING = threading.Lock()  # seeds may be trained in parallel, and matplotlib is not thread-safe
 
 

@@ -24,7 +24,7 @@ class MuonState(NamedTuple):
 
 
 def muon(rate: optax.Schedule, momentum: float) -> optax.GradientTransformation:
-    """Make Muon for kernels [H, W, C, D], as matrices [D, H W C] with a row per output channel.
+    """Make Muon for kernels [H, W, C, D], as matrices [H W C, D] with a column per output channel.
 
         m <- momentum m + g,   p <- p sqrt(D) / |p| - rate orthogonal(g + momentum m)
 
@@ -40,9 +40,9 @@ def muon(rate: optax.Schedule, momentum: float) -> optax.GradientTransformation:
         current = rate(state.step)
 
         def step(p: Array, g: Array, m: Array) -> Array:
-            direction = orthogonal((g + momentum * m).reshape(-1, p.shape[-1]).T)
+            direction = orthogonal((g + momentum * m).reshape(-1, p.shape[-1]))
             rescaled = p * (p.shape[-1] ** 0.5 / jnp.linalg.norm(p.ravel()))
-            return rescaled - p - current * direction.T.reshape(p.shape)
+            return rescaled - p - current * direction.reshape(p.shape)
 
         steps = jax.tree.map(step, params, updates, buffers)
         return steps, MuonState(state.step + 1, buffers)
@@ -53,17 +53,17 @@ def muon(rate: optax.Schedule, momentum: float) -> optax.GradientTransformation:
 def orthogonal(x: Array) -> Array:
     """Approximate U V^T of x = U S V^T by the Newton-Schulz iteration, without an SVD.
 
-        x <- a x + (b x x^T + c (x x^T)^2) x
+        x <- a x + x (b x^T x + c (x^T x)^2)
 
     Three iterations bring singular values of at least |x| / 50, for the Frobenius norm |x|, to
     between 0.68 and 1.21, which is close enough. Smaller ones, as in square and ill-conditioned
     matrices, become at most a^3 / |x| = 41 / |x| times as large.
     """
-    if x.shape[0] > x.shape[1]:  # to compute the smaller of the two products
+    if x.shape[0] < x.shape[1]:  # to compute the smaller of the two products
         return orthogonal(x.T).T
     a, b, c = QUINTIC
     x = x / (jnp.linalg.norm(x) + 1e-7)
     for _ in range(ITERATIONS):
-        square = x @ x.T
-        x = a * x + (b * square + c * square @ square) @ x
+        square = x.T @ x
+        x = a * x + x @ (b * square + c * square @ square)
     return x

@@ -39,8 +39,9 @@ WITHOUT_BAR = "a line follows for every epoch; the first step may have to be com
 STATUS = "loss {loss:.3f}  accuracy {accuracy:.1%}"
 EPOCH_DONE = (
     "epoch {epoch:2d}  {side} px  loss {loss:.3f}  accuracy {accuracy:.2%}  "
-    "test {test_accuracy:.2%}  {images_per_second:,.0f} images/s"
+    "{images_per_second:,.0f} images/s"
 )
+HELD_OUT = "  held out {held_out_accuracy:.1%}"
 
 
 class DivergenceError(UserError):
@@ -123,8 +124,10 @@ def _area(side: int) -> float:
     return (side / 32) ** 2
 
 
-def _number_of_views(which: ViewsName) -> int:
-    return sum(1 for _ in views(np.zeros((1, 32, 32, 3), np.uint8), which))
+def _number_of_views(which: ViewsName) -> float:
+    """Return the views of an image; where it depends on the predictions, about as many."""
+    number = len(views(np.zeros((1, 32, 32, 3), np.uint8), which))
+    return number + 1.0 * (which == "shifted_if_unsure")
 
 
 @lru_cache(maxsize=16)
@@ -162,7 +165,6 @@ class _Trainer:
         self._whitened = train_images
         self._held_out_set = held_out_images, held_out_labels
         self._test_set = dataset.test_images, dataset.test_labels
-        self._tested = 0, np.zeros(0)  # the step of the last test, and its logits
 
     def begin(self, resume: bool, ahead: Ahead | None = None) -> int:
         """Make or restore the first state, and plan what follows; return the step to go on from.
@@ -198,6 +200,7 @@ class _Trainer:
         """
         scans, size = current_backend().scans_epochs, current_backend().test_batch
         views, tested = _number_of_views(self.config.views), len(self._test_set[0])
+        held_out = self.config.held_out
         programs, work = self._programs, 0.0
         compilations = dict[Hashable, Callable[[], None]]()  # in the order in which they are needed
 
@@ -215,11 +218,12 @@ class _Trainer:
                 number = steps if scans else 1
                 compile_steps = partial(programs.compile_steps, epoch, number)
                 compilations.setdefault((number, programs.step(epoch)), compile_steps)
-                work += 3 * steps * self.config.batch_size * _area(side) + test(tested, side)
+                work += 3 * steps * self.config.batch_size * _area(side)
+                if held_out:
+                    work += test(held_out, side)
         side = self.config.image_side(self.count.epochs - 1)
-        # the last epoch's test is that of the original images
-        work += test(tested, side) * (views - 1 if first_step < self.count.total else views)
-        if held_out := self.config.held_out:
+        work += test(tested, side) * views
+        if held_out:
             work += test(held_out, side) * views
         compilations["evaluation"] = partial(compile_evaluation, tested, self._num_classes)
         number = len(compilations) + (first_step == 0)  # and the initial state
@@ -262,24 +266,22 @@ class _Trainer:
             }
             work = 3 * (step - before) * self.config.batch_size * _area(side)
             self._progress.worked(work, STATUS.format(**metrics))
-        images, labels = self._test_set
-        logits = self._logits(images, "plain", side)
-        self._tested = (step, logits)
-        metrics["test_accuracy"] = accuracy(logits, labels)
+        done = EPOCH_DONE
+        if self.config.held_out:
+            images, labels = self._held_out_set
+            metrics["held_out_accuracy"] = accuracy(self._logits(images, "plain", side), labels)
+            done += HELD_OUT
         self._progress.doing("saving")
         with self._watch.during("saving"):
             self.folder.log(epoch=epoch + 1, step=step, image_side=side, **metrics)
             checkpoint.save(self.folder.path, self.state)
-        self._progress.line(EPOCH_DONE.format(epoch=epoch + 1, side=side, **metrics))
+        self._progress.line(done.format(epoch=epoch + 1, side=side, **metrics))
 
     def result(self, first_step: int) -> Result:
         """Test the network, which this process has trained from `first_step` on."""
         views = self.config.views
         images, labels = self._test_set
-        # of the last epoch's test, unless an earlier process has trained that
-        step, original = self._tested
-        if step != self.count.total:
-            original = self._logits(images, "plain")
+        original = self._logits(images, "plain")
         plain = test = self._evaluated(original, labels)
         if views != "plain":
             test = self._evaluated(self._logits(images, views, original=original), labels)

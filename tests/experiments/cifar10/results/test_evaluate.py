@@ -10,7 +10,7 @@ import pytest
 from experiments.cifar10.backend import current_backend
 from experiments.cifar10.config import ViewsName
 from experiments.cifar10.results import evaluate as evaluate_module
-from experiments.cifar10.results.evaluate import evaluate, predict_all
+from experiments.cifar10.results.evaluate import UNSURE, evaluate, predict_all
 from tests.support.tolerances import VALUE
 
 # rows: predicted class and its probability 0 at 0.7, 1 at 0.5, 2 at 0.7, 1 at 0.9
@@ -133,3 +133,26 @@ def test_predict_all_averages_over_the_views():
     for which, expected in corners.items():
         np.testing.assert_array_equal(predict_all(predict, images, which, original), expected)
     assert len(calls) == 0 + 1 + 5  # what is known is not predicted again
+
+
+def test_only_images_with_two_close_classes_are_shifted():
+    images = np.random.default_rng(5).integers(0, 256, (9, 3, 4, 3), np.uint8)
+    batches = []
+
+    def predict(batch: np.ndarray) -> jax.Array:
+        batches.append(batch)
+        return jnp.asarray(batch[:, 0, 0], jnp.float32) / 64
+
+    mirrored = predict_all(predict, images, "mirrored")
+    shifted = predict_all(predict, images, "mirrored_and_shifted")
+    batches.clear()
+    actual = predict_all(predict, images, "shifted_if_unsure")
+    gaps = np.diff(np.sort(mirrored, axis=1)[:, -2:], axis=1)
+    assert 0 < (gaps < UNSURE).sum() < len(images)
+    np.testing.assert_allclose(actual, np.where(gaps < UNSURE, shifted, mirrored), rtol=1e-6)
+    assert [batch.shape for batch in batches] == [images.shape] * (2 + 4)  # one program
+    sure = images.copy()
+    sure[..., 0], sure[..., 1:] = 255, 0
+    batches.clear()
+    predict_all(predict, sure, "shifted_if_unsure")
+    assert len(batches) == 2

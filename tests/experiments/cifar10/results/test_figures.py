@@ -30,7 +30,7 @@ def evaluation(errors: int) -> Evaluation:
 
 def epochs(number: int) -> list[dict[str, float]]:
     return [
-        {"epoch": k, "loss": 2 / k, "accuracy": 1 - 0.5 / k, "test_accuracy": 1 - 0.4 / k}
+        {"epoch": k, "loss": 2 / k, "accuracy": 1 - 0.5 / k, "held_out_accuracy": 1 - 0.4 / k}
         for k in range(1, number + 1)
     ]
 

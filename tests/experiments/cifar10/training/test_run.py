@@ -84,7 +84,7 @@ def test_metrics_have_a_line_for_every_epoch(finished):
         assert math.isfinite(line["loss"])
         assert 0 <= line["accuracy"] <= 1
         assert round(line["accuracy"] * images, 6).is_integer()
-        assert round(line["test_accuracy"] * 21, 6).is_integer()
+        assert round(line["held_out_accuracy"] * HELD_OUT, 6).is_integer()
         assert line["images_per_second"] > 0
 
 
@@ -196,7 +196,7 @@ def test_two_stops_in_the_middle_of_epochs_change_no_bit(finished, new_folder):
     resumed = run(CONFIG, DATASET, folder, resume=True)
     assert differences(resumed.state, expected.state) == []
     np.testing.assert_array_equal(resumed.test.logits, expected.test.logits)
-    kept = ("epoch", "step", "loss", "accuracy", "test_accuracy", "image_side")
+    kept = ("epoch", "step", "loss", "accuracy", "held_out_accuracy", "image_side")
     for actual, line in zip(read_metrics(folder.path), read_metrics(finished[0].path), strict=True):
         assert {k: actual[k] for k in kept} == {k: line[k] for k in kept}
     assert read_summary(folder.path)["test_nll"] == expected.nll
