@@ -118,10 +118,8 @@ def roofline() -> Figure:
             for each, samples in cell.seconds.items():
                 rate = operations / timing.quartiles(samples).median / 1e9
                 points.setdefault(library(each), []).append((operations / moved, rate))
-        ends = np.array([0.3, 3.0]) * np.array(
-            [f([x for pairs in points.values() for x, _ in pairs]) for f in (min, max)]
-        )
-        x = np.geomspace(*ends, 100)
+        intensities = [x for pairs in points.values() for x, _ in pairs]
+        x = np.geomspace(0.3 * min(intensities), 3 * max(intensities), 100)
         roof = np.minimum(x * machine.read_bandwidth, machine.gemm)
         ax.plot(x, roof, color="black", linewidth=1.5, label="limit: reading, matrix product")
         order = [OURS, *(each for each in points if each != OURS)]
@@ -172,7 +170,8 @@ def losses_compared() -> Figure:
     """Plot accuracy and calibration of a network trained with five losses."""
 
     def estimate(values: dict[str, Any]) -> Estimate:
-        return Estimate(**{"sd": nan, "standard_error": nan, "lower": nan, "upper": nan} | values)
+        unknown: dict[str, Any] = dict.fromkeys(("sd", "standard_error", "lower", "upper"), nan)
+        return Estimate(**unknown | values)
 
     summary = stored.load("loss_comparison")["summary"]
     return draw_losses(

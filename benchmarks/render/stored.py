@@ -57,8 +57,13 @@ def categorical() -> Categorical:
 
 def extent(values: dict[str, Any]) -> Extent:
     """The part of a benchmark that was run."""
-    known = {name: values[name] for name in Extent._fields if name in values}
-    return Extent(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
+    cases = values.get("cases")
+    return Extent(
+        quick=values["quick"],
+        interrupted=values["interrupted"],
+        cases=None if cases is None else (cases[0], cases[1]),
+        rivals=tuple(values.get("rivals", ())),
+    )
 
 
 def _cell(values: dict[str, Any], ours: str) -> Cell:
