@@ -206,7 +206,7 @@ PICTURES: dict[str, tuple[tuple[str, ...], Callable[[], Figure]]] = {
     "loss_comparison": (("loss_comparison",), losses_compared),
     "roofline": (("losses", "linear"), roofline),
 }
-"""What each picture is drawn from, and how."""
+"""Names of the stored results that each picture is drawn from, and the function that draws."""
 
 
 def save(name: str, folder: Path) -> None:

@@ -259,4 +259,4 @@ BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
         "gains": gains,
     },
 }
-"""What a comment can ask for: the name of the stored run, then of the part."""
+"""Parts that a comment can name: by stored run, then by part."""

@@ -224,4 +224,4 @@ BLOCKS["categorical"] = {
     "statistics": statistics,
 }
 BLOCKS["headlines"] = {"table": headlines}
-"""What a comment can ask for: the name of the stored result, then of the part."""
+"""Parts that a comment can name: by stored result, then by part."""
