@@ -94,7 +94,7 @@ BENCHMARKS = {
         minutes=7,
     ),
     "training": Benchmark(
-        "a training step of three CIFAR-10 presets against the same networks in torch", seconds=45
+        "a training step of the CIFAR-10 presets against the same networks in torch", seconds=45
     ),
 }
 

@@ -3,16 +3,11 @@
 import importlib
 from types import ModuleType
 
-from benchmarks.harness import machine
+from experiments.common.optional_torch import NO_TORCH as NO_TORCH, load_torch as load_torch
 
 OURS = "xentjax"
 NAIVE = "naive"
 TORCH = "torch eager"
-NO_TORCH = (
-    "torch is not installed: pip install -e '.[benchmarks]', on Linux with CUDA's libraries, "
-    "5.5 GB in all; its build for CPUs, 0.2 GB, is on PyTorch's own index, named on its "
-    "installation page"
-)
 INSTALL = {
     "tokamax": "pip install -e '.[experiments]' tokamax==0.0.17, in an environment of its own with "
     "Python 3.12",
@@ -27,16 +22,6 @@ INSTALL = {
 def how_to_install(package: str) -> str:
     """One line that says that a baseline is missing and how to get it."""
     return f"{package} is not installed, or fails to import: {INSTALL[package]}"
-
-
-def load_torch() -> ModuleType | None:
-    """Import torch, on as many threads as XLA has; None where it is not installed."""
-    try:
-        torch = importlib.import_module("torch")
-    except ImportError:
-        return None
-    torch.set_num_threads(machine.cores())
-    return torch
 
 
 def load_if_installed(name: str) -> ModuleType | None:

@@ -9,8 +9,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.harness import machine
-from experiments.common.environment import revision
+from experiments.common.environment import cores, processor, revision
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
@@ -24,8 +23,8 @@ def fingerprint() -> dict[str, Any]:
     """
     commit = revision()
     return {
-        "processor": machine.processor(),
-        "cores": machine.cores(),
+        "processor": processor(),
+        "cores": cores(),
         "load_at_start": load(),
         "huge_pages": _huge_pages(),
         "governor": _first_line(GOVERNOR),

@@ -1,18 +1,15 @@
 """Names, versions and limits of this machine, measured in the same run as the implementations."""
 
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from benchmarks.harness import timing
-from experiments.common.environment import versions
+from experiments.common.environment import cores, processor, versions
 
 PACKAGES = ("xentjax", "jax", "jaxlib", "optax", "flax", "numpy", "torch")
 
@@ -106,20 +103,3 @@ def traffic(shape: Sequence[int]) -> dict[str, timing.Thunk]:
         "update": timing.thread_state(update.call, jnp.ones(shape, jnp.float32)),
         "fresh": lambda: fresh.call(x),
     }
-
-
-def processor() -> str:
-    """The processor's model name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def cores() -> int:
-    """The number of cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

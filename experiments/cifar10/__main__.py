@@ -4,6 +4,8 @@
         one run, or one for each seed
     python -m experiments.cifar10 compare SETTINGS SETTINGS...
         which settings are better
+    python -m experiments.cifar10 pareto PRESET...
+        accuracy against the seconds that one waits
     python -m experiments.cifar10 predict --run RUN IMAGE...
         the classes of your own images
 
@@ -32,7 +34,7 @@ import tyro
 from rich.console import Console
 
 from experiments.cifar10.backend import current_backend, prepare_cpu
-from experiments.cifar10.commands import compare, predict
+from experiments.cifar10.commands import compare, pareto, predict
 from experiments.cifar10.commands.seeds import (
     FIGURES,
     RUN_NAME,
@@ -285,6 +287,7 @@ def _unit(figure: str) -> tuple[str, float, int]:
 # the other commands, by their first word
 COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
     "compare": compare.main,
+    "pareto": pareto.main,
     "predict": predict.main,
 }
 

@@ -34,4 +34,4 @@ NAMES = {
     "quesenberry_hurst": "Quesenberry–Hurst",
     "sison_glaz": "Sison–Glaz",
 }
-"""What people call them."""
+"""Names of the methods for people."""

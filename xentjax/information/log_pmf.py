@@ -59,13 +59,13 @@ def _(primals, tangents):
 
 def _log_sum_parts(x: Array) -> tuple[Array, Array]:
     """The largest x and log sum_k e^(x_k - largest), which is 0 where all of x is -inf."""
-    largest = jnp.argmax(x, -1, keepdims=True)
     top = jnp.max(x, -1, keepdims=True)
     top = jnp.where(top == -jnp.inf, 0, top)
-    # Without its own 1 the sum keeps what a nearly certain outcome leaves to the others.
-    is_largest = jax.lax.broadcasted_iota(largest.dtype, x.shape, x.ndim - 1) == largest
-    is_largest, terms = sharded_alike(is_largest, jnp.exp(x - top))
-    others = jnp.where(is_largest, 0, terms).sum(-1)
+    # Without its own 1 the sum keeps what a nearly certain outcome leaves to the others. It is
+    # subtracted, not masked: XLA's CPU compiler gives reductions slow loops where they select.
+    largest = (x >= top).astype(x.dtype)
+    ties = jnp.maximum(largest.sum(-1), 1) - 1
+    others = ties + (jnp.exp(x - top) - largest).sum(-1)
     return top[..., 0], jnp.log1p(others)
 
 
@@ -100,12 +100,15 @@ def _exponential_excess(d: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return d * d * series
 
 
+_IMPOSSIBLE = -1e4  # finite, and e^-10000 is 0 in every dtype
+
 # Measures over the last axis or axes, jitted so that an eager call too is one pass over the data.
 
 
 @jax.jit
 def entropy(log_p: Array) -> Array:
-    return 0 - times_exp(log_p, log_p).sum(-1)  # minus would make -0.0 of a certain outcome's 0
+    finite = jnp.maximum(log_p, _IMPOSSIBLE)  # 0 log 0 = 0 without a selection, which is slower
+    return 0 - (finite * jnp.exp(log_p)).sum(-1)  # minus would make -0.0 of a certain outcome's 0
 
 
 @jax.jit

@@ -13,15 +13,17 @@ import pickle
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from experiments.cifar10.data.xz import unpack_xz
 from experiments.common.command import UserError
 
 PIXEL_BYTES = 3 * 32 * 32
 MAX_BATCH_BYTES = 64 * 2**20  # twice the size of the official files
 MAX_HEADER_BYTES = 2**20  # of all members of an archive, 100 times those of the official one
+MAX_ARCHIVE_BYTES = 2**28  # of an archive that is unpacked at once, 1.5 times the official one
 RECORD_BYTES = 1 + PIXEL_BYTES
 
 TRAIN_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
@@ -77,7 +79,7 @@ def _unpacked_files(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _archived_files(archive: Path) -> Iterator[tuple[str, bytes]]:
-    with archive.open("rb") as file, _Archive.open(fileobj=file) as tar:
+    with _opened(archive) as file, _Archive.open(fileobj=file) as tar:
         for member in tar:
             name = PurePosixPath(member.name).name
             # isfile: a link could name a missing member
@@ -85,6 +87,12 @@ def _archived_files(archive: Path) -> Iterator[tuple[str, bytes]]:
                 _check_size(archive, member.name, member.size)
                 cast(_Limited, tar.fileobj).allowed += member.size
                 yield name, stream.read()
+
+
+def _opened(archive: Path) -> BinaryIO:
+    """Open an archive; one of xz whose blocks can be decoded side by side is decoded."""
+    unpacked = unpack_xz(archive, MAX_ARCHIVE_BYTES) if archive.suffix == ".xz" else None
+    return archive.open("rb") if unpacked is None else io.BytesIO(unpacked)
 
 
 def _check_size(source: Path, name: str, size: int) -> None:

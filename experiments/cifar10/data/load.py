@@ -7,7 +7,7 @@ the cache if it is not found. The SHA-256 of every batch is checked, wherever it
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -278,8 +278,8 @@ def _records(
 
 
 def _dataset(source: Path, batches: Mapping[str, np.ndarray], sha256: dict[str, str]) -> Dataset:
-    train_images, train_labels = _decode(np.concatenate([batches[name] for name in TRAIN_BATCHES]))
-    test_images, test_labels = _decode(batches[TEST_BATCH])
+    train_images, train_labels = _decode([batches[name] for name in TRAIN_BATCHES])
+    test_images, test_labels = _decode([batches[TEST_BATCH]])
     return Dataset(
         name="CIFAR-10",
         train_images=train_images,
@@ -309,8 +309,16 @@ def _check(file: str, records: np.ndarray, number: int, sha256: str) -> str:
     return got
 
 
-def _decode(records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Convert N records of 3073 bytes to images uint8 [N, 32, 32, 3] and labels int32 [N]."""
-    records = records.reshape(-1, RECORD_BYTES)
-    planes = records[:, -PIXEL_BYTES:].reshape(-1, 3, 32, 32)
-    return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), records[:, 0].astype(np.int32)
+def _decode(batches: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Convert records of 3073 bytes to images uint8 [N, 32, 32, 3] and labels int32 [N]."""
+    records = [batch.reshape(-1, RECORD_BYTES) for batch in batches]
+    images = np.empty((sum(map(len, records)), 32 * 32, 3), np.uint8)
+    start = 0
+    for batch in records:
+        end = start + len(batch)
+        planes = batch[:, -PIXEL_BYTES:].reshape(-1, 3, 32 * 32)
+        for channel in range(3):  # three times as fast as to transpose the axes
+            images[start:end, :, channel] = planes[:, channel]
+        start = end
+    labels = np.concatenate([batch[:, 0] for batch in records]).astype(np.int32)
+    return images.reshape(-1, 32, 32, 3), labels

@@ -225,8 +225,9 @@ class _Trainer:
         work += test(tested, side) * views
         if held_out:
             work += test(held_out, side) * views
-        compilations["evaluation"] = partial(compile_evaluation, tested, self._num_classes)
         number = len(compilations) + (first_step == 0)  # and the initial state
+        # not counted: it is compiled long before it is needed
+        compilations["evaluation"] = partial(compile_evaluation, tested, self._num_classes)
         self._progress.plan(work, max(0, number - programs.number_compiled))
         return list(compilations.values())
 
