@@ -309,7 +309,7 @@ def _interval(
 
 
 def _jax_losses(kernel: str) -> dict[str, Loss]:
-    def ours(implementation: str) -> Loss:
+    def ours(implementation: Any) -> Loss:
         return partial(
             softmax_cross_entropy_with_integer_labels,
             reduction="mean",

@@ -159,7 +159,7 @@ def run(session: Session) -> Result:
         unit="images/s",
         cells=tuple(cell for _, cell in measured),
         machine=limits,
-        notes=(*NOTES, *([NO_TORCH] if rivals and torch is None else [])),
+        notes=(*NOTES, *session.notes, *([NO_TORCH] if rivals and torch is None else [])),
         legend=LEGEND,
         extent=session.extent,
         tables=(rates(measured),),

@@ -54,6 +54,13 @@ autodoc_typehints = "signature"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
+napoleon_attr_annotations = False  # the signature has the types
+
+
+def without_links(app: Any, path: Any, parent: str, content: list[str]) -> None:
+    """Name the files that an included page links to and that have no page, without a link."""
+    content[0] = re.sub(r"\[([^]]+)\]\((?:CODE_OF_CONDUCT|SECURITY)\.md\)", r"\1", content[0])
 
 
 def as_restructured_text(
@@ -74,7 +81,16 @@ def as_restructured_text(
         lines.append(line)
 
 
+def without_fields(
+    app: Any, what: str, name: str, obj: Any, skip: bool, options: Any
+) -> bool | None:
+    """Leave the fields of results out of the members: the docstring of the class has them."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
 def setup(app: Any) -> None:
     """Connect what is above to Sphinx's events."""
+    app.connect("include-read", without_links)
+    app.connect("autodoc-skip-member", without_fields)
     # Before napoleon, which reads the sections.
     app.connect("autodoc-process-docstring", as_restructured_text, priority=100)

@@ -11,7 +11,7 @@ that gives much to outcomes that do not. The triangle of all pmfs of three outco
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -171,7 +171,7 @@ def _draw_curves(result: Result) -> Figure:
     return figure
 
 
-def _conversions(unit: str) -> tuple[Callable[[NDArray], NDArray], Callable[[NDArray], NDArray]]:
+def _conversions(unit: Any) -> tuple[Callable[[NDArray], NDArray], Callable[[NDArray], NDArray]]:
     """Convert nats to `unit` and back; H(1/2, 1/2) = log 2 nats gives the size of the unit."""
     coin = np.array([0.5, 0.5], np.float32)
     nats = np.log(2) / float(xentjax.entropy(coin, base=unit))

@@ -103,7 +103,7 @@ def roll(rows: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.multinomial(20 * classes, q, size=rows), q
 
 
-def interval_thunks(classes: int, method: str) -> Thunks:
+def interval_thunks(classes: int, method: Any) -> Thunks:
     """Simultaneous intervals of one die; statsmodels only where it is installed."""
     (c,), _ = roll(1, classes)
     x = jnp.asarray(c, jnp.int32)
@@ -146,7 +146,7 @@ def likelihood_thunks(shape: tuple[int, int], torch: ModuleType | None) -> Thunk
     return thunks
 
 
-def estimate_thunks(shape: tuple[int, int], method: str) -> Thunks:
+def estimate_thunks(shape: tuple[int, int], method: Any) -> Thunks:
     """Entropy of the die from its counts; SciPy has the plug-in estimate only."""
     c, _ = roll(*shape)
     x = jnp.asarray(c, jnp.int32)

@@ -25,7 +25,7 @@ LEGEND = (
 )
 
 
-def of_logits(shape: tuple[int, int], dtype: str, implementations: Mapping[str, str]) -> list[Any]:
+def of_logits(shape: tuple[int, int], dtype: str, implementations: Mapping[str, Any]) -> list[Any]:
     """Errors of the mean loss of labels and of its gradient, a row an implementation."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal(shape, dtype=np.float32)).astype(dtype)
@@ -42,7 +42,7 @@ def of_logits(shape: tuple[int, int], dtype: str, implementations: Mapping[str, 
     return rows
 
 
-def of_layer(dtype: str, implementations: Mapping[str, str], *, quick: bool) -> list[Any]:
+def of_layer(dtype: str, implementations: Mapping[str, Any], *, quick: bool) -> list[Any]:
     """Errors of the loss of a linear layer, with both ways to compute its gradients."""
     named = {}
     for name, each in implementations.items():
@@ -53,7 +53,7 @@ def of_layer(dtype: str, implementations: Mapping[str, str], *, quick: bool) -> 
     return [(f"linear layer, {row[0]}", *row[1:]) for row in table.rows if row[0] == dtype]
 
 
-def of_head(dtype: str, implementations: Mapping[str, str], *, quick: bool) -> list[Any]:
+def of_head(dtype: str, implementations: Mapping[str, Any], *, quick: bool) -> list[Any]:
     """Errors of log-probabilities with entropies, and of the surrogate."""
     shape = cases.LINEAR_ACCURACY_QUICK if quick else cases.HEADS_ACCURACY
     case = cases.HeadCase(shape, dtype)

@@ -167,17 +167,13 @@ def _mean_surrogate(values: tuple[jax.Array, jax.Array], rest: Rest) -> jax.Arra
     return jnp.mean(surrogate(*values, rest.advantage, rest.old_log_prob))
 
 
-def _our_log_probs(
-    x: jax.Array, kernel: jax.Array, rest: Rest, implementation: str | None = None
-) -> Any:
+def _our_log_probs(x: jax.Array, kernel: jax.Array, rest: Rest, implementation: Any = None) -> Any:
     return xentjax.linear_log_probs(
         x, kernel, rest.labels, return_entropy=True, implementation=implementation
     )
 
 
-def _our_loss(
-    x: jax.Array, kernel: jax.Array, rest: Rest, implementation: str | None = None
-) -> jax.Array:
+def _our_loss(x: jax.Array, kernel: jax.Array, rest: Rest, implementation: Any = None) -> jax.Array:
     def loss(stats: xentjax.SoftmaxStats, advantage: jax.Array, old: jax.Array) -> jax.Array:
         return surrogate(stats.label_log_prob, stats.entropy, advantage, old)
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -154,7 +154,7 @@ def _classwise_coverage(
     return expected, measured
 
 
-def _every_interval(num_rolls: int, method: str, alpha: float) -> NDArray[np.float32]:
+def _every_interval(num_rolls: int, method: Any, alpha: float) -> NDArray[np.float32]:
     """Compute the interval of a face that was rolled 0, 1, ..., N times, [N + 1, 2]."""
     blocks = num_rolls // COINS_AT_ONCE + 1
     heads = np.minimum(np.arange(blocks * COINS_AT_ONCE, dtype=np.int32), num_rolls)

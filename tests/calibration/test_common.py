@@ -99,6 +99,7 @@ class TestTransformations:
 GOOD = jnp.array([[0.5, 0.5], [0.25, 0.75]])
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 @pytest.mark.parametrize(
     ("function", "arguments", "keywords", "message"),
     [

@@ -256,6 +256,7 @@ def test_bad_input(function, c, keywords, message):
         function(jnp.array(c), **keywords)
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 def test_unknown_method():
     with pytest.raises(ValueError, match=r"method: expected one of 'plug_in', .*, got 'best'"):
         entropy_estimate(jnp.ones(2), method="best")

@@ -404,6 +404,7 @@ def test_all_probabilities_are_covered_at_once(method, shortfall, n):
     assert covered >= 1 - alpha - shortfall - 2 * np.sqrt(alpha * (1 - alpha) / dice)
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 @pytest.mark.parametrize(
     ("c", "keywords", "message"),
     [

@@ -241,6 +241,7 @@ class TestOptimizer:
         for first in (1, 2, 3):
             fit_categorical(jnp.array([first, 5, 9]), solver=solver, max_steps=7, tol=first / 1e5)
 
+    @pytest.mark.usefixtures("unchecked_annotations")
     @pytest.mark.parametrize("solver", ["Newton", "", "sgd"])
     def test_unknown_solver(self, solver):
         names = "'closed_form', 'exponentiated_gradient', 'natural_gradient', 'newton'"

@@ -297,6 +297,7 @@ def test_bad_counts_and_priors(function, counts, prior, message):
         function(np.array(counts), np.array(prior))
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 def test_bad_arguments_of_the_methods():
     posterior = dirichlet_posterior(np.array([1, 2]))
     with pytest.raises(ValueError, match=r"alpha: expected a number in \(0, 1\), got 1"):

@@ -13,7 +13,12 @@ from tests.support.paths import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 OURS = {"xentjax", "experiments", "benchmarks", "tests"}
-DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "orbax": "orbax-checkpoint"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "orbax": "orbax-checkpoint",
+    "yaml": "pyyaml",
+}
 """Packages that are not called what they are imported as."""
 
 # jax's compiled half, which nobody imports by its own name.

@@ -3,12 +3,13 @@
 import ast
 import importlib
 import pkgutil
+from typing import get_args
 
 import pytest
 
 from tests.support.imports import circles, graph, imports_of
 from tests.support.paths import ROOT
-from xentjax.ops import IMPLEMENTATIONS
+from xentjax.ops import Implementation
 
 
 def test_every_module_imports():
@@ -79,7 +80,7 @@ def test_only_ops_names_backends():
         named = {
             node.value
             for node in ast.walk(tree)
-            if isinstance(node, ast.Constant) and node.value in IMPLEMENTATIONS
+            if isinstance(node, ast.Constant) and node.value in get_args(Implementation)
         }
         assert not named, f"{path}: {named}"
 

@@ -652,6 +652,7 @@ def test_no_rows(how):
         assert loss(x, kernel, labels, **how).shape == (0,)
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [

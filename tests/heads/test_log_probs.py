@@ -287,6 +287,7 @@ def test_kernels_agree_with_xla(implementation, interpreter, dtype):
 X, KERNEL, LABELS = jnp.zeros((2, 3)), jnp.zeros((3, 4)), jnp.zeros(2, jnp.int32)
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [

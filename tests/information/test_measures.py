@@ -558,6 +558,7 @@ class TestDtypes:
 class TestBadArguments:
     p = jnp.full((2, 3), 1 / 3)
 
+    @pytest.mark.usefixtures("unchecked_annotations")
     @pytest.mark.parametrize(
         ("call", "message"),
         [

@@ -31,6 +31,7 @@ def test_size_of_the_unit_in_nats(base, size):
     assert nats_per_unit(base) == pytest.approx(size, rel=1e-15)
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 @pytest.mark.parametrize(
     "base",
     [0, 1, 1.0, -2, True, False, np.True_, math.nan, math.inf, "", "nat", "Bits", "2", np.ones(1)],

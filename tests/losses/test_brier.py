@@ -184,6 +184,7 @@ def test_reverse_mode_keeps_the_inputs_and_a_few_numbers_a_row():
     assert residual_bytes(lambda x: jnp.sum(brier_score(x, labels)), x) <= 32 * n
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [

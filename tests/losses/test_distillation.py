@@ -207,6 +207,7 @@ def test_reverse_mode_keeps_the_inputs_and_a_few_numbers_a_row():
     assert residual_bytes(lambda x, y: jnp.sum(kl_divergence(x, y)), x, y) <= 32 * n
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [

@@ -190,6 +190,7 @@ def test_reverse_mode_keeps_the_inputs_and_a_few_numbers_a_row():
     assert residual_bytes(lambda x: jnp.sum(focal_loss(x, labels)), logits) <= 48 * n
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [

@@ -126,6 +126,7 @@ def test_reverse_mode_keeps_the_labels_alone():
     assert kept <= 8 * 64
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [

@@ -142,6 +142,7 @@ def test_the_other_arguments_are_good():
     np.testing.assert_array_equal(counts_of(), [4, 0, 0, 0, 0])
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 @pytest.mark.parametrize(("function", "arguments", "error", "name"), CASES)
 def test_errors_name_the_argument(function, arguments, error, name):
     # After the line comes jax's notice of the frames that it removed.

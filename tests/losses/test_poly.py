@@ -170,6 +170,7 @@ def test_where_optax_is_wrong():
     np.testing.assert_allclose(poly_loss(logits, labels), -np.log(p) + 2 * (1 - p), rtol=1e-6)
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [

@@ -370,6 +370,7 @@ def test_reverse_mode_keeps_only_the_inputs(case):
     assert kept <= labels.nbytes + labels.size + 64  # labels, mask, factors
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 
 import xentjax
 from tests.support.imports import modules
-from xentjax.ops import IMPLEMENTATIONS, backend
+from xentjax.ops import Implementation, backend
 
 OFFERED = {
     "xla": {"row_statistics"},
@@ -20,7 +21,7 @@ OFFERED = {
 }
 
 
-@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", get_args(Implementation))
 def test_what_a_backend_offers(name):
     offers = backend(name)._asdict()
     assert {key for key, value in offers.items() if value} == OFFERED[name]

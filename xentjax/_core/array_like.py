@@ -1,13 +1,22 @@
 """The type of arguments that are arrays, or become arrays, under a name that signatures show."""
 
 import sys
+from typing import TYPE_CHECKING, get_args
 
 import jax.typing
 
-if sys.version_info >= (3, 12):
+# help() would print a union member by member, for each argument of each signature.
+if TYPE_CHECKING:
+    from jax.typing import ArrayLike as ArrayLike
+elif sys.version_info >= (3, 12):
     from typing import TypeAliasType
 
-    # help() would print a union member by member, for each argument of each signature.
     ArrayLike = TypeAliasType("ArrayLike", jax.typing.ArrayLike)
 else:
-    ArrayLike = jax.typing.ArrayLike
+
+    class _Union(type):
+        def __instancecheck__(cls, instance: object) -> bool:
+            return isinstance(instance, get_args(jax.typing.ArrayLike))
+
+    class ArrayLike(metaclass=_Union):
+        """An array of jax or NumPy, or a number."""

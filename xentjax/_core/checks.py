@@ -2,9 +2,9 @@
 
 import operator
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NoReturn, SupportsIndex, cast
+from typing import Any, NoReturn, SupportsIndex, cast, get_args
 
 import jax
 import jax.core
@@ -204,10 +204,11 @@ def check_num_steps(name: str, num_steps: int) -> None:
         raise_value_error(name, f"an integer 1..{most}", repr(num_steps))
 
 
-def check_choice(name: str, value: Any, choices: Sequence[str], *, hint: str = "") -> None:
-    """Raise a ValueError that lists the choices unless `value` is one of them."""
-    if not (isinstance(value, str) and value in choices):
-        expected = "one of " + ", ".join(map(repr, choices))
+def check_choice(name: str, value: Any, choices: Any, *, hint: str = "") -> None:
+    """Raise a ValueError that lists the names of a Literal unless `value` is one of them."""
+    names = get_args(choices)
+    if not (isinstance(value, str) and value in names):
+        expected = "one of " + ", ".join(map(repr, names))
         raise_value_error(name, expected, f"{in_one_line(value)}{hint}")
 
 

@@ -10,8 +10,6 @@ from jaxtyping import Array, Bool, Float, Int
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax._core.sums import accurate_segment_sum
 
-BINNINGS = ("width", "mass")
-
 
 class BinSums(NamedTuple):
     """Totals over the rows of each bin."""

@@ -9,31 +9,34 @@ from jaxtyping import Array, Float, Int
 
 from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import check_choice, check_flag, check_index, raise_value_error
+from xentjax._core.choices import Binning, Norm
 from xentjax._core.largest import largest
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax._core.sums import accurate_sum
 from xentjax._core.varying import on_auto_axes
-from xentjax.calibration._bins import BINNINGS, BinSums, bin_sums
+from xentjax.calibration._bins import BinSums, bin_sums
 from xentjax.calibration._predictions import Predictions, parse_probabilities
-
-_NORMS = ("l1", "l2", "max")
 
 
 class ReliabilityCurve(NamedTuple):
-    """Confidence and accuracy by bin: a reliability diagram and a confidence histogram."""
+    """Confidence and accuracy by bin: a reliability diagram and a confidence histogram.
+
+    Attributes:
+        edges: Bin b is (edges[b], edges[b + 1]]; the first one includes 0.
+        confidence: Mean confidence of each bin; NaN in an empty one.
+        accuracy: Share of right predictions in each bin; NaN in an empty one.
+        counts: Rows in each bin.
+        mean_confidence: Mean confidence of all rows; above `mean_accuracy` for an over-confident
+            classifier.
+        mean_accuracy: Accuracy of all rows.
+    """
 
     edges: Float[Array, " b1"]
-    """Bin b is (edges[b], edges[b + 1]]; the first one includes 0."""
     confidence: Float[Array, " b"]
-    """Mean confidence of each bin; NaN in an empty one."""
     accuracy: Float[Array, " b"]
-    """Share of right predictions in each bin; NaN in an empty one."""
     counts: Int[Array, " b"]
-    """Rows in each bin."""
     mean_confidence: Float[Array, ""]
-    """Mean confidence of all rows; above `mean_accuracy` for an over-confident classifier."""
     mean_accuracy: Float[Array, ""]
-    """Accuracy of all rows."""
 
 
 def expected_calibration_error(
@@ -41,8 +44,8 @@ def expected_calibration_error(
     labels: ArrayLike,
     *,
     num_bins: SupportsIndex = 15,
-    norm: str = "l1",
-    binning: str = "width",
+    norm: Norm = "l1",
+    binning: Binning = "width",
     debias: bool = False,
     where: ArrayLike | None = None,
 ) -> Float[Array, ""]:
@@ -114,8 +117,8 @@ def classwise_calibration_error(
     labels: ArrayLike,
     *,
     num_bins: SupportsIndex = 15,
-    norm: str = "l1",
-    binning: str = "width",
+    norm: Norm = "l1",
+    binning: Binning = "width",
     debias: bool = False,
     where: ArrayLike | None = None,
 ) -> Float[Array, ""]:
@@ -125,7 +128,7 @@ def classwise_calibration_error(
         l2     sqrt( (1/K) sum_k sum_b (n_bk / N) (freq_bk - conf_bk)^2 )
         max    max_{k, b} |freq_bk - conf_bk|                          over bins that are not empty
 
-    Every probability counts and not the largest alone: for class k the rows are binned by p_k,
+    Every probability counts, not only the largest: for class k the rows are binned by p_k,
     conf_bk is the mean of p_k in bin b, and freq_bk the share of its rows with label k. This is the
     classwise ECE of Kull et al., or the static calibration error of Nixon et al.; with binning
     "mass", which gives every class edges of its own, their adaptive calibration error. l2 is the
@@ -158,14 +161,14 @@ def reliability_curve(
     labels: ArrayLike,
     *,
     num_bins: SupportsIndex = 15,
-    binning: str = "width",
+    binning: Binning = "width",
     where: ArrayLike | None = None,
 ) -> ReliabilityCurve:
     """Confidence and accuracy of each bin, of which calibration errors are averages.
 
-    For a reliability diagram, accuracy over confidence, with `edges` as the ends of bars; and for a
-    confidence histogram, `counts` over `edges` with lines at the two means. `confidence_intervals`
-    of a bin's wrong and right rows gives the uncertainty of its accuracy.
+    A reliability diagram is accuracy over confidence, with `edges` as the ends of its bars; a
+    confidence histogram is `counts` over `edges`, with lines at the two means.
+    `confidence_intervals` of a bin's wrong and right rows gives the uncertainty of its accuracy.
 
     Args:
         probs: pmfs, [N, K]. Half precision is computed in float32.
@@ -203,12 +206,12 @@ def _check_binning(num_bins: SupportsIndex, binning: str) -> int:
     checked = check_index("num_bins", num_bins)
     if checked < 1:
         raise_value_error("num_bins", "an integer >= 1", repr(num_bins))
-    check_choice("binning", binning, BINNINGS)
+    check_choice("binning", binning, Binning)
     return checked
 
 
 def _check_norm(norm: str, debias: bool) -> None:
-    check_choice("norm", norm, _NORMS)
+    check_choice("norm", norm, Norm)
     check_flag("debias", debias)
     if debias and norm != "l2":
         raise_value_error(

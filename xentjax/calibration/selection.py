@@ -14,18 +14,21 @@ from xentjax.calibration._predictions import Predictions, parse_probabilities
 
 
 class RiskCoverage(NamedTuple):
-    """Rows from the most to the least confident; masked rows are last, and NaN."""
+    """Rows from the most to the least confident; masked rows are last, and NaN.
+
+    Attributes:
+        threshold: The confidence from which rows are accepted, that of the row itself.
+        coverage: Share of the rows that are accepted.
+        risk: Share of wrong predictions among them.
+        aurc: Area under the curve: the mean of `risk`.
+        excess_aurc: Excess of `aurc` over that of the best order of these predictions; >= 0.
+    """
 
     threshold: Float[Array, " n"]
-    """The confidence from which rows are accepted, that of the row itself."""
     coverage: Float[Array, " n"]
-    """Share of the rows that are accepted."""
     risk: Float[Array, " n"]
-    """Share of wrong predictions among them."""
     aurc: Float[Array, ""]
-    """Area under the curve: the mean of `risk`."""
     excess_aurc: Float[Array, ""]
-    """Excess of `aurc` over that of the best order of these predictions; >= 0."""
 
 
 def risk_coverage(

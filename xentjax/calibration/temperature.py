@@ -23,18 +23,21 @@ _MAX_STRIDE = 2.0
 
 
 class TemperatureFit(NamedTuple):
-    """The maximum-likelihood temperature; probabilities are softmax(logits / temperature)."""
+    """The maximum-likelihood temperature; probabilities are softmax(logits / temperature).
+
+    Attributes:
+        temperature: 0 or inf where the likelihood rises all the way there.
+        nll: Mean negative log-likelihood (cross-entropy) at this temperature, in nats.
+        nll_before: Mean negative log-likelihood at temperature 1.
+        converged: Whether there is a best temperature other than 0 and inf, and it was found.
+        steps: Newton steps taken.
+    """
 
     temperature: Float[Array, ""]
-    """0 or inf where the likelihood rises all the way there."""
     nll: Float[Array, ""]
-    """Mean negative log-likelihood (cross-entropy) at this temperature, in nats."""
     nll_before: Float[Array, ""]
-    """Mean negative log-likelihood at temperature 1."""
     converged: Bool[Array, ""]
-    """Whether there is a best temperature other than 0 and inf, and it was found."""
     steps: Int[Array, ""]
-    """Newton steps taken."""
 
 
 def fit_temperature(
@@ -44,10 +47,10 @@ def fit_temperature(
 
         minimise over T > 0    (1/N) sum_n H(y_n, softmax(a_n / T))
 
-    Convex in 1 / T, so that there is one minimum: the root of the slope sum_n E[a_n] - a_ny under
-    softmax(a_n / T), which Newton's method finds in log T from a bracket that never loses it.
-    Above 1 for an over-confident network, below for an under-confident one. Logits are taken
-    relative to their label's before anything else: a common offset costs no digits.
+    The mean is convex in 1 / T, so it has one minimum: the root of sum_n E[a_n] - a_ny under
+    softmax(a_n / T), which Newton's method finds in log T, within a bracket that always holds it.
+    The temperature is above 1 for an over-confident network, below 1 for an under-confident one.
+    The label's logit is subtracted before anything else: a common offset costs no digits.
 
     The minimum may not be attained. Where every label has the largest logit of its row, the
     likelihood increases for ever as T falls: temperature 0, nll the limit, 0 except with ties. If

@@ -17,22 +17,27 @@ class KKTCertificate(NamedTuple):
 
     All but the multipliers are 0 at the maximum. Everything is in counts (or nats, for the gap), so
     divide by N, which is `multiplier`, to compare fits of different sizes.
+
+    Attributes:
+        multiplier: Multiplier of the constraint sum_k q_k = 1: N, at the maximum and as the dual
+            point.
+        inequality_multipliers: mu_k >= 0 of the constraints q_k >= 0: N where c_k = 0, else 0.
+        stationarity: max_k |-c_k / q_k + multiplier - mu_k|.
+        primal_residual: max(|sum_k q_k - 1|, max_k -q_k): distance of q from a pmf.
+        dual_residual: max_k -mu_k, at least 0: how far the multipliers are from feasible ones.
+        complementarity: max_k |mu_k q_k|: N times the largest probability of a class that never
+            occurred.
+        duality_gap: Bound on L* - L(q) in nats, L the log-likelihood and L* its maximum over all
+            pmfs.
     """
 
     multiplier: Float[Array, "*batch"]
-    """Multiplier of the constraint sum_k q_k = 1: N, at the maximum and as the dual point."""
     inequality_multipliers: Float[Array, "*batch k"]
-    """mu_k >= 0 of the constraints q_k >= 0: N where c_k = 0, else 0."""
     stationarity: Float[Array, "*batch"]
-    """max_k |-c_k / q_k + multiplier - mu_k|."""
     primal_residual: Float[Array, "*batch"]
-    """max(|sum_k q_k - 1|, max_k -q_k): distance of q from a pmf."""
     dual_residual: Float[Array, "*batch"]
-    """max_k -mu_k, at least 0: how far the multipliers are from feasible ones."""
     complementarity: Float[Array, "*batch"]
-    """max_k |mu_k q_k|: N times the largest probability of a class that never occurred."""
     duality_gap: Float[Array, "*batch"]
-    """Bound on L* - L(q) in nats, L the log-likelihood and L* its maximum over all pmfs."""
 
 
 def kkt_certificate(q: ArrayLike, counts: ArrayLike) -> KKTCertificate:

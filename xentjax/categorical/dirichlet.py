@@ -25,28 +25,34 @@ _LONGEST = 2.0
 
 
 class DirichletFit(NamedTuple):
-    """A fitted Dirichlet distribution, of which each die's pmf is a sample."""
+    """A fitted Dirichlet distribution, of which each die's pmf is a sample.
+
+    Attributes:
+        concentration: Concentrations a = A `mean`; 0 for a class that never occurs.
+        mean: Mean pmf a / A, which also says what the ratios are where A is 0 or infinite.
+        correlation: Correlation of two samples of one die, 1 / (1 + A): 0 where all dice have the
+            same pmf, 1 where each shows one class only.
+        log_likelihood: Sum of `log_evidence(counts, concentration)` over the dice, in nats, or its
+            limit.
+        covariance: Covariance of the concentrations: the inverse of minus the second derivative of
+            the log-likelihood. NaN where the maximum is on a boundary: for a class that never
+            occurs, and for all where A is 0 or infinite.
+        certificate: Distance from the maximum in standard errors, sqrt(g^T H^-1 g) of the gradient
+            g and minus the second derivative H in all that can change; NaN where H is not positive
+            definite.
+        steps: Steps tried from the best of the first values of t.
+        converged: Whether the certificate is at most 1e-8, or what rounding leaves of counts beyond
+            10^8.
+    """
 
     concentration: Float[Array, "*batch k"]
-    """Concentrations a = A `mean`; 0 for a class that never occurs."""
     mean: Float[Array, "*batch k"]
-    """Mean pmf a / A, which also says what the ratios are where A is 0 or infinite."""
     correlation: Float[Array, "*batch"]
-    """Correlation of two samples of one die, 1 / (1 + A): 0 where all dice have the same pmf, 1
-    where each shows one class only."""
     log_likelihood: Float[Array, "*batch"]
-    """Sum of `log_evidence(counts, concentration)` over the dice, in nats, or its limit."""
     covariance: Float[Array, "*batch k k"]
-    """Covariance of the concentrations: the inverse of minus the second derivative of the
-    log-likelihood. NaN where the maximum is on a boundary: for a class that never occurs, and for
-    all where A is 0 or infinite."""
     certificate: Float[Array, "*batch"]
-    """Distance from the maximum in standard errors, sqrt(g^T H^-1 g) of the gradient g and minus
-    the second derivative H in all that can change; NaN where H is not positive definite."""
     steps: Int[Array, "*batch"]
-    """Steps tried from the best of the first values of t."""
     converged: Bool[Array, "*batch"]
-    """Whether the certificate is at most 1e-8, or what rounding leaves of counts beyond 10^8."""
 
     @property
     def standard_errors(self) -> Float[Array, "*batch k"]:

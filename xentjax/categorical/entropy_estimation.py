@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import check_choice
+from xentjax._core.choices import EntropyMethod
 from xentjax._core.dtypes import in_float64
 from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
 from xentjax.categorical._arguments import parse_counts
@@ -21,16 +22,19 @@ _PMF = "; a pmf goes through entropy"
 
 
 class EntropyPosterior(NamedTuple):
-    """Posterior of an entropy, given samples."""
+    """Posterior of an entropy, given samples.
+
+    Attributes:
+        mean: Posterior mean.
+        standard_deviation: Standard deviation of the posterior: an error bar for the mean.
+    """
 
     mean: Float[Array, "*batch"]
-    """Posterior mean."""
     standard_deviation: Float[Array, "*batch"]
-    """Standard deviation of the posterior: an error bar for the mean."""
 
 
 def entropy_estimate(
-    counts: ArrayLike, *, method: str = "miller_madow", base: Base = None
+    counts: ArrayLike, *, method: EntropyMethod = "miller_madow", base: Base = None
 ) -> Float[Array, "..."]:
     """Entropy of the pmf that samples came from, known by their counts only.
 
@@ -85,7 +89,7 @@ def entropy_estimate(
     J. Hausser and K. Strimmer, "Entropy inference and the James-Stein estimator" (2009), also for
     the names of the pseudocounts.
     """
-    check_choice("method", method, (*_METHODS, "nsb"))
+    check_choice("method", method, EntropyMethod)
     unit = nats_per_unit(base)
     counts = parse_counts("counts", counts, whole=True, hint=_PMF)
     if method == "nsb":

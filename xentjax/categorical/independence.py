@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import check_alpha, check_choice
+from xentjax._core.choices import Statistic
 from xentjax._core.dtypes import in_float64
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax.categorical._arguments import parse_table
@@ -20,24 +21,28 @@ _LEAST = 1e-12
 
 
 class IndependenceTest(NamedTuple):
-    """Result of a test of independence of the rows and columns of a table."""
+    """Result of a test of independence of the rows and columns of a table.
+
+    Attributes:
+        statistic: G or X^2; 0 where all rows are in the same ratios.
+        p_value: Probability of so large a statistic under independence, by the chi-squared law.
+        dof: Degrees of freedom, (R - 1) (C - 1) of the rows and columns that are not empty.
+        expected: Expected counts under independence, of the same row and column sums.
+        residuals: Adjusted standardised residuals, about standard normal in each cell under
+            independence.
+        cramers_v: Cramér's V, by X^2 whatever the statistic: 0 for independent rows and columns, 1
+            where one of the two determines the other.
+        mutual_information: Mutual information of row and column in nats, corrected for its bias;
+            below 0 where G is less than its mean under independence.
+    """
 
     statistic: Float[Array, "*batch"]
-    """G or X^2; 0 where all rows are in the same ratios."""
     p_value: Float[Array, "*batch"]
-    """Probability of so large a statistic under independence, by the chi-squared law."""
     dof: Int[Array, "*batch"]
-    """Degrees of freedom, (R - 1) (C - 1) of the rows and columns that are not empty."""
     expected: Float[Array, "*batch r c"]
-    """Expected counts under independence, of the same row and column sums."""
     residuals: Float[Array, "*batch r c"]
-    """Adjusted standardised residuals, about standard normal in each cell under independence."""
     cramers_v: Float[Array, "*batch"]
-    """Cramér's V, by X^2 whatever the statistic: 0 for independent rows and columns, 1 where one of
-    the two determines the other."""
     mutual_information: Float[Array, "*batch"]
-    """Mutual information of row and column in nats, corrected for its bias; below 0 where G is less
-    than its mean under independence."""
 
     def mutual_information_interval(self, alpha: ArrayLike = 0.05) -> Float[Array, "*batch 2"]:
         """Confidence interval of level 1 - alpha for the mutual information, in nats.
@@ -88,7 +93,7 @@ class IndependenceTest(NamedTuple):
         )
 
 
-def independence_test(table: ArrayLike, *, statistic: str = "g") -> IndependenceTest:
+def independence_test(table: ArrayLike, *, statistic: Statistic = "g") -> IndependenceTest:
     """Test of independence of the rows and columns of a two-way table.
 
         E_ij = r_i c_j / N,    r_i, c_j the sums of rows and columns, N the sum of all
@@ -139,7 +144,7 @@ def independence_test(table: ArrayLike, *, statistic: str = "g") -> Independence
     H. Cramér, "Mathematical Methods of Statistics" (1946), section 21.9; G. A. Miller, "Note on the
     bias of information estimates" (1955).
     """
-    check_choice("statistic", statistic, ("g", "chi_squared"))
+    check_choice("statistic", statistic, Statistic)
     return _independence(parse_table("table", table), statistic=statistic)
 
 

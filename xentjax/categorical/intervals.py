@@ -16,6 +16,7 @@ from xentjax._core.checks import (
     is_known,
     raise_value_error,
 )
+from xentjax._core.choices import IntervalMethod
 from xentjax._core.dtypes import in_float64, result_dtype
 from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
 from xentjax._core.varying import explicit_spec, on_auto_axes
@@ -26,7 +27,7 @@ from xentjax.categorical.counts import ComparedCounts, with_others
 
 
 def confidence_intervals(
-    counts: ArrayLike, *, method: str = "goodman", alpha: ArrayLike = 0.05
+    counts: ArrayLike, *, method: IntervalMethod = "goodman", alpha: ArrayLike = 0.05
 ) -> Float[Array, "*batch k 2"]:
     """Confidence intervals of level 1 - alpha for the probabilities of the classes.
 
@@ -86,7 +87,7 @@ def confidence_intervals(
     intervals for multinomial proportions" (1964); C. P. Sison and J. Glaz, "Simultaneous confidence
     intervals and sample size determination for multinomial proportions" (1995).
     """
-    check_choice("method", method, (*_METHODS, "sison_glaz"))
+    check_choice("method", method, IntervalMethod)
     alpha = check_alpha(alpha)
     counts = parse_counts("counts", counts, whole=True)
     # Below, alpha / (2 K) is 0 and its quantile infinite.

@@ -18,6 +18,7 @@ from xentjax._core.checks import (
     concrete,
     raise_value_error,
 )
+from xentjax._core.choices import SolverName
 from xentjax._core.dtypes import in_float64, result_dtype
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax._core.varying import explicit_spec, on_auto_axes, pvary_all
@@ -43,28 +44,33 @@ _SOLVERS = {
 
 
 class CategoricalFit(NamedTuple):
-    """A fitted pmf and its optimality certificate."""
+    """A fitted pmf and its optimality certificate.
+
+    Attributes:
+        pmf: The pmf found.
+        log_likelihood: Log-likelihood of all samples in their order under `pmf`, in nats, without
+            the prior.
+        certificate: Optimality of `pmf` for the counts, or with a prior for the counts plus prior -
+            1.
+        steps: Steps that the solver took; 0 for the closed form.
+        converged: Whether KL(p || q), the duality gap a sample, is at most `tol`.
+        history: KL(p || q_t) in nats after each step, p the closed form; [max_steps], from entry
+            `steps` on the last value again. Empty for the closed form.
+    """
 
     pmf: Float[Array, "*batch k"]
-    """The pmf found."""
     log_likelihood: Float[Array, "*batch"]
-    """Log-likelihood of all samples in their order under `pmf`, in nats, without the prior."""
     certificate: KKTCertificate
-    """Optimality of `pmf` for the counts, or with a prior for the counts plus prior - 1."""
     steps: Int[Array, "*batch"]
-    """Steps that the solver took; 0 for the closed form."""
     converged: Bool[Array, "*batch"]
-    """Whether KL(p || q), the duality gap a sample, is at most `tol`."""
     history: Float[Array, "*batch steps"]
-    """KL(p || q_t) in nats after each step, p the closed form; [max_steps], from entry `steps` on
-    the last value again. Empty for the closed form."""
 
 
 def fit_categorical(
     counts: ArrayLike,
     *,
     prior: ArrayLike | None = None,
-    solver: str | Solver | optax.GradientTransformation = "closed_form",
+    solver: SolverName | Solver | optax.GradientTransformation = "closed_form",
     max_steps: int = 1000,
     tol: ArrayLike | None = None,
 ) -> CategoricalFit:
@@ -127,7 +133,7 @@ def fit_categorical(
     """
     if not isinstance(solver, Solver | optax.GradientTransformation):
         hint = "; an optax optimizer is passed itself, such as optax.adam(0.1)"
-        check_choice("solver", solver, ("closed_form", *_SOLVERS), hint=hint)
+        check_choice("solver", solver, SolverName, hint=hint)
     check_num_steps("max_steps", max_steps)
     if tol is not None:
         tol = check_scalar("tol", tol, "a number >= 0", lambda value: value >= 0)

@@ -14,6 +14,7 @@ from xentjax._core.checks import (
     in_one_line,
     raise_value_error,
 )
+from xentjax._core.choices import Computation, Order
 from xentjax._core.dtypes import result_dtype
 from xentjax.categorical._arguments import check_known, parse_pmf_and_counts
 from xentjax.categorical._tables import draw_tables, enumerate_tables, number_of_tables
@@ -26,24 +27,26 @@ class MultinomialTest(NamedTuple):
     """Result of a test of counts against a pmf, without the chi-squared law.
 
     The first three fields are those of `TestResult`.
+
+    Attributes:
+        statistic: Statistic that orders the tables; +inf where an impossible class occurred.
+        p_value: Probability of so large a statistic if the pmf is right, or its estimate.
+        dof: Degrees of freedom: classes of positive probability, less one.
+        standard_error: Standard error of the p-value where it is simulated; 0 where it is exact.
     """
 
     statistic: Float[Array, "*batch"]
-    """Statistic that orders the tables; +inf where an impossible class occurred."""
     p_value: Float[Array, "*batch"]
-    """Probability of so large a statistic if the pmf is right, or its estimate."""
     dof: Int[Array, "*batch"]
-    """Degrees of freedom: classes of positive probability, less one."""
     standard_error: Float[Array, "*batch"]
-    """Standard error of the p-value where it is simulated; 0 where it is exact."""
 
 
 def multinomial_test(
     counts: ArrayLike,
     q: ArrayLike,
     *,
-    method: str = "auto",
-    order: str = "probability",
+    method: Computation = "auto",
+    order: Order = "probability",
     key: PRNGKeyArray | None = None,
     num_samples: int = 100_000,
 ) -> MultinomialTest:
@@ -100,8 +103,8 @@ def multinomial_test(
     Source: A. C. Davison and D. V. Hinkley, "Bootstrap Methods and their Application" (1997),
     section 4.2; N. Cressie and T. R. C. Read, "Multinomial goodness-of-fit tests" (1984).
     """
-    check_choice("method", method, ("auto", "exact", "monte_carlo"))
-    check_choice("order", order, ("probability", "g", "chi_squared"))
+    check_choice("method", method, Computation)
+    check_choice("order", order, Order)
     check_num_steps("num_samples", num_samples)
     pmf, whole = parse_pmf_and_counts("multinomial_test(counts, q)", q, counts, whole=True)
     dtype, shape = result_dtype(pmf, whole), pmf.shape

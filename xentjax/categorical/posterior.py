@@ -20,6 +20,7 @@ from xentjax._core.checks import (
     raise_value_error,
     scalar_first,
 )
+from xentjax._core.choices import CredibleKind
 from xentjax._core.dtypes import in_float64
 from xentjax._core.multiply_no_nan import multiply_no_nan, nan_unless
 from xentjax._core.varying import explicit_spec, on_auto_axes, sharded_alike
@@ -42,10 +43,12 @@ class DirichletPosterior(NamedTuple):
     """Dirichlet distribution of the pmf of a die, with A the sum of its concentrations a.
 
     The probability of a class alone has the distribution Beta(a_k, A - a_k).
+
+    Attributes:
+        concentration: Concentrations: counts plus those of the prior.
     """
 
     concentration: Float[Array, "*batch k"]
-    """Concentrations: counts plus those of the prior."""
 
     @property
     def mean(self) -> Float[Array, "*batch k"]:
@@ -76,7 +79,7 @@ class DirichletPosterior(NamedTuple):
         return _covariance(self.concentration)
 
     def credible_intervals(
-        self, alpha: ArrayLike = 0.05, kind: str = "equal_tailed"
+        self, alpha: ArrayLike = 0.05, kind: CredibleKind = "equal_tailed"
     ) -> Float[Array, "*batch k 2"]:
         """Intervals that hold each probability, one class at a time, with probability 1 - alpha.
 
@@ -92,7 +95,7 @@ class DirichletPosterior(NamedTuple):
             ValueError: for another kind, or an alpha outside (0, 1).
             TypeError: for an alpha that is not a number, or a derivative of "highest_density".
         """
-        check_choice("kind", kind, ("equal_tailed", "highest_density"))
+        check_choice("kind", kind, CredibleKind)
         alpha = check_alpha(alpha)
         intervals = _shortest if kind == "highest_density" else _equal_tailed
         return intervals(self.concentration, jnp.asarray(alpha, self.concentration.dtype))

@@ -15,16 +15,20 @@ from xentjax.information.pmf import kl_divergence, times_power
 
 
 class TestResult(NamedTuple):
-    """Result of a test of counts against a pmf."""
+    """Result of a test of counts against a pmf.
+
+    Attributes:
+        statistic: 0 where counts are in the ratios of the pmf, +inf where an impossible class
+            occurred.
+        p_value: Probability of so large a statistic if the pmf is right, by the chi-squared law.
+        dof: Degrees of freedom: classes of positive probability, less one.
+    """
 
     __test__ = False  # no test case for pytest, whatever its name begins with
 
     statistic: Float[Array, "*batch"]
-    """0 where counts are in the ratios of the pmf, +inf where an impossible class occurred."""
     p_value: Float[Array, "*batch"]
-    """Probability of so large a statistic if the pmf is right, by the chi-squared law."""
     dof: Int[Array, "*batch"]
-    """Degrees of freedom: classes of positive probability, less one."""
 
 
 def g_test(counts: ArrayLike, q: ArrayLike) -> TestResult:

@@ -5,10 +5,12 @@ from typing import Literal, SupportsIndex, overload
 from xentjax._core.array_like import ArrayLike
 from xentjax._core.axis_name import AxisName
 from xentjax._core.checks import check_choice, check_flag, raise_value_error
+from xentjax._core.choices import Reduction, ScalarReduction
 from xentjax.heads._arguments import check_max_bytes, layer_rows, with_labels
 from xentjax.heads._cross_entropy import jitted_loss_of_head, loss_of_head, loss_with_gradients
 from xentjax.losses._keywords import with_keywords
 from xentjax.losses.cross_entropy import Loss, LossAndStats
+from xentjax.ops import Implementation
 
 
 # fmt: off
@@ -18,10 +20,10 @@ def linear_softmax_cross_entropy(
     where: ArrayLike | None = None, ignore_index: int | None = None,
     class_weights: ArrayLike | None = None, label_smoothing: ArrayLike = 0.0,
     z_loss: ArrayLike = 0.0, logit_soft_cap: ArrayLike | None = None, temperature: ArrayLike = 1.0,
-    reduction: str = "none", return_stats: Literal[False] = False,
+    reduction: Reduction = "none", return_stats: Literal[False] = False,
     max_bytes: SupportsIndex | None = None, gradients_in_forward: bool = False,
     axis_name: AxisName | None = None, num_classes: SupportsIndex | None = None,
-    implementation: str | None = None,
+    implementation: Implementation | None = None,
 ) -> Loss: ...
 @overload
 def linear_softmax_cross_entropy(
@@ -29,9 +31,10 @@ def linear_softmax_cross_entropy(
     where: ArrayLike | None = None, ignore_index: int | None = None,
     class_weights: ArrayLike | None = None, label_smoothing: ArrayLike = 0.0,
     z_loss: ArrayLike = 0.0, logit_soft_cap: ArrayLike | None = None, temperature: ArrayLike = 1.0,
-    reduction: str = "none", return_stats: Literal[True], max_bytes: SupportsIndex | None = None,
-    gradients_in_forward: bool = False, axis_name: AxisName | None = None,
-    num_classes: SupportsIndex | None = None, implementation: str | None = None,
+    reduction: Reduction = "none", return_stats: Literal[True],
+    max_bytes: SupportsIndex | None = None, gradients_in_forward: bool = False,
+    axis_name: AxisName | None = None,
+    num_classes: SupportsIndex | None = None, implementation: Implementation | None = None,
 ) -> LossAndStats: ...
 # fmt: on
 def linear_softmax_cross_entropy(
@@ -47,13 +50,13 @@ def linear_softmax_cross_entropy(
     z_loss: ArrayLike = 0.0,
     logit_soft_cap: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
-    reduction: str = "none",
+    reduction: Reduction = "none",
     return_stats: bool = False,
     max_bytes: SupportsIndex | None = None,
     gradients_in_forward: bool = False,
     axis_name: AxisName | None = None,
     num_classes: SupportsIndex | None = None,
-    implementation: str | None = None,
+    implementation: Implementation | None = None,
 ) -> Loss | LossAndStats:
     """Cross-entropy of labels and softmax(x @ kernel + bias), in nats, tile by tile of the logits.
 
@@ -74,7 +77,7 @@ def linear_softmax_cross_entropy(
     outside 0..K-1 that is not `ignore_index` makes its row's loss and gradient NaN. A column of
     the kernel that holds NaN makes the gradient of x NaN even where its class is masked.
 
-    With `axis_name` devices exchange a few numbers a row, as in `softmax_cross_entropy`, and each
+    With `axis_name` devices exchange a few numbers per row, as in `softmax_cross_entropy`, and each
     gets the whole loss. The gradient of x, which they share, is a sum over them: one all-reduce of
     its size. A gradient taken inside of `shard_map` needs its default `check_vma=True`.
 
@@ -119,7 +122,7 @@ def linear_softmax_cross_entropy(
             backward pass, in 10 N D K operations; the statistics keep their derivatives then.
 
     Returns:
-        The loss, float32 (float64 if x or kernel is): one a row, or a scalar. With `return_stats`
+        The loss, float32 (float64 if x or kernel is): one per row, or a scalar. With `return_stats`
         the pair (loss, SoftmaxStats).
 
     Raises:
@@ -170,7 +173,7 @@ def linear_softmax_cross_entropy(
     )
     check_flag("gradients_in_forward", gradients_in_forward)
     if gradients_in_forward:
-        check_choice("reduction (with gradients_in_forward)", reduction, ("sum", "mean"))
+        check_choice("reduction (with gradients_in_forward)", reduction, ScalarReduction)
         if split is not None:
             raise_value_error("gradients_in_forward", "False with axis_name", True)
     max_bytes = check_max_bytes(max_bytes)

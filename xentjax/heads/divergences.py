@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 from xentjax._core.array_like import ArrayLike
 from xentjax._core.axis_name import AxisName, check_whole
 from xentjax._core.checks import check_choice, check_flag
+from xentjax._core.choices import Reduction
 from xentjax.heads._arguments import (
     check_max_bytes,
     check_without_kernel,
@@ -15,7 +16,8 @@ from xentjax.heads._arguments import (
     with_scalars,
 )
 from xentjax.heads._two_heads import JS, KL, divergence_of_heads
-from xentjax.losses._keywords import REDUCTIONS, Scalar, scalar_keywords
+from xentjax.losses._keywords import Scalar, scalar_keywords
+from xentjax.ops import Implementation
 from xentjax.ops.linear.two_heads import Divergence, Heads, Settings
 
 _WEIGHT = Scalar("weight", "a number in [0, 1]", lambda w: 0 <= w <= 1, None)
@@ -33,10 +35,10 @@ def linear_kl_divergence(
     logit_soft_cap: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     reverse: bool = False,
-    reduction: str = "none",
+    reduction: Reduction = "none",
     axis_name: AxisName | None = None,
     max_bytes: SupportsIndex | None = None,
-    implementation: str | None = None,
+    implementation: Implementation | None = None,
 ) -> Float[Array, "..."]:
     """KL divergence of the softmax of a linear head from that of a target head, in nats.
 
@@ -79,8 +81,8 @@ def linear_kl_divergence(
         implementation: "xla" or "reference", which stores the logits; None is XLA.
 
     Returns:
-        The divergence, float32 (float64 if an `x` or kernel is): one a row, [...], or a scalar. NaN
-        in a row with a NaN logit, or whose logits are all -inf on one side.
+        The divergence, float32 (float64 if an `x` or kernel is): one per row, [...], or a scalar.
+        NaN in a row with a NaN logit, or whose logits are all -inf on one side.
 
     Raises:
         TypeError: an array of the wrong dtype, or `reverse` other than True or False.
@@ -121,10 +123,10 @@ def linear_js_divergence(
     logit_soft_cap: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     weight: ArrayLike = 0.5,
-    reduction: str = "none",
+    reduction: Reduction = "none",
     axis_name: AxisName | None = None,
     max_bytes: SupportsIndex | None = None,
-    implementation: str | None = None,
+    implementation: Implementation | None = None,
 ) -> Float[Array, "..."]:
     """Jensen-Shannon divergence of the softmaxes of two linear heads, in nats.
 
@@ -132,9 +134,9 @@ def linear_js_divergence(
 
         p = softmax(target_x @ target_kernel + target_bias),    q = softmax(x @ kernel + bias)
 
-    0 exactly for equal heads, and at most the entropy of (w, 1 - w), log 2 at w = 1/2, also where
-    the supports differ. Divided by w (1 - w) it goes to KL(p || q) as w goes to 0 and to
-    KL(q || p) as w goes to 1, so w is a way from one to the other. Memory, derivatives and the
+    It is exactly 0 for equal heads, and at most the entropy of (w, 1 - w), log 2 at w = 1/2, also
+    where the supports differ. Divided by w (1 - w) it goes to KL(p || q) as w goes to 0 and to
+    KL(q || p) as w goes to 1, so w leads from one to the other. Memory, derivatives and the
     arguments that are not listed are those of `linear_kl_divergence`.
 
     Args:
@@ -154,7 +156,7 @@ def linear_js_divergence(
         implementation: "xla" or "reference", which stores the logits; None is XLA.
 
     Returns:
-        The divergence, float32 (float64 if an `x` or kernel is): one a row, [...], or a scalar.
+        The divergence, float32 (float64 if an `x` or kernel is): one per row, [...], or a scalar.
 
     Raises:
         TypeError: an array of the wrong dtype.
@@ -197,7 +199,7 @@ def _parse(
     implementation: str | None,
 ) -> tuple[Heads, Settings]:
     """Check the arguments once."""
-    check_choice("reduction", reduction, REDUCTIONS)
+    check_choice("reduction", reduction, Reduction)
     check_without_kernel(implementation)
     max_bytes = check_max_bytes(max_bytes)
     rows, split = layer_rows(x, kernel, bias, where, axis_name, None)

@@ -19,7 +19,7 @@ from xentjax.heads._statistics import head_statistics
 from xentjax.losses._formula import mask_rows
 from xentjax.losses._keywords import check_implementation
 from xentjax.losses._split import SplitClasses
-from xentjax.ops import Requested, Rows
+from xentjax.ops import Implementation, Requested, Rows
 
 LogProbs = Float[Array, "..."]
 
@@ -32,7 +32,7 @@ def linear_log_probs(
     logit_soft_cap: ArrayLike | None = None, temperature: ArrayLike = 1.0,
     return_entropy: Literal[False] = False, axis_name: AxisName | None = None,
     num_classes: SupportsIndex | None = None, max_bytes: SupportsIndex | None = None,
-    implementation: str | None = None,
+    implementation: Implementation | None = None,
 ) -> LogProbs: ...
 @overload
 def linear_log_probs(
@@ -41,7 +41,7 @@ def linear_log_probs(
     logit_soft_cap: ArrayLike | None = None, temperature: ArrayLike = 1.0,
     return_entropy: Literal[True], axis_name: AxisName | None = None,
     num_classes: SupportsIndex | None = None, max_bytes: SupportsIndex | None = None,
-    implementation: str | None = None,
+    implementation: Implementation | None = None,
 ) -> tuple[LogProbs, LogProbs]: ...
 # fmt: on
 def linear_log_probs(
@@ -58,7 +58,7 @@ def linear_log_probs(
     axis_name: AxisName | None = None,
     num_classes: SupportsIndex | None = None,
     max_bytes: SupportsIndex | None = None,
-    implementation: str | None = None,
+    implementation: Implementation | None = None,
 ) -> LogProbs | tuple[LogProbs, LogProbs]:
     """Log-probability of each row's label under softmax(x @ kernel + bias), tile by tile, in nats.
 
@@ -66,15 +66,16 @@ def linear_log_probs(
 
         log_prob = a_y - log sum_k exp(a_k),    entropy = -sum_k p_k log p_k
 
-    They are what policy gradients, preference losses and perplexities are made of, in every
-    derivative mode and order. No log-probability is above 0, no entropy below 0. Only a tile of
-    the logits is in memory at a time, and reverse mode keeps the inputs and a few numbers a row:
-    it computes the tiles a second time, 8 N D K floating-point operations for value and gradient.
-    The sum of a loss of one row at a time takes 6 N D K with `linear_loss`. Half-precision
-    products accumulate in float32.
+    Policy gradients, preference losses and perplexities are made of these two, and every derivative
+    mode and order works. No log-probability is above 0, no entropy below 0. Only a tile of the
+    logits is in memory at a time, and reverse mode keeps the inputs and a few numbers per row: it
+    computes the tiles a second time, 8 N D K floating-point operations for value and gradient. A
+    sum of losses of single rows takes 6 N D K with `linear_loss`. Half-precision products
+    accumulate in float32.
 
-    Masked rows cost no matrix products on one device, bad labels and logits give what they give in
-    `linear_softmax_cross_entropy`, and devices that split the classes exchange a few numbers a row.
+    Masked rows cost no matrix products on one device, and devices that split the classes exchange a
+    few numbers per row. Bad labels and logits do here what they do in
+    `linear_softmax_cross_entropy`.
 
     Args:
         x: features, floating [..., D].

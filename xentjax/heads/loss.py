@@ -18,6 +18,7 @@ from xentjax._core.checks import (
     in_one_line,
     raise_value_error,
 )
+from xentjax._core.choices import ScalarReduction
 from xentjax._core.varying import pvary, pvary_all, varying_axes
 from xentjax.heads._arguments import (
     check_max_bytes,
@@ -35,7 +36,7 @@ from xentjax.heads._statistics import pack_kept_rows, part_statistics
 from xentjax.losses._formula import reduce_total, softmax_stats
 from xentjax.losses._keywords import check_implementation
 from xentjax.losses._split import SplitClasses
-from xentjax.ops import Rows, backend, row_statistics
+from xentjax.ops import Implementation, Rows, backend, row_statistics
 from xentjax.ops.linear.in_forward import fitting_row_blocks, sum_of_losses
 from xentjax.ops.linear.kernel_gradients import statistics_with_kernel_gradients
 
@@ -50,9 +51,9 @@ def linear_loss(
     bias: ArrayLike | None = None, *, inputs: Sequence[Any] = (), has_aux: Literal[False] = False,
     where: ArrayLike | None = None, ignore_index: int | None = None,
     logit_soft_cap: ArrayLike | None = None, temperature: ArrayLike = 1.0,
-    reduction: str = "mean", axis_name: AxisName | None = None,
+    reduction: ScalarReduction = "mean", axis_name: AxisName | None = None,
     num_classes: SupportsIndex | None = None, max_bytes: SupportsIndex | None = None,
-    implementation: str | None = None,
+    implementation: Implementation | None = None,
 ) -> Loss: ...
 @overload
 def linear_loss(
@@ -60,9 +61,9 @@ def linear_loss(
     bias: ArrayLike | None = None, *, inputs: Sequence[Any] = (), has_aux: Literal[True],
     where: ArrayLike | None = None, ignore_index: int | None = None,
     logit_soft_cap: ArrayLike | None = None, temperature: ArrayLike = 1.0,
-    reduction: str = "mean", axis_name: AxisName | None = None,
+    reduction: ScalarReduction = "mean", axis_name: AxisName | None = None,
     num_classes: SupportsIndex | None = None, max_bytes: SupportsIndex | None = None,
-    implementation: str | None = None,
+    implementation: Implementation | None = None,
 ) -> tuple[Loss, Any]: ...
 # fmt: on
 def linear_loss(
@@ -78,11 +79,11 @@ def linear_loss(
     ignore_index: int | None = None,
     logit_soft_cap: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
-    reduction: str = "mean",
+    reduction: ScalarReduction = "mean",
     axis_name: AxisName | None = None,
     num_classes: SupportsIndex | None = None,
     max_bytes: SupportsIndex | None = None,
-    implementation: str | None = None,
+    implementation: Implementation | None = None,
 ) -> Loss | tuple[Loss, Any]:
     """Sum or mean over rows of a loss of your own, with its gradients made in the forward pass.
 
@@ -182,7 +183,7 @@ def linear_loss(
     rows = with_scalars(rows, split, logit_soft_cap, temperature)
     inputs = _checked_inputs(inputs, rows.logits.shape[:-1], split)
     check_flag("has_aux", has_aux)
-    check_choice("reduction", reduction, ("sum", "mean"))
+    check_choice("reduction", reduction, ScalarReduction)
     check_implementation(implementation)
     how = _How(has_aux, reduction, implementation, check_max_bytes(max_bytes))
     class_axes = frozenset() if split is None else frozenset(jax.tree.leaves(split.axis_name))

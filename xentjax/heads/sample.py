@@ -20,17 +20,20 @@ from xentjax.heads._arguments import (
 )
 from xentjax.heads._chosen import head_choice, without_masked_rows
 from xentjax.losses._split import SplitClasses
-from xentjax.ops import Rows
+from xentjax.ops import Implementation, Rows
 from xentjax.ops.linear.gumbel import LargestWithNoise
 
 
 class Sample(NamedTuple):
-    """Classes drawn for each row."""
+    """Classes drawn for each row.
+
+    Attributes:
+        indices: The classes; -1 in masked rows and where the row has no softmax.
+        log_probs: log p of each class drawn, in nats.
+    """
 
     indices: Int32[Array, "..."]
-    """The classes; -1 in masked rows and where the row has no softmax."""
     log_probs: Float[Array, "..."]
-    """log p of each class drawn, in nats."""
 
 
 def linear_sample(
@@ -45,7 +48,7 @@ def linear_sample(
     temperature: ArrayLike = 1.0,
     axis_name: AxisName | None = None,
     max_bytes: SupportsIndex | None = None,
-    implementation: str | None = None,
+    implementation: Implementation | None = None,
 ) -> Sample:
     """Draw classes from softmax(x @ kernel + bias), and their log-probabilities, tile by tile.
 

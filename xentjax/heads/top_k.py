@@ -18,17 +18,20 @@ from xentjax.heads._arguments import (
 )
 from xentjax.heads._chosen import head_choice, without_masked_rows
 from xentjax.losses._split import SplitClasses
-from xentjax.ops import Rows
+from xentjax.ops import Implementation, Rows
 from xentjax.ops.linear.top_k import LargestK
 
 
 class TopK(NamedTuple):
-    """The k most probable classes of each row, the most probable first."""
+    """The k most probable classes of each row, the most probable first.
+
+    Attributes:
+        log_probs: log p of each class, in nats.
+        indices: The classes; -1 where the row has no more classes.
+    """
 
     log_probs: Float[Array, "... k"]
-    """log p of each class, in nats."""
     indices: Int32[Array, "... k"]
-    """The classes; -1 where the row has no more."""
 
 
 def linear_top_k(
@@ -42,7 +45,7 @@ def linear_top_k(
     temperature: ArrayLike = 1.0,
     axis_name: AxisName | None = None,
     max_bytes: SupportsIndex | None = None,
-    implementation: str | None = None,
+    implementation: Implementation | None = None,
 ) -> TopK:
     """The k largest of log softmax(x @ kernel + bias) and their classes, tile by tile, in nats.
 
@@ -57,9 +60,9 @@ def linear_top_k(
     log normaliser, from tiles that are made a second time. The indices have no derivative.
 
     A class whose logit is -inf has log-probability -inf and comes after all others, but before
-    masked classes: where fewer than k classes are left, the rest has index -1 and log-probability
-    -inf. In a row with a NaN logit, or with all logits -inf, every log-probability is NaN; a NaN
-    logit comes first, as in `jax.lax.top_k`.
+    masked classes: where fewer than k classes are left, the other places have index -1 and
+    log-probability -inf. In a row with a NaN logit, or with all logits -inf, every log-probability
+    is NaN; a NaN logit comes first, as in `jax.lax.top_k`.
 
     Masked rows cost no matrix products on one device. With `axis_name` each device sends its k
     largest logits of a row to the others, then the classes of those that are among the k of all:

@@ -17,6 +17,7 @@ from xentjax._core.checks import (
     concrete,
     raise_value_error,
 )
+from xentjax._core.choices import Reduction
 from xentjax._core.dtypes import compute_dtype, to_signed
 from xentjax._core.labels import parse_indices
 from xentjax._core.multiply_no_nan import nan_unless
@@ -31,9 +32,8 @@ from xentjax.heads._chosen import head_choice
 from xentjax.heads.top_k import TopK
 from xentjax.information.log_pmf import divergence, log_softmax
 from xentjax.losses._formula import reduce_losses
-from xentjax.losses._keywords import REDUCTIONS
 from xentjax.losses._split import SplitClasses
-from xentjax.ops import Rows
+from xentjax.ops import Implementation, Rows
 from xentjax.ops.linear.given import Given
 
 
@@ -47,12 +47,12 @@ def linear_top_k_kl_divergence(
     logit_soft_cap: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     reverse: bool = False,
-    reduction: str = "none",
+    reduction: Reduction = "none",
     axis_name: AxisName | None = None,
     max_bytes: SupportsIndex | None = None,
-    implementation: str | None = None,
+    implementation: Implementation | None = None,
 ) -> Float[Array, "..."]:
-    """KL divergence of softmax(x @ kernel + bias) from a pmf of which k classes are known, in nats.
+    """KL divergence of softmax(x @ kernel + bias) from a pmf with k known classes, in nats.
 
     The known classes c_1..c_k of a row, with probabilities p = exp(target.log_probs), and all other
     classes together are k + 1 outcomes::
@@ -89,7 +89,7 @@ def linear_top_k_kl_divergence(
         axis_name: the mesh axis (or axes, the last one fastest) over whose devices the classes are
             split inside `jax.shard_map`: each passes its slice of kernel, bias and `where`, which
             masks the padding of the last slices. Indices count all classes. Devices exchange k and
-            a few more numbers a row.
+            a few more numbers per row.
         max_bytes: about how many bytes tiles may take. None takes a tenth of the logits, a quarter
             for gradients, but 16 MiB to 256 MiB.
         implementation: "xla" or "reference" (which stores the logits); None is "xla".
@@ -124,7 +124,7 @@ def linear_top_k_kl_divergence(
     rows = with_scalars(rows, split, logit_soft_cap, temperature)
     target = _checked_target(target, rows, split)
     check_flag("reverse", reverse)
-    check_choice("reduction", reduction, REDUCTIONS)
+    check_choice("reduction", reduction, Reduction)
     check_without_kernel(implementation)
     max_bytes = check_max_bytes(max_bytes)
     if split is not None:

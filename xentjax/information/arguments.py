@@ -26,6 +26,7 @@ from xentjax._core.checks import (
     is_known,
     raise_value_error,
 )
+from xentjax._core.choices import Form
 from xentjax._core.dtypes import compute_dtype
 from xentjax._core.varying import on_auto_axes, sharded_alike, whole_classes
 from xentjax.information import log_pmf, pmf
@@ -123,7 +124,7 @@ def _check_arrays(
 
     Where `where` leaves an outcome out, p = 0.
     """
-    check_choice("form", form, ("pmf", "log_pmf", "logits"))
+    check_choice("form", form, Form)
     hint = _COUNTS if axis_name == "axis" else _TABLE
     checked = {name: check_floating(name, array, hint=hint) for name, array in arrays.items()}
     shape: tuple[int, ...] = ()

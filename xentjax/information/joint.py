@@ -10,6 +10,7 @@ Source: T. M. Cover and J. A. Thomas, Elements of Information Theory, 2nd ed. (2
 from jaxtyping import Array, Float
 
 from xentjax._core.array_like import ArrayLike
+from xentjax._core.choices import Form
 from xentjax.information.arguments import measures, pairs_last
 from xentjax.information.units import Base, in_units
 
@@ -20,7 +21,7 @@ def mutual_information(
     axes: tuple[int, int] = (-2, -1),
     base: Base = None,
     where: ArrayLike | None = None,
-    form: str = "pmf",
+    form: Form = "pmf",
 ) -> Float[Array, "..."]:
     """Mutual information, the information that one variable gives about another.
 
@@ -60,7 +61,7 @@ def conditional_entropy(
     axes: tuple[int, int] = (-2, -1),
     base: Base = None,
     where: ArrayLike | None = None,
-    form: str = "pmf",
+    form: Form = "pmf",
 ) -> Float[Array, "..."]:
     """Conditional entropy H(Y | X), the mean surprisal of Y given X.
 

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import check_scalar
+from xentjax._core.choices import Form
 from xentjax.information.arguments import measures, outcomes_last, parse_pmf
 from xentjax.information.units import Base, in_units, nats_per_unit
 
@@ -17,7 +18,7 @@ def entropy(
     axis: int | Sequence[int] = -1,
     base: Base = None,
     where: ArrayLike | None = None,
-    form: str = "pmf",
+    form: Form = "pmf",
 ) -> Float[Array, "..."]:
     """Shannon entropy, the mean surprisal of an outcome.
 
@@ -57,7 +58,7 @@ def cross_entropy(
     axis: int | Sequence[int] = -1,
     base: Base = None,
     where: ArrayLike | None = None,
-    form: str = "pmf",
+    form: Form = "pmf",
 ) -> Float[Array, "..."]:
     """Cross-entropy, the mean surprisal under `q` of outcomes drawn from `p`.
 
@@ -100,7 +101,7 @@ def kl_divergence(
     axis: int | Sequence[int] = -1,
     base: Base = None,
     where: ArrayLike | None = None,
-    form: str = "pmf",
+    form: Form = "pmf",
 ) -> Float[Array, "..."]:
     """Kullback-Leibler divergence, the mean surprisal that `q` adds to that of `p` itself.
 
@@ -158,14 +159,14 @@ def js_divergence(
     axis: int | Sequence[int] = -1,
     base: Base = None,
     where: ArrayLike | None = None,
-    form: str = "pmf",
+    form: Form = "pmf",
     weight: ArrayLike = 0.5,
 ) -> Float[Array, "..."]:
     """Jensen-Shannon divergence, the mean divergence of two pmfs from their mixture.
 
         JS_w(p, q) = w KL(p || m) + (1 - w) KL(q || m),    m = w p + (1 - w) q
 
-    It is the information that a sample of the mixture gives about which of the two it is from. 0
+    It is the information that a sample of the mixture gives about which of the two it is from: 0
     exactly where p = q, and at most the entropy of (w, 1 - w), reached by disjoint supports: 1 bit
     at the symmetric w = 1/2. The derivatives are w log(p_k / m_k) in p, (1 - w) log(q_k / m_k) in
     q, KL(p || m) - KL(q || m) in w.
@@ -208,7 +209,7 @@ def perplexity(
     axis: int | Sequence[int] = -1,
     base: Base = None,
     where: ArrayLike | None = None,
-    form: str = "pmf",
+    form: Form = "pmf",
 ) -> Float[Array, "..."]:
     """Perplexity, the number of equally likely outcomes that would be as surprising.
 
@@ -219,7 +220,7 @@ def perplexity(
     Args:
         p: pmf along `axis`, [..., K].
         axis: axis or axes of the outcomes.
-        base: without effect on the result.
+        base: unit of H(p), without effect on the result.
         where: outcomes to keep, bool, broadcast to `p`; the others count as probability 0.
         form: "pmf", "log_pmf" or "logits", what `p` holds.
 

@@ -7,8 +7,9 @@ from typing import SupportsFloat, TypeAlias
 from jaxtyping import Array, Float
 
 from xentjax._core.checks import raise_value_error
+from xentjax._core.choices import Unit
 
-Base: TypeAlias = SupportsFloat | str | None
+Base: TypeAlias = SupportsFloat | Unit | None
 """None or "nats", 2 or "bits", 10 or "hartleys", or any other positive real except 1."""
 
 _NAMED = {"nats": math.e, "bits": 2.0, "hartleys": 10.0}

@@ -27,16 +27,18 @@ class SoftmaxStats(NamedTuple):
 
     They are those of the logits after soft cap, temperature and class mask. All but `predicted` are
     float32 (float64 for float64 logits) and differentiable.
+
+    Attributes:
+        log_normalizer: log sum_k exp(a_k), in nats.
+        label_log_prob: log p_y, or sum_k t_k log p_k for soft labels, in nats.
+        entropy: -sum_k p_k log p_k, in nats.
+        predicted: argmax_k a_k, int32.
     """
 
     log_normalizer: Float[Array, "..."]
-    """log sum_k exp(a_k), in nats."""
     label_log_prob: Float[Array, "..."]
-    """log p_y, or sum_k t_k log p_k for soft labels, in nats."""
     entropy: Float[Array, "..."]
-    """-sum_k p_k log p_k, in nats."""
     predicted: Integer[Array, "..."]
-    """argmax_k a_k, int32."""
 
 
 def cross_entropy_from(

@@ -21,11 +21,10 @@ from xentjax._core.checks import (
     raise_value_error,
     real_scalar,
 )
+from xentjax._core.choices import Reduction
 from xentjax._core.dtypes import compute_dtype
 from xentjax.losses._split import SplitClasses
-from xentjax.ops import IMPLEMENTATIONS, Rows, Scalars
-
-REDUCTIONS = ("none", "sum", "mean")
+from xentjax.ops import Implementation, Rows, Scalars
 
 
 @partial(
@@ -58,7 +57,7 @@ def with_keywords(
     implementation: str | None,
 ) -> tuple[Rows, Keywords]:
     """Check the keywords; return the rows with those that belong to them, and the others."""
-    check_choice("reduction", reduction, REDUCTIONS)
+    check_choice("reduction", reduction, Reduction)
     if implementation is not None:
         check_implementation(implementation)
     check_flag("return_stats", return_stats)
@@ -167,11 +166,11 @@ def with_class_weights(rows: Rows, weights: ArrayLike | None) -> Rows:
 
 def check_names(reduction: str, implementation: str | None = None) -> None:
     """Check the keywords that name something, before jax sees them, which has to hash them."""
-    check_choice("reduction", reduction, REDUCTIONS)
+    check_choice("reduction", reduction, Reduction)
     check_implementation(implementation)
 
 
 def check_implementation(name: str | None) -> None:
     """Check the name of an implementation, or None."""
     if name is not None:
-        check_choice("implementation", name, IMPLEMENTATIONS)
+        check_choice("implementation", name, Implementation)

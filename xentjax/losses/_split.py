@@ -1,6 +1,6 @@
 """Classes split over the devices of a mesh axis, inside `jax.shard_map`.
 
-Each device computes the statistics of its slice, and a few numbers a row are exchanged to merge
+Each device computes the statistics of its slice, and a few numbers per row are exchanged to merge
 them: the maximum, sum of exponentials and label's logit::
 
     M = max_i m_i,    S = sum_i s_i exp(m_i - M),    loss = log S - (a_y - M)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from xentjax._core.array_like import ArrayLike
+from xentjax._core.choices import Reduction
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax._core.varying import pvary_like, sharded_alike
 from xentjax.losses._arguments import (
@@ -27,7 +28,7 @@ from xentjax.losses._formula import (
     reduce_losses,
 )
 from xentjax.losses._keywords import check_names
-from xentjax.ops import Requested, Rows, RowStatistics, row_statistics
+from xentjax.ops import Implementation, Requested, Rows, RowStatistics, row_statistics
 from xentjax.ops.derivative import (
     log_probability_and_tangent,
     moving_inputs,
@@ -49,8 +50,8 @@ def brier_score(
     where: ArrayLike | None = None,
     *,
     ignore_index: int | None = None,
-    reduction: str = "none",
-    implementation: str | None = None,
+    reduction: Reduction = "none",
+    implementation: Implementation | None = None,
 ) -> Float[Array, "..."]:
     """Squared distance of p = softmax(logits) from the target pmf t.
 
@@ -73,7 +74,7 @@ def brier_score(
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
     Returns:
-        The score, float32 (float64 for float64 logits): one a row, or a scalar.
+        The score, float32 (float64 for float64 logits): one per row, or a scalar.
 
     Raises:
         TypeError: an array of the wrong dtype.

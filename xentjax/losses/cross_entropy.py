@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 from xentjax._core.array_like import ArrayLike
 from xentjax._core.axis_name import AxisName, check_whole
 from xentjax._core.checks import check_array
+from xentjax._core.choices import Reduction
 from xentjax.losses._arguments import (
     Axis,
     check_labels,
@@ -18,7 +19,7 @@ from xentjax.losses._arguments import (
 from xentjax.losses._formula import SoftmaxStats as SoftmaxStats, cross_entropy_from
 from xentjax.losses._keywords import Keywords, with_keywords
 from xentjax.losses._split import SplitClasses, own_shard, split_classes
-from xentjax.ops import Requested, Rows, RowStatistics, row_statistics
+from xentjax.ops import Implementation, Requested, Rows, RowStatistics, row_statistics
 from xentjax.ops.sharded import merged_statistics
 
 Loss = Float[Array, "..."]
@@ -31,17 +32,17 @@ def softmax_cross_entropy(
     logits: ArrayLike, labels: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None, *,
     class_weights: ArrayLike | None = None, label_smoothing: ArrayLike = 0.0,
     z_loss: ArrayLike = 0.0, logit_soft_cap: ArrayLike | None = None, temperature: ArrayLike = 1.0,
-    reduction: str = "none", return_stats: Literal[False] = False,
+    reduction: Reduction = "none", return_stats: Literal[False] = False,
     axis_name: AxisName | None = None, num_classes: SupportsIndex | None = None,
-    implementation: str | None = None,
+    implementation: Implementation | None = None,
 ) -> Loss: ...
 @overload
 def softmax_cross_entropy(
     logits: ArrayLike, labels: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None, *,
     class_weights: ArrayLike | None = None, label_smoothing: ArrayLike = 0.0,
     z_loss: ArrayLike = 0.0, logit_soft_cap: ArrayLike | None = None, temperature: ArrayLike = 1.0,
-    reduction: str = "none", return_stats: Literal[True], axis_name: AxisName | None = None,
-    num_classes: SupportsIndex | None = None, implementation: str | None = None,
+    reduction: Reduction = "none", return_stats: Literal[True], axis_name: AxisName | None = None,
+    num_classes: SupportsIndex | None = None, implementation: Implementation | None = None,
 ) -> LossAndStats: ...
 # fmt: on
 def softmax_cross_entropy(
@@ -55,11 +56,11 @@ def softmax_cross_entropy(
     z_loss: ArrayLike = 0.0,
     logit_soft_cap: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
-    reduction: str = "none",
+    reduction: Reduction = "none",
     return_stats: bool = False,
     axis_name: AxisName | None = None,
     num_classes: SupportsIndex | None = None,
-    implementation: str | None = None,
+    implementation: Implementation | None = None,
 ) -> Loss | LossAndStats:
     """Cross-entropy of target probabilities t and softmax(logits), in nats.
 
@@ -71,7 +72,7 @@ def softmax_cross_entropy(
     t_k is 0; +inf where it has mass. Differentiable in logits, labels, class weights and scalars,
     in every mode and order.
 
-    With `axis_name` devices exchange a few numbers a row, never logits, and each gets the whole
+    With `axis_name` devices exchange a few numbers per row, never logits, and each gets the whole
     loss. Gradients are right whether `jax.grad` stands outside of `shard_map` or inside (inside,
     `shard_map` needs its default `check_vma=True`). A "sum" or "mean" is over the rows of the
     device: where another mesh axis splits the rows, take "none" and reduce outside.
@@ -100,7 +101,7 @@ def softmax_cross_entropy(
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
     Returns:
-        The loss, float32 (float64 for float64 logits): one a row, or a scalar. With
+        The loss, float32 (float64 for float64 logits): one per row, or a scalar. With
         `return_stats` the pair (loss, SoftmaxStats).
 
     Raises:
@@ -150,18 +151,19 @@ def softmax_cross_entropy_with_integer_labels(
     logits: ArrayLike, labels: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None, *,
     ignore_index: int | None = None, class_weights: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0, z_loss: ArrayLike = 0.0,
-    logit_soft_cap: ArrayLike | None = None, temperature: ArrayLike = 1.0, reduction: str = "none",
-    return_stats: Literal[False] = False, axis_name: AxisName | None = None,
-    num_classes: SupportsIndex | None = None, implementation: str | None = None,
+    logit_soft_cap: ArrayLike | None = None, temperature: ArrayLike = 1.0,
+    reduction: Reduction = "none", return_stats: Literal[False] = False,
+    axis_name: AxisName | None = None,
+    num_classes: SupportsIndex | None = None, implementation: Implementation | None = None,
 ) -> Loss: ...
 @overload
 def softmax_cross_entropy_with_integer_labels(
     logits: ArrayLike, labels: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None, *,
     ignore_index: int | None = None, class_weights: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0, z_loss: ArrayLike = 0.0,
-    logit_soft_cap: ArrayLike | None = None, temperature: ArrayLike = 1.0, reduction: str = "none",
-    return_stats: Literal[True], axis_name: AxisName | None = None,
-    num_classes: SupportsIndex | None = None, implementation: str | None = None,
+    logit_soft_cap: ArrayLike | None = None, temperature: ArrayLike = 1.0,
+    reduction: Reduction = "none", return_stats: Literal[True], axis_name: AxisName | None = None,
+    num_classes: SupportsIndex | None = None, implementation: Implementation | None = None,
 ) -> LossAndStats: ...
 # fmt: on
 def softmax_cross_entropy_with_integer_labels(
@@ -176,11 +178,11 @@ def softmax_cross_entropy_with_integer_labels(
     z_loss: ArrayLike = 0.0,
     logit_soft_cap: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
-    reduction: str = "none",
+    reduction: Reduction = "none",
     return_stats: bool = False,
     axis_name: AxisName | None = None,
     num_classes: SupportsIndex | None = None,
-    implementation: str | None = None,
+    implementation: Implementation | None = None,
 ) -> Loss | LossAndStats:
     """Cross-entropy of class indices y and softmax(logits), in nats.
 
@@ -191,7 +193,7 @@ def softmax_cross_entropy_with_integer_labels(
     A label outside 0..K-1, negative ones too, that is not `ignore_index` makes its row's loss and
     gradient NaN and touches no other row. A label on a masked class costs +inf.
 
-    With `axis_name` devices exchange a few numbers a row, never logits, and each gets the whole
+    With `axis_name` devices exchange a few numbers per row, never logits, and each gets the whole
     loss. Gradients are right whether `jax.grad` stands outside of `shard_map` or inside (inside,
     `shard_map` needs its default `check_vma=True`). A "sum" or "mean" is over the rows of the
     device: where another mesh axis splits the rows, take "none" and reduce outside.
@@ -222,7 +224,7 @@ def softmax_cross_entropy_with_integer_labels(
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
     Returns:
-        The loss, float32 (float64 for float64 logits): one a row, or a scalar. With
+        The loss, float32 (float64 for float64 logits): one per row, or a scalar. With
         `return_stats` the pair (loss, SoftmaxStats).
 
     Raises:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from xentjax._core.array_like import ArrayLike
 from xentjax._core.checks import raise_value_error
+from xentjax._core.choices import Reduction
 from xentjax._core.dtypes import compute_dtype
 from xentjax._core.varying import pvary_like
 from xentjax.information.log_pmf import divergence, log_ratio, times_exp
@@ -27,7 +28,7 @@ from xentjax.losses._keywords import (
     check_names,
     scalar_keywords,
 )
-from xentjax.ops import Requested, Rows, RowStatistics, Scalars, row_statistics
+from xentjax.ops import Implementation, Requested, Rows, RowStatistics, Scalars, row_statistics
 from xentjax.ops.derivative import log_probability_and_tangent, moving_inputs, vary_alike
 from xentjax.ops.rows import log_probabilities
 
@@ -39,8 +40,8 @@ def kl_divergence_with_logits(
     *,
     axis: Axis = -1,
     where: ArrayLike | None = None,
-    reduction: str = "none",
-    implementation: str | None = None,
+    reduction: Reduction = "none",
+    implementation: Implementation | None = None,
 ) -> Float[Array, "..."]:
     """KL divergence of softmax(logits / T) from softmax(target_logits / T), in nats.
 
@@ -68,7 +69,7 @@ def kl_divergence_with_logits(
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
     Returns:
-        The divergence, float32 (float64 if either argument is): one a row, or a scalar.
+        The divergence, float32 (float64 if either argument is): one per row, or a scalar.
 
     Raises:
         TypeError: an array of the wrong dtype.

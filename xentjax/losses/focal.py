@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from xentjax._core.array_like import ArrayLike
+from xentjax._core.choices import Reduction
 from xentjax.losses._arguments import Axis, label_rows
 from xentjax.losses._formula import reduce_label_losses
 from xentjax.losses._keywords import (
@@ -16,7 +17,7 @@ from xentjax.losses._keywords import (
     scalar_keywords,
     with_class_weights,
 )
-from xentjax.ops import Requested, Rows, row_statistics
+from xentjax.ops import Implementation, Requested, Rows, row_statistics
 
 GAMMA = Scalar("gamma", "a finite number >= 0", lambda x: 0 <= x < np.inf, 0.0)
 
@@ -30,8 +31,8 @@ def softmax_focal_loss(
     gamma: ArrayLike = 2.0,
     ignore_index: int | None = None,
     class_weights: ArrayLike | None = None,
-    reduction: str = "none",
-    implementation: str | None = None,
+    reduction: Reduction = "none",
+    implementation: Implementation | None = None,
 ) -> Float[Array, "..."]:
     """Cross-entropy with less weight on rows that are already predicted well, in nats.
 
@@ -54,7 +55,7 @@ def softmax_focal_loss(
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
     Returns:
-        The loss, float32 (float64 for float64 logits): one a row, or a scalar.
+        The loss, float32 (float64 for float64 logits): one per row, or a scalar.
 
     Raises:
         TypeError: an array of the wrong dtype.

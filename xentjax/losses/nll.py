@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 from xentjax._core.array_like import ArrayLike
+from xentjax._core.choices import Reduction
 from xentjax._core.dtypes import compute_dtype
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax.losses._arguments import Axis, label_rows
@@ -24,7 +25,7 @@ def nll_loss(
     *,
     ignore_index: int | None = None,
     class_weights: ArrayLike | None = None,
-    reduction: str = "none",
+    reduction: Reduction = "none",
 ) -> Float[Array, "..."]:
     """Negative log-likelihood of class indices y under given log-probabilities, in nats.
 
@@ -46,7 +47,7 @@ def nll_loss(
             that is 0).
 
     Returns:
-        The loss, float32 (float64 for float64 log-probabilities): one a row, or a scalar.
+        The loss, float32 (float64 for float64 log-probabilities): one per row, or a scalar.
 
     Raises:
         TypeError: an array of the wrong dtype.

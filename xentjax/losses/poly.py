@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from xentjax._core.array_like import ArrayLike
+from xentjax._core.choices import Reduction
 from xentjax.losses._arguments import Axis, target_rows
 from xentjax.losses._formula import (
     mask_rows,
@@ -22,7 +23,7 @@ from xentjax.losses._keywords import (
     scalar_keywords,
     with_class_weights,
 )
-from xentjax.ops import Requested, Rows, RowStatistics, row_statistics
+from xentjax.ops import Implementation, Requested, Rows, RowStatistics, row_statistics
 from xentjax.ops.rows import log_probabilities, weighted_targets
 
 EPSILON = Scalar("epsilon", "a finite number", np.isfinite, 0.0)
@@ -36,8 +37,8 @@ def poly_loss_cross_entropy(
     axis: Axis = -1,
     where: ArrayLike | None = None,
     class_weights: ArrayLike | None = None,
-    reduction: str = "none",
-    implementation: str | None = None,
+    reduction: Reduction = "none",
+    implementation: Implementation | None = None,
 ) -> Float[Array, "..."]:
     """Poly-1 loss of target probabilities t and p = softmax(logits), in nats.
 
@@ -58,7 +59,7 @@ def poly_loss_cross_entropy(
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
     Returns:
-        The loss, float32 (float64 for float64 logits): one a row, or a scalar.
+        The loss, float32 (float64 for float64 logits): one per row, or a scalar.
 
     Raises:
         TypeError: an array of the wrong dtype.

@@ -18,6 +18,7 @@ from xentjax._core.checks import (
     raise_value_error,
     to_jax,
 )
+from xentjax._core.choices import Reduction
 from xentjax._core.dtypes import compute_dtype
 from xentjax._core.multiply_no_nan import nan_unless
 from xentjax._core.varying import sharded_alike
@@ -32,7 +33,7 @@ def sigmoid_binary_cross_entropy(
     *,
     pos_weight: ArrayLike | None = None,
     where: ArrayLike | None = None,
-    reduction: str = "none",
+    reduction: Reduction = "none",
 ) -> Float[Array, "..."]:
     """Cross-entropy of each probability t of "yes" and p = sigmoid(logits), in nats.
 
@@ -81,7 +82,7 @@ def sigmoid_focal_loss(
     alpha: ArrayLike | None = None,
     gamma: ArrayLike = 2.0,
     where: ArrayLike | None = None,
-    reduction: str = "none",
+    reduction: Reduction = "none",
 ) -> Float[Array, "..."]:
     """Binary cross-entropy with less weight on elements already predicted well, in nats.
 

@@ -16,7 +16,7 @@ from xentjax.losses._arguments import (
 )
 from xentjax.losses._keywords import check_implementation
 from xentjax.losses._limit_product import limit_product
-from xentjax.ops import Mask, Requested, Rows, backend, row_statistics
+from xentjax.ops import Implementation, Mask, Requested, Rows, backend, row_statistics
 from xentjax.ops.rows import log_probabilities
 
 
@@ -26,7 +26,7 @@ def logsumexp(
     *,
     where: ArrayLike | None = None,
     keepdims: bool = False,
-    implementation: str | None = None,
+    implementation: Implementation | None = None,
 ) -> Float[Array, "..."]:
     """Log normaliser of the softmax, log sum_k exp(a_k), as `jax.nn.logsumexp`.
 
@@ -68,7 +68,7 @@ def log_softmax(
     axis: Axis | None = -1,
     where: ArrayLike | None = None,
     *,
-    implementation: str | None = None,
+    implementation: Implementation | None = None,
 ) -> Float[Array, "..."]:
     """Logarithm of the softmax, as `jax.nn.log_softmax`.
 
@@ -105,7 +105,7 @@ def softmax(
     axis: Axis | None = -1,
     where: ArrayLike | None = None,
     *,
-    implementation: str | None = None,
+    implementation: Implementation | None = None,
 ) -> Float[Array, "..."]:
     """Probabilities of the classes, as `jax.nn.softmax`.
 

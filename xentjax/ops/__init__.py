@@ -1,7 +1,7 @@
 """Row statistics of logits: the one operation behind every loss of this package."""
 
 from xentjax.ops.dispatch import row_statistics as row_statistics
-from xentjax.ops.registry import IMPLEMENTATIONS as IMPLEMENTATIONS, backend as backend
+from xentjax.ops.registry import Implementation as Implementation, backend as backend
 from xentjax.ops.rows import (
     Layer as Layer,
     Mask as Mask,

@@ -1,10 +1,12 @@
 """The back-ends by name. All but XLA's are imported when first asked for, and Pallas with them."""
 
+from typing import Literal, get_args
+
 from xentjax._core.checks import raise_value_error
 from xentjax.ops.backends import xla
 from xentjax.ops.backends.interface import Backend
 
-IMPLEMENTATIONS = ("xla", "reference", "mosaic_tpu", "mosaic_gpu")
+Implementation = Literal["xla", "reference", "mosaic_tpu", "mosaic_gpu"]
 
 
 def backend(implementation: str | None) -> Backend:
@@ -23,5 +25,7 @@ def backend(implementation: str | None) -> Backend:
         case "mosaic_gpu":
             from xentjax.ops.backends.mosaic_gpu import BACKEND
         case _:
-            raise_value_error("implementation", f"one of {IMPLEMENTATIONS}", implementation)
+            raise_value_error(
+                "implementation", f"one of {get_args(Implementation)}", implementation
+            )
     return BACKEND

@@ -14,13 +14,16 @@ from xentjax.softmax_regression.objective import hessian, logits_of, softmax
 
 
 class MarginalEffects(NamedTuple):
-    """Average marginal effects of D features on the probabilities of K classes."""
+    """Average marginal effects of D features on the probabilities of K classes.
+
+    Attributes:
+        effects: Mean over the rows of the derivative of a class's probability in a feature. Each
+            row sums to 0.
+        standard_errors: Standard errors by the delta method; None where the fit has no covariance.
+    """
 
     effects: Float[Array, "d k"]
-    """Mean over the rows of the derivative of a class's probability in a feature. Each row sums to
-    0."""
     standard_errors: Float[Array, "d k"] | None
-    """Standard errors by the delta method; None where the fit has no covariance."""
 
     @property
     def z(self) -> Float[Array, "d k"]:

@@ -42,12 +42,15 @@ class Data(NamedTuple):
 
 
 class OddsRatios(NamedTuple):
-    """Factors by which a feature that is larger by 1 multiplies the odds against the baseline."""
+    """Factors by which a feature that is larger by 1 multiplies the odds against the baseline.
+
+    Attributes:
+        ratios: exp of the coefficients; of the constant, the odds where all features are 0.
+        intervals: exp of the ends of the coefficients' confidence intervals.
+    """
 
     ratios: Float[Array, "d1 others"]
-    """exp of the coefficients; of the constant, the odds where all features are 0."""
     intervals: Float[Array, "d1 others 2"]
-    """exp of the ends of the coefficients' confidence intervals."""
 
 
 class SoftmaxRegressionFit(NamedTuple):
@@ -56,39 +59,45 @@ class SoftmaxRegressionFit(NamedTuple):
     Coefficients and all that is inferred of them are relative to the baseline: [D+1, K-1], a row
     for each feature and the last one for the constant, a column for each other class. What is
     computed of a fit has its dtype; where values are known it is computed in float64.
+
+    Attributes:
+        kernel: Each row sums to 0 over the classes that occur: only differences between classes
+            matter.
+        bias: Sums to 0 over the classes that occur; -inf for a class that never does.
+        log_likelihood: Sum over the rows in nats, without the penalty.
+        covariance: Covariance of the p = (K-1)(D+1) coefficients relative to the baseline: class by
+            class, the constant last in each. None where p > 1000.
+        gradient_norm: Largest derivative of the objective over N in a bias or in a coefficient of a
+            feature of deviation 1, or of the deviation over sqrt(l2 / N) where that is less; 0 at
+            the optimum.
+        steps: Steps taken.
+        converged: Whether the objective can fall by no more than `tol` nats, and an optimum exists.
+        separated: Whether no optimum exists: the likelihood rises for ever as coefficients grow.
+        identified: Whether the optimum is one point: not where data are separated or features, with
+            the constant, linearly dependent. The covariance is NaN where it is not, and None where
+            this is.
+        null_log_likelihood: Log-likelihood of intercepts alone, sum_k n_k log(n_k / N), in nats.
+        likelihood_ratio: 2 (log_likelihood - null_log_likelihood), more precise than their
+            difference.
+        l2: Strength of the penalty.
+        data: The arrays that were fitted. They are not copied, but a batch of fits holds a batch.
+        names: Names of features and classes, and the baseline.
     """
 
     kernel: Float[Array, "d k"]
-    """Each row sums to 0 over the classes that occur: only differences between classes matter."""
     bias: Float[Array, " k"]
-    """Sums to 0 over the classes that occur; -inf for a class that never does."""
     log_likelihood: Float[Array, ""]
-    """Sum over the rows in nats, without the penalty."""
     covariance: Float[Array, "p p"] | None
-    """Covariance of the p = (K-1)(D+1) coefficients relative to the baseline: class by class, the
-    constant last in each. None where p > 1000."""
     gradient_norm: Float[Array, ""]
-    """Largest derivative of the objective over N in a bias or in a coefficient of a feature of
-    deviation 1, or of the deviation over sqrt(l2 / N) where that is less; 0 at the optimum."""
     steps: Int[Array, ""]
-    """Steps taken."""
     converged: Bool[Array, ""]
-    """Whether the objective can fall by no more than `tol` nats, and an optimum exists."""
     separated: Bool[Array, ""]
-    """Whether no optimum exists: the likelihood rises for ever as coefficients grow."""
     identified: Bool[Array, ""] | None
-    """Whether the optimum is one point: not where data are separated or features, with the
-    constant, linearly dependent. The covariance is NaN where it is not, and None where this is."""
     null_log_likelihood: Float[Array, ""]
-    """Log-likelihood of intercepts alone, sum_k n_k log(n_k / N), in nats."""
     likelihood_ratio: Float[Array, ""]
-    """2 (log_likelihood - null_log_likelihood), more precise than their difference."""
     l2: Float[Array, ""]
-    """Strength of the penalty."""
     data: Data
-    """The arrays that were fitted. They are not copied, but a batch of fits holds a batch."""
     names: Names
-    """Names of features and classes, and the baseline."""
 
     @property
     def coefficients(self) -> Float[Array, "d1 others"]:

@@ -144,6 +144,7 @@ def test_measurement_agrees_with_theory_within_its_standard_error(result):
     assert abs(few.rejected.value - rejected) < 4 * few.rejected.error
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 def test_the_methods_are_all_that_there_are():
     counts = jnp.ones(3, jnp.int32)
     for function, names in (
