@@ -112,7 +112,8 @@ class Command(LinearOptions):
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME ...]")
     ] = ()
     """The benchmarks to run; by default all that need no accelerator, without what takes
-    minutes, in at most 15 minutes. `compare` compares two revisions: see compare --help."""
+    minutes, in at most 15 minutes. `compare` compares two revisions, `render` renews documents from
+    measured results: see their --help."""
     quick: bool = False
     """Small shapes and few rounds, to see in seconds that everything runs. The figures are not
     representative; the report is marked QUICK and has no means and no targets."""
@@ -141,6 +142,8 @@ def main(args: Sequence[str] | None = None) -> None:
     with one_line_errors():
         if args[:1] == ["compare"]:
             compare.main(args[1:], _again)
+        elif args[:1] == ["render"]:  # whose packages a measurement need not wait for
+            importlib.import_module("benchmarks.render.command").main(args[1:])
         else:
             _main(args)
 

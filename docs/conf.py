@@ -58,10 +58,8 @@ napoleon_use_ivar = True
 napoleon_attr_annotations = False  # the signature has the types
 
 
-def link_to_pages(app: Any, path: Any, parent: str, content: list[str]) -> None:
-    """Let the links of an included page lead to the pages that include what they name."""
-    content[0] = content[0].replace("](NOTES.md)", "](notes.md)")
-    # Files that have no page are named, without a link.
+def without_links(app: Any, path: Any, parent: str, content: list[str]) -> None:
+    """Name the files that an included page links to and that have no page, without a link."""
     content[0] = re.sub(r"\[([^]]+)\]\((?:CODE_OF_CONDUCT|SECURITY)\.md\)", r"\1", content[0])
 
 
@@ -92,7 +90,7 @@ def without_fields(
 
 def setup(app: Any) -> None:
     """Connect what is above to Sphinx's events."""
-    app.connect("include-read", link_to_pages)
+    app.connect("include-read", without_links)
     app.connect("autodoc-skip-member", without_fields)
     # Before napoleon, which reads the sections.
     app.connect("autodoc-process-docstring", as_restructured_text, priority=100)

@@ -152,7 +152,7 @@ def save(result: Result, folder: RunFolder) -> None:
 def _draw_curves(result: Result) -> Figure:
     """Plot the measures of two coins, with an axis for each unit."""
     coin = result.config.bernoulli
-    figure, axes = plots.subplots(height=4.5)
+    figure, axes = plots.subplots(height=4.8, title="Cost of a model q of a coin")
     ax = axes[0, 0]
     for (name, curve), style in zip(result.curves.items(), ("-", "-", "--", "-."), strict=True):
         ax.plot(result.thetas, curve, linestyle=style, linewidth=2, label=name)
@@ -167,7 +167,7 @@ def _draw_curves(result: Result) -> Figure:
     for position, unit in zip((1.0, 1.13), UNITS[1:], strict=True):
         axis = ax.secondary_yaxis(position, functions=_conversions(unit))
         axis.set_ylabel(unit)
-    figure.legend(loc="outside upper center", ncols=len(result.curves), frameon=False)
+    plots.add_legend(figure, columns=len(result.curves))
     return figure
 
 
@@ -183,10 +183,8 @@ def _draw_triangles(result: Result) -> Figure:
     x, y = (result.models @ CORNERS.astype(np.float32)).T
     grid = Triangulation(x, y)
     values = result.triangle
-    figure, axes = plots.subplots(2, 2, height=6.7, grid=False)
-    figure.suptitle(
-        "Every point is a model q; its colour is its cost under the true p", fontsize=11
-    )
+    title = "Every point is a model q; its colour is its cost under the true p"
+    figure, axes = plots.subplots(2, 2, height=6.7, grid=False, title=title)
     asymmetry = f"{FORWARD} − {REVERSE}"
     panels = {name: values[name] for name in (CROSS_ENTROPY, FORWARD, REVERSE)}
     panels[asymmetry] = values[FORWARD] - values[REVERSE]

@@ -167,7 +167,13 @@ def _draw_faces(result: Result) -> Figure:
     shown = np.sort(np.argsort(-q, stable=True)[:SHOWN_FACES])
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
-    figure, axes = plots.subplots(rows, columns, height=0.9 + 2.2 * rows, sharex=True)
+    figure, axes = plots.subplots(
+        rows,
+        columns,
+        height=1.1 + 2.2 * rows,
+        sharex=True,
+        title="Shares of a die's faces approach their probabilities",
+    )
     for ax, face in zip(axes.flat, shown, strict=False):
         half_width = config.z * _standard_deviation(float(q[face]), result.rolls)
         ax.fill_between(
@@ -184,25 +190,25 @@ def _draw_faces(result: Result) -> Figure:
             label = "$p_N(k)$, a line for each seed" if seed == config.seeds[0] else None
             ax.plot(result.rolls, pmf, linewidth=1, alpha=0.9, label=label)
         ax.set_xscale("log")
-        ax.set_title(f"face {face + 1}: $q$ = {q[face]:g}", fontsize=10)
+        plots.name_panel(ax, f"face {face + 1}: $q$ = {q[face]:g}")
     for ax in axes.flat[len(shown) :]:
         ax.set_visible(False)
     for ax in axes[-1]:
         ax.set_xlabel("rolls $N$")
     for ax in axes[:, 0]:
         ax.set_ylabel("share of face $k$")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    plots.add_legend(figure)
     return figure
 
 
 def _draw_deviation(result: Result) -> Figure:
     """Plot the largest deviation against N, and the law."""
     q = np.asarray(result.config.probs)
-    figure, axes = plots.subplots(height=4.2)
+    title = "Largest deviation of a share from its probability"
+    figure, axes = plots.subplots(height=4.6, title=title)
     ax = axes[0, 0]
     for deviations in result.deviations:
-        ax.plot(result.rolls, deviations, linewidth=0.9, alpha=0.55)
+        ax.plot(result.rolls, deviations, color=plots.GREY, linewidth=0.9, alpha=0.55)
     ax.plot(
         result.rolls,
         result.deviations.mean(0),
@@ -223,7 +229,7 @@ def _draw_deviation(result: Result) -> Figure:
     ax.set_yscale("log")
     ax.set_xlabel("rolls $N$")
     ax.set_ylabel(r"$\max_k\,|p_N(k) - q(k)|$")
-    ax.legend(frameon=False)
+    plots.add_legend(figure, columns=2)
     return figure
 
 

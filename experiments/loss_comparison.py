@@ -38,7 +38,7 @@ from experiments.common.command import UserError, one_line_errors, parse_options
 from experiments.common.compile_cache import compile_cache
 from experiments.common.estimates import Estimate
 from experiments.common.interrupt import resumable
-from experiments.common.plots import PALETTE, subplots
+from experiments.common.plots import PALETTE, add_legend, subplots
 from experiments.common.run_folder import RUNS, RunFolder, reading
 from experiments.common.tables import new_table, show as show_table
 from experiments.common.waiting import waiting
@@ -146,7 +146,9 @@ def compare(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, R
 
 def draw(results: Mapping[str, Result]) -> Figure:
     """Plot accuracy, NLL and calibration error of each loss, before and after calibration."""
-    figure, (axes,) = subplots(1, 3, height=3.4, sharey=True)
+    seeds = next(iter(results.values())).difference.n
+    title = f"Losses compared: means of {seeds} seeds with 95 % intervals"
+    figure, (axes,) = subplots(1, 3, height=3.6, sharey=True, title=title)
     names = list(results)[::-1]
     titles = {
         "test_accuracy": "test accuracy",
@@ -179,16 +181,7 @@ def draw(results: Mapping[str, Result]) -> Figure:
         if figure_name != "test_nll":
             ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     axes[0].set_yticks(range(len(names)), names)
-    handles, labels = axes[1].get_legend_handles_labels()
-    seeds = next(iter(results.values())).difference.n
-    figure.legend(
-        handles,
-        labels,
-        frameon=False,
-        loc="outside upper center",
-        ncols=2,
-        title=f"means of {seeds} seeds with 95 % intervals",
-    )
+    add_legend(figure)
     return figure
 
 

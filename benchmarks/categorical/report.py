@@ -19,13 +19,20 @@ from benchmarks.categorical.implementations import (
 )
 from benchmarks.harness import noise, timing
 from benchmarks.harness.baselines import NO_TORCH, OURS, TORCH, how_to_install
-from benchmarks.harness.figures import STYLES, add_title, draw_ratio_axis, label_ratio_axis
+from benchmarks.harness.figures import (
+    STYLES,
+    add_title,
+    draw_ratio_axis,
+    label_ratio_axis,
+    words,
+)
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.tables import WHOLE, Extent, Sheet, Table
+from experiments.common import plots
 
-# One style for each in all panels; no panel has both forms of NumPy, which share one.
+# One style for each in all panels.
 BASELINES: list[str] = [EAGER, HOST, BINCOUNT, JNP, TORCH, SCIPY, REL_ENTR, STATSMODELS, NUMPY]
-BASELINE_STYLES = dict(zip(BASELINES, (*STYLES, STYLES[2]), strict=True))
+BASELINE_STYLES = dict(zip(BASELINES, STYLES, strict=True))
 NOTES = (
     f"{OURS}: compiled by jit, as jnp.bincount; eager: a jax array, its values checked; of "
     "NumPy: an int64 NumPy array, its values checked",
@@ -131,16 +138,20 @@ class Categorical:
             if (compared := [timed for timed in group if len(timed.seconds) > 1])
         }
         if not panels:  # a choice of cases without baselines
-            return Figure()
+            return plots.empty(2.0)
         heights = [len(group) for group in panels.values()]
-        drawing = Figure(
-            figsize=(8.3, 1.1 * len(panels) + 0.3 * sum(heights)), layout="constrained"
+        drawing, axes_of_panels = plots.subplots(
+            len(panels),
+            height=1.8 + 0.5 * len(panels) + 0.27 * sum(heights),
+            grid=False,
+            height_ratios=heights,
         )
-        every = drawing.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
+        every = axes_of_panels[:, 0]
         for axes, (title, group) in zip(every, panels.items(), strict=True):
             _draw(axes, title, group)
         label_ratio_axis(every[-1], OURS)
         add_title(drawing, self, f"baselines against {OURS}")
+        plots.add_legend(drawing, columns=4)
         return drawing
 
 
@@ -155,12 +166,13 @@ def _draw(axes: Axes, title: str, group: list[Timed]) -> None:
             if baseline in timed.seconds
         ]
         ratios, rows = zip(*points, strict=True)
-        axes.scatter(ratios, rows, s=20, color=color, marker=marker, label=baseline, zorder=3)
-    axes.set_yticks(range(len(group)), [f"{t.case}, {t.mode}" for t in group], fontsize=8)
+        axes.scatter(
+            ratios, rows, s=20, color=color, marker=marker, label=words(baseline), zorder=3
+        )
+    axes.set_yticks(range(len(group)), [f"{t.case}, {words(t.mode)}" for t in group], fontsize=8)
     axes.set_ylim(len(group) - 0.5, -0.5)
     draw_ratio_axis(axes, base=10)
     axes.grid(axis="x", which="both", color="0.9")
     for row in range(1, len(group)):
         axes.axhline(row - 0.5, color="0.9", linewidth=0.8)
-    axes.set_title(title, fontsize=9, loc="left")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
+    plots.name_panel(axes, title)

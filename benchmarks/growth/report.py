@@ -11,6 +11,7 @@ from benchmarks.harness.figures import STYLES, add_title
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.noise import DRAWS, LEVEL
 from benchmarks.harness.tables import WHOLE, Extent, Sheet, Table
+from experiments.common import plots
 
 LEGEND = (
     "exponent: slope of log time in log size, least squares over the sizes, median over the rounds "
@@ -117,8 +118,7 @@ class Growth:
 
     def figure(self) -> Figure:
         """Plot time over size, a panel an axis, with a dashed line of exponent 1."""
-        drawing = Figure(figsize=(8.3, 4.5), layout="constrained")
-        panels = drawing.subplots(1, 2)
+        drawing, (panels,) = plots.subplots(1, 2)
         for axes, axis in zip(panels, "NK", strict=True):
             lines = [line for line in self.measured if line.axis == axis]
             for line, (color, marker) in zip(lines, STYLES, strict=False):
@@ -130,9 +130,7 @@ class Growth:
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
             axes.set_xlabel(f"{axis}; dashed: exponent 1")
-            axes.grid(color="0.9")
         panels[0].set_ylabel("ms")
-        handles, labels = panels[0].get_legend_handles_labels()
-        drawing.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+        plots.add_legend(drawing)
         add_title(drawing, self, "time over size")
         return drawing

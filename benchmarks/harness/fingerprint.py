@@ -32,7 +32,7 @@ def fingerprint() -> dict[str, Any]:
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "revision": commit and commit.removesuffix("-dirty"),
         "clean": commit and not commit.endswith("-dirty"),
-        "command": shlex.join(sys.orig_argv),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),  # no path of this machine
     }
 
 

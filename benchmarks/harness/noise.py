@@ -46,6 +46,10 @@ class Interval(NamedTuple):
         return self.lower <= reach and self.upper >= 1 / reach
 
 
+NONE = Interval(1.0, 1.0, 1.0)
+"""No noise at all: ties are the intervals that contain 1."""
+
+
 def interval(numerator: Sequence[float], denominator: Sequence[float]) -> Interval:
     """Median over rounds of numerator / denominator, with an interval that repeats exactly.
 

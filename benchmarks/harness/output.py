@@ -91,13 +91,17 @@ def _row(name: str, texts: list[str], part: dict[int, int], left: int, gap: int)
 def markdown(result: Report) -> str:
     """Format the report as markdown, for a README."""
     parts = []
-    for title, header, rows, legend in result.sheets():
-        rule = ["---" if index < 2 else "---:" for index in range(len(header))]
-        lines = ["| " + " | ".join(row) + " |" for row in (header, rule, *rows)]
-        parts.append("\n".join([f"**{result.extent.mark}{title}**", "", *lines]))
-        parts += ["\n".join(f"- {line}" for line in legend)] if legend else []
+    for sheet in result.sheets():
+        parts.append(f"**{result.extent.mark}{sheet.title}**\n\n{markdown_table(sheet)}")
+        parts += ["\n".join(f"- {line}" for line in sheet.legend)] if sheet.legend else []
     parts.append("\n".join(f"- {line}" for line in (*result.extent.lines(), *result.lines())))
     return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(sheet: Sheet, texts: int = 2) -> str:
+    """Format the header and the rows of a table; the first columns hold texts, the rest numbers."""
+    rule = ["---" if index < texts else "---:" for index in range(len(sheet.header))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (sheet.header, rule, *sheet.rows))
 
 
 def save(result: Report, parent: Path, **more: Any) -> Path:
@@ -111,7 +115,5 @@ def save(result: Report, parent: Path, **more: Any) -> Path:
     replace_file(folder / f"{result.name}.json", lambda path: path.write_text(text + "\n"))
     drawing = result.figure()
     FigureCanvasAgg(drawing)
-    replace_file(
-        folder / f"{result.name}.png", lambda path: drawing.savefig(path, format="png", dpi=150)
-    )
+    replace_file(folder / f"{result.name}.png", lambda path: drawing.savefig(path, format="png"))
     return folder

@@ -8,9 +8,16 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.harness import noise, timing
-from benchmarks.harness.figures import STYLES, add_title, draw_ratio_axis, label_ratio_axis
+from benchmarks.harness.figures import (
+    STYLES,
+    add_title,
+    draw_ratio_axis,
+    label_ratio_axis,
+    words,
+)
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.tables import NOT_INSTALLED, WHOLE, Extent, Sheet, Table
+from experiments.common import plots
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ class Result:
         row_per_implementation: one row an implementation with all its figures, rather than one row
             a cell.
         tables: other measurements, or values derived from the cells.
+        floor: the noise of cells in which it was not measured; None if they have no ties.
     """
 
     name: str
@@ -74,6 +82,7 @@ class Result:
     extent: Extent = WHOLE
     row_per_implementation: bool = False
     tables: tuple[Table, ...] = ()
+    floor: noise.Interval | None = None
 
     @property
     def implementations(self) -> tuple[str, ...]:
@@ -109,7 +118,7 @@ class Result:
 
     def ties(self, cell: Cell, baseline: str) -> bool:
         """Return whether the noise of the cell hides which of the two is faster."""
-        floor, found = self.noise(cell), self.interval(cell, baseline)
+        floor, found = self.noise(cell) or self.floor, self.interval(cell, baseline)
         return floor is not None and found is not None and found.ties(floor)
 
     @property
@@ -147,7 +156,7 @@ class Result:
             own = [_rows_by_implementation(self)]
         else:
             intervals = [_intervals(self)] if self.has_noise else []
-            own = [_speed(self), *intervals, *([_memory(self)] if self.compiled else [])]
+            own = [speed(self), *intervals, *([memory(self)] if self.compiled else [])]
         return own + [table.sheet() for table in self.tables]
 
     def lines(self) -> list[str]:
@@ -219,13 +228,14 @@ class Result:
     def figure(self) -> Figure:
         """Plot each baseline's time over ours, one group of lines a cell, on a log axis."""
         count = len(self.cells)
-        drawing = Figure(figsize=(8.3, 1.6 + 0.46 * count), layout="constrained")
         if not self.cells:
+            drawing = plots.empty(2.0)
             add_title(drawing, self, "no case of it was run")
             return drawing
-        axes = drawing.subplots()
-        step = 0.8 / max(1, len(self.baselines))
-        for index, baseline in enumerate(self.baselines):
+        drawing, ((axes,),) = plots.subplots(height=1.8 + 0.44 * count, grid=False)
+        ran = [name for name in self.baselines if any(name in cell.seconds for cell in self.cells)]
+        step = 0.8 / max(1, len(ran))
+        for index, baseline in enumerate(ran):
             color, marker = STYLES[index % len(STYLES)]
             points = [
                 (ratio, row - 0.4 + (index + 0.5) * step)
@@ -234,8 +244,9 @@ class Result:
             ]
             ratios, rows = [ratio for ratio, _ in points], [row for _, row in points]
             axes.hlines(rows, 1.0, ratios, color=color, linewidth=1.5)
-            label = baseline if points else f"{baseline} ({NOT_INSTALLED})"
-            axes.scatter(ratios, rows, s=24, color=color, marker=marker, label=label, zorder=3)
+            axes.scatter(
+                ratios, rows, s=24, color=color, marker=marker, label=words(baseline), zorder=3
+            )
         for row, cell in enumerate(self.cells):
             if (floor := self.noise(cell)) is not None:
                 band = floor.upper - floor.lower
@@ -243,7 +254,7 @@ class Result:
         for row, (above, below) in enumerate(pairwise(self.cells)):
             same = above.case == below.case
             axes.axhline(row + 0.5, color="0.9" if same else "0.6", linewidth=0.8)
-        axes.set_yticks(range(count), [f"{cell.case}  {cell.mode}" for cell in self.cells])
+        axes.set_yticks(range(count), [f"{cell.case}, {words(cell.mode)}" for cell in self.cells])
         axes.set_ylim(count - 0.5, -0.5)
         draw_ratio_axis(axes, base=2)
         low, high = axes.get_xlim()
@@ -251,12 +262,11 @@ class Result:
         axes.grid(axis="x", color="0.9")
         label_ratio_axis(axes, self.ours)
         add_title(drawing, self, f"baselines against {self.ours}")
-        legend_columns = max(1, min(3, len(self.baselines)))
-        drawing.legend(loc="outside lower center", ncols=legend_columns, frameon=False)
+        plots.add_legend(drawing)
         return drawing
 
 
-def _speed(result: Result) -> Sheet:
+def speed(result: Result) -> Sheet:
     """Our time, and each baseline's as a multiple of it, a row a cell."""
     rows = []
     for cell in result.cells:
@@ -276,7 +286,10 @@ def _speed(result: Result) -> Sheet:
                 _digits(cell.work / median),
                 share,
                 *([floor.text() if floor else "-"] if result.has_noise else []),
-                *(_judged(result, cell, baseline) for baseline in result.baselines),
+                *(
+                    _judged(result, cell, baseline) if cell.offers(baseline) else ""
+                    for baseline in result.baselines
+                ),
                 _judged(result, cell, fastest[0]) if fastest else "-",
             ]
         )
@@ -356,7 +369,7 @@ def _rows_by_implementation(result: Result) -> Sheet:
     )
 
 
-def _memory(result: Result) -> Sheet:
+def memory(result: Result) -> Sheet:
     """XLA's scratch memory, for the implementations that XLA compiled."""
     rows = []
     for cell in result.cells:

@@ -13,6 +13,7 @@ from benchmarks.harness.tables import WHOLE, Extent, Sheet, Table
 from benchmarks.scaling.collectives import Exchange
 from benchmarks.scaling.model import FLOPS, LINKS, MEMORY_BANDWIDTH, Modelled
 from benchmarks.scaling.split_losses import Scheme, Shape
+from experiments.common import plots
 
 STYLE = dict(zip(Scheme, STYLES, strict=False))
 
@@ -128,7 +129,7 @@ class Scaling:
 
     def figure(self) -> Figure:
         """Plot the counted bytes a row and, below and labelled so, the modelled times."""
-        drawing = Figure(figsize=(8.3, 8.0 if self.modelled else 4.5), layout="constrained")
+        drawing = plots.empty(8.0 if self.modelled else 4.5)
         panels = drawing.subplot_mosaic("AA;BC" if self.modelled else "A")
         self._draw_counted(panels["A"])
         if self.modelled:
@@ -136,8 +137,7 @@ class Scaling:
             for name, classes in zip("BC", sizes, strict=True):
                 self._draw_model(panels[name], classes)
             panels["B"].set_ylabel("MODELLED ms, compute + exchange")
-            handles, labels = panels["B"].get_legend_handles_labels()
-            drawing.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+        plots.add_legend(drawing)
         add_title(drawing, self, "bytes exchanged (counted) and their cost (modelled)")
         return drawing
 
@@ -152,8 +152,7 @@ class Scaling:
             axes.plot(*zip(*points, strict=True), color=color, marker=marker, label=scheme)
         axes.set_yscale("log")
         axes.set_ylabel("bytes a row")
-        axes.set_title(f"COUNTED in compiled programs, {self.counted_shape}", fontsize=10)
-        axes.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+        plots.name_panel(axes, f"COUNTED in compiled programs, {self.counted_shape}")
         _by_devices(axes, [each.devices for each in self.counted if each.devices > 1])
 
     def _draw_model(self, axes: Axes, classes: int) -> None:
@@ -169,7 +168,7 @@ class Scaling:
                 compute = [1e3 * m.compute for m in points]
                 axes.plot(devices, compute, ":", color="0.4", label="its computation alone")
         axes.set_yscale("log")
-        axes.set_title(f"MODELLED, K = {classes}", fontsize=10)
+        plots.name_panel(axes, f"MODELLED, K = {classes}")
         _by_devices(axes, [m.devices for m in self.modelled])
 
 

@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from experiments.asymptotics.dice import Measurement, expansion
 from experiments.asymptotics.sizes import Sizes
-from experiments.common.plots import GREY, PALETTE, subplots
+from experiments.common.methods import NAMES
+from experiments.common.plots import GREY, MARKERS, PALETTE, add_legend, name_panel, subplots
 
 STYLES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 Found = Sequence[Measurement]
 """One measurement for each N, ascending."""
@@ -26,7 +26,8 @@ def draw_kl(found: Found, pmf: NDArray[np.float64]) -> Figure:
     # The expansion is smooth in N, so it is drawn between the sizes too.
     curve = np.geomspace(found[0].num_rolls, found[-1].num_rolls, 200)
     leading, second = expansion(pmf, curve)
-    figure, axes = subplots(1, 2, height=3.6)
+    title = "Divergence of the fit from the true pmf, mean over the dice"
+    figure, axes = subplots(1, 2, height=3.8, title=title)
     for ax, unit, unit_of_curve in zip(axes[0], (1, first), (1, leading), strict=True):
         ax.plot(curve, leading / unit_of_curve, linewidth=1.8, label="first order, $(K-1)/(2N)$")
         ax.plot(
@@ -46,20 +47,22 @@ def draw_kl(found: Found, pmf: NDArray[np.float64]) -> Figure:
     axes[0, 0].set_yscale("log")
     axes[0, 0].set_ylabel("mean of KL(c / N || p), nats")
     axes[0, 1].set_ylabel("mean of KL / first order")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    add_legend(figure, columns=4)
     return figure
 
 
 def draw_entropy(found: Found) -> Figure:
     """Plot bias and error of the entropy estimators, both relative to the plug-in's."""
     sizes = _sizes(found)
-    figure, axes = subplots(1, 2, height=4.4)
+    title = "Estimators of the entropy: bias and error beside the plug-in's"
+    figure, axes = subplots(1, 2, height=4.6, title=title)
     bias, rmse = axes[0]
     for index, method in enumerate(found[0].bias):
         scaled = [m.bias[method].value / m.theory.first_order for m in found]
         errors = [2 * m.bias[method].error / m.theory.first_order for m in found]
-        bias.errorbar(sizes, scaled, errors, capsize=2, label=method, **_style(index))
+        bias.errorbar(
+            sizes, scaled, errors, capsize=2, label=NAMES.get(method, method), **_style(index)
+        )
         ratio = [m.rmse[method] / m.rmse["plug_in"] for m in found]
         rmse.plot(sizes, ratio, **_style(index))
     for method in found[0].theory.bias:
@@ -67,18 +70,12 @@ def draw_entropy(found: Found) -> Figure:
         label = "exact, first two only" if method == "plug_in" else None
         _plot_exact(bias, found, exact, label)
     bias.set_ylabel("mean error ± 2 s.e. / [$(K-1)/(2N)$ nats]")
-    rmse.set_ylabel("RMS error / RMS error of plug_in")
+    rmse.set_ylabel("RMS error / RMS error of the plug-in")
     for ax in axes[0]:
         _sizes_axis(ax)
     handles, labels = bias.get_legend_handles_labels()
     # The crosses would come first; they belong at the end.
-    figure.legend(
-        handles[1:] + handles[:1],
-        labels[1:] + labels[:1],
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-    )
+    add_legend(figure, columns=4, entries=(handles[1:] + handles[:1], labels[1:] + labels[:1]))
     return figure
 
 
@@ -89,7 +86,8 @@ def draw_wilks(found: Found, dof: int, alpha: float) -> Figure:
     # Not all of the thousands of quantiles in the middle: tests depend on the tail.
     ranks = np.unique(num_dice - np.geomspace(num_dice, 1, 400).astype(np.int64))
     expected = law.ppf((ranks + 0.5) / num_dice)
-    figure, axes = subplots(height=4.8)
+    title = f"Tails of the likelihood-ratio statistic G, {num_dice:,} dice for each N"
+    figure, axes = subplots(height=5.2, title=title)
     ax = axes[0, 0]
     ax.plot(
         expected, expected, color="black", linewidth=1, zorder=3, label="chi-squared distribution"
@@ -116,45 +114,51 @@ def draw_wilks(found: Found, dof: int, alpha: float) -> Figure:
     )
     ax.set_xlabel(f"quantile of chi-squared, {dof} degrees of freedom")
     ax.set_ylabel("quantile of $G = 2N\\,$KL(c / N || p)")
-    ax.legend(frameon=False, loc="lower right")
+    add_legend(figure, columns=5)
     return figure
 
 
 def draw_coverage(found: Found, alpha: float) -> Figure:
     """Plot the coverage of the intervals beside the nominal one."""
     sizes = _sizes(found)
-    figure, axes = subplots(1, 2, height=4.2, sharey=True)
+    title = f"How often {1 - alpha:.0%} intervals contain the true probability"
+    figure, axes = subplots(1, 2, height=4.6, sharey=True, title=title)
     classwise = list(found[0].theory.coverage)
     panels = {
         "single face, mean over the faces": classwise,
         "all faces simultaneously": [name for name in found[0].coverage if name not in classwise],
     }
-    for ax, (title, methods) in zip(axes[0], panels.items(), strict=True):
-        for index, method in enumerate(methods):
+    index = 0
+    for ax, (panel, methods) in zip(axes[0], panels.items(), strict=True):
+        for method in methods:
             values = [100 * m.coverage[method].value for m in found]
             errors = [200 * m.coverage[method].error for m in found]
-            ax.errorbar(sizes, values, errors, capsize=2, label=method, **_style(index))
+            ax.errorbar(
+                sizes, values, errors, capsize=2, label=NAMES.get(method, method), **_style(index)
+            )
+            index += 1
             if methods is classwise:
                 exact = [100 * m.theory.coverage[method] for m in found]
-                label = "exact" if index == len(methods) - 1 else None
+                label = "exact" if method == methods[-1] else None
                 _plot_exact(ax, found, exact, label)
         nominal = 100 * (1 - alpha)
         ax.axhline(nominal, color="black", linewidth=1, linestyle="--", label="nominal")
         _sizes_axis(ax)
-        ax.set_title(title, fontsize=10, loc="left")
-        ax.legend(frameon=False, loc="lower right")
+        name_panel(ax, panel)
     axes[0, 0].set_ylabel("coverage ± 2 s.e., %")
+    add_legend(figure, columns=5)
     return figure
 
 
 def draw_sizes(num_rolls: Sequence[int], found: Sequence[Sizes], alpha: float) -> Figure:
     """Plot how often tests reject what is true, and how often intervals miss the information."""
-    figure, axes = subplots(1, 2, height=4.2)
+    title = f"How often tests and intervals at level {alpha:g} are wrong"
+    figure, axes = subplots(1, 2, height=4.2, title=title)
     panels = (
         ("tests of what is true", "rejected", [sizes.rejected for sizes in found], 0),
         ("intervals of mutual information", "missed", [sizes.held for sizes in found], 100),
     )
-    for ax, (title, what, by_name, start) in zip(axes[0], panels, strict=True):
+    for ax, (panel, what, by_name, start) in zip(axes[0], panels, strict=True):
         for index, name in enumerate(by_name[0]):
             rates = [abs(start - 100 * each[name].value) for each in by_name]
             errors = [200 * each[name].error for each in by_name]
@@ -163,7 +167,7 @@ def draw_sizes(num_rolls: Sequence[int], found: Sequence[Sizes], alpha: float) -
         _sizes_axis(ax)
         ax.set_ylim(bottom=0)
         ax.set_ylabel(f"{what} ± 2 s.e., %")
-        ax.set_title(title, fontsize=10, loc="left")
+        name_panel(ax, panel)
         ax.legend(frameon=False, loc="lower right")
     return figure
 
@@ -188,6 +192,6 @@ def _style(index: int) -> dict[str, Any]:
         "color": PALETTE[index % colors],
         "linestyle": STYLES[index // colors],
         "linewidth": 1.8,
-        "marker": "o",
-        "markersize": 3.5,
+        "marker": MARKERS[index % len(MARKERS)],
+        "markersize": 4,
     }

@@ -114,9 +114,10 @@ def draw(sample: Sample, pmf: jax.Array, intervals: jax.Array, label: str) -> Fi
     places = np.arange(len(rows))
     bars = np.asarray(pmf)[rows]
     lower, upper = np.asarray(intervals)[rows].T
-    figure, axes = plots.subplots(height=1.8 + 0.3 * len(rows))
+    source = title(sample)
+    figure, axes = plots.subplots(height=1.9 + 0.3 * len(rows), title=source)
     ax = axes[0, 0]
-    ax.barh(places, bars, height=0.7, color=plots.PALETTE[5], label="maximum likelihood")
+    ax.barh(places, bars, height=0.7, color=plots.PALETTE[2], label="maximum likelihood")
     # Rounding may leave the fit outside its interval by an ulp, but lengths are not negative.
     lengths = np.maximum(np.stack([bars - lower, upper - bars]), 0)
     ax.errorbar(bars, places, xerr=lengths, fmt="none", color="black", capsize=4, label=label)
@@ -129,6 +130,5 @@ def draw(sample: Sample, pmf: jax.Array, intervals: jax.Array, label: str) -> Fi
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("probability")
     ax.set_ylabel("category")
-    ax.set_title(plots.legible(title(sample)), fontsize=10, loc="left", parse_math=False)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    plots.add_legend(figure)
     return figure

@@ -127,7 +127,8 @@ def _factor(value: float) -> str:
 def draw(counts: jax.Array, fits: Fits) -> Figure:
     """Plot the convergence of each solver, and the rate that theory predicts."""
     expected = theory(counts)
-    figure, axes = plots.subplots(height=4.8)
+    title = "Distance of each solver from the maximum, by steps"
+    figure, axes = plots.subplots(height=5.0, title=title)
     ax = axes[0, 0]
     lowest = TOLERANCE
     for (name, fit), style in zip(fits.items(), STYLES, strict=False):
@@ -149,11 +150,10 @@ def draw(counts: jax.Array, fits: Fits) -> Figure:
         textcoords="offset points",
         color="0.3",
     )
-    ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlim(1, max(10, *(1.3 * int(fit.steps) for fit in fits.values())))
     ax.set_ylim(lowest / 3, 1)
     ax.set_xlabel("steps from the uniform pmf")
     ax.set_ylabel("KL(counts / N || q), nats")
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    plots.add_legend(figure)
     return figure

@@ -3,6 +3,7 @@
 Figures are made without pyplot, so no backend, window or global setting is involved.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,30 +12,86 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from numpy.typing import NDArray
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart, without the pale yellow.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# After Okabe and Ito's colours, which colour-blind readers can tell apart, and each of another
+# lightness, so that they differ in grey too; the markers go with them.
+PALETTE = ("#003A80", "#D55E00", "#56B4E9", "#00784F", "#EEC900", "#882E72", "#000000")
+MARKERS = ("o", "D", "^", "v", "s", "P", "X")
 GREY = "#7F7F7F"
 WIDTH = 8.0  # inches; text of 10 points is then 14 of 800 pixels high
 DOTS_PER_INCH = 200
 
+Entries = tuple[Sequence[Any], Sequence[str]]
+
 
 def subplots(
-    rows: int = 1, columns: int = 1, *, height: float = 4.5, grid: bool = True, **options: Any
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    title: str = "",
+    height: float = 4.5,
+    grid: bool = True,
+    **options: Any,
 ) -> tuple[Figure, NDArray[Any]]:
     """Make a figure and its axes [rows, columns] in the common style.
 
     Args:
         rows: rows of axes.
         columns: columns of axes.
+        title: what the whole figure shows; `$` is no formula in it.
         height: height of the whole figure in inches; its width is WIDTH.
         grid: draw grid lines; not useful for images.
         **options: passed to `Figure.subplots`, such as `sharey=True`.
     """
-    figure = Figure(figsize=(WIDTH, height), dpi=DOTS_PER_INCH, layout="constrained")
+    figure = empty(height)
+    if title:
+        add_title(figure, title)
     axes = np.asarray(figure.subplots(rows, columns, squeeze=False, **options))
     for ax in axes.flat:
         _dress(ax, grid=grid)
     return figure, axes
+
+
+def empty(height: float) -> Figure:
+    """Make a figure without axes."""
+    return Figure(figsize=(WIDTH, height), dpi=DOTS_PER_INCH, layout="constrained")
+
+
+def add_title(figure: Figure, text: str, color: str = "black") -> None:
+    """Write above everything what the figure shows."""
+    figure.suptitle(legible(text), fontsize=11, color=color, parse_math=False)
+
+
+def name_panel(ax: Axes, text: str) -> None:
+    """Write above axes what they show, where a figure has several or no title of its own."""
+    ax.set_title(text, fontsize=10, loc="left")
+
+
+def add_legend(
+    figure: Figure, *, columns: int = 3, entries: Entries | None = None, title: str | None = None
+) -> None:
+    """Explain lines and colours below everything, where no data are.
+
+    Args:
+        figure: what they are explained for.
+        columns: entries beside each other, at most.
+        entries: artists and their labels; by default all labels of the axes, each once.
+        title: a line above the entries.
+    """
+    if entries is None:
+        named = {
+            label: handle
+            for ax in figure.axes
+            for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+        }
+        entries = [*named.values()], [*named]
+    figure.legend(
+        *entries,
+        loc="outside lower center",
+        ncols=min(columns, len(entries[1])) or 1,
+        frameon=False,
+        title=title,
+        title_fontsize="medium",
+    )
 
 
 def legible(text: str) -> str:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from experiments.common.command import printable
 from experiments.common.estimates import Estimate
-from experiments.common.plots import PALETTE, subplots
+from experiments.common.plots import PALETTE, add_legend, name_panel, subplots
 from experiments.common.run_folder import RunFolder, replace_file
 from experiments.common.tables import new_table, show as show_table
 from experiments.language_model.config import Config
@@ -136,8 +136,8 @@ def table(config: Config, result: Result) -> Table:
 
 def draw_bits_per_byte(config: Config, lines: Sequence[dict[str, Any]], result: Result) -> Figure:
     """Plot the bits per byte of held-out text during training, and at the end."""
-    figure, ((left, right),) = subplots(1, 2, height=3.8, sharey=True)
-    figure.suptitle(f"{_quick(config)}{_test_bytes(result):,} bytes of held-out text")
+    title = f"{_quick(config)}{_test_bytes(result):,} bytes of held-out text"
+    figure, ((left, right),) = subplots(1, 2, height=4.0, sharey=True, title=title)
     names = (TEACHER, STUDENT, DISTILLED)
     for name, color in zip(names, PALETTE, strict=False):
         points = [
@@ -154,13 +154,13 @@ def draw_bits_per_byte(config: Config, lines: Sequence[dict[str, Any]], result: 
         right.annotate(
             f"{value:.3f}", (place, value), (0, 8), textcoords="offset points", ha="center"
         )
-    left.set_title("during training")
-    left.legend(frameon=False)
+    name_panel(left, "during training")
+    add_legend(figure)
     left.set_xlabel("step")
     left.set_ylabel("bits per byte")
     left.set_xlim(0, 1.04 * max(config.steps, config.student_steps))
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    right.set_title("at the end")
+    name_panel(right, "at the end")
     right.set_xticks(range(len(names)), [NAMES[name].replace(" ", "\n") for name in names])
     right.set_xlim(-0.6, len(names) - 0.4)
     return figure
@@ -168,11 +168,11 @@ def draw_bits_per_byte(config: Config, lines: Sequence[dict[str, Any]], result: 
 
 def draw_tuning(config: Config, lines: Sequence[dict[str, Any]]) -> Figure:
     """Plot reward, KL divergence from the teacher and entropy during the tuning."""
-    figure, (axes,) = subplots(1, 3, height=3.2)
     tuned = [line for line in lines if line["stage"] == TUNED]
     width = max(1, len(tuned) // 10)
     dark = f"; dark: means of {width} rollouts" if width > 1 else ""
-    figure.suptitle(f"{_quick(config)}tuning for ordinary words{dark}")
+    title = f"{_quick(config)}Tuning for ordinary words{dark}"
+    figure, (axes,) = subplots(1, 3, height=3.2, title=title)
     panels: dict[str, tuple[str, str]] = {
         "reward": ("reward", "share of sampled tokens"),
         "kl": ("KL to the teacher", "nats a token"),
@@ -180,13 +180,13 @@ def draw_tuning(config: Config, lines: Sequence[dict[str, Any]]) -> Figure:
     }
     # a line is about the model that has drawn the texts, before it was updated
     updates = np.array([line["step"] for line in tuned]) - config.updates
-    for ax, (entry, (title, label)), color in zip(axes, panels.items(), PALETTE, strict=False):
+    for ax, (entry, (panel, label)), color in zip(axes, panels.items(), PALETTE, strict=False):
         values = np.array([line[entry] for line in tuned], float)
         ax.plot(updates, values, color=color, alpha=0.35 if width > 1 else 1.0)
         if width > 1:
             means = np.convolve(values, np.ones(width) / width, mode="valid")
             ax.plot(updates[width - 1 :], means, color=color)
-        ax.set_title(title)
+        name_panel(ax, panel)
         ax.set_ylabel(label)
         ax.set_xlabel("updates so far")
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))

@@ -22,9 +22,13 @@ def draw(result: Result) -> Figure:
     lower, upper = shares.intervals[rows].T
     labels = [wrapped(answers.categories[index]) for index in rows]
     lines = 1 + max(label.count("\n") for label in labels)
-    figure, axes = plots.subplots(height=1.9 + (0.15 + 0.17 * lines) * len(rows))
+    part = f", the {MOST} most frequent" if len(rows) < len(answers.categories) else ""
+    figure, axes = plots.subplots(
+        height=1.9 + (0.15 + 0.17 * lines) * len(rows),
+        title=f"{wrapped(answers.name, 60)}: {total:,} answers{part}",
+    )
     ax = axes[0, 0]
-    ax.barh(places, bars, height=0.7, color=plots.PALETTE[5], label="share of the answers")
+    ax.barh(places, bars, height=0.7, color=plots.PALETTE[2], label="share of the answers")
     # Rounding may leave a share outside its interval by an ulp, but lengths are not negative.
     lengths = np.maximum(np.stack([bars - lower, upper - bars]), 0)
     interval = f"{level(result.config.alpha)} intervals, simultaneous"
@@ -37,12 +41,5 @@ def draw(result: Result) -> Figure:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("share of the answers")
-    part = f", the {MOST} most frequent" if len(rows) < len(answers.categories) else ""
-    ax.set_title(
-        f"{wrapped(answers.name, 60)}: {total:,} answers{part}",
-        fontsize=11,
-        loc="left",
-        parse_math=False,
-    )
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    plots.add_legend(figure)
     return figure

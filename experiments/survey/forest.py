@@ -47,7 +47,7 @@ def draw_coefficients(result: Result, regression: Regression) -> Figure:
         _intervals(ax, panel, *(scales * values for values in _numbers(panel)))
         ax.axvline(0, color=plots.GREY, linewidth=1)
     axes[-1].set_xlabel(f"coefficient; of a number, for a standard deviation{_level(result, rows)}")
-    figure.suptitle(f"{title}: coefficients", fontsize=11, parse_math=False)
+    plots.add_title(figure, f"{title}: coefficients")
     return figure
 
 
@@ -65,7 +65,7 @@ def draw_odds_ratios(result: Result, regression: Regression) -> Figure:
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
     axes[-1].set_xlabel(f"odds ratio; of a number, for one unit{_level(result, rows)}")
-    figure.suptitle(f"{title}: odds ratios", fontsize=11, parse_math=False)
+    plots.add_title(figure, f"{title}: odds ratios")
     return figure
 
 

@@ -50,19 +50,14 @@ def draw(result: Result, two_way: TwoWay) -> Figure:
     ax.set_yticks([sum(ALL) / 2], ["\n".join(["all", *labels])], parse_math=False)
     ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
     ax.set_xlabel("share of the group's answers")
-    handles = [
-        Patch(facecolor=color, edgecolor="0.6", label=label)
-        for color, label in zip(COLORS, LABELS, strict=True)
-    ]
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=len(handles),
-        frameon=False,
+    handles = [Patch(facecolor=color, edgecolor="0.6") for color in COLORS]
+    plots.add_legend(
+        figure,
+        columns=len(handles),
+        entries=(handles, LABELS),
         title="standardised residual: the answer is rarer (orange) or more frequent (blue) here",
-        title_fontsize="medium",
     )
-    figure.suptitle(_title(result, two_way, len(rows), len(columns)), fontsize=11, parse_math=False)
+    plots.add_title(figure, _title(result, two_way, len(rows), len(columns)))
     # Names of groups are as far apart, and texts of tiles as short, as the axes have room for.
     figure.draw_without_rendering()
     width, height = ax.get_window_extent().size * 72 / figure.dpi

@@ -21,7 +21,8 @@ MAY_IMPORT = {name: {name} for name in BENCHMARKS} | {
     "small": {"losses"},
     "device": {"device", "kernels", "linear", "heads", "training"},
     "compare": {"compare", "linear", "heads"},
-    "__main__": {*BENCHMARKS, "compare"},
+    "render": {"render", "categorical"},
+    "__main__": {*BENCHMARKS, "compare", "render"},
 }
 
 
@@ -59,19 +60,21 @@ def test_a_benchmark_imports_the_harness_and_its_own_modules(module):
     assert imported <= MAY_IMPORT[folder] | {"harness"}
 
 
-def test_only_training_imports_an_experiment():
+def test_only_training_and_a_picture_import_experiments():
     """All may use the tools of `experiments.common`; `training` times the step of CIFAR-10."""
     for module, path in MODULES.items():
         lines = path.read_text().splitlines()
         imported = [line for line in lines if re.match(r"\s*(from|import) experiments", line)]
-        allowed = ("from experiments.common.",)
+        allowed = ("from experiments.common.", "from experiments.common import ")
         if module == "benchmarks":
             allowed += ("import experiments  #",)
         if module == "benchmarks.training":
             allowed += ("from experiments.cifar10.",)
+        if module == "benchmarks.render.pictures":
+            allowed += ("from experiments.loss_comparison ",)
         assert [line for line in imported if not line.startswith(allowed)] == [], module
 
 
 def test_every_benchmark_is_a_module_or_package_of_its_name():
     folders = {name.split(".")[1] for name in MODULES if name != "benchmarks"}
-    assert folders == {*BENCHMARKS, "harness", "compare", "__main__"}
+    assert folders == {*BENCHMARKS, "harness", "compare", "render", "__main__"}

@@ -157,12 +157,12 @@ def test_save_leaves_no_half_written_file_behind_a_good_name(tmp_path, monkeypat
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_figure_draws_every_ratio_and_names_what_is_missing():
+def test_figure_draws_every_ratio_and_nothing_that_is_missing():
     drawing = RESULT.figure()
     (axes,) = drawing.axes
     points = {c.get_label(): np.asarray(c.get_offsets()) for c in axes.collections}
     np.testing.assert_allclose(points["optax"][:, 0], [3.0, 0.5])
-    assert len(points["torch (not installed)"]) == 0
+    assert not any("torch" in label for label in points)
     assert axes.get_xscale() == "log"
     labels = [label.get_text() for label in axes.get_yticklabels()]
-    assert labels == ["8 × 4  forward", "8 × 4  value_and_grad"]
+    assert labels == ["8 × 4, forward", "8 × 4, with gradient"]

@@ -199,8 +199,8 @@ def test_report_tells_counted_from_modelled(tmp_path):
     assert stored["modelled"][0]["scheme"] == "vocab-parallel linear"
     assert stored["model"]["links"][0]["name"] == model.LINKS[0].name
     counted, *models = result.figure().axes
-    assert counted.get_title().startswith("COUNTED")
-    assert [axes.get_title() for axes in models] == [
+    assert counted.get_title("left").startswith("COUNTED")
+    assert [axes.get_title("left") for axes in models] == [
         f"MODELLED, K = {classes}" for classes in model.MODEL_CLASSES
     ]
     assert models[0].get_ylabel().startswith("MODELLED")

@@ -35,8 +35,20 @@ def test_every_example_prints_something_that_is_compared(path):
         assert promises(code)
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(DOCS)))
+def test_no_three_screens_without_a_picture_a_table_or_code(path):
+    run = longest = 0
+    for line in path.read_text().splitlines():
+        run = 0 if re.match(r" *(!\[|\||```|:::|\$\$)", line) else run + 1
+        longest = max(longest, run)
+    assert longest <= 150
+
+
 def test_every_page_is_in_a_table_of_contents():
-    text = "\n".join(path.read_text() for path in PAGES)
-    entries = set(re.findall(r"^([\w/]+)$", text, re.MULTILINE))
+    entries = {
+        str((path.parent / entry).relative_to(DOCS))
+        for path in PAGES
+        for entry in re.findall(r"^([\w/]+)$", path.read_text(), re.MULTILINE)
+    }
     names = {str(path.relative_to(DOCS).with_suffix("")) for path in PAGES} - {"index"}
     assert names <= entries

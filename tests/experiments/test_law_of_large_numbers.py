@@ -78,7 +78,7 @@ def test_command_leaves_numbers_and_figures(tmp_path, capsys):
 def test_of_many_faces_the_likeliest_are_drawn():
     probs = (0.05,) * 10 + (0.5,)
     figure = experiment._draw_faces(run(Config(probs=probs, num_rolls=100, seeds=(0,))))
-    titles = [ax.get_title() for ax in figure.axes]
+    titles = [ax.get_title("left") for ax in figure.axes]
     assert [title.split(":")[0] for title in titles] == [f"face {k}" for k in (1, 2, 3, 4, 5, 11)]
 
 

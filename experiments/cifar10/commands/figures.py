@@ -15,19 +15,21 @@ from matplotlib.ticker import (
 
 from experiments.cifar10.commands.speed import Speed
 from experiments.common.estimates import Estimate
-from experiments.common.plots import GREY, PALETTE, legible, subplots
+from experiments.common.plots import GREY, PALETTE, add_legend, legible, subplots
 
 
 def draw_seeds(seeds: Sequence[int], accuracies: Sequence[float], mean: Estimate) -> Figure:
     """Plot the accuracy of every seed, and the mean with its interval."""
-    figure, ((ax,),) = subplots(height=3.6)
+    spread = f", standard deviation {mean.sd:.2%}" if mean.n > 1 else ""
+    title = f"Test accuracy of {mean.n} run{'s' * (mean.n > 1)}{spread}"
+    figure, ((ax,),) = subplots(height=3.8, title=title)
     if mean.n > 1:
         ax.axhspan(
             mean.lower,
             mean.upper,
             color=PALETTE[0],
             alpha=0.15,
-            label="95 % interval of their mean",
+            label="95 % interval of the mean",
         )
     ax.axhline(mean.mean, color=GREY, linestyle="--", label=f"mean {mean.mean:.2%}")
     ax.plot(seeds, accuracies, "o", color=PALETTE[0], label="one run")
@@ -35,15 +37,14 @@ def draw_seeds(seeds: Sequence[int], accuracies: Sequence[float], mean: Estimate
     ax.set_ylabel("test accuracy")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
-    spread = f"s, standard deviation {mean.sd:.2%}" if mean.n > 1 else ""
-    ax.set_title(f"{mean.n} run{spread}")
-    ax.legend(frameon=False)
+    add_legend(figure)
     return figure
 
 
 def draw_differences(differences: Mapping[str, Estimate], first: str) -> Figure:
     """Plot the difference of each settings' accuracy from the first ones', with its interval."""
-    figure, ((ax,),) = subplots(height=1.4 + 0.45 * len(differences))
+    title = f"Test accuracy beside '{first}'"
+    figure, ((ax,),) = subplots(height=1.6 + 0.45 * len(differences), title=title)
     others = list(differences.items())[::-1]
     for place, (_, difference) in enumerate(others):
         mean, half_width = difference.mean, difference.upper - difference.mean
@@ -51,13 +52,14 @@ def draw_differences(differences: Mapping[str, Estimate], first: str) -> Figure:
     ax.axvline(0, color=GREY, linestyle="--")
     ax.set_yticks(range(len(others)), [name for name, _ in others])
     ax.set_ylim(-0.6, len(others) - 0.4)
-    ax.set_xlabel(f"difference in test accuracy from '{first}', points, 95 % interval")
+    ax.set_xlabel("difference, points, with its 95 % interval")
     return figure
 
 
 def draw_pareto(speeds: Mapping[str, Speed], machine: str) -> Figure:
     """Plot accuracy against the seconds of the whole command, with the intervals of both means."""
-    figure, ((ax,),) = subplots(height=4.8)
+    title = f"Test accuracy by the time one waits\n{machine}"
+    figure, ((ax,),) = subplots(height=4.8, title=title)
     for (name, speed), color in zip(speeds.items(), cycle(PALETTE), strict=False):
         ax.plot(speed.seconds, speed.accuracies, "o", color=color, alpha=0.3, markersize=4)
         x, y = speed.means["whole_seconds"], speed.means["accuracy"]
@@ -92,7 +94,6 @@ def draw_pareto(speeds: Mapping[str, Speed], machine: str) -> Figure:
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
     ax.set_xlabel("seconds of the whole command, log scale")
     ax.set_ylabel("test accuracy")
-    ax.set_title(f"Test accuracy by the time one waits\n{machine}", size=11)
     handles = [
         Line2D([], [], color=GREY, marker="o", linestyle="-", label="mean, 95 % intervals"),
         Line2D(
@@ -106,5 +107,5 @@ def draw_pareto(speeds: Mapping[str, Speed], machine: str) -> Figure:
                 [], [], color=GREY, marker="o", linestyle=":", markerfacecolor="white", label=hollow
             )
         )
-    figure.legend(handles=handles, frameon=False, loc="outside lower center", ncols=3)
+    add_legend(figure, entries=(handles, [str(line.get_label()) for line in handles]))
     return figure

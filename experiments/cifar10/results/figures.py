@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from experiments.cifar10.config import Config
 from experiments.cifar10.loss import AXIS_LABELS
 from experiments.cifar10.results.evaluate import Evaluation
-from experiments.common.plots import GREY, PALETTE, subplots
+from experiments.common.plots import GREY, PALETTE, add_legend, name_panel, subplots
 
 MOST_TICKS = 12  # with more epochs not every one has a tick
 MISTAKES = (4, 6)  # rows and columns of misclassified images
@@ -24,7 +24,7 @@ def draw_curves(
     epochs: Sequence[Mapping[str, Any]], config: Config, test: Evaluation, num_classes: int
 ) -> Figure:
     """Plot loss and accuracy by epoch, with the least loss that smoothed labels allow."""
-    figure, ((left, right),) = subplots(1, 2, height=3.8)
+    figure, ((left, right),) = subplots(1, 2, height=4.2, title="Loss and accuracy by epoch")
     numbers = [entry["epoch"] for entry in epochs]
 
     def plot(ax: Any, name: str, label: str, color: str) -> None:
@@ -34,7 +34,7 @@ def draw_curves(
     if config.loss == "cross_entropy" and config.smooths_labels:
         floor = least_loss(config.label_smoothing, num_classes)
         left.axhline(floor, color=GREY, linestyle="--", label=f"least with smoothing: {floor:.3f}")
-    left.set_title("Loss")
+    name_panel(left, "loss")
     left.set_ylabel(AXIS_LABELS[config.loss])
     plot(right, "accuracy", "training, augmented images", PALETTE[0])
     if all("held_out_accuracy" in entry for entry in epochs):
@@ -47,7 +47,7 @@ def draw_curves(
     )
     right.yaxis.set_major_formatter(_percent)
     right.set_ylabel("accuracy")
-    right.set_title("Accuracy")
+    name_panel(right, "accuracy")
     for ax in (left, right):
         ax.set_xlabel("epoch")
         ax.set_xlim(0.5, max(numbers) + 0.5)
@@ -55,8 +55,7 @@ def draw_curves(
             ax.set_xticks(range(1, max(numbers) + 1))
         else:
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        # below the axes, where no data are
-        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.18))
+    add_legend(figure, columns=2)
     return figure
 
 
@@ -74,7 +73,8 @@ def draw_confusion(test: Evaluation, class_names: tuple[str, ...]) -> Figure:
     np.add.at(counts, (test.labels, test.predicted), 1)
     totals = counts.sum(axis=1)
     shares = 100 * counts / totals[:, None].clip(1)
-    figure, ((ax,),) = subplots(height=6.6, grid=False)
+    title = f"Images by true and predicted class, accuracy {100 * test.accuracy:.2f} %"
+    figure, ((ax,),) = subplots(height=6.6, grid=False, title=title)
     # few per cent differ as much as many do
     image = ax.imshow(shares, cmap="Blues", norm=PowerNorm(0.4, vmin=0, vmax=100))
     for row, column in zip(*np.nonzero(counts), strict=True):
@@ -86,7 +86,6 @@ def draw_confusion(test: Evaluation, class_names: tuple[str, ...]) -> Figure:
     ax.set_yticks(range(num_classes), names)
     ax.set_xlabel("predicted class")
     ax.set_ylabel("true class (number of images)")
-    ax.set_title(f"Images by true and predicted class, accuracy {100 * test.accuracy:.2f} %")
     bar = figure.colorbar(image, ax=ax, shrink=0.8, ticks=SHARES)
     bar.ax.yaxis.set_major_formatter(PercentFormatter(decimals=0))
     bar.set_label("share of the true class")
@@ -98,7 +97,8 @@ def draw_reliability(evaluations: Mapping[str, Evaluation]) -> Figure:
     figure, axes = subplots(
         2,
         len(evaluations),
-        height=5.2,
+        title="Reliability of the probabilities",
+        height=5.6,
         sharex=True,
         sharey="row",
         gridspec_kw={"height_ratios": (3, 1)},
@@ -138,10 +138,10 @@ def draw_reliability(evaluations: Mapping[str, Evaluation]) -> Figure:
         upper.plot([0, 1], [0, 1], "--", color=GREY, label="perfect calibration")
         upper.set_ylim(0, 1.03)  # room for the points at 1
         mean_confidence = float(test.reliability.mean_confidence)
-        upper.set_title(
+        name_panel(
+            upper,
             f"{name}: calibration error {test.calibration_error:.2%}\n"
             f"mean confidence {mean_confidence:.1%}, accuracy {test.accuracy:.1%}",
-            size=10,
         )
         lower.bar(centres, counts / counts.sum(), width=width, color=GREY)
         lower.axvline(mean_confidence, color=PALETTE[1], label="mean confidence")
@@ -150,9 +150,7 @@ def draw_reliability(evaluations: Mapping[str, Evaluation]) -> Figure:
         lower.set_xlabel("confidence: the largest probability")
         lower.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes[0, 0].set_ylabel("accuracy")
-    entries = [axes[row, 0].get_legend_handles_labels() for row in (0, 1)]
-    handles, labels = (upper + lower for upper, lower in zip(*entries, strict=True))
-    figure.legend(handles, labels, frameon=False, loc="outside upper center", ncols=3)
+    add_legend(figure)
     axes[1, 0].set_ylabel("share of images")
     return figure
 
@@ -162,14 +160,16 @@ def draw_risk_coverage(evaluations: Mapping[str, Evaluation]) -> Figure:
 
     Beside it are the errors of a random order and of the ideal one, which has the errors last.
     """
-    figure, ((ax,),) = subplots(height=4.4)
-    starts, errors, number = [1.0], 0, 0
+    test = next(iter(evaluations.values()))
+    number = len(test.labels)
+    errors = round(number * (1 - test.accuracy))
+    title = f"Selective classification, {errors:,} error{'s' * (errors != 1)} in {number:,} images"
+    figure, ((ax,),) = subplots(height=4.6, title=title)
+    starts = [1.0]
     for (name, test), color in zip(evaluations.items(), PALETTE, strict=False):
         coverage, risk = np.asarray(test.selection.coverage), np.asarray(test.selection.risk)
         label = f"{name}: area {100 * float(test.selection.aurc):.3g} %"
         ax.plot(coverage, risk, color=color, label=label, linewidth=1.5)
-        number = len(test.labels)
-        errors = round(number * (1 - test.accuracy))
         starts.append(float(coverage[np.flatnonzero(risk)[0]]) if errors else 1.0)
     share = errors / number
     ax.axhline(share, color=GREY, linestyle="--", label="random order")
@@ -189,9 +189,7 @@ def draw_risk_coverage(evaluations: Mapping[str, Evaluation]) -> Figure:
     ax.set_ylabel("risk: share of these that are wrong")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(_percent)
-    plural = "s" * (errors != 1)
-    ax.set_title(f"Selective classification, {errors:,} error{plural} in {number:,} images")
-    figure.legend(frameon=False, loc="outside lower center", ncols=2)
+    add_legend(figure, columns=2)
     return figure
 
 
@@ -204,7 +202,8 @@ def draw_mistakes(test: Evaluation, images: np.ndarray, class_names: tuple[str, 
     columns = min(most_columns, max(most_columns // 2, len(wrong)))
     rows = min(most_rows, max(1, -(-len(wrong) // columns)))
     height = 0.4 + 1.75 * rows
-    figure, axes = subplots(rows, columns, height=height, grid=False)
+    title = f"{len(wrong):,} of {len(test.labels):,} misclassified, most confident first"
+    figure, axes = subplots(rows, columns, height=height, grid=False, title=title)
     # room for a title above and two lines below each image
     figure.set_layout_engine(None)
     figure.subplots_adjust(0.01, 0.45 / height, 0.99, 1 - 0.4 / height, wspace=0.1, hspace=0.4)
@@ -216,7 +215,6 @@ def draw_mistakes(test: Evaluation, images: np.ndarray, class_names: tuple[str, 
         truth = class_names[test.labels[index]]
         text = f"said {said}, {100 * confidence[index]:.0f} %\nis {truth}"
         ax.text(0.5, -0.04, text, transform=ax.transAxes, ha="center", va="top", size=7.5)
-    figure.suptitle(f"{len(wrong):,} of {len(test.labels):,} misclassified, most confident first")
     return figure
 
 

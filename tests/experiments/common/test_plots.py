@@ -1,10 +1,19 @@
 """The common look comes without global settings and without pyplot's list of open figures."""
 
+from itertools import pairwise
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.colors import to_rgb
 
 from experiments.common import plots
+
+
+def lightness(color):
+    """Return CIE L*, 0 for black and 100 for white, after IEC 61966-2-1."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
+    y = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return 116 * y ** (1 / 3) - 16 if y > 0.008856 else 903.3 * y
 
 
 def test_a_figure_changes_no_global_setting():
@@ -20,6 +29,23 @@ def test_lines_take_the_palette_in_turn():
     _, axes = plots.subplots()
     lines = [axes[0, 0].plot([0, 1])[0] for _ in plots.PALETTE]
     assert [to_rgb(line.get_color()) for line in lines] == [to_rgb(c) for c in plots.PALETTE]
+
+
+def test_colours_differ_in_grey_too():
+    levels = sorted(map(lightness, plots.PALETTE))
+    assert min(b - a for a, b in pairwise(levels)) > 8
+    assert levels[-1] < 85  # visible on white
+
+
+def test_a_legend_is_below_the_axes_and_names_each_label_once():
+    figure, axes = plots.subplots(1, 2, title="100 $ and %")
+    for ax in axes[0]:
+        ax.plot([0, 1], label="a line")
+    plots.add_legend(figure)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a line"]
+    assert legend.get_window_extent().y1 < axes[0, 0].get_window_extent().y0
 
 
 def test_images_want_no_grid():

@@ -39,10 +39,10 @@ def epochs(number: int) -> list[dict[str, float]]:
 def test_few_epochs_have_whole_ticks_and_nothing_over_the_data(number):
     figure = draw_curves(epochs(number), PRESETS["tiny"], evaluation(3), 10)
     figure.draw_without_rendering()
+    (legend,) = figure.legends
     for ax in figure.axes:
         assert ax.get_xticks().tolist() == list(range(1, number + 1))
-        legend = ax.get_legend()
-        assert legend is not None
+        assert ax.get_legend() is None
         assert legend.get_window_extent().y1 < ax.get_window_extent().y0
 
 
@@ -83,7 +83,8 @@ def test_the_bins_of_the_reliability_diagram_have_their_intervals():
 @pytest.mark.parametrize("errors", [0, 1, 5, 20])
 def test_risk_lies_between_the_ideal_and_is_zoomed_to_few_errors(errors):
     test = evaluation(errors)
-    ax = draw_risk_coverage({"test": test}).axes[0]
+    figure = draw_risk_coverage({"test": test})
+    ax = figure.axes[0]
     curve, chance, ideal = (np.asarray(line.get_ydata(), np.float64) for line in ax.get_lines())
     np.testing.assert_allclose(chance, errors / 60)
     assert (ideal <= curve + 1e-6).all()
@@ -94,7 +95,7 @@ def test_risk_lies_between_the_ideal_and_is_zoomed_to_few_errors(errors):
     coverage = np.asarray(test.selection.coverage)
     assert (curve[coverage < left] == 0).all()
     assert len(ax.texts) == (errors == 0)
-    assert ax.get_title().startswith(f"Selective classification, {errors} error")
+    assert figure.get_suptitle().startswith(f"Selective classification, {errors} error")
 
 
 @pytest.mark.parametrize("errors", [0, 1, 5, 20])

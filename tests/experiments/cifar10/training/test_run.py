@@ -167,7 +167,9 @@ def test_the_reliability_diagram_has_numbers_in_its_title_and_nothing_over_its_b
     test = finished[1].test
     upper, lower = draw_reliability({"test": test}).axes
     confidence = test.probabilities.max(axis=1).mean()
-    assert f"mean confidence {confidence:.1%}, accuracy {test.accuracy:.1%}" in upper.get_title()
+    assert f"mean confidence {confidence:.1%}, accuracy {test.accuracy:.1%}" in upper.get_title(
+        "left"
+    )
     assert (upper.get_legend(), lower.get_legend()) == (None, None)
 
 

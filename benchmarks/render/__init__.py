@@ -1,0 +1,1 @@
+"""Measured JSON as documentation: tables between comments of the pages, and pictures."""
