@@ -46,7 +46,7 @@ def step_flops(config: Config, side: int, *, train_whitening: bool) -> float:
     its input. The first kernel is not trained, and the second layer needs no gradient in its input
     unless the whitening's bias is trained.
     """
-    side, channels = side - 1, 24
+    side, channels = side - 1, 2 * config.whiten_components
     flops = 2 * side**2 * 2**2 * 3 * channels
     parts = 3 if train_whitening else 2
     for width in config.widths:

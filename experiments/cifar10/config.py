@@ -64,6 +64,9 @@ class Config:
     """Convolutions in each of airbench's groups; of three, the last two have a residual path."""
     whiten: bool = True
     """Start from a fixed whitening of 2x2 patches rather than from trained filters."""
+    whiten_components: int = 12
+    """Components of a patch that the first layer has, the most variable ones of 12; each has two
+    channels."""
     whiten_bias_epochs: float = 3.0
     """Epochs in which the whitening's bias is trained; later steps are cheaper."""
     identity_init: bool = True
@@ -134,6 +137,7 @@ class Config:
         check("widths", f"{groups} numbers, at least 1", fits)
         check("widths", f"at most {MOST_CHANNELS} each", max(self.widths) <= MOST_CHANNELS)
         check("convs", "2 or 3", self.convs in (2, 3))
+        check("whiten_components", "1 to 12", 1 <= self.whiten_components <= 12)
         check("whiten_bias_epochs", "0 or more", 0 <= self.whiten_bias_epochs < math.inf)
         check("norm_momentum", "0 to below 1", 0 <= self.norm_momentum < 1)
         check("epochs", "a positive number", 0 < self.epochs < math.inf)

@@ -1,7 +1,8 @@
 """A training step of a preset, and an equal one in PyTorch, each on random images.
 
 PyTorch gets the same network and the same work: uint8 images gathered, shifted, mirrored and
-shrunk, loss with label smoothing, Nesterov descent with decay in groups of parameters, lookahead.
+shrunk, loss with label smoothing, Nesterov descent with decay in groups of parameters, or Muon of
+the kernels, lookahead.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import numpy as np
 from experiments.cifar10.backend import current_backend, data_mesh
 from experiments.cifar10.config import Config
 from experiments.cifar10.data.augment import MEAN, STANDARD_DEVIATION
+from experiments.cifar10.training.muon import ITERATIONS, QUINTIC
 from experiments.cifar10.training.programs import TrainingPrograms
 
 NUM_IMAGES = 8192
@@ -25,8 +27,6 @@ WRITTEN_FOR = {
     "whiten": True,
     "cutout": 0,
     "loss": "cross_entropy",
-    "optimizer": "sgd",
-    "lookahead": True,
 }
 
 Step = Callable[[], Any]
@@ -78,7 +78,9 @@ def torch_step(
     """
     torch.manual_seed(0)
     network = _network(torch, config, train_whitening).to(memory_format=torch.channels_last)
-    optimizer = _optimizer(torch, config, network)
+    optimizers = [_descent(torch, config, network)]
+    if _by_muon(config):
+        optimizers.append(_muon(torch, config, network))
     images, labels = (torch.from_numpy(x) for x in images_and_labels())
     labels = labels.long()
     mean, deviation = (255 * torch.tensor(x) for x in (MEAN, STANDARD_DEVIATION))
@@ -111,12 +113,14 @@ def torch_step(
         loss = torch.nn.functional.cross_entropy(
             logits, y, reduction="sum", label_smoothing=config.label_smoothing
         )
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         (logits.detach().argmax(1) == y).sum()
         count += 1
-        if count % 5 == 0:
+        if config.lookahead and count % 5 == 0:
             for name, x in network.state_dict().items():
                 if x.is_floating_point():
                     slow[name].lerp_(x, 0.3)
@@ -128,10 +132,10 @@ def torch_step(
 
 def _network(torch: ModuleType, config: Config, train_whitening: bool) -> Any:
     nn = torch.nn
-    layers = [nn.Conv2d(3, 24, 2), nn.SiLU()]
+    channels = 2 * config.whiten_components
+    layers = [nn.Conv2d(3, channels, 2), nn.SiLU()]
     layers[0].weight.requires_grad_(False)
     layers[0].bias.requires_grad_(train_whitening)
-    channels = 24
     for width in config.widths:
         for inputs, pool in ((channels, [nn.MaxPool2d(2)]), (width, [])):
             convolution = nn.Conv2d(inputs, width, 3, padding=1, bias=False)
@@ -143,13 +147,44 @@ def _network(torch: ModuleType, config: Config, train_whitening: bool) -> Any:
     return nn.Sequential(*layers)
 
 
-def _optimizer(torch: ModuleType, config: Config, network: Any) -> Any:
+def _descent(torch: ModuleType, config: Config, network: Any) -> Any:
     """Make Nesterov descent, at rates so small that the loss of random labels cannot overflow."""
     norms = [m.bias for m in network if isinstance(m, torch.nn.BatchNorm2d)]
-    known = {id(bias) for bias in norms}
-    others = [p for p in network.parameters() if p.requires_grad and id(p) not in known]
+    elsewhere = {id(p) for p in [*norms, *(_kernels(torch, network) if _by_muon(config) else ())]}
+    others = [p for p in network.parameters() if p.requires_grad and id(p) not in elsewhere]
     groups = [
         {"params": norms, "lr": 64e-6, "weight_decay": 2e-2},
         {"params": others, "lr": 1e-6, "weight_decay": 1.3},
     ]
     return torch.optim.SGD(groups, lr=1e-6, momentum=config.momentum, nesterov=True)
+
+
+def _muon(torch: ModuleType, config: Config, network: Any) -> Any:
+    """Make `training.muon.muon` of the kernels, as matrices [D, C H W]."""
+
+    class Muon(torch.optim.Optimizer):
+        @torch.no_grad()
+        def step(self) -> None:
+            for kernel in self.param_groups[0]["params"]:
+                gradient, state = kernel.grad, self.state[kernel]
+                buffer = state.setdefault("momentum", torch.zeros_like(gradient))
+                buffer.mul_(config.muon_momentum).add_(gradient)
+                x = gradient.add(buffer, alpha=config.muon_momentum).flatten(1)
+                x = x / (x.norm() + 1e-7)
+                for _ in range(ITERATIONS):
+                    square = x @ x.T
+                    x = QUINTIC[0] * x + (QUINTIC[1] * square + QUINTIC[2] * square @ square) @ x
+                kernel.mul_(len(kernel) ** 0.5 / kernel.norm())
+                kernel.add_(x.view_as(kernel), alpha=-1e-6)
+
+    return Muon(_kernels(torch, network), {})
+
+
+def _by_muon(config: Config) -> bool:
+    return config.optimizer == "muon"
+
+
+def _kernels(torch: ModuleType, network: Any) -> list[Any]:
+    """Return the trained kernels of the convolutions."""
+    convolutions = [m for m in network if isinstance(m, torch.nn.Conv2d)]
+    return [each.weight for each in convolutions if each.weight.requires_grad]

@@ -31,6 +31,7 @@ class Airbench(nn.Module):
         dtype: of the computation; parameters are float32.
         convs: convolutions of each group; of three, the last two have a residual path.
         whiten: start from the fixed filters of `whitening_filters`, rather than from trained ones.
+        whiten_components: half the number of filters.
         identity_init: start each convolution as a copy of its input.
         train_whitening: let the gradient reach the bias of the whitening.
     """
@@ -41,6 +42,7 @@ class Airbench(nn.Module):
     dtype: DTypeLike
     convs: int = 2
     whiten: bool = True
+    whiten_components: int = 12
     identity_init: bool = True
     train_whitening: bool = False
 
@@ -72,7 +74,7 @@ class Airbench(nn.Module):
     def _first_layer(self, images: Array) -> Array:
         """Convolve 2x2 patches with the whitening's filters, or with trained ones."""
         x = patches(images)
-        shape = (x.shape[-1], 2 * x.shape[-1])
+        shape = (x.shape[-1], 2 * self.whiten_components)
         if not self.whiten:
             filters = self.param("first", uniform_by_fan_in, shape)
             bias = self.param("first_bias", nn.initializers.zeros, shape[1:])
@@ -102,7 +104,7 @@ def patches(images: Array) -> Array:
     return jnp.concatenate([images[:, i : i + height, j : j + width] for i, j in corners], axis=-1)
 
 
-def whitening_filters(images: Array) -> Array:
+def whitening_filters(images: Array, components: int) -> Array:
     """Compute filters that decorrelate the components of patches, and their negatives.
 
     Column k is v_k / sqrt(lambda_k + epsilon), where lambda_k and v_k are the eigenvalues, largest
@@ -110,13 +112,14 @@ def whitening_filters(images: Array) -> Array:
 
     Args:
         images: normalised images [N, H, W, C].
+        components: how many, of the largest eigenvalues.
 
     Returns:
-        [2 * 2 * C, 2 * 2 * 2 * C].
+        [2 * 2 * C, 2 * components].
     """
     rows = patches(images.astype(jnp.float32)).reshape(-1, PATCH * PATCH * images.shape[-1])
     values, vectors = jnp.linalg.eigh(rows.T @ rows / rows.shape[0])
-    filters = (vectors / jnp.sqrt(values + WHITENING_EPSILON)[None])[:, ::-1]
+    filters = (vectors / jnp.sqrt(values + WHITENING_EPSILON)[None])[:, ::-1][:, :components]
     return jnp.concatenate([filters, -filters], axis=1)
 
 

@@ -27,6 +27,7 @@ def build_network(
                 dtype,
                 convs=config.convs,
                 whiten=config.whiten,
+                whiten_components=config.whiten_components,
                 identity_init=config.identity_init,
                 train_whitening=config.whiten and train_whitening,
             )

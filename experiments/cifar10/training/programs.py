@@ -65,7 +65,13 @@ class TrainingPrograms:
         self._replicated = NamedSharding(mesh, PartitionSpec())
         self._num_images = num_images
         self._jitted_initial_state = jax.jit(
-            partial(initial_state, network, self._optimizer, lookahead=config.lookahead),
+            partial(
+                initial_state,
+                network,
+                self._optimizer,
+                components=config.whiten_components,
+                lookahead=config.lookahead,
+            ),
             out_shardings=self._replicated,
         )
         self._jitted_plan_epoch = jax.jit(
@@ -173,6 +179,7 @@ def initial_state(
     seed: Array,
     images: Array,
     *,
+    components: int,
     lookahead: bool,
 ) -> TrainState:
     """Return the state before the first step.
@@ -182,6 +189,7 @@ def initial_state(
         optimizer: the optimizer, whose momenta start at 0.
         seed: seed of the run.
         images: uint8 [N, H, W, C], whose patches the whitening decorrelates.
+        components: of the patches, that the whitening has.
         lookahead: keep a slow average of the parameters.
     """
     normalized = normalize(images)
@@ -194,7 +202,7 @@ def initial_state(
         batch_stats=batch_stats,
         optimizer=optimizer.init(params),
         slow=(params, batch_stats) if lookahead else None,
-        whitening=whitening_filters(normalized),
+        whitening=whitening_filters(normalized, components),
         loss=jnp.zeros(()),
         correct=jnp.zeros(()),
     )

@@ -55,7 +55,7 @@ def images() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def whitening(images: np.ndarray) -> jax.Array:
-    return whitening_filters(jnp.asarray(images))
+    return whitening_filters(jnp.asarray(images), 12)
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +84,22 @@ def test_the_second_half_of_the_filters_is_the_negative_of_the_first(whitening):
     np.testing.assert_array_equal(whitening[:, 12:], -whitening[:, :12])
 
 
+def test_fewer_filters_are_those_of_the_largest_eigenvalues(images, whitening):
+    fewer = whitening_filters(jnp.asarray(images), 5)
+    np.testing.assert_array_equal(fewer, jnp.hstack([whitening[:, :5], whitening[:, 12:17]]))
+    config = dataclasses.replace(CONFIG, whiten_components=5)
+    network = build_network(config, NUM_CLASSES, jnp.float32)
+    shapes = jax.eval_shape(
+        lambda key: network.init(key, jnp.asarray(images), train=False), jax.random.key(0)
+    )
+    assert shapes[FIXED]["whitening"].shape == (12, 10)
+    assert shapes["params"]["group0_conv0"].shape[2] == 10
+
+
 def test_whitening_of_grey_images_is_bounded_by_epsilon():
     # three equal channels leave 8 of 12 eigenvalues 0
     grey = np.random.default_rng(1).normal(size=(4, 6, 6, 1)).astype(np.float32).repeat(3, -1)
-    filters = np.asarray(whitening_filters(jnp.asarray(grey)))
+    filters = np.asarray(whitening_filters(jnp.asarray(grey), 12))
     norms = np.linalg.norm(filters[:, :12], axis=0)
     np.testing.assert_allclose(norms[4:], WHITENING_EPSILON**-0.5, rtol=0.01)
 

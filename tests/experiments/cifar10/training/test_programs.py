@@ -31,7 +31,7 @@ def test_the_first_state_is_a_function_of_the_seed(programs):
     changed = {name.split("'")[1] for name in differences(first, other)}
     assert changed == {"params", "slow"}
     assert (int(first.step), float(first.loss), float(first.correct)) == (0, 0, 0)
-    filters = whitening_filters(normalize(jnp.asarray(IMAGES)))
+    filters = whitening_filters(normalize(jnp.asarray(IMAGES)), 12)
     np.testing.assert_allclose(first.whitening, filters, rtol=1e-4, atol=1e-4)
 
 
@@ -42,7 +42,7 @@ def test_every_network_starts_with_the_same_parts_of_a_state(preset, lookahead, 
     network = build_network(config, 10, jnp.float32)
     optimizer = make_optimizer(config, programs.count)
     state = jax.eval_shape(
-        partial(initial_state, network, optimizer, lookahead=lookahead),
+        partial(initial_state, network, optimizer, components=12, lookahead=lookahead),
         jax.ShapeDtypeStruct((), np.uint32),
         jax.ShapeDtypeStruct((5, 32, 32, 3), np.uint8),
     )
