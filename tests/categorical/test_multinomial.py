@@ -193,6 +193,7 @@ def test_auto_simulates_where_tables_are_many():
     assert multinomial_test(np.zeros((0, 3), int), np.full(3, 1 / 3)).p_value.shape == (0,)
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 @pytest.mark.parametrize(
     ("keywords", "line"),
     [

@@ -290,12 +290,17 @@ def test_refused_in_one_line(error, message, call, unchecked_annotations):
 
 
 def calls_of_own(function, folder):
-    """The names of the functions of that file or folder that a call runs, with their argument."""
+    """The names of the functions of that file or folder that a call runs, with their argument.
+
+    Only in tests are values checked against annotations, by `__instancecheck__`.
+    """
     calls = []
 
     def record(frame, event, _):
-        if event == "call" and frame.f_code.co_filename.startswith(str(folder)):
-            calls.append((frame.f_code.co_name, frame.f_locals.get("name")))
+        code = frame.f_code
+        is_own = code.co_filename.startswith(str(folder)) and code.co_name != "__instancecheck__"
+        if event == "call" and is_own:
+            calls.append((code.co_name, frame.f_locals.get("name")))
 
     sys.setprofile(record)
     try:
