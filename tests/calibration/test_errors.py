@@ -10,6 +10,7 @@ from sklearn.calibration import calibration_curve
 
 from tests.support.oracles.calibration import cells, error, predictions, two_class
 from tests.support.tolerances import VALUE
+from xentjax._core.choices import Binning
 from xentjax._core.sums import accurate_segment_sum, accurate_sum
 from xentjax.calibration import (
     classwise_calibration_error,
@@ -225,7 +226,7 @@ class TestReliabilityCurve:
         share, mean = calibration_curve(
             probs.argmax(-1) == labels, probs.max(-1), n_bins=num_bins, strategy=strategy
         )
-        binning = {"uniform": "width", "quantile": "mass"}[strategy]
+        binning: Binning = "width" if strategy == "uniform" else "mass"
         curve = reliability_curve(probs, labels, num_bins=num_bins, binning=binning)
         kept = curve.counts > 0
         np.testing.assert_allclose(curve.accuracy[kept], share, rtol=1e-6)

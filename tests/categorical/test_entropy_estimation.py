@@ -12,6 +12,7 @@ from scipy.special import polygamma, psi
 
 from tests.support.tolerances import GRADIENT, VALUE
 from xentjax import entropy_estimate, nsb_entropy
+from xentjax.information.units import Base
 
 RTOL = {"float32": GRADIENT["float32"], "float64": 1e-6}
 Y = [4, 2, 3, 0, 2, 4, 0, 0, 2, 1, 1]  # of the examples of R's `entropy`
@@ -147,7 +148,8 @@ class TestEveryFormula:
 class TestEveryMethod:
     def test_published_value_in_any_unit(self, method):
         """The corrections are converted too."""
-        for base, nats in ((None, 1), ("bits", math.log(2)), (10, math.log(10))):
+        units: dict[Base, float] = {None: 1, "bits": math.log(2), 10: math.log(10)}
+        for base, nats in units.items():
             result = entropy_estimate(jnp.array(Y), method=method, base=base)
             np.testing.assert_allclose(result, METHODS[method] / nats, VALUE["float32"])
 
@@ -259,7 +261,7 @@ def test_bad_input(function, c, keywords, message):
 @pytest.mark.usefixtures("unchecked_annotations")
 def test_unknown_method():
     with pytest.raises(ValueError, match=r"method: expected one of 'plug_in', .*, got 'best'"):
-        entropy_estimate(jnp.ones(2), method="best")
+        entropy_estimate(jnp.ones(2), method="best")  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("method", ["plug_in", "miller_madow", "grassberger", "nsb"])

@@ -13,6 +13,7 @@ from scipy.special import xlogy
 from tests.support.compiled import temporary_bytes
 from tests.support.tolerances import GRADIENT, VALUE
 from xentjax import entropy, entropy_estimate, expected_kl
+from xentjax.information.units import Base
 
 P = np.array([0.3, 0.2, 0.15, 0.1, 0.08, 0.06, 0.05, 0.03, 0.02, 0.01])
 RTOL = {"float32": 2e-6, "float64": 1e-10}
@@ -76,7 +77,8 @@ def test_is_the_bias_of_the_plug_in_entropy():
 
 def test_units():
     p = jnp.array([0.5, 0.5])
-    for base, size in (("bits", math.log(2)), (10, math.log(10))):
+    units: dict[Base, float] = {"bits": math.log(2), 10: math.log(10)}
+    for base, size in units.items():
         result = expected_kl(p, 5, base=base) * size
         np.testing.assert_allclose(result, expected_kl(p, 5), VALUE["float32"])
 

@@ -268,4 +268,4 @@ def test_bad_input(table, message):
 @pytest.mark.usefixtures("unchecked_annotations")
 def test_a_bad_statistic():
     with pytest.raises(ValueError, match="statistic: expected one of 'g', 'chi_squared', got 'G'"):
-        independence_test(TABLE, statistic="G")
+        independence_test(TABLE, statistic="G")  # pyright: ignore[reportArgumentType]

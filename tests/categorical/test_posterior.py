@@ -319,7 +319,7 @@ def test_bad_arguments_of_the_methods():
     with pytest.raises(ValueError, match=r"alpha: expected a number in \(0, 1\), got 1"):
         posterior.credible_intervals(1.0)
     with pytest.raises(ValueError, match="kind: expected one of 'equal_tailed', 'highest_density'"):
-        posterior.credible_intervals(0.1, "hpd")
+        posterior.credible_intervals(0.1, "hpd")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"q: expected a shape that broadcasts to \(2,\), got"):
         posterior.expected_kl(jnp.array([0.5, 0.25, 0.25]))
     with pytest.raises(ValueError, match="shape: expected sizes >= 0"):

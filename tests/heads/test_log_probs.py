@@ -304,7 +304,7 @@ X, KERNEL, LABELS = jnp.zeros((2, 3)), jnp.zeros((3, 4)), jnp.zeros(2, jnp.int32
          lambda: linear_log_probs(X, KERNEL, LABELS, max_bytes=0)),
         (ValueError, "implementation: expected one of 'xla', 'reference', 'mosaic_tpu', "
          "'mosaic_gpu', got 'fast'",
-         lambda: linear_log_probs(X, KERNEL, LABELS, implementation="fast")),
+         lambda: linear_log_probs(X, KERNEL, LABELS, implementation="fast")),  # pyright: ignore[reportArgumentType]
         (ValueError, "num_classes: expected None without axis_name, got 4",
          lambda: linear_log_probs(X, KERNEL, LABELS, num_classes=4)),
     ],

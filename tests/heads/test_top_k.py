@@ -252,7 +252,7 @@ X, KERNEL = jnp.zeros((2, 3)), jnp.zeros((3, 4))
          "(no kernel makes this), got 'mosaic_gpu'",
          lambda: linear_top_k(X, KERNEL, 2, implementation="mosaic_gpu")),
         (ValueError, "implementation: expected one of 'xla', 'reference', 'mosaic_tpu', "
-         "'mosaic_gpu', got 'fast'", lambda: linear_top_k(X, KERNEL, 2, implementation="fast")),
+         "'mosaic_gpu', got 'fast'", lambda: linear_top_k(X, KERNEL, 2, implementation="fast")),  # pyright: ignore[reportArgumentType]
         (ValueError, "max_bytes: expected an integer >= 1 or None, got 0",
          lambda: linear_top_k(X, KERNEL, 2, max_bytes=0)),
     ],

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 from tests.support.oracles import information as oracle
 from tests.support.tolerances import GRADIENT, VALUE
+from xentjax._core.choices import Form
 from xentjax.information import (
     conditional_entropy,
     cross_entropy,
@@ -167,6 +169,7 @@ class TestDigitsThatProbabilitiesLose:
 @jax.jit
 def laws(x, y, weight):
     log_p, log_q = jax.nn.log_softmax(x), jax.nn.log_softmax(y)
+    forms: list[tuple[Form, Any, Any]] = [("log_pmf", log_p, log_q), ("logits", x, y)]
     return [
         (
             entropy(a, form=form),
@@ -176,7 +179,7 @@ def laws(x, y, weight):
             js_divergence(a, b, form=form, weight=weight),
             js_divergence(a, a, form=form, weight=weight),
         )
-        for form, a, b in (("log_pmf", log_p, log_q), ("logits", x, y))
+        for form, a, b in forms
     ]
 
 

@@ -569,10 +569,10 @@ class TestBadArguments:
             (lambda p: entropy(p[:, :0]), r"axis: expected at least one outcome.*\(2, 0\)"),
             (lambda p: kl_divergence(p, p[:, :2]), r"q: expected .*\(2, 3\), got \(2, 2\)"),
             (lambda p: entropy(p, where=jnp.ones(2, bool)), r"where: expected .*, got \(2,\)"),
-            (lambda p: entropy(p, base="nits"), r"base: expected .* got 'nits'"),
+            (lambda p: entropy(p, base="nits"), r"base: expected .* got 'nits'"),  # pyright: ignore[reportArgumentType]
             (lambda p: perplexity(p, base=1), r"base: expected .* got 1"),
-            (lambda p: entropy(p, form="log"), r"form: expected one of 'pmf', .* got 'log'"),
-            (lambda p: mutual_information(p, form=""), r"form: expected one of .* got ''"),
+            (lambda p: entropy(p, form="log"), r"form: expected one of 'pmf', .* got 'log'"),  # pyright: ignore[reportArgumentType]
+            (lambda p: mutual_information(p, form=""), r"form: expected one of .* got ''"),  # pyright: ignore[reportArgumentType]
             (lambda p: mutual_information(p[0]), r"axes: expected .*, got \(-2, -1\)"),
             (lambda p: conditional_entropy(p, axes=(0, 0)), r"axes: expected .*, got \(0, 0\)"),
         ],

@@ -195,7 +195,7 @@ def test_reverse_mode_keeps_the_inputs_and_a_few_numbers_a_row():
         (ValueError, "labels: expected class indices, integers of shape (2,), or probabilities of "
          "shape (2, 3), got float32 of shape (2,)",
          lambda x, y: brier_score(x, jnp.zeros(2, jnp.float32))),
-        (ValueError, "reduction: expected one of", lambda x, y: brier_score(x, y, reduction="")),
+        (ValueError, "reduction: expected one of", lambda x, y: brier_score(x, y, reduction="")),  # pyright: ignore[reportArgumentType]
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip

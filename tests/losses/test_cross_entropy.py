@@ -270,10 +270,10 @@ def test_gradients_in_scalars(keyword):
         (ValueError, "logit_soft_cap: expected a finite number > 0 or None, got -3",
          lambda x, y: integer_loss(x, y, logit_soft_cap=-3.0)),
         (ValueError, "reduction: expected one of 'none', 'sum', 'mean', got 'average'",
-         lambda x, y: integer_loss(x, y, reduction="average")),
+         lambda x, y: integer_loss(x, y, reduction="average")),  # pyright: ignore[reportArgumentType]
         (ValueError, "implementation: expected one of 'xla', 'reference', 'mosaic_tpu', "
          "'mosaic_gpu', got 'fast'",
-         lambda x, y: integer_loss(x, y, implementation="fast")),
+         lambda x, y: integer_loss(x, y, implementation="fast")),  # pyright: ignore[reportArgumentType]
         (TypeError, "",
          lambda x, y: integer_loss(x, y, ignore_index=cast(Any, 1.5))),
     ],  # no message: the types of the annotations, which the suite checks before our own checks

@@ -217,9 +217,9 @@ def test_reverse_mode_keeps_the_inputs_and_a_few_numbers_a_row():
          lambda x, y: kl_divergence(x[:1], x)),
         (ValueError, "temperature: expected a finite number > 0, got 0",
          lambda x, y: kl_divergence(x, x, 0.0)),
-        (ValueError, "reduction: expected one of", lambda x, y: kl_divergence(x, x, reduction="")),
+        (ValueError, "reduction: expected one of", lambda x, y: kl_divergence(x, x, reduction="")),  # pyright: ignore[reportArgumentType]
         (ValueError, "implementation: expected one of",
-         lambda x, y: kl_divergence(x, x, implementation="fast")),
+         lambda x, y: kl_divergence(x, x, implementation="fast")),  # pyright: ignore[reportArgumentType]
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip

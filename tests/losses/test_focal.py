@@ -202,7 +202,7 @@ def test_reverse_mode_keeps_the_inputs_and_a_few_numbers_a_row():
          lambda x, y: focal_loss(x, jnp.zeros((2, 3), jnp.float32))),
         (ValueError, "class_weights: expected one weight a class, shape (3,), got (2,)",
          lambda x, y: focal_loss(x, y, class_weights=jnp.ones(2))),
-        (ValueError, "reduction: expected one of", lambda x, y: focal_loss(x, y, reduction="")),
+        (ValueError, "reduction: expected one of", lambda x, y: focal_loss(x, y, reduction="")),  # pyright: ignore[reportArgumentType]
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip

@@ -139,7 +139,7 @@ def test_reverse_mode_keeps_the_labels_alone():
          lambda x, y: nll_loss(x, jnp.zeros((2, 3), jnp.int32))),
         (ValueError, "class_weights: expected one weight a class, shape (3,), got (2,)",
          lambda x, y: nll_loss(x, y, class_weights=jnp.ones(2))),
-        (ValueError, "reduction: expected one of", lambda x, y: nll_loss(x, y, reduction="avg")),
+        (ValueError, "reduction: expected one of", lambda x, y: nll_loss(x, y, reduction="avg")),  # pyright: ignore[reportArgumentType]
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip

@@ -178,7 +178,7 @@ def test_where_optax_is_wrong():
          lambda x, y: poly_loss(x, x, epsilon=NAN)),
         (ValueError, "labels: expected one target a class, the logits' shape (2, 3), got shape",
          lambda x, y: poly_loss(x, y)),
-        (ValueError, "reduction: expected one of", lambda x, y: poly_loss(x, x, reduction="")),
+        (ValueError, "reduction: expected one of", lambda x, y: poly_loss(x, x, reduction="")),  # pyright: ignore[reportArgumentType]
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip

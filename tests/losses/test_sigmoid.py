@@ -401,7 +401,7 @@ def test_reverse_mode_keeps_only_the_inputs(case):
         (ValueError, "pos_weight: expected finite numbers >= 0, got 1e+39",
          lambda x, y: cross_entropy(x, y, pos_weight=np.array([[1.0], [1e39]]))),
         (ValueError, "reduction: expected one of 'none', 'sum', 'mean', got 'average'",
-         lambda x, y: cross_entropy(x, y, reduction="average")),
+         lambda x, y: cross_entropy(x, y, reduction="average")),  # pyright: ignore[reportArgumentType]
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip

@@ -12,6 +12,7 @@ from tests.support.closeness import assert_close
 from tests.support.oracles import cross_entropy as oracles
 from tests.support.problems import Problem, loss_of
 from tests.support.tolerances import GRADIENT, LOSS_GRADIENT, VALUE
+from xentjax.ops.registry import Implementation
 
 try:
     from jax.experimental.pallas.mosaic_gpu import (
@@ -55,7 +56,7 @@ def gpu_interpreter() -> Any:
     return InterpretGPUParams(out_of_bounds_reads="uninitialized", **races)
 
 
-def check_value_and_gradient(implementation: str, problem: Problem) -> None:
+def check_value_and_gradient(implementation: Implementation, problem: Problem) -> None:
     logits, labels, keywords = problem.arguments()
     expected = oracles.cross_entropy(logits, labels, **keywords)
 
@@ -74,7 +75,7 @@ def check_value_and_gradient(implementation: str, problem: Problem) -> None:
 
 
 def check_statistics(
-    implementation: str, logits: np.ndarray, labels: np.ndarray, **keywords: Any
+    implementation: Implementation, logits: np.ndarray, labels: np.ndarray, **keywords: Any
 ) -> None:
     """The losses and every statistic."""
     expected = oracles.cross_entropy(logits, labels, **keywords)
@@ -89,7 +90,7 @@ def check_statistics(
     np.testing.assert_array_equal(stats.predicted, expected.predicted)
 
 
-def check_size(implementation: str, shape: tuple[int, int]) -> None:
+def check_size(implementation: Implementation, shape: tuple[int, int]) -> None:
     """Check a size with small logits, so that a class that does not exist would show."""
     rng = np.random.default_rng(shape)
     logits = (0.02 * rng.standard_normal(shape)).astype(np.float32)
@@ -98,7 +99,7 @@ def check_size(implementation: str, shape: tuple[int, int]) -> None:
     check_statistics(implementation, logits, labels, label_smoothing=0.1)
 
 
-def check_no_rows(implementation: str) -> None:
+def check_no_rows(implementation: Implementation) -> None:
     losses, stats = integer_loss(
         jnp.zeros((0, 5)),
         jnp.zeros(0, jnp.int32),
@@ -108,7 +109,7 @@ def check_no_rows(implementation: str) -> None:
     assert {x.shape for x in (losses, *stats)} == {(0,)}
 
 
-def check_bad_values(implementation: str) -> None:
+def check_bad_values(implementation: Implementation) -> None:
     """Check the table of bad values row by row, in the loss and in its gradient."""
     rows = len(BAD_VALUES)
     logits = np.random.default_rng(6).standard_normal((rows, 300)).astype(np.float32)
@@ -133,7 +134,7 @@ def check_bad_values(implementation: str) -> None:
     np.testing.assert_allclose(gradient[known], expected.gradient[known], atol=LOSS_GRADIENT)
 
 
-def check_half_precision(implementation: str, arguments: Arguments, dtype: str) -> None:
+def check_half_precision(implementation: Implementation, arguments: Arguments, dtype: str) -> None:
     logits, labels, keywords = arguments
     half = jnp.asarray(logits, dtype)
     expected = oracles.cross_entropy(half, labels, **keywords)
@@ -147,7 +148,9 @@ def check_half_precision(implementation: str, arguments: Arguments, dtype: str) 
     assert_close(gradient, expected.gradient, GRADIENT[dtype])
 
 
-def check_forward_mode_and_second_order(implementation: str, arguments: Arguments) -> None:
+def check_forward_mode_and_second_order(
+    implementation: Implementation, arguments: Arguments
+) -> None:
     logits, labels, keywords = arguments
     direction = np.random.default_rng(2).standard_normal(logits.shape)
     step = 1e-5
@@ -172,7 +175,7 @@ def check_forward_mode_and_second_order(implementation: str, arguments: Argument
     assert_close(product, expected, GRADIENT["float32"])
 
 
-def check_tiles_of_the_linear_loss(implementation: str, classes_of_tile: int) -> None:
+def check_tiles_of_the_linear_loss(implementation: Implementation, classes_of_tile: int) -> None:
     rng = np.random.default_rng(8)
     x, kernel = (rng.standard_normal(s).astype(np.float32) for s in ((9, 3), (3, 140)))
     labels = rng.integers(0, 140, 9).astype(np.int32)
@@ -189,7 +192,7 @@ def check_tiles_of_the_linear_loss(implementation: str, classes_of_tile: int) ->
     assert_close(value, expected, VALUE["float32"])
 
 
-def check_refuses_64_bits(implementation: str) -> None:
+def check_refuses_64_bits(implementation: Implementation) -> None:
     with (
         jax.enable_x64(True),
         pytest.raises(

@@ -196,7 +196,7 @@ def test_the_methods_are_all_that_there_are():
         ),
     ):
         with pytest.raises(ValueError, match="method: expected") as caught:
-            function(counts, method="none")
+            function(counts, method="none")  # pyright: ignore[reportArgumentType]
         expected, _ = str(caught.value).split(", got")
         assert sorted(re.findall(r"[a-z_]+", expected.split("one of")[1])) == sorted(names)
 
