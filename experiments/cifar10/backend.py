@@ -80,7 +80,8 @@ def _keep_memory() -> None:
 
     Otherwise large blocks are returned to the system, which clears their pages when it allocates
     them again: a step takes about 1.3 times as long. The threshold is that of the main thread;
-    other threads unmap a free heap unless that would leave less than the padding.
+    other threads unmap a free heap unless that would leave less than the padding. Blocks larger
+    than their heaps are still returned: a larger batch then takes longer per image.
     """
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # another C library
