@@ -118,10 +118,10 @@ def _squared_distance(rows: Rows, implementation: str | None) -> Float[Array, "*
 def _(
     implementation: str | None, primals: tuple[Rows], tangents: tuple[Rows]
 ) -> tuple[Float[Array, "*rows"], Float[Array, "*rows"]]:
-    (rows,) = primals
+    (rows,), (d_rows,) = primals, moving_inputs(tangents)
     stats = row_statistics(rows, _REQUESTED, implementation)
     score, rest = _score_and_rest(rows, stats)
-    (rows,), (d_rows,) = vary_alike(primals, moving_inputs(tangents))
+    rows, d_rows = vary_alike(rows, d_rows)
     return score, pvary_like(_tangent(rows, d_rows, stats, score, rest), score)
 
 

@@ -40,12 +40,8 @@ def statistics_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowSt
     moving = moving_inputs(d_rows)
     if moving.logits is None:
         moving = moving._replace(logits=jnp.zeros_like(rows.logits))
-    # Every statistic depends on these. Alike, they meet in products that can be transposed.
-    (logits, scalars), (d_logits, d_scalars) = pvary_all(
-        tuple((each.logits, each.scalars) for each in (rows, moving))
-    )
-    rows = rows._replace(logits=logits, scalars=scalars)
-    d_stats = _jitted_tangents(rows, stats, moving._replace(logits=d_logits, scalars=d_scalars))
+    rows, moving = vary_alike(rows, moving)  # every statistic depends on what this concerns
+    d_stats = _jitted_tangents(rows, stats, moving)
     # Tangents of what does not move were made here and vary over no axis.
     d_stats = pvary_like(d_stats, stats._replace(predicted=None))
     return with_predicted(d_stats, stats)
@@ -84,8 +80,8 @@ def with_moving(values: T, moving: T) -> T:
     )
 
 
-def vary_alike(pair: T, d_pair: T) -> tuple[T, T]:
-    """Return rows and tangents whose logits and scalars vary over the same mesh axes.
+def vary_alike(rows: T, d_rows: T) -> tuple[T, T]:
+    """Return rows (or several) and tangents, their logits and scalars varying over the same axes.
 
     They meet in products, which can then be transposed.
     """
@@ -98,8 +94,8 @@ def vary_alike(pair: T, d_pair: T) -> tuple[T, T]:
             lambda r, x: r._replace(logits=x[0], scalars=x[1]), tree, new, is_leaf=_is_rows
         )
 
-    new, d_new = pvary_all((parts(pair), parts(d_pair)))
-    return with_parts(pair, new), with_parts(d_pair, d_new)
+    new, d_new = pvary_all((parts(rows), parts(d_rows)))
+    return with_parts(rows, new), with_parts(d_rows, d_new)
 
 
 def _is_rows(x: Any) -> bool:
