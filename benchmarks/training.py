@@ -150,7 +150,7 @@ def run(session: Session) -> Result:
         "training steps",
         [(case.name, case) for case in (cases.TRAINING_QUICK if session.quick else cases.TRAINING)],
         lambda case: (case, measure(case, torch, rivals, session)),
-        takes_minutes=lambda case: case.preset != "tiny",
+        takes_minutes=lambda case: case.preset != "cpu89",
     )
     return Result(
         name="training",

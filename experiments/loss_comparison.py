@@ -64,7 +64,7 @@ CALIBRATED = {
 class Config:
     """The network, the seeds and the folders."""
 
-    preset: PresetName = "tiny"
+    preset: PresetName = "cpu89"
     """The settings except the loss."""
     seeds: str = "0:3"
     """Seeds of the runs: FIRST:END, or a list such as 1,4,7."""

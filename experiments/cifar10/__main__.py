@@ -9,9 +9,10 @@
     python -m experiments.cifar10 predict --run RUN IMAGE...
         the classes of your own images
 
-A preset names a set of settings; any other option replaces one of them. `tiny` and `small` take
-minutes on two CPU cores, the `airbench` presets are made for a GPU or TPU and named after the
-published accuracy of their recipe. `resnet18` is the usual baseline, `tour` takes a minute, and the
+A preset names a set of settings; any other option replaces one of them. `cpu89`, `cpu92`, `cpu93`
+and `cpu94` are made for CPUs and named after their accuracy: they take 3 to 16 minutes on two
+cores. The `airbench` presets are made for a GPU or TPU, and named after the published accuracy of
+their recipe. `resnet18` is the usual baseline, `tour` takes a minute, and the
 preset `digits` uses scikit-learn's digits, which need no download. Without --preset it depends on
 the hardware and --dataset.
 

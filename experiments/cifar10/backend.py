@@ -20,8 +20,10 @@ DATA = "data"  # the mesh axis along which a batch is split
 CPU_DEVICES = 2
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 HEAP = 64 << 20  # bytes; the largest heap of a thread that is not the main one
+BLOCK = HEAP - (4 << 20)  # bytes; what fits into a heap beside its header
 # without XLA's YNNPACK kernels, whose convolutions and reductions are slower here
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+IN_BLOCKS = {"xla_multiheap_size_constraint_per_heap": str(BLOCK)}
 
 
 @dataclass(frozen=True)
@@ -41,18 +43,28 @@ class Backend:
     """
 
     name: str
-    default_preset: Literal["tiny", "airbench94"]
+    default_preset: Literal["cpu89", "airbench94"]
     dtype: DTypeLike
     scans_epochs: bool
     test_batch: int
     compiler_options: Mapping[str, str]
+
+    def step_options(self, largest: int) -> Mapping[str, str]:
+        """Return the options of XLA for a training step whose largest array has so many bytes.
+
+        On CPU more temporary memory than a block then comes in several, which `_keep_memory` can
+        keep: a step is up to 1.5 times as fast. XLA cannot store such a program for the next run,
+        and warns of each array that is larger than a block.
+        """
+        fits = self.name == "cpu" and largest <= BLOCK
+        return {**self.compiler_options, **IN_BLOCKS} if fits else self.compiler_options
 
 
 def current_backend() -> Backend:
     """Return the backend on which jax computes."""
     name = jax.default_backend()
     if name == "cpu":
-        return Backend(name, "tiny", jnp.float32, False, 128, CPU_OPTIONS)
+        return Backend(name, "cpu89", jnp.float32, False, 128, CPU_OPTIONS)
     return Backend(name, "airbench94", jnp.bfloat16, True, 2048, {})
 
 
@@ -80,8 +92,8 @@ def _keep_memory() -> None:
 
     Otherwise large blocks are returned to the system, which clears their pages when it allocates
     them again: a step takes about 1.3 times as long. The threshold is that of the main thread;
-    other threads unmap a free heap unless that would leave less than the padding. Blocks larger
-    than their heaps are still returned: a larger batch then takes longer per image.
+    other threads unmap a free heap unless that would leave less than the padding. Memory larger
+    than their heaps is still returned, see `Backend.step_options`.
     """
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # another C library

@@ -161,6 +161,10 @@ def _descent(torch: ModuleType, config: Config, network: Any) -> Any:
 
 def _muon(torch: ModuleType, config: Config, network: Any) -> Any:
     """Make `training.muon.muon` of the kernels, as matrices [D, C H W]."""
+    a, b, c = QUINTIC
+
+    def polynomial(square: Any) -> Any:
+        return a * torch.eye(len(square)) + b * square + c * square @ square
 
     class Muon(torch.optim.Optimizer):
         @torch.no_grad()
@@ -171,11 +175,12 @@ def _muon(torch: ModuleType, config: Config, network: Any) -> Any:
                 buffer.mul_(config.muon_momentum).add_(gradient)
                 x = gradient.add(buffer, alpha=config.muon_momentum).flatten(1)
                 x = x / (x.norm() + 1e-7)
-                for _ in range(ITERATIONS):
-                    square = x @ x.T
-                    x = QUINTIC[0] * x + (QUINTIC[1] * square + QUINTIC[2] * square @ square) @ x
+                square = x @ x.T
+                factors = polynomial(square)
+                for _ in range(ITERATIONS - 1):
+                    factors = factors @ polynomial(factors @ square @ factors)
                 kernel.mul_(len(kernel) ** 0.5 / kernel.norm())
-                kernel.add_(x.view_as(kernel), alpha=-1e-6)
+                kernel.add_((factors @ x).view_as(kernel), alpha=-1e-6)
 
     return Muon(_kernels(torch, network), {})
 

@@ -40,6 +40,8 @@ PROGRAM, USED, LOCK = "-cache", "-atime", ".lockfile"
 LOCK_SECONDS = 10.0
 # jax warns of an entry that it cannot read or write, and goes on without the cache
 TROUBLE = r"Error (reading|writing) persistent compilation cache entry for '(.*)': "
+# XLA for CPU cannot store programs whose temporary memory is in several blocks
+NEVER_STORED = TROUBLE + r".*Multiple temp buffer allocations"
 
 
 @contextmanager
@@ -67,6 +69,7 @@ def compile_cache(place: Path | None = None) -> Iterator[None]:
     before = {name: getattr(jax.config, name) for name in settings}
     with warnings.catch_warnings():
         warnings.filterwarnings("always", TROUBLE)
+        warnings.filterwarnings("ignore", NEVER_STORED)
         warnings.showwarning = _Report(folder, warnings.showwarning)
         try:
             _configure(settings)

@@ -18,8 +18,9 @@ def test_operations_are_those_of_every_layer(train_whitening, of_first):
     assert step_flops(config, 12, train_whitening=train_whitening) == expected
 
 
-def test_cases_are_presets_at_sides_they_train_at():
-    assert {case.preset for case in cases.TRAINING} == {"tiny", "small", "airbench93", "airbench94"}
+def test_cases_are_presets_at_sides_and_batches_they_train_at():
+    assert {case.preset for case in cases.TRAINING} == {"cpu89", "cpu92", "cpu94"}
     for case in cases.TRAINING:
         assert case.side in PRESETS[case.preset].image_sides
+        assert case.batch_size == PRESETS[case.preset].batch_size
     assert set(cases.TRAINING_QUICK) <= set(cases.TRAINING)

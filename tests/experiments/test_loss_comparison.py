@@ -79,7 +79,7 @@ def test_the_command_trains_compares_and_goes_on(tmp_path, capsys, monkeypatch):
     losses = {name: LOSSES[name] for name in (BASELINE, "Brier")}
     monkeypatch.setattr(loss_comparison, "LOSSES", losses)
     monkeypatch.setattr(loss_comparison, "load", lambda *place: DATASET)
-    monkeypatch.setitem(PRESETS, "tiny", CONFIG)
+    monkeypatch.setitem(PRESETS, "cpu89", CONFIG)
     main(["--seeds", "0:2", "--runs-dir", str(tmp_path)])
     folder = only_run(tmp_path, loss_comparison.NAME)
     summary = read_summary(folder)
@@ -103,7 +103,7 @@ def test_the_command_trains_compares_and_goes_on(tmp_path, capsys, monkeypatch):
 
 
 def test_settings_that_do_not_suit_the_images_leave_no_folder(tmp_path, capsys, monkeypatch):
-    images = np.zeros((1000, 32, 32, 3), np.uint8)  # as many as `tiny` holds out
+    images = np.zeros((1000, 32, 32, 3), np.uint8)  # as many as `cpu89` holds out
     dataset = SimpleNamespace(train_images=images)
     monkeypatch.setattr(loss_comparison, "load", lambda *place: dataset)
     line = error_line(main, ["--runs-dir", str(tmp_path / "runs")], capsys)

@@ -1,6 +1,6 @@
 """Compare settings by runs with the same seeds.
 
-    python -m experiments.cifar10 compare tiny "tiny --no-whiten" "tiny --epochs 8" --seeds 0:5
+    python -m experiments.cifar10 compare cpu89 "cpu89 --no-whiten" "cpu89 --epochs 8" --seeds 0:5
 
 Each argument is a preset with options that change it, or the folder of a run with --seeds. The
 others are compared with the first seed by seed, so that effects of the seed on both cancel. The
@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if rest:
             raise UserError(
                 f"{rest[0]}: expected --seeds, --data-dir, --runs-dir or --resume; options of a "
-                'preset belong inside its quotes, as in "tiny --no-whiten"'
+                'preset belong inside its quotes, as in "cpu89 --no-whiten"'
             )
         names, seeds = command.settings, command.seeds
         if command.resume is not None:

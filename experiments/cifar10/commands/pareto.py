@@ -1,7 +1,7 @@
 """Train presets over seeds, and draw their accuracy against the seconds that a user waits.
 
     python -m experiments.cifar10 pareto
-    python -m experiments.cifar10 pareto tiny "tiny --epochs 4" --seeds 0:5 --cold
+    python -m experiments.cifar10 pareto cpu89 "cpu89 --epochs 4" --seeds 0:5 --cold
 
 Each argument is a preset, with options that change it. Every run is a whole command in a process of
 its own, one at a time, and its seconds are those from its start to its end. All settings are
@@ -13,7 +13,6 @@ Finished runs are kept: --resume trains the others. An unfinished one begins ane
 would not be those of one command.
 """
 
-import json
 import shlex
 import signal
 import time
@@ -47,14 +46,14 @@ from experiments.common.command import (
 )
 from experiments.common.environment import cores, environment, processor
 from experiments.common.optional_torch import NO_TORCH, load_torch
-from experiments.common.run_folder import RUNS, RunFolder, plain, reading, replace_file
+from experiments.common.run_folder import RUNS, RunFolder, reading, replace_file
 from experiments.common.stopwatch import adding_up
 from experiments.common.tables import show as show_table
 from experiments.common.waiting import clock, waiting
 
 NAME = "cifar10-pareto"
 PROGRAM = "python -m experiments.cifar10 pareto"
-FOR_CPUS = ("tiny", "small", "airbench93", "airbench94")
+FOR_CPUS = ("cpu89", "cpu92", "cpu93", "cpu94")
 DEFAULT_SEEDS = "0:5"
 
 
@@ -185,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if rest:
             raise UserError(
                 f"{rest[0]}: expected --seeds, --cold, --data-dir, --runs-dir, --compile-cache or "
-                '--resume; options of a preset belong inside its quotes, as in "tiny --no-whiten"'
+                '--resume; options of a preset belong inside its quotes, as in "cpu89 --no-whiten"'
             )
         folder, plan = _open(command)
         console = Console()
@@ -329,8 +328,7 @@ def _report(plan: Plan, record: Record, folder: RunFolder, console: Console) -> 
         "steps": {name: [asdict(phase) for phase in record.phases[name]] for name in record.phases},
         "runs": list(record.runs.values()),
     }
-    text = json.dumps(plain(values), indent=2) + "\n"
-    replace_file(folder.path / "pareto.json", lambda file: file.write_text(text, encoding="utf-8"))
+    folder.summary(values)
     lines = markdown(speeds, machine, plan.cold)
     replace_file(folder.path / "pareto.md", lambda file: file.write_text(lines, encoding="utf-8"))
     from experiments.cifar10.commands.figures import draw_pareto  # matplotlib takes a while

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from experiments.cifar10.config import Config
@@ -25,7 +26,7 @@ def schedule(step: ArrayLike, *, total_steps: int, warmup: float, final: float) 
     return jnp.interp(jnp.asarray(step, jnp.float32), times, values)
 
 
-def make_optimizer(config: Config, count: StepCount) -> optax.GradientTransformation:
+def make_optimizer(config: Config, count: StepCount, mesh: Mesh) -> optax.GradientTransformation:
     """Make Nesterov momentum in PyTorch's form, for gradients of the loss summed over the batch.
 
         g <- g + (decay / rate) p,   m <- momentum m + g,   p <- p - rate (g + momentum m)
@@ -39,6 +40,7 @@ def make_optimizer(config: Config, count: StepCount) -> optax.GradientTransforma
     Args:
         config: the settings, of which those of the optimizer and the batch size are read.
         count: the steps of the run.
+        mesh: the devices, which share Muon's work.
     """
     # a momentum m multiplies a constant step by 1 / (1 - m), and Nesterov adds one more
     per_image = 1 / (1024 * (1 + 1 / (1 - config.momentum)))
@@ -67,7 +69,9 @@ def make_optimizer(config: Config, count: StepCount) -> optax.GradientTransforma
         {
             "norm_bias": descent(bias_rate, falling),
             "whitening_bias": descent(bias_rate if by_muon else rate, until_frozen),
-            "kernel": muon(lambda step: config.muon_rate * falling(step), config.muon_momentum)
+            "kernel": muon(
+                lambda step: config.muon_rate * falling(step), config.muon_momentum, mesh
+            )
             if by_muon
             else other,
             "other": other,

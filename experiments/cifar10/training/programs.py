@@ -61,7 +61,7 @@ class TrainingPrograms:
             for trained in (False, True)
         }
         network = self._networks[False]
-        self._optimizer = make_optimizer(config, self.count)
+        self._optimizer = make_optimizer(config, self.count, mesh)
         self._replicated = NamedSharding(mesh, PartitionSpec())
         self._num_images = num_images
         self._jitted_initial_state = jax.jit(
@@ -80,7 +80,8 @@ class TrainingPrograms:
         )
         self._initial_state = CompiledFunction(self._jitted_initial_state)
         self._plan_epoch = CompiledFunction(self._jitted_plan_epoch)
-        self.train_steps = CompiledFunction(train_steps, backend.compiler_options)
+        largest = 4 * (config.batch_size // mesh.size) * SIDE**2 * config.widths[0]
+        self.train_steps = CompiledFunction(train_steps, backend.step_options(largest))
         self.predict = CompiledFunction(
             jax.jit(partial(predict, network, mesh), static_argnames="side"),
             backend.compiler_options,

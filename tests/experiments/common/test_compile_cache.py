@@ -103,6 +103,22 @@ def test_a_damaged_program_is_one_line_and_written_anew(tmp_path, capsys, damage
     assert capsys.readouterr().err == ""
 
 
+def test_a_program_that_xla_cannot_store_is_no_trouble(tmp_path, capfd):
+    def products(x: jax.Array) -> jax.Array:
+        for _ in range(3):
+            x = jax.numpy.sin(x @ x) @ (x @ x)
+        return x
+
+    x = np.ones((7, 7), np.float32)
+    options = {"xla_multiheap_size_constraint_per_heap": "200"}  # bytes, one matrix
+    with compile_cache(tmp_path):
+        program = jax.jit(products).lower(x).compile(options)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Multiple temp buffer allocations"):
+        program.runtime_executable().serialize()
+    assert list(tmp_path.glob("jit_products-*-cache")) == []
+    assert capfd.readouterr() == ("", "")
+
+
 def test_what_a_killed_process_has_left_is_removed(tmp_path, capsys):
     (tmp_path / "jit_other-1234-cache").write_bytes(b"half")  # and no time of its use
     with compile_cache(tmp_path):

@@ -43,8 +43,8 @@ def test_fewer_than_two_seeds_in_common_are_one_line(other):
 
 
 def test_settings_are_a_preset_and_what_changes_it():
-    changed = parse_settings("tiny --no-whiten --epochs 8")
-    assert PRESETS["tiny"].changes(changed) == ["whiten", "epochs"]
+    changed = parse_settings("cpu89 --no-whiten --epochs 8")
+    assert PRESETS["cpu89"].changes(changed) == ["whiten", "epochs"]
     assert parse_settings("tour") == PRESETS["tour"]
 
 
@@ -52,15 +52,15 @@ def test_settings_are_a_preset_and_what_changes_it():
     ("arguments", "message"),
     [
         ([], "settings: expected at least 2 different ones, got 0"),
-        (["tiny", "tiny"], "settings: expected at least 2 different ones, got 1"),
-        (["tiny", "huge " * 100], "settings: expected a folder or one of tiny, small, "),
-        (["tiny", "huge"], "settings: expected a folder or one of tiny, small, "),
-        (["tiny", "tiny --epochs 0"], "epochs: expected a positive number, got 0.0"),
-        (["tiny", "tiny '"], "settings: expected options as in a shell, got"),
-        (["tiny", "small", "--seeds", "1"], "tiny: expected at least 2 seeds in common, got 1"),
-        (["tiny", "small", "--seeds", "3:1"], "--seeds: expected FIRST"),
-        (["tiny", "digits"], "settings: expected one dataset for all, got "),
-        (["digits", "digits", "--no-whiten"], 'inside its quotes, as in "tiny --no-whiten"'),
+        (["cpu89", "cpu89"], "settings: expected at least 2 different ones, got 1"),
+        (["cpu89", "huge " * 100], "settings: expected a folder or one of cpu89, cpu92, "),
+        (["cpu89", "huge"], "settings: expected a folder or one of cpu89, cpu92, "),
+        (["cpu89", "cpu89 --epochs 0"], "epochs: expected a positive number, got 0.0"),
+        (["cpu89", "cpu89 '"], "settings: expected options as in a shell, got"),
+        (["cpu89", "cpu92", "--seeds", "1"], "cpu89: expected at least 2 seeds in common, got 1"),
+        (["cpu89", "cpu92", "--seeds", "3:1"], "--seeds: expected FIRST"),
+        (["cpu89", "digits"], "settings: expected one dataset for all, got "),
+        (["digits", "digits", "--no-whiten"], 'inside its quotes, as in "cpu89 --no-whiten"'),
         (
             ["digits", "digits --seed 3"],
             "settings: expected --seeds for all of them, got --seed in",
@@ -87,9 +87,9 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+def cpu89(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "load", lambda *place: DATASET)
-    monkeypatch.setitem(PRESETS, "tiny", CONFIG)
+    monkeypatch.setitem(PRESETS, "cpu89", CONFIG)
 
 
 def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -138,12 +138,12 @@ def test_a_folder_that_is_no_finished_sweep_is_one_line(swept, tmp_path, capsys,
     assert not runs.exists()
 
 
-@pytest.mark.usefixtures("tiny")
+@pytest.mark.usefixtures("cpu89")
 def test_presets_are_compared_with_folders_and_nothing_is_trained_twice(
     swept, tmp_path, capsys, monkeypatch
 ):
     # an option that changes nothing, so all three give the same runs
-    settings = [str(swept), "tiny", "tiny --seed 0"]
+    settings = [str(swept), "cpu89", "cpu89 --seed 0"]
     main([*settings, "--seeds", "0:2", "--runs-dir", str(tmp_path)])
     folder = only_run(tmp_path, "cifar10-compare")
     summary = read_summary(folder)
@@ -163,7 +163,7 @@ def test_presets_are_compared_with_folders_and_nothing_is_trained_twice(
     monkeypatch.setattr("experiments.cifar10.commands.seeds.run", None)  # must not be called
     main(["--resume", str(folder)])
     assert read_summary(folder) == summary
-    for beside in (["--seeds", "0:2"], ["tiny", "small"]):
+    for beside in (["--seeds", "0:2"], ["cpu89", "cpu92"]):
         line = error_of(["--resume", str(folder), *beside], capsys)
         assert "--resume: expected no settings and no --seeds with it" in line
     assert f"{swept}: expected a run of cifar10-compare" in error_of(
@@ -171,14 +171,14 @@ def test_presets_are_compared_with_folders_and_nothing_is_trained_twice(
     )
 
 
-@pytest.mark.usefixtures("tiny")
+@pytest.mark.usefixtures("cpu89")
 def test_folders_that_do_not_suit_the_settings_are_found_before_any_training(
     swept, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr("experiments.cifar10.commands.seeds.run", None)  # must not be called
     runs = ["--runs-dir", str(tmp_path / "runs")]
-    line = error_of([str(swept), "tiny", "--seeds", "7:9", *runs], capsys)
-    assert "tiny: expected at least 2 seeds in common, got 0" in line
+    line = error_of([str(swept), "cpu89", "--seeds", "7:9", *runs], capsys)
+    assert "cpu89: expected at least 2 seeds in common, got 0" in line
     line = error_of([str(swept), "digits", "--seeds", "0:2", *runs], capsys)
     assert "settings: expected one dataset for all, got " in line
     assert not (tmp_path / "runs").exists()

@@ -71,7 +71,7 @@ def test_all_settings_are_trained_with_one_seed_before_the_next(trainings, tmp_p
     main([*ARGUMENTS, "--runs-dir", str(tmp_path)])
     assert trainings.trained == RUNS
     folder = only_run(tmp_path, "cifar10-pareto")
-    values = json.loads((folder / "pareto.json").read_text())
+    values = json.loads((folder / "summary.json").read_text())
     assert [(run["settings"], run["seed"]) for run in values["runs"]] == RUNS
     assert values["missing"] == []
     accuracies = [finished(*run)["accuracy"] for run in RUNS[::2]]
@@ -94,7 +94,7 @@ def test_ctrl_c_leaves_a_table_and_a_command_that_goes_on(trainings, tmp_path, c
         main([*ARGUMENTS, "--runs-dir", str(tmp_path)])
     assert caught.value.code == 130
     folder = only_run(tmp_path, "cifar10-pareto")
-    values = json.loads((folder / "pareto.json").read_text())
+    values = json.loads((folder / "summary.json").read_text())
     assert values["missing"] == [list(run) for run in RUNS[2:]]
     printed = capsys.readouterr()
     assert f"python -m experiments.cifar10 pareto --resume {folder}" in printed.err
@@ -131,7 +131,7 @@ def test_where_the_first_run_fails_no_other_is_tried(trainings, tmp_path, capsys
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["huge"], "settings: expected a folder or one of tiny, small"),
+        (["huge"], "settings: expected a folder or one of cpu89, cpu92"),
         (["digits", "digits"], "settings: expected different ones, got digits, digits"),
         (["digits --seed 3"], "settings: expected --seeds for all of them, got --seed in"),
         (["digits", "--seeds", "3:1"], "--seeds: expected FIRST:END or a list"),
@@ -160,7 +160,7 @@ def test_a_preset_that_has_changed_is_not_mixed_with_its_runs(
 
 def test_the_presets_for_cpus_exist():
     assert set(FOR_CPUS) <= PRESETS.keys()
-    assert Plan.of(FOR_CPUS, (0,), False).settings["tiny"] == PRESETS["tiny"]
+    assert Plan.of(FOR_CPUS, (0,), False).settings["cpu89"] == PRESETS["cpu89"]
     assert [not_written_for(PRESETS[name]) for name in FOR_CPUS] == [[]] * len(FOR_CPUS)
 
 

@@ -152,8 +152,8 @@ def test_the_command_trains_no_finished_seed_again(sweep, capsys, monkeypatch):
 def test_the_command_makes_a_folder_for_all_and_one_for_each(sweep, tmp_path, monkeypatch):
     _, summaries, _ = sweep
     monkeypatch.setattr(command, "load", lambda *place: DATASET)
-    monkeypatch.setitem(PRESETS, "tiny", CONFIG)
-    main(["--preset", "tiny", "--seeds", "3", "--runs-dir", str(tmp_path)])
+    monkeypatch.setitem(PRESETS, "cpu89", CONFIG)
+    main(["--preset", "cpu89", "--seeds", "3", "--runs-dir", str(tmp_path)])
     folder = only_run(tmp_path, "cifar10-seeds")
     assert read_summary(folder / "seed-3")["test_nll"] == summaries[1]["test_nll"]
 
@@ -172,8 +172,8 @@ def test_a_sweep_is_replayed_from_its_own_seeds_and_settings(sweep):
     assert (given.settings, seeds) == (CONFIG, SEEDS)
     given, seeds = parse([*replay, "--seeds", "0:2", "--epochs", "3"])
     assert (CONFIG.changes(given.settings), seeds) == (["epochs"], (0, 1))
-    with pytest.raises(UserError, match=r"^--replay: expected no --preset with it, got tiny$"):
-        parse([*replay, "--preset", "tiny"])
+    with pytest.raises(UserError, match=r"^--replay: expected no --preset with it, got cpu89$"):
+        parse([*replay, "--preset", "cpu89"])
     with pytest.raises(UserError, match=r"^--seed: expected --seeds for several runs, got 7$"):
         parse([*replay, "--seed", "7"])
 

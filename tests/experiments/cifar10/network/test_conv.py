@@ -80,7 +80,7 @@ def test_convolution_and_gradients_are_the_sums(
     ("dtype", "channels", "backend", "filtered"),
     [
         (jnp.float32, MANY, "cpu", True),
-        (jnp.float32, 24, "cpu", True),  # the first convolution of `tiny`
+        (jnp.float32, 24, "cpu", True),  # the first convolution of `cpu89`
         (jnp.float32, FEW, "cpu", False),
         (jnp.bfloat16, MANY, "cpu", False),
         (jnp.float32, MANY, "gpu", False),

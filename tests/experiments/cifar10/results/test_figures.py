@@ -37,7 +37,7 @@ def epochs(number: int) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_few_epochs_have_whole_ticks_and_nothing_over_the_data(number):
-    figure = draw_curves(epochs(number), PRESETS["tiny"], evaluation(3), 10)
+    figure = draw_curves(epochs(number), PRESETS["cpu89"], evaluation(3), 10)
     figure.draw_without_rendering()
     (legend,) = figure.legends
     for ax in figure.axes:
@@ -49,7 +49,7 @@ def test_few_epochs_have_whole_ticks_and_nothing_over_the_data(number):
 def test_the_least_loss_is_the_entropy_of_smoothed_labels():
     assert least_loss(0.2, 10) == pytest.approx(-(0.82 * math.log(0.82) + 0.18 * math.log(0.02)))
     assert least_loss(0.0, 10) == 0
-    smoothed = draw_curves(epochs(2), PRESETS["tiny"], evaluation(3), 10).axes[0]
+    smoothed = draw_curves(epochs(2), PRESETS["cpu89"], evaluation(3), 10).axes[0]
     assert np.asarray(smoothed.get_lines()[-1].get_ydata())[0] == least_loss(0.2, 10)
     for config in (Config(label_smoothing=0.0), Config(loss="focal")):
         assert len(draw_curves(epochs(2), config, evaluation(3), 10).axes[0].get_lines()) == 1

@@ -8,8 +8,10 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.cifar10.backend import data_mesh
 from experiments.cifar10.training import muon as module
 from experiments.cifar10.training.muon import muon
+from tests.support.virtual_devices import run_module
 
 A, B, C = 3.4445, -4.7750, 2.0315
 MOMENTUM, STEPS = 0.6, 4
@@ -92,7 +94,7 @@ def rate(step: Any) -> jax.Array:
     return 0.5 / (1 + jnp.asarray(step, jnp.float32))
 
 
-init, update = map(jax.jit, muon(rate, MOMENTUM))
+init, update = map(jax.jit, muon(rate, MOMENTUM, data_mesh(1, 1)))
 
 
 def numpy_path(start: np.ndarray, gradients: list[np.ndarray]) -> list[np.ndarray]:
@@ -134,6 +136,11 @@ def test_steps_are_those_of_a_loop_over_the_definition():
             np.testing.assert_allclose(
                 actual[step][f"conv{place}"], expected[step], rtol=1e-4, atol=1e-5
             )
+
+
+@pytest.mark.devices
+def test_devices_that_share_the_rows_take_the_same_steps():
+    assert run_module("tests.programs.muon_devices") == ""
 
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.cifar10.backend import data_mesh
 from experiments.cifar10.config import PRESETS, Config
 from experiments.cifar10.training.muon import muon
 from experiments.cifar10.training.optimizer import kinds, lookahead, make_optimizer, schedule
@@ -27,6 +28,7 @@ CONFIG = Config(
     whiten_bias_epochs=2,
 )
 STEPS_PER_EPOCH, TOTAL = 2, 10
+MESH = data_mesh(1, 1)
 COUNT = StepCount.of(CONFIG, STEPS_PER_EPOCH * CONFIG.batch_size)
 PLACES = {  # where the network has them -> times the plain rate
     ("group0_norm0", "bias"): 64.0,
@@ -89,7 +91,7 @@ def paths() -> tuple[list[list[np.ndarray]], list[list[np.ndarray]]]:
         [100 * rng.normal(size=start.shape).astype(np.float32) for start in starts]
         for _ in range(TOTAL)
     ]
-    optimizer = make_optimizer(CONFIG, COUNT)
+    optimizer = make_optimizer(CONFIG, COUNT, MESH)
 
     @jax.jit
     def step(params: Any, state: Any, gradient: Any) -> Any:
@@ -126,7 +128,9 @@ def test_the_whitening_bias_stays_once_frozen(paths):
 
 def one_step(gradient: float, config: Config = CONFIG) -> list[np.ndarray]:
     """Return the updates of the first step, for parameters of value 1."""
-    optimizer = make_optimizer(config, StepCount.of(config, STEPS_PER_EPOCH * config.batch_size))
+    optimizer = make_optimizer(
+        config, StepCount.of(config, STEPS_PER_EPOCH * config.batch_size), MESH
+    )
     params = tree([jnp.ones(2), jnp.ones(2), jnp.ones(2)])
     gradients = jax.tree.map(lambda p: jnp.full_like(p, gradient), params)
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
@@ -171,7 +175,7 @@ def test_with_muon_all_biases_have_the_larger_rate():
     config = dataclasses.replace(PRESETS["airbench94-muon"], weight_decay=0.0)
     count = StepCount.of(config, 2 * config.batch_size)
     params = tree([jnp.zeros(2), jnp.zeros(2), jnp.zeros((3, 3, 2, 2))]) | {"head": jnp.zeros(2)}
-    optimizer = make_optimizer(config, count)
+    optimizer = make_optimizer(config, count, MESH)
     gradients = jax.tree.map(jnp.ones_like, params)
     updates: Any = optimizer.update(gradients, optimizer.init(params), params)[0]
     first_step = -(1 + config.momentum)
@@ -191,12 +195,14 @@ def test_with_muon_the_kernels_alone_are_its_own():
     params, gradients = random_tree(), random_tree()
 
     def first_step(config: Config) -> Any:
-        optimizer = make_optimizer(config, COUNT)
+        optimizer = make_optimizer(config, COUNT, MESH)
         return optimizer.update(gradients, optimizer.init(params), params)[0]
 
     actual, descent = first_step(config), first_step(CONFIG)
     kernel = params["group0_conv0"]
-    alone = muon(lambda step: 0.3 * schedule(step, total_steps=TOTAL, warmup=0.4, final=FINAL), 0.7)
+    alone = muon(
+        lambda step: 0.3 * schedule(step, total_steps=TOTAL, warmup=0.4, final=FINAL), 0.7, MESH
+    )
     of_kernel: Any = alone.update(gradients["group0_conv0"], alone.init(kernel), kernel)[0]
     np.testing.assert_allclose(actual["group0_conv0"], of_kernel, rtol=1e-6)
     for name in ("group0_norm0", "head"):

@@ -35,12 +35,12 @@ def test_the_first_state_is_a_function_of_the_seed(programs):
     np.testing.assert_allclose(first.whitening, filters, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "resnet18"])
+@pytest.mark.parametrize("preset", ["cpu89", "resnet18"])
 @pytest.mark.parametrize("lookahead", [True, False])
 def test_every_network_starts_with_the_same_parts_of_a_state(preset, lookahead, programs):
     config = dataclasses.replace(PRESETS[preset], lookahead=lookahead)
     network = build_network(config, 10, jnp.float32)
-    optimizer = make_optimizer(config, programs.count)
+    optimizer = make_optimizer(config, programs.count, data_mesh(BATCH, 1))
     state = jax.eval_shape(
         partial(initial_state, network, optimizer, components=12, lookahead=lookahead),
         jax.ShapeDtypeStruct((), np.uint32),
