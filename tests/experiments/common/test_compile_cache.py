@@ -4,6 +4,7 @@ import errno
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -110,11 +111,13 @@ def test_a_program_that_xla_cannot_store_is_no_trouble(tmp_path, capfd):
         return x
 
     x = np.ones((7, 7), np.float32)
-    options = {"xla_multiheap_size_constraint_per_heap": "200"}  # bytes, one matrix
+    options: Any = {"xla_multiheap_size_constraint_per_heap": "200"}  # bytes, one matrix
     with compile_cache(tmp_path):
         program = jax.jit(products).lower(x).compile(options)
+    executable = program.runtime_executable()
+    assert executable is not None
     with pytest.raises(jax.errors.JaxRuntimeError, match="Multiple temp buffer allocations"):
-        program.runtime_executable().serialize()
+        executable.serialize()
     assert list(tmp_path.glob("jit_products-*-cache")) == []
     assert capfd.readouterr() == ("", "")
 
