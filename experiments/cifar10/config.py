@@ -209,35 +209,36 @@ BY_MUON: Mapping[str, Any] = {
     "lookahead": False,
 }
 # The 49,152 images that are not held out fill batches of 192 and 256.
-CPU89 = Config(
+CPU94 = Config(
     held_out=848,
-    widths=(32, 64, 128),
     whiten_components=8,
     whiten_bias_epochs=2.0,
-    epochs=6.0,
-    batch_size=192,
-    image_sides=(25, 25, 25, 25, 32),
+    epochs=10.0,
+    batch_size=256,
+    image_sides=(25, 25, 25, 25, 25, 32),
     views="shifted_if_unsure",
     muon_rate=0.09,
     **BY_MUON,
 )
 PRESETS: Mapping[str, Config] = {
-    "cpu89": CPU89,
-    "cpu92": replace(CPU89, widths=(64, 128, 128), epochs=7.0, batch_size=256),
-    "cpu93": replace(
-        CPU89,
-        widths=(64, 256, 256),
-        epochs=6.0,
-        batch_size=256,
-        image_sides=(25, 25, 25, 32),
+    "cpu89": replace(
+        CPU94,
+        widths=(32, 96, 160),
+        whiten_bias_epochs=0.0,
+        epochs=4.0,
+        batch_size=192,
+        image_sides=(25, 25, 32),
+        learning_rate=9.0,
     ),
-    "cpu94": replace(
-        CPU89,
-        widths=(64, 256, 256),
-        epochs=10.0,
-        batch_size=256,
-        image_sides=(25, 25, 25, 25, 25, 32),
+    "cpu92": replace(
+        CPU94,
+        widths=(64, 128, 128),
+        epochs=7.0,
+        image_sides=(25, 25, 25, 25, 32),
+        learning_rate=9.0,
     ),
+    "cpu93": replace(CPU94, epochs=6.0, image_sides=(25, 25, 25, 32)),
+    "cpu94": CPU94,
     "airbench93": replace(AIRBENCH94, widths=(64, 128, 128), epochs=11.0),
     "airbench94": AIRBENCH94,
     "airbench94-muon": replace(AIRBENCH94, held_out=0, batch_size=2000, epochs=8.0, **BY_MUON),
