@@ -1,8 +1,8 @@
-"""The die: counts, maximum likelihood, intervals and tests of categorical distributions.
+"""Categorical distributions: counts, maximum likelihood, intervals and tests.
 
-The first argument is what a function is about: a pmf that counts evaluate, `log_likelihood(q,
-counts)`, or counts that a pmf is tested on, `g_test(counts, q)`. Known values in the other order
-are an error that names the right one.
+The first argument is the one that a function describes: the pmf in `log_likelihood(q, counts)`,
+the counts in `g_test(counts, q)`. Known values in the wrong order are an error that names the right
+one.
 """
 
 from xentjax.categorical import solvers as solvers

@@ -15,8 +15,8 @@ from xentjax.information.pmf import kl_divergence, sum_tolerance, times_power
 class KKTCertificate(NamedTuple):
     """Proof that a pmf maximises the likelihood, or a bound on how far it is from doing so.
 
-    All but the multipliers are 0 at the maximum. Everything is in counts (or nats, for the gap), so
-    divide by N, which is `multiplier`, to compare fits of different sizes.
+    Everything except the multipliers is 0 at the maximum. The unit is counts, or nats for the gap:
+    to compare fits of different sizes, divide by N, which is `multiplier`.
 
     Attributes:
         multiplier: Multiplier of the constraint sum_k q_k = 1: N, at the maximum and as the dual
@@ -41,21 +41,21 @@ class KKTCertificate(NamedTuple):
 
 
 def kkt_certificate(q: ArrayLike, counts: ArrayLike) -> KKTCertificate:
-    """The optimality conditions of maximum likelihood, evaluated at a pmf.
+    """Evaluate the optimality conditions of maximum likelihood at a pmf.
 
         maximise L(q) = sum_k c_k log q_k    subject to    sum_k q_k = 1,  q_k >= 0
 
-    has the conditions -c_k / q_k + lambda - mu_k = 0, mu_k >= 0, mu_k q_k = 0. Multiplied by q_k
-    and summed they say lambda = N, so mu_k = N where c_k = 0 and mu_k = 0 elsewhere: that is the
-    dual point used here. Its dual value sum_k c_k log(c_k / N) bounds L from above, so
+    has the conditions -c_k / q_k + lambda - mu_k = 0, mu_k >= 0, mu_k q_k = 0. Multiplying the
+    first by q_k and summing gives lambda = N, hence mu_k = N where c_k = 0 and mu_k = 0 elsewhere.
+    At this dual point the dual value sum_k c_k log(c_k / N) bounds L from above, so that
 
         L* - L(q) <= gap = sum_k c_k log(c_k / (N q_k)) = N KL(c / N || q)
 
     and the bound is tight, by strong duality.
 
     Args:
-        q: pmf, [..., K]; for anything else `primal_residual` is the distance from one.
-        counts: [..., K], integer or floating; a class with count 0 is no problem.
+        q: pmf, [..., K]; otherwise `primal_residual` is its distance from one.
+        counts: [..., K], integer or floating; counts of 0 are allowed.
 
     Returns:
         The multipliers, the residuals of each condition and the gap. Where q_k = 0 < c_k

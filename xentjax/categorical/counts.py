@@ -44,23 +44,23 @@ def counts(
     where: ArrayLike | None = None,
     axis_name: AxisName | None = None,
 ) -> Shaped[Array, " k"]:
-    """Number of samples of each class.
+    """Count the samples of each class.
 
         c_k = sum_n [x_n = k]    or, with weights,    c_k = sum_n w_n [x_n = k]
 
-    One pass over the samples, into K numbers. Integer counts are exact, also past 2^24 where
-    float32 stops counting. A NumPy array, unless `weights` or `where` come with it, is counted on
-    the host, where it lies.
+    It passes once over the samples and stores K numbers. Integer counts are exact, even beyond
+    2^24, where float32 stops counting. NumPy arrays without `weights` and `where` are counted on
+    the host.
 
     Args:
-        samples: integers 0..K-1 of any shape, N of them. Under jit, where values are unknown, a
-            sample outside is not counted.
-        num_classes: K; None, where the samples are known, is the largest of them plus 1.
+        samples: N integers 0..K-1, of any shape. Under jit, where values are unknown, a sample
+            outside is not counted.
+        num_classes: K. None, for known samples: the largest of them plus 1.
         weights: floating, >= 0, broadcast to the samples.
         where: bool, the samples to count, broadcast to the samples; the others may be out of range.
-        axis_name: inside `jax.shard_map`, the mesh axis, or axes, over which the samples are split:
-            the counts are those of all devices, the same on each, and K numbers cross between them.
-            `weights` and `where` are broadcast to this device's samples.
+        axis_name: inside `jax.shard_map`, the mesh axis or axes over which the samples are split.
+            Every device gets the counts of all devices, which exchange K numbers. `weights` and
+            `where` are broadcast to this device's samples.
 
     Returns:
         [K], int32; with weights their dtype, float32 for half precision, summed in float64.
@@ -135,9 +135,9 @@ def counts(
 
 
 def stream_counts(batches: Iterable[ArrayLike], num_classes: SupportsIndex) -> np.ndarray:
-    """Number of samples of each class in all batches, of any total.
+    """Count the samples of each class in a stream of batches of any length.
 
-    Runs on the host in 64-bit integers and keeps K numbers, whatever the length of the stream.
+    It runs on the host in 64-bit integers and stores K numbers.
 
     Args:
         batches: arrays of integers 0..K-1, each of any shape.
@@ -164,7 +164,7 @@ def stream_counts(batches: Iterable[ArrayLike], num_classes: SupportsIndex) -> n
 
 
 def empirical_pmf(counts: ArrayLike) -> Float[Array, "*batch k"]:
-    """The pmf of the samples themselves, which is also their maximum-likelihood pmf.
+    """Compute the empirical pmf, which is also the maximum-likelihood pmf.
 
         p_k = c_k / N,    N = sum_k c_k
 

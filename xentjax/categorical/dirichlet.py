@@ -25,11 +25,11 @@ _LONGEST = 2.0
 
 
 class DirichletFit(NamedTuple):
-    """A fitted Dirichlet distribution, of which each die's pmf is a sample.
+    """A fitted Dirichlet distribution; each die's pmf is a sample of it.
 
     Attributes:
         concentration: Concentrations a = A `mean`; 0 for a class that never occurs.
-        mean: Mean pmf a / A, which also says what the ratios are where A is 0 or infinite.
+        mean: Mean pmf a / A; its ratios are defined even where A is 0 or infinite.
         correlation: Correlation of two samples of one die, 1 / (1 + A): 0 where all dice have the
             same pmf, 1 where each shows one class only.
         log_likelihood: Sum of `log_evidence(counts, concentration)` over the dice, in nats, or its
@@ -37,11 +37,11 @@ class DirichletFit(NamedTuple):
         covariance: Covariance of the concentrations: the inverse of minus the second derivative of
             the log-likelihood. NaN where the maximum is on a boundary: for a class that never
             occurs, and for all where A is 0 or infinite.
-        certificate: Distance from the maximum in standard errors, sqrt(g^T H^-1 g) of the gradient
-            g and minus the second derivative H in all that can change; NaN where H is not positive
-            definite.
-        steps: Steps tried from the best of the first values of t.
-        converged: Whether the certificate is at most 1e-8, or what rounding leaves of counts beyond
+        certificate: Distance from the maximum in standard errors, sqrt(g^T H^-1 g), with the
+            gradient g and minus the second derivative H in the free variables; NaN where H is not
+            positive definite.
+        steps: Number of steps tried, from the best of the first values of t.
+        converged: Whether the certificate is at most 1e-8, or the rounding error of counts above
             10^8.
     """
 
@@ -61,37 +61,38 @@ class DirichletFit(NamedTuple):
 
 
 def fit_dirichlet(counts: ArrayLike) -> DirichletFit:
-    """Dirichlet distribution that the pmfs of many dice most likely come from, by their counts.
+    """Fit the Dirichlet distribution of the pmfs of many dice by maximum likelihood.
 
         p_i ~ Dirichlet(a),  c_i ~ Multinomial(N_i, p_i)
 
         maximise  sum_i log (Gamma(A) N_i! / Gamma(N_i + A)
                              prod_k Gamma(c_ik + a_k) / (Gamma(a_k) c_ik!)),    A = sum_k a_k
 
-    the Dirichlet-multinomial likelihood, which is how the prior of `dirichlet_posterior` is learnt
-    from other dice (empirical Bayes). Up to a constant it is, with the mean m = a / A and the
-    overdispersion t = 1 / A,
+    This is the Dirichlet-multinomial likelihood; maximising it learns the prior of
+    `dirichlet_posterior` from other dice (empirical Bayes). With the mean m = a / A and the
+    overdispersion t = 1 / A, it is up to a constant
 
         sum_ik sum_{j < c_ik} log(m_k + j t) - sum_i sum_{j < N_i} log(1 + j t)
 
-    which is regular at t = 0 too, where all dice have the pmf m. So a maximum at infinite A is one
-    on a boundary like any other, and the search meets it in few steps. In m and t Newton's method
-    costs K operations a step beside the sums over the counts, as minus the second derivative is
-    diagonal but for the row of t; a step that lowers the likelihood is halved. It starts at the
-    best of 16 values of t, 0 among them, so that the fit is never below that of one common pmf.
+    This is also regular at t = 0, where all dice have the pmf m, so that a maximum at infinite A is
+    found in few steps, like any other. In m and t, minus the second derivative is diagonal except
+    for the row of t: a step of Newton's method costs K operations beside the sums over the counts.
+    A step that lowers the likelihood is halved. The search starts at the best of 16 values of t,
+    including 0, so that the fit is never worse than one common pmf.
 
-    Where the counts vary no more than those of one pmf, `concentration` is infinite, `correlation`
-    0 and `log_likelihood` that of the pmf `mean`; `overdispersion_test` says whether more is by
-    chance. Where each die shows one class only, `concentration` is 0, `correlation` 1 and `mean`
-    the shares of the dice. A class that never occurs has concentration 0, a die without samples
-    says nothing, and one of one sample nothing but the mean.
+    If the counts vary no more than those of one pmf, `concentration` is infinite, `correlation` is
+    0 and `log_likelihood` is that of the pmf `mean`; `overdispersion_test` tests whether a larger
+    variation is due to chance. If each die shows only one class, `concentration` is 0,
+    `correlation` is 1 and `mean` is the share of the dice that show it. A class that never occurs
+    has concentration 0. A die without samples has no influence, and a die with one sample only
+    influences the mean.
 
     Args:
         counts: [..., M, K] of M dice, whole numbers.
 
     Returns:
         The fit of each [M, K], computed in float64 and without derivatives in the counts. Under
-        jit, where values are unknown, counts that determine no fit give NaN.
+        jit, where values are unknown, counts that do not determine a fit give NaN.
 
     Raises:
         ValueError: for fewer than two dice or classes; concrete counts that are negative or not

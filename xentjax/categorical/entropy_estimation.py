@@ -1,4 +1,4 @@
-"""Entropy of a die from few samples: corrected, smoothed and Bayesian estimates."""
+"""Entropy of a pmf from few samples: corrected, smoothed and Bayesian estimates."""
 
 import math
 from typing import NamedTuple
@@ -36,7 +36,7 @@ class EntropyPosterior(NamedTuple):
 def entropy_estimate(
     counts: ArrayLike, *, method: EntropyMethod = "miller_madow", base: Base = None
 ) -> Float[Array, "..."]:
-    """Entropy of the pmf that samples came from, known by their counts only.
+    """Estimate the entropy of a pmf from the counts of its samples.
 
     The entropy of c / N is too small on average, by exactly E KL(c / N || p), about (K - 1) / (2 N)
     nats (see `expected_kl`). With m classes that occur, f of them once, p = c / N:
@@ -51,22 +51,21 @@ def entropy_estimate(
                        plug-in of (c + a) / (N + K a), a = 1/2, 1, 1/K, sqrt(N) / K
         nsb            posterior mean of `nsb_entropy`
 
-    chao_shen takes f = N - 1 where every sample is alone in its class (f = N), as its coverage
-    1 - f / N would be 0; james_stein takes l = 1 where N = 1 or all classes are equally frequent;
-    grassberger is below 0, about -1 / (6 N^2), where an even number of samples all agree.
-    The first four do not use K: classes that never occurred have no effect. One class only
-    (K = 1) has entropy 0 by every method.
+    chao_shen uses f = N - 1 if every sample is alone in its class (f = N), since its coverage
+    1 - f / N would be 0. james_stein uses l = 1 if N = 1 or if all classes are equally frequent.
+    grassberger is negative, about -1 / (6 N^2), if an even number of samples all agree. The first
+    four do not use K: classes that never occurred have no effect. With K = 1 every method gives 0.
 
     Args:
         counts: [..., K], whole numbers.
         method: a name of the table.
-        base: unit of the result, corrections included: None or "nats", 2 or "bits", 10 or
+        base: unit of the result, including the corrections: None or "nats", 2 or "bits", 10 or
             "hartleys", any positive real except 1.
 
     Returns:
         [...], float32, or float64 for integer and float64 counts under x64. NaN where N is 0 and
-        unknown (under jit). The derivative in a count of 0 is +inf for plug_in and miller_madow;
-        that of nsb needs x64 there.
+        unknown (under jit). The derivative in a count of 0 is +inf for plug_in and miller_madow,
+        and needs x64 for nsb.
 
     Raises:
         ValueError: for another method or base; concrete counts that are negative, not whole or all
@@ -98,20 +97,21 @@ def entropy_estimate(
 
 
 def nsb_entropy(counts: ArrayLike, *, base: Base = None) -> EntropyPosterior:
-    """Posterior mean and standard deviation of the entropy, by Nemenman, Shafee and Bialek.
+    """Compute the posterior of the entropy under the prior of Nemenman, Shafee and Bialek.
 
         p ~ Dirichlet(a, ..., a),    a such that E[H | a] = psi(K a + 1) - psi(a + 1)
                                      is uniform on (0, log K)
 
-    Any single a would fix the entropy of many classes almost before the data; this prior leaves it
-    open. Wherever samples coincide, the estimate is good long before each class has been seen.
+    Any single a would nearly fix the entropy of many classes before there are data; this prior
+    leaves it open. As soon as some samples coincide, the estimate is good, long before every class
+    has been seen.
 
-    Given `a` the moments are known in closed form; the integral over `a` is a quadrature of 128
-    nodes over the window where the posterior is not negligible. In float32 the mean is right to
-    about 1e-6 of itself, and the standard deviation to 1e-4 or 1e-8 nats.
+    Given a, the moments have a closed form; the integral over a is a quadrature with 128 nodes over
+    the window where the posterior is not negligible. In float32 the mean has a relative error of
+    about 1e-6, and the standard deviation one of 1e-4 or an absolute one of 1e-8 nats.
 
     Args:
-        counts: [..., K], whole numbers; classes that are possible but did not occur count in K.
+        counts: [..., K], whole numbers; K includes classes that are possible but did not occur.
         base: unit of the result: None or "nats", 2 or "bits", 10 or "hartleys", any positive real
             except 1.
 

@@ -1,4 +1,4 @@
-"""Expected divergence of the pmf of n samples from the one they were drawn from."""
+"""Expected divergence of an empirical pmf from the true one."""
 
 from functools import partial
 from typing import SupportsIndex
@@ -26,25 +26,25 @@ _GROUP = 2**9
 
 
 def expected_kl(p: ArrayLike, n: SupportsIndex, *, base: Base = None) -> Float[Array, "..."]:
-    """Expected divergence of the pmf of n samples from the pmf that they are drawn from.
+    """Compute the expected divergence of the empirical pmf of n samples from the true pmf.
 
         E KL(c / n || p) = sum_k E[c_k log(c_k / (n p_k)) - c_k + n p_k] / n,
                            c_k ~ Binomial(n, p_k)
 
-    It is how far the entropy of c / n falls short of that of p on average, and the price in mean
-    log-likelihood of fitting p by c / n; about (K - 1) / (2 n) nats, for which
-    `entropy_estimate` corrects. The sum is exact, not an expansion: its terms are all >= 0, so that
-    a small result keeps its relative precision. Counts that a binomial exceeds or falls below
-    with probability exp(-40) are left out, which leaves about 18 sqrt(n p_k) + 54 of class k; they
-    are summed in blocks, so the memory does not depend on n.
+    This is the mean amount by which the entropy of c / n falls short of that of p, and the mean
+    log-likelihood that fitting p by c / n costs. It is about (K - 1) / (2 n) nats, for which
+    `entropy_estimate` corrects. The sum is exact, not an expansion, and all its terms are >= 0, so
+    that a small result keeps its relative precision. Counts in the tails of a binomial, of
+    probability exp(-40), are left out: about 18 sqrt(n p_k) + 54 remain for class k. They are
+    summed in blocks, so that the memory does not depend on n.
 
     The derivative in p_k is E[(c_k log(c_k / (n p_k)) - c_k + n p_k) (c_k - n p_k)] / (n p_k (1 -
     p_k)), +inf at 0; derivatives of second order are not supported.
 
     Args:
         p: pmf, [..., K]. A class of probability 0 adds nothing.
-        n: number of samples, at most 2^24 where p is float32: a Python integer, each new one
-            compiles anew.
+        n: number of samples, a Python integer, at most 2^24 where p is float32. Every new n is
+            compiled anew.
         base: unit of the result: None or "nats", 2 or "bits", 10 or "hartleys", any positive real
             except 1.
 

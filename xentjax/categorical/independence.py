@@ -25,12 +25,14 @@ class IndependenceTest(NamedTuple):
 
     Attributes:
         statistic: G or X^2; 0 where all rows are in the same ratios.
-        p_value: Probability of so large a statistic under independence, by the chi-squared law.
-        dof: Degrees of freedom, (R - 1) (C - 1) of the rows and columns that are not empty.
-        expected: Expected counts under independence, of the same row and column sums.
+        p_value: Probability of at least this statistic under independence, by the chi-squared
+            distribution.
+        dof: Degrees of freedom, (R - 1) (C - 1), where R and C count rows and columns that are not
+            empty.
+        expected: Expected counts under independence, with the same row and column sums.
         residuals: Adjusted standardised residuals, about standard normal in each cell under
             independence.
-        cramers_v: Cramér's V, by X^2 whatever the statistic: 0 for independent rows and columns, 1
+        cramers_v: Cramér's V, from X^2 for both statistics: 0 for independent rows and columns, 1
             where one of the two determines the other.
         mutual_information: Mutual information of row and column in nats, corrected for its bias;
             below 0 where G is less than its mean under independence.
@@ -94,7 +96,7 @@ class IndependenceTest(NamedTuple):
 
 
 def independence_test(table: ArrayLike, *, statistic: Statistic = "g") -> IndependenceTest:
-    """Test of independence of the rows and columns of a two-way table.
+    """Test whether the rows and columns of a two-way table are independent.
 
         E_ij = r_i c_j / N,    r_i, c_j the sums of rows and columns, N the sum of all
 
@@ -105,15 +107,13 @@ def independence_test(table: ArrayLike, *, statistic: Statistic = "g") -> Indepe
         Cramér's V            sqrt(X^2 / (N min(R - 1, C - 1)))
         mutual information    I - (R - 1) (C - 1) / (2 N)
 
-    Under independence both statistics follow the chi-squared law for large N. Whether the samples
-    of rows are alike (homogeneity), where their sizes were chosen and not drawn, is the same test
-    of the same numbers. There is no continuity correction, which
-    `scipy.stats.chi2_contingency` applies to 2 x 2 tables unless told otherwise.
+    Under independence, both statistics are chi-squared for large N. The test of homogeneity,
+    whether rows of fixed sizes have the same distribution, is the same computation. There is no
+    continuity correction, which `scipy.stats.chi2_contingency` applies to 2 x 2 tables by default.
 
-    A row or column that is empty is none: R and C are the numbers of those that are not, and the
-    cells of the others have expected count and residual 0. With fewer than two rows or columns
-    there is nothing to test: an error for a table that is known, under jit dof 0 and NaN as
-    p-value and Cramér's V.
+    Empty rows and columns are ignored: R and C count the others, and empty cells have expected
+    count and residual 0. With fewer than two rows or columns there is nothing to test: a known
+    table is an error, and under jit dof is 0 and the p-value and Cramér's V are NaN.
 
     Args:
         table: [..., R, C], whole numbers: how often each pair occurred.
@@ -122,8 +122,8 @@ def independence_test(table: ArrayLike, *, statistic: Statistic = "g") -> Indepe
     Returns:
         Expected counts and residuals [..., R, C], the other fields [...]. They are computed in
         float64 from exact integers, and a p-value keeps its relative precision until it underflows.
-        The derivative of G in a count is 2 log(O_ij / E_ij); those of X^2, V and the residuals
-        leave out what the cells of empty rows and columns would add.
+        The derivative of G in a count is 2 log(O_ij / E_ij). Derivatives of X^2, V and the
+        residuals omit the contributions of empty rows and columns.
 
     Raises:
         ValueError: for another statistic; a table without two rows and two columns; concrete

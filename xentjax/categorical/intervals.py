@@ -29,33 +29,33 @@ from xentjax.categorical.counts import ComparedCounts, with_others
 def confidence_intervals(
     counts: ArrayLike, *, method: IntervalMethod = "goodman", alpha: ArrayLike = 0.05
 ) -> Float[Array, "*batch k 2"]:
-    """Confidence intervals of level 1 - alpha for the probabilities of the classes.
+    """Compute confidence intervals of level 1 - alpha for the probabilities of the classes.
 
-    One class at a time, each right with probability about 1 - alpha; p = c / N, z = z_{1-alpha/2}:
+    For one class at a time, each with coverage of about 1 - alpha; p = c / N, z = z_{1-alpha/2}:
 
         wald            p -+ z sqrt(p (1 - p) / N)
         wilson          score(z^2)
         agresti_coull   wald with z^2 / 2 added to c and z^2 to N
         jeffreys        quantiles alpha/2 and 1 - alpha/2 of Beta(c + 1/2, N - c + 1/2)
 
-    All classes at once, right together with probability about 1 - alpha:
+    For all classes at once, with joint coverage of about 1 - alpha:
 
         goodman             score(chi2_{1; 1-alpha/K})
         quesenberry_hurst   score(chi2_{K-1; 1-alpha})
         sison_glaz          [p - h / N, p + (h + 2 g) / N]
 
-    where score(x) = (x + 2c -+ sqrt(x^2 + 4 x c (1 - c/N))) / (2 (N + x)), h is the largest number
-    for which all N counts of such a die, drawn anew, stay within h of c with probability at most
-    1 - alpha, and g in [0, 1) says how much of the step to h + 1 is missing. goodman and
-    quesenberry_hurst are made for counts >= 5; sison_glaz for K >= 7, where it is the narrowest if
-    the probabilities are alike.
+    where score(x) = (x + 2c -+ sqrt(x^2 + 4 x c (1 - c/N))) / (2 (N + x)). For sison_glaz, h is the
+    largest number such that the counts of a new sample from c / N are all within h of c with
+    probability at most 1 - alpha, and g in [0, 1) interpolates between h and h + 1. goodman and
+    quesenberry_hurst are made for counts >= 5; sison_glaz is made for K >= 7, where it is the
+    narrowest if the probabilities are similar.
 
     Everything is computed in the dtype of the counts, float32 unless x64 is on, in forms that do
-    not cancel, from exact differences of the counts; sison_glaz in float64. The probability that it
-    takes for a box is an Edgeworth expansion, which fails where one class has nearly all samples:
-    it falls as the box grows. From there on Bonferroni's bound on the probability counts too, so
-    that there is an h for any counts. The search for h tries each in turn, K operations for one, up
-    to 131072, and bisects beyond: h is a few times sqrt(max_k c_k).
+    not cancel, from exact differences of the counts; sison_glaz is computed in float64. Its
+    probability of a box is an Edgeworth expansion, which fails where one class has nearly all
+    samples: it falls as the box grows. From there on Bonferroni's bound on the probability is used
+    too, so that h exists for any counts. The search tries every h up to 131072, with K operations
+    for each, and bisects beyond; h is a few times sqrt(max_k c_k).
 
     Args:
         counts: [..., K], whole numbers.
@@ -63,8 +63,8 @@ def confidence_intervals(
         alpha: probability of an interval that misses, in (0, 1).
 
     Returns:
-        [..., K, 2], lower and upper end, in [0, 1]. jeffreys is 0 below at count 0 and 1 above at
-        count N. NaN where N is 0 and unknown (under jit).
+        [..., K, 2], lower and upper end, in [0, 1]. The lower end of jeffreys is 0 at count 0, and
+        its upper end is 1 at count N. NaN where N is 0 and unknown (under jit).
 
     Raises:
         ValueError: for another method; alpha outside (0, 1), or so small that alpha / (2 K) is 0 in

@@ -31,11 +31,11 @@ from xentjax.information.units import Base, in_units
 
 
 def log_likelihood(q: ArrayLike, counts: ArrayLike, *, base: Base = None) -> Float[Array, "..."]:
-    """Log-likelihood of a pmf given samples in their order.
+    """Compute the log-likelihood of a pmf given samples in their order.
 
         l(q) = log prod_n q(x_n) = sum_k c_k log q_k = -N H(c / N, q)
 
-    A class with count 0 adds 0, also at q_k = 0; a count on q_k = 0 is impossible and gives -inf.
+    A class with count 0 adds 0, even at q_k = 0; a positive count at q_k = 0 gives -inf.
 
     Args:
         q: pmf, [..., K].
@@ -63,20 +63,20 @@ def log_likelihood(q: ArrayLike, counts: ArrayLike, *, base: Base = None) -> Flo
 
 
 def multinomial_log_likelihood(q: ArrayLike, counts: ArrayLike) -> Float[Array, "..."]:
-    """Log-likelihood of a pmf given counts, whatever the order of the samples.
+    """Compute the log-likelihood of a pmf given counts, in any order of the samples.
 
         log multinomial(c | N, q) = log N! - sum_k log c_k! + sum_k c_k log q_k
 
-    The three terms are of order N log N and nearly cancel, so they are not what is computed. With
-    log n! = n log n - n + r(n) they are r(N) - sum_k r(c_k) - N KL(c / N || q), where nothing
-    cancels. Counts need not be whole: x! is Gamma(x + 1).
+    The three terms are of order N log N and nearly cancel. With log n! = n log n - n + r(n) their
+    sum is r(N) - sum_k r(c_k) - N KL(c / N || q), where nothing cancels, and this is computed.
+    Counts need not be whole: x! is Gamma(x + 1).
 
     Args:
         q: pmf, [..., K].
         counts: [..., K], integer or floating.
 
     Returns:
-        [...], in nats; -inf for a count on q_k = 0.
+        [...], in nats; -inf for a positive count at q_k = 0.
 
     Raises:
         ValueError: for a concrete q that is not a pmf, concrete counts that are negative or not
@@ -97,7 +97,7 @@ def multinomial_log_likelihood(q: ArrayLike, counts: ArrayLike) -> Float[Array, 
 
 
 def score(q: ArrayLike, counts: ArrayLike) -> Float[Array, "..."]:
-    """Derivative of the log-likelihood in the logits of q = softmax(logits).
+    """Compute the derivative of the log-likelihood in the logits of q = softmax(logits).
 
         d l / d logits_k = c_k - N q_k
 
@@ -123,11 +123,11 @@ def score(q: ArrayLike, counts: ArrayLike) -> Float[Array, "..."]:
 
 
 def fisher_information(q: ArrayLike, n: ArrayLike) -> Float[Array, "*batch k k"]:
-    """Fisher information of n samples about the logits of q = softmax(logits).
+    """Compute the Fisher information of n samples about the logits of q = softmax(logits).
 
         I(q) = n (diag(q) - q q^T)
 
-    It is also minus the second derivative of the log-likelihood, whatever the counts. It is
+    It equals minus the second derivative of the log-likelihood for any counts of n samples. It is
     singular: a constant added to all logits changes nothing.
 
     Args:
@@ -166,24 +166,24 @@ def _fisher_information(q: Array, size: Array, batch: tuple[int, ...]) -> Array:
 
 
 def sample(key: PRNGKeyArray, q: ArrayLike, shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
-    """Independent rolls of a die.
+    """Draw independent samples from a pmf.
 
-    The inverse of the cumulative pmf at uniform numbers: K + N numbers of memory, where
+    It inverts the cumulative pmf at uniform numbers. This takes memory for K + N numbers, where
     `jax.random.categorical` takes N K. A class of probability 0 is never drawn. Probabilities are
-    summed in float64 and resolved to 2^-53, whatever the dtype of q.
+    summed in float64 and resolved to 2^-53 for any dtype of q.
 
     Args:
         key: random key.
         q: pmf, [..., K].
-        shape: of the rolls of each die.
+        shape: of the samples of each pmf.
 
     Returns:
         int32 in 0..K-1, of shape (*shape, ...).
 
     Raises:
         ValueError: for a concrete q that is not a pmf, or a shape with a negative size.
-        TypeError: for a key that is none, q that is not floating, or a shape that is not a tuple of
-            integers.
+        TypeError: for a key that is not a random key, q that is not floating, or a shape that is
+            not a tuple of integers.
 
     Example:
         >>> import jax

@@ -52,10 +52,10 @@ class CategoricalFit(NamedTuple):
             the prior.
         certificate: Optimality of `pmf` for the counts, or with a prior for the counts plus prior -
             1.
-        steps: Steps that the solver took; 0 for the closed form.
-        converged: Whether KL(p || q), the duality gap a sample, is at most `tol`.
-        history: KL(p || q_t) in nats after each step, p the closed form; [max_steps], from entry
-            `steps` on the last value again. Empty for the closed form.
+        steps: Number of steps that the solver took; 0 for the closed form.
+        converged: Whether KL(p || q), the duality gap per sample, is at most `tol`.
+        history: KL(p || q_t) in nats after each step, where p is the closed form, [max_steps]. The
+            last value is repeated from entry `steps` on. Empty for the closed form.
     """
 
     pmf: Float[Array, "*batch k"]
@@ -74,42 +74,42 @@ def fit_categorical(
     max_steps: int = 1000,
     tol: ArrayLike | None = None,
 ) -> CategoricalFit:
-    """Maximum-likelihood pmf of counts, or the mode of its posterior.
+    """Fit a pmf to counts by maximum likelihood, or find the mode of its posterior.
 
         q* = argmax_q sum_k c_k log q_k = c / N,    N = sum_k c_k
 
-    With a Dirichlet prior of concentrations a_k the density of the posterior is maximal instead:
+    With a Dirichlet prior of concentrations a_k, the density of the posterior is maximised instead:
 
         q* = argmax_q sum_k (c_k + a_k - 1) log q_k = (c + a - 1) / (N + sum_k (a_k - 1))
 
-    a = 1 is the flat prior; a = 2 adds one imaginary sample to every class. It needs
+    a = 1 is the flat prior; a = 2 adds one imaginary sample to every class. The mode exists if
     c_k + a_k >= 1: below that the density grows without bound towards q_k = 0.
 
-    The other solvers start at the uniform pmf and take steps until the duality gap is at most `tol`
-    nats a sample. By default that is 1e-6, and for more than 100 samples 1e-4 / N: 1e-4 nats in
-    all, or 0.014 standard errors of a probability; but no less than 4 eps^2, which is what the
-    dtype resolves. "natural_gradient" takes 1 step; "newton" and "exponentiated_gradient" with step
-    size 1, which are the same, rarely more than 25. An optax optimizer minimises the cross-entropy
-    to c / N over the logits of q = softmax(logits). Where every class occurs, gradient descent
-    converges linearly: its error shrinks by about 1 - eta min_k c_k / N a step. A class that never
-    occurred has no finite logit: by gradient descent its probability falls as 1 / (eta t), the gap
-    with it, so `max_steps` may come first and `converged` is then False. The closed form gives it
-    probability 0 at once, and a prior above 1 makes it an ordinary class. The module of the solvers
-    has the rates of all.
+    The solvers other than the closed form start at the uniform pmf and take steps until the duality
+    gap is at most `tol` nats per sample. The default is 1e-6, and 1e-4 / N for more than 100
+    samples: 1e-4 nats in all, or 0.014 standard errors of a probability, but at least 4 eps^2, the
+    resolution of the dtype. "natural_gradient" takes 1 step. "newton" and "exponentiated_gradient"
+    with step size 1 are the same method, and rarely take more than 25. An optax optimizer minimises
+    the cross-entropy to c / N over the logits of q = softmax(logits). If every class occurs,
+    gradient descent converges linearly: its error shrinks by about 1 - eta min_k c_k / N per step.
+    A class that never occurred has no finite logit. With gradient descent its probability, and the
+    gap, fall as 1 / (eta t), so that `max_steps` may come first and `converged` is then False. The
+    closed form gives it probability 0 at once, and a prior above 1 makes it an ordinary class. The
+    rates of all solvers are in the module `solvers`.
 
     Args:
         counts: [..., K], integer or floating.
         prior: Dirichlet concentration, one for all classes or [K]; None for maximum likelihood.
         solver: "closed_form", "natural_gradient", "exponentiated_gradient", "newton", another
-            `Solver`, or an `optax.GradientTransformation` such as `optax.sgd(1.0)`. Each new object
-            compiles anew, so reuse it.
-        max_steps: most steps the solver takes, and the length of `history`.
-        tol: duality gap in nats a sample at which the solver stops; None is
-            max(min(1e-6, 1e-4 / N), 4 eps^2), eps that of the dtype.
+            `Solver`, or an `optax.GradientTransformation` such as `optax.sgd(1.0)`. Every new
+            object is compiled anew, so reuse it.
+        max_steps: largest number of steps, and the length of `history`.
+        tol: duality gap in nats per sample at which the solver stops. None:
+            max(min(1e-6, 1e-4 / N), 4 eps^2), with the eps of the dtype.
 
     Returns:
         The fit, each field with the leading shape of `counts`. Under jit, where the values are
-        unknown, counts that admit no fit give NaN. The derivatives of `pmf` are those of the
+        unknown, counts that have no fit give NaN. The derivatives of `pmf` are those of the
         maximum, whichever solver found it; `history` has no derivative.
 
     Raises:

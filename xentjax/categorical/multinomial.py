@@ -1,4 +1,4 @@
-"""Tests of a pmf by the distribution of the counts itself, enumerated or simulated."""
+"""Exact and simulated tests of a pmf, by the distribution of the counts themselves."""
 
 from typing import NamedTuple
 
@@ -24,14 +24,14 @@ _MOST_TABLES = 10**7
 
 
 class MultinomialTest(NamedTuple):
-    """Result of a test of counts against a pmf, without the chi-squared law.
+    """Result of an exact or simulated test of counts against a pmf.
 
     The first three fields are those of `TestResult`.
 
     Attributes:
         statistic: Statistic that orders the tables; +inf where an impossible class occurred.
-        p_value: Probability of so large a statistic if the pmf is right, or its estimate.
-        dof: Degrees of freedom: classes of positive probability, less one.
+        p_value: Probability of at least this statistic if the pmf is right, or its estimate.
+        dof: Degrees of freedom: the number of classes with positive probability, minus one.
         standard_error: Standard error of the p-value where it is simulated; 0 where it is exact.
     """
 
@@ -50,7 +50,7 @@ def multinomial_test(
     key: PRNGKeyArray | None = None,
     num_samples: int = 100_000,
 ) -> MultinomialTest:
-    """Exact or simulated test of the pmf `q`, for any number of samples.
+    """Test whether counts come from the pmf `q`, exactly or by simulation.
 
         p = P(T(X) >= T(c)),    X ~ multinomial(N, q)
 
@@ -65,12 +65,12 @@ def multinomial_test(
         auto           exact for at most 10^6 tables of each row, else monte_carlo for all rows
 
     N samples of K possible classes have C(N + K - 1, K - 1) tables, which are counted beforehand.
-    Equal statistics differ by rounding: a table is as extreme as the counts from T(c) less 1e-7 on,
-    for the last two orders less 1e-7 max(1, T(c)). A class of probability 0 is no class, as in
-    `g_test`; if it occurs, T = +inf and the p-value is 0 by either method.
+    Since rounding makes equal statistics differ, a table counts as extreme if its statistic is at
+    least T(c) - 1e-7, or T(c) - 1e-7 max(1, T(c)) for the last two orders. A class of probability 0
+    is ignored, as in `g_test`; if it occurs, T = +inf and the p-value is 0 by either method.
 
     Tables are enumerated and drawn on the host, in blocks of bounded memory; nothing is compiled.
-    So the arguments have to be known, not traced by jit, vmap or grad.
+    The arguments therefore have to be known, not traced by jit, vmap or grad.
 
     Args:
         counts: [..., K], whole numbers.
@@ -78,7 +78,7 @@ def multinomial_test(
         method: "auto", "exact" or "monte_carlo".
         order: "probability", "g" or "chi_squared".
         key: random key, for "monte_carlo".
-        num_samples: tables drawn for each row of counts, by "monte_carlo".
+        num_samples: number of tables that "monte_carlo" draws for each row of counts.
 
     Returns:
         Statistic, p-value, degrees of freedom and standard error, [...]; the latter is
@@ -87,11 +87,11 @@ def multinomial_test(
 
     Raises:
         ValueError: for another method or order; "exact" with a row of more than 10^7 tables;
-            tables that are to be drawn without a key; num_samples < 1; more than 2^53 samples;
+            "monte_carlo" without a key; num_samples < 1; more than 2^53 samples;
             counts that are negative, not whole or all 0, a `q` that is not a pmf, or shapes that do
             not fit.
-        TypeError: for q that is not floating, counts that are not numbers, a num_samples that is no
-            integer, a key that is none, or arguments that are traced.
+        TypeError: for q that is not floating, counts that are not numbers, a num_samples that is
+            not an integer, a key that is not a random key, or arguments that are traced.
 
     Example:
         >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Test of whether many dice vary more than one pmf for all of them allows."""
+"""Test whether the counts of many dice vary more than one common pmf explains."""
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -13,28 +13,29 @@ from xentjax.categorical.tests_of_fit import TestResult
 
 
 def overdispersion_test(counts: ArrayLike) -> TestResult:
-    """Score test of one pmf for all dice, against pmfs from a Dirichlet distribution.
+    """Test whether all dice have one pmf, against pmfs from a Dirichlet distribution.
 
         T = sum_ik (c_ik - N_i C_k / N)^2 / C_k,    N_i, C_k the sums of rows and columns, N of all
 
-    is, up to constants of the sums, the derivative in 1 / A at infinite concentration of the
-    likelihood that `fit_dirichlet` maximises: the C(alpha) test of Kim and Margolin, for two
-    classes that of Tarone. Against such alternatives no test is locally better; where all dice are
-    thrown equally often, T is Pearson's X^2 over their number. `independence_test` is for any
-    differences at all.
+    Given the sums, T is up to constants the derivative in 1 / A, at infinite concentration, of the
+    likelihood that `fit_dirichlet` maximises. This score test is the C(alpha) test of Kim and
+    Margolin and, for two classes, that of Tarone. Against these alternatives no test is locally
+    more powerful. If all dice have equally many samples, T is Pearson's X^2 divided by their
+    number. `independence_test` is for differences of any kind.
 
-    If the pmf is one, each arrangement of the N samples on the dice is as likely as any other. The
-    mean and the variance of T over them are known in closed form, and X = 2 T E[T] / Var[T] follows
-    nearly the chi-squared law with 2 E[T]^2 / Var[T] degrees of freedom, which has the same two. So
-    it does for few dice and unequal numbers of samples. Of 10^5 tables of one pmf it rejects at 5 %
+    If all dice have one pmf, every assignment of the N samples to the dice is equally likely. The
+    mean and the variance of T over these assignments have closed forms. X = 2 T E[T] / Var[T] is
+    close to chi-squared with 2 E[T]^2 / Var[T] degrees of freedom, which has the same mean and
+    variance, even for few dice and unequal numbers of samples. Of 10^5 tables of one pmf it rejects
+    at 5 %
 
         5.1 %    2 dice of 100 samples, 2 classes
         5.0 %    5 dice of 20 samples, 6 classes
         5.1 %    3 dice of 200, 10 and 30 samples, 6 unequal classes
 
-    where Tarone's normal law rejects 2.2, 1.3 and 0.0 %, and the likelihood ratio against half a
-    chi-squared law of one degree of freedom less than 1 %. Of dice of 2 to 5 samples each, whose T
-    takes few values, it rejects up to 7 %.
+    where Tarone's normal approximation rejects 2.2, 1.3 and 0.0 %, and the likelihood ratio with
+    half a chi-squared distribution of one degree of freedom less than 1 %. For dice of 2 to 5
+    samples each, whose T takes few values, it rejects up to 7 %.
 
     Args:
         counts: [..., M, K] of M dice, whole numbers. Dice without samples and classes that never
@@ -42,9 +43,9 @@ def overdispersion_test(counts: ArrayLike) -> TestResult:
 
     Returns:
         X, p-value and degrees of freedom, which need not be whole, [...], computed in float64 and
-        without derivatives in the counts. Where no arrangement differs in T, as if no class occurs
-        twice, they are 0, 1 and 0. NaN under jit, where values are unknown, for counts that would
-        be an error.
+        without derivatives in the counts. If all assignments have the same T, as when no class
+        occurs twice, they are 0, 1 and 0. Under jit, where values are unknown, counts that would be
+        an error give NaN.
 
     Raises:
         ValueError: for fewer than two dice or classes; concrete counts that are negative or not

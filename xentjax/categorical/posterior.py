@@ -1,4 +1,4 @@
-"""The posterior of a die under a Dirichlet prior, and the evidence for the prior."""
+"""The posterior of a pmf under a Dirichlet prior, and the evidence for the prior."""
 
 from functools import partial
 from typing import NamedTuple
@@ -40,9 +40,9 @@ from xentjax.information.units import Base, in_units_of, nats_per_unit
 
 
 class DirichletPosterior(NamedTuple):
-    """Dirichlet distribution of the pmf of a die, with A the sum of its concentrations a.
+    """The Dirichlet distribution of a pmf; A is the sum of its concentrations a.
 
-    The probability of a class alone has the distribution Beta(a_k, A - a_k).
+    The marginal distribution of the probability of a class is Beta(a_k, A - a_k).
 
     Attributes:
         concentration: Concentrations: counts plus those of the prior.
@@ -57,7 +57,7 @@ class DirichletPosterior(NamedTuple):
 
     @property
     def predictive(self) -> Float[Array, "*batch k"]:
-        """The pmf of the next sample, which is the mean of all pmfs."""
+        """The pmf of the next sample, which equals `mean`."""
         return self.mean
 
     @property
@@ -70,7 +70,7 @@ class DirichletPosterior(NamedTuple):
 
     @property
     def sd(self) -> Float[Array, "*batch k"]:
-        """Standard deviation of each probability, the root of a_k (A - a_k) / (A^2 (A + 1))."""
+        """Standard deviation of each probability, sqrt(a_k (A - a_k) / (A^2 (A + 1)))."""
         return _sd(self.concentration)
 
     @property
@@ -81,12 +81,12 @@ class DirichletPosterior(NamedTuple):
     def credible_intervals(
         self, alpha: ArrayLike = 0.05, kind: CredibleKind = "equal_tailed"
     ) -> Float[Array, "*batch k 2"]:
-        """Intervals that hold each probability, one class at a time, with probability 1 - alpha.
+        """Compute intervals that contain a class's probability with probability 1 - alpha.
 
         Args:
             alpha: probability outside of an interval, in (0, 1).
-            kind: "equal_tailed", alpha / 2 on either side, or "highest_density", the shortest. That
-                ends at 0 where a_k <= 1, and at 1 where the other classes have A - a_k <= 1.
+            kind: "equal_tailed", with alpha / 2 on either side, or "highest_density", the shortest.
+                The latter ends at 0 where a_k <= 1, and at 1 where A - a_k <= 1.
 
         Returns:
             [..., K, 2], lower and upper end. Those of highest density have no derivatives.
@@ -103,7 +103,7 @@ class DirichletPosterior(NamedTuple):
     def sample(
         self, key: PRNGKeyArray, shape: tuple[int, ...] = ()
     ) -> Float[Array, "*shape_batch k"]:
-        """Independent pmfs from the posterior.
+        """Draw independent pmfs from the posterior.
 
         Args:
             key: random key.
@@ -114,7 +114,8 @@ class DirichletPosterior(NamedTuple):
 
         Raises:
             ValueError: for a shape with a negative size.
-            TypeError: for a key that is none, or a shape that is not a tuple of integers.
+            TypeError: for a key that is not a random key, or a shape that is not a tuple of
+            integers.
         """
         with naming_order("sample(key, shape)", lambda: is_key(shape)):
             check_key("key", key)
@@ -122,7 +123,7 @@ class DirichletPosterior(NamedTuple):
         return _sample(key, self.concentration, shape)
 
     def expected_entropy(self, *, base: Base = None) -> Float[Array, "..."]:
-        """Posterior mean of the entropy of the pmf.
+        """Compute the posterior mean of the entropy of the pmf.
 
             E H(p) = psi(A + 1) - sum_k m_k psi(a_k + 1),    m the mean
 
@@ -143,7 +144,7 @@ class DirichletPosterior(NamedTuple):
         return in_units_of(_expected_entropy(self.concentration), unit)
 
     def expected_kl(self, q: ArrayLike, *, base: Base = None) -> Float[Array, "..."]:
-        """Posterior mean of the divergence KL(p || q) of the pmf from a given one.
+        """Compute the posterior mean of the divergence KL(p || q) of the pmf from a given one.
 
             E KL(p || q) = KL(m || q) + H(m) - E H(p),    m the mean
 
@@ -170,14 +171,14 @@ class DirichletPosterior(NamedTuple):
 
 
 def dirichlet_posterior(counts: ArrayLike, prior: ArrayLike = 1.0) -> DirichletPosterior:
-    """Posterior of the pmf of a die, under a Dirichlet prior.
+    """Compute the posterior of a pmf under a Dirichlet prior.
 
         p ~ Dirichlet(a),  c ~ Multinomial(N, p)    =>    p | c ~ Dirichlet(a + c)
 
-    The prior a = 1 is flat, 1/2 is that of Jeffreys, 1 / K of Perks.
+    The prior a = 1 is flat, a = 1/2 is Jeffreys', and a = 1 / K is Perks'.
 
     Args:
-        counts: [..., K], integer or floating; all 0 leaves the prior.
+        counts: [..., K], integer or floating; if all are 0, the posterior is the prior.
         prior: concentration, one for all classes or [K].
 
     Returns:
@@ -206,7 +207,7 @@ def dirichlet_posterior(counts: ArrayLike, prior: ArrayLike = 1.0) -> DirichletP
 
 
 def log_evidence(counts: ArrayLike, prior: ArrayLike) -> Float[Array, "..."]:
-    """Log-probability of counts under a Dirichlet prior, whatever the pmf (Dirichlet-multinomial).
+    """Compute the log-probability of counts under a Dirichlet prior (Dirichlet-multinomial).
 
         log N! Gamma(A) / Gamma(N + A) prod_k Gamma(c_k + a_k) / (c_k! Gamma(a_k))
 
@@ -216,8 +217,8 @@ def log_evidence(counts: ArrayLike, prior: ArrayLike) -> Float[Array, "..."]:
         r(N) + r(A) - r(N + A) - sum_k (r(c_k) + r(a_k) - r(c_k + a_k))
         + log(1 + N / A) - sum_k log(1 + c_k / a_k) - N KL(c / N || m) - A KL(a / A || m)
 
-    where m = (c + a) / (N + A). Differences between two priors are logarithms of Bayes factors;
-    the derivative in the prior serves to fit it to many dice.
+    where m = (c + a) / (N + A). The difference between two priors is the logarithm of a Bayes
+    factor. The derivative with respect to the prior can fit it to many dice.
 
     Args:
         counts: [..., K], integer or floating; x! is Gamma(x + 1).

@@ -1,4 +1,4 @@
-"""Power of the G-test of a pmf, and the number of samples that a power takes."""
+"""Power of the G-test of a pmf, and the number of samples that it needs for a given power."""
 
 import math
 
@@ -23,19 +23,20 @@ _MOST_SAMPLES = 2**53
 def power(
     p: ArrayLike, q: ArrayLike, n: ArrayLike, *, alpha: ArrayLike = 0.05
 ) -> Float[Array, "..."]:
-    """Power of the G-test of the pmf `q` by n samples, where the truth is p.
+    """Compute the power of the G-test of the pmf `q` with n samples of the pmf p.
 
         P(X > c),    X ~ noncentral chi-squared,  noncentrality 2 n KL(p || q),
                      c the quantile 1 - alpha of the chi-squared law
 
-    both of K - 1 degrees of freedom, K the number of classes that `q` allows: the probability that
-    `g_test(counts, q)` gives a p-value below alpha. It is a law for many samples and a p near `q`,
-    as the chi-squared law of G is one for many samples; `multinomial_test` needs neither.
+    both with K - 1 degrees of freedom, where K is the number of classes that `q` allows. This is
+    the probability that `g_test(counts, q)` gives a p-value below alpha. The formula holds for many
+    samples and a p near `q`, just as the chi-squared distribution of G holds for many samples;
+    `multinomial_test` needs neither.
 
-    At p = q, and at n = 0, it is alpha. Where a class that `q` excludes can occur, KL(p || q) and
-    the noncentrality are infinite and the power is 1; in truth it is at least 1 - (1 - s)^n, the
-    probability of meeting such a class, s the sum of their p_k. Where `q` allows one class only,
-    the test never rejects what it allows, and the power is 0.
+    At p = q, and at n = 0, the power is alpha. If a class that `q` excludes can occur, KL(p || q)
+    and the noncentrality are infinite and the power is 1; exactly, it is at least 1 - (1 - s)^n,
+    the probability of seeing such a class, where s is the sum of their p_k. If `q` allows only one
+    class, the test cannot reject what it allows, and the power is 0.
 
     Args:
         p: pmf that the samples are drawn from, [..., K].
@@ -44,7 +45,7 @@ def power(
         alpha: size of the test, in (0, 1).
 
     Returns:
-        [...], computed in float64: a power of 1e-30 too keeps its relative precision.
+        [...], computed in float64; even a power of 1e-30 keeps its relative precision.
 
     Raises:
         ValueError: for a concrete p or `q` that is not a pmf, a concrete n that is negative or not
@@ -78,29 +79,29 @@ def power(
 def sample_size(
     p: ArrayLike, q: ArrayLike, *, power: ArrayLike = 0.8, alpha: ArrayLike = 0.05
 ) -> Int[np.ndarray, "..."]:
-    """Least number of samples with which the G-test of the pmf `q` has a power, if p is the truth.
+    """Find the least number of samples with which the G-test of the pmf `q` has a given power.
 
         min {n >= 1: power(p, q, n, alpha=alpha) >= power}
 
-    for the power of `xentjax.power` in float64. Where a class that `q` excludes can occur that is 1
-    for n = 1 by the formula, and so is the result.
+    with `xentjax.power` in float64. If a class that `q` excludes can occur, that power is 1 for
+    every n >= 1, and the result is 1.
 
-    The result is a whole number that int32 need not hold, so it is computed for arguments that are
-    known and returned as a NumPy array; `xentjax.power` is for functions that jax traces.
+    The result may be too large for int32. It is therefore a NumPy array, and the arguments have to
+    be known; in functions that jax traces, use `xentjax.power`.
 
     Args:
         p: pmf that the samples are drawn from, [..., K].
         q: pmf that is tested, [..., K], broadcast with p.
-        power: probability of a rejection that is wanted, in (alpha, 1).
+        power: wanted probability of a rejection if p is true, in (alpha, 1).
         alpha: size of the test, in (0, 1).
 
     Returns:
         int64 [...].
 
     Raises:
-        ValueError: for p = q, from which no number of samples tells it, or a p so near that more
-            than 2^53 would; a power outside (alpha, 1) or an alpha outside (0, 1); a p or `q` that
-            is not a pmf, or shapes that do not fit.
+        ValueError: for p = q, which no number of samples can tell apart, or a p so near to `q` that
+            more than 2^53 are needed; a power outside (alpha, 1) or an alpha outside (0, 1); a p or
+            `q` that is not a pmf, or shapes that do not fit.
         TypeError: for p or `q` that is not floating, a power or alpha that is not a number, or
             arguments that are traced.
 

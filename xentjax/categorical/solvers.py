@@ -74,12 +74,12 @@ def solve(counts: ArrayLike, solver: Solver, num_steps: int) -> Trajectory:
     Args:
         counts: [..., K], integer or floating; for the mode of a posterior, counts plus Dirichlet
             concentrations minus 1.
-        solver: one of this module, or your own. Each new object compiles anew, so reuse it.
+        solver: one of this module, or your own. Every new object is compiled anew, so reuse it.
         num_steps: T.
 
     Returns:
-        The iterates [..., T, K] and how far each is from the maximum [..., T]. Under jit, where
-        the values are unknown, counts that admit no fit give NaN.
+        The iterates [..., T, K] and the distance of each from the maximum [..., T]. Under jit,
+        where values are unknown, counts that have no fit give NaN.
 
     Raises:
         ValueError: for concrete counts that are negative, not finite or all 0; fewer than 1 step.
@@ -124,7 +124,7 @@ def _run(p: Array, *, solver: Solver, num_steps: int) -> Trajectory:
 
 
 def gradient_descent(optimizer: optax.GradientTransformation) -> Solver:
-    """Descent on the logits by any optax optimizer.
+    """Make a solver that descends on the logits by any optax optimizer.
 
         minimise H(p, q)  over the logits of  q = softmax(logits),    gradient q - p
 
@@ -169,13 +169,13 @@ def gradient_descent(optimizer: optax.GradientTransformation) -> Solver:
 
 
 def natural_gradient(step_size: float | int = 1.0) -> Solver:
-    """Steepest ascent of the likelihood in the geometry of the pmfs themselves.
+    """Make a solver by natural gradient: steepest ascent in the geometry of pmfs.
 
         q <- q + eta F(q)^{-1} grad = q + eta (p - q)
 
     with the Fisher information F of the probabilities (q_1, ..., q_{K-1}), whose inverse is
-    diag q - q q^T. The metric makes the problem as easy as it is: eta = 1 lands on p at once,
-    smaller ones approach it on a straight line.
+    diag q - q q^T. In this metric the problem is as easy as it can be: eta = 1 reaches p at once,
+    and smaller step sizes approach it on a straight line.
 
     Args:
         step_size: eta, in (0, 1]; above 1 the line would leave the simplex.
@@ -199,16 +199,16 @@ def _natural_gradient(eta: float) -> Solver:
 
 
 def exponentiated_gradient(step_size: float | int = 1.0) -> Solver:
-    """Mirror descent: a gradient step measured by the divergence of pmfs.
+    """Make a solver by mirror descent: gradient steps measured by the KL divergence.
 
         q <- argmin_x  -<p / q, x> + KL(x || q) / eta  =  q exp(eta p / q) / Z
 
-    It never leaves the simplex. Where q_k is far below p_k the whole step may overshoot without
-    limit; unless it lowers the objective by a quarter of what the derivative promises it is
-    shortened to eta = log(1 + R) / R, R = max_k p_k / q_k - min_k p_k / q_k. That lowers the
-    objective from every q: along the step its second derivative grows by at most a factor of exp(R
-    eta), and the bound that this gives is least there. Close to p the whole step is always good
-    enough.
+    It never leaves the simplex. Where q_k is far below p_k a whole step may overshoot without
+    limit. If a step does not lower the objective by a quarter of what the derivative promises, it
+    is shortened to eta = log(1 + R) / R with R = max_k p_k / q_k - min_k p_k / q_k. This lowers the
+    objective from every q: along the step, the second derivative grows by a factor of at most
+    exp(R eta), and this eta minimises the bound that follows. Close to p the whole step is always
+    good enough.
 
     Args:
         step_size: eta, in (0, 1]; 1 is Newton's method.
@@ -249,14 +249,15 @@ def _exponentiated_gradient(eta: float) -> Solver:
 
 
 def newton() -> Solver:
-    """Newton's method on the logits.
+    """Make a solver by Newton's method on the logits.
 
         logits <- logits + H^+ (p - q),    H = diag q - q q^T
 
-    H is singular, for a constant added to all logits changes nothing, but p / q solves
-    H x = p - q: no matrix is built, and a step is one of `exponentiated_gradient` with eta = 1,
-    shortened as there where the whole step would overshoot. Quadratic where every class occurs;
-    where one does not its logit falls by 1 a step, so KL shrinks by exp(-1).
+    H is singular, because a constant added to all logits changes nothing, but p / q solves
+    H x = p - q. So no matrix is built: a step is one of `exponentiated_gradient` with eta = 1, and
+    is shortened in the same way if it would overshoot. Convergence is quadratic if every class
+    occurs; the logit of a class that does not occur falls by 1 a step, so that KL shrinks by
+    exp(-1).
 
     Example:
         >>> import jax.numpy as jnp

@@ -20,8 +20,9 @@ class TestResult(NamedTuple):
     Attributes:
         statistic: 0 where counts are in the ratios of the pmf, +inf where an impossible class
             occurred.
-        p_value: Probability of so large a statistic if the pmf is right, by the chi-squared law.
-        dof: Degrees of freedom: classes of positive probability, less one.
+        p_value: Probability of at least this statistic if the pmf is right, by the chi-squared
+            distribution.
+        dof: Degrees of freedom: the number of classes with positive probability, minus one.
     """
 
     __test__ = False  # no test case for pytest, whatever its name begins with
@@ -32,24 +33,24 @@ class TestResult(NamedTuple):
 
 
 def g_test(counts: ArrayLike, q: ArrayLike) -> TestResult:
-    """Likelihood-ratio test of the pmf `q`.
+    """Test whether counts come from the pmf `q` by the likelihood ratio.
 
         G = 2 sum_k c_k log(c_k / (N q_k)) = 2 N KL(c / N || q)
 
-    Under `q` it follows the chi-squared law for large N (Wilks). A class with q_k = 0 that does not
-    occur is no class: it adds nothing to G or to the degrees of freedom. One that does occur
-    refutes `q`: G = +inf, p-value 0. (scipy.stats.power_divergence gives NaN for the former and
-    counts it.) With one possible class there is nothing to test: G = 0, p-value 1.
+    Under `q` it is chi-squared for large N (Wilks). A class with q_k = 0 that does not occur adds
+    nothing to G or to the degrees of freedom. (scipy.stats.power_divergence counts it and gives
+    NaN.) One that does occur refutes `q`: G = +inf, p-value 0. With one possible class there is
+    nothing to test: G = 0, p-value 1.
 
     Args:
         counts: [..., K], whole numbers.
         q: pmf, [..., K], broadcast with the counts.
 
     Returns:
-        Statistic, p-value and degrees of freedom, [...]. Both are computed in float64 from exact
+        Statistic, p-value and degrees of freedom, [...]. They are computed in float64 from exact
         integers, and a p-value keeps its relative precision until it underflows. `q` is divided by
-        its sum, which derivatives take as a constant: those in directions that keep the sum are the
-        test's, d G / d q_k is -2 c_k / q_k.
+        its sum, which is a constant to derivatives: they are right in directions that keep the sum,
+        and d G / d q_k is -2 c_k / q_k.
 
     Raises:
         ValueError: for concrete counts that are negative, not whole or all 0, a concrete `q` that
@@ -70,7 +71,7 @@ def g_test(counts: ArrayLike, q: ArrayLike) -> TestResult:
 
 
 def chi_squared_test(counts: ArrayLike, q: ArrayLike) -> TestResult:
-    """Pearson's test of the pmf `q`.
+    """Test whether counts come from the pmf `q` by Pearson's statistic.
 
         X^2 = sum_k (c_k - N q_k)^2 / (N q_k)
 

@@ -1,4 +1,4 @@
-"""Two columns of labels to their two-way table, and labels of any kind to integers."""
+"""Two-way tables of two columns of labels, and integers for labels of any kind."""
 
 from functools import partial
 from typing import Any, SupportsIndex
@@ -26,19 +26,18 @@ _HOST_BLOCK = 2**16
 def crosstab(
     a: ArrayLike, b: ArrayLike, *, num_classes: tuple[SupportsIndex, SupportsIndex] | None = None
 ) -> Int[Array, "r c"]:
-    """Two-way table of two columns of labels: how often each pair occurs.
+    """Count how often each pair of labels occurs in two columns: their two-way table.
 
         t_ij = sum_n [a_n = i] [b_n = j]
 
-    One pass over both columns, into R C numbers; NumPy arrays are counted on the host, where they
-    lie. `encode` makes integers of other labels, `independence_test` tests the table.
+    It passes once over both columns; NumPy arrays are counted on the host. `encode` turns other
+    labels into integers, and `independence_test` tests the table.
 
     Args:
-        a: integers 0..R-1 of any shape, N of them. Under jit, where values are unknown, a pair of
-            which one label is outside is not counted.
+        a: N integers 0..R-1, of any shape. Under jit, where values are unknown, a pair with a label
+            outside is not counted.
         b: integers 0..C-1 of the same shape.
-        num_classes: (R, C); None, where the labels are known, is the largest of each column, plus
-            1.
+        num_classes: (R, C). None, for known labels: the largest of each column plus 1.
 
     Returns:
         [R, C], int32.
@@ -74,12 +73,12 @@ def crosstab(
 
 
 def encode(labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Integers for labels of any kind, and the names that they stand for.
+    """Turn labels of any kind into integers, and return the names they stand for.
 
         labels = names[codes]
 
-    Runs on the host. The names are sorted; those of a pandas categorical keep its order, also where
-    some of them do not occur.
+    It runs on the host. The names are sorted; those of a pandas categorical keep its order,
+    including names that do not occur.
 
     Args:
         labels: strings, numbers or other labels that can be sorted: a list, a NumPy array, a
@@ -89,7 +88,7 @@ def encode(labels: Any) -> tuple[np.ndarray, np.ndarray]:
         Codes, NumPy int32 of the labels' shape, and names, NumPy [K].
 
     Raises:
-        ValueError: for a missing label: None, NaN, NaT or what pandas has for them.
+        ValueError: for a missing label: None, NaN, NaT or pandas' NA.
         TypeError: for labels that cannot be sorted, or a single one.
 
     Example:

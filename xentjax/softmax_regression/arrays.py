@@ -1,8 +1,8 @@
-"""NumPy on the host and JAX in compiled programs, by one code: what they do not share.
+"""What differs between NumPy on the host and JAX in compiled programs.
 
-The formulas of this package are written for both. Arrays whose values lie in the host's memory are
-fitted by NumPy in float64: nothing is compiled, and BLAS multiplies. Under a transformation of jax,
-and on other devices, the code runs in compiled programs in the dtype of the features.
+The formulas of this package are written once for both. Arrays whose values are in the host's memory
+are fitted by NumPy in float64: nothing is compiled, and BLAS multiplies. Under a transformation of
+jax, and on other devices, the code runs in compiled programs in the dtype of the features.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ _CHUNK, _HOST_CHUNK = 2**19, 2**18
 
 
 def on_host(*arrays: Any) -> bool:
-    """Return whether the values of trees of arrays are known and lie in the host's memory."""
+    """Return whether the values of trees of arrays are known and in the host's memory."""
     return all(map(_lies_on_host, jax.tree.leaves(arrays)))
 
 

@@ -48,7 +48,7 @@ class State(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """Search along a direction; a reach is the spread of a row's logits that a move causes."""
+    """A search along a direction; a reach is the spread that a move causes in a row's logits."""
 
     length: Float[Array, ""]
     last_reach: Float[Array, ""]
@@ -62,7 +62,7 @@ class _Search(NamedTuple):
 
 
 def minimise(problem: Problem, point: Array, max_steps: Array, tol: Array) -> State:
-    """Take steps until the objective can fall by at most `tol` nats, or seems to fall for ever."""
+    """Take steps until the objective can fall by at most `tol` nats or seems to have no minimum."""
     xp = namespace(point)
     d1, k = point.shape
     newton = by_newton(d1 - 1, k)
@@ -124,10 +124,10 @@ def minimise(problem: Problem, point: Array, max_steps: Array, tol: Array) -> St
 def at_optimum(
     problem: Problem, point: Array, curvature: Array | None
 ) -> tuple[Array, Array | None]:
-    """The point and the Hessian there, with the derivatives of the minimum that was sought.
+    """Return the point and its Hessian, with the derivatives of the exact minimum.
 
-    The gradient stays 0 where the problem moves: H d_point = -d_gradient. Steps of a loop would be
-    refused by reverse mode.
+    The gradient stays 0 as the problem changes: H d_point = -d_gradient. Reverse mode could not
+    differentiate the loop itself.
     """
     del problem
     return point, curvature

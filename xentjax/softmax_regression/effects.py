@@ -1,4 +1,4 @@
-"""Average marginal effects: how much a feature moves the probabilities, over all rows."""
+"""Average marginal effects: how much features change the probabilities, averaged over the rows."""
 
 from typing import Any, NamedTuple
 
@@ -27,12 +27,12 @@ class MarginalEffects(NamedTuple):
 
     @property
     def z(self) -> Float[Array, "d k"]:
-        """Effects over their standard errors."""
+        """Effects divided by their standard errors."""
         return inference.ratios(self.effects, self.standard_errors)
 
     @property
     def p_values(self) -> Float[Array, "d k"]:
-        """Probability of so large a |z| if there is no effect, by the normal law."""
+        """Probability of at least this |z| if there is no effect (Wald's test)."""
         return inference.p_values(self.effects, self.standard_errors)
 
     def confidence_intervals(self, alpha: ArrayLike = 0.05) -> Float[Array, "d k 2"]:

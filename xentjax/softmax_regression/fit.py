@@ -1,4 +1,4 @@
-"""Softmax regression: the die whose probabilities depend on features, fitted by convex descent."""
+"""Softmax regression: a die whose probabilities depend on features, fitted by convex descent."""
 
 import warnings
 from collections.abc import Sequence
@@ -52,75 +52,80 @@ def fit_softmax_regression(
     max_steps: int = 1000,
     tol: ArrayLike = 1e-6,
 ) -> SoftmaxRegressionFit:
-    """Maximum-likelihood softmax regression (multinomial logistic regression).
+    """Fit a softmax regression (multinomial logistic regression) by maximum likelihood.
 
         minimise  F = sum_n w_n H(y_n, softmax(x_n kernel + bias)) + (l2 / 2) ||kernel||^2
 
-    The bias is free of penalty. F is convex and is minimised from the pmf of the labels (the best
-    fit without features) in features that are standardised internally, which moves neither the
-    optimum nor the penalty. Up to 1000 coefficients p = (K-1)(D+1) the steps are Newton's; beyond,
-    where the p^2 numbers of the Hessian cost more than all steps without it, L-BFGS's. Their length
-    needs no values of F: along a direction of derivative -a and curvature v that spreads the logits
-    of a row by at most R, the length log(1 + R a / v) / R is guaranteed to lower F.
+    The bias is not penalised. F is convex. The minimisation starts from the pmf of the labels,
+    which is the best fit without features, and standardises the features internally, which changes
+    neither the optimum nor the penalty. Up to 1000 coefficients p = (K-1)(D+1) the steps are
+    Newton's. With more, L-BFGS is used, because the p^2 numbers of the Hessian would cost more than
+    all of its steps. The length of a step needs no values of F: along a direction of derivative -a
+    and curvature v that spreads the logits of a row by at most R, the length log(1 + R a / v) / R
+    is guaranteed to lower F.
 
-    A constant added to all classes' coefficients changes no probability; their sums over the
-    classes are therefore 0, which with l2 > 0 is the optimum itself.
+    Adding a constant to the coefficients of all classes changes no probability. Coefficients
+    therefore sum to 0 over the classes, which is also the optimum with l2 > 0.
 
     The fit has standard errors, z, p-values, confidence intervals, odds ratios, a likelihood-ratio
     test, information criteria, marginal effects and a `summary()`. `covariance` is the inverse of
-    the Fisher information, which is the Hessian of F, so that standard errors are the roots of its
-    diagonal. With l2 > 0 the penalty is a part of the Hessian:
-    the covariance is then that of the normal approximation to the posterior under the prior
-    kernel ~ Normal(0, 1 / l2), not that of the biased estimate. Where the features (with the
-    constant) are linearly dependent to within rounding, many kernels fit equally well, with the
-    same probabilities for the rows of `x`: one of them is returned, the covariance is NaN and
-    `identified` False. l2 > 0, or a feature fewer, makes it one.
+    the Fisher information, the Hessian of F, so that standard errors are the square roots of its
+    diagonal. With l2 > 0 the Hessian includes the penalty: the covariance is then that of the
+    normal approximation to the posterior under the prior kernel ~ Normal(0, 1 / l2), not that of
+    the biased estimate. If the features and the constant are linearly dependent to within rounding,
+    many kernels fit equally well and give the same probabilities for the rows of `x`. One of them
+    is returned, `identified` is False and the covariance is NaN. To make the optimum unique, use
+    l2 > 0 or leave out a feature.
 
-    Where a hyperplane separates classes, wholly or with rows on it, the likelihood has no maximum.
-    A Newton step that changes no row's differences of logits by 1 proves that there is one; data
-    are said to be `separated` if steps are still longer than 0.5 when F could fall by no more than
-    1e-10 nats (float32: 4e-5). Coefficients and log-likelihood are then those of the last step,
-    near the supremum, and the covariance is NaN. So data that overlap by no more than this count
-    as separated, an end by `max_steps` may hide it, and with L-BFGS, whose steps prove nothing, it
-    is a heuristic. l2 > 0 makes the optimum finite. A class that never occurs has bias -inf, kernel
-    0 and covariance NaN, whatever l2 is.
+    If a hyperplane separates the classes, completely or with some rows on it, the likelihood has no
+    maximum. A Newton step that changes no difference of a row's logits by 1 proves that there is a
+    maximum. Data are reported as `separated` if the steps are still longer than 0.5 when F could
+    fall by no more than 1e-10 nats (float32: 4e-5). Coefficients and log-likelihood are then those
+    of the last step, near the supremum, and the covariance is NaN. This has three limits: data that
+    overlap by less than that count as separated, a search that ends at `max_steps` may miss the
+    separation, and with L-BFGS, whose steps prove nothing, the test is a heuristic. The optimum is
+    finite with l2 > 0. A class that never occurs has bias -inf, kernel 0 and covariance NaN for
+    every l2.
 
-    Arrays of NumPy and on a CPU are fitted in float64 on the host, without anything to compile, and
-    the results rounded to the dtype of jax; from 65,536 rows on the search starts where the fit to
-    a part of them ends. Under transformations, on other devices, on several, and for more than 1000
-    coefficients, programs are compiled that compute in the dtype of the features.
+    Arrays of NumPy, and those of jax on a CPU, are fitted on the host in float64, without compiling
+    anything, and the results are rounded to jax's dtype. From 65,536 rows on, the search starts
+    from the fit to a part of the rows. Under transformations of jax, on other devices, on several
+    devices and with more than 1000 coefficients, the fit is a compiled program that computes in the
+    dtype of the features.
 
-    Derivatives in `x` and `l2`, forward and reverse, are those of the optimum by the implicit
-    function theorem, H d_beta = -d(gradient of F); those of `gradient_norm` are 0.
+    Derivatives with respect to `x` and `l2`, forward and reverse, are those of the optimum by the
+    implicit function theorem, H d_beta = -d(gradient of F); those of `gradient_norm` are 0.
 
     Args:
         x: features [N, D], floating, without a constant. Half precision is computed in float32.
-        labels: [N]; integers 0..K-1, or labels of any kind where `num_classes` is None.
-        num_classes: K. None makes integers of the labels by `encode`: K is the number of its names.
-        l2: strength of the penalty, >= 0, against the sum of the losses. It is 1 / C of
-            scikit-learn, and 2 / C for two classes, where scikit-learn's penalty is that of the
-            difference between their coefficients, twice the square of both.
+        labels: [N]; integers 0..K-1, or labels of any kind if `num_classes` is None.
+        num_classes: K. If it is None, `encode` turns the labels into integers, and K is the number
+            of its names.
+        l2: strength of the penalty, >= 0, relative to the sum of the losses. It equals 1 / C of
+            scikit-learn, and 2 / C for two classes: scikit-learn then penalises the difference of
+            their coefficients, whose square is twice the sum of both squares.
         sample_weight: frequency weights [N], finite and >= 0: a row of weight w counts as w rows,
-            in N too. (Weights of a survey's sampling are another thing: standard errors are not
-            those of their estimates.)
-        baseline: index of the class that coefficients, `covariance` and what follows from it are
-            relative to.
-        feature_names: D names; by default the columns of a table, else x1, x2, ...
-        class_names: K names; by default those of `encode`, else the indices.
-        max_steps: most steps taken, >= 1.
-        tol: fall of F in nats, by its quadratic model, at which one more step is the last. Of
-            F's total, as the statistical error is: 1e-6 nats are a thousandth of a standard error.
+            also in N. They are not the weights of a survey's sampling, for which the standard
+            errors would be wrong.
+        baseline: index of the class to which the coefficients, `covariance` and all that follows
+            from them are relative.
+        feature_names: D names; by default the columns of a table, or x1, x2, ...
+        class_names: K names; by default those of `encode`, or the indices.
+        max_steps: largest number of steps, >= 1.
+        tol: one more step is the last when the quadratic model of F promises to fall by no more
+            than this, in nats. It is absolute, as the statistical error is: 1e-6 nats are a
+            thousandth of a standard error.
 
     Returns:
         The fit. It warns of separated data, of linearly dependent features, of classes that never
-        occur and of an optimum that was not reached, except under jit, where values are unknown;
-        there a label outside 0..K-1 makes the fit NaN.
+        occur and of an optimum that was not reached. Under jit, where values are unknown, it does
+        not warn, and a label outside 0..K-1 makes the fit NaN.
 
     Raises:
         ValueError: for a concrete label outside 0..K-1, concrete features that are not finite, no
             rows, shapes that do not fit, l2 < 0, tol < 0, max_steps < 1, fewer than 1 class,
-            weights that are negative, not finite or all 0, a baseline outside 0..K-1, another
-            number of names, or `num_classes` of None where labels are unknown or one is missing.
+            weights that are negative, not finite or all 0, a baseline outside 0..K-1, a wrong
+            number of names, or a `num_classes` of None if labels are unknown or one is missing.
         TypeError: for features that are not floating, or labels, num_classes, baseline or max_steps
             that are not integers.
 
@@ -225,7 +230,7 @@ def _float(value: Any, dtype: Any) -> Array | np.float64:
 
 
 def _warn(found: Solution) -> None:
-    """Warn of what makes a fit other than it seems, where it is known."""
+    """Warn of what a reader of the fit has to know, as far as its values are known."""
     counts, converged = concrete(found.counts), concrete(found.converged)
     if counts is not None and not counts.all():
         absent = np.flatnonzero(counts == 0)[0]

@@ -1,4 +1,4 @@
-"""The problem of a fit, taken up again at its optimum: for what is a sum over the rows there."""
+"""The problem of a fit, at its optimum, for statistics that are sums over the rows."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from xentjax.softmax_regression.standardised import standardise
 
 
 class Fitted(NamedTuple):
-    """A fit and the rows that it was made of."""
+    """A fit, and the rows it was fitted to."""
 
     x: Array
     labels: Array

@@ -1,8 +1,8 @@
 """The Fisher information of rows about coefficients relative to class 0: one product a chunk.
 
-It has a block for each pair of classes, sum_n w_n p_nj ([j = k] - p_nk) z_n z_n^T. Either the
-weights of all pairs of classes multiply the features, for a product with the features; or, of many
-classes, they multiply the products of all pairs of features, which are then formed once for all.
+It has a block for each pair of classes, sum_n w_n p_nj ([j = k] - p_nk) z_n z_n^T. With few
+classes, the weights of each pair multiply the features, followed by a product with the features.
+With many, they multiply the products of all pairs of features, which are formed once.
 """
 
 from functools import cache

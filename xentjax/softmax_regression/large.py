@@ -1,8 +1,8 @@
-"""A start for many rows, near the optimum: that of a part of them, which has a Hessian too.
+"""A start near the optimum for many rows: the optimum of a part of them.
 
-The optimum of m of n rows is p n / (2 m) nats worse than that of all. From there steps with the
-Hessian of the part, which differs from that of all by a share of about 2 sqrt(p / m), need one
-gradient each; only the last step, which proves the optimum, needs the Hessian of all rows.
+The optimum of m of n rows is about p n / (2 m) nats worse than that of all rows. From there, steps
+with the Hessian of the part, whose relative error is about 2 sqrt(p / m), cost one gradient each.
+Only the last step, which proves the optimum, needs the Hessian of all rows.
 """
 
 import numpy as np

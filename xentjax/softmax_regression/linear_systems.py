@@ -1,4 +1,4 @@
-"""Systems with the Hessian: the direction to the minimum of the quadratic model, an inverse."""
+"""Linear systems with the Hessian: the minimum of the quadratic model, and the inverse."""
 
 import jax
 import numpy as np
@@ -48,7 +48,7 @@ def inverse(hessian: Array, rounding: Array) -> tuple[Array, Array]:
 
 
 def in_features(matrix: Array, to_unit: Array, offset: Array, known: Array) -> Array:
-    """Return the covariance of the coefficients of features, of those of standardised ones.
+    """Return the covariance for the given features from that for standardised ones.
 
     Args:
         matrix: covariance [(K-1) D1, (K-1) D1], class by class.

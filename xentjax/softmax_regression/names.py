@@ -1,4 +1,4 @@
-"""Names of features and classes, taken from what is passed."""
+"""Names of features and classes, from the arguments or the columns of a table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from xentjax._core.checks import raise_value_error
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Names:
-    """Names of a regression's features and classes; no array, and so no leaf of a tree."""
+    """Names of a regression's features and classes. It holds no arrays: a tree with no leaves."""
 
     features: tuple[str, ...]
     """Names of the D features; x1, x2, ... where none were given."""

@@ -1,4 +1,4 @@
-"""Whether one fit is nested in another: the same rows, and features in the span of the other's."""
+"""Check that a fit is nested in another: the same rows, and features in the span of the other's."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A fitted softmax regression: estimates, what can be inferred from them, and predictions."""
+"""A fitted softmax regression: estimates, inference and predictions."""
 
 import warnings
 from typing import Any, NamedTuple
@@ -56,31 +56,33 @@ class OddsRatios(NamedTuple):
 class SoftmaxRegressionFit(NamedTuple):
     """A fitted softmax regression; its logits are `x @ kernel + bias`.
 
-    Coefficients and all that is inferred of them are relative to the baseline: [D+1, K-1], a row
-    for each feature and the last one for the constant, a column for each other class. What is
-    computed of a fit has its dtype; where values are known it is computed in float64.
+    Coefficients, and the statistics that follow from them, are relative to the baseline class:
+    [D+1, K-1], with a row for each feature, a last row for the constant, and a column for each
+    other class. Whatever is computed from a fit has its dtype; the computation is in float64 where
+    values are known.
 
     Attributes:
-        kernel: Each row sums to 0 over the classes that occur: only differences between classes
-            matter.
+        kernel: Each row sums to 0 over the classes that occur, since only differences between
+            classes matter.
         bias: Sums to 0 over the classes that occur; -inf for a class that never does.
         log_likelihood: Sum over the rows in nats, without the penalty.
         covariance: Covariance of the p = (K-1)(D+1) coefficients relative to the baseline: class by
             class, the constant last in each. None where p > 1000.
-        gradient_norm: Largest derivative of the objective over N in a bias or in a coefficient of a
-            feature of deviation 1, or of the deviation over sqrt(l2 / N) where that is less; 0 at
+        gradient_norm: Largest derivative of objective / N in a bias, or in the coefficient of a
+            feature that is divided by the larger of its standard deviation and sqrt(l2 / N); 0 at
             the optimum.
-        steps: Steps taken.
+        steps: Number of steps taken.
         converged: Whether the objective can fall by no more than `tol` nats, and an optimum exists.
-        separated: Whether no optimum exists: the likelihood rises for ever as coefficients grow.
-        identified: Whether the optimum is one point: not where data are separated or features, with
-            the constant, linearly dependent. The covariance is NaN where it is not, and None where
-            this is.
+        separated: Whether the classes are separated, so that the likelihood rises for ever as the
+            coefficients grow.
+        identified: Whether the optimum is a single point. It is not if the data are separated, or
+            if the features and the constant are linearly dependent; the covariance is then NaN.
+            None where the covariance is None.
         null_log_likelihood: Log-likelihood of intercepts alone, sum_k n_k log(n_k / N), in nats.
         likelihood_ratio: 2 (log_likelihood - null_log_likelihood), more precise than their
             difference.
         l2: Strength of the penalty.
-        data: The arrays that were fitted. They are not copied, but a batch of fits holds a batch.
+        data: The arrays that were fitted, not copied; a batch of fits has a batch of them.
         names: Names of features and classes, and the baseline.
     """
 
@@ -106,22 +108,22 @@ class SoftmaxRegressionFit(NamedTuple):
 
     @property
     def standard_errors(self) -> Float[Array, "d1 others"]:
-        """Roots of the diagonal of the covariance.
+        """Square roots of the diagonal of the covariance.
 
-        NaN for separated data and dependent features. With l2 > 0 they are the deviations of a
-        posterior (see `fit_softmax_regression`), not of the estimates, and it warns of that; so do
-        z, p_values, confidence intervals and odds ratios.
+        They are NaN for separated data and dependent features. With l2 > 0 they are the standard
+        deviations of a posterior (see `fit_softmax_regression`), not of the estimates. A warning
+        says so here and in z, p_values, confidence intervals and odds ratios.
         """
         return self._errors("standard_errors")
 
     @property
     def z(self) -> Float[Array, "d1 others"]:
-        """Coefficients over their standard errors."""
+        """Coefficients divided by their standard errors."""
         return inference.ratios(self.coefficients, self._errors("z"))
 
     @property
     def p_values(self) -> Float[Array, "d1 others"]:
-        """Probability of so large a |z| if the coefficient is 0, by the normal law (Wald's)."""
+        """Probability of at least this |z| if the coefficient is 0 (Wald's test), [D+1, K-1]."""
         return inference.p_values(self.coefficients, self._errors("p_values"))
 
     def confidence_intervals(self, alpha: ArrayLike = 0.05) -> Float[Array, "d1 others 2"]:
@@ -169,7 +171,7 @@ class SoftmaxRegressionFit(NamedTuple):
 
     @property
     def dof(self) -> Int[Array, ""]:
-        """Number of coefficients that are estimated, (K-1)(D+1) for the K classes that occur."""
+        """Number of estimated coefficients, (K-1)(D+1) for the K classes that occur."""
         return inference.number_of_coefficients(self.bias, self.kernel.shape[0] + 1)
 
     @property
@@ -190,23 +192,23 @@ class SoftmaxRegressionFit(NamedTuple):
     def likelihood_ratio_test(self, other: "SoftmaxRegressionFit | None" = None) -> TestResult:
         """Likelihood-ratio test of this fit against one with fewer features.
 
-            G = 2 (log_likelihood - that of the other)
+            G = 2 (log_likelihood - other.log_likelihood)
 
-        follows the chi-squared law for many rows, if the other is right, with as many degrees of
-        freedom as it has fewer coefficients (Wilks).
+        If the smaller model is right, G is asymptotically chi-squared (Wilks); its degrees of
+        freedom are the number of coefficients that the smaller model lacks.
 
         Args:
             other: a fit of the same labels and weights to some of these features, or to linear
-                combinations of them; None is the fit of intercepts alone.
+                combinations of them. None: the model of intercepts alone.
 
         Returns:
-            Statistic, p-value and degrees of freedom. The p-value is NaN where the law does not
-            hold: with a penalty, and for linearly dependent features.
+            Statistic, p-value and degrees of freedom. The p-value is NaN where Wilks' theorem does
+            not apply: with a penalty, and for linearly dependent features.
 
         Raises:
-            ValueError: for a fit of other data (other labels, weights or classes, or features that
-                are not linear combinations of these), where values are known.
-            TypeError: for something that is not a fit.
+            ValueError: for a fit of other labels, weights or classes, or of features that are not
+                linear combinations of these, if values are known.
+            TypeError: for an `other` that is not a fit.
 
         Source: S. S. Wilks, "The large-sample distribution of the likelihood ratio for testing
         composite hypotheses" (1938).
@@ -230,8 +232,8 @@ class SoftmaxRegressionFit(NamedTuple):
 
             H^-1 (sum_n w_n s_n s_n^T) H^-1,    s_n the score of row n
 
-        Estimates spread so in repeated samples also where the model is wrong. A pass over the data
-        each time. NaN and None where the covariance is.
+        It estimates the covariance of the estimates in repeated samples even if the model is wrong.
+        Each call passes over the data. It is NaN or None where `covariance` is.
 
         Source: H. White, "Maximum likelihood estimation of misspecified models" (1982).
         """
@@ -240,12 +242,12 @@ class SoftmaxRegressionFit(NamedTuple):
         return robust_covariance(self.kernel.dtype, *self._at_fit)
 
     def average_marginal_effects(self) -> MarginalEffects:
-        """Mean over the rows of the derivatives of the probabilities in the features.
+        """Average over the rows the derivatives of the probabilities in the features.
 
             effect_dk = mean_n d p_k(x_n) / d x_nd = mean_n p_nk (b_dk - sum_j p_nj b_dj)
 
-        Their standard errors follow from the covariance by the delta method, with the rows taken
-        as fixed. A pass over the data each time.
+        The delta method gives their standard errors from the covariance, for fixed rows. Each call
+        passes over the data.
 
         Returns:
             Effects and standard errors [D, K], for all classes, with z, p_values and
@@ -257,7 +259,7 @@ class SoftmaxRegressionFit(NamedTuple):
         return MarginalEffects(effects, None if self.covariance is None else errors)
 
     def predict_proba(self, x: Any) -> Float[Array, "*n k"]:
-        """Probabilities of the classes, softmax(x @ kernel + bias).
+        """Predict the probabilities of the classes, softmax(x @ kernel + bias).
 
         Args:
             x: features [..., D], floating; a table with the columns that were fitted.
@@ -272,7 +274,7 @@ class SoftmaxRegressionFit(NamedTuple):
         return _probabilities(*in_jax(self._features(x), self.kernel, self.bias))
 
     def predict(self, x: Any) -> Int[Array, "*n"]:
-        """Most probable class, an index into `names.classes`; the first one of several.
+        """Predict the most probable class, an index into `names.classes`; of equal ones, the first.
 
         Args:
             x: features [..., D], floating; a table with the columns that were fitted.
@@ -287,14 +289,14 @@ class SoftmaxRegressionFit(NamedTuple):
         return self.predict_proba(x).argmax(-1).astype(jnp.int32)
 
     def summary(self, alpha: float = 0.05, *, markdown: bool = False) -> str:
-        """Table of the fit with a part for each class but the baseline, as text to be printed.
+        """Format the fit as a table, with a part for each class except the baseline.
 
-        Figures are written as statsmodels writes them. Notes below say what is not to be read as
-        it looks: a penalty, separated data, dependent features, an optimum that was not reached.
+        Numbers look like statsmodels'. Notes below the table warn of a penalty, separated data,
+        dependent features and an optimum that was not reached.
 
         Args:
             alpha: probability outside of a confidence interval, in (0, 1).
-            markdown: as tables in Markdown.
+            markdown: format as Markdown rather than as plain text.
 
         Returns:
             The text.

@@ -1,4 +1,4 @@
-"""The sandwich covariance: the spread of the estimates whether the model is right or not."""
+"""The sandwich covariance of the estimates, valid even if the model is wrong."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The optimum of softmax regression in standardised features, and in those that were given."""
+"""The optimum of softmax regression, in standardised features and in the given ones."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from xentjax.softmax_regression.standardised import standardise
 
 
 class Solution(NamedTuple):
-    """Fields of a fit; those without a text here are documented there."""
+    """Computed fields of a `SoftmaxRegressionFit`, which documents those without a text here."""
 
     kernel: Float[Array, "d k"]
     bias: Float[Array, " k"]

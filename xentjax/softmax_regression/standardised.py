@@ -1,4 +1,4 @@
-"""Features in a scale of their own, so that steps and rounding do not depend on units."""
+"""Standardised features, so that steps and rounding do not depend on units."""
 
 from typing import NamedTuple
 
@@ -13,18 +13,18 @@ _HOST_BLOCK = 2**17
 
 
 class Standardised(NamedTuple):
-    """Features less their mean, over their deviation, or over sqrt(l2 / n) where that is less."""
+    """Features minus their mean, over the larger of their standard deviation and sqrt(l2 / n)."""
 
     features: Float[Array, "d1 n"]
     """The last row is 1, for the bias."""
     scale: Float[Array, " d"]
-    """Derivatives in it are 0: it moves no result."""
+    """Its derivatives are 0, since it changes no result."""
     offset: Float[Array, " d"]
-    """Subtracted numbers, over the scale."""
+    """The means, divided by the scale."""
 
 
 def standardise(x: Array, weights: Array | None, total: Array, l2: Array) -> Standardised:
-    """Return standardised features of rows x [N, D] that count `weights` times, `total` in all."""
+    """Standardise the rows x [N, D], which count `weights` times, `total` in all."""
     xp, (n, d) = namespace(x), x.shape
     if xp is not np:
         features, scale, offset = _standardise(x.T, weights, total, l2)
@@ -47,7 +47,7 @@ def _standardise(
     x: Array, weights: Array | None, total: Array, l2: Array
 ) -> tuple[Array, Array, Array]:
     xp = namespace(x)
-    # Squares of features of 1e-20 or 1e20 have no place in float32. Powers of 2 round nothing.
+    # Squares of features of 1e-20 or 1e20 do not fit in float32. Powers of 2 are exact factors.
     largest = xp.finfo(x.dtype).maxexp - 3
     exponent = xp.frexp(abs(x).max(1))[1].clip(-largest, largest)
     one = xp.ones(len(x), x.dtype)
@@ -56,14 +56,14 @@ def _standardise(
     def mean(values: Array) -> Array:
         return (values if weights is None else values * weights[None]).sum(1) / total
 
-    # Relative to a row first: constant features become 0 exactly, and large offsets lose nothing.
+    # First relative to a row: constant features become exactly 0, and large offsets lose nothing.
     first = x[:, :1]
     shifted = x - first
     middle = mean(shifted)[:, None]
     centred = shifted - middle
     deviation = xp.ldexp(xp.sqrt(mean(xp.square(centred))), exponent)
-    # One that the penalty outweighs is scaled by that, which its own scale may make infinite.
-    # A root of l2 = 0 has an infinite derivative.
+    # A feature that the penalty outweighs is scaled by the penalty: divided by its own deviation,
+    # the penalty could be infinite. The derivative of the root is infinite at l2 = 0.
     scale = xp.maximum(deviation, xp.sqrt(l2 / total))
     scale = xp.where(scale > 0, scale, 1)
     if xp is not np:

@@ -74,7 +74,7 @@ def _row(numbers: np.ndarray) -> list[str]:
 
 
 def _fixed(x: float, digits: int) -> str:
-    """Return a number with so many decimals, in powers of 10 where they are too few or many."""
+    """Format a number with fixed decimals, or in scientific notation where they do not suit it."""
     if abs(x) >= 1e4 or abs(x) < 1e-4:
         return f"{x:.{digits}g}"
     return f"{x:.{digits}f}"
