@@ -1,4 +1,4 @@
-"""What differs between NumPy on the host and JAX in compiled programs.
+"""Differences between NumPy on the host and JAX in compiled programs.
 
 The formulas of this package are written once for both. Arrays whose values are in the host's memory
 are fitted by NumPy in float64: nothing is compiled, and BLAS multiplies. Under a transformation of

@@ -18,7 +18,7 @@ class Standardised(NamedTuple):
     features: Float[Array, "d1 n"]
     """The last row is 1, for the bias."""
     scale: Float[Array, " d"]
-    """Its derivatives are 0, since it changes no result."""
+    """The scale of each feature; its derivatives are 0, since it changes no result."""
     offset: Float[Array, " d"]
     """The means, divided by the scale."""
 
