@@ -58,56 +58,57 @@ Information measures
     check_pmf: Raise unless `p` is a pmf: p_k >= 0 and sum_k p_k = 1 along `axis`.
 
 Counts and likelihood
-    counts: Number of samples of each class.
-    stream_counts: Number of samples of each class in all batches, of any total.
-    empirical_pmf: The pmf of the samples themselves, which is also their maximum-likelihood pmf.
-    log_likelihood: Log-likelihood of a pmf given samples in their order.
+    counts: Count the samples of each class.
+    stream_counts: Count the samples of each class in a stream of batches of any length.
+    empirical_pmf: Compute the empirical pmf, which is also the maximum-likelihood pmf.
+    log_likelihood: Compute the log-likelihood of a pmf given samples in their order.
     multinomial_log_likelihood:
-        Log-likelihood of a pmf given counts, whatever the order of the samples.
-    score: Derivative of the log-likelihood in the logits of q = softmax(logits).
-    fisher_information: Fisher information of n samples about the logits of q = softmax(logits).
-    sample: Independent rolls of a die.
+        Compute the log-likelihood of a pmf given counts, in any order of the samples.
+    score: Compute the derivative of the log-likelihood in the logits of q = softmax(logits).
+    fisher_information:
+        Compute the Fisher information of n samples about the logits of q = softmax(logits).
+    sample: Draw independent samples from a pmf.
 
 Estimates
-    fit_categorical: Maximum-likelihood pmf of counts, or the mode of its posterior.
-    kkt_certificate: The optimality conditions of maximum likelihood, evaluated at a pmf.
+    fit_categorical: Fit a pmf to counts by maximum likelihood, or find the mode of its posterior.
+    kkt_certificate: Evaluate the optimality conditions of maximum likelihood at a pmf.
     confidence_intervals:
-        Confidence intervals of level 1 - alpha for the probabilities of the classes.
-    entropy_estimate: Entropy of the pmf that samples came from, known by their counts only.
+        Compute confidence intervals of level 1 - alpha for the probabilities of the classes.
+    entropy_estimate: Estimate the entropy of a pmf from the counts of its samples.
     nsb_entropy:
-        Posterior mean and standard deviation of the entropy, by Nemenman, Shafee and Bialek.
-    expected_kl: Expected divergence of the pmf of n samples from the pmf that they are drawn from.
-    dirichlet_posterior: Posterior of the pmf of a die, under a Dirichlet prior.
+        Compute the posterior of the entropy under the prior of Nemenman, Shafee and Bialek.
+    expected_kl:
+        Compute the expected divergence of the empirical pmf of n samples from the true pmf.
+    dirichlet_posterior: Compute the posterior of a pmf under a Dirichlet prior.
     log_evidence:
-        Log-probability of counts under a Dirichlet prior, whatever the pmf (Dirichlet-multinomial).
-    fit_dirichlet:
-        Dirichlet distribution that the pmfs of many dice most likely come from, by their counts.
+        Compute the log-probability of counts under a Dirichlet prior (Dirichlet-multinomial).
+    fit_dirichlet: Fit the Dirichlet distribution of the pmfs of many dice by maximum likelihood.
     CategoricalFit: A fitted pmf and its optimality certificate.
     KKTCertificate:
         Proof that a pmf maximises the likelihood, or a bound on how far it is from doing so.
     EntropyPosterior: Posterior of an entropy, given samples.
-    DirichletPosterior:
-        Dirichlet distribution of the pmf of a die, with A the sum of its concentrations a.
-    DirichletFit: A fitted Dirichlet distribution, of which each die's pmf is a sample.
+    DirichletPosterior: The Dirichlet distribution of a pmf; A is the sum of its concentrations a.
+    DirichletFit: A fitted Dirichlet distribution; each die's pmf is a sample of it.
 
 Tests and tables
-    g_test: Likelihood-ratio test of the pmf `q`.
-    chi_squared_test: Pearson's test of the pmf `q`.
-    multinomial_test: Exact or simulated test of the pmf `q`, for any number of samples.
+    g_test: Test whether counts come from the pmf `q` by the likelihood ratio.
+    chi_squared_test: Test whether counts come from the pmf `q` by Pearson's statistic.
+    multinomial_test: Test whether counts come from the pmf `q`, exactly or by simulation.
     overdispersion_test:
-        Score test of one pmf for all dice, against pmfs from a Dirichlet distribution.
-    power: Power of the G-test of the pmf `q` by n samples, where the truth is p.
+        Test whether all dice have one pmf, against pmfs from a Dirichlet distribution.
+    power: Compute the power of the G-test of the pmf `q` with n samples of the pmf p.
     sample_size:
-        Least number of samples with which the G-test of the pmf `q` has a power, if p is the truth.
-    encode: Integers for labels of any kind, and the names that they stand for.
-    crosstab: Two-way table of two columns of labels: how often each pair occurs.
-    independence_test: Test of independence of the rows and columns of a two-way table.
+        Find the least number of samples with which the G-test of the pmf `q` has a given power.
+    encode: Turn labels of any kind into integers, and return the names they stand for.
+    crosstab: Count how often each pair of labels occurs in two columns: their two-way table.
+    independence_test: Test whether the rows and columns of a two-way table are independent.
     TestResult: Result of a test of counts against a pmf.
-    MultinomialTest: Result of a test of counts against a pmf, without the chi-squared law.
+    MultinomialTest: Result of an exact or simulated test of counts against a pmf.
     IndependenceTest: Result of a test of independence of the rows and columns of a table.
 
 Softmax regression
-    fit_softmax_regression: Maximum-likelihood softmax regression (multinomial logistic regression).
+    fit_softmax_regression:
+        Fit a softmax regression (multinomial logistic regression) by maximum likelihood.
     SoftmaxRegressionFit: A fitted softmax regression; its logits are `x @ kernel + bias`.
     MarginalEffects: Average marginal effects of D features on the probabilities of K classes.
     OddsRatios:
