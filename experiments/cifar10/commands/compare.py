@@ -9,7 +9,6 @@ to detect a difference of 0.1 points with a power of 80 %.
 """
 
 import os
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,8 @@ from rich.text import Text
 
 from experiments.cifar10.backend import prepare_cpu
 from experiments.cifar10.commands.seeds import SWEEP_NAME, Sweep, parse_seeds, run_seeds
-from experiments.cifar10.config import PRESETS, Config, DatasetName
+from experiments.cifar10.commands.settings import parse_settings
+from experiments.cifar10.config import DatasetName
 from experiments.cifar10.data.load import load
 from experiments.cifar10.training.run import check
 from experiments.common.command import (
@@ -76,28 +76,6 @@ class Compared:
     name: str
     accuracy: Estimate
     difference: Estimate | None
-
-
-def parse_settings(text: str) -> Config:
-    """Parse a preset and the options after it.
-
-    Raises:
-        UserError: there is no such preset, a setting is impossible, or the seed is set.
-    """
-    try:
-        preset, *options = shlex.split(text) or [""]
-    except ValueError as error:  # an unclosed quote
-        raise UserError(
-            f"settings: expected options as in a shell, got {text!r}: {error}"
-        ) from None
-    if preset not in PRESETS:
-        raise UserError(
-            f"settings: expected a folder or one of {', '.join(PRESETS)} with options, got {text!r}"
-        )
-    chosen = parse_options(Config, options, default=PRESETS[preset], prog=f"{PROGRAM} {preset}")
-    if chosen.seed != PRESETS[preset].seed:
-        raise UserError(f"settings: expected --seeds for all of them, got --seed in {text!r}")
-    return chosen
 
 
 def compare(accuracies: dict[str, dict[int, float]]) -> list[Compared]:
@@ -202,7 +180,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         chosen = parse_seeds(seeds or DEFAULT_SEEDS)
         # not Path.is_dir, which fails if the settings are too long for a name
         known = {name: _read(Path(name)) for name in names if name and os.path.isdir(name)}
-        trained = {name: parse_settings(name) for name in names if name not in known}
+        trained = {
+            name: parse_settings(name, PROGRAM, instead="a folder or ")
+            for name in names
+            if name not in known
+        }
         check_common_seeds(
             {name: known[name].accuracies if name in known else chosen for name in names}
         )

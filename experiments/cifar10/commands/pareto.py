@@ -26,8 +26,8 @@ import tyro
 from rich.console import Console
 
 from experiments.cifar10.backend import prepare_cpu
-from experiments.cifar10.commands.compare import parse_settings
 from experiments.cifar10.commands.seeds import parse_seeds
+from experiments.cifar10.commands.settings import parse_settings
 from experiments.cifar10.commands.speed import Speed, markdown, table
 from experiments.cifar10.commands.torch_times import Phase, time_phases
 from experiments.cifar10.commands.whole_command import (
@@ -100,7 +100,7 @@ class Plan:
         """
         if len(set(names)) < len(names):
             raise UserError(f"settings: expected different ones, got {', '.join(names)}")
-        return cls({name: parse_settings(name) for name in names}, seeds, cold)
+        return cls({name: parse_settings(name, PROGRAM) for name in names}, seeds, cold)
 
     @classmethod
     def recorded(cls, folder: RunFolder) -> Self:

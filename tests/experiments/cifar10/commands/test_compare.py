@@ -8,8 +8,9 @@ import pytest
 from scipy import stats
 
 from experiments.cifar10.commands import compare as module
-from experiments.cifar10.commands.compare import check_common_seeds, compare, main, parse_settings
+from experiments.cifar10.commands.compare import check_common_seeds, compare, main
 from experiments.cifar10.commands.seeds import Sweep, run_seeds
+from experiments.cifar10.commands.settings import parse_settings
 from experiments.cifar10.config import PRESETS
 from experiments.common.command import UserError
 from experiments.common.run_folder import RunFolder
@@ -43,9 +44,9 @@ def test_fewer_than_two_seeds_in_common_are_one_line(other):
 
 
 def test_settings_are_a_preset_and_what_changes_it():
-    changed = parse_settings("cpu89 --no-whiten --epochs 8")
+    changed = parse_settings("cpu89 --no-whiten --epochs 8", "compare")
     assert PRESETS["cpu89"].changes(changed) == ["whiten", "epochs"]
-    assert parse_settings("tour") == PRESETS["tour"]
+    assert parse_settings("tour", "compare") == PRESETS["tour"]
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_where_the_first_run_fails_no_other_is_tried(trainings, tmp_path, capsys
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["huge"], "settings: expected a folder or one of cpu89, cpu92"),
+        (["huge"], "settings: expected one of cpu89, cpu92"),
         (["digits", "digits"], "settings: expected different ones, got digits, digits"),
         (["digits --seed 3"], "settings: expected --seeds for all of them, got --seed in"),
         (["digits", "--seeds", "3:1"], "--seeds: expected FIRST:END or a list"),
