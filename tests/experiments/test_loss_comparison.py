@@ -103,11 +103,14 @@ def test_the_command_trains_compares_and_goes_on(tmp_path, capsys, monkeypatch):
 
 
 def test_settings_that_do_not_suit_the_images_leave_no_folder(tmp_path, capsys, monkeypatch):
-    images = np.zeros((1000, 32, 32, 3), np.uint8)  # as many as `cpu89` holds out
+    held_out = PRESETS["cpu89"].held_out
+    images = np.zeros((held_out, 32, 32, 3), np.uint8)
     dataset = SimpleNamespace(train_images=images)
     monkeypatch.setattr(loss_comparison, "load", lambda *place: dataset)
     line = error_line(main, ["--runs-dir", str(tmp_path / "runs")], capsys)
-    assert line.startswith("error: held_out: expected less than 1000, the number of training")
+    assert line.startswith(
+        f"error: held_out: expected less than {held_out}, the number of training"
+    )
     assert not (tmp_path / "runs").exists()
 
 
