@@ -12,9 +12,9 @@
 A preset names a set of settings; any other option replaces one of them. `cpu89`, `cpu92`, `cpu93`
 and `cpu94` are made for CPUs and named after their accuracy: they take 3 to 16 minutes on two
 cores. The `airbench` presets are made for a GPU or TPU, and named after the published accuracy of
-their recipe. `resnet18` is the usual baseline, `tour` takes a minute, and the
-preset `digits` uses scikit-learn's digits, which need no download. Without --preset it depends on
-the hardware and --dataset.
+their recipe. `resnet18` is the usual baseline, `tour` takes a minute, and the preset `digits` uses
+scikit-learn's digits, which need no download. Without --preset it depends on the hardware and
+--dataset.
 
 CIFAR-10 is searched for in --data-dir, $XENTJAX_DATA_DIR and the user's cache, and downloaded if it
 is not found. An archive is unpacked once and a program compiled once: both are kept in the user's

@@ -164,7 +164,9 @@ def _muon(torch: ModuleType, config: Config, network: Any) -> Any:
     a, b, c = QUINTIC
 
     def polynomial(square: Any) -> Any:
-        return a * torch.eye(len(square)) + b * square + c * square @ square
+        result = b * square + c * square @ square
+        result.diagonal().add_(a)
+        return result
 
     class Muon(torch.optim.Optimizer):
         @torch.no_grad()

@@ -21,7 +21,7 @@ def main() -> None:
         init, update = muon(lambda step: 0.1 / (1 + step), 0.6, data_mesh(8, devices))
         compiled = jax.jit(update).lower(gradient, init(kernels), kernels).compile()
         assert ("all-reduce" in str(compiled.as_text())) == (devices == 8)
-        updates, _ = jax.jit(update)(gradient, init(kernels), kernels)
+        updates, _ = compiled(gradient, init(kernels), kernels)
         steps.append(jax.tree.map(np.asarray, updates))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), *steps)
 

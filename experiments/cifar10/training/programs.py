@@ -80,6 +80,7 @@ class TrainingPrograms:
         )
         self._initial_state = CompiledFunction(self._jitted_initial_state)
         self._plan_epoch = CompiledFunction(self._jitted_plan_epoch)
+        # bytes of the float32 activations of the first group of convolutions, on one device
         largest = 4 * (config.batch_size // mesh.size) * SIDE**2 * config.widths[0]
         self.train_steps = CompiledFunction(train_steps, backend.step_options(largest))
         self.predict = CompiledFunction(
