@@ -130,8 +130,8 @@ class TrainingCase(NamedTuple):
 
 # `cpu93` is a shorter `cpu94`, whose steps are the same
 TRAINING = (
-    TrainingCase("cpu89", 192, 25),
-    TrainingCase("cpu89", 192, 32),
+    TrainingCase("cpu89", 144, 25),
+    TrainingCase("cpu89", 144, 32),
     TrainingCase("cpu92", 256, 25, train_whitening=True),
     TrainingCase("cpu92", 256, 25),
     TrainingCase("cpu92", 256, 32),

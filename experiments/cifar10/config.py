@@ -208,7 +208,6 @@ BY_MUON: Mapping[str, Any] = {
     "final_rate": 0.0,
     "lookahead": False,
 }
-# The other 49,152 images fill batches of 192 and 256 too.
 CPU94 = replace(
     AIRBENCH94,
     whiten_components=8,
@@ -221,19 +220,22 @@ CPU94 = replace(
     **BY_MUON,
 )
 PRESETS: Mapping[str, Config] = {
+    # The largest batch whose step fits into one block of memory, so that XLA can store the program.
     "cpu89": replace(
         CPU94,
         widths=(32, 96, 160),
         whiten_bias_epochs=0.0,
         epochs=3.75,
-        batch_size=192,
+        batch_size=144,
         image_sides=(25, 25, 32),
+        muon_rate=0.075,
         learning_rate=9.0,
     ),
     "cpu92": replace(
         CPU94,
         widths=(64, 128, 128),
-        epochs=7.0,
+        whiten_bias_epochs=0.0,
+        epochs=6.75,
         image_sides=(25, 25, 25, 25, 32),
     ),
     "cpu93": replace(CPU94, epochs=6.0, image_sides=(25, 25, 25, 32)),

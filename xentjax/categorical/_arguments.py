@@ -1,4 +1,4 @@
-"""Counts and pmfs of classes: the arguments of this package, each checked once a call."""
+"""Checks of the arguments of this package: counts and pmfs of classes."""
 
 from functools import partial
 
@@ -28,17 +28,17 @@ _SHARES = "; shares are counts once they are multiplied by the number of samples
 def parse_counts(
     name: str, counts: ArrayLike, *, whole: bool = False, some: bool = False, hint: str = _SHARES
 ) -> Shaped[Array, "*batch k"]:
-    """Return counts [..., K], integers as they are, their values checked where they are known.
+    """Check counts [..., K], their values too where these are known, and return them.
 
-    Integers, and float64 numbers of the host, stay exact also where x64 is off, so that what
-    subtracts counts can do it before they are rounded (see `in_float64`).
+    Integers, and float64 numbers on the host, stay exact even without x64, so that counts can be
+    subtracted before they are rounded (see `in_float64`).
 
     Args:
         name: of the argument.
         counts: integer or floating.
-        whole: whether they are of samples: whole numbers, some of each row above 0.
-        some: whether some of each row has to be above 0.
-        hint: what a user of shares may have meant.
+        whole: whether they must be whole numbers, with one above 0 in each row.
+        some: whether one in each row must be above 0.
+        hint: what a user who passes shares may have meant.
     """
     array = _numbers(name, counts)
     if array.ndim == 0 or array.shape[-1] == 0:
@@ -56,12 +56,12 @@ def parse_counts(
 
 
 def parse_table(name: str, table: ArrayLike, *, hint: str = "") -> Shaped[Array, "*batch r c"]:
-    """Return a two-way table of whole numbers [..., R, C], exact as `parse_counts` keeps them.
+    """Check a two-way table of whole numbers [..., R, C]; return it as `parse_counts` does.
 
     Args:
         name: of the argument.
         table: integer or floating.
-        hint: what a user of one row or column may have meant.
+        hint: what a user who passes one row or column may have meant.
     """
     array = _numbers(name, table)
     if array.ndim < 2 or min(array.shape[-2:]) < 2:
@@ -81,7 +81,7 @@ def parse_table(name: str, table: ArrayLike, *, hint: str = "") -> Shaped[Array,
 
 
 def _numbers(name: str, counts: ArrayLike) -> Array:
-    """Return counts, integers as they are and others in float32 or float64."""
+    """Return integers unchanged, and other numbers as float32 or float64."""
     with jax.enable_x64(True):
         array = check_array(name, counts)
         if jnp.issubdtype(array.dtype, jnp.integer):
@@ -98,12 +98,12 @@ def _check_whole(name: str, known: np.ndarray, hint: str = "") -> None:
 
 
 def _first(found: np.ndarray | np.bool_) -> tuple[int, ...]:
-    """Return the index of the first that is True."""
+    """Return the index of the first True."""
     return tuple(np.argwhere(found)[0].tolist()) if found.ndim else ()
 
 
 def check_not_all_zero(name: str, counts: np.ndarray) -> None:
-    """Raise unless some class of each row of counts has one."""
+    """Raise if all counts of a row are 0."""
     if not (some := counts.any(-1)).all():
         where = f" in row {', '.join(map(str, row))}" if (row := _first(~some)) else ""
         raise_value_error(name, "at least one count > 0", f"all 0{where}")
@@ -119,7 +119,7 @@ def check_amounts(name: str, known: np.ndarray) -> None:
 
 
 def parse_prior(name: str, prior: ArrayLike, counts: Array) -> Float[Array, "*batch k"]:
-    """Return Dirichlet concentrations of the shape of counts, float64 where these are integers."""
+    """Return Dirichlet concentrations in the shape of the counts; float64 for integer counts."""
     with jax.enable_x64(True):
         concentration = whole_classes(check_array(name, prior))
         if concentration.dtype == jnp.bool_:
@@ -144,20 +144,20 @@ def check_shape(name: str, shape: tuple[int, ...]) -> None:
 
 
 def parse_pmf_of_classes(name: str, q: ArrayLike) -> Float[Array, "*batch k"]:
-    """Return a pmf [..., K], float64 where it is, also where x64 is off."""
+    """Check a pmf [..., K] and return it; float64 stays float64 even without x64."""
     array = _parse_classes(name, q, hint=_EMPIRICAL)
     check_sums(name, array)
     return array
 
 
 def parse_two_pmfs(p: ArrayLike, q: ArrayLike) -> tuple[Array, Array]:
-    """Return the pmfs p and q [..., K], of one shape, for functions `in_float64`."""
+    """Check the pmfs p and q [..., K]; broadcast them, for functions `in_float64`."""
     return _of_one_shape("p", parse_pmf_of_classes("p", p), "q", parse_pmf_of_classes("q", q))
 
 
 def parse_sample_sizes(name: str, n: ArrayLike, batch: tuple[int, ...]) -> Shaped[Array, "..."]:
-    """Return numbers of samples that broadcast with the leading shape of pmfs, `batch`."""
-    with jax.enable_x64(True):  # where 64-bit integers of the host do not wrap around
+    """Check numbers of samples, which must broadcast with `batch`, the leading shape of pmfs."""
+    with jax.enable_x64(True):  # 64-bit integers on the host do not wrap around
         size = check_array(name, n)
     if size.dtype == jnp.bool_:
         raise TypeError(f"{name}: expected numbers, got bool")
@@ -174,7 +174,7 @@ def parse_sample_sizes(name: str, n: ArrayLike, batch: tuple[int, ...]) -> Shape
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def without_derivative(name: str, counts: Array) -> Array:
-    """Return counts, of which a derivative is a TypeError."""
+    """Return counts that raise a TypeError if they are differentiated."""
     return counts
 
 
@@ -186,7 +186,7 @@ def _(name, _primals, _tangents):
 
 
 def check_known(name: str, x: ArrayLike) -> np.ndarray:
-    """Return the value of an array, which has to be known."""
+    """Return the value of an array; raise a TypeError if it is traced."""
     known = concrete(x)
     if known is None:
         raise TypeError(
@@ -204,12 +204,12 @@ def parse_pmf_and_counts(
     whole: bool = False,
     some: bool = False,
 ) -> tuple[Array, Array]:
-    """Return `q` and `counts` [..., K], of one shape, for functions `in_float64`.
+    """Check `q` and `counts` [..., K] and broadcast them, for functions `in_float64`.
 
     Args:
-        call: the function with its arguments in their order, for arguments that seem swapped.
-        q: a pmf, unless it need not be `normalised`.
-        counts: as `parse_counts` takes them, `whole` and `some` too.
+        call: the function with its arguments in order, to show if they seem to be swapped.
+        q: a pmf; if not `normalised`, any probabilities.
+        counts, whole, some: see `parse_counts`.
     """
     with naming_order(call, lambda: _is_pmf(counts) and not _is_pmf(q)):
         parsed_counts = parse_counts("counts", counts, whole=whole, some=some)
@@ -223,7 +223,7 @@ def parse_pmf_and_counts(
 
 
 def _are_of_samples(q: np.ndarray, counts: ArrayLike) -> bool:
-    """Return whether what should be a pmf is whole numbers, beside counts that are a pmf."""
+    """Whether the pmf holds whole numbers and the counts are a pmf."""
     return bool((q > 1).any() and (q == np.round(q)).all()) and _is_pmf(counts)
 
 
@@ -250,7 +250,7 @@ def _of_one_shape(first: str, x: Array, second: str, y: Array) -> tuple[Array, A
 
 
 def _is_pmf(x: ArrayLike) -> bool:
-    """Return whether nothing is known that speaks against it."""
+    """Whether the values, as far as they are known, are those of a pmf."""
     try:
         parse_pmf("", x)
     except (TypeError, ValueError):

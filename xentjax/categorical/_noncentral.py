@@ -1,20 +1,21 @@
 """Tails of the noncentral chi-squared distribution, to the precision of the dtype at any size.
 
-A mixture of chi-squared tails over a Poisson distribution has as many terms as the noncentrality
-has digits to lose. The inversion of the moment generating function has not: with a = dof / 2,
-x = c / 2 and y = noncentrality / 2
+The usual formula, a mixture of chi-squared tails with Poisson weights, needs more terms as the
+noncentrality grows and loses digits with them. Inverting the moment generating function avoids
+both. With a = dof / 2, x = c / 2 and y = noncentrality / 2,
 
     P(X > c) = 1 / (2 pi i) int exp(phi(t)) dt / (1 - t),
     phi(t) = y (1 / t - 1) - a log t + x (t - 1),
 
-over a path round 0 that meets the real axis between 0 and 1; where it does so beyond 1 the integral
-is minus the lower tail. From any point of the axis the exponent falls fastest, if x is the one that
-has its saddle there, along t = r exp(i theta) with
+over a path around 0 that crosses the real axis between 0 and 1. If it crosses beyond 1, the
+integral is minus the lower tail. The path of steepest descent from the saddle is t = r exp(i theta)
+with
 
     r = (a w + sqrt(a^2 w^2 + 4 x y)) / (2 x),    w = theta / sin theta,
 
-where it is real. So nothing cancels, and Gauss-Legendre over the window where the integrand is not
-negligible gives both tails and, without another node, their derivatives in x and y.
+and phi is real on it, so nothing cancels. (A path from another point of the axis is the one of the
+x that has its saddle there.) Gauss-Legendre quadrature over the window where the integrand is not
+negligible gives both tails and, from the same nodes, their derivatives in x and y.
 
 Source: A. Gil, J. Segura and N. M. Temme, "Computation of the Marcum Q-function" (2014), section 5.
 """
@@ -48,9 +49,9 @@ class NoncentralTails(NamedTuple):
 def noncentral_survival(
     a: Float[Array, "*s"], x: Float[Array, "*s"], y: Float[Array, "*s"]
 ) -> Float[Array, "*s"]:
-    """P(X > 2 x) at 2 a degrees of freedom and noncentrality 2 y; differentiable in x and y.
+    """Compute P(X > 2 x) at 2 a degrees of freedom and noncentrality 2 y.
 
-    `a` and x are positive and finite, y may be 0 or infinite.
+    Differentiable in x and y. `a` and x are positive and finite; y may be 0 or infinite.
     """
     return _finite_tails(a, x, y).upper
 
@@ -59,7 +60,7 @@ def noncentral_survival(
 def _(primals, tangents):
     tails = _finite_tails(*primals)
     slopes = zip((tails.x_slope, tails.y_slope), tangents[1:], strict=True)
-    # A slope of 0 wins over a noncentrality whose own derivative is infinite.
+    # Where a slope is 0 the product is 0, even if the noncentrality's derivative is infinite.
     dots = [multiply_no_nan(s, jnp.where(s == 0, 0, t)) for s, t in slopes]
     return noncentral_survival(*primals), dots[0] + dots[1]
 
@@ -70,14 +71,14 @@ def least_number(
     power: Float[Array, "*s"],
     divergence: Float[Array, "*s"],
 ) -> Float[Array, "*s"]:
-    """Return the least n >= 1 at which a test of size `alpha` has the power, y = n `divergence`.
+    """Return the least n >= 1 at which a test of size `alpha` has the power; y = n divergence.
 
-    Three searches follow each other in one loop, so that the tails are compiled once: Newton's
-    method for the x that has mass `alpha` above it at y = 0, then for the y that has mass `power`
-    above x, then n next to the quotient, which rounding may part from it.
+    One loop runs three searches in turn, so that the tails are compiled once: Newton's method for
+    the x with mass `alpha` above it at y = 0, Newton's method for the y with mass `power` above x,
+    then steps of 1 from y / divergence, which may be rounded, to the least n.
 
-    Newton's method is that on the logarithm of the smaller tail, concave in log x and in y: from a
-    bound on the root, on the right side, no step goes beyond it.
+    Newton's method works on the logarithm of the smaller tail, which is concave in log x and in y.
+    It starts from a bound on the side from which no step passes the root.
     """
     central, shifted = _Target(alpha), _Target(power)
     # B. Laurent and P. Massart (2000), lemma 1.
@@ -114,7 +115,7 @@ def least_number(
 def noncentrality(
     a: Float[Array, "*s"], x: Float[Array, "*s"], mass: Float[Array, "*s"]
 ) -> Float[Array, "*s"]:
-    """Return the y at which `noncentral_survival` is `mass`, 0 where it is more at y = 0.
+    """Return the y at which `noncentral_survival` is `mass`; 0 if it exceeds `mass` at y = 0.
 
     Differentiable in x and the mass.
     """
@@ -150,14 +151,14 @@ class _Search(NamedTuple):
 
 
 class _Target:
-    """A mass above, by the logarithm of the smaller side."""
+    """A mass of the upper tail to reach, kept as the logarithm of the smaller tail."""
 
     def __init__(self, mass: Array):
         self.mass, self.upper = mass, mass < 0.5
         self.log_mass = jnp.where(self.upper, jnp.log(mass), jnp.log1p(-mass))
 
     def start(self, a: Array, x: Array) -> Array:
-        """Return a y from which `step` does not go beyond the one with this mass above x."""
+        """Return a y from which no `step` passes the y with this mass above x."""
         # L. Birge (2001), lemma 8.1.
         u = -self.log_mass
         above = jnp.sqrt(jnp.maximum(4 * x - 2 * a, 0)) - 2 * jnp.sqrt(u)
@@ -166,11 +167,11 @@ class _Target:
         return jnp.maximum(root**2 - 2 * a, 0) / 4
 
     def exceeds(self, tails: NoncentralTails) -> Array:
-        """Whether the mass is more than that of the upper tail."""
+        """Whether the target is above the mass of the upper tail."""
         return jnp.where(self.upper, tails.upper < self.mass, tails.lower > 1 - self.mass)
 
     def step(self, tails: NoncentralTails, slope: Array) -> Array:
-        """Return how far it is to the target, by the slope of the upper tail."""
+        """Return Newton's step to the target, given the slope of the upper tail."""
         tail = jnp.where(self.upper, tails.upper, -tails.lower)
         return (self.log_mass - jnp.log(jnp.abs(tail))) * tail / slope
 

@@ -6,14 +6,15 @@ w_k = c_k + a, S = sum_k w_k, and the moments of its entropy are known (Wolpert 
     mean      mu = sum_k w_k / S b_k,    b_k = psi(S + 1) - psi(w_k + 1)
     variance  sum_k w_k / S ((b_k - mu)^2 + t(w_k) - t(S)) / (S + 1),   t(x) = (x + 1) psi'(x + 1)
 
-both in a form whose terms are >= 0. The prior on a makes xi(a) = psi(K a + 1) - psi(a + 1), the
-mean entropy before any data, uniform on (0, log K). So the posterior density of u = log a is
+Both are written with terms >= 0. The prior on a makes xi(a) = psi(K a + 1) - psi(a + 1), the mean
+entropy before any data, uniform on (0, log K). So the posterior density of u = log a is
 
     exp(L(u)) dxi/du,   exp(L) = Gamma(K a) / Gamma(N + K a) prod_k Gamma(c_k + a) / Gamma(a)
 
-It decays at least as exp(-|u|) at both ends and is analytic, so Gauss-Legendre over the window
-where it is not negligible converges fast. L is of order N, and its differences of order 1, which
-float32 does not hold: the score dL/du is what is computed, and integrated from node to node.
+The density is analytic and decays at least as fast as exp(-|u|) at both ends, so Gauss-Legendre
+quadrature over the window where it is not negligible converges fast. L is of order N, but only its
+differences of order 1 matter, and float32 would lose them. The code therefore computes the score
+dL/du and integrates it from node to node.
 """
 
 import math
@@ -28,7 +29,7 @@ from jaxtyping import Array, Float
 from xentjax.information.pmf import entropy
 
 _FALL = 30.0
-"""Fall of the log density from its maximum to the ends of the window."""
+"""How far the log density has fallen from its maximum at the ends of the window."""
 _ZOOMS = 4
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(128)
 
@@ -49,23 +50,23 @@ def entropy_moments(
 ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
     """Posterior mean and standard deviation of the entropy, in nats, of K >= 2 classes.
 
-    `others` is N less each count. The nodes are taken one after the other: no array of nodes by
-    classes is made.
+    `others` is N less each count. The nodes are visited one after the other, so that no array of
+    nodes by classes is needed.
     """
     dtype, k = counts.dtype, counts.shape[-1]
-    n = counts.sum(-1)[None]  # the nodes come first
+    n = counts.sum(-1)[None]  # the first axis is that of the nodes
     nodes, weights, before, after = (
         jnp.asarray(x, dtype).reshape(-1, *(1 for _ in n.shape[1:]))
         for x in (_NODES, _WEIGHTS, np.append(-1, _NODES[:-1]), np.append(_NODES[1:], 1))
     )
 
-    at_counts = jax.lax.stop_gradient(counts)
+    fixed_counts = jax.lax.stop_gradient(counts)
 
     def zoom(_step: Array, window: tuple[Array, Array]) -> tuple[Array, Array]:
         middle, half = window
         a = jnp.exp(middle + half * nodes)
-        score, log_prior = jax.lax.map(lambda a: _slopes(at_counts, a), a)
-        # The trapezoidal rule rises and falls with the score, however coarse the nodes are.
+        score, log_prior = jax.lax.map(lambda a: _slopes(fixed_counts, a), a)
+        # Trapezoids keep the sign of the score, however far apart the nodes are.
         rise = (score[1:] + score[:-1]) / 2 * (nodes[1:] - nodes[:-1]) * half
         log_density = jnp.cumsum(jnp.concatenate([jnp.zeros_like(rise[:1]), rise]), 0)
         log_density = log_density + log_prior
@@ -77,11 +78,11 @@ def entropy_moments(
     # Below K a = 1 / log N the density grows as a; above a = N it falls as 1 / a.
     lowest, highest = -math.log(k) - _FALL - 5, jnp.log(n) + _FALL + 5
     window = ((highest + lowest) / 2, (highest - lowest) / 2)
-    # Wherever the window lies, the integral is the same.
+    # The integral does not depend on the window, so neither does its gradient.
     middle, half = jax.lax.stop_gradient(jax.lax.fori_loop(0, _ZOOMS, zoom, window))
-    # As a product: in a narrow window the rounding of the sum would displace the nodes.
+    # exp(middle + half * nodes) would round the sum and so shift the nodes of a narrow window.
     a = jnp.exp(middle) * jnp.exp(half * nodes)
-    # A spread far below the entropy itself is resolved next to the bound that it is measured from.
+    # An entropy close to log K varies by far less than its size: measure it from log K.
     nearly_uniform = entropy(counts / n[0][..., None]) > math.log(k) / 2
     bound = jnp.where(nearly_uniform, jnp.full_like(n[0], math.log(k)), 0.0)
     score, log_prior, mean, variance = jax.lax.map(
@@ -98,7 +99,7 @@ def entropy_moments(
 
 
 def digamma_excess(x: Float[Array, "*s"]) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
-    """`psi(x + 1) - log x`, and that less 1 / (2 x): each to full precision at large x."""
+    """Compute `psi(x + 1) - log x`, and that less 1 / (2 x), precisely at large x too."""
     small = x < _SHIFT
     y = jnp.where(small, x + _SHIFT, x)
     rest = -_even_powers(1 / y, [b / (2 * i + 2) for i, b in enumerate(_BERNOULLI)])
@@ -108,7 +109,7 @@ def digamma_excess(x: Float[Array, "*s"]) -> tuple[Float[Array, "*s"], Float[Arr
 
 
 def _trigamma(x: Float[Array, "*s"]) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
-    """`psi'(x + 1)` and `1 - x psi'(x + 1)`: each to full precision at large x."""
+    """Compute `psi'(x + 1)` and `1 - x psi'(x + 1)`, precisely at large x too."""
     small = x < _SHIFT
     y = jnp.where(small, x + _SHIFT, x)
     rest = 1 / (2 * y) - _even_powers(1 / y, _BERNOULLI)
@@ -117,7 +118,7 @@ def _trigamma(x: Float[Array, "*s"]) -> tuple[Float[Array, "*s"], Float[Array, "
     return jnp.where(small, near, value), jnp.where(small, 1 - x * near, rest)
 
 
-# The asymptotic series, seven terms of which are exact in float64 from here on; recurrence below.
+# From here on seven terms of the asymptotic series are exact in float64; smaller x are shifted.
 _SHIFT = 8
 _BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6)
 
@@ -131,13 +132,13 @@ def _even_powers(x: Array, coefficients: Sequence[float]) -> Array:
 
 
 def _deviations(counts: Array) -> Array:
-    """`c_k - N / K`, with the sum 0 that the rounding of N / K would take from them."""
+    """Compute `c_k - N / K`, and subtract the mean that the rounding of N / K leaves."""
     from_mean = counts - counts.mean(-1, keepdims=True)
     return from_mean - from_mean.mean(-1, keepdims=True)
 
 
 def _minus_log(z: Array, one_plus_z: Array) -> Array:
-    """`z - log(1 + z)`, >= 0, to full relative precision, given 1 + z where that is small."""
+    """Compute `z - log(1 + z)` >= 0 to full relative precision; 1 + z may be close to 0."""
     series = jnp.zeros_like(z)
     for i in range(12, 1, -1):
         series = 1 / i - z * series
@@ -145,17 +146,17 @@ def _minus_log(z: Array, one_plus_z: Array) -> Array:
 
 
 class _Special(NamedTuple):
-    """Excess of the digamma, and of the trigamma, each as its function returns it."""
+    """What `digamma_excess` and `_trigamma` return."""
 
     digamma: tuple[Array, Array]
     trigamma: tuple[Array, Array]
 
 
 def _slopes(counts: Array, a: Array) -> tuple[Array, Array]:
-    """Return `_slopes_given` where nothing else is needed."""
+    """Return both slopes at `a`: see `_slopes_given`."""
     k, a = counts.shape[-1], a[..., None]
     n = counts.sum(-1, keepdims=True)
-    # Of all at once: each function is compiled once.
+    # One call for all three, so that each function is compiled once.
     totals = jnp.concatenate([n + k * a, a, k * a], -1)
     at_totals = _Special(digamma_excess(totals), _trigamma(totals))
     return _slopes_given(counts, a, digamma_excess(counts + a)[1], at_totals)
@@ -164,11 +165,11 @@ def _slopes(counts: Array, a: Array) -> tuple[Array, Array]:
 def _slopes_given(
     counts: Array, a: Array, rest_of_w: Array, at_totals: _Special
 ) -> tuple[Array, Array]:
-    """Return dL / dlog a and the log of dxi / dlog a, K a psi'(K a + 1) - a psi'(a + 1).
+    """Return dL / dlog a and the log of dxi / dlog a = K a psi'(K a + 1) - a psi'(a + 1).
 
-    The former is free of the cancellation between a sum_k log(1 + c_k/a) and K a log(1 + N/Ka).
-    With psi(x) = log x - 1 / (2 x) + rest(x) the logarithms leave -a sum_k (z_k - log(1 + z_k))
-    where 1 + z_k = w_k / (S / K), as sum_k z_k = 0. The totals are S, a and K a.
+    In the first, a sum_k log(1 + c_k/a) and K a log(1 + N/Ka) would cancel. With psi(x) = log x -
+    1 / (2 x) + rest(x), and sum_k z_k = 0 where 1 + z_k = w_k / (S / K), their difference is
+    -a sum_k (z_k - log(1 + z_k)). `at_totals` holds the values at S, a and K a.
     """
     k, n = counts.shape[-1], counts.sum(-1, keepdims=True)
     w, s = counts + a, n + k * a
@@ -188,7 +189,7 @@ def _columns(x: Array) -> list[Array]:
 def _slopes_and_moments(
     counts: Array, others: Array, a: Array, bound: Array
 ) -> tuple[Array, Array, Array, Array]:
-    """Return `_slopes`, and the entropy's mean less `bound`, 0 or log K, and variance, at one a."""
+    """Return both slopes, the mean entropy less `bound` (0 or log K) and its variance, at `a`."""
     k, a, bound = counts.shape[-1], a[..., None], bound[..., None]
     n = counts.sum(-1, keepdims=True)
     w, s = counts + a, n + k * a

@@ -1,8 +1,8 @@
 """Sums of log(m + j t) over j < c, for many counts c at once, and their derivatives in m and t.
 
-They are logarithms of rising factorials, t^c Gamma(m / t + c) / Gamma(m / t), in a form that is
-regular at t = 0 and cancels nothing: the first eight terms one by one, the others by the formula of
-Euler and Maclaurin, with x = m + 8 t, n = c - 8 and z = n t / x,
+Each is the logarithm of a rising factorial, t^c Gamma(m / t + c) / Gamma(m / t), in a form that is
+regular at t = 0 and in which nothing cancels. The first eight terms are added one by one, and the
+formula of Euler and Maclaurin gives the others: with x = m + 8 t, n = c - 8 and z = n t / x,
 
     n (log x + int_0^1 log(1 + z s) ds) + e(x (1 + z)) - e(x),
     e(x) = -log(x) / 2 + sum_i B_2i / (2i (2i - 1)) (t / x)^(2i-1).
@@ -20,7 +20,7 @@ _STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
 
 
 class Expansion(NamedTuple):
-    """Sums of each column, and their derivatives of first and second order."""
+    """The sum of each column, and its first and second derivatives."""
 
     value: Float[Array, " k"]
     m: Float[Array, " k"]
@@ -31,12 +31,12 @@ class Expansion(NamedTuple):
 
 
 class LogRising(NamedTuple):
-    """Columns of counts, whose sums are functions of an m for each column and one t for all."""
+    """Columns of counts; their sums are functions of one m for each column and of a common t."""
 
     exceeding: Float[Array, "8 k"]
-    """Number of the counts that are more than 0, 1, ..., 7."""
+    """Number of counts above 0, above 1, ..., above 7."""
     beyond: Float[Array, "n k"]
-    """Each count less 8, at least 0."""
+    """The counts minus 8, at least 0."""
 
     def expansion(self, m: Float[Array, " k"], t: Float[Array, ""]) -> Expansion:
         """Return sum_i sum_{j < c_ik} log(m_k + j t) and its derivatives, at m > 0 and t >= 0."""
@@ -90,7 +90,7 @@ class _Moments(NamedTuple):
 
 
 def _moments(z: Array) -> _Moments:
-    """Express all by v = z / (2 + z) and h = (artanh(v) / v - 1) / v^2, which is 1 / 3 at 0."""
+    """Express them in v = z / (2 + z) and h = (artanh(v) / v - 1) / v^2, which is 1 / 3 at 0."""
     v, u = z / (2 + z), 2 / (2 + z)  # u = 1 - v
     w = (1 + z) * u  # 1 + v
     small = z < 0.5

@@ -12,11 +12,11 @@ from xentjax.categorical._tails import gamma_tail
 from xentjax.categorical.likelihood import factorial_remainder
 
 MOST_STEPS = 2.0**17
-"""Halfwidths that are tried in turn; wider ones, of counts above some 10^9, are bisected."""
+"""Largest halfwidth to try one by one; wider boxes (counts above about 10^9) are bisected."""
 
 
 class _Masses(NamedTuple):
-    """Probabilities of a count at the box's ends, and of all within."""
+    """Probabilities that a class's count is at an end of the box, and inside it."""
 
     top: Float[Array, " k"]
     """Probability of count + halfwidth, 0 above N."""
@@ -26,25 +26,25 @@ class _Masses(NamedTuple):
 
 
 class _Box(NamedTuple):
-    """The classes' counts within `halfwidth` of their means, and how likely that is."""
+    """The box of counts within `halfwidth` of their means, and its probability."""
 
     halfwidth: Float[Array, ""]
     inner_coverage: Float[Array, ""]
-    """Coverage of the box that is narrower by 1."""
+    """Coverage of the next narrower box."""
     coverage: Float[Array, ""]
     expansion: Float[Array, ""]
-    """The coverage by the Edgeworth expansion."""
+    """Coverage by the Edgeworth expansion."""
     failed: Bool[Array, ""]
-    """Whether the expansion fell somewhere as the box grew."""
+    """Whether the expansion has fallen while the box grew."""
     poisson: _Masses
     binomial: _Masses | None
-    """None where Bonferroni's bound is not asked for."""
+    """None while Bonferroni's bound is not needed."""
     moments: Float[Array, "4 k"]
-    """sum of Poisson probability * deviation^r over the box, r = 1..4."""
+    """Sums of Poisson probability * deviation^r over the box, for r = 1..4."""
 
 
 class _Bracket(NamedTuple):
-    """Two halfwidths around the one that is sought."""
+    """Two halfwidths, one too narrow and one wide enough."""
 
     low: Float[Array, ""]
     high: Float[Array, ""]
@@ -59,28 +59,30 @@ def halfwidth(
     *,
     few: bool,
 ) -> Float[Array, "2"]:
-    """c and the fraction g of the way from c to c + 1 at which the coverage is 1 - alpha.
+    """Find c, and the fraction g of the step from c to c + 1 at which the coverage is 1 - alpha.
 
-    With X_k Poisson of mean c_k, a multinomial of these means is X given sum_k X_k = N, so
+    If the X_k are independent Poisson variables of means c_k, then X given sum_k X_k = N is
+    multinomial with these means. So
 
         P(all |X_k - c_k| <= c) = prod_k P(|X_k - c_k| <= c) P(sum_k Y_k = N) / P(sum_k X_k = N)
 
-    where Y_k is X_k within the box and the density of its sum is an Edgeworth expansion. c is the
-    first at which this is at most 1 - alpha < that at c + 1. Each c adds two probabilities to the
-    sums for the last, so all of them together cost what the last one does by itself.
+    where Y_k is X_k given that it lies in the box, and an Edgeworth expansion gives the density of
+    its sum. c is the first halfwidth whose coverage is at most 1 - alpha while that of c + 1 is
+    above. Each halfwidth adds two terms to the sums of the one before, so trying all of them costs
+    as much as summing the last one.
 
-    Where one class has nearly all samples the expansion fails: it falls with c and need not reach
-    1 - alpha at all. From there on the coverage is no less than Bonferroni's bound, one minus the
-    sum of the probabilities that X_k, binomial given the sum, deviates by more than c.
+    The expansion fails where one class has nearly all samples: it falls as c grows, and may never
+    reach 1 - alpha. From there on the coverage is taken to be at least Bonferroni's bound: one
+    minus the sum over k of the probability that X_k, binomial given N, deviates by more than c.
 
     Args:
         counts: c, float64.
         others: N - c.
         alpha: 1 less the coverage.
-        few: N is at most `MOST_STEPS`, and nothing is compiled for more.
+        few: promises that N is at most `MOST_STEPS`, so that the bisection is not compiled.
     """
     n, level = counts.sum(), 1 - alpha
-    # Stacked: to compile one is as fast as three.
+    # Stacked, so that the function is compiled once rather than three times.
     numbers = jnp.stack([jnp.full_like(counts, n), counts, others])
     remainders = factorial_remainder(numbers, whole=True)
     log_total = remainders[0, 0]
@@ -109,7 +111,7 @@ def halfwidth(
             )
             bound = 1 - (1 - binomial.inside).sum()
             coverage = jnp.where(failed, jnp.maximum(expansion, bound), expansion)
-        # A box of halfwidth N is all there is.
+        # A box of halfwidth N holds every table.
         coverage = jnp.where(c < n, coverage, jnp.ones_like(n))
         return _Box(c, box.coverage, coverage, expansion, failed, poisson, binomial, moments)
 
@@ -125,8 +127,9 @@ def halfwidth(
     )
     moments = jnp.zeros((4, *counts.shape), counts.dtype)
     start = _Box(zero, zero, zero, zero, zero > 1, poisson, None, moments)
-    start, level, binomial = pvary_all((start, level, binomial))  # zeros are alike everywhere
-    # The bound costs as much as the expansion, which seldom fails: then the search starts anew.
+    start, level, binomial = pvary_all((start, level, binomial))  # constants vary over no mesh
+    # The bound costs as much as the expansion, which seldom fails. So the first search does without
+    # it; where the expansion fails, a second one starts from the beginning.
     box = jax.lax.while_loop(lambda box: too_narrow(box) & ~box.failed, widen, start)
     anew = start._replace(binomial=binomial)
     box = jax.tree.map(
@@ -162,7 +165,7 @@ def halfwidth(
     if not few:
         bracket = jax.lax.while_loop(undecided, halve, bracket)
     rise = bracket.high_coverage - bracket.low_coverage
-    # Both are 1 where 1 - alpha rounds to it.
+    # Both coverages are 1 where 1 - alpha rounds to 1.
     fraction = jnp.where(rise > 0, (level - bracket.low_coverage) / rise, 0)
     return jnp.stack([bracket.low, fraction + nan_unless(n < jnp.inf, n.dtype)])
 
@@ -172,9 +175,9 @@ def _add(masses: _Masses, top: Array, bottom: Array) -> _Masses:
 
 
 def _moments(counts: Array, n: Array, halfwidth: Array) -> tuple[Array, Array]:
-    """The mass of each class's Poisson variable in the box, and its moments about the count there.
+    """Return each class's Poisson probability of the box, and its moments about the count there.
 
-    By E[(X - c) g(X)] = c E[g(X + 1) - g(X)], which leaves terms at the ends of the box.
+    They follow from E[(X - c) g(X)] = c E[g(X + 1) - g(X)] and terms at the ends of the box.
     """
     low, high = jnp.maximum(counts - halfwidth, 0), jnp.minimum(counts + halfwidth, n)
     c = jnp.maximum(counts, 1)
@@ -197,7 +200,7 @@ def _moments(counts: Array, n: Array, halfwidth: Array) -> tuple[Array, Array]:
 
 
 def _expansion(mass: Array, moments: Array, log_total: Array) -> Array:
-    """The coverage, given `log_total`, minus the log of P(sum_k X_k = N)."""
+    """Compute the coverage; `log_total` is -log P(sum_k X_k = N)."""
     m1, m2, m3, m4 = moments / mass[None]
     variance = m2 - m1**2
     third = m3 - 3 * m2 * m1 + 2 * m1**3
@@ -208,6 +211,6 @@ def _expansion(mass: Array, moments: Array, log_total: Array) -> Array:
     x = -m1.sum() / jnp.sqrt(total)
     edgeworth = 1 + skewness * (x**3 - 3 * x) / 6 + kurtosis * (x**4 - 6 * x**2 + 3) / 24
     edgeworth += skewness**2 * (x**6 - 15 * x**4 + 45 * x**2 - 15) / 72
-    # The expansion may be negative, which means a probability of 0.
+    # Where the expansion is negative the probability is taken to be 0.
     log_density = jnp.log(jnp.maximum(edgeworth, 0)) - (x**2 + jnp.log(2 * jnp.pi * total)) / 2
     return jnp.exp(jnp.log(mass).sum() + log_density + log_total)

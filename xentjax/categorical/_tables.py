@@ -1,10 +1,11 @@
-"""P-values of counts by tables of as many samples, all of them or some drawn, on the host.
+"""P-values from the tables with the same number of samples, all of them or a random draw.
 
-Each statistic is a sum over the classes of a term of c_k, and the probability of a table is, up to
-a constant, the product of the Poisson probabilities of its c_k at mean N q_k. So in enumeration a
-table is a beginning, of the first half of the classes, and an end, of as many samples as are left.
-The sum and product of both are never stored: each beginning is compared with all ends or, where
-they are many, searched for in them. Nothing cancels.
+Each statistic is a sum over the classes of a term that depends on c_k, and up to a constant the
+probability of a table is the product of Poisson probabilities of the c_k with means N q_k. So a
+table splits into a beginning, the counts of the first half of the classes, and an end, which shares
+the remaining samples among the others. Their sums and products are never stored: each beginning is
+compared with all ends or, if there are many ends, looked up among the sorted ones. Nothing cancels,
+and everything runs on the host.
 """
 
 import math
@@ -15,15 +16,15 @@ from typing import NamedTuple
 import numpy as np
 
 _BLOCK = 2**18
-"""Numbers that are held at a time in each array."""
+"""Largest number of elements of an array."""
 _IN_CACHE = 2**15
-"""Numbers that each pass over finds in the processor's own memory."""
+"""Number of elements that fit into the processor's cache."""
 _MANY = 16
-"""Rows of one pmf from which its tables are sorted once, not compared with each row."""
+"""Number of rows with the same pmf from which on its tables are sorted once for all rows."""
 _SEARCH = 6_000, 24
-"""A search of sorted ends costs as much as so many comparisons, and so many for each number."""
+"""Cost of a search in sorted ends: this many comparisons, and this many for each element."""
 _TIE = 1e-7
-"""Statistics that differ by less, relative where they exceed 1, count as equal."""
+"""Statistics that differ by less than this (relatively, above 1) count as equal."""
 
 
 class _Result(NamedTuple):
@@ -32,7 +33,7 @@ class _Result(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """Rows of the same number of samples and of possible classes, without the other classes."""
+    """Rows with the same numbers of samples and of possible classes; the others are left out."""
 
     rows: np.ndarray
     n: int
@@ -41,9 +42,9 @@ class _Group(NamedTuple):
 
 
 def number_of_tables(counts: np.ndarray, q: np.ndarray) -> int:
-    """Return how many tables the samples of a row have over its possible classes, at most.
+    """Return the largest number of tables that the samples of any row can form.
 
-    Or some number that is as good, where there are more than 10^37.
+    Beyond 10^37 the result only says that there are too many.
     """
     sizes = _sizes(counts, q)
     alike = _alike(sizes)
@@ -64,7 +65,7 @@ def enumerate_tables(counts: np.ndarray, q: np.ndarray, order: str) -> _Result:
 def draw_tables(
     rng: np.random.Generator, counts: np.ndarray, q: np.ndarray, order: str, number: int
 ) -> _Result:
-    """Return statistics and p-values by `number` tables that are drawn for each row."""
+    """Return statistics and simulated p-values from `number` random tables for each row."""
     draw = partial(_drawn, rng, number=number)
     return _by_group(counts, q, order, lambda _, k: k * min(number, _BLOCK), draw)
 
@@ -76,14 +77,15 @@ def _by_group(
     numbers_of: Callable[[int, int], int],
     p_value_of: Callable[..., np.ndarray],
 ) -> _Result:
-    """Return the results of rows in any order, those of one group together.
+    """Compute the results group by group, and return them in the order of the rows.
 
     Args:
         counts: [B, K].
         q: [B, K].
         order: of the tables.
-        numbers_of: how many numbers a row of so many samples and classes holds at a time.
-        p_value_of: n, q of a group, the order and `least`, the statistic that is as extreme.
+        numbers_of: returns the elements that a row needs at a time, given n and K.
+        p_value_of: returns p-values, given n, the group's q, the order and the least statistic
+            that counts as extreme.
     """
     result = _Result(np.full(len(q), np.inf), np.zeros(len(q)))
     for rows, n, kept_counts, kept_q in _groups(counts, q):
@@ -100,7 +102,7 @@ def _by_group(
 
 
 def _groups(counts: np.ndarray, q: np.ndarray) -> Iterator[_Group]:
-    """Yield the groups of rows; those where an impossible class occurred are in none."""
+    """Yield the groups of rows, without rows in which an impossible class occurred."""
     possible = q > 0
     valid = np.flatnonzero(~((counts > 0) & ~possible).any(-1))
     sizes = _sizes(counts, q)[valid]
@@ -125,15 +127,15 @@ def _exact(n: int, q: np.ndarray, order: str, *, least: np.ndarray) -> np.ndarra
     if not shared.all():
         rows = alike.ascending[~np.repeat(shared, alike.numbers)]
         share[rows] = _shares(least[rows], _parts(n, q[rows], order))
-    return np.minimum(share, 1)  # sums in two orders may differ by rounding
+    return np.minimum(share, 1)  # the order of a sum changes its rounding
 
 
 class _Alike(NamedTuple):
-    """Rows of a matrix in an order that has equal ones together."""
+    """Rows of a matrix, ordered so that equal ones are neighbours."""
 
     ascending: np.ndarray
     starts: np.ndarray
-    """The first place of each distinct row."""
+    """Where each distinct row begins."""
     numbers: np.ndarray
 
 
@@ -161,7 +163,7 @@ def _drawn(
 def _terms(c: np.ndarray, expected: np.ndarray, order: str) -> tuple[np.ndarray, np.ndarray]:
     """Return each class's term of the statistic, and its Poisson surprisal."""
     difference = c - expected
-    # A mean so small that the quotient overflows makes the statistic infinite, as it should.
+    # If the mean is so small that the quotient overflows, the statistic is rightly infinite.
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         logarithm = np.log1p(difference / expected)
         divergence = np.where(c == 0, expected, c * logarithm - difference)
@@ -171,7 +173,7 @@ def _terms(c: np.ndarray, expected: np.ndarray, order: str) -> tuple[np.ndarray,
         return 2 * divergence if order == "g" else difference * (difference / expected), surprisal
 
 
-# log c! - (c log c - c) by its differences, which do not cancel.
+# Summing the differences of log c! - (c log c - c) avoids cancellation.
 _SMALL = np.arange(1.0, 1023)
 _REMAINDERS = np.cumsum([0, 1, *(1 - _SMALL * np.log1p(1 / _SMALL))])
 
@@ -185,15 +187,20 @@ def _remainder(c: np.ndarray) -> np.ndarray:
 
 
 class _Part(NamedTuple):
-    """Some of all tables: each beginning, of the first half of the classes, with each end."""
+    """Some of the tables: every beginning together with every end.
+
+    A table's score is the sum of both scores. The product of both weights is its probability, up to
+    a constant.
+    """
 
     score: np.ndarray
-    """[A, B], of the beginnings; a table's is the sum of both."""
+    """[A, B], of the beginnings."""
     weight: np.ndarray
-    """[A, B]; a table's is the product of both, its probability up to a constant."""
+    """[A, B]."""
     last_score: np.ndarray
     """[C, B], of the ends."""
     last_weight: np.ndarray
+    """[C, B]."""
 
 
 def _classes_of_ends(k: int) -> int:
@@ -201,7 +208,7 @@ def _classes_of_ends(k: int) -> int:
 
 
 def _largest_number(n: int, k: int) -> int:
-    """Return the numbers of a row in the largest array that `_parts` makes."""
+    """Return the elements for each row in the largest array that `_parts` makes."""
     last = _classes_of_ends(k)
     return max(k * (n + 1), math.comb(n + last - 1, last - 1))
 
@@ -232,7 +239,7 @@ def _parts(n: int, q: np.ndarray, order: str) -> Iterator[_Part]:
 
 @lru_cache(maxsize=128)
 def _compositions(n: int, classes: int) -> list[np.ndarray]:
-    """Return the counts of each class in all tables of n samples."""
+    """Return the counts of all tables of n samples."""
     left, counts = np.array([n]), []
     for _ in range(classes - 1):
         choices = left + 1
@@ -244,7 +251,7 @@ def _compositions(n: int, classes: int) -> list[np.ndarray]:
 
 
 def _shares(least: np.ndarray, parts: Iterator[_Part]) -> np.ndarray:
-    """Return the share of all tables' weight that those have whose score is `least` [B] or more."""
+    """Return the share of the weight in tables whose score is at least `least` [B]."""
     share, total = np.zeros(len(least)), np.zeros(len(least))
     once, each = _SEARCH
     for part in parts:
@@ -256,7 +263,7 @@ def _shares(least: np.ndarray, parts: Iterator[_Part]) -> np.ndarray:
 
 
 def _compared(least: np.ndarray, part: _Part) -> np.ndarray:
-    """Return the weight [B] of the tables of a part whose score is `least` or more."""
+    """Return the weight [B] of a part's tables whose score is at least `least`."""
     found, size = np.zeros(len(least)), max(1, _IN_CACHE // part.last_score.size)
     for start in range(0, len(part.score), size):
         rows = slice(start, start + size)
@@ -266,7 +273,7 @@ def _compared(least: np.ndarray, part: _Part) -> np.ndarray:
 
 
 def _searched(least: np.ndarray, part: _Part) -> np.ndarray:
-    """Return `_compared`, a row at a time."""
+    """Return the same as `_compared`, by searching the sorted ends row by row."""
     found = np.empty(len(least))
     for row, (score, weight, last_score, last_weight) in enumerate(
         zip(*(x.T for x in part), strict=True)
@@ -276,14 +283,14 @@ def _searched(least: np.ndarray, part: _Part) -> np.ndarray:
 
 
 def _from(least: np.ndarray, score: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return the weight of all scores that are `least` or more, for each `least`."""
+    """Return, for each `least`, the weight of the scores that are at least as large."""
     ascending = np.argsort(score)
     tails = np.append(np.cumsum(weight[ascending[::-1]])[::-1], 0)
     return tails[np.searchsorted(score[ascending], least)]
 
 
 def _shares_of_one_pmf(least: np.ndarray, parts: Iterator[_Part]) -> np.ndarray:
-    """Return `_shares` for many `least` and one pmf: its tables, sorted, are searched for each."""
+    """Return `_shares` for one pmf and many `least`, by sorting its tables once."""
     share, total = np.zeros(len(least)), 0.0
     for score, weight in _joined(parts):
         share += _from(least, score, weight)
@@ -292,7 +299,7 @@ def _shares_of_one_pmf(least: np.ndarray, parts: Iterator[_Part]) -> np.ndarray:
 
 
 def _joined(parts: Iterator[_Part]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield score and weight of each table, of as many parts at a time as fill a block."""
+    """Yield the scores and weights of all tables, in blocks of several parts."""
     scores, weights, held = [], [], 0
     for part in parts:
         scores.append((part.score + part.last_score.T).ravel())

@@ -1,14 +1,15 @@
-"""Tails of the gamma and beta distributions, to the precision of the dtype at any size of counts.
+"""Tails of the gamma and beta distributions, precise for any size of counts.
 
-The incomplete gamma and beta functions of `jax.scipy.special` take x^a exp(-x) and gamma(a) apart:
-in float32 they lose four digits at 1000 degrees of freedom, and the continued fraction of the beta
-does not end in time at a million counts. Over log x (log odds, for the beta) both densities are
+The incomplete gamma and beta functions of `jax.scipy.special` compute x^a exp(-x) and gamma(a)
+separately. In float32 this loses four digits at 1000 degrees of freedom, and at a million counts
+the continued fraction of the beta function stops too early. As functions of log x (for the beta, of
+the log odds) both densities are
 
-    exp(constant - deviance),    the deviance a sum of terms x log(x / y) - x + y >= 0,
+    exp(constant - deviance),    where the deviance is a sum of terms x log(x / y) - x + y >= 0
 
-smooth and log-concave. So nothing cancels, Gauss-Legendre over the window where the density falls
-to exp(-40) of its value at the tail's end gives the tail, and Newton's method on its logarithm,
-which is concave too, converges from anywhere to the quantile.
+and are smooth and log-concave. So nothing cancels, and Gauss-Legendre quadrature gives the tail
+over the window in which the density falls to exp(-40) of its value at the tail's end. The logarithm
+of the tail is concave too, so Newton's method finds the quantile from any start.
 """
 
 import math
@@ -29,11 +30,11 @@ _FALL = 40.0
 NEWTON_STEPS = 12
 _NODES = {"float32": 32, "float64": 64}
 _PANEL = {"float32": 10, "float64": 20}
-"""Nodes of each panel of the beta's tails."""
+"""Nodes in each panel of the beta distribution's tails."""
 _KINK = {"float32": (16.0, 6.0), "float64": (36.0, 8.0)}
-"""Log odds on either side of the kink where panels end, for a and b that are small."""
+"""Distances in log odds from the kink to the ends of panels, for small a and b."""
 _WIDE = 32.0
-"""Width of a window from which on its panels have different widths."""
+"""Width from which on a window has panels of different widths."""
 _FARTHEST = {"float32": 60.0, "float64": 500.0}
 """Log odds beyond which the density is exponential."""
 
@@ -41,7 +42,7 @@ _FARTHEST = {"float32": 60.0, "float64": 500.0}
 def chi_squared_survival(
     statistic: Float[Array, "*s"], dof: Int[Array, "*s"]
 ) -> Float[Array, "*s"]:
-    """P-value of a test statistic; 1 at no degrees of freedom, unless it is infinite."""
+    """P-value of a test statistic; at 0 degrees of freedom, 1 unless the statistic is infinite."""
     half = jnp.maximum(dof, 1).astype(statistic.dtype) / 2
     p_value = gamma_survival(half, statistic / 2)
     return jnp.where((dof == 0) & (statistic < math.inf), jnp.ones_like(p_value), p_value)
@@ -62,7 +63,7 @@ def gamma_survival(a: Float[Array, "*s"], x: Float[Array, "*s"]) -> Float[Array,
 @gamma_survival.defjvp
 def _(primals, tangents):
     a, x = primals
-    # A derivative of 0 wins over a statistic whose own derivative is infinite.
+    # Where the density is 0 so is the tangent, even if the statistic's derivative is infinite.
     at_0 = jnp.where(a == 1, jnp.ones_like(x), jnp.where(a < 1, math.inf, 0))
     inside = (x > 0) & (x < math.inf)
     near = jnp.exp(_gamma_log_scale(a) - divergence_term(a, jnp.where(inside, x, a))) / x
@@ -74,9 +75,9 @@ def _(primals, tangents):
 def gamma_tail(
     a: Float[Array, "*s"], x: Float[Array, "*s"], upper: Bool[Array, "*s"]
 ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
-    """Log of the mass above x, or below it, and that mass over the density of log x.
+    """Return the log of the mass above x (or below it), and the mass over the density of log x.
 
-    To full precision where that side is away from `a`, or hardly beyond it.
+    Both are precise where the tail does not contain `a`, or only just contains it.
     """
     # The positive root of x w^2 / 2 + (x - a) w = _FALL, in a form that does not overflow.
     above = 2 * _FALL / (x - a + jnp.hypot(x - a, jnp.sqrt(2 * _FALL * x)))
@@ -91,7 +92,7 @@ def gamma_tail(
 
 @jax.custom_jvp
 def gamma_quantile(a: Float[Array, "*s"], survival: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """The x that `gamma_survival` takes to `survival`, in (0, 1); differentiable in `survival`."""
+    """Find the x whose `gamma_survival` is `survival`, in (0, 1); differentiable in `survival`."""
     upper = survival < 0.5
     target = jnp.where(upper, jnp.log(survival), jnp.log1p(-survival))
     outward = jnp.where(upper, -jnp.ones_like(a), 1)
@@ -100,8 +101,8 @@ def gamma_quantile(a: Float[Array, "*s"], survival: Float[Array, "*s"]) -> Float
         log_tail, tail_over_density = gamma_tail(a, x, upper)
         return x * jnp.exp(outward * (target - log_tail) * tail_over_density)
 
-    # Above, no further out than the bound of Laurent and Massart (2000): from beyond the quantile
-    # Newton's method does not overshoot.
+    # The bound of Laurent and Massart (2000) lies beyond the quantile, and from there no step of
+    # Newton's method passes it.
     start = jnp.where(upper, a + jnp.sqrt(-2 * a * target) - target, a)
     return jax.lax.fori_loop(0, NEWTON_STEPS, newton, start)
 
@@ -119,13 +120,13 @@ def _(primals, tangents):
 def beta_quantile_odds(
     a: Float[Array, "*s"], b: Float[Array, "*s"], probability: Float[Array, "*s"]
 ) -> Float[Array, "*s"]:
-    """x / (1 - x) at the x where the beta distribution reaches `probability`, at most 1/2."""
+    """Find the odds x / (1 - x) where the beta distribution reaches `probability` <= 1/2."""
     return odds_at(a / b, _beta_quantile(a, b, probability))
 
 
 @beta_quantile_odds.defjvp
 def _(primals, tangents):
-    """d log P(t < x) / da = E[log t | t < x] - E[log t], and so for b and 1 - t."""
+    """Use d log P(t < x) / da = E[log t | t < x] - E[log t], and likewise for b and 1 - t."""
     a, b, probability = primals
     offset = _beta_quantile(a, b, probability)
     odds, tail = odds_at(a / b, offset), beta_tail(a, b, offset)
@@ -141,12 +142,15 @@ def _beta_quantile(a: Array, b: Array, probability: Array) -> Array:
     def newton(_: Array, offset: Array) -> Array:
         return offset + newton_step(beta_tail(a, b, offset), target)
 
-    # 0, which varies over a mesh as the arguments do.
+    # The start is 0, written so that it varies over a mesh as the arguments do.
     return jax.lax.fori_loop(0, NEWTON_STEPS, newton, (a - a) / b)
 
 
 def odds_at(mode: Array, offset: Array) -> Array:
-    """Return `mode * exp(offset)`, finite, by halves, of which none over- or underflows before."""
+    """Return `mode * exp(offset)`, at most a quarter of the largest number.
+
+    The factor comes in two halves, since exp(offset) may overflow where the product does not.
+    """
     half = jnp.exp(offset / 2)
     return jnp.minimum(mode * half * half, float(jnp.finfo(offset.dtype).max) / 4)
 
@@ -166,21 +170,21 @@ class BetaTail(NamedTuple):
 
 
 def newton_step(tail: BetaTail, target: Array) -> Array:
-    """Return the change of the log odds to where the log of the mass below is `target`, about."""
+    """Return Newton's step of the log odds towards a log mass of `target`."""
     step = (target - tail.log_mass) * tail.over_density
-    # No further at a time than where log_mass still has digits to step back by.
+    # A longer step might end where log_mass has no digits left to step back by.
     return jnp.maximum(step, -tail.width)
 
 
 def beta_tail(a: Array, b: Array, offset: Array) -> BetaTail:
     """Return the tail below the t whose log odds are `offset` above those of the mode, a / b.
 
-    Where a or b is small the density is hundreds of log odds wide, exponential but for a kink of
-    width 1; and beyond some log odds t or 1 - t is 0 in the dtype, but not its logarithm. So the
-    integral is taken in panels, that end at the kink and where the density becomes exponential.
+    Where a or b is small the density is hundreds of log odds wide: exponential on either side of a
+    kink of width 1. Far out, t or 1 - t is 0 in the dtype although its logarithm is finite. So the
+    integral is taken in panels, which end at the kink and where the density becomes exponential.
     """
     n, mode = a + b, a / b
-    remainders = factorial_remainder(jnp.stack([n, a, b]))  # at once: it compiles once
+    remainders = factorial_remainder(jnp.stack([n, a, b]))  # stacked: compiled once
     log_scale = remainders[0] - remainders[1] - remainders[2] + jnp.log(a / n * b)
     log_mode = jnp.log(mode)
     farthest = _FARTHEST[offset.dtype.name]
@@ -201,14 +205,14 @@ def beta_tail(a: Array, b: Array, offset: Array) -> BetaTail:
     most = _FALL + n * jnp.log1p(odds)
     width = _width_below(a - below, below / (1 + odds), most / a)
 
-    def narrow(_: Array, width: Array) -> Array:  # two forms, each better at one end
+    def narrow(_: Array, width: Array) -> Array:  # two bounds; which is smaller depends on t
         by_a = (most - n * jnp.log1p(odds * jnp.exp(-width))) / a
         by_b = jnp.log1p(jnp.expm1((_FALL + b * width) / n) * n / above)
         return jnp.minimum(by_a, by_b)
 
     width = jax.lax.fori_loop(0, 3, narrow, width)
     drops, weights = _in_panels(log_odds, width, a, b)
-    # The end itself is a node of weight 0, so that the deviance is compiled once.
+    # The end is one more node, of weight 0, so that the deviance is compiled once.
     heights = deviance(offset[..., None] - jnp.pad(drops, [(0, 0)] * a.ndim + [(1, 0)]))
     here = heights[..., :1]
     masses = jnp.exp(here - heights[..., 1:]) * weights
@@ -225,9 +229,9 @@ def beta_tail(a: Array, b: Array, offset: Array) -> BetaTail:
 
 
 def _in_panels(log_odds: Array, width: Array, a: Array, b: Array) -> tuple[Array, Array]:
-    """Return how far below the log odds the nodes of a quadrature lie, and their weights.
+    """Return the nodes of a quadrature, as distances below the log odds, and their weights.
 
-    Its panels end, in a wide window, on either side of the kink and at the kink.
+    In a wide window, panels end at the kink and on either side of it.
     """
     kind, rank = log_odds.dtype.name, log_odds.ndim
     far, near = _KINK[kind]
@@ -259,10 +263,10 @@ def _gamma_log_scale(a: Array) -> Array:
 
 
 def _width_below(slope: Array, curvature: Array, limit: Array) -> Array:
-    """A width over which the log-density falls by `_FALL` downwards, not much too wide.
+    """Return a width below x over which the log density falls by at least `_FALL`.
 
-    The curvature falls at most as exp(-width), so the fall is at least slope * width +
-    curvature * width^2 / (2 + width); `limit` is a width that is enough in any case.
+    The curvature falls no faster than exp(-width), so the fall is at least slope * width +
+    curvature * width^2 / (2 + width). `limit` is a width that always suffices.
     """
     both = slope + curvature
     half = _FALL / 2 - slope
@@ -271,9 +275,9 @@ def _width_below(slope: Array, curvature: Array, limit: Array) -> Array:
 
 
 def _tail(deviance: Callable[[Array], Array], x: Array, window: Array) -> tuple[Array, Array]:
-    """Return the deviance at x, and weighted densities over log x, relative to the one at x."""
+    """Return the deviance at x, and the weighted densities of log x relative to that at x."""
     legendre = np.polynomial.legendre.leggauss(_NODES[x.dtype.name])
-    # x itself is a node of weight 0, so that the deviance is compiled once.
+    # x is one more node, of weight 0, so that the deviance is compiled once.
     nodes, weights = (
         jnp.asarray(np.append(0, v / 2), x.dtype).reshape(*(1 for _ in x.shape), -1)
         for v in (1 + legendre[0], legendre[1])

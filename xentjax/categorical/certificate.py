@@ -84,7 +84,7 @@ def kkt_certificate(q: ArrayLike, counts: ArrayLike) -> KKTCertificate:
 
 
 def certificate_of(q: Array, counts: Array, *, rounding: float) -> KKTCertificate:
-    """Return `kkt_certificate` of arguments that are parsed, up to `rounding` of q's sum."""
+    """Compute `kkt_certificate` of checked arguments; q's sum may be off by `rounding`."""
     n = counts.sum(-1, keepdims=True)
     multipliers = jnp.where(counts == 0, n, jnp.zeros_like(counts))
     stationarity = -times_power(counts, q, -1) + n - multipliers

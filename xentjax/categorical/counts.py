@@ -30,9 +30,9 @@ from xentjax._core.varying import on_auto_axes
 from xentjax.categorical._arguments import check_amounts, parse_counts
 
 INT32_MAX = np.iinfo(np.int32).max
-# Few enough samples that all of a block's numbers stay in the cache.
+# A block of this many samples stays in the cache.
 _HOST_BLOCK = 2**16
-# A comparison with all classes at once fills one register of a TPU, as wide as it is.
+# Up to as many classes as a TPU's vector register is wide, one comparison takes all.
 _FEW_CLASSES = 128
 
 
@@ -123,7 +123,7 @@ def counts(
     result = count_indices(labels, weights, keep, k)
     counted = False
     if weights is None:
-        # The total tells whether a sample fell outside: no second pass over the samples.
+        # The total shows whether a sample was outside, without a second pass.
         total, expected = concrete(result), labels.size if keep is None else concrete(keep.sum())
         counted = total is None or total.sum(dtype=np.int64) == expected
     if not counted:
@@ -188,7 +188,7 @@ def empirical_pmf(counts: ArrayLike) -> Float[Array, "*batch k"]:
 
 
 def shares_of(counts: Array) -> Array:
-    """c / N, and exactly 1 where one class has all, which XLA would multiply by a rounded 1 / N."""
+    """Compute c / N, exactly 1 where one class has all: XLA would multiply by a rounded 1 / N."""
     n = counts.sum(-1, keepdims=True)
     p = counts / n
     return p + jax.lax.stop_gradient(jnp.where(counts == n, 1 - p, 0))
@@ -198,7 +198,7 @@ shares = in_float64(shares_of)
 
 
 class ComparedCounts(NamedTuple):
-    """Counts of each class and what they are compared with: exact differences, rounded once."""
+    """Counts of each class, of all others and of all: exact integers, rounded once."""
 
     own: Float[Array, "*batch k"]
     others: Float[Array, "*batch k"]
@@ -208,10 +208,10 @@ class ComparedCounts(NamedTuple):
 
 
 def with_others_of(counts: Array) -> ComparedCounts:
-    """Return the counts of each class, of all others and of all."""
+    """Count the samples in each class, in all others and in all."""
     n = jnp.broadcast_to(counts.sum(-1, keepdims=True), counts.shape)
-    # Of the classes before and after, since n - counts has derivatives that infinite ones cancel
-    # in.
+    # Sums over the classes before and after: the derivative of n - counts would be inf - inf
+    # wherever that of the others is infinite.
     before, after = (jax.lax.cumsum(counts, axis=counts.ndim - 1, reverse=r) for r in (False, True))
     none = jnp.zeros_like(counts[..., :1])
     others = jnp.concatenate([none, before[..., :-1]], -1)
@@ -222,7 +222,7 @@ with_others = in_float64(with_others_of)
 
 
 def parse_labels(name: str, labels: ArrayLike) -> Array | np.ndarray:
-    """Return integers, on the host or the device where they are."""
+    """Check labels and return them as integers; host arrays stay on the host."""
     array = native_array(name, labels)
     if not jnp.issubdtype(array.dtype, np.integer):
         raise TypeError(f"{name}: expected an integer dtype, got {array.dtype}{of_labels(array)}")
@@ -230,7 +230,7 @@ def parse_labels(name: str, labels: ArrayLike) -> Array | np.ndarray:
 
 
 def ends(labels: Array | np.ndarray) -> tuple[int, int] | None:
-    """Return the least and the largest label, where there are some and they are known."""
+    """Return the smallest and the largest label, if there are any and they are known."""
     if not labels.size:
         return None
     least, most = concrete(labels.min()), concrete(labels.max())
@@ -238,7 +238,7 @@ def ends(labels: Array | np.ndarray) -> tuple[int, int] | None:
 
 
 def _known_num_classes(samples: Array | np.ndarray, where: ArrayLike | None) -> int:
-    """Return the largest sample that is kept, plus 1."""
+    """Return the largest sample inside the mask, plus 1."""
     if where is not None and (keep := concrete(check_bool("where", where))) is not None:
         samples = samples[np.broadcast_to(keep, samples.shape)]
     found = ends(samples) if where is None or is_known(where) else None
@@ -249,10 +249,10 @@ def _known_num_classes(samples: Array | np.ndarray, where: ArrayLike | None) -> 
 
 
 def _host_counts(name: str, samples: np.ndarray, k: int) -> np.ndarray:
-    """int64 [K]; block by block, so that one read of the samples serves check and count."""
+    """Count, as int64 [K], in blocks: each is read once for both the check and the count."""
     samples = samples.ravel()
     total = np.zeros(k, np.int64)
-    size = max(_HOST_BLOCK, 4 * k)  # every block also costs k additions
+    size = max(_HOST_BLOCK, 4 * k)  # every block adds k additions
     for start in range(0, samples.size, size):
         block = samples[start : start + size]
         if block.min() < 0 or block.max() >= k:
@@ -265,7 +265,7 @@ def _host_counts(name: str, samples: np.ndarray, k: int) -> np.ndarray:
 def count_indices(
     labels: Array, weights: Array | None, keep: Array | None, k: int
 ) -> Shaped[Array, " k"]:
-    """Return `counts` of arguments that are parsed."""
+    """Compute `counts` of checked arguments."""
     return on_auto_axes(partial(_count_indices, k=k))(labels, weights, keep)
 
 
@@ -286,9 +286,9 @@ def _count_indices(labels: Array, weights: Array | None, keep: Array | None, *, 
 
 
 def _count_by_comparison(index: Array, k: int) -> Array:
-    """Compare with all classes: in a GPU's or TPU's scatter, samples of one class are serial.
+    """Count by comparing with all classes: GPU and TPU scatters serialise equal samples.
 
-    Tested for its values on CPU. It lowers for GPU and TPU, and was neither run nor timed there.
+    Tested for its values on CPU. It lowers for GPU and TPU, but was neither run nor timed there.
     """
     classes = jnp.arange(k, dtype=index.dtype)
     return (index[:, None] == classes[None, :]).sum(0, dtype=jnp.int32)
@@ -302,7 +302,7 @@ def _broadcast(name: str, array: Array, shape: tuple[int, ...]) -> Array:
 
 
 def check_num_classes(name: str, num_classes: SupportsIndex) -> int:
-    """Return a number of classes, else raise an error."""
+    """Return a number of classes, or raise an error if it is none."""
     checked = check_index(name, num_classes)
     if not 1 <= checked <= INT32_MAX:
         raise_value_error(name, f"an integer 1..{INT32_MAX}", repr(num_classes))

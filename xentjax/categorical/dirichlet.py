@@ -18,10 +18,10 @@ from xentjax.information.pmf import x_log_x
 
 _MOST_STEPS = 200
 _TOL = 1e-8
-"""Standard errors from the maximum at which the steps end."""
+"""Distance from the maximum, in standard errors, at which the search stops."""
 _STARTS = 16
 _LONGEST = 2.0
-"""Change of the logarithm of a probability, or of the overdispersion, in one step at most."""
+"""Largest change of a log probability, or of the log overdispersion, in one step."""
 
 
 class DirichletFit(NamedTuple):
@@ -118,7 +118,7 @@ def fit_dirichlet(counts: ArrayLike) -> DirichletFit:
 
 
 def parse_dice(counts: ArrayLike) -> Array:
-    """Return counts [..., M, K] of dice, one of which has two samples where they are known."""
+    """Check counts [..., M, K] of dice; where they are known, some die must have two samples."""
     hint = "; of one die: fit_categorical or dirichlet_posterior"
     table = parse_table("counts", counts, hint=hint)
     known = concrete(table)
@@ -136,7 +136,7 @@ def _fits(counts: Array) -> DirichletFit:
 
 
 class _Step(NamedTuple):
-    """A Newton step from a point, and what it is made of."""
+    """A Newton step from a point, and its parts."""
 
     log_mean: Array
     """Change of log m, [K]."""
@@ -145,11 +145,11 @@ class _Step(NamedTuple):
     decrement: Array
     """Length in standard errors."""
     covariance: Array
-    """Variances of m given t, [K], before they are made to sum to 0."""
+    """Variances of m given t, [K], before the constraint that m sums to 1."""
     mean_slope: Array
-    """dm / dt along the maxima given t, [K]."""
+    """dm / dt, [K], where m is the maximum given t."""
     information: Array
-    """Minus the second derivative in t along them."""
+    """Minus the second derivative in t along these maxima."""
 
 
 class _Search(NamedTuple):
@@ -158,7 +158,7 @@ class _Search(NamedTuple):
     value: Array
     step: _Step
     length: Array
-    """Share of the step that is tried next."""
+    """Fraction of the step to try next."""
     steps: Array
     converged: Array
 
@@ -170,7 +170,7 @@ def _fit(counts: Array) -> DirichletFit:
     signs = jnp.where(jnp.arange(seen.size + 1) < seen.size, 1, -1).astype(n.dtype)
     share = totals / totals.sum()
 
-    # Where no die shows two classes the likelihood grows for ever with t.
+    # If no die shows two classes, the likelihood grows with t without end.
     alone = ((counts > 0).sum(-1) <= 1).all()
     equal_steps = jnp.arange(_STARTS, dtype=n.dtype) / (_STARTS - 1)
     starts = jnp.expm1(equal_steps * jnp.log1p(10 * scale)) / scale
@@ -226,20 +226,20 @@ def _fit(counts: Array) -> DirichletFit:
 
 
 def _all(mean: Array, seen: Array) -> Array:
-    """Return the m of the columns: those of the classes, and 1 for the numbers of samples."""
+    """Return the m of each column: m of the classes, and 1 for the numbers of samples."""
     return jnp.append(jnp.where(seen, mean, 1), 1.0)
 
 
 def _newton(
     mean: Array, spread: Array, terms: Expansion, signs: Array, seen: Array, scale: Array
 ) -> _Step:
-    """Maximise the quadratic model in m, which sums to 1, and then in t along those maxima."""
+    """Maximise the quadratic model in m, which sums to 1, then in t along these maxima."""
     slope = terms.m[:-1]
     variance = jnp.where(seen, -1 / jnp.where(seen, terms.mm[:-1], -1), 0)
     mixed = -terms.mt[:-1]
 
     def of_sum_0(direction: Array) -> Array:
-        """Return the part of a vector that a step of sum 0 can follow."""
+        """Project a vector on the steps whose sum is 0."""
         return direction - (variance @ direction) / variance.sum()
 
     centred = of_sum_0(slope)
@@ -280,7 +280,7 @@ def _moved(
 
 
 def _covariance(end: _Search) -> Array:
-    """Covariance of a = m / t, from that of m given t and the variance of t."""
+    """Compute the covariance of a = m / t from that of m given t and the variance of t."""
     _, _, _, variance, mean_slope, information = end.step
     t = end.spread
     given_t = jnp.diag(variance) - jnp.outer(variance, variance / variance.sum())
@@ -289,7 +289,7 @@ def _covariance(end: _Search) -> Array:
 
 
 def _coefficient(counts: Array, n: Array) -> Array:
-    """Sum over the dice of log(N! / prod_k c_k!)."""
+    """Compute the sum over the dice of log(N! / prod_k c_k!)."""
     both = jnp.concatenate([counts, n[:, None]], 1)
     logs = factorial_remainder(both, whole=True) + x_log_x(both)  # the rest, -N, cancels
     return (logs[:, -1] - logs[:, :-1].sum(-1)).sum()
