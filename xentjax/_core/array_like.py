@@ -1,11 +1,11 @@
-"""The type of arguments that are arrays, or become arrays, under a name that signatures show."""
+"""The type of array arguments, under a name that signatures show."""
 
 import sys
 from typing import TYPE_CHECKING, get_args
 
 import jax.typing
 
-# help() would print a union member by member, for each argument of each signature.
+# For a union, help() would print every member, for every argument of every signature.
 if TYPE_CHECKING:
     from jax.typing import ArrayLike as ArrayLike
 elif sys.version_info >= (3, 12):

@@ -31,7 +31,7 @@ def _are_axes(names: Any) -> bool:
 
 
 def check_split(axis_name: AxisName, **arrays: ArrayLike | None) -> None:
-    """Check that the arrays differ between the devices of the axis, as far as `shard_map` knows."""
+    """Check that the arrays may differ between the devices of the axis, as far as is known."""
     axes = _known_axes(axis_name)
     for name, x in arrays.items():
         if x is not None and not axes <= varying_axes(x):
@@ -51,7 +51,7 @@ def check_whole(axis_name: AxisName, **arrays: ArrayLike | None) -> None:
 
 
 def _known_axes(axis_name: AxisName) -> set[str]:
-    """Return the axes whose arrays can be told apart: none with `check_vma=False`."""
+    """Return the axes over which `shard_map` tracks what varies: none with `check_vma=False`."""
     axes = {axis_name} if isinstance(axis_name, str) else set(axis_name)
     if lax.axis_size(axis_name) == 1 or not axes & varying_axes(lax.axis_index(axis_name)):
         return set()

@@ -1,4 +1,4 @@
-"""Products that treat 0 * inf in their own way, as primitives that are linear in each factor."""
+"""Products with a rule of their own for 0 * inf, as primitives linear in each factor."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,8 @@ def bilinear(
 ) -> Callable[[Array, Array], Array]:
     """Return `product` of two arrays of one shape and dtype, declared linear in each of them.
 
-    jax could not transpose the selections in it. Derivatives and transposes apply the same rule.
+    jax could not transpose the selections inside `product`. Derivatives and transposes follow the
+    same rule.
     """
     primitive = Primitive(name)
 

@@ -20,30 +20,30 @@ def raise_value_error(name: str, expected: str, got: object) -> NoReturn:
 
 
 def concrete(x: ArrayLike) -> np.ndarray | None:
-    """Return the value of `x` where it is known, None under jit, vmap and grad.
+    """Return the value of `x` if it is known, or None (under jit, vmap and grad).
 
-    Checks of values (rather than shapes and dtypes) apply to concrete arrays only; not to those
-    that lie in part on other hosts.
+    Values, unlike shapes and dtypes, can be checked only where they are known. An array with parts
+    on other hosts is not known here.
     """
     return np.asarray(x) if is_known(x) else None
 
 
 def is_known(x: ArrayLike) -> bool:
-    """Return whether `x` has a value here, which it has not under jit or on other hosts."""
+    """Whether the value of `x` is known here: not under jit, nor if parts are on other hosts."""
     if isinstance(x, jax.core.Tracer):
         return False
     return not isinstance(x, jax.Array) or x.is_fully_addressable
 
 
 Native = jax.Array | np.ndarray | np.generic | bool | int | float
-"""Types that jax takes as arrays."""
+"""Types that jax accepts as arrays."""
 
 
 def native(name: str, x: Any) -> ArrayLike:
     """Return the argument as a jax array, a NumPy array or a Python number.
 
-    Whatever holds one without doubt is taken: objects with `__jax_array__` (flax.nnx.Param) or
-    `__array__` (a pandas Series), and lists of numbers.
+    Objects with `__jax_array__` (flax.nnx.Param) or `__array__` (a pandas Series) and lists of
+    numbers are accepted too.
     """
     if isinstance(x, np.ma.MaskedArray):
         expected = "an array without a mask (pass `x.data` and, as `where`, `~x.mask`)"
@@ -66,9 +66,9 @@ def native(name: str, x: Any) -> ArrayLike:
         raise TypeError(f"{name}: expected an array, got {type(x).__name__}{hint}")
     try:
         array = convert(x)
-        if array.dtype == object:  # such as a table of nullable columns
+        if array.dtype == object:  # for example a table with nullable columns
             array = np.asarray(array.tolist())
-    except Exception as error:  # whatever the object's own conversion raises
+    except Exception as error:  # the object's own conversion may raise anything
         reason = str(error).partition("\n")[0]
         raise TypeError(f"{name}: expected an array, got {type(x).__name__}: {reason}") from None
     if array.dtype == object:
@@ -79,7 +79,7 @@ def native(name: str, x: Any) -> ArrayLike:
 
 @contextmanager
 def naming_order(call: str, swapped: Callable[[], bool]) -> Iterator[None]:
-    """Add the order of the arguments to an error about them, where they seem to be swapped."""
+    """Add the order of the arguments to an error about them, if they seem to be swapped."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -89,12 +89,12 @@ def naming_order(call: str, swapped: Callable[[], bool]) -> Iterator[None]:
 
 
 def scalar_first(x: Any, y: Any) -> bool:
-    """Return whether of two arguments the first is a scalar and the second none."""
+    """Whether the first argument is a scalar and the second is not."""
     return np.ndim(x) == 0 and np.ndim(y) > 0
 
 
 def is_key(x: Any) -> bool:
-    """Return whether the argument is a random key, of either kind."""
+    """Whether the argument is a random key, of the old or the new kind."""
     dtype = getattr(x, "dtype", None)
     return dtype == np.uint32 or (dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key))
 
@@ -106,19 +106,19 @@ def check_key(name: str, key: Any) -> None:
 
 
 def native_array(name: str, x: Any) -> jax.Array | np.ndarray:
-    """Return the argument as an array, on the host or the device where it is."""
+    """Return the argument as an array; host arrays stay on the host."""
     array = native(name, x)
     return array if isinstance(array, jax.Array) else np.asarray(array)
 
 
 def check_array(name: str, x: Any) -> jax.Array:
-    """Return the argument as a jax array; None, strings and objects are TypeErrors."""
-    # jnp.asarray of a tracer would be a copy that reverse mode keeps.
+    """Return the argument as a jax array; raise a TypeError for None, strings and objects."""
+    # jnp.asarray would copy a tracer, and reverse mode would keep the copy.
     return x if isinstance(x, jax.Array) else to_jax(name, native(name, x))
 
 
 def to_jax(name: str, x: ArrayLike) -> jax.Array:
-    """Return what `native` gave as a jax array."""
+    """Turn a result of `native` into a jax array."""
     if isinstance(x, jax.Array):
         return x
     try:
@@ -129,7 +129,7 @@ def to_jax(name: str, x: ArrayLike) -> jax.Array:
 
 
 def of_labels(x: Any) -> str:
-    """Return what a user of labels that are no integers may have meant."""
+    """Suggest what a user of non-integer labels may have meant."""
     dtype = getattr(x, "dtype", None)
     kind = dtype.kind if isinstance(dtype, np.dtype) else ""
     if kind == "f":
@@ -138,12 +138,12 @@ def of_labels(x: Any) -> str:
 
 
 def check_floating(name: str, x: Any, *, hint: str = "") -> jax.Array:
-    """Return `x` as a jax array of a real floating dtype, else raise a TypeError.
+    """Return `x` as a jax array of a real floating dtype, or raise a TypeError.
 
     Args:
         name: of the argument.
         x: the argument.
-        hint: what a user of integers may have meant.
+        hint: what a user who passes integers may have meant.
     """
     array = check_array(name, x)
     if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -153,7 +153,7 @@ def check_floating(name: str, x: Any, *, hint: str = "") -> jax.Array:
 
 
 def check_integer(name: str, x: Any) -> jax.Array:
-    """Return `x` as a jax array of an integer dtype, else raise a TypeError."""
+    """Return `x` as a jax array of an integer dtype, or raise a TypeError."""
     array = check_array(name, x)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{name}: expected an integer dtype, got {array.dtype}")
@@ -161,7 +161,7 @@ def check_integer(name: str, x: Any) -> jax.Array:
 
 
 def check_bool(name: str, x: Any) -> jax.Array:
-    """Return `x` as a jax array of booleans, else raise a TypeError."""
+    """Return `x` as a jax array of booleans, or raise a TypeError."""
     array = check_array(name, x)
     if array.dtype != jnp.bool_:
         raise TypeError(f"{name}: expected a bool array, got {array.dtype}")
@@ -169,7 +169,7 @@ def check_bool(name: str, x: Any) -> jax.Array:
 
 
 def in_one_line(value: Any) -> str:
-    """Return what an error prints of an argument: its own text, of arrays the dtype and shape."""
+    """Format an argument for an error: arrays by dtype and shape, others by their own text."""
     if isinstance(value, jax.Array | np.ndarray) and value.ndim > 0:
         return f"{value.dtype} of shape {value.shape}"
     text = repr(value)
@@ -177,20 +177,21 @@ def in_one_line(value: Any) -> str:
 
 
 def broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
-    """Return whether an array of `shape` broadcasts to `target`."""
+    """Whether an array of `shape` broadcasts to `target`."""
     try:
-        return jax.lax.broadcast_shapes(shape, target) == target  # NumPy's knows no symbolic sizes
+        # jax's, since NumPy's knows no symbolic sizes
+        return jax.lax.broadcast_shapes(shape, target) == target
     except ValueError:
         return False
 
 
 def check_index(name: str, value: SupportsIndex) -> int:
-    """Return `value` as an int, else raise a TypeError."""
+    """Return `value` as an int, or raise a TypeError."""
     if isinstance(value, jax.core.Tracer):
         expected = f"{name}: expected an integer that is known under jit (a static argument)"
         raise TypeError(f"{expected}, got a traced {value.aval.str_short()}")
     try:
-        if isinstance(value, bool):  # an int to Python, and a slip here
+        if isinstance(value, bool):  # Python takes a bool for an int, but here it is a mistake
             raise TypeError
         return operator.index(value)
     except TypeError:
@@ -213,7 +214,7 @@ def check_choice(name: str, value: Any, choices: Any, *, hint: str = "") -> None
 
 
 def real_scalar(name: str, value: Any, expected: str) -> Any:
-    """Return a real scalar, an array or a Python number, whatever its value."""
+    """Return a real scalar (an array or a Python number); do not check its value."""
     if not isinstance(value, Native) and hasattr(value, "__jax_array__"):
         value = value.__jax_array__()
     dtype = getattr(value, "dtype", type(value))
@@ -228,9 +229,9 @@ def real_scalar(name: str, value: Any, expected: str) -> Any:
 
 
 def check_scalar(name: str, value: Any, expected: str, holds: Any) -> Any:
-    """Return a real scalar, an array or a Python number, for which `holds` is true.
+    """Return a real scalar (an array or a Python number).
 
-    Its value is checked where it is known.
+    Where its value is known, `holds` must be true of it.
     """
     value = real_scalar(name, value, expected)
     known = concrete(cast(ArrayLike, value))
@@ -240,12 +241,12 @@ def check_scalar(name: str, value: Any, expected: str, holds: Any) -> Any:
 
 
 def check_alpha(alpha: Any) -> Any:
-    """Check a level of significance where it is known; return it as a scalar."""
+    """Return a level of significance as a scalar; check its value where it is known."""
     return check_scalar("alpha", alpha, "a number in (0, 1)", lambda value: 0 < value < 1)
 
 
 def check_flag(name: str, value: Any) -> None:
-    """Raise a TypeError unless the value is True or False, known before anything is traced."""
+    """Raise a TypeError unless the value is True or False; a traced array is neither."""
     if not isinstance(value, bool | np.bool_):
         kind = type(value).__name__ if isinstance(value, jax.Array) else repr(value)
         raise TypeError(f"{name}: expected True or False, got {kind}")

@@ -1,4 +1,4 @@
-"""Names that keywords choose from: the types of signatures, and `get_args` of them the checks'."""
+"""Choices of keywords: types for signatures, whose `get_args` the checks use."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""The dtypes that arguments are computed in, and 64-bit integers that jax would truncate."""
+"""Dtypes of computations, and 64-bit integers that jax would truncate."""
 
 from collections.abc import Callable
 from functools import partial, wraps
@@ -15,19 +15,19 @@ from xentjax._core.array_like import ArrayLike
 
 
 def compute_dtype(*dtypes: DTypeLike) -> DTypeLike:
-    """Return float64 if one of the dtypes is float64, float32 for everything narrower."""
+    """Return float64 if one of the dtypes is float64, else float32."""
     return jnp.float64 if jnp.float64 in dtypes else jnp.float32
 
 
 def to_signed(x: Array) -> Array:
-    """Return 32 or 64 bits; what is unsigned and does not fit becomes negative."""
+    """Return signed integers of 32 or 64 bits; unsigned ones that do not fit become negative."""
     return x.astype(jnp.int64 if x.dtype.itemsize == 8 else jnp.int32)
 
 
 def narrow_int64(x: ArrayLike, bad: int) -> ArrayLike:
-    """Return 64-bit integers of the host in 32 bits where x64 is off, without wrapping around.
+    """Return 64-bit integers on the host in 32 bits if x64 is off, without wrapping around.
 
-    Those that need more than 32 bits become `bad`; every other argument stays as it is.
+    Integers that need more than 32 bits become `bad`; every other argument stays as it is.
     """
     if isinstance(x, int) and not isinstance(x, bool):
         x = np.int64(max(-(2**63), min(x, 2**63 - 1)))
@@ -44,15 +44,15 @@ def narrow_int64(x: ArrayLike, bad: int) -> ArrayLike:
 
 
 def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `function` of arrays of numbers, computed in float64 also where x64 is off.
+    """Make `function` of arrays compute in float64, even without x64.
 
-    For sums of many numbers and differences of large ones, which float32 rounds away. Arguments,
-    integers too, become float64 inside; floating results are float64 where an argument is and x64
-    is on, else float32. Keywords are static.
+    This is for sums of many numbers and for differences of large ones, which float32 would lose.
+    All arguments, integers too, become float64 inside. Floating results are float64 if x64 is on
+    and an argument is float64, else float32. Keywords are static.
 
-    Derivatives are computed in that dtype: reverse mode would transpose float64 tangents outside of
-    `jax.enable_x64`, where jax makes no float64 constants. (A rule that is one cast and one sum,
-    such as that of `accurate_segment_sum`, makes none and keeps its float64.)
+    Derivatives are computed in the dtype of the results: reverse mode would transpose float64
+    tangents outside of `jax.enable_x64`, where jax makes no float64 constants. (A rule that needs
+    no constants, such as the cast and sum of `accurate_segment_sum`, can keep float64.)
     """
 
     @partial(jax.jit, static_argnums=(0, 1))
@@ -79,14 +79,14 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
         for x in arrays:
             if isinstance(x, jax.core.Tracer):
                 return computed(dtype, keywords, *arrays)
-        with jax.enable_x64(True):  # nothing is differentiated: one dispatch
+        with jax.enable_x64(True):  # nothing is traced: one dispatch
             return compute(dtype, keywords, *arrays)
 
     return narrowed
 
 
 def result_dtype(*arrays: Array) -> DTypeLike:
-    """Return the dtype of what is computed from arrays: float64 under x64 for integers too."""
+    """Return the dtype of results computed from arrays: under x64, float64 for integers too."""
     if jnp.result_type(float) != jnp.float64:
         return jnp.float32
     for x in arrays:
@@ -96,7 +96,7 @@ def result_dtype(*arrays: Array) -> DTypeLike:
 
 
 def _floating(dtype: DTypeLike, tree: Any) -> Any:
-    """Return the tree with what is floating in it cast to `dtype`."""
+    """Cast the floating arrays of a tree to `dtype`."""
     leaves, structure = jax.tree.flatten(tree)
     for i, x in enumerate(leaves):
         if jnp.issubdtype(x.dtype, jnp.floating):

@@ -9,7 +9,7 @@ from xentjax._core.dtypes import narrow_int64, to_signed
 
 
 def parse_indices(name: str, indices: ArrayLike, bad: int = -1) -> Array:
-    """Return integers as a jax array; those too large for it are `bad`, which names no class."""
+    """Return integers as a jax array; those too large for it become `bad`, which is no class."""
     return check_integer(name, to_jax(name, narrow_int64(native(name, indices), bad)))
 
 
@@ -25,9 +25,9 @@ def parse_row_labels(labels: ArrayLike, n: int, rows: str) -> Array:
 def check_row_labels(
     labels: ArrayLike, indices: Array, k: int, keep: np.ndarray | bool | None = True
 ) -> None:
-    """Refuse parsed labels that are kept and known to name none of k classes.
+    """Raise a ValueError for a kept label that is known to be none of the k classes.
 
-    The error has the label that was passed. `keep` is None where it is not known.
+    The error shows the label that was passed. `keep` is None if it is not known.
     """
     known = concrete(indices)
     if known is None or keep is None:

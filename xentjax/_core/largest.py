@@ -1,4 +1,4 @@
-"""The maximum with the derivative of one element."""
+"""The maximum, whose derivative is that of a single element."""
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 def largest(x: Float[Array, "*s k"]) -> Float[Array, "*s"]:
     """Return the maximum along the last axis.
 
-    The derivative of `x.max` compares every element with the maximum. Where a compiler has computed
-    both apart, with other rounding, none is equal, and the derivative is 0 / 0.
+    The derivative of `x.max` compares every element with the maximum. If the compiler computes x
+    twice, rounded differently, no element equals the maximum and the derivative is 0 / 0.
     """
     return x.max(-1)
 

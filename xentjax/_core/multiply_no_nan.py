@@ -1,7 +1,4 @@
-"""A product in which 0 wins over infinity and NaN, linear in one factor: for derivative rules.
-
-And NaN for what is not valid, made where it is needed and nowhere else.
-"""
+"""Tools for rules of derivatives: a product in which 0 * inf is 0, and NaN only where needed."""
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -13,14 +10,14 @@ from xentjax._core.bilinear import bilinear
 def multiply_no_nan(
     derivative: Float[Array, "*s"], tangent: Float[Array, "*s"]
 ) -> Float[Array, "*s"]:
-    """`derivative * tangent`, where a tangent of 0 gives 0 whatever the derivative.
+    """Multiply `derivative * tangent`; a tangent of 0 gives 0 whatever the derivative is.
 
-    To be used in `jax.custom_jvp` rules. A `jnp.where` would say the same, but it is not linear in
-    the tangent, so reverse mode could not transpose it. This is a primitive of its own, declared
-    linear in `tangent`: its transpose applies the same rule to the cotangent.
+    It is for rules of `jax.custom_jvp`. A `jnp.where` on the tangent has the same value but is not
+    linear, so reverse mode could not transpose it. This primitive is declared linear in `tangent`,
+    and its transpose applies the same rule to the cotangent.
 
     Args:
-        derivative: maybe infinite.
+        derivative: may be infinite or NaN.
         tangent: of the same shape and dtype.
     """
     if derivative.dtype != tangent.dtype:
@@ -32,7 +29,7 @@ def multiply_no_nan(
 
 def _product(derivative: Array, tangent: Array) -> Array:
     zero = jnp.zeros_like(derivative)
-    # The outer selection changes no value: on CPU, XLA's loop is twice as fast with it.
+    # The outer selection changes no value, but makes XLA's loop on CPU twice as fast.
     return jnp.where(tangent == 0, zero, jnp.where(tangent == 0, zero, derivative) * tangent)
 
 
@@ -42,7 +39,7 @@ _multiply = bilinear("multiply_no_nan", _product)
 def nan_unless(valid: Bool[Array, "*s"], dtype: DTypeLike) -> Float[Array, "*s"]:
     """Return 0 where `valid`, else NaN.
 
-    It is 0 / 0 there, so that no NaN is made where all is valid: `jax_debug_nans` stops at one,
-    also at a constant that a `where` leaves out.
+    The NaN is computed as 0 / 0, so that none is made if everything is valid: `jax_debug_nans`
+    stops even at a constant NaN that a `where` does not select.
     """
     return jnp.zeros(valid.shape, dtype) / valid.astype(dtype)

@@ -1,4 +1,4 @@
-"""Signatures as help() shows them: types by their last names, such as `Float[Array, "n"]`."""
+"""Short signatures for help(): types without their modules, such as `Float[Array, "n"]`."""
 
 import inspect
 import re
@@ -9,16 +9,16 @@ QUALIFIERS = re.compile(r"\b(?:\w+\.)+(?=[A-Za-z_])")
 
 
 class _Shown(str):
-    """A text that signatures print without quotes."""
+    """Text that signatures print without quotes."""
 
     def __repr__(self) -> str:
         return str(self)
 
 
 def shorten_signatures(public: Iterable[Any]) -> None:
-    """Shorten what help() shows of functions, and of the fields and methods of classes.
+    """Shorten the signatures that help() shows of functions, and of a class's fields and methods.
 
-    `__annotations__` keep the types themselves.
+    `__annotations__` keep the full types.
     """
     for value in public:
         if inspect.isfunction(value):

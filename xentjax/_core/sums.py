@@ -1,8 +1,8 @@
 """Sums over many samples or rows, which float32 would round at every addition.
 
-Equal numbers added in turn to a large sum all round the same way: in float32 the mean of a million
-is off by 1 %, and ones are lost from 2^24 on. So all are added in float64, which jax has inside
-`jax.enable_x64` wherever x64 is off, and no float64 array of their length is made.
+Equal numbers that are added one by one to a large sum are all rounded the same way: in float32 the
+mean of a million is off by 1 %, and beyond 2^24 adding 1 has no effect. So the sums are float64,
+which `jax.enable_x64` provides even without x64, but no float64 array as long as the data is made.
 """
 
 from functools import partial
@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-# Few enough numbers that all of a block's stay in the cache, also those of a batch.
+# So many numbers of a block stay in the cache, even of a batch of blocks.
 BLOCK = 2**12
-# Below this many, one scatter on CPU is faster than one for each block.
+# For fewer numbers than this, one scatter is faster on CPU than a scatter for each block.
 MANY = 2**17
 _ONE_NUMBER_EACH = lax.ScatterDimensionNumbers(
     update_window_dims=(), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0,)
@@ -30,7 +30,7 @@ def accurate_sum(x: Float[Array, "n *rest"]) -> Float[Array, "*rest"]:
 def accurate_segment_sum(
     values: Float[Array, " n"], index: Int[Array, " n"], num_segments: int
 ) -> Float[Array, " k"]:
-    """Return the sum of the values of each index 0..K-1; what has another is left out."""
+    """Sum the values of each index 0..K-1; values with another index are left out."""
     return _segment_sum(values, index, num_segments)
 
 
@@ -42,15 +42,15 @@ def _segment_sum(values: Array, index: Array, num_segments: int) -> Array:
 
 @_segment_sum.defjvp
 def _(num_segments, primals, tangents):
-    # Without a loop, which reverse mode would run through step by step.
+    # No loop: reverse mode would save every step of it.
     with jax.enable_x64(True):
         dot = _add_at_once(jnp.zeros(num_segments, jnp.float64), primals[1], tangents[0])
         return _segment_sum(*primals, num_segments), dot.astype(tangents[0].dtype)
 
 
 def add(total: Array, index: Array, amounts: Array | int) -> Array:
-    """Add each amount, or one for all, to the entry of its index; what is outside is dropped."""
-    # Blocks that do not match the shards of a sharded array would make XLA gather it.
+    """Add each amount (or one for all) to the entry of its index; drop indices outside."""
+    # XLA would gather a sharded array whose shards do not match the blocks.
     if jax.device_count() > 1 or index.size <= MANY:
         return _add_at_once(total, index, amounts)
     return lax.platform_dependent(
@@ -62,7 +62,7 @@ def add(total: Array, index: Array, amounts: Array | int) -> Array:
 
 
 def add_in_blocks(total: Array, index: Array, amounts: Array | int) -> Array:
-    """Add block by block: XLA's CPU scatter reads the amounts from the cache, not from memory."""
+    """Add block by block, so that XLA's CPU scatter finds the amounts in the cache."""
     blocks = index.size // BLOCK
 
     def part(start: Array | int, size: int) -> tuple[Array, Array | int]:
@@ -79,7 +79,7 @@ def add_in_blocks(total: Array, index: Array, amounts: Array | int) -> Array:
 
 
 def _add_at_once(total: Array, index: Array, amounts: Array | int) -> Array:
-    """Add in one scatter, which XLA runs faster on CPU than that of `total.at[index].add`."""
+    """Add in one scatter, in a form that is faster on CPU than `total.at[index].add`."""
     return lax.scatter_add(
         total,
         index[:, None],

@@ -1,4 +1,4 @@
-"""Mesh axes: those that arrays vary over inside `shard_map`, and Explicit ones that split them."""
+"""Mesh axes: those over which arrays vary in `shard_map`, and Explicit ones that split them."""
 
 from collections.abc import Callable
 from functools import partial, wraps
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def varying_axes(tree: Any) -> frozenset[str]:
-    """Return the mesh axes over which any array differs from device to device, in `shard_map`."""
+    """Return the mesh axes over which any of the arrays varies inside `shard_map`."""
     axes = frozenset()
     for x in jax.tree.leaves(tree):
         axes |= jax.typeof(x).manual_axis_type.varying
@@ -23,33 +23,33 @@ def varying_axes(tree: Any) -> frozenset[str]:
 
 
 def pvary_all(tree: T) -> T:
-    """Return the tree, each array varying over all mesh axes that any of them varies over.
+    """Make every array of the tree vary over all mesh axes over which any of them varies.
 
-    The cotangent of what devices share is then summed over them once, not in every tile.
+    The cotangent of an array that devices share is then summed over them once, not in every tile.
     """
     return pvary(tree, varying_axes(tree))
 
 
 def pvary(tree: T, axes: frozenset[str]) -> T:
-    """Return the tree, each array varying over these mesh axes too."""
+    """Make every array of the tree vary over these mesh axes too."""
     return jax.tree.map(lambda x: _pvary(x, axes), tree) if axes else tree
 
 
 def pvary_like(tree: T, like: T) -> T:
-    """Return the tree, each array varying over the mesh axes of its counterpart too."""
+    """Make every array of the tree vary over the mesh axes of its counterpart too."""
     return jax.tree.map(lambda x, y: _pvary(x, varying_axes(y)), tree, like)
 
 
 def explicit_spec(x: ArrayLike) -> tuple[Any, ...]:
-    """Return how Explicit mesh axes split the axes of an array; () where there are none."""
+    """Return how Explicit mesh axes split an array's axes; () without such mesh axes."""
     sharding = jax.typeof(x).sharding
     return tuple(sharding.spec) if AxisType.Explicit in sharding.mesh.axis_types else ()
 
 
 def sharded_alike(*arrays: Array | None) -> tuple[Any, ...]:
-    """Return arrays of one shape, each split over the Explicit axes that any is split over.
+    """Split arrays of one shape over all Explicit axes over which any of them is split.
 
-    A `where` of several demands it; arithmetic does it by itself.
+    `jnp.where` requires this of its arguments; arithmetic does it by itself.
     """
     shardings = [jax.typeof(x).sharding for x in arrays if x is not None]
     explicit = [s.mesh for s in shardings if AxisType.Explicit in s.mesh.axis_types]
@@ -63,7 +63,7 @@ def sharded_alike(*arrays: Array | None) -> tuple[Any, ...]:
 
 
 def whole_classes(x: Array, axes: int = 1) -> Array:
-    """Return an array whose last axis, or axes, no Explicit mesh axis splits."""
+    """Undo the split of an array's last axis or axes over Explicit mesh axes."""
     spec = explicit_spec(x)
     if not any(spec[-axes:]):
         return x
@@ -72,10 +72,10 @@ def whole_classes(x: Array, axes: int = 1) -> Array:
 
 
 def on_auto_axes(function: Callable[..., T], rows: tuple[Any, ...] = ()) -> Callable[..., T]:
-    """Return `function` of arrays, for use inside jit, with Explicit mesh axes made Auto in it.
+    """Make Explicit mesh axes Auto inside `function`, which is to be called under jit.
 
-    For sorts, scatters and loops, whose shardings jax leaves to XLA. `rows` says how the leading
-    axes of all results are split; by default they are whole.
+    This is for sorts, scatters and loops, whose shardings jax leaves to XLA. `rows` says how the
+    leading axes of all results are split; by default they are not.
     """
 
     @wraps(function)
@@ -91,7 +91,7 @@ def on_auto_axes(function: Callable[..., T], rows: tuple[Any, ...] = ()) -> Call
     return on_auto
 
 
-@partial(jax.jit, static_argnums=1)  # which knows the mesh also outside of `jax.set_mesh`
+@partial(jax.jit, static_argnums=1)  # knows the mesh even outside of `jax.set_mesh`
 def _reshard(tree: T, sharding: NamedSharding) -> T:
     return jax.sharding.reshard(tree, sharding)
 

@@ -1,4 +1,4 @@
-"""Bins of confidences: where their edges lie, and what is summed in each."""
+"""Bins of confidences: their edges, and the sums over the rows of each."""
 
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ def bin_sums(
     num_bins: int,
     binning: str,
 ) -> BinSums:
-    """The rows of `keep`, each in the bin (lo, hi] of its confidence, of which the first has 0 too.
+    """Sum the kept rows by bin: (lo, hi] for each bin, and [0, hi] for the first.
 
     A bad row makes its bin's sum of confidences NaN.
     """
@@ -37,7 +37,7 @@ def bin_sums(
         equal_width(num_bins, known) if binning == "width" else equal_mass(num_bins, known, keep)
     )
     index = jnp.searchsorted(edges[1:-1], jax.lax.stop_gradient(known)).astype(jnp.int32)
-    index = jnp.where(keep, index, num_bins)  # which is no bin
+    index = jnp.where(keep, index, num_bins)  # the index of no bin
     return BinSums(
         edges=edges,
         counts=jax.ops.segment_sum(keep.astype(jnp.int32), index, num_bins),
@@ -47,19 +47,19 @@ def bin_sums(
 
 
 def equal_width(num_bins: int, like: Float[Array, " n"]) -> Float[Array, " b1"]:
-    """0, 1/B, ..., 1, each the number of the dtype nearest to it."""
+    """Return 0, 1/B, ..., 1, each rounded once to the dtype."""
     return jnp.asarray(np.arange(num_bins + 1) / num_bins, like.dtype)
 
 
 def equal_mass(
     num_bins: int, confidence: Float[Array, " n"], keep: Bool[Array, " n"]
 ) -> Float[Array, " b1"]:
-    """0, the ceil(j N / B)-th smallest confidence for j = 1..B-1, and 1.
+    """Return 0, the ceil(j N / B)-th smallest confidence for j = 1..B-1, and 1.
 
-    Observed confidences as edges keep ties together, whatever the order of the rows.
+    With observed confidences as edges, equal confidences share a bin in any order of the rows.
     """
     ascending = jnp.sort(jnp.where(keep, jax.lax.stop_gradient(confidence), jnp.inf))
-    with jax.enable_x64(True):  # neither j N nor the square of many bins fits in 32 bits
+    with jax.enable_x64(True):  # j N may not fit in 32 bits, nor the square of the number of bins
         j = jnp.arange(1, num_bins, dtype=jnp.int64)
         rank = (j * keep.sum(dtype=jnp.int64) + num_bins - 1) // num_bins
         rank = rank.astype(jnp.int32)

@@ -1,4 +1,4 @@
-"""Predictions and their labels: the arguments of this package, checked where they are known."""
+"""Checks of the arguments of this package: predictions and their labels."""
 
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ class Predictions(NamedTuple):
 
     @property
     def bad(self) -> Bool[Array, " n"]:
-        """Rows that are kept and have no class as label, or a NaN."""
+        """Kept rows that contain a NaN or whose label is no class."""
         outside = (self.labels < 0) | (self.labels >= self.rows.shape[-1])
         return self.keep & (outside | jnp.isnan(self.rows).any(-1))
 
@@ -39,7 +39,7 @@ class Predictions(NamedTuple):
 def parse_probabilities(
     probs: ArrayLike, labels: ArrayLike, where: ArrayLike | None
 ) -> Predictions:
-    """Return predictions whose rows, where they are known and kept, are pmfs."""
+    """Check that the kept rows, where they are known, are pmfs; return the predictions."""
     with naming_order("this function (probs, labels)", lambda: _are_swapped(probs, labels)):
         array = check_floating("probs", probs)
         predictions = _parse("probs", array, labels, where)
@@ -48,9 +48,9 @@ def parse_probabilities(
 
 
 def parse_logits(logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None) -> Predictions:
-    """Return predictions whose rows, where they are known and kept, are logits of some pmf.
+    """Check that the kept rows, where they are known, are logits; return the predictions.
 
-    NaN and +inf are none, nor is -inf at the label.
+    NaN and +inf are errors, and so is -inf at the label.
     """
     with naming_order("this function (logits, labels)", lambda: _are_swapped(logits, labels)):
         predictions = _parse("logits", check_floating("logits", logits), labels, where)
@@ -71,7 +71,7 @@ def _are_swapped(rows: ArrayLike, labels: ArrayLike) -> bool:
 
 
 def _parse(name: str, rows: Array, labels: ArrayLike, where: ArrayLike | None) -> Predictions:
-    """Return arrays of fitting shapes, concrete labels within range."""
+    """Check shapes and dtypes, and the range of labels that are known."""
     if rows.ndim != 2 or 0 in rows.shape:
         raise_value_error(name, "shape [N, K] with N >= 1 and K >= 1", f"shape {rows.shape}")
     n, k = rows.shape

@@ -250,7 +250,7 @@ def _classwise_error(
             k, p = column
             return bin_sums(p, keep & (labels == k), keep, bad, num_bins, binning)
 
-        # One class at a time: all at once would take memory of several times the probabilities.
+        # Class by class: all at once would take several times the memory of the probabilities.
         classes = jnp.arange(probs.shape[-1], dtype=labels.dtype)
         return jax.lax.map(of_class, (classes, probs.T))
 
@@ -268,7 +268,7 @@ def _top_sums(predictions: Predictions, num_bins: int, binning: str) -> BinSums:
 
 
 def _known_means(sums: BinSums) -> tuple[Array, Array]:
-    """Accuracy and confidence of each bin, NaN where it is empty or has a bad row."""
+    """Return accuracy and confidence of each bin; NaN if it is empty or has a bad row."""
     accuracy, confidence = _means(sums)
     known = (sums.counts > 0) & ~jnp.isnan(confidence)
     unknown = nan_unless(known, confidence.dtype)
@@ -276,18 +276,18 @@ def _known_means(sums: BinSums) -> tuple[Array, Array]:
 
 
 def _means(sums: BinSums) -> tuple[Array, Array]:
-    """Accuracy and confidence of each bin: 0 where it is empty, a bad row's confidence is NaN."""
+    """Return accuracy and confidence of each bin; 0 if empty, NaN confidence for a bad row."""
     dtype = sums.confidence.dtype
     count = jnp.maximum(sums.counts, 1).astype(dtype)
     return sums.hits.astype(dtype) / count, sums.confidence / count
 
 
 def _error(sums: BinSums, norm: str, debias: bool) -> Float[Array, ""]:
-    """The norm of the gaps over all bins, of one class or of several with equal weight."""
+    """Compute the norm of the gaps over the bins of one class, or of classes of equal weight."""
     accuracy, confidence = _means(sums)
     gap = accuracy - confidence
     count = sums.counts.astype(gap.dtype)
-    rows = accurate_sum(count.ravel())  # N, times the number of classes: more than int32 holds
+    rows = accurate_sum(count.ravel())  # N times the number of classes may not fit in int32
     if norm == "max":
         return largest(jnp.abs(gap).ravel()) + nan_unless(rows > 0, rows.dtype)
     if norm == "l1":
@@ -295,8 +295,8 @@ def _error(sums: BinSums, norm: str, debias: bool) -> Float[Array, ""]:
     square = jnp.square(gap)
     if debias:
         variance = accuracy * (1 - accuracy) / jnp.maximum(count - 1, 1)
-        square = jnp.where(sums.counts == 1, 0 * gap, square - variance)  # NaN stays
+        square = jnp.where(sums.counts == 1, 0 * gap, square - variance)  # keeps NaN
     mean = accurate_sum((count * square).ravel()) / rows
-    # The root's derivative at 0 would be infinite.
+    # At 0 the derivative of the root would be infinite.
     vanishes = mean <= 0
     return jnp.where(vanishes, 0, jnp.sqrt(jnp.where(vanishes, 1, mean)))

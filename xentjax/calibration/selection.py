@@ -1,4 +1,4 @@
-"""Selective prediction: the errors that remain if the least confident rows are rejected."""
+"""Selective prediction: the errors that remain when the least confident rows are rejected."""
 
 from typing import NamedTuple
 
@@ -97,7 +97,7 @@ def _risk_coverage(predictions: Predictions) -> RiskCoverage:
     scale = total.astype(dtype) + nan_unless(valid, dtype)
     refused = nan_unless(counts, dtype)
     risk = errors[last].astype(dtype) / accepted.astype(dtype)
-    least = jnp.maximum(position + 1 - (total - errors[-1]), 0)  # errors in the best order
+    least = jnp.maximum(position + 1 - (total - errors[-1]), 0)  # the errors of the best order
     best = least.astype(dtype) / (position + 1).astype(dtype)
 
     def mean(x: Array) -> Array:

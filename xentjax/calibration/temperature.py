@@ -18,7 +18,7 @@ from xentjax.calibration._predictions import Predictions, parse_logits
 from xentjax.information.log_pmf import log_sum_exp
 
 _MAX_STEPS = 100
-# Largest change of log T in a step that no bracket bounds.
+# Largest change of log T in a step without a bracket.
 _MAX_STRIDE = 2.0
 
 
@@ -126,7 +126,7 @@ def _fit(predictions: Predictions) -> TemperatureFit:
     of_label = jnp.take_along_axis(logits, labels[:, None], -1, mode="clip")
     valid = jnp.isfinite(of_label[:, 0]) & ~(logits == jnp.inf).any(-1)
     valid = ~(predictions.bad | (keep & ~valid)).any() & keep.any()
-    # Rows without effect where there is nothing to fit, so that the search ends.
+    # Where there is nothing to fit, zeros let the search end.
     used = (keep & valid)[:, None]
     margins = jnp.where(used, logits, 0) - jnp.where(used, of_label, 0)
     possible = margins > -jnp.inf
@@ -144,7 +144,7 @@ def _fit(predictions: Predictions) -> TemperatureFit:
 
     def solve(_: Callable[[Array], Array], start: Array) -> tuple[Array, tuple[Array, Array]]:
         search = _search(scaled, possible, start, limit)
-        # Integers would have no tangent that custom_root takes.
+        # custom_root cannot take the tangents of integers.
         return search.point, (
             search.steps.astype(start.dtype),
             search.converged.astype(start.dtype),
@@ -154,7 +154,7 @@ def _fit(predictions: Predictions) -> TemperatureFit:
         rise = linear(jnp.ones_like(rhs))
         return jnp.where(limit, 0, rhs / jnp.where(limit, 1, rise))
 
-    # Newton's first step from 1 / T = 0, where the slope knows no scale.
+    # Newton's first step from 1 / T = 0, whatever the scale of the logits.
     start = jnp.log(jnp.where(limit, 1, -slope / jnp.where(limit, 1, curvature)))
     point, (steps, converged) = jax.lax.custom_root(
         stationarity, jax.lax.stop_gradient(start), solve, solve_tangent, has_aux=True
@@ -162,7 +162,7 @@ def _fit(predictions: Predictions) -> TemperatureFit:
     inner = jnp.exp(-point) * scale
 
     def nll(temperature: Array) -> Array:
-        # Relative to the label's logit, the normaliser is the loss.
+        # Less the label's logit, the normaliser is the loss.
         return _mean(log_sum_exp(jnp.where(possible, finite / temperature, -jnp.inf)), keep)
 
     alike = jnp.where(useless, possible, margins == 0).sum(-1).astype(logits.dtype)
@@ -185,7 +185,7 @@ def _mean(loss: Array, keep: Array) -> Array:
 def _derivatives(
     margins: Float[Array, "n k"], possible: Bool[Array, "n k"], inverse: Float[Array, ""]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Slope and curvature of the sum over rows of log sum_k exp(inverse margin_k)."""
+    """Return slope and curvature of the sum over rows of log sum_k exp(inverse margin_k)."""
     scaled = jnp.where(possible, inverse * margins, -jnp.inf)
     p = jnp.exp(scaled - jax.lax.stop_gradient(scaled.max(-1, keepdims=True)))
     p = p / p.sum(-1, keepdims=True)
@@ -194,7 +194,7 @@ def _derivatives(
 
 
 def _search(margins: Array, possible: Array, start: Array, limit: Array) -> _Search:
-    """Newton's steps in a bracket, halved instead where they leave it or gain little."""
+    """Take Newton's steps in a bracket; halve it where they leave it or gain little."""
     tol = float(jnp.finfo(margins.dtype).eps) ** (2 / 3)
 
     def body(state: _Search) -> _Search:
@@ -224,7 +224,7 @@ def _search(margins: Array, possible: Array, start: Array, limit: Array) -> _Sea
     zero = jnp.zeros((), jnp.int32)
     infinity = jnp.full_like(start, jnp.inf)
     initial = _Search(start, -infinity, infinity, infinity, zero, jnp.zeros((), bool))
-    initial, limit = pvary_all((initial, limit))  # zeros are alike on all devices
+    initial, limit = pvary_all((initial, limit))  # constants vary over no mesh
     return jax.lax.while_loop(
         lambda state: ~(limit | state.converged | (state.steps == _MAX_STEPS)), body, initial
     )

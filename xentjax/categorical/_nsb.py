@@ -29,13 +29,13 @@ from jaxtyping import Array, Float
 from xentjax.information.pmf import entropy
 
 _FALL = 30.0
-"""How far the log density has fallen from its maximum at the ends of the window."""
+"""Fall of the log density from its maximum to the ends of the window."""
 _ZOOMS = 4
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(128)
 
 
 def _integration_matrix() -> np.ndarray:
-    """Matrix from values at the nodes to integrals of their polynomial from -1 to each node."""
+    """Return the matrix that takes values at the nodes to integrals up to each node."""
     degree = len(_NODES)
     p = np.polynomial.legendre.legvander(_NODES, degree)
     integrals = np.column_stack([1 + _NODES, p[:, 2:] - p[:, :-2]])
@@ -146,7 +146,7 @@ def _minus_log(z: Array, one_plus_z: Array) -> Array:
 
 
 class _Special(NamedTuple):
-    """What `digamma_excess` and `_trigamma` return."""
+    """Results of `digamma_excess` and `_trigamma`."""
 
     digamma: tuple[Array, Array]
     trigamma: tuple[Array, Array]

@@ -135,7 +135,7 @@ class _Alike(NamedTuple):
 
     ascending: np.ndarray
     starts: np.ndarray
-    """Where each distinct row begins."""
+    """Index of the first of each group of equal rows."""
     numbers: np.ndarray
 
 

@@ -151,7 +151,7 @@ def _posterior(counts: ComparedCounts) -> EntropyPosterior:
 
 
 def _valid(counts: Array, nats: Array) -> Array:
-    """`nats` where the counts are possible; 0 where there is one class, whatever the method."""
+    """Return `nats`, NaN where no samples were counted, and 0 for one class by any method."""
     n = counts.sum(-1)
     if counts.shape[-1] == 1:
         nats = jnp.zeros_like(n)
@@ -159,13 +159,13 @@ def _valid(counts: Array, nats: Array) -> Array:
 
 
 def _surprisal(weights: Array, others: Array) -> Array:
-    """-log of weights / (weights + others), to full precision also where it is small; 0 at 0."""
+    """Compute -log(weights / (weights + others)), precisely even near 0; 0 where weights are 0."""
     positive = jnp.where(weights == 0, jnp.ones_like(weights), weights)
     return jnp.where(weights == 0, jnp.zeros_like(weights), jnp.log1p(others / positive))
 
 
 def _entropy(weights: Array, others: Array) -> Array:
-    """Return the entropy of weights / sum, given for each weight also the sum of the others."""
+    """Compute the entropy of weights / sum; `others` holds for each weight the sum of the rest."""
     return _entropy_terms(weights, others).sum(-1)
 
 
@@ -198,7 +198,7 @@ def _chao_shen(counts: Array, n: Array) -> Array:
     singles = jnp.where(singles == n, n - 1, singles)
     weights = (n - singles) * (counts / n)
     others = n - counts + singles * (counts / n)
-    # The probability that a class of this q is among the samples.
+    # The probability that a class of probability q is among the samples.
     detected = 1 - jnp.power(others / n, n)
     detected = jnp.where(counts == 0, jnp.ones_like(detected), detected)
     return (weights / n * _surprisal(weights, others) / detected).sum(-1)
@@ -223,7 +223,7 @@ def _james_stein(counts: Array, n: Array) -> Array:
     intensity = jnp.where(shrinks, variance / jnp.where(shrinks, distance, 1), 1)
     weights = intensity * (n / k) + (1 - intensity) * counts
     others = intensity * (n / k * (k - 1)) + (1 - intensity) * (n - counts)
-    # Where one class has all, l = 0 and its derivative meets infinite ones.
+    # Where one class has all samples, l = 0, and its derivative would multiply infinite ones.
     alone = ((variance == 0) & (distance > 0))[..., 0]
     return jnp.where(alone, _plug_in(counts, n), _entropy(weights, others))
 

@@ -18,11 +18,11 @@ from xentjax.information.pmf import divergence_term
 from xentjax.information.units import Base, in_units_of, nats_per_unit
 
 _NEGLIGIBLE = 40.0
-"""Minus the log of a binomial tail that is left out."""
+"""Minus the log probability of the binomial tails that are left out."""
 _BLOCK = 2**14
-"""Terms that are in memory at a time."""
+"""Number of terms in memory at a time."""
 _GROUP = 2**9
-"""Classes, of which the one with most terms says how many there are for each."""
+"""Number of classes summed together; all get as many terms as the largest needs."""
 
 
 def expected_kl(p: ArrayLike, n: SupportsIndex, *, base: Base = None) -> Float[Array, "..."]:
@@ -93,7 +93,7 @@ def _value_and_derivative(p: Array, n: int) -> tuple[Array, Array]:
 
 
 def _by_groups(p: Array, *, n: int) -> tuple[Array, Array]:
-    # Of classes alike in size, as many at a time as fill a block with the terms of the largest.
+    # Classes of similar size share a block, which the terms of the largest fill.
     flat = p.ravel()
     group = max(1, min(flat.size, _GROUP))  # there may be no rows
     order = jnp.argsort(flat * (1 - flat))
@@ -110,10 +110,10 @@ def _by_groups(p: Array, *, n: int) -> tuple[Array, Array]:
 
 
 def _sums(p: Array, n: int) -> tuple[Array, Array]:
-    """E[d] and n times the covariance of d and c / n, of a few classes [K]."""
+    """Return E[d] and n times the covariance of d and c / n, for a few classes [K]."""
     samples = jnp.asarray(n, p.dtype)
     mean, others_mean = n * p, n * (1 - p)
-    # Bernstein's inequality, with each class's own variance.
+    # Bernstein's inequality bounds how far counts deviate.
     variance = mean * (1 - p)
     reach = jnp.ceil(jnp.sqrt(2 * _NEGLIGIBLE * variance) + 2 * _NEGLIGIBLE / 3)
     first = jnp.clip(jnp.floor(mean) - reach, 0, samples)
@@ -131,7 +131,7 @@ def _sums(p: Array, n: int) -> tuple[Array, Array]:
         log_coefficient = factorial_remainder(samples)
         log_coefficient -= factorial_remainder(c) + factorial_remainder(n - c)
         probability = jnp.exp(log_coefficient - divergence - others)
-        # A count on p = 0 has probability 0 and divergence +inf.
+        # At p = 0 a positive count has probability 0 and divergence +inf.
         term = probability * jnp.where(inside & (probability > 0), divergence, 0) / n
         covariance = covariance + (term * (c - mean[:, None])).sum(-1)
         return start + block, value + term.sum(-1), covariance

@@ -17,7 +17,7 @@ from xentjax.categorical._tails import chi_squared_survival
 from xentjax.information.pmf import divergence_term, mutual_information
 
 _LEAST = 1e-12
-"""Halved X below which both ends of an interval are 0, for any alpha above 1e-6."""
+"""X / 2 below which both ends of an interval are 0, for any alpha above 1e-6."""
 
 
 class IndependenceTest(NamedTuple):
@@ -47,18 +47,18 @@ class IndependenceTest(NamedTuple):
     mutual_information: Float[Array, "*batch"]
 
     def mutual_information_interval(self, alpha: ArrayLike = 0.05) -> Float[Array, "*batch 2"]:
-        """Confidence interval of level 1 - alpha for the mutual information, in nats.
+        """Compute a confidence interval of level 1 - alpha for the mutual information, in nats.
 
-        All I for which G is in neither tail of alpha / 2 of its law, which is that of
+        It consists of all I for which G is in neither tail of probability alpha / 2, where
 
-            G - d = s (X - d),    X noncentral chi-squared of d degrees, noncentrality 2 N I / s
+            G - d = s (X - d),    X noncentral chi-squared, d degrees, noncentrality 2 N I / s
 
-        s = 1 gives G its variance near independence, and s = v / (2 I), v the variance of
-        log(O_ij / E_ij) over the pairs, far from it, where the interval is I -+ z sqrt(v / N). Both
-        are estimated from the table with d + 2 pairs more in the ratios of the expected counts,
-        and s = (v + 3 d / N) / (2 I + 3 d / N), which few samples cannot take to 0. It begins
-        at 0 about where the G-test rejects nothing. Misses at alpha = 0.05, in percent of 100,000
-        tables of N = 50, 200 and 1000 pairs:
+        Near independence s = 1 gives G its variance. Far from it, s = v / (2 I) does, where v is
+        the variance of log(O_ij / E_ij) over the pairs; there the interval is I -+ z sqrt(v / N).
+        The value used is s = (v + 3 d / N) / (2 I + 3 d / N), which does not vanish for few
+        samples, with v and I from the table plus d + 2 pairs in the ratios of the expected counts.
+        The interval begins at 0 roughly where the G-test does not reject independence. Misses at
+        alpha = 0.05, in percent of 100,000 tables of N = 50, 200 and 1000 pairs:
 
             I          2 x 2 cells       3 x 4 cells       5 x 5 cells
             0          5.8 5.0 5.1       7.3 5.5 5.0       8.2 6.1 5.2
@@ -67,7 +67,7 @@ class IndependenceTest(NamedTuple):
             0.3        4.9 5.2 5.0       5.2 5.4 5.0       5.0 6.2 5.2
             0.5        5.8 4.6 5.1       3.4 5.0 5.0       3.6 5.7 5.3
 
-        Those of I -+ z sqrt(v / N) are up to 15.5, and with s = 1 as few as 0.2.
+        The interval I -+ z sqrt(v / N) misses up to 15.5 %, and the one with s = 1 as few as 0.2 %.
 
         Args:
             alpha: probability of an interval that misses, in (0, 1).
@@ -161,7 +161,7 @@ def _independence(table: Array, *, statistic: str) -> IndependenceTest:
     least = jnp.minimum(occurring_rows, occurring_columns) - 1
 
     difference = table - expected
-    # A square of the difference would overflow where the quotient does not.
+    # The square of the difference may overflow where the quotient does not.
     pearson = (difference * (difference / _or_one(expected))).sum((-2, -1))
     information = mutual_information(table / n, math.inf)
     value = 2 * number * information if statistic == "g" else pearson
@@ -174,7 +174,7 @@ def _independence(table: Array, *, statistic: str) -> IndependenceTest:
         dof=dof,
         expected=expected,
         residuals=difference / jnp.sqrt(_or_one(variance)),
-        # The derivative at 0, where V has a corner, is taken as 0.
+        # V has a corner at 0; its derivative there is set to 0.
         cramers_v=jnp.where(square == 0, 0, jnp.sqrt(_or_one(square))) + defined,
         mutual_information=information - dof.astype(number.dtype) / (2 * number),
     )
@@ -187,7 +187,7 @@ def _interval(
     rows, columns = expected.sum(-1, keepdims=True), expected.sum(-2, keepdims=True)
     n = rows.sum(-2, keepdims=True)
     number, pseudo = n[..., 0, 0], dof + 2
-    # O / E - 1, with the pairs that are added.
+    # O / E - 1, with the added pairs.
     share = (number / (number + pseudo))[..., None, None]
     excess = share * residuals * jnp.sqrt((1 - rows / n) * (1 - columns / n) / _or_one(expected))
     surprise = (1 + excess) * (log_ratio := jnp.log1p(excess))
@@ -207,5 +207,5 @@ def _interval(
 
 
 def _or_one(x: Array) -> Array:
-    """Return x, and 1 where it is 0: a divisor of what is 0 there itself."""
+    """Replace 0 by 1, for divisors of numbers that are 0 as well."""
     return jnp.where(x == 0, 1, x)

@@ -90,7 +90,7 @@ def confidence_intervals(
     check_choice("method", method, IntervalMethod)
     alpha = check_alpha(alpha)
     counts = parse_counts("counts", counts, whole=True)
-    # Below, alpha / (2 K) is 0 and its quantile infinite.
+    # alpha / (2 K) below this is 0, and its quantile infinite.
     k, dtype = counts.shape[-1], result_dtype(counts)
     least = float(jnp.finfo(dtype).tiny)
     known = concrete(alpha)
@@ -103,7 +103,7 @@ def confidence_intervals(
         known = concrete(counts)
         few = known is not None and bool((known.sum(-1, dtype=float) <= MOST_STEPS).all())
         alpha = jnp.broadcast_to(alpha, counts.shape[:-1])
-        if is_known(counts) and is_known(alpha):  # no derivative, whose rule takes longer than h
+        if is_known(counts) and is_known(alpha):  # the derivative's rule would take longer than h
             return _box(counts, alpha, few=few)
         return _sison_glaz(few, counts, alpha)
     return _intervals(with_others(counts), alpha, method)
@@ -124,7 +124,7 @@ _Ends: TypeAlias = tuple[Array, Array]
 def _wald(counts: ComparedCounts, alpha: Array) -> _Ends:
     own, others, n = counts
     half = -ndtri(alpha / 2) * _deviation(own, others, n) / n
-    # At the ends, where the derivative of `half` is infinite, the interval cannot go beyond.
+    # At counts 0 and N the end is clipped, and the infinite derivative of `half` has no effect.
     return (
         jnp.where(own == 0, jnp.zeros_like(n), own / n - half),
         jnp.where(others == 0, jnp.ones_like(n), own / n + half),
@@ -143,7 +143,7 @@ def _agresti_coull(counts: ComparedCounts, alpha: Array) -> _Ends:
 
 def _jeffreys(counts: ComparedCounts, alpha: Array) -> _Ends:
     own, others, n = counts
-    # The upper end is 1 minus the lower end of the other classes together.
+    # The upper end is 1 minus the lower end of all other classes together.
     pair = jnp.stack([own + 0.5, others + 0.5])
     lower, upper = beta_quantile_odds(pair, pair[::-1], jnp.broadcast_to(alpha / 2, pair.shape))
     return (
@@ -158,25 +158,25 @@ def _goodman(counts: ComparedCounts, alpha: Array) -> _Ends:
 
 def _quesenberry_hurst(counts: ComparedCounts, alpha: Array) -> _Ends:
     k = counts.n.shape[-1]
-    if k == 1:  # no degrees of freedom: the probability is 1
+    if k == 1:  # without degrees of freedom, the probability is 1
         return _score(counts, jnp.zeros_like(alpha))
     return _score(counts, 2 * gamma_quantile(jnp.full_like(alpha, (k - 1) / 2), alpha))
 
 
 def _score(counts: ComparedCounts, square: Array) -> _Ends:
-    """The p at which (c - N p)^2 = square N p (1 - p); the lower from the product of the two."""
+    """Solve (c - N p)^2 = square N p (1 - p); the lower p comes from the product of both."""
     own, others, n = counts
     root = jnp.sqrt(square * (square + 4 * own * (others / n)))
     both = square + 2 * own + root
     lower = own * (2 * own / jnp.where(own == 0, jnp.ones_like(both), both)) / n
     upper = both / (2 * (n + square))
-    # The upper is 1 at count N, and would round to less.
+    # At count N the upper p is 1, but would be rounded to less.
     return lower, upper + jax.lax.stop_gradient(jnp.where(others == 0, 1 - upper, 0))
 
 
 @jax.custom_jvp
 def _deviation(own: Array, others: Array, n: Array) -> Array:
-    """sqrt(n p (1 - p)) at p = own / n, whose derivative in own is +inf at 0."""
+    """Compute sqrt(n p (1 - p)) at p = own / n; its derivative in `own` is +inf at 0."""
     return jnp.sqrt(own * (others / n))
 
 

@@ -203,7 +203,7 @@ def sample(key: PRNGKeyArray, q: ArrayLike, shape: tuple[int, ...] = ()) -> Int[
 
 @partial(jax.jit, static_argnames="shape")
 def _rolls(key: PRNGKeyArray, q: Array, shape: tuple[int, ...]) -> Array:
-    # Rounding may lift a running sum over a class of probability 0; the maximum undoes it.
+    # Rounding may raise the running sum at a class of probability 0; the maximum undoes this.
     cumulative = jnp.where(q > 0, jnp.cumsum(q.astype(jnp.float64), axis=-1), -jnp.inf)
     cumulative = jax.lax.cummax(cumulative, axis=q.ndim - 1)
     batch, size = q.shape[:-1], math.prod(shape)
@@ -216,14 +216,14 @@ def _rolls(key: PRNGKeyArray, q: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _uniform(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
-    """Return numbers in (0, 1], 53 bits of two words: TPUs have no float64 to take bits for."""
+    """Draw float64 numbers in (0, 1] from two 32-bit words: TPUs draw no 64-bit floats."""
     low, high = (jax.random.bits(k, shape, jnp.uint32) for k in jax.random.split(key))
     whole = high.astype(jnp.float64) * 2**21 + (low >> jnp.uint32(11)).astype(jnp.float64)
     return (whole + 0.5) * 2.0**-53
 
 
 def log_likelihood_of(q: Array, counts: Array) -> Array:
-    """Return `log_likelihood` in nats of arguments that are parsed."""
+    """Compute `log_likelihood` of checked arguments, in nats."""
     return -cross_entropy(counts, q)
 
 
@@ -259,11 +259,11 @@ def _(rounding, primals, tangents):
 
 
 def factorial_remainder(x: Array, *, whole: bool = False) -> Array:
-    """`log x! - (x log x - x)`, of order log x.
+    """Compute r(x) = log x! - (x log x - x), which is of order log x.
 
-    Stirling's series at x + 10, where seven terms are exact in float64 (float32: x + 3), and from
-    there down by r(x) = r(x + 1) - (x log(x / (x + 1)) + 1), which is a divergence term. For a
-    `whole` x, without derivatives, down by a table, which is much faster.
+    Seven terms of Stirling's series are exact in float64 at x + 10 (in float32 at x + 3). From
+    there r(x) = r(x + 1) - (x log(x / (x + 1)) + 1), a divergence term, leads back to x. For
+    a small `whole` x a table is used instead, which is much faster but has no derivatives.
     """
     shift = 10 if x.dtype == jnp.float64 else 3
     if whole:

@@ -155,7 +155,7 @@ def fit_categorical(
 def _closed_form(
     counts: Array, effective: Array, *, dtype: DTypeLike, rounding: float
 ) -> CategoricalFit:
-    # What is judged is the pmf as it is returned.
+    # Certify the pmf as it is returned, after rounding.
     pmf = shares_of(effective).astype(dtype).astype(counts.dtype)
     batch = pmf.shape[:-1]
     return CategoricalFit(
@@ -163,7 +163,7 @@ def _closed_form(
         log_likelihood=log_likelihood_of(pmf, counts),
         certificate=certificate_of(pmf, effective, rounding=rounding),
         steps=jnp.zeros(batch, jnp.int32),
-        converged=(pmf >= 0).all(-1),  # NaN is none
+        converged=(pmf >= 0).all(-1),  # False for NaN too
         history=jnp.zeros((*batch, 0), pmf.dtype),
     )
 
@@ -176,7 +176,7 @@ def _judged(
 
 
 def _add_prior(counts: Array, prior: ArrayLike) -> Array:
-    """c_k + a_k - 1: the counts whose maximum likelihood is the mode of the posterior."""
+    """Return c_k + a_k - 1, the counts whose maximum likelihood is the mode of the posterior."""
     concentration = parse_prior("prior", prior, counts)
     with jax.enable_x64(True):  # integers become float64
         effective = counts.astype(concentration.dtype) + (concentration - 1)
@@ -221,9 +221,10 @@ def _fitted(
 
 @partial(_fitted.defjvp, symbolic_zeros=True)
 def _(solver, max_steps, primals, tangents):
-    """Differentiate the maximum, q = p: reverse mode cannot take the loop that found it."""
+    """Differentiate the maximum q = p, since reverse mode cannot pass through the search."""
     pmf, steps, history = _fitted(solver, max_steps, *primals)
-    zeros = map(SymbolicZero.from_primal_value, (steps, history))  # that vary over a mesh as these
+    # They vary over a mesh as the primals do.
+    zeros = map(SymbolicZero.from_primal_value, (steps, history))
     return (pmf, steps, history), (tangents[0], *zeros)
 
 
@@ -231,8 +232,9 @@ def _(solver, max_steps, primals, tangents):
 def _iterate(
     solver: str | Solver | optax.GradientTransformation, max_steps: int, p: Array, tol: Array
 ) -> tuple[Array, Array, Array]:
-    """Steps of a solver until KL(p || q) <= tol: the pmf, their number and their divergences."""
-    solver = _as_solver(solver)  # in here, or what it makes anew would be compiled anew
+    """Step until KL(p || q) <= tol; return the pmf, the number of steps and all divergences."""
+    # Made inside jit: outside, it would be a new object in each call, to be compiled again.
+    solver = _as_solver(solver)
 
     def unfinished(iterate: _Iterate) -> Array:
         return (iterate.kl > tol) & (iterate.steps < max_steps)
@@ -246,10 +248,10 @@ def _iterate(
     state = solver.init(p)
     kl, steps = divergence(p, solver.pmf(state)), jnp.zeros((), jnp.int32)
     start = _Iterate(state, kl, steps, jnp.zeros(max_steps, p.dtype))
-    start, tol = pvary_all((start, tol))  # zeros are alike on all devices
+    start, tol = pvary_all((start, tol))  # constants vary over no mesh
     end = jax.lax.while_loop(unfinished, advance, start)
     history = jnp.where(jnp.arange(max_steps, dtype=jnp.int32) < end.steps, end.history, end.kl)
-    # Counts that admit no fit have none, not the uniform pmf.
+    # Counts without a fit give NaN, not the uniform pmf of the start.
     pmf = jnp.where(jnp.isnan(p), p, solver.pmf(end.state))
     return pmf, end.steps, history
 

@@ -78,15 +78,16 @@ def _test(counts: Array) -> TestResult:
     difference = counts - rows[..., None] * (columns / total)[..., None, :]
     t = (difference * (difference / safe[..., None, :])).sum((-2, -1))
 
-    # Over all permutations, of the trace of G P: P projects on the classes, G are the dice, with
-    # rows and columns of mean 0. Sums of the diagonal of both, of squares, and of its squares.
+    # Moments over all permutations of the trace of G P, where P projects on the classes and G on
+    # the dice, both with rows and columns of mean 0. They need three sums of each matrix: of the
+    # diagonal, of all squares, and of the squares of the diagonal.
     share, others = rows / total, (total - rows) / total
     square = share**2
     largest = share == share.max(-1, keepdims=True)
     most = jnp.where(largest, square, 0).max(-1, keepdims=True)
     without_most = jnp.where(largest, 0, square).sum(-1, keepdims=True)
     ties = (largest.sum(-1, keepdims=True) - 1).astype(n.dtype)
-    # What the largest die leaves is summed without it: it may be nearly all.
+    # The squares of the other dice. The largest may be nearly all, so it is never subtracted.
     of_others = jnp.where(
         largest, without_most + ties * most, without_most + (1 + ties) * most - square
     )

@@ -211,8 +211,8 @@ def log_evidence(counts: ArrayLike, prior: ArrayLike) -> Float[Array, "..."]:
 
         log N! Gamma(A) / Gamma(N + A) prod_k Gamma(c_k + a_k) / (c_k! Gamma(a_k))
 
-    The log-gammas are of order N log N and nearly cancel, so they are not what is computed. With
-    log x! = x log x - x + r(x) they leave
+    The log-gammas are of order N log N and nearly cancel. With log x! = x log x - x + r(x) they
+    become the following sum, which is what the code computes:
 
         r(N) + r(A) - r(N + A) - sum_k (r(c_k) + r(a_k) - r(c_k + a_k))
         + log(1 + N / A) - sum_k log(1 + c_k / a_k) - N KL(c / N || m) - A KL(a / A || m)
@@ -285,7 +285,7 @@ def _covariance(a: Array) -> Array:
 def _equal_tailed(a: Array, alpha: Array) -> Array:
     own, others, _ = with_others_of(a)
     _, alpha = sharded_alike(a, jnp.full_like(a, alpha))
-    # The upper end is 1 minus the lower end of the other classes together.
+    # The upper end is 1 minus the lower end of all other classes together.
     pair = jnp.stack([own, others])
     alone = others == 0
     safe = jnp.where(alone[None], 1, pair)
@@ -321,10 +321,10 @@ def _sample(key: PRNGKeyArray, a: Array, shape: tuple[int, ...]) -> Array:
 
 @jax.custom_jvp
 def _log_gamma(key: PRNGKeyArray, a: Array) -> Array:
-    """Logarithms of gamma variables of the shapes `a`, each drawn until it is accepted.
+    """Draw logarithms of gamma variables of shapes `a` by rejection.
 
-    All are drawn at once: `jax.random.loggamma` loops for each by itself, which compiles for longer
-    than it runs. Those of a shape below 1 are U^(1 / a) times ones of the shape a + 1.
+    One loop draws all of them: `jax.random.loggamma` has a loop for each, which takes longer to
+    compile than to run. A variable of shape a < 1 is U^(1 / a) times one of shape a + 1.
 
     Source: G. Marsaglia and W. W. Tsang, "A simple method for generating gamma variables" (2000).
     """
@@ -350,7 +350,7 @@ def _log_gamma(key: PRNGKeyArray, a: Array) -> Array:
 
 @_log_gamma.defjvp
 def _(primals, tangents):
-    """Move each variable so that its rank stays: minus d P(X < x) / da over the density."""
+    """Move each variable with its quantile: by minus d P(X < x) / da over the density."""
     key, a = primals
     log_x = _log_gamma(key, a)
     x = jnp.maximum(jnp.exp(log_x), float(jnp.finfo(a.dtype).tiny))
@@ -371,7 +371,7 @@ def _expected_kl(a: Array, q: Array, *, rounding: float) -> Array:
 
 
 def _entropy_loss(a: Array, mean: Array) -> Array:
-    """H(m) - E H(p), about (K - 1) / (2 A), as a sum of terms >= 0."""
+    """Compute H(m) - E H(p), about (K - 1) / (2 A), as a sum of terms >= 0."""
     total = digamma_excess(a.sum(-1, keepdims=True))[0]
     return (mean * (digamma_excess(a)[0] - total)).sum(-1)
 
@@ -385,7 +385,7 @@ def _log_evidence(counts: Array, prior: Array) -> Array:
 def _dirichlet_multinomial(c: Array, a: Array) -> Array:
     n, total = c.sum(-1, keepdims=True), a.sum(-1, keepdims=True)
     mean = (c + a) / (n + total)
-    # Of all at once: each function is compiled once.
+    # One call for all, so that each function is compiled once.
     remainders = factorial_remainder(jnp.concatenate([c, a, c + a, n, total, n + total], -1))
     k = c.shape[-1]
     signs = np.repeat([-1, -1, 1, 1, 1, -1], [k, k, k, 1, 1, 1])
@@ -406,7 +406,7 @@ def _(primals, tangents):
 
 
 def _digamma_rise(x: Array, step: Array) -> Array:
-    """psi(x + step) - psi(x), to full precision also where the step is small."""
+    """Compute psi(x + step) - psi(x), precisely for small steps too."""
     y = x + step
     excess = digamma_excess(y)[0] - digamma_excess(x)[0]
     return jnp.log1p(step / x) + excess + step / (x * y)

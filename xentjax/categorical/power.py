@@ -143,7 +143,7 @@ def _power(p: Array, q: Array, n: Array, alpha: Array) -> Array:
     shape = jnp.broadcast_shapes(dof.shape, n.shape[:-1])
     divergence, dof, n, alpha = sharded_alike(*(jnp.broadcast_to(v, shape) for v in arrays))
     a = _half(dof, n.dtype)
-    # Without samples there is nothing to see, whatever p is.
+    # Without samples the power is alpha, even where the divergence is infinite.
     unseen = (n == 0) & (divergence == math.inf)
     y = jnp.where(unseen, jnp.zeros_like(n), divergence) * n
     survival = noncentral_survival(a, gamma_quantile(a, alpha), y)
@@ -152,19 +152,19 @@ def _power(p: Array, q: Array, n: Array, alpha: Array) -> Array:
 
 @jax.jit
 def _least_sizes(p: Array, q: Array, power: Array, alpha: Array) -> tuple[Array, Array]:
-    """Return the numbers of samples and KL(p || q), in float64."""
+    """Return the least numbers of samples, and KL(p || q), in float64."""
     divergence, dof = _compare(p.astype(power.dtype), q.astype(power.dtype))
     power, alpha = (jnp.broadcast_to(v, dof.shape) for v in (power, alpha))
     return least_number(_half(dof, power.dtype), alpha, power, divergence), divergence
 
 
 def _half(dof: Array, dtype: DTypeLike) -> Array:
-    """Return dof / 2, and 1/2 where there are none."""
+    """Return dof / 2, or 1/2 where dof is 0."""
     return jnp.maximum(dof, 1).astype(dtype) / 2
 
 
 def _compare(p: Array, q: Array) -> tuple[Array, Array]:
     """Return KL(p || q) and the degrees of freedom, int32."""
-    # A pmf sums to 1: what its sum differs by is rounding. To derivatives the sum is a constant.
+    # Divide out the rounding of the sum, which is a constant to derivatives.
     p, q = (v / jax.lax.stop_gradient(v.sum(-1, keepdims=True)) for v in (p, q))
     return kl_divergence(p, q, math.inf), (q > 0).sum(-1, dtype=jnp.int32) - 1

@@ -9,12 +9,12 @@ negative log-likelihood of q by a constant. They differ in the measure of a smal
     natural gradient        q += eta (p - q)                        1 - eta               1 - eta
     Newton                  logits += (diag q - q q^T)^+ (p - q)    quadratic             exp(-1)
 
-The third column is the factor by which the error q - p shrinks a step in the end, KL by its square;
-lambda is the least positive eigenvalue of diag p - p p^T, about min_k p_k (directions between
-classes of equal p_k apart: from the uniform pmf they stay equal). The last is the factor
-by which KL shrinks where a class never occurred. Its logit has to go to -inf, and gradient descent,
-whose gradient vanishes with q_k, is sublinear there: KL is about 1 / (eta t (1 + 1/m)) after t
-steps, m the number of classes that did occur.
+The third column is the factor by which each late step shrinks the error q - p; it shrinks KL by the
+square. lambda, about min_k p_k, is the least positive eigenvalue of diag p - p p^T, not counting
+directions between classes of equal p_k, which stay equal from the uniform pmf on. The last column
+is the factor by which KL shrinks if a class never occurred. Its logit has to go to -inf, where the
+gradient vanishes with q_k. So gradient descent is sublinear: after t steps KL is about
+1 / (eta t (1 + 1/m)), where m classes did occur.
 
 With eta = 1 the exponentiated gradient is Newton's method, and also the natural gradient in logits
 instead of probabilities: (diag q - q q^T)(p / q) = p - q.
@@ -116,7 +116,7 @@ def _run(p: Array, *, solver: Solver, num_steps: int) -> Trajectory:
         state = solver.step(p, state)
         q = solver.pmf(state)
         kl = divergence(p, q)
-        # Rounding must not take the bound below what it bounds.
+        # Rounding must not take the bound below the divergence that it bounds.
         gap = jnp.maximum((times_power(p, q, -1) - 1).max(), kl)
         return state, Trajectory(q, kl, gap, certificate_of(q, p, rounding=math.inf).stationarity)
 
@@ -193,7 +193,7 @@ def natural_gradient(step_size: float | int = 1.0) -> Solver:
     return _natural_gradient(_check_step_size(step_size))
 
 
-@cache  # of one step size they are one solver, which is compiled once
+@cache  # solvers with the same step size are one object, compiled once
 def _natural_gradient(eta: float) -> Solver:
     return Solver(_uniform, lambda p, q: (1 - eta) * q + eta * p, lambda q: q)
 
@@ -280,8 +280,8 @@ def _uniform(p: Array) -> Array:
 
 @jax.jit
 def divergence(p: Array, q: Array) -> Array:
-    """KL(p || q) of pmfs whose sums differ by rounding alone.
+    """Compute KL(p || q) of pmfs whose sums differ by rounding only.
 
-    That difference is left out, so that no divergence is negative.
+    The difference of the sums is left out, so that no divergence is negative.
     """
     return divergence_term(p, q).sum(-1)

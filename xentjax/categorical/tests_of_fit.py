@@ -118,14 +118,14 @@ def _g_test(counts: Array, q: Array) -> TestResult:
 def _chi_squared_test(counts: Array, q: Array) -> TestResult:
     expected = _expected(counts, q)
     difference = counts - expected
-    # Its square would overflow where the quotient does not.
+    # The square may overflow where the quotient does not.
     relative = times_power(difference, expected, -1)
     return _result((difference * relative).sum(-1), q)
 
 
 def _expected(counts: Array, q: Array) -> Array:
-    # A pmf sums to 1: whatever its sum differs by is rounding, and no evidence against it. The sum
-    # is a constant to derivatives: they are those of N q.
+    # Divide out the rounding of q's sum, which is no evidence against q. The sum is a constant to
+    # derivatives, which are those of N q.
     return counts.sum(-1, keepdims=True) * (q / jax.lax.stop_gradient(q.sum(-1, keepdims=True)))
 
 

@@ -106,7 +106,7 @@ def encode(labels: Any) -> tuple[np.ndarray, np.ndarray]:
         raise TypeError("labels: expected an array without a mask, got MaskedArray")
     if hasattr(labels, "__jax_array__"):
         labels = labels.__jax_array__()
-    # NumPy would make the string "nan" of a missing label in a list of strings.
+    # In a list of strings NumPy turns a missing label into the string "nan".
     array = np.asarray(labels, object if isinstance(labels, list | tuple) else None)
     if array.ndim == 0:
         raise TypeError(f"labels: expected an array of labels, got {type(labels).__name__}")
@@ -128,7 +128,7 @@ def encode(labels: Any) -> tuple[np.ndarray, np.ndarray]:
 def _is_missing(label: Any) -> bool:
     try:
         return label is None or bool(label != label)
-    except TypeError:  # pandas.NA is neither the same as itself nor not
+    except TypeError:  # comparing pandas.NA with itself gives neither True nor False
         return True
 
 
@@ -139,7 +139,7 @@ def _check_none_missing(name: str, missing: np.ndarray) -> None:
 
 
 def _number_of_classes(i: int, column: Array | np.ndarray, size: SupportsIndex | None) -> int:
-    """Return the number of classes of a column whose labels are checked where they are known."""
+    """Check the labels of a column, where they are known, and return its number of classes."""
     k = None if size is None else check_num_classes(f"num_classes[{i}]", size)
     found = ends(column)
     if found is None:
@@ -156,7 +156,7 @@ def _number_of_classes(i: int, column: Array | np.ndarray, size: SupportsIndex |
 
 def _host_table(a: np.ndarray, b: np.ndarray, r: int, c: int) -> np.ndarray:
     a, b, total = a.ravel(), b.ravel(), np.zeros(r * c, np.int64)
-    size = max(_HOST_BLOCK, 4 * r * c)  # every block also costs r c additions
+    size = max(_HOST_BLOCK, 4 * r * c)  # every block adds r c additions
     for start in range(0, a.size, size):
         block = slice(start, start + size)
         pairs = a[block].astype(np.int64) * c + b[block].astype(np.int64)

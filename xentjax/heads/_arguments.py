@@ -1,4 +1,4 @@
-"""The arguments of linear heads, checked once and turned into rows."""
+"""Checks of the arguments of linear heads, which turn them into rows."""
 
 import math
 from typing import SupportsIndex, TypeVar
@@ -40,13 +40,13 @@ def layer_rows(
     axis_name: AxisName | None,
     num_classes: SupportsIndex | None,
 ) -> tuple[Rows, SplitClasses | None]:
-    """Return the checked layer under its masks, with the leading axes of x, and how it is split."""
+    """Return the checked layer with its masks, and how it is split; x keeps its leading axes."""
     layer = _checked_layer(x, kernel, bias)
     mask, shape = Mask(), layer.shape
     if where is not None:
         where = check_bool("where", where)
         if axis_name is None and where.ndim == len(shape) and where.shape[-1] == 1:
-            where = where[..., 0]  # all classes of a row or none
+            where = where[..., 0]  # a row's mask has one value for all classes
         mask = masks(where, shape, (len(shape) - 1,))
     rows = Rows(layer, mask=mask)
     rows, split = split_classes(rows, axis_name, num_classes, kernel=layer.kernel, bias=layer.bias)
@@ -62,9 +62,9 @@ def target_rows(
     target_kernel: ArrayLike,
     target_bias: ArrayLike | None,
 ) -> tuple[Rows, Rows]:
-    """Return the rows of a second, checked layer and the first, under the same masks.
+    """Check a second layer; return its rows and the first layer's under the same masks.
 
-    Both compute in the wider dtype of the two.
+    Both layers are computed in the wider of their dtypes.
     """
     target, layer = _checked_layer(target_x, target_kernel, target_bias, "target_"), rows.logits
     if target.x.shape[:-1] != layer.x.shape[:-1]:
@@ -102,7 +102,7 @@ def _checked_layer(
 def with_labels(
     rows: Rows, split: SplitClasses | None, labels: ArrayLike, ignore_index: int | None
 ) -> Rows:
-    """Return the rows with checked class indices, those to be ignored masked, or target pmfs."""
+    """Return the rows with checked labels: class indices (ignored ones masked) or target pmfs."""
     labels, ignore_index = check_labels(labels, ignore_index)
     shape = rows.logits.shape
     classes = Classes(shape, (len(shape) - 1,))
@@ -121,7 +121,7 @@ def with_labels(
 def with_class_indices(
     rows: Rows, split: SplitClasses | None, labels: ArrayLike, ignore_index: int | None
 ) -> Rows:
-    """Return the rows with checked class indices, those to be ignored masked."""
+    """Return the rows with checked class indices; ignored ones are masked."""
     labels, ignore_index = check_labels(labels, ignore_index)
     soft = "linear_softmax_cross_entropy"
     rows = with_indices(rows, labels, ignore_index, soft, _ROW_AXES)
@@ -136,7 +136,7 @@ def with_scalars(
     logit_soft_cap: ArrayLike | None,
     temperature: ArrayLike,
 ) -> Rows:
-    """Return the rows with the checked scalars that apply to every logit."""
+    """Return the rows with the checked scalars that change every logit."""
     soft_cap, divisor = scalar_keywords(
         rows.logits.dtype, (SOFT_CAP, logit_soft_cap), (TEMPERATURE, temperature)
     )
@@ -153,7 +153,7 @@ def check_max_bytes(max_bytes: SupportsIndex | None) -> int | None:
 
 
 def check_without_kernel(implementation: str | None) -> None:
-    """Check the name of an implementation of what no kernel makes."""
+    """Check the name of an implementation where there is no kernel."""
     check_implementation(implementation)
     if backend(implementation).linear_statistics is not None:
         expected = "implementation: expected None, 'xla' or 'reference' (no kernel makes this)"
@@ -161,7 +161,7 @@ def check_without_kernel(implementation: str | None) -> None:
 
 
 def join_rows(rows: Rows) -> Rows:
-    """Join the leading axes, those of x, into one axis of rows."""
+    """Join the leading axes (those of x) into one axis of rows."""
     (layer, target, mask), shape = rows[:3], rows.logits.shape
     if len(shape) == 2 and (mask.classes is None or mask.classes.shape[0] in (1, shape[0])):
         return rows
@@ -171,11 +171,11 @@ def join_rows(rows: Rows) -> Rows:
 
 
 def join_leading(tree: T, row_shape: tuple[int, ...]) -> T:
-    """Join the leading axes of arrays, those of x, into one axis of rows."""
+    """Join the leading axes of arrays (those of x) into one axis of rows."""
     n = math.prod(row_shape)
     return jax.tree.map(lambda a: a.reshape(n, *a.shape[len(row_shape) :]), tree)
 
 
 def restore_rows(result: T, row_shape: tuple[int, ...]) -> T:
-    """Give arrays of joined rows the leading axes of x."""
+    """Split the axis of rows into the leading axes of x again."""
     return jax.tree.map(lambda a: a.reshape(*row_shape, *a.shape[1:]), result)

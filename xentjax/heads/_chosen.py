@@ -1,4 +1,4 @@
-"""Classes chosen in each row of a linear head, wherever its arrays lie."""
+"""Classes chosen in each row of a linear head, on one device or on several."""
 
 from functools import partial
 
@@ -27,10 +27,10 @@ def head_choice(
     implementation: str | None,
     max_bytes: int | None,
 ) -> Chosen:
-    """The classes chosen in a head's rows, whose classes `split` or Explicit axes may split.
+    """Choose classes in the rows of a head; `split` or Explicit axes may split its classes.
 
-    The chooser gets `by_row`, arrays with the leading axes of x, and those that all rows share, in
-    which one axis stands for them. The logits are those after the temperature.
+    The chooser also gets the arrays `by_row`, which have the leading axes of x or, if all rows
+    share them, one axis instead. It sees the logits after the temperature.
     """
     placement = placement_of(rows, by_row=by_row, split=split)
     choice = partial(
@@ -43,7 +43,7 @@ def head_choice(
 
 
 def without_masked_rows(rows: Rows, indices: Array, log_probs: Array) -> tuple[Array, Array]:
-    """Return chosen classes [..., m] and their log-probabilities, -1 and 0 in masked rows."""
+    """Set chosen classes [..., m] to -1 and their log-probabilities to 0 in masked rows."""
     if rows.mask.rows is None:
         return indices, log_probs
     kept = jnp.broadcast_to(rows.mask.rows[..., None], indices.shape)
@@ -59,7 +59,7 @@ def _choose_part(
     implementation: str | None,
     max_bytes: int | None,
 ) -> Chosen:
-    """Choose among the classes of a layer's rows, of which this device may have some."""
+    """Choose among a layer's classes, of which this device may have only a part."""
     row_shape = rows.logits.shape[:-1]
     by_row = join_leading(by_row, row_shape)
     linear, by_row, unpack = pack_kept_rows(join_rows(rows), by_row)

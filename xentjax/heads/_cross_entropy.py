@@ -1,4 +1,4 @@
-"""The cross-entropy of a linear head from its statistics, wherever its arrays lie."""
+"""The cross-entropy of a linear head from its statistics, on one device or on several."""
 
 from dataclasses import replace
 from functools import partial
@@ -21,7 +21,7 @@ from xentjax.ops.linear.in_forward import fitting_row_blocks, sum_of_losses
 from xentjax.ops.linear.kernel_gradients import statistics_with_kernel_gradients
 
 Terms = tuple[Any, Any]
-"""Label smoothing and weight of the z-loss."""
+"""Label smoothing, and the weight of the z-loss."""
 
 
 def loss_of_head(
@@ -61,7 +61,7 @@ def loss_with_gradients(
 def _sum_with_gradients(
     rows: Rows, terms: Terms, keywords: Keywords, max_bytes: int | None
 ) -> tuple[Loss, SoftmaxStats | None]:
-    """Return the sum of losses, by blocks of rows if they fit, and statistics if requested."""
+    """Return the sum of losses and, if requested, statistics; in blocks of rows if they fit."""
     offers, linear = backend(keywords.implementation), join_rows(rows)
     by_kernel = offers.layer_gradients is not None
     fits = not offers.stores_logits and fitting_row_blocks(linear, max_bytes) is not None
@@ -82,7 +82,7 @@ def _sum_with_gradients(
         def statistics(
             rows: Rows, requested: Requested, implementation: str | None
         ) -> RowStatistics:
-            # The statistics to return are those without class weights.
+            # The returned statistics are those without class weights.
             weights = None if rows.class_weights is None else linear.class_weights
             packed = linear._replace(class_weights=weights)
             stats = statistics_with_kernel_gradients(packed, requested, implementation, max_bytes)

@@ -1,7 +1,7 @@
 """Linear layers whose arrays are split over Explicit mesh axes.
 
-Loops over blocks of rows and classes know no sharding. They run in `jax.shard_map` over the axes
-that split the rows or the classes, where each device has a block of both.
+The loops over blocks of rows and classes do not know of shardings. They run in `jax.shard_map` over
+the axes that split the rows or the classes, so that each device sees only its own part.
 """
 
 from collections.abc import Callable
@@ -26,13 +26,13 @@ class Placement(NamedTuple):
     """The Explicit mesh axes that split a layer; none by default."""
 
     mesh: AbstractMesh | None = None
-    """None where no array is split."""
+    """The mesh; None if no array is split."""
     rows: tuple[Names, ...] = ()
     """Mesh axes of each leading axis of x."""
     classes: Names = None
     num_classes: int = 0
     split: SplitClasses | None = None
-    """The classes that the caller has split, inside `shard_map`."""
+    """The part of the classes that this device has, if the caller has split them."""
 
     def over_devices(
         self,
@@ -42,10 +42,10 @@ class Placement(NamedTuple):
         by_row: tuple[Any, ...] = (),
         out_specs: Any,
     ) -> T:
-        """Return `function(rows, split, *by_row, *others)` of each device's part of what has rows.
+        """Call `function(rows, split, *by_row, *others)` on each device's part of the rows.
 
-        `rows` is one of `Rows`, or a tuple of several; `split` says which classes the device has,
-        None if all.
+        `rows` is a `Rows` or a tuple of several; `split` says which classes the device has, None
+        for all of them.
         """
         if self.mesh is None:
             return function(rows, self.split, *by_row, *others)
@@ -54,7 +54,7 @@ class Placement(NamedTuple):
         placed = jax.tree.map(place, specs, rows, is_leaf=lambda s: isinstance(s, P))
         by_row = jax.tree.map(partial(place, P(*self.rows)), by_row)
         axes = _names(self.rows, self.classes)
-        if not axes:  # features were split, and are no more
+        if not axes:  # undo a split of the features
             return function(placed, None, *by_row, *others)
         mapped = jax.shard_map(
             lambda rows, *arrays: function(rows, self._own_classes(), *arrays),
@@ -66,12 +66,12 @@ class Placement(NamedTuple):
         return mapped(placed, *by_row, *others)
 
     def sum_over_rows(self, total: Array) -> Array:
-        """Return the sum of what the devices have of a total over rows."""
+        """Add up the devices' totals over their rows."""
         axes = _names(self.rows)
         return lax.psum(total, axes) if axes else total
 
     def _own_classes(self) -> SplitClasses | None:
-        """Return which classes this device has, where they are split."""
+        """Return which classes this device has, if they are split."""
         if self.classes is None:
             return None
         k = self.num_classes
@@ -79,10 +79,10 @@ class Placement(NamedTuple):
         return SplitClasses(self.classes, k, k, first.astype(jnp.int32), None)
 
     def _specs(self, rows: Rows) -> Rows:
-        spec: Any = P  # specs stand where arrays do
+        spec: Any = P  # one spec for each array
         by_row, by_class = self.rows, self.classes
         mask = rows.mask.classes
-        shared = () if mask is None else mask.shape[:-1]  # a size of 1 serves all rows
+        shared = () if mask is None else mask.shape[:-1]  # an axis of size 1 serves all rows
         by_mask = (None if n == 1 else name for n, name in zip(shared, by_row, strict=False))
         return Rows(
             Layer(spec(*by_row, None), spec(None, by_class), spec(by_class)),
@@ -94,10 +94,10 @@ class Placement(NamedTuple):
 
 
 def placement_of(*heads: Rows, by_row: Any = (), split: SplitClasses | None = None) -> Placement:
-    """Return how Explicit mesh axes, or else the caller, split the rows and classes of layers.
+    """Find out how Explicit mesh axes, or else the caller, split rows and classes.
 
-    Several layers have the same rows and classes; `by_row` are further arrays with the leading axes
-    of x.
+    All layers must have the same rows and classes. `by_row` are further arrays with the leading
+    axes of x.
     """
     if split is not None:
         return Placement(split=split)
@@ -124,7 +124,7 @@ def placement_of(*heads: Rows, by_row: Any = (), split: SplitClasses | None = No
         *(x for layer in layers for x in (layer.bias, layer.kernel)),
     ]
     by_class = first_split(with_classes, -1)
-    if set(_names(by_row)) & set(_names(by_class)):  # such a kernel is gathered
+    if set(_names(by_row)) & set(_names(by_class)):  # gather such a kernel
         by_class = None
     return Placement(jax.typeof(placed[0]).sharding.mesh, by_row, by_class, num_classes)
 

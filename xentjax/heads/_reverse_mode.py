@@ -1,7 +1,7 @@
-"""Refuse derivatives that are not there in one line, also where jax asks after a call returned.
+"""Clear one-line errors for derivatives that do not exist.
 
-jax says by itself that a `custom_vjp` has no forward mode, but in words that name no argument, and
-under jit it says so once the function that was called is no longer there to say it better.
+jax itself reports that a `custom_vjp` has no forward mode, but without naming an argument. Under
+jit it does so only after the call has returned, when the function can no longer add anything.
 """
 
 from typing import Any, NoReturn, TypeVar
@@ -18,10 +18,10 @@ T = TypeVar("T")
 
 
 def reverse_mode_only(tree: T, message: str, *, second: str | None = None) -> T:
-    """Return the arrays as they are, with a TypeError of that message in forward mode.
+    """Return the arrays unchanged; differentiating them in forward mode is a TypeError.
 
-    `second` is the message for derivatives of a gradient, which are there if it is None. It takes
-    all arguments at once: a gradient in one of them may be differentiated in another.
+    `second` is the message for derivatives of a gradient; None if these exist. All arguments are
+    passed at once, since a gradient in one of them may be differentiated in another.
     """
     leaves, structure = jax.tree.flatten(tree)
     floating = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.floating)]
@@ -32,7 +32,7 @@ def reverse_mode_only(tree: T, message: str, *, second: str | None = None) -> T:
 
 
 def without_derivative(tree: T, message: str) -> T:
-    """Return results of a reverse-mode function, with a TypeError if a gradient needs theirs."""
+    """Return the results unchanged; a gradient through them is a TypeError."""
 
     @jax.custom_vjp
     def identity(tree: T) -> T:
@@ -57,7 +57,7 @@ def _refuse(*_: Any, message: str, **__: Any) -> NoReturn:
 def _guard_jvp(
     primals: tuple[Array, ...], tangents: tuple[Any, ...], *, message: str, second: str | None
 ) -> tuple[Any, Any]:
-    """Reverse mode transposes the tangents and never computes them; forward mode has to."""
+    """Raise in forward mode, which computes tangents; reverse mode only transposes them."""
     if second is not None:
         primals = _once_p.bind(*primals, message=second)
     return primals, [
@@ -68,14 +68,14 @@ def _guard_jvp(
 def _once_jvp(
     primals: tuple[Array, ...], tangents: tuple[Any, ...], *, message: str
 ) -> tuple[Any, Any]:
-    """Numbers that one derivative passed get tangents from a second one alone."""
+    """Raise in a second derivative, the only one that gives these numbers tangents."""
     if not all(isinstance(dx, ad.Zero) for dx in tangents):
         _refuse(message=message)
     return _once_p.bind(*primals, message=message), tangents
 
 
 def _identity(name: str, jvp: Any) -> Primitive:
-    """Make a primitive that returns its operands."""
+    """Make a primitive that returns its operands unchanged."""
     identity = Primitive(name)
     identity.multiple_results = True
     identity.def_impl(lambda *xs, **_: xs)

@@ -1,4 +1,4 @@
-"""A caller's loss of a row, traced once to see what it uses, and applied to many rows."""
+"""A user's loss of one row: traced once to see what it uses, then applied to many rows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,29 +22,29 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class RowFunction:
-    """A function of statistics and inputs of rows. As a static argument of jit it is compared."""
+    """A function of the statistics and inputs of rows; jit compares it as a static argument."""
 
     function: Callable[..., Any]
-    """The loss and auxiliary results of rows, from arrays closed over, statistics and inputs."""
+    """Maps closed-over arrays, statistics and inputs of rows to losses and auxiliary results."""
     requested: Requested
-    """The statistics that it uses."""
+    """Names of the statistics that it uses."""
     loss: Callable[..., Any] | None
-    """The caller's function, None if it closes over arrays, which a cache must not keep."""
+    """The user's function; None if it closes over arrays, which a cache must not keep."""
     has_aux: bool
     program: str
-    """The jaxpr and the tree of its results as text, which Python variables may change."""
+    """Jaxpr and tree of results as text: they differ if the function read other variables."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RowFunction) or self.loss is None:
             return self is other
-        # Methods are equal, not the same: an access makes a new one.
+        # Equality rather than identity: every access to a method makes a new object.
         return bool(self.loss == other.loss) and self.program == other.program
 
     def __hash__(self) -> int:
         return hash(self.program)
 
     def traced_anew(self) -> "RowFunction":
-        """Return the function for a `shard_map` in which other mesh axes vary."""
+        """Trace the function again, for a `shard_map` over other mesh axes."""
         return replace(self, function=partial(_call, self.loss, self.has_aux))
 
     def __call__(
@@ -54,19 +54,19 @@ class RowFunction:
         mask: Bool[Array, " n"] | None,
         inputs: Any,
     ) -> tuple[Float[Array, " n"], Any]:
-        """Return the loss of each row and its auxiliary results, 0 where it is masked."""
+        """Compute the loss of each row and its auxiliary results; 0 in masked rows."""
         if mask is not None and mask.size > 0:
             stats = _like_a_kept_row(mask, stats, _SOME_ROW)
             inputs = _like_a_kept_row(mask, inputs, jax.tree.map(lambda _: 1, inputs))
 
         def call_row(stats: SoftmaxStats, inputs: Any) -> Any:
-            # The caller's function takes rows: here it is one.
+            # The traced function takes several rows; this is one.
             one = jax.tree.map(lambda x: x[None], (stats, *inputs))
             return jax.tree.map(lambda x: x[0], self.function(closed_over, *one))
 
         loss, aux = jax.vmap(call_row)(stats, inputs)
         loss = loss.astype(stats.label_log_prob.dtype)
-        # A row is NaN if its label is bad, whatever the function makes of it.
+        # A bad label makes its row NaN, whatever the function returns.
         nan = jnp.isnan(stats.label_log_prob)
         loss *= jnp.where(nan, stats.label_log_prob, 1)
         if mask is None:
@@ -75,14 +75,14 @@ class RowFunction:
 
 
 _SOME_ROW = SoftmaxStats._make((1, -1, 1, 0))
-"""Statistics for which most functions are defined, unlike those of a certain outcome."""
+"""Statistics for which most functions are finite, unlike those of a certain outcome."""
 
 
 def _like_a_kept_row(mask: Bool[Array, " n"], tree: T, otherwise: Any) -> T:
-    """Give masked rows the numbers of a row that is kept, for which the function is defined.
+    """Give masked rows the numbers of a kept row, for which the function is defined.
 
-    By a row that does not count, its derivative in what all rows share would else be NaN. Where
-    no row is kept they are `otherwise`.
+    Otherwise a masked row could make the derivative in arrays that all rows share NaN. If no row is
+    kept, the numbers are `otherwise`.
     """
     kept, any_kept = jnp.argmax(mask), jnp.any(mask)
 
@@ -101,7 +101,7 @@ def _select(mask: Bool[Array, " n"], x: Array, other: Array) -> Array:
 def row_function(
     loss: Any, inputs: Sequence[Any], dtype: DTypeLike, has_aux: bool, axes: frozenset[str]
 ) -> tuple[RowFunction, list[Array]]:
-    """Trace the caller's function for one row; return also the arrays that it closes over.
+    """Trace the user's function for one row; return it and the arrays that it closes over.
 
     Args:
         loss: the function.
@@ -131,18 +131,18 @@ def row_function(
 
 
 def _run(jaxpr: Any, structure: Any, closed_over: Sequence[Array], *arguments: Any) -> Any:
-    """Run what was traced, with the arrays that it closes over as arguments."""
+    """Run the traced function, with the arrays that it closes over as arguments."""
     run = jaxpr_as_fun(ClosedJaxpr(jaxpr, list(closed_over)))
     return jax.tree.unflatten(structure, run(*jax.tree.leaves(arguments)))
 
 
 def _call(loss: Any, has_aux: bool, _: Sequence[Array], *arguments: Any) -> tuple[Any, Any]:
-    """Call the caller's function itself."""
+    """Call the user's function itself."""
     return _checked(loss(*arguments), has_aux)
 
 
 def _checked(result: Any, has_aux: bool) -> tuple[Float[Array, " 1"], Any]:
-    """Return the checked loss of one row and auxiliary results, () if there are none."""
+    """Check the loss of one row; return it and its auxiliary results, () if there are none."""
     aux: Any = ()
     if has_aux:
         if not (isinstance(result, tuple) and len(result) == 2):

@@ -1,4 +1,4 @@
-"""The row statistics of a linear head, wherever its arrays lie."""
+"""The row statistics of a linear head, on one device or on several."""
 
 from collections.abc import Callable
 from functools import partial
@@ -26,7 +26,7 @@ def head_statistics(
     implementation: str | None,
     max_bytes: int | None,
 ) -> RowStatistics:
-    """The statistics of a head's rows, whose classes `split` or Explicit mesh axes may split."""
+    """Compute statistics of a head's rows; `split` or Explicit axes may split the classes."""
     placement = placement_of(rows, split=split)
     statistics = partial(
         part_statistics, requested=requested, implementation=implementation, max_bytes=max_bytes
@@ -41,7 +41,7 @@ def part_statistics(
     implementation: str | None,
     max_bytes: int | None,
 ) -> RowStatistics:
-    """Return the statistics of a layer's rows, of which this device may have some classes."""
+    """Compute statistics of a layer's rows; this device may have only a part of the classes."""
     linear = join_rows(rows)
     if backend(implementation).stores_logits and split is None:
         stats = row_statistics(with_logits(linear), requested, implementation)
@@ -61,11 +61,11 @@ def part_statistics(
 def pack_kept_rows(
     linear: LinearRows, by_row: Any = ()
 ) -> tuple[LinearRows, Any, Callable[[Any], Any]]:
-    """Move masked rows to the end, where their blocks cost nothing; return also what undoes it.
+    """Move masked rows to the end, where their blocks cost nothing; return also the way back.
 
-    `by_row` are further arrays with an entry for each row. Rows with arrays of the logits' size
-    keep their places: moving those costs what it would save. So do rows where there are several
-    devices: to sort rows that they share is to gather them.
+    `by_row` are further arrays with an entry for each row. Rows are not moved if they have arrays
+    as large as the logits, since moving these would cost as much as it saves, or if there are
+    several devices, since sorting rows that they share would gather them.
     """
     mask = linear.mask
     large = linear.target.pmf is not None or (

@@ -1,4 +1,4 @@
-"""Divergences of the softmaxes of two linear heads, wherever their arrays lie."""
+"""Divergences of the softmaxes of two linear heads, on one device or on several."""
 
 from functools import partial
 from typing import Any
@@ -41,7 +41,7 @@ def _kl_totals(log_p: Array, log_q: Array, weight: Any) -> Totals:
 
 
 def _kl_slopes(log_p: Array, log_q: Array, totals: Totals, weight: Any) -> tuple[Array, Array]:
-    """p (log(p / q) - KL) and q - p."""
+    """Compute p (log(p / q) - KL) and q - p."""
     del weight
     relative = log_ratio(log_p, log_q) - totals[0][:, None]
     return times_exp(relative, log_p), jnp.exp(log_q) - jnp.exp(log_p)
@@ -57,7 +57,7 @@ KL = Divergence(
 
 
 def _js_totals(log_p: Array, log_q: Array, weight: Array) -> Totals:
-    """KL(p || m) and KL(q || m) of the mixture m = w p + (1 - w) q."""
+    """Compute KL(p || m) and KL(q || m) for the mixture m = w p + (1 - w) q."""
     log_m, p_ratio, q_ratio = mixture(log_p, log_q, weight)
     p_terms = divergence_terms(-p_ratio, log_p, log_m)
     q_terms = divergence_terms(-q_ratio, log_q, log_m)
@@ -71,7 +71,7 @@ def _js_value(totals: Totals, weight: Array) -> Array:
 
 
 def _js_slopes(log_p: Array, log_q: Array, totals: Totals, weight: Array) -> tuple[Array, Array]:
-    """w p (log(p / m) - KL(p || m)), and the same of q with 1 - w."""
+    """Compute w p (log(p / m) - KL(p || m)), and the same for q with 1 - w."""
     _, p_ratio, q_ratio = mixture(log_p, log_q, weight)
     p_total, q_total = (total[:, None] for total in totals)
     share = jnp.broadcast_to(weight, log_p.shape)
@@ -90,7 +90,7 @@ JS = Divergence(
 
 
 def divergence_of_heads(heads: Heads, settings: Settings, reduction: str) -> Float[Array, "..."]:
-    """The divergence of each row, or their sum or mean, from heads whose rows have many axes."""
+    """Compute the divergence of each row, or their sum or mean; rows may have several axes."""
     if settings.axis_name is not None:
         return _divergence(heads, settings, reduction)
     return _jitted_divergence(heads, settings, reduction)
@@ -124,7 +124,7 @@ _jitted_divergence = partial(jax.jit, static_argnums=(1, 2))(_divergence)
 
 
 def _losses(heads: Heads, settings: Settings) -> Float[Array, "..."]:
-    """The divergence of each row of arrays on this device, with the leading axes of x."""
+    """Compute the divergence of each row on this device, with the leading axes of x."""
     row_shape = heads.q.logits.shape[:-1]
     joined = Heads(join_rows(heads.p), join_rows(heads.q), heads.weight)
     if backend(settings.implementation).stores_logits and settings.axis_name is None:
@@ -138,7 +138,7 @@ def _losses(heads: Heads, settings: Settings) -> Float[Array, "..."]:
 
 
 def _total(heads: Heads, settings: Settings) -> Float[Array, ""]:
-    """The sum of divergences of arrays on this device."""
+    """Compute the sum of the divergences on this device."""
     joined = Heads(join_rows(heads.p), join_rows(heads.q), heads.weight)
     (p, q), _ = _packed(joined)
     packed = pvary_all(Heads(p, q, heads.weight))
@@ -148,7 +148,7 @@ def _total(heads: Heads, settings: Settings) -> Float[Array, ""]:
 
 
 def _packed(heads: Heads) -> tuple[tuple[Rows, Rows], Any]:
-    """Both heads with masked rows last, and what undoes it."""
+    """Return both heads with masked rows at the end, and the way back."""
     p, q = pvary_all(heads[:2])
     (p, _, unpack), (q, *_) = pack_kept_rows(p), pack_kept_rows(q)
     return (p, q), unpack

@@ -6,11 +6,10 @@ Arguments are probability mass functions along `axis`, and `form` says what the 
     "log_pmf"  log p_k, which keeps probabilities of e^-200 and the digits of 1 - e^-30
     "logits"   any a_k, for p = softmax(a) over the outcomes that `where` keeps
 
-Nothing is normalised: an array with known values (not under jit, vmap or grad) that is not a pmf,
-within the tolerance of `check_pmf`, is an error. With `where`, the outcomes that are kept have to
-sum to 1. Half precision is computed and returned in float32, float64 stays float64. Results are in
-the unit of `base`: None or "nats", 2 or "bits", 10 or "hartleys", or any other positive real
-except 1.
+Nothing is normalised. An array that is not a pmf within the tolerance of `check_pmf` is an error if
+its values are known (not under jit, vmap or grad). With `where`, the kept outcomes must sum to 1.
+Half precision is computed and returned in float32, float64 stays float64. Results are in the unit
+of `base`: None or "nats", 2 or "bits", 10 or "hartleys", or any other positive real except 1.
 
 A derivative at p = 0 is the limit from inside the simplex, so it may be infinite: d entropy / dp is
 +inf. A tangent or cotangent of 0 (a probability held fixed, a masked outcome) gives 0 there.

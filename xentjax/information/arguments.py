@@ -1,8 +1,8 @@
-"""The arguments of the measures of pmfs, checked and brought into one form.
+"""Checks of the arguments of information measures, which bring them into one form.
 
-The measures themselves, in `pmf` and `log_pmf`, take outcomes along the last axis (of a
-joint pmf, pairs along the last two), one shape and one dtype, and p = 0 where a mask leaves an
-outcome out.
+The measures themselves, in `pmf` and `log_pmf`, take arrays of one shape and dtype, with the
+outcomes along the last axis (the pairs of a joint pmf along the last two) and p = 0 where a mask
+leaves an outcome out.
 """
 
 import math
@@ -31,7 +31,7 @@ from xentjax._core.dtypes import compute_dtype
 from xentjax._core.varying import on_auto_axes, sharded_alike, whole_classes
 from xentjax.information import log_pmf, pmf
 
-# So few numbers NumPy adds before a program could be dispatched.
+# NumPy adds this many numbers in less time than a dispatch takes.
 _FEW = 2**14
 _COUNTS = "; counts go through empirical_pmf, or entropy_estimate"
 _TABLE = _COUNTS + "; a table through independence_test"
@@ -40,9 +40,9 @@ _TABLE = _COUNTS + "; a table through independence_test"
 def outcomes_last(
     axis: int | Sequence[int], where: ArrayLike | None, form: str, **pmfs: ArrayLike
 ) -> tuple[list[Array], float]:
-    """Return each pmf, or log pmf, as [..., K], all of one shape, and the tolerance of their sums.
+    """Return pmfs, or log pmfs, as arrays [..., K] of one shape, and the tolerance of their sums.
 
-    The tolerance is relative to the sums: how far rounding may part them.
+    The tolerance is relative: how much the sums may differ by rounding.
     """
     arrays, axes, tolerance = _check_arrays("axis", axis, where, form, pmfs)
     if axes != (arrays[0].ndim - 1,):
@@ -63,21 +63,21 @@ def pairs_last(
 
 
 def _flat(array: Array, axes: int) -> Array:
-    """Return an array with its last axes as one, which no device has a part of."""
+    """Join the last axes of an array; the result is not split over devices along that axis."""
     if axes == 1:
         return array
     return whole_classes(array, axes).reshape(*array.shape[:-axes], -1)
 
 
 def measures(form: str) -> ModuleType:
-    """Return the module whose functions take what `outcomes_last` and `pairs_last` return."""
+    """Return the module of measures for a form: `pmf` or `log_pmf`."""
     return pmf if form == "pmf" else log_pmf
 
 
 def parse_pmf(
     name: str, p: ArrayLike, axis: int | Sequence[int] = -1, *, atol: float | None = None
 ) -> Array:
-    """Return a pmf as `xentjax.check_pmf` defines it; float64 numbers stay so if x64 is off."""
+    """Check a pmf as `xentjax.check_pmf` does and return it; float64 stays float64 without x64."""
     with jax.enable_x64(True):
         array = check_floating(name, p, hint=_COUNTS)
     axes = _check_axes("axis", axis, array.shape)
@@ -96,7 +96,7 @@ def check_sums(
     atol: float | None = None,
     hint: str = _COUNTS,
 ) -> None:
-    """Raise unless the values of an array are pmfs, where they are known.
+    """Raise unless the values of an array, if they are known, are pmfs.
 
     Args:
         name: of the argument.
@@ -120,9 +120,9 @@ def _check_arrays(
     form: str,
     arrays: dict[str, ArrayLike],
 ) -> tuple[list[Array], tuple[int, ...], float]:
-    """Return floating arrays of one shape and precision, their axes and the tolerance of sums.
+    """Return floating arrays of one shape and dtype, their axes and the tolerance of sums.
 
-    Where `where` leaves an outcome out, p = 0.
+    Outcomes that `where` leaves out get p = 0.
     """
     check_choice("form", form, Form)
     hint = _COUNTS if axis_name == "axis" else _TABLE
@@ -145,7 +145,7 @@ def _check_arrays(
         raise_value_error("axes", "two axes, of x and of y", repr(axis))
 
     number = math.prod(shape[i] for i in axes)
-    tolerance = math.inf  # what softmax has normalised differs by nothing else
+    tolerance = math.inf  # a softmax is normalised up to rounding
     pmfs: dict[str, _Argument] = {}
     if form != "logits":
         logarithms = form == "log_pmf"
@@ -168,7 +168,7 @@ def _check_arrays(
 
 
 class _Argument(NamedTuple):
-    """A pmf, or log pmf, and how far from 1 its sum may be."""
+    """A pmf, or log pmf, and how much its sum may differ from 1."""
 
     values: Array
     atol: float
@@ -182,16 +182,17 @@ def _start_check(
     form: str = "pmf",
     hint: str = _COUNTS,
 ) -> Callable[[], None]:
-    """Return a function that raises unless what `keep` leaves of each is >= 0 and sums to 1.
+    """Return a function that raises unless the kept part of each argument is >= 0 and sums to 1.
 
-    Large arrays are being summed until it is called. What is not known passes.
+    Sums of large arrays start here and run until that function is called. Arguments whose values
+    are not known pass.
     """
     if keep is not None and not is_known(keep):
         return lambda: None
     pmfs = {name: argument for name, argument in pmfs.items() if is_known(argument.values)}
     clear: Array | bool = False
     if sum(argument.values.size for argument in pmfs.values()) > _FEW:
-        # Known values are summed while a program that uses them is traced, not in that program.
+        # Sum known values now, not inside a program that is being traced.
         with jax.ensure_compile_time_eval(), jax.enable_x64(True):
             clear = _are_clearly_pmfs(list(pmfs.values()), keep, axes, shape, form)
 
@@ -211,7 +212,7 @@ def _are_clearly_pmfs(
     shape: tuple[int, ...],
     form: str,
 ) -> Array:
-    """Whether sums in float32 leave no doubt: they are off by less than half of a tolerance."""
+    """Whether float32 sums suffice: all are off by less than half of the tolerance."""
 
     @on_auto_axes
     def are_clearly(pmfs: list[_Argument], keep: Array | None) -> Array:
@@ -229,10 +230,10 @@ def _are_clearly_pmfs(
 
 
 def _sum(p: Array, axes: tuple[int, ...], form: str) -> Array:
-    if form == "log_pmf":  # an exponential is summed as it is computed, and not stored
+    if form == "log_pmf":  # the exponential is summed without being stored
         return p.sum(axes)
     ones = jnp.ones([p.shape[i] for i in axes], p.dtype)
-    # On CPU a product is faster than a sum, most where rows are short.
+    # On CPU a matrix product is faster than a sum, especially for short rows.
     return jnp.tensordot(
         p, ones, (axes, tuple(range(len(axes)))), precision=jax.lax.Precision.HIGHEST
     )
@@ -267,8 +268,8 @@ def _check_sum(
 def _probabilities(
     xp: ModuleType, p: Any, keep: Any, axes: tuple[int, ...], shape: tuple[int, ...], form: str
 ) -> Any:
-    """Return what is to be summed, in float32 or better, by `numpy` or `jax.numpy`."""
-    # Batches that it is broadcast over would be summed again and again, outcomes belong to the sum.
+    """Return the probabilities to add, in float32 or better, by `numpy` or `jax.numpy`."""
+    # Do not add the same row for every batch that it broadcasts over; outcomes must be complete.
     p = p.reshape((1,) * (len(shape) - p.ndim) + p.shape)
     p = xp.broadcast_to(p, [n if i in axes else p.shape[i] for i, n in enumerate(shape)])
     p = p.astype(compute_dtype(p.dtype))

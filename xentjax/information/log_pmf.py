@@ -1,8 +1,8 @@
 """The measures of `pmf` for pmfs given by their logarithms, in nats.
 
-log p keeps what p cannot hold: a probability of e^-200, and how far one of 1 - e^-30 is from 1.
-Derivatives are those in log p, which are p times those in p, so their limits at log p = -inf are 0:
-there every term and every derivative is 0, whatever it is multiplied by.
+log p can hold what p cannot: a probability of e^-200, or the distance of 1 - e^-30 from 1.
+Derivatives are taken in log p. They are p times those in p, so at log p = -inf every term and every
+derivative is 0, whatever it is multiplied by.
 """
 
 import math
@@ -19,7 +19,7 @@ from xentjax.information.pmf import sum_difference
 
 @jax.custom_jvp
 def times_exp(x: Float[Array, "*s"], log_p: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """x e^log_p, 0 in all orders where e^log_p is 0, whatever x is."""
+    """Compute x e^log_p; where e^log_p is 0 it is 0 for any x, and so are all derivatives."""
     return multiply_no_nan(x, jnp.exp(log_p))
 
 
@@ -32,7 +32,7 @@ times_exp.defjvps(
 @jax.custom_jvp
 @jax.jit
 def log_softmax(x: Float[Array, "*s K"]) -> Float[Array, "*s K"]:
-    """x - log sum_k e^x_k; where all of x is -inf, as where a mask keeps nothing, it stays so."""
+    """Compute x - log sum_k e^x_k; -inf where all x are -inf, as if a mask keeps nothing."""
     top, rest = _log_sum_parts(x)
     return (x - top[..., None]) - rest[..., None]
 
@@ -46,7 +46,7 @@ def _(primals, tangents):
 
 @jax.custom_jvp
 def log_sum_exp(x: Float[Array, "*s K"]) -> Float[Array, "*s"]:
-    """log sum_k e^x_k, -inf where all of x is -inf."""
+    """Compute log sum_k e^x_k; -inf where all x are -inf."""
     top, rest = _log_sum_parts(x)
     return jnp.where((x == -jnp.inf).all(-1), -jnp.inf, top + rest)
 
@@ -58,11 +58,11 @@ def _(primals, tangents):
 
 
 def _log_sum_parts(x: Array) -> tuple[Array, Array]:
-    """The largest x and log sum_k e^(x_k - largest), which is 0 where all of x is -inf."""
+    """Return the largest x and log sum_k e^(x_k - largest), which is 0 where all x are -inf."""
     top = jnp.max(x, -1, keepdims=True)
     top = jnp.where(top == -jnp.inf, 0, top)
-    # Without its own 1 the sum keeps what a nearly certain outcome leaves to the others. It is
-    # subtracted, not masked: XLA's CPU compiler gives reductions slow loops where they select.
+    # Leave out the largest term, 1, so that the others keep their digits next to a nearly certain
+    # outcome. It is subtracted, not masked: XLA's CPU reductions are slow where they select.
     largest = (x >= top).astype(x.dtype)
     ties = jnp.maximum(largest.sum(-1), 1) - 1
     others = ties + (jnp.exp(x - top) - largest).sum(-1)
@@ -70,12 +70,12 @@ def _log_sum_parts(x: Array) -> tuple[Array, Array]:
 
 
 def divergence(log_p: Float[Array, "*s K"], log_q: Float[Array, "*s K"]) -> Float[Array, "*s"]:
-    """sum_k (p_k log(p_k / q_k) - p_k + q_k): KL where both sum to 1, and never negative."""
+    """Compute sum_k (p_k log(p_k / q_k) - p_k + q_k) >= 0, which is KL if both sum to 1."""
     return divergence_terms(log_ratio(log_p, log_q), log_p, log_q).sum(-1)
 
 
 def log_ratio(log_p: Array, log_q: Array) -> Array:
-    """log(p / q), 0 where both are 0."""
+    """Compute log(p / q); 0 where both are 0."""
     both_zero = (log_p == -jnp.inf) & (log_q == -jnp.inf)
     return jnp.where(both_zero, 0, log_p) - jnp.where(both_zero, 0, log_q)
 
@@ -83,7 +83,7 @@ def log_ratio(log_p: Array, log_q: Array) -> Array:
 def divergence_terms(
     d: Float[Array, "*s"], log_p: Float[Array, "*s"], log_q: Float[Array, "*s"]
 ) -> Float[Array, "*s"]:
-    """p d - p + q with d = log(p / q), each >= 0."""
+    """Compute the terms p d - p + q >= 0, with d = log(p / q)."""
     near = jnp.abs(d) < 1
     # Near d = 0 the three terms cancel, and far from it p e^-d would overflow.
     near_terms = jnp.exp(log_p) * _exponential_excess(jnp.where(near, d, 0))
@@ -92,7 +92,7 @@ def divergence_terms(
 
 
 def _exponential_excess(d: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """e^-d - 1 + d for |d| < 1, by its series."""
+    """Compute e^-d - 1 + d for |d| < 1 by its series."""
     order = 19 if d.dtype == jnp.float64 else 11
     series = jnp.zeros_like(d)
     for n in range(order, 1, -1):
@@ -100,15 +100,15 @@ def _exponential_excess(d: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return d * d * series
 
 
-_IMPOSSIBLE = -1e4  # finite, and e^-10000 is 0 in every dtype
+_IMPOSSIBLE = -1e4  # finite, but its exponential is 0 in every dtype
 
-# Measures over the last axis or axes, jitted so that an eager call too is one pass over the data.
+# Measures over the last axis or axes; jitted, so that an eager call is one pass over the data.
 
 
 @jax.jit
 def entropy(log_p: Array) -> Array:
-    finite = jnp.maximum(log_p, _IMPOSSIBLE)  # 0 log 0 = 0 without a selection, which is slower
-    return 0 - (finite * jnp.exp(log_p)).sum(-1)  # minus would make -0.0 of a certain outcome's 0
+    finite = jnp.maximum(log_p, _IMPOSSIBLE)  # 0 log 0 = 0 without a slow selection
+    return 0 - (finite * jnp.exp(log_p)).sum(-1)  # -x would be -0.0 for a certain outcome
 
 
 @jax.jit
@@ -119,13 +119,13 @@ def cross_entropy(log_p: Array, log_q: Array) -> Array:
 @partial(jax.jit, static_argnums=2)
 def kl_divergence(log_p: Array, log_q: Array, rounding: float) -> Array:
     result = divergence(log_p, log_q) + _unreachable(log_p, log_q)
-    if rounding == math.inf:  # the sums are equal, in value and in derivative
+    if rounding == math.inf:  # both sums are equal, and so are their derivatives
         return result
     return result + sum_difference(jnp.exp(log_p), jnp.exp(log_q), rounding)
 
 
 def _unreachable(log_p: Array, log_q: Array) -> Array:
-    """+inf where p > 0 = q, also for a p that e^log_p cannot hold; else 0."""
+    """Return +inf where p > 0 = q, even if e^log_p underflows; else 0."""
     return jnp.where(((log_p > -jnp.inf) & (log_q == -jnp.inf)).any(-1), jnp.inf, 0)
 
 
@@ -154,7 +154,7 @@ def _(primals, tangents):
 
 
 def mixture(log_p: Array, log_q: Array, weight: Array) -> tuple[Array, Array, Array]:
-    """log m, log(m / p) and log(m / q) of m = w p + (1 - w) q."""
+    """Compute log m, log(m / p) and log(m / q) for m = w p + (1 - w) q."""
     step = log_ratio(log_q, log_p)
     p_ratio, q_ratio = _log_mean(step, weight), _log_mean(-step, 1 - weight)
     return jnp.where(step > 0, log_q + q_ratio, log_p + p_ratio), p_ratio, q_ratio
@@ -162,7 +162,7 @@ def mixture(log_p: Array, log_q: Array, weight: Array) -> tuple[Array, Array, Ar
 
 @jax.custom_jvp
 def _log_mean(x: Array, weight: Array) -> Array:
-    """log(w + (1 - w) e^x), relative to its own size also near x = 0."""
+    """Compute log(w + (1 - w) e^x), with full relative precision near x = 0 too."""
     near = jnp.abs(x) < 1
     close = jnp.log1p((1 - weight) * jnp.expm1(jnp.where(near, x, 0)))
     return jnp.where(near, close, jnp.logaddexp(jnp.log(weight), jnp.log1p(-weight) + x))
@@ -171,9 +171,9 @@ def _log_mean(x: Array, weight: Array) -> Array:
 @_log_mean.defjvp
 def _(primals, tangents):
     x, weight = primals
-    smaller = jnp.exp(-jnp.abs(x))  # of 1 and e^x, relative to the larger; so is the mean
+    smaller = jnp.exp(-jnp.abs(x))  # relative to the larger of 1 and e^x, as the mean is
     mean = jnp.where(x > 0, weight * smaller + (1 - weight), weight + (1 - weight) * smaller)
-    mean = jnp.maximum(mean, jnp.finfo(x.dtype).tiny)  # 0 where the larger is without weight
+    mean = jnp.maximum(mean, jnp.finfo(x.dtype).tiny)  # 0 where the larger has no weight
     x_derivative = (1 - weight) * jnp.exp(jnp.minimum(x, 0)) / mean
     weight_derivative = jnp.sign(x) * jnp.expm1(-jnp.abs(x)) / mean
     return _log_mean(x, weight), x_derivative * tangents[0] + weight_derivative * tangents[1]

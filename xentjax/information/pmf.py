@@ -2,8 +2,8 @@
 
 `x log x` is 0 at 0 and its derivative there is `-inf`. Ordinary differentiation multiplies that
 derivative by tangents and cotangents that are 0 (a probability held fixed, a term that is masked
-out) and `inf * 0` is NaN. Here every derivative meets its tangent in `multiply_no_nan`, where 0
-wins, and every derivative is again a function of this module, so that the same holds at all orders
+out), and `inf * 0` is NaN. Here `multiply_no_nan` multiplies every derivative by its tangent, so
+that 0 wins. Every derivative is again a function of this module, so that this holds at all orders
 and in both modes.
 """
 
@@ -22,7 +22,7 @@ from xentjax._core.varying import sharded_alike
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def times_power(x: Array, y: Array, n: int) -> Array:
-    """`x * y**n` for an integer `n`, 0 where `x` is 0."""
+    """Compute `x * y**n` for an integer `n`; 0 where `x` is 0."""
     return x * jax.lax.integer_pow(jnp.where(x == 0, jnp.ones_like(y), y), n)
 
 
@@ -41,7 +41,7 @@ def _reciprocal(x: Array) -> Array:
 
 @jax.custom_jvp
 def log(x: Array) -> Array:
-    """`log x`, -inf at 0."""
+    """Compute `log x`; -inf at 0."""
     return jnp.log(x)
 
 
@@ -50,10 +50,10 @@ log.defjvps(lambda t, _, x: multiply_no_nan(_reciprocal(x), t))
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def log_ratio(x: Array, y: Array, both_zero: float) -> Array:
-    """`log(x / y)`: -inf at x = 0 < y, +inf at x > 0 = y, and `both_zero` where both are 0.
+    """Compute `log(x / y)`: -inf at x = 0 < y, +inf at x > 0 = y, `both_zero` where both are 0.
 
-    At x = y = 0 the limit depends on the way there, so the caller names the one it is on; the value
-    is then a constant of that way and its derivatives are 0.
+    At x = y = 0 the limit depends on the path, so the caller chooses the value. There it is a
+    constant, with derivatives 0.
     """
     zero = (x == 0) & (y == 0)
     ratio = jnp.where(zero, jnp.ones_like(x), x) / jnp.where(zero, jnp.ones_like(y), y)
@@ -73,7 +73,7 @@ def _(both_zero, primals, tangents):
 
 @jax.custom_jvp
 def x_log_x(x: Array) -> Array:
-    """`x log x`: 0 at 0, where the derivative is -inf."""
+    """Compute `x log x`: 0 at 0, where the derivative is -inf."""
     x_is_0 = x == 0
     return jnp.where(x_is_0, jnp.zeros_like(x), x * jnp.log(jnp.where(x_is_0, jnp.ones_like(x), x)))
 
@@ -83,7 +83,7 @@ x_log_x.defjvps(lambda t, _, x: multiply_no_nan(log(x) + 1, t))
 
 @jax.custom_jvp
 def x_log_y(x: Array, y: Array) -> Array:
-    """`x log y`: 0 at x = 0 whatever y, -inf at x > 0 = y."""
+    """Compute `x log y`: 0 at x = 0 for any y, -inf at x > 0 = y."""
     x_is_0 = x == 0
     return jnp.where(x_is_0, jnp.zeros_like(x), x * jnp.log(jnp.where(x_is_0, jnp.ones_like(y), y)))
 
@@ -95,21 +95,21 @@ x_log_y.defjvps(
 
 
 def divergence_term(x: Array, y: Array) -> Array:
-    """`x log(x / y) - x + y`, never negative, to full relative precision also where x is near y.
+    """Compute `x log(x / y) - x + y` >= 0 with full relative precision, even for x near y.
 
-    The limits are y at x = 0 and +inf at x > 0 = y. With v = (x - y) / (x + y) the term is
-    (x - y) v + 2 x (v^3 / 3 + v^5 / 5 + ...), which cancels nothing; far from x = y the formula
-    itself is as good. For values only: who calls this states the derivative that it means.
+    The limits are y at x = 0 and +inf at x > 0 = y. Near x = y, with v = (x - y) / (x + y), the
+    term is (x - y) v + 2 x (v^3 / 3 + v^5 / 5 + ...), where nothing cancels; elsewhere the formula
+    itself is precise. It is for values only: callers define the derivatives that they need.
 
     Source: C. Loader, "Fast and accurate computation of binomial probabilities" (2000), where it is
     the deviance part of a binomial probability.
     """
     both_zero = (x == 0) & (y == 0)
-    # Each value is selected beside its argument: no NaN is made that a selection leaves out, and
-    # on CPU, XLA's loop is one, not three with arrays in between.
+    # Arguments are selected as well as values. So no NaN is computed where a selection leaves it
+    # out, and XLA on CPU makes one loop instead of three with arrays in between.
     one, zero = jnp.ones_like(x), jnp.zeros_like(x)
     v = jnp.where(both_zero, zero, (x - y) / jnp.where(both_zero, one, x + y))
-    # At |v| < 0.3 the terms left out are less than the dtype resolves.
+    # At |v| < 0.3 the omitted terms are below the precision of the dtype.
     series = jnp.zeros_like(v)
     for k in range(31 if v.dtype == jnp.float64 else 13, 1, -2):
         series = series * v**2 + 1 / k
@@ -120,12 +120,12 @@ def divergence_term(x: Array, y: Array) -> Array:
     return jnp.where(jnp.abs(v) < 0.3, near, far)
 
 
-# Measures over the last axis or axes, jitted so that an eager call too is one pass over the data.
+# Measures over the last axis or axes; jitted, so that an eager call is one pass over the data.
 
 
 @jax.jit
 def entropy(p: Array) -> Array:
-    return 0 - x_log_x(p).sum(-1)  # minus would make -0.0 of a certain outcome's 0
+    return 0 - x_log_x(p).sum(-1)  # -x would be -0.0 for a certain outcome
 
 
 @jax.jit
@@ -139,8 +139,8 @@ def sum_tolerance(dtype: DTypeLike, number: int, *, logarithms: bool = False) ->
         max((64 + K / 8) eps_c, (5 / 4) eps) + K eps tiny / 2
 
     for K numbers kept in `dtype`, of rounding unit eps and smallest normal number tiny, computed in
-    float32 or better, of unit eps_c. Where this number is what separates a pmf from anything else,
-    the whole package takes it from here.
+    float32 or better, of unit eps_c. The whole package uses this number to tell a pmf from anything
+    else.
 
     - 64 eps_c: exp(a_k - log sum exp a) is off by eps_c |log sum exp a| / 2 and a few units more,
       the same for all k. Measured for logits around 100: 36 units. A softmax needs fewer than 9.
@@ -173,11 +173,11 @@ def sum_tolerance(dtype: DTypeLike, number: int, *, logarithms: bool = False) ->
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def sum_difference(p: Array, q: Array, rounding: float) -> Array:
-    """sum_k (p_k - q_k), 0 where rounding explains it; its derivatives stay 1 and -1.
+    """Compute sum_k (p_k - q_k), or 0 if rounding explains it; its derivatives are 1 and -1.
 
     `rounding` is relative to sum_k (p_k + q_k).
     """
-    # XLA would keep in memory a p - q or p + q that `divergence_term` is made of too.
+    # XLA would store p - q or p + q, since `divergence_term` uses them too.
     difference, total = -(q - p).sum(-1), p.sum(-1) + q.sum(-1)
     rounded = jnp.abs(difference) <= rounding * total
     return jnp.where(rounded, jnp.zeros_like(difference), difference)
@@ -192,7 +192,7 @@ def _(rounding, primals, tangents):
 @partial(jax.jit, static_argnums=2)
 def kl_divergence(p: Array, q: Array, rounding: float) -> Array:
     result = divergence_term(p, q).sum(-1)
-    if rounding == math.inf:  # no difference of the sums counts
+    if rounding == math.inf:  # any difference of the sums is ignored
         return result
     return result + sum_difference(p, q, rounding)
 
@@ -211,7 +211,7 @@ def js_divergence(p: Array, q: Array, weight: Array) -> Array:
     weight = jnp.broadcast_to(weight, p.shape)
     middle = _mixture(p, q, weight)
     terms = [
-        # Where m underflows its part of p or q does too; a part without weight is left out.
+        # Where m underflows, so does each part of it; a part of weight 0 is left out.
         multiply_no_nan(jnp.where(middle == 0, jnp.zeros_like(v), divergence_term(v, middle)), w)
         for v, w in ((p, weight), (q, 1 - weight))
     ]
@@ -226,10 +226,10 @@ def _(primals, tangents):
     both_zero = (p == 0) & (q == 0)
     dots = []
     for v, w, t in ((p, each_weight, tangents[0]), (q, 1 - each_weight, tangents[1])):
-        # At p = q = 0 a step in one of them alone is 1 / w times the mixture's.
+        # At p = q = 0 a step in p alone is 1 / w times the step of the mixture.
         derivative = log_ratio(v, middle, 0.0) - log(jnp.where(both_zero, w, jnp.ones_like(w)))
         dots.append(multiply_no_nan(multiply_no_nan(derivative, w), t))
-    # The sums of p and q are no part of the derivative in w, but their derivatives are of its own.
+    # The sums of p and q do not contribute to the derivative in w, but to its derivatives.
     weight_derivative = kl_divergence(p, middle, math.inf) - kl_divergence(q, middle, math.inf)
     weight_derivative -= sum_difference(p, q, math.inf)
     weight_dot = jnp.broadcast_to(tangents[2], weight_derivative.shape)
@@ -239,7 +239,7 @@ def _(primals, tangents):
 
 @jax.custom_jvp
 def _mixture(p: Array, q: Array, weight: Array) -> Array:
-    """w p + (1 - w) q, and p itself where q is the same."""
+    """Compute w p + (1 - w) q, exactly p where q equals p."""
     mean = weight * p + (1 - weight) * q
     return jnp.clip(mean, jnp.minimum(p, q), jnp.maximum(p, q))
 
@@ -254,7 +254,7 @@ _mixture.defjvps(
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 @partial(jax.jit, static_argnums=1)
 def mutual_information(joint: Array, rounding: float) -> Array:
-    """E_x KL(p(y | x) || p(y)): unlike p(x) p(y), p(y | x) does not underflow."""
+    """Compute E_x KL(p(y | x) || p(y)); p(y | x) does not underflow as p(x) p(y) may."""
     x, y = joint.sum(-1, keepdims=True), joint.sum(-2, keepdims=True)
     y_given_x = joint / jnp.where(x == 0, jnp.ones_like(x), x)
     pair = sharded_alike(y_given_x, jnp.broadcast_to(y, joint.shape))
@@ -267,7 +267,7 @@ def _(rounding, primals, tangents):
     (joint,) = primals
     x, y = (jnp.broadcast_to(joint.sum(axis, keepdims=True), joint.shape) for axis in (-1, -2))
     joint, x, y = sharded_alike(joint, x, y)
-    # Where a marginal is 0, a step in p(x, y) moves it along and their ratio stays 1.
+    # Where a marginal is 0, it moves with p(x, y), so that their ratio stays 1.
     y_is_0 = y == 0
     ratio = log_ratio(joint, x, 0.0) - log(jnp.where(y_is_0, jnp.ones_like(y), y))
     derivative = jnp.where(y_is_0, -log(x), ratio)
@@ -291,6 +291,6 @@ def _(primals, tangents):
     (joint,) = primals
     x = jnp.broadcast_to(joint.sum(-1, keepdims=True), joint.shape)
     joint, x = sharded_alike(joint, x)
-    # At p(x) = 0 a step in p(x, y) moves p(x) along and their ratio stays 1.
+    # At p(x) = 0, p(x) moves with p(x, y), so that their ratio stays 1.
     derivative = -log_ratio(joint, x, 0.0)
     return conditional_entropy(joint), multiply_no_nan(derivative, tangents[0]).sum((-2, -1))

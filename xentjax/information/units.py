@@ -43,10 +43,10 @@ def nats_per_unit(base: Base) -> float:
 
 
 def in_units(nats: Float[Array, "*s"], base: Base) -> Float[Array, "*s"]:
-    """Return an amount of information, given in nats, in the unit of `base`."""
+    """Convert an amount of information from nats to the unit of `base`."""
     return in_units_of(nats, nats_per_unit(base))
 
 
 def in_units_of(nats: Float[Array, "*s"], unit: float) -> Float[Array, "*s"]:
-    """Return an amount of information in a unit of so many nats, for a base that is parsed."""
+    """Convert an amount of information from nats to a unit of `unit` nats."""
     return nats if unit == 1 else nats / unit
