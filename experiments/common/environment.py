@@ -1,5 +1,6 @@
 """The circumstances on which the numbers of a run depend besides its configuration."""
 
+import functools
 import os
 import platform
 import shlex
@@ -63,6 +64,18 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+@functools.cache
+def processor_flags() -> frozenset[str]:
+    """Return the names of the processor's instruction sets, as Linux lists them; else none."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            name, _, values = line.partition(":")
+            if name.strip() == "flags":
+                return frozenset(values.split())
+    return frozenset()
 
 
 def cores() -> int:

@@ -34,6 +34,7 @@ class Airbench(nn.Module):
         whiten_components: half the number of filters.
         identity_init: start each convolution as a copy of its input.
         train_whitening: let the gradient reach the bias of the whitening.
+        factor_dtype: see `conv3x3`.
     """
 
     widths: tuple[int, ...]
@@ -45,6 +46,7 @@ class Airbench(nn.Module):
     whiten_components: int = 12
     identity_init: bool = True
     train_whitening: bool = False
+    factor_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
@@ -88,7 +90,7 @@ class Airbench(nn.Module):
     def _convolve(self, name: str, x: Array, width: int, *, even: bool = False) -> Array:
         init = identity_kernel if self.identity_init else uniform_by_fan_in
         kernel = self.param(name, init, (3, 3, x.shape[-1], width))
-        return conv3x3(x, kernel.astype(self.dtype), even=even)
+        return conv3x3(x, kernel.astype(self.dtype), even=even, factor_dtype=self.factor_dtype)
 
 
 @jax.checkpoint

@@ -57,7 +57,13 @@ class TrainingPrograms:
         self._mesh = mesh
         # one network whose whitening is trained, and one whose is not
         self._networks = {
-            trained: build_network(config, num_classes, backend.dtype, train_whitening=trained)
+            trained: build_network(
+                config,
+                num_classes,
+                backend.dtype,
+                factor_dtype=backend.factor_dtype,
+                train_whitening=trained,
+            )
             for trained in (False, True)
         }
         network = self._networks[False]

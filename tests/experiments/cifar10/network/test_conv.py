@@ -1,5 +1,7 @@
 """The 3x3 convolution and its gradients against sums in float64, in both of its forms."""
 
+import re
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +14,7 @@ from experiments.cifar10.network.conv import FILTERINGS, conv3x3
 
 FEW, MANY = 3, 32  # channels of the plain form, and of the filtered one
 TOLERANCE = 1e-5  # of the largest element
+OF_ROUNDED_FACTORS = 0.025
 
 
 def reference(
@@ -30,9 +33,9 @@ def reference(
     return result, dx[:, 1:-1, 1:-1], dkernel
 
 
-def assert_near(actual: Any, expected: np.ndarray) -> None:
+def assert_near(actual: Any, expected: np.ndarray, tolerance: float = TOLERANCE) -> None:
     largest = np.abs(expected).max()
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE * largest)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * largest)
 
 
 @pytest.mark.parametrize("filtering", FILTERINGS, ids=lambda each: f"F({each.side}, 3)")
@@ -74,6 +77,26 @@ def test_convolution_and_gradients_are_the_sums(
     for actual, wanted in zip(all_three(x, kernel, gradient), expected, strict=True):
         assert actual.shape == wanted.shape
         assert_near(actual, wanted)
+
+
+@pytest.mark.parametrize(("images", "side", "channels"), [(2, 24, (24, 64)), (4, 6, (64, 64))])
+def test_factors_are_rounded_and_sums_are_not(images, side, channels):
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(images, side, side, channels[0])).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, *channels)).astype(np.float32)
+    gradient = rng.normal(size=(images, side, side, channels[1])).astype(np.float32)
+
+    def all_three(x: jax.Array, kernel: jax.Array) -> Any:
+        result, transpose = jax.vjp(partial(conv3x3, factor_dtype=jnp.bfloat16), x, kernel)
+        return result, *transpose(jnp.asarray(gradient))
+
+    results = all_three(jnp.asarray(x), jnp.asarray(kernel))
+    for actual, wanted in zip(results, reference(x, kernel, gradient), strict=True):
+        assert actual.dtype == jnp.float32
+        assert_near(actual, wanted, OF_ROUNDED_FACTORS)
+        assert np.abs(actual - wanted).max() > 1e-3 * np.abs(wanted).max()  # rounded indeed
+    text = str(jax.make_jaxpr(all_three)(x, kernel))
+    assert set(re.findall(r":(\w+)\[[\d,]*\] = dot_general", text)) == {"f32"}
 
 
 @pytest.mark.parametrize(
