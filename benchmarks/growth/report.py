@@ -95,15 +95,15 @@ class Growth:
         return Table("Growth with rows N and classes K", header, tuple(rows), LEGEND)
 
     def sheets(self) -> list[Sheet]:
-        """The table as text."""
+        """Return the table as text."""
         return [self.table().sheet()]
 
     def lines(self) -> list[str]:
-        """Lines of text about the machine."""
+        """Return lines of text about the machine."""
         return self.machine.describe()
 
     def as_json(self) -> dict[str, Any]:
-        """The table and all samples."""
+        """Return the table and all samples."""
         return {
             "name": self.name,
             **self.extent._asdict(),

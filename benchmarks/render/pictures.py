@@ -144,7 +144,7 @@ def roofline() -> Figure:
 
 
 def _intensity_of_loss(cell: Cell) -> tuple[float, float]:
-    """Return operations and bytes: 4 operations (max, subtract, exp, add) per logit and pass."""
+    """Return operations (compare, subtract, exponential, add per logit and pass), and bytes."""
     passes = 1 if cell.mode == "forward" else 2
     moved = 1e9 * cell.work
     logits = moved / 4 / (1 if cell.mode == "forward" else 3)

@@ -49,7 +49,7 @@ def keep(path: Path) -> str:
 
 
 def provenance(*names: str) -> str:
-    """Write a sentence with the commands, dates and machines of runs."""
+    """Write a sentence with the commands, dates, revision and machine of runs."""
     every = [stored.load(name) for name in names]
     commands = ", ".join(dict.fromkeys(f"`{run['command']}`" for run in every))
     dates = ", ".join(dict.fromkeys(run["started"][:10] for run in every))

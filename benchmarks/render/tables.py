@@ -41,7 +41,7 @@ def provenance(name: str) -> str:
 
 
 def speed(name: str, *, without: Iterable[str] = ()) -> str:
-    """Make the table of times; shorter ones than ours are bold."""
+    """Make the table of times; times shorter than ours are bold."""
     result = stored.result(name)
     sheet = _without(report.speed(result), {"best", *without})
     rows = [[_bold(words(text)) for text in row] for row in sheet.rows]
