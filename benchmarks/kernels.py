@@ -250,7 +250,7 @@ def _working(thunks: Mapping[str, timing.Thunk], session: Session) -> dict[str, 
 
 
 def defaults(cells: list[Cell]) -> Table:
-    """Make a table of where the kernel beats XLA beyond the noise, so may become the default."""
+    """Make a table of whether the kernel beats XLA beyond the noise, and so may be the default."""
     rows = []
     for cell in cells:
         if XLA not in cell.seconds:

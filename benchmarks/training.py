@@ -139,7 +139,7 @@ def rates(measured: Iterable[tuple[cases.TrainingCase, Cell]]) -> Table:
 
 
 def run(session: Session) -> Result:
-    """Measure the kinds of steps of which the presets for CPU consist."""
+    """Measure the kinds of steps in the presets for CPU."""
     prepare_cpu()  # before `machine.measure`, which starts jax
     limits = machine.measure(quick=session.quick)
     # torch takes a minute to compile each case.

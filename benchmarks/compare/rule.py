@@ -82,8 +82,8 @@ def _word(log_change: float, p: float, least: float, generations: int) -> str:
 def _contrasts(log_times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return two medians over rounds, [cases, generations, sides].
 
-    The first is of each side minus the mean of the two others, the second of the difference of
-    these two.
+    The first is the median of a side minus the mean of the two others, the second is the median of
+    the difference of these two.
     """
     others = [(1, 2), (0, 2), (0, 1)]
     contrast = [

@@ -1,6 +1,6 @@
 """First calls of the statistics on few numbers, each in a new process, and warm calls.
 
-In interactive statistics most calls are first calls, and the user waits for what they compile. So
+In interactive statistics most calls are first calls, and the user waits for their compilation. So
 every function is called in a new process, without a cache on disk, and then again.
 """
 

@@ -31,7 +31,7 @@ class Extent(NamedTuple):
 
     @property
     def mark(self) -> str:
-        """Prefix of titles: "QUICK: ", "INTERRUPTED: ", "3 of 12 cases: ", several, or ""."""
+        """Prefix of titles: "QUICK: ", "INTERRUPTED: ", "3 of 12 cases: ", several or nothing."""
         marks = [
             *(["QUICK"] if self.quick else []),
             *(["INTERRUPTED"] if self.interrupted else []),

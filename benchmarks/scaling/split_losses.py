@@ -1,7 +1,7 @@
 """Losses split over virtual CPU devices: the programs, their collectives and their time.
 
-The number of devices is fixed when jax starts, so each number needs a new process: `python -m
-benchmarks.scaling.split_losses` reads a `Request` and prints a `Finding`, both JSON.
+The number of devices is fixed when jax starts, so each number needs a new process:
+`python -m benchmarks.scaling.split_losses` reads a `Request` and prints a `Finding`, both JSON.
 """
 
 import json

@@ -30,7 +30,7 @@ def information_sums(p: Array, features: Array, weights: Array | None) -> Array:
     """
     xp, k = namespace(p), len(p)
     own = np.arange(k - 1)
-    # 1 - p would cancel where p is near 1, and the matrix might no longer be positive.
+    # 1 - p would cancel where p is near 1, and the matrix could become indefinite.
     variance = (p * ((1 - xp.eye(k, dtype=p.dtype)) @ p))[1:]
     pairs = -_products(p[1:])
     places = _places(k - 1)[own, own]
