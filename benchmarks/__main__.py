@@ -31,9 +31,9 @@ from experiments.common.run_folder import RunError
 ROUNDS, QUICK_ROUNDS = 15, 3
 QUICK_SECONDS = 0.5
 MINUTES = 14.0
-"""Latest begin of a case where no benchmark is named; the last one takes less than a minute."""
+"""Latest start of a case if no benchmark is named; the last case takes less than a minute."""
 BRIEF = 3
-"""Divisor of the seconds of a case then."""
+"""Divisor of the seconds of a case if no benchmark is named."""
 
 
 class Benchmark(NamedTuple):
@@ -42,9 +42,9 @@ class Benchmark(NamedTuple):
     Attributes:
         summary: what it measures.
         seconds: the time for the rounds of a case.
-        rounds: the most rounds.
-        anywhere: whether it runs on every machine in little time, and so when none is named.
-        minutes: no case begins later; a case may take one more.
+        rounds: the largest number of rounds.
+        anywhere: whether it runs on every machine in little time; if so, it runs if none is named.
+        minutes: the latest start of a case, which may take one more minute.
     """
 
     summary: str
@@ -142,7 +142,7 @@ def main(args: Sequence[str] | None = None) -> None:
     with one_line_errors():
         if args[:1] == ["compare"]:
             compare.main(args[1:], _again)
-        elif args[:1] == ["render"]:  # whose packages a measurement need not wait for
+        elif args[:1] == ["render"]:  # imports packages that measurements do not need
             importlib.import_module("benchmarks.render.command").main(args[1:])
         else:
             _main(args)
@@ -173,7 +173,7 @@ def _main(args: Sequence[str]) -> None:
         session = _session(BENCHMARKS[name], command, choice, console)
         try:
             finished += _run(name, command, session)
-        except NotImplementedError as error:  # by a kernel, on the wrong machine
+        except NotImplementedError as error:  # a kernel on the wrong machine
             raise UserError(str(error)) from None
     if not finished:
         got = f"--filter {command.filter}" if command.filter else f"--minutes {minutes:g}"
@@ -181,7 +181,7 @@ def _main(args: Sequence[str]) -> None:
 
 
 def _check(command: Command) -> None:
-    """Refuse options that cannot be followed, before minutes of work."""
+    """Reject invalid options before minutes of work."""
     for name in command.names:
         if name not in BENCHMARKS:
             raise UserError(f"NAME: expected one of {', '.join(BENCHMARKS)}, got {name!r}")
@@ -197,13 +197,13 @@ def _check(command: Command) -> None:
     if any(size < 1 for shape in command.shapes for size in shape):
         raise UserError(f"--shapes: expected sizes >= 1, got {command.shapes}")
     try:
-        command.output.mkdir(parents=True, exist_ok=True)  # now, rather than after minutes of work
+        command.output.mkdir(parents=True, exist_ok=True)  # fails now, not after minutes of work
     except OSError as error:
         raise UserError(f"--output: expected a folder that can be created, got {error}") from None
 
 
 def _session(each: Benchmark, command: Command, choice: Choice, console: Console) -> Session:
-    """Make the session of a benchmark, as long as the command's options say."""
+    """Make the session of a benchmark, with rounds and seconds that follow from the options."""
     rounds, seconds = each.rounds, each.seconds
     if choice.brief:
         seconds /= BRIEF
@@ -235,7 +235,7 @@ def _measure(name: str, command: Command, session: Session) -> Any:
 
 
 def _run(name: str, command: Command, session: Session) -> int:
-    """Measure, save and print, after Ctrl-C what was finished; return how many cases."""
+    """Measure, save and print (after Ctrl-C, the finished cases); return the number of cases."""
     began = fingerprint()
     with session:
         result = _measure(name, command, session)
@@ -248,7 +248,7 @@ def _run(name: str, command: Command, session: Session) -> int:
         try:
             more = {"fingerprint": {**began, "load_at_end": load()}}
             end = f"JSON and PNG: {output.save(result, command.output, **more)}"
-        except (OSError, RunError) as error:  # the tables are still worth printing
+        except (OSError, RunError) as error:  # the tables are printed anyway
             code = EXIT_USER_ERROR
             end = f"error: --output: expected a folder that can be written, got {error}"
     say(session.console, end)

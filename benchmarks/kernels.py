@@ -1,7 +1,7 @@
-"""An accelerator's kernels: losses of logits in memory, of a linear layer, functions of a head.
+"""Kernels on an accelerator: losses of logits in memory or a linear layer, functions of a head.
 
-Ours is the kernel that `implementation=` names on this backend. All implementations get the same
-logits, or the same features and kernel, and are interleaved in one process.
+Our implementation is the kernel that `implementation=` names on this backend. All implementations
+get the same logits, or the same features and kernel, and are interleaved in one process.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -29,7 +29,7 @@ from benchmarks.losses import implementations as losses
 from xentjax import softmax_cross_entropy_with_integer_labels
 
 KERNELS = {"gpu": "mosaic_gpu", "tpu": "mosaic_tpu"}
-"""Implementation that is measured, by backend."""
+"""Kernel to measure on each backend."""
 OURS, XLA, OPTAX = "kernel", "xla", "optax"
 TORCH_COMPILED, LIGER, CCE, QUACK = "torch compiled", "liger", "cut-cross-entropy", "quack"
 BASELINES = (XLA, OPTAX, TORCH, TORCH_COMPILED, LIGER, QUACK)
@@ -52,21 +52,21 @@ LEGEND_OF_LAYERS = (
 
 
 class Parts(NamedTuple):
-    """Cells that were measured: losses of logits, of linear layers, and functions of a head."""
+    """Measured cells: losses of logits, losses of linear layers, and functions of a head."""
 
     logits: list[Cell]
     layers: list[Cell]
     heads: list[Cell]
 
     def tables(self) -> tuple[Table, ...]:
-        """A table of the layers, one of the heads, and one that says which default was faster."""
+        """Make tables of the layers, of the heads, and of which default was faster."""
         named = {"Linear layers": self.layers, "Functions of a head": self.heads}
         tables = [table_of_layers(cells, title) for title, cells in named.items() if cells]
         return (*tables, defaults([*self.logits, *self.layers, *self.heads]))
 
 
 def kernel_of_backend() -> str:
-    """Return the implementation that is measured here.
+    """Return the kernel of this backend.
 
     Raises:
         NotImplementedError: this backend has no kernel.
@@ -93,7 +93,7 @@ def run(session: Session) -> Result:
 def report(
     name: str, parts: Parts, limits: machine.Machine, session: Session, *first: Table
 ) -> Result:
-    """Make the report of the parts, with more tables before theirs."""
+    """Make the report of the parts; `first` are tables that precede theirs."""
     missing = [
         how_to_install(package)
         for rival, package in PACKAGES.items()
@@ -163,7 +163,7 @@ class HeadMode(NamedTuple):
         return self.operation.mode
 
     def measure(self, session: Session) -> Cell:
-        """Compile and time it by the kernel, by XLA and by the baselines."""
+        """Compile and time the function by the kernel, by XLA and by the baselines."""
         return heads_benchmark.measure(self.operation, self.case, {}, session, ours=OURS)
 
 
@@ -188,7 +188,7 @@ def measure(case: cases.LossCase, kernel: str, torch: ModuleType | None, session
         thunks |= _working(_torch_thunks(torch, case, x, y), session)
     copy = timing.compile_ahead_of_time(lambda x: x + 1, x)
     seconds = session.interleave(thunks | {"copy": partial(copy.call, x)}, ours=OURS)
-    passes = 1 if case.mode == "forward" else 3  # of the logits; a copy makes two
+    passes = 1 if case.mode == "forward" else 3  # over the logits; a copy makes two
     return Cell(
         case=case.name,
         mode=case.mode,
@@ -229,7 +229,7 @@ def measure_layer(
 
 
 def _layer(case: cases.LinearCase) -> linear.Problem:
-    """Make features, kernel and labels on the device: from the host they would take seconds."""
+    """Make features, kernel and labels on the device, since copies from the host take seconds."""
     n, d, k = case.shape
     keys = jax.random.split(jax.random.key(0), 3)
     return linear.Problem(
@@ -250,7 +250,7 @@ def _working(thunks: Mapping[str, timing.Thunk], session: Session) -> dict[str, 
 
 
 def defaults(cells: list[Cell]) -> Table:
-    """Say where the kernel was faster than XLA beyond the noise, and so may become the default."""
+    """Make a table of whether the kernel beats XLA beyond the noise, and so may be the default."""
     rows = []
     for cell in cells:
         if XLA not in cell.seconds:
@@ -336,7 +336,7 @@ def _torch_thunks(
     if (quack := load_if_installed("quack.cross_entropy")) is not None:
         functions[QUACK] = lambda x, y: quack.cross_entropy(x, y).mean()
     return {
-        # Liger overwrites the logits with the gradient, so each function has its own copy.
+        # Liger overwrites the logits with the gradient, so each function gets its own copy.
         name: partial(_torch_call, torch, function, tensor(logits), y)
         for name, function in functions.items()
     }
@@ -345,7 +345,7 @@ def _torch_thunks(
 def _torch_tensor(
     torch: ModuleType, case: cases.LossCase | cases.LinearCase, array: jax.Array
 ) -> Any:
-    """Copy an array within the GPU, with gradients if the mode of the case has them."""
+    """Copy an array within the GPU; it requires gradients if the mode of the case has them."""
     tensor = torch.from_dlpack(array).clone()
     return tensor.requires_grad_(case.mode == "value_and_grad")
 
@@ -375,7 +375,7 @@ def _torch_layer_thunks(
 
 
 def _torch_call(torch: ModuleType, function: Callable[..., Any], *arrays: Any) -> Any:
-    """Compute the loss and the gradients of what requires them, and wait for the GPU."""
+    """Compute the loss and the gradients in all arrays that require them, and wait for the GPU."""
     loss = function(*arrays)
     wanted = [array for array in arrays if array.requires_grad]
     gradients = torch.autograd.grad(loss, wanted) if wanted else ()

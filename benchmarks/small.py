@@ -1,7 +1,7 @@
-"""Small calls: what a loss costs beside its arithmetic, under jit and eager, and an import.
+"""Small calls: overhead of a loss under jit and eager, and of an import.
 
-With 8 rows of 10 classes the arithmetic is nothing beside Python, checks of
-arguments and dispatch.
+With 8 rows of 10 classes, arithmetic takes almost no time compared with Python, checks of arguments
+and dispatch.
 """
 
 import subprocess
@@ -54,7 +54,7 @@ def measure(case: cases.LossCase, session: Session) -> Cell:
 
 
 def imports(session: Session) -> Table:
-    """Seconds of importing a package where jax is imported already, in processes of their own."""
+    """Time imports of packages in new processes that have already imported jax."""
     rows = []
     thunks = {package: partial(_import, package) for package in PACKAGES}
     found: dict[str, list[float]] = {package: [] for package in PACKAGES}

@@ -1,4 +1,4 @@
-"""A training step of the CIFAR-10 networks: images per second beside PyTorch's."""
+"""A training step of the CIFAR-10 networks: images per second, compared with PyTorch."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -40,11 +40,11 @@ LEGEND_OF_RATES = (
 
 
 def step_flops(config: Config, side: int, *, train_whitening: bool) -> float:
-    """Number of operations of the matrix products and plain convolutions of a step.
+    """Count the operations of the matrix products and plain convolutions of a step.
 
-    A layer takes 2 N H W K^2 C D for its output and as many for each gradient, in its kernel and in
-    its input. The first kernel is not trained, and the second layer needs no gradient in its input
-    unless the whitening's bias is trained.
+    A layer takes 2 N H W K^2 C D for its output and the same number for each gradient, in its
+    kernel and in its input. The first kernel is not trained, and the second layer needs no gradient
+    in its input unless the whitening's bias is trained.
     """
     side, channels = side - 1, 2 * config.whiten_components
     flops = 2 * side**2 * 2**2 * 3 * channels
@@ -77,7 +77,7 @@ def measure(
 def _torch_step(
     torch: ModuleType, config: Config, case: cases.TrainingCase, name: str
 ) -> timing.Thunk:
-    """Make a step of torch and take the first one, which compiles where that is asked for."""
+    """Make a step of torch and take the first one, which compiles if this is asked for."""
     step = torch_step(
         torch,
         config,
@@ -90,7 +90,7 @@ def _torch_step(
 
 
 def accuracies(preset: PresetName, seeds: Sequence[int], session: Session) -> Table:
-    """Train a preset with each seed until the session's time is over; no row without CIFAR-10."""
+    """Train a preset with each seed until the session's time is over; no rows without CIFAR-10."""
     rows = []
     if find_cifar10() is None:
         session.notes.append(
@@ -125,7 +125,7 @@ def _train(
 
 
 def rates(measured: Iterable[tuple[cases.TrainingCase, Cell]]) -> Table:
-    """Make a table of images and operations a second."""
+    """Make a table of images and operations per second."""
     rows = []
     for case, cell in measured:
         config = replace(PRESETS[case.preset], batch_size=case.batch_size)
@@ -139,10 +139,10 @@ def rates(measured: Iterable[tuple[cases.TrainingCase, Cell]]) -> Table:
 
 
 def run(session: Session) -> Result:
-    """Measure the kinds of steps that the presets for CPU consist of."""
-    prepare_cpu()  # before the measurement of the limits, which uses jax
+    """Measure the kinds of steps in the presets for CPU."""
+    prepare_cpu()  # before `machine.measure`, which starts jax
     limits = machine.measure(quick=session.quick)
-    # torch compiles each case for a minute
+    # torch takes a minute to compile each case.
     baselines = (TORCH,) if session.quick or session.choice.brief else BASELINES
     rivals = tuple(filter(session.choice.has_rival, baselines))
     torch = load_torch() if rivals else None

@@ -1,3 +1,3 @@
-"""Statistics of a die beside NumPy, SciPy, statsmodels and torch."""
+"""Statistics of a die, compared with NumPy, SciPy, statsmodels and torch."""
 
 from benchmarks.categorical.benchmark import run as run

@@ -1,4 +1,4 @@
-"""The die: counts, entropies, intervals and tests beside NumPy, SciPy, statsmodels and torch."""
+"""The die: counts, entropies, intervals and tests by xentjax, NumPy, SciPy and others."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -32,11 +32,11 @@ COUNT_LIMITS = {"10,000,000": (EAGER, 1.1), "50,000": (OURS, 1.5)}
 
 
 def targets(timed: Timed) -> list[Target]:
-    """The targets of this case."""
+    """Return the targets of this case."""
     found = []
     if timed.case in COUNT_LIMITS:
         name, limit = COUNT_LIMITS[timed.case]
-        # The ratio to the faster of the two is the larger.
+        # The larger ratio is the ratio to the faster of the two.
         slower = max(
             timing.ratio(timed.seconds[name], timed.seconds[other]) for other in (BINCOUNT, JNP)
         )
@@ -49,12 +49,12 @@ def targets(timed: Timed) -> list[Target]:
 
 
 class Case(NamedTuple):
-    """A group of thunks that are timed together, and its names in the table.
+    """A group of thunks that are timed together, with its names in the table.
 
     Attributes:
         case: the size of the problem.
         mode: the function that is computed.
-        thunks: makes the thunks.
+        thunks: function that makes the thunks.
         once: the implementations that are too slow to repeat.
     """
 
@@ -65,7 +65,7 @@ class Case(NamedTuple):
 
 
 def plan(size: cases.CategoricalCases, torch: ModuleType | None) -> dict[str, list[Case]]:
-    """All cases, by the title of their table."""
+    """Return all cases by the title of their table."""
     of_pmfs = {"entropy": entropy_thunks, "KL": kl_thunks}
     of_dice = {
         "G-test": g_test_thunks,
@@ -103,7 +103,7 @@ def plan(size: cases.CategoricalCases, torch: ModuleType | None) -> dict[str, li
 
 
 def measure(case: Case, session: Session) -> Timed:
-    """Time all thunks of a case, interleaved except those that run once."""
+    """Time all thunks of a case, interleaved except for those that run once."""
     thunks = {
         name: thunk
         for name, thunk in case.thunks().items()
@@ -120,7 +120,7 @@ def measure(case: Case, session: Session) -> Timed:
 def report_of(
     groups: Mapping[str, tuple[Timed, ...]], limits: Machine, extent: Extent = WHOLE
 ) -> Categorical:
-    """Make the report, with a table of targets and the names of what is not installed."""
+    """Make the report, with a table of targets and the names of missing packages."""
     everything = [timed for group in groups.values() for timed in group]
     seen = {name for timed in everything for name in timed.seconds}
     wanted = Choice(rivals=extent.rivals)

@@ -37,12 +37,12 @@ STATSMODELS = "statsmodels"
 
 
 def jitted(function: Callable[..., Any], *args: Any) -> timing.Thunk:
-    """A call of the compiled function on these arguments."""
+    """Make a call of the compiled function on these arguments."""
     return partial(timing.compile_ahead_of_time(function, *args).call, *args)
 
 
 def count_thunks(case: cases.CountCase, torch: ModuleType | None) -> Thunks:
-    """Counts of uniform samples."""
+    """Make calls that count uniform samples."""
     n, k = case
     samples = np.random.default_rng(0).integers(k, size=n)
     x = jnp.asarray(samples, jnp.int32)
@@ -67,7 +67,7 @@ def pmfs(rows: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def entropy_thunks(shape: tuple[int, int], torch: ModuleType | None) -> Thunks:
-    """Entropy of every row, in nats."""
+    """Make calls that compute the entropy of every row, in nats."""
     p, _ = pmfs(*shape)
     thunks = {
         OURS: jitted(entropy, jnp.asarray(p)),
@@ -81,7 +81,7 @@ def entropy_thunks(shape: tuple[int, int], torch: ModuleType | None) -> Thunks:
 
 
 def kl_thunks(shape: tuple[int, int], torch: ModuleType | None) -> Thunks:
-    """KL divergence of every row, in nats."""
+    """Make calls that compute the KL divergence of every row, in nats."""
     p, q = pmfs(*shape)
     thunks = {
         OURS: jitted(kl_divergence, jnp.asarray(p), jnp.asarray(q)),
@@ -97,14 +97,14 @@ def kl_thunks(shape: tuple[int, int], torch: ModuleType | None) -> Thunks:
 
 
 def roll(rows: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Counts of 20 K rolls of a die in each row, and the pmf of the die."""
+    """Return counts of 20 K rolls of a die in each row, and the pmf of the die."""
     rng = np.random.default_rng(0)
     q = rng.dirichlet(np.full(classes, 10.0))
     return rng.multinomial(20 * classes, q, size=rows), q
 
 
 def interval_thunks(classes: int, method: Any) -> Thunks:
-    """Simultaneous intervals of one die; statsmodels only where it is installed."""
+    """Make calls for simultaneous intervals of one die; by statsmodels only if installed."""
     (c,), _ = roll(1, classes)
     x = jnp.asarray(c, jnp.int32)
     thunks = {
@@ -119,7 +119,7 @@ def interval_thunks(classes: int, method: Any) -> Thunks:
 
 
 def g_test_thunks(shape: tuple[int, int]) -> Thunks:
-    """Statistic and p-value of every row."""
+    """Make calls that compute statistic and p-value of every row."""
     c, q = roll(*shape)
     expected = c.sum(-1, keepdims=True) * q
     x, y = jnp.asarray(c, jnp.int32), jnp.asarray(q, jnp.float32)
@@ -131,7 +131,7 @@ def g_test_thunks(shape: tuple[int, int]) -> Thunks:
 
 
 def likelihood_thunks(shape: tuple[int, int], torch: ModuleType | None) -> Thunks:
-    """Multinomial log-likelihood of every row."""
+    """Make calls that compute the multinomial log-likelihood of every row."""
     c, q = roll(*shape)
     n = int(c[0].sum())
     x, y = jnp.asarray(c, jnp.int32), jnp.asarray(q, jnp.float32)
@@ -147,7 +147,7 @@ def likelihood_thunks(shape: tuple[int, int], torch: ModuleType | None) -> Thunk
 
 
 def estimate_thunks(shape: tuple[int, int], method: Any) -> Thunks:
-    """Entropy of the die from its counts; SciPy has the plug-in estimate only."""
+    """Make calls that estimate entropy from counts; SciPy has only the plug-in estimate."""
     c, _ = roll(*shape)
     x = jnp.asarray(c, jnp.int32)
     if method == "nsb":

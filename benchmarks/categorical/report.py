@@ -1,4 +1,4 @@
-"""The report of `categorical`: times by group of cases, targets, a plot with a panel a group."""
+"""The report of `categorical`: times by group of cases, targets, a plot with a panel per group."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -30,7 +30,7 @@ from benchmarks.harness.machine import Machine
 from benchmarks.harness.tables import WHOLE, Extent, Sheet, Table
 from experiments.common import plots
 
-# One style for each in all panels.
+# Each implementation has the same style in all panels.
 BASELINES: list[str] = [EAGER, HOST, BINCOUNT, JNP, TORCH, SCIPY, REL_ENTR, STATSMODELS, NUMPY]
 BASELINE_STYLES = dict(zip(BASELINES, STYLES, strict=True))
 NOTES = (
@@ -46,9 +46,9 @@ NOTES = (
 
 
 class Timed(NamedTuple):
-    """Seconds per call by implementation: one sample a round, or a single one.
+    """Seconds per call by implementation: one sample per round, or a single one.
 
-    `again` are those of ours under a second name.
+    `again` are the seconds of our implementation under a second name.
     """
 
     case: str
@@ -57,14 +57,14 @@ class Timed(NamedTuple):
     again: list[float] | None = None
 
     def multiple(self, name: str) -> float:
-        """Time of an implementation over ours."""
+        """Return the time of an implementation over ours."""
         mine, other = self.seconds[OURS], self.seconds[name]
         if len(mine) == len(other):
             return timing.ratio(other, mine)
         return timing.quartiles(other).median / timing.quartiles(mine).median
 
     def interval(self, name: str) -> str:
-        """Interval of that multiple; in the row of ours that of the noise."""
+        """Format the interval of the multiple; for ours, the interval of the noise."""
         mine, other = self.seconds[OURS], self.seconds[name]
         if self.again is None or len(mine) != len(other):
             return "-"
@@ -82,7 +82,7 @@ class Timed(NamedTuple):
 
 @dataclass(frozen=True)
 class Categorical:
-    """All measured times by the title of their table; targets only after a whole run."""
+    """All measured times by the title of their table; targets only after a complete run."""
 
     groups: Mapping[str, tuple[Timed, ...]]
     targets: Table | None
@@ -92,7 +92,7 @@ class Categorical:
     name: str = "categorical"
 
     def tables(self) -> list[Table]:
-        """A table for each group, then the targets."""
+        """Return a table for each group, then the targets."""
         header = ("case", "implementation", "ms", "spread", f"time / {OURS}", "interval")
         groups = [
             Table(title, header, tuple(row for timed in group for row in timed.rows()))
@@ -101,11 +101,11 @@ class Categorical:
         return groups if self.targets is None else [*groups, self.targets]
 
     def sheets(self) -> list[Sheet]:
-        """The tables as text."""
+        """Return the tables as text."""
         return [table.sheet() for table in self.tables()]
 
     def lines(self) -> list[str]:
-        """Lines of text about the machine, the columns and what is not installed."""
+        """Return lines of text about the machine, the columns and missing packages."""
         return [
             *self.machine.describe(),
             f"ms: median; spread: half the distance between the quartiles; time / {OURS}: "
@@ -118,7 +118,7 @@ class Categorical:
         ]
 
     def as_json(self) -> dict[str, Any]:
-        """The tables and their samples."""
+        """Return the tables and their samples."""
         return {
             "name": self.name,
             **self.extent._asdict(),
@@ -131,13 +131,13 @@ class Categorical:
         }
 
     def figure(self) -> Figure:
-        """Plot the times over ours, a panel a group."""
+        """Plot the times over ours, with a panel for each group."""
         panels = {
             title: compared
             for title, group in self.groups.items()
             if (compared := [timed for timed in group if len(timed.seconds) > 1])
         }
-        if not panels:  # a choice of cases without baselines
+        if not panels:  # the chosen cases have no baselines
             return plots.empty(2.0)
         heights = [len(group) for group in panels.values()]
         drawing, axes_of_panels = plots.subplots(

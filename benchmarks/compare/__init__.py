@@ -1,1 +1,1 @@
-"""Two revisions of xentjax beside each other: `python -m benchmarks compare BASE [HEAD]`."""
+"""Comparison of two revisions of xentjax: `python -m benchmarks compare BASE [HEAD]`."""

@@ -1,7 +1,7 @@
-"""A committed result beside today's: did ours get slower relative to the same baselines?
+"""A committed result compared with today's: did xentjax get slower relative to the baselines?
 
-Seconds of two days do not compare, nor do those of two machines. But both results have ratios to
-baselines of the same rounds, so the change of ours is that of the ratios.
+Times of different days or machines are not comparable. But both results have ratios to baselines in
+the same rounds, so the change of these ratios is the change of xentjax.
 """
 
 from typing import Any, NamedTuple
@@ -19,20 +19,20 @@ LEGEND = (
 
 
 class Against(NamedTuple):
-    """The table, and what is slower or faster in every baseline's eyes."""
+    """The table, and the cells that are slower or faster relative to every baseline."""
 
     table: Table
     slower: list[str]
     faster: list[str]
 
     def summary(self) -> str:
-        """One line: what got slower and what faster."""
+        """Write a line that names what got slower and what got faster."""
         line = f"slower: {', '.join(self.slower)}" if self.slower else "nothing slower"
         return line + (f"; faster: {', '.join(self.faster)}" if self.faster else "")
 
 
 def against(old: dict[str, Any], result: Result) -> Against:
-    """Compare the cells of a stored result with those of the same names now."""
+    """Compare the cells of a stored result with today's cells of the same names."""
     then = {(cell["case"], cell["mode"]): cell["implementations"] for cell in old["cells"]}
     rows, found = [], {"slower": [], "faster": []}
     for cell in result.cells:
@@ -67,7 +67,7 @@ def _stored_interval(stored: dict[str, Any], name: str, ours: str) -> noise.Inte
 
 
 def _word(pairs: list[tuple[noise.Interval, noise.Interval]], floor: noise.Interval | None) -> str:
-    # where the noise of today alone would explain the change, it is none
+    # A change counts only if it exceeds today's noise.
     wide = 1.0 if floor is None else max(floor.upper, 1 / floor.lower)
     if all(now.upper * wide < then.lower for then, now in pairs):
         return "slower"

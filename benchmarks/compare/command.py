@@ -57,7 +57,7 @@ class Command:
 
 
 class Again(Protocol):
-    """Runs a benchmark that compares cell by cell; for small shapes if `quick`."""
+    """Runner of a benchmark that compares cell by cell; with small shapes if `quick`."""
 
     def __call__(
         self, name: str, *, quick: bool, choice: Choice, console: Console
@@ -69,7 +69,7 @@ def main(args: Sequence[str], again: Again) -> None:
 
     Args:
         args: its arguments.
-        again: runs a benchmark, for --against.
+        again: function that runs a benchmark, for --against.
 
     Raises:
         UserError: an option is wrong, or no case is chosen.
@@ -149,7 +149,7 @@ def _finish(
     part: tuple[int, int],
     console: Console,
 ) -> None:
-    """Print, save and end with the exit status."""
+    """Print and save the report, then exit with its status."""
     marks = [
         *(["QUICK"] if command.quick else []),
         *(["INTERRUPTED"] if found.measured.interrupted else []),

@@ -1,4 +1,4 @@
-"""Rounds of three processes: base, control and head, in new processes every generation."""
+"""Rounds of three processes: base, control and head, which are new in every generation."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,17 +14,17 @@ from benchmarks.compare.worker import MIN_SECONDS, Worker
 Say = Callable[[str], None]
 
 SECONDS, LEAST_ROUNDS = 3.0, 6
-"""The time for the rounds of a case in one generation, and the rounds that are run however long."""
+"""Time for the rounds of a case in one generation, and the number of rounds that always run."""
 
 
 class Sample(NamedTuple):
-    """One case in one generation; each entry by side.
+    """One case in one generation, with an entry for each side.
 
     Attributes:
-        seconds: a call, [rounds][sides].
-        compile: tracing, lowering and compilation.
-        first: the first call after it.
-        scratch: bytes that XLA allocates beside inputs and outputs.
+        seconds: time of a call, [rounds][sides].
+        compile: time of tracing, lowering and compilation.
+        first: time of the first call.
+        scratch: bytes that XLA allocates besides inputs and outputs.
     """
 
     seconds: list[list[float]]
@@ -34,7 +34,7 @@ class Sample(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Samples of each case, one a finished generation, and why others have none."""
+    """Samples of each case, one per finished generation, and the reasons why cases failed."""
 
     samples: dict[str, list[Sample]]
     reasons: dict[str, str]
@@ -51,14 +51,14 @@ def measure(
     quick: bool,
     say: Say,
 ) -> Measured:
-    """Run every case in every generation; Ctrl-C leaves what was finished.
+    """Run every case in every generation; after Ctrl-C, return the finished samples.
 
-    Orders are drawn anew in every run: only then is any of the three as likely to come first.
+    Every run draws new orders, so that each of the three processes is equally likely to be first.
     """
     base, head = folders
     seed = int(np.random.SeedSequence().entropy % 2**63)  # pyright: ignore[reportOperatorIssue]
     rng = np.random.default_rng(seed)
-    planned: dict[str, int] = {}  # the rounds of a case, the same in all generations
+    planned: dict[str, int] = {}  # rounds of a case, the same in all generations
     samples: dict[str, list[Sample]] = {name: [] for name in names}
     reasons: dict[str, str] = {}
     try:
@@ -89,7 +89,7 @@ def measure(
 
 
 def _check_packages(workers: Sequence[Worker], folders: Sequence[Path]) -> None:
-    """Require each worker to have imported the package of its tree."""
+    """Check that each worker has imported the package of its tree."""
     for worker, folder in zip(workers, folders, strict=True):
         found = Path(worker.ask(do="hello")["package"]).resolve()
         if found != (folder / "xentjax").resolve():
@@ -97,14 +97,14 @@ def _check_packages(workers: Sequence[Worker], folders: Sequence[Path]) -> None:
 
 
 class _Loaded(NamedTuple):
-    """The answers of the three sides, and the median seconds of a call."""
+    """Answers of the three sides, and the median seconds of a call."""
 
     answers: list[dict[str, Any]]
     call: float
 
     @property
     def repeats(self) -> int:
-        """Number of calls of a turn, the same for all three."""
+        """Number of calls per turn, the same for all three sides."""
         return _repeats(self.call)
 
 
@@ -113,12 +113,12 @@ def _repeats(call: float) -> int:
 
 
 def _fitting_rounds(call: float) -> int:
-    """The number of rounds, each of three turns that begin with a call that is not timed."""
+    """Return the number of rounds that fit: three turns each, with an untimed call in each."""
     return max(LEAST_ROUNDS, int(SECONDS / (3 * (1 + _repeats(call)) * max(call, 1e-9))))
 
 
 def _load(workers: Sequence[Worker], name: str, rng: np.random.Generator) -> _Loaded | str:
-    """Load a case in all three; or the reason why one of them cannot."""
+    """Load a case in all three, or return the reason why one of them cannot."""
     loaded: list[dict[str, Any]] = [{}, {}, {}]
     for side in rng.permutation(3):
         loaded[side] = workers[side].ask(do="load", name=name)
@@ -147,6 +147,6 @@ def _sample(
 
 
 def _orders(rounds: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Random orders, each followed by its mirror image, in which a steady drift cancels."""
+    """Draw random orders, each followed by its mirror image, so that a steady drift cancels."""
     pairs = (rng.permutation(3) for _ in range((rounds + 1) // 2))
     return [order for one in pairs for order in (one, one[::-1])][:rounds]

@@ -1,7 +1,7 @@
-"""The cases of `compare`: programs of xentjax alone, by name.
+"""The cases of `compare`: programs of xentjax only, by name.
 
-A program is made in the process that runs it. What a revision lacks is missed only there, when the
-case is loaded, so names are looked up late.
+A program is made in the process that runs it. Names are looked up only when a case is loaded, so
+that a revision without them fails in this case alone.
 """
 
 import importlib
@@ -19,7 +19,7 @@ from benchmarks.harness.modes import jax_function
 
 
 class Program(NamedTuple):
-    """A function, its arguments, and those whose buffers it may reuse."""
+    """A function, its arguments, and the indices of arguments whose buffers it may reuse."""
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
@@ -35,7 +35,7 @@ HEADS = ("log-probs", "log-probs, entropy", "surrogate", "KL", "JS", "top 64", "
 
 
 def programs(*, quick: bool) -> dict[str, Maker]:
-    """Return the makers of all programs; calls take milliseconds to tens of them."""
+    """Return the makers of all programs, whose calls take a few to some tens of milliseconds."""
     found: dict[str, Maker] = {}
     for case in cases.LOSSES_QUICK if quick else cases.COMPARE_LOSSES:
         found[f"cross-entropy {case.name} {case.mode}"] = partial(_cross_entropy, case)

@@ -9,7 +9,7 @@ from benchmarks.compare.rule import HEAD, LEVEL, NEEDED, Verdict, verdicts
 from benchmarks.harness.tables import Sheet
 
 LEAST_RUN, LEAST_COMPILE, LEAST_FIRST = 1.02, 1.1, 1.25
-"""Factors of changes that matter, of a call, of its compilation and of the first call."""
+"""Smallest factors of change that matter, for a call, its compilation and the first call."""
 LEGEND = (
     "change: head over base, median over the rounds within a generation of processes, mean over "
     "the generations; above 1× head is slower. control: the same of a second process of base",
@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The rows of all cases with samples, and what is needed to judge them."""
+    """Rows of all cases with samples, and the data needed to judge them."""
 
     base: str
     head: str
@@ -43,7 +43,7 @@ class Comparison(NamedTuple):
     generations: int
 
     def changed(self, word: str) -> list[str]:
-        """Return what is slower or faster, with its change."""
+        """Return the names of cases that are slower or faster, with their changes."""
         found = []
         for row in self.rows:
             of = {"": row.run, "compilation of ": row.compile, "first call of ": row.first}
@@ -55,7 +55,7 @@ class Comparison(NamedTuple):
         return found
 
     def summary(self) -> str:
-        """One line: what got slower and what faster."""
+        """Write a line that names what got slower and what got faster."""
         if self.generations < NEEDED:
             return f"no verdict: it takes {NEEDED} generations of processes, got {self.generations}"
         slower, faster = self.changed("slower"), self.changed("faster")
@@ -63,7 +63,7 @@ class Comparison(NamedTuple):
         return line + (f"; faster: {', '.join(faster)}" if faster else "")
 
     def sheets(self) -> list[Sheet]:
-        """Starts and memory, then the calls."""
+        """Make a table of starts and memory, and one of calls."""
         calls, starts = [], []
         for row in self.rows:
             base, head = (1e3 * row.medians["seconds"][side] for side in (0, HEAD))
@@ -95,7 +95,7 @@ class Comparison(NamedTuple):
         return [sheet for sheet in sheets if sheet.rows]
 
     def as_json(self) -> dict[str, Any]:
-        """All samples and verdicts."""
+        """Return all samples and verdicts."""
         return {
             "name": "compare",
             "base": self.base,
@@ -119,10 +119,10 @@ class Comparison(NamedTuple):
 
 
 def comparison(base: str, head: str, measured: Measured, planned: int) -> Comparison:
-    """Judge what was measured; after Ctrl-C the generations that all cases have finished."""
+    """Judge the samples; after Ctrl-C, only of generations that all cases have finished."""
     named = {name: each for name, each in measured.samples.items() if name not in measured.reasons}
     finished = min((len(each) for each in named.values()), default=0)
-    if finished == 0:  # Ctrl-C in the first generation: the cases that have one
+    if finished == 0:  # Ctrl-C in the first generation: only cases with a sample
         named = {name: each for name, each in named.items() if each}
         finished = min(1, len(named))
     if not named:

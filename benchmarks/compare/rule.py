@@ -1,12 +1,12 @@
 """The rule that calls a case slower or faster, with a known rate of false alarms.
 
-In every generation three new processes run the same cases in turns: two of the base, the second of
-which is the control, and one of the head. If head and base are the same code, any of the three
-could as well have been called the head: each of the 3^G choices of one process in each of G
-generations is as likely as the one that was made. A case is called slower or faster if its
-statistic exceeds the largest of all cases under all but a share `LEVEL` of those choices
-(Westfall and Young 1993, step-down). That holds for any noise, also where a process is a little
-slower than another for as long as it lives, and for any number of cases.
+In every generation three new processes run the same cases in turns: two processes of the base, one
+of them the control, and one of the head. If head and base are the same code, any of the three could
+equally have been called the head: all 3^G choices of one process in each of G generations are as
+likely as the actual choice. A case is called slower or faster if its statistic exceeds the largest
+statistic of all cases under all but a share `LEVEL` of these choices (Westfall and Young 1993,
+step-down). This holds for any noise, even if one process is a little slower than another for its
+whole life, and for any number of cases.
 """
 
 from functools import cache
@@ -16,13 +16,13 @@ from typing import NamedTuple
 import numpy as np
 
 LEVEL = 1 / 200
-"""The probability of a false alarm among all cases of a family."""
+"""Probability of any false alarm among the cases of a family."""
 NEEDED = 5
-"""Generations below which one choice in all is more than `LEVEL`."""
+"""Smallest number G of generations for which 1 / 3^G is at most `LEVEL`."""
 SIDES = ("base", "control", "head")
 HEAD = 2
 FLOOR = 1e-4
-"""A standard deviation below which differences of logarithms are no noise, but rounding."""
+"""Standard deviation below which differences of logarithms are rounding, not noise."""
 
 
 class Verdict(NamedTuple):
@@ -30,10 +30,11 @@ class Verdict(NamedTuple):
 
     Attributes:
         change: head over base, 1.1 for 10 % slower.
-        control: the same of the control, which is base.
-        least: the change that would have been called; None if there were too few generations.
-        p: probability of such a statistic in any case if nothing has changed.
-        word: "slower", "faster" or "tie"; "" if there were too few generations.
+        control: control over base, which are the same code.
+        least: the smallest change that would have been called slower or faster; None with too few
+            generations.
+        p: probability of a statistic as large in any case if nothing has changed.
+        word: "slower", "faster" or "tie"; "" with too few generations.
     """
 
     change: float
@@ -48,7 +49,7 @@ def verdicts(times: np.ndarray, least: float) -> list[Verdict]:
 
     Args:
         times: seconds [cases, generations, rounds, sides]; rounds are paired.
-        least: factor of a change that matters, 1.02.
+        least: smallest factor of a change that matters, for example 1.02.
     """
     contrast, spread = _contrasts(np.log(times))
     cases, generations, _ = contrast.shape
@@ -79,9 +80,10 @@ def _word(log_change: float, p: float, least: float, generations: int) -> str:
 
 
 def _contrasts(log_times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Medians over rounds, [cases, generations, sides].
+    """Return two medians over rounds, [cases, generations, sides].
 
-    First of each side against the mean of the two others, then of the difference of these two.
+    The first is the median of a side minus the mean of the two others, the second is the median of
+    the difference of these two.
     """
     others = [(1, 2), (0, 2), (0, 1)]
     contrast = [
@@ -94,14 +96,15 @@ def _contrasts(log_times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def _choices(generations: int) -> np.ndarray:
-    """Every choice of a side as the head, [3^G, G]."""
+    """Return all choices of a side as the head, [3^G, G]."""
     return np.array(list(product(range(3), repeat=generations)))
 
 
 def _statistics(contrast: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Studentised mean of the contrast and its standard error, [choices, cases].
+    """Return the studentised mean of the contrast and its standard error, [choices, cases].
 
-    The variance of a case is averaged with the median of all: alone it has few degrees of freedom.
+    The variance of a case has few degrees of freedom, so it is averaged with the median of all
+    cases.
     """
     generations = contrast.shape[1]
     choices = _choices(generations)
@@ -109,7 +112,7 @@ def _statistics(contrast: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, n
     of_head = contrast[:, which, choices].transpose(1, 0, 2)  # [choices, cases, generations]
     of_others = spread[:, which, choices].transpose(1, 0, 2)
     mean = np.mean(of_head, axis=2)
-    # a contrast has 3/4 of the variance of a difference
+    # A contrast has 3/4 of the variance of a difference.
     squares = np.sum((of_head - mean[..., None]) ** 2, 2) + 0.75 * np.sum(of_others**2, 2)
     variance = squares / (2 * generations - 1)
     variance = (variance + np.median(variance, axis=1, keepdims=True)) / 2 + FLOOR**2
@@ -118,9 +121,9 @@ def _statistics(contrast: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _adjusted(size: np.ndarray, observed: int) -> tuple[np.ndarray, float]:
-    """Step-down adjusted p-values of the cases, and the statistic that the next one would need."""
+    """Return step-down adjusted p-values, and the statistic that the next case would need."""
     order = np.argsort(-size[observed])
-    # the largest of this case and of those with smaller observed statistics, under every choice
+    # The largest statistic of this case and those with smaller observed ones, for every choice.
     suffix = np.maximum.accumulate(size[:, order[::-1]], axis=1)[:, ::-1]
     ranked = np.mean(suffix >= size[observed, order] * (1 - 1e-9), axis=0)
     p = np.empty(len(order))

@@ -1,4 +1,4 @@
-"""Two source trees in temporary folders: xentjax of a revision, all else of this tree."""
+"""Two source trees in temporary folders: xentjax of a revision, everything else of this tree."""
 
 import os
 import shutil
@@ -32,8 +32,8 @@ def resolve(option: str, revision: str) -> str:
 def trees(base: str, head: str) -> Iterator[tuple[Path, Path]]:
     """Make a folder for each of two commits or `WORKING_TREE`; remove them at the end.
 
-    A folder has the package of its commit and the benchmarks of this tree, so both are measured by
-    the same files.
+    A folder has the package of its commit and the benchmarks of this tree, so that the same files
+    measure both.
     """
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")).resolve()
     try:
@@ -49,7 +49,7 @@ def _tree(path: Path, commit: str) -> Path:
     path.mkdir()
     for name in SHARED:
         (path / name).symlink_to(ROOT / name)
-    if commit == WORKING_TREE:  # a copy, lest an edit changes it half-way
+    if commit == WORKING_TREE:  # a copy, so that edits do not change it during the run
         shutil.copytree(ROOT / "xentjax", path / "xentjax")
         return path
     worktree = path.with_suffix(".git")
@@ -61,7 +61,7 @@ def _tree(path: Path, commit: str) -> Path:
 
 
 def _git(*args: str) -> subprocess.CompletedProcess[str]:
-    """Run git in a session of its own, where Ctrl-C does not stop it half-way."""
+    """Run git in a new session, so that Ctrl-C does not interrupt it."""
     return subprocess.run(
         ["git", *args], cwd=ROOT, capture_output=True, text=True, start_new_session=True
     )

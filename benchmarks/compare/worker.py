@@ -19,10 +19,10 @@ MIN_SECONDS = 0.01
 
 
 class Worker:
-    """The other end: a new process in a folder, whose package it imports.
+    """Client of a new process in a folder, which imports the folder's package.
 
     Args:
-        folder: the tree; its `xentjax` comes first.
+        folder: the tree, whose `xentjax` takes precedence.
         quick: small shapes.
     """
 
@@ -38,7 +38,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            start_new_session=True,  # Ctrl-C is for the parent, which ends its workers
+            start_new_session=True,  # Ctrl-C reaches only the parent, which ends its workers
         )
 
     def __enter__(self) -> Self:
@@ -53,7 +53,7 @@ class Worker:
         """Send a request and wait for its answer.
 
         Raises:
-            RuntimeError: the process has ended; the message has its last words.
+            RuntimeError: the process has ended; the message has the end of its standard error.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -70,7 +70,7 @@ class Worker:
 
 
 class Served:
-    """The case that is loaded, and the answers."""
+    """The server's loaded case, and its answers to requests."""
 
     def __init__(self, *, quick: bool) -> None:
         self._programs = programs(quick=quick)
@@ -81,13 +81,13 @@ class Served:
         return {"package": str(Path(xentjax.__file__).parent)}
 
     def load(self, name: str) -> dict[str, Any]:
-        """Compile a case, run it once, and once more to say how long a call takes."""
-        self._thunk = lambda: None  # releases the arrays of the last case
+        """Compile a case, run it once, and once more to time a warm call."""
+        self._thunk = lambda: None  # releases the arrays of the previous case
         gc.collect()
         try:
             function, args, donate = self._programs[name]()
             compiled = timing.compile_ahead_of_time(function, *args, donate=donate)
-        except Exception as error:  # whatever a revision lacks or refuses
+        except Exception as error:  # of any kind, if a revision does not support the case
             return {"reason": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
         if donate:
             self._thunk = timing.thread_state(lambda x: compiled.call(x, *args[1:]), args[0])
@@ -101,15 +101,15 @@ class Served:
         }
 
     def run(self, repeats: int) -> dict[str, Any]:
-        """Seconds per call, after one that restores the caches."""
+        """Return the seconds per call, after an untimed call that restores the caches."""
         jax.block_until_ready(self._thunk())
         return {"seconds": timing.seconds_per_call(self._thunk, repeats)}
 
 
 def main() -> None:
-    """Answer until standard input ends."""
+    """Answer requests until standard input ends."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nothing else may print into the answers
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # no other output among the answers
     served = Served(quick="--quick" in sys.argv[1:])
     gc.disable()
     for line in sys.stdin:

@@ -1,3 +1,3 @@
-"""Everything that an accelerator has to show, in one command."""
+"""All measurements for an accelerator, in one command."""
 
 from benchmarks.device.benchmark import run as run

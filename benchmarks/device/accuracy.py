@@ -1,4 +1,4 @@
-"""Errors of an accelerator's kernels and of XLA's code there, against float64 on the host."""
+"""Errors of kernels and XLA's code on an accelerator, against float64 on the host."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -26,7 +26,7 @@ LEGEND = (
 
 
 def of_logits(shape: tuple[int, int], dtype: str, implementations: Mapping[str, Any]) -> list[Any]:
-    """Errors of the mean loss of labels and of its gradient, a row an implementation."""
+    """Return errors of the mean loss of labels and its gradient, with a row per implementation."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal(shape, dtype=np.float32)).astype(dtype)
     labels = rng.integers(shape[1], size=shape[0], dtype=np.int32)
@@ -43,7 +43,7 @@ def of_logits(shape: tuple[int, int], dtype: str, implementations: Mapping[str, 
 
 
 def of_layer(dtype: str, implementations: Mapping[str, Any], *, quick: bool) -> list[Any]:
-    """Errors of the loss of a linear layer, with both ways to compute its gradients."""
+    """Return errors of the loss of a linear layer, with both ways to compute its gradients."""
     named = {}
     for name, each in implementations.items():
         for suffix, forward in (("", False), (", in forward", True)):
@@ -54,7 +54,7 @@ def of_layer(dtype: str, implementations: Mapping[str, Any], *, quick: bool) -> 
 
 
 def of_head(dtype: str, implementations: Mapping[str, Any], *, quick: bool) -> list[Any]:
-    """Errors of log-probabilities with entropies, and of the surrogate."""
+    """Return errors of log-probabilities with entropies, and of the surrogate."""
     shape = cases.LINEAR_ACCURACY_QUICK if quick else cases.HEADS_ACCURACY
     case = cases.HeadCase(shape, dtype)
     return [
@@ -65,7 +65,7 @@ def of_head(dtype: str, implementations: Mapping[str, Any], *, quick: bool) -> l
 
 
 def table_of(rows: list[Any]) -> Table:
-    """A table of all errors."""
+    """Make a table of all errors."""
     return Table("Relative errors against float64", HEADER, tuple(rows), LEGEND)
 
 

@@ -1,7 +1,7 @@
-"""An accelerator in one run: accuracy, then its limits, kernels beside rivals, and a training.
+"""An accelerator in one run: accuracy, limits, kernels compared with rivals, and a training.
 
-Cases run in the order of what matters most. Where the session's time is over, no further one
-begins, and what was finished is reported.
+The most important cases run first. When the session's time is over, no further case begins, and the
+finished ones are reported.
 """
 
 from functools import partial
@@ -17,7 +17,7 @@ PRESET, SEEDS = "airbench94", (0, 1, 2)
 
 
 def run(session: Session) -> Result:
-    """Measure everything; whatever fails leaves a note.
+    """Measure everything; failures leave a note.
 
     Raises:
         NotImplementedError: this backend has no kernel.
@@ -51,7 +51,7 @@ def run(session: Session) -> Result:
 
 
 def _rates(limits: machine.Machine, session: Session) -> Table:
-    """Copies and large matrix products, which everything else is a share of."""
+    """Measure copies and large matrix products, the limits to which all else is compared."""
     rows: list[tuple[str | float | None, ...]] = [
         ("copy", "x + 1 into a fresh buffer", limits.fresh_bandwidth, "GB/s, read + write"),
         ("copy", "x + 1 in its own buffer", limits.update_bandwidth, "GB/s, read + write"),

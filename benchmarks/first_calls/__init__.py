@@ -1,4 +1,4 @@
-"""First calls of the statistics in fresh processes, beside scipy's and statsmodels'."""
+"""First calls of the statistics in new processes, compared with scipy's and statsmodels'."""
 
 from benchmarks.first_calls.benchmark import run
 

@@ -1,7 +1,7 @@
-"""First calls of the statistics on few numbers, each in a fresh process, and warm calls.
+"""First calls of the statistics on few numbers, each in a new process, and warm calls.
 
-A session of statistics is made of first calls: what is compiled for one is waited for. So every
-function is called in a process of its own, without a cache on disk, and then again.
+In interactive statistics most calls are first calls, and the user waits for their compilation. So
+every function is called in a new process, without a cache on disk, and then again.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from benchmarks.harness.targets import Target, table_of_targets
 BASELINES = (SCIPY, STATSMODELS)
 FIRST, WARM = "first call", "warm call"
 SECONDS = {FIRST: 1.0, WARM: 1e-3}
-"""Targets."""
+"""Targets, by mode."""
 MOST_ROUNDS = 3
 NOTES = (
     "concrete input of at most 60 rows of NumPy; each call in a process of its own, which has "
@@ -28,7 +28,7 @@ NOTES = (
 
 
 def measure(name: str, call: Call, session: Session) -> list[Cell]:
-    """Time the first and the warm calls of ours and of the baselines, in turns."""
+    """Time first and warm calls of our function and of the baselines, in turns."""
     packages = (OURS, *filter(session.choice.has_rival, call.others))
     found = {package: [] for package in packages}
     for _ in range(min(session.rounds, MOST_ROUNDS)):
@@ -48,7 +48,7 @@ def measure(name: str, call: Call, session: Session) -> list[Cell]:
 
 
 def targets(cells: Iterable[Cell]) -> list[tuple[str, Target]]:
-    """Compare the medians of xentjax with what they should be at most."""
+    """Compare the medians of xentjax with their limits."""
     return [
         (
             f"{cell.case}, {cell.mode}",

@@ -1,4 +1,4 @@
-"""The calls: each function makes the data, imports its package and returns what is timed."""
+"""The calls: each function makes the data, imports its package and returns the call to time."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -28,12 +28,12 @@ class Call(NamedTuple):
     others: dict[str, Make]
 
     def make(self, package: str) -> Make:
-        """Return what makes the call of a package."""
+        """Return the function that makes the call of a package."""
         return self.ours if package == OURS else self.others[package]
 
 
 def _ours(call: Callable[[Any], Any]) -> Make:
-    """Import xentjax, start the device and compile something, as any program of JAX does."""
+    """Make a call after importing xentjax and one compilation, as in any JAX program."""
 
     def make() -> Callable[[], Any]:
         import jax
@@ -47,7 +47,7 @@ def _ours(call: Callable[[Any], Any]) -> Make:
 
 
 def _of_result(before: Callable[[Any], Any], call: Callable[[Any], Any]) -> Make:
-    """Make a call that belongs to a result, whose making is not timed."""
+    """Make a call on a result, which is computed untimed."""
 
     def make() -> Callable[[], Any]:
         import jax

@@ -1,4 +1,4 @@
-"""A fresh process that times the first call of a function, and the calls after it."""
+"""A new process that times the first call of a function, and the calls after it."""
 
 import json
 import os
@@ -15,7 +15,7 @@ WARM_CALLS = 20
 
 
 def times(name: str, package: str) -> tuple[float, float]:
-    """Return the seconds of the first and of a warm call, in a process of their own."""
+    """Return the seconds of the first and of a warm call, in a new process."""
     command = [sys.executable, "-m", "benchmarks.first_calls.worker", name, package]
     done = subprocess.run(
         command,
@@ -30,7 +30,7 @@ def times(name: str, package: str) -> tuple[float, float]:
 
 
 def measure(name: str, package: str = OURS) -> tuple[float, float]:
-    """Time the first call and the median of those after it, here."""
+    """Time the first call, and the median of later ones, in this process."""
     call = CALLS[name].make(package)()
     seconds = []
     for _ in range(1 + WARM_CALLS):

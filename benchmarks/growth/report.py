@@ -1,4 +1,4 @@
-"""The report of `growth`: exponents with intervals beside theory, and lines in logarithmic axes."""
+"""The report of `growth`: exponents with intervals next to theory, and a log-log plot."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ class Point(NamedTuple):
 
 
 class Line(NamedTuple):
-    """An operation at several sizes of one axis, "N" or "K", and what was fixed."""
+    """An operation at several sizes of one axis, "N" or "K", with the other fixed."""
 
     name: str
     axis: str
@@ -40,7 +40,7 @@ class Line(NamedTuple):
     fixed: str
 
     def exponent(self) -> tuple[float, float, float]:
-        """Median slope over the rounds, and its interval."""
+        """Return the median slope over the rounds, and its interval."""
         slopes = self._slopes(np.log([point.seconds for point in self.points]))
         rng = np.random.default_rng(0)
         draws = np.median(slopes[rng.integers(len(slopes), size=(DRAWS, len(slopes)))], axis=1)
@@ -48,14 +48,14 @@ class Line(NamedTuple):
         return float(np.median(slopes)), float(lower), float(upper)
 
     def scratch_exponent(self) -> float | None:
-        """Slope of the scratch memory; None if it is unknown or zero somewhere."""
+        """Return the slope of the scratch memory; None if it is unknown or zero at a size."""
         sizes = [point.scratch for point in self.points]
         if not all(sizes):
             return None
         return float(self._slopes(np.log(np.array(sizes, float))[:, None])[0])
 
     def _slopes(self, values: np.ndarray) -> np.ndarray:
-        """Slopes of the columns [points, rounds]."""
+        """Return the slopes of the columns [points, rounds]."""
         x = np.log([point.size for point in self.points])
         x = x - x.mean()
         return x @ values / (x @ x)
@@ -71,7 +71,7 @@ class Growth:
     name: str = "growth"
 
     def table(self) -> Table:
-        """A row for each operation and axis."""
+        """Make a table with a row for each operation and axis."""
         rows = []
         for line in self.measured:
             exponent, lower, upper = line.exponent()
@@ -95,15 +95,15 @@ class Growth:
         return Table("Growth with rows N and classes K", header, tuple(rows), LEGEND)
 
     def sheets(self) -> list[Sheet]:
-        """The table as text."""
+        """Return the table as text."""
         return [self.table().sheet()]
 
     def lines(self) -> list[str]:
-        """Lines of text about the machine."""
+        """Return lines of text about the machine."""
         return self.machine.describe()
 
     def as_json(self) -> dict[str, Any]:
-        """The table and all samples."""
+        """Return the table and all samples."""
         return {
             "name": self.name,
             **self.extent._asdict(),
@@ -117,7 +117,7 @@ class Growth:
         }
 
     def figure(self) -> Figure:
-        """Plot time over size, a panel an axis, with a dashed line of exponent 1."""
+        """Plot time over size, one panel per axis, with a dashed line of exponent 1."""
         drawing, (panels,) = plots.subplots(1, 2)
         for axes, axis in zip(panels, "NK", strict=True):
             lines = [line for line in self.measured if line.axis == axis]

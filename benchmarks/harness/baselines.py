@@ -1,4 +1,4 @@
-"""Names and packages that the implementations under comparison have in common."""
+"""Names and packages that several benchmarks' implementations share."""
 
 import importlib
 from types import ModuleType
@@ -20,13 +20,13 @@ INSTALL = {
 
 
 def how_to_install(package: str) -> str:
-    """One line that says that a baseline is missing and how to get it."""
+    """Return a line that says that a baseline is missing and how to install it."""
     return f"{package} is not installed, or fails to import: {INSTALL[package]}"
 
 
 def load_if_installed(name: str) -> ModuleType | None:
-    """Import a package; None where that fails."""
+    """Import a package; return None if this fails."""
     try:
         return importlib.import_module(name)
-    except Exception:  # a baseline whose import breaks must not stop the others
+    except Exception:  # one broken import must not stop the other baselines
         return None

@@ -24,7 +24,7 @@ def _cases(*shapes: tuple[int, int]) -> tuple[LossCase, ...]:
     )
 
 
-# What a call costs beside its arithmetic.
+# For the cost of a call other than its arithmetic.
 SMALL = tuple(
     LossCase(f"{rows} × {classes}", (rows, classes), "float32", f"{how} {mode}")
     for rows, classes in ((8, 10), (32, 100), (256, 100))
@@ -49,7 +49,7 @@ def _in_memory(*shapes: tuple[int, int]) -> tuple[LossCase, ...]:
     )
 
 
-# A quarter of a gigabyte and more each, far beyond what a cache holds.
+# At least a quarter of a gigabyte each, far more than a cache holds.
 KERNELS = _in_memory((2**23, 10), (2**18, 1000), (2**16, 4096), (8192, 32768), (4096, 131072))
 KERNELS_QUICK = _in_memory((64, 10))
 
@@ -68,7 +68,7 @@ class LinearCase(NamedTuple):
 
     @property
     def flops(self) -> int:
-        """Operations with stored logits, 2 N D K, 6 with gradients; some losses do more."""
+        """Operations with stored logits: 2 N D K, or 6 N D K with gradients; some do more."""
         return (2 if self.mode == "loss" else 6) * prod(self.shape)
 
 
@@ -96,7 +96,7 @@ class HeadCase(NamedTuple):
 
 HEADS = tuple(HeadCase(shape, t) for shape in LINEAR_SHAPES for t in ("float32", "bfloat16"))
 HEADS_QUICK = (HeadCase((256, 32, 2048), "float32"),)
-HEADS_ACCURACY = (512, 256, 8000)  # no power of two: padded classes would show
+HEADS_ACCURACY = (512, 256, 8000)  # not a power of two, to show errors of padding
 # Heads of language models in half precision, for `kernels`.
 KERNELS_LINEAR = tuple(
     LinearCase(shape, "bfloat16", mode)
@@ -108,7 +108,7 @@ KERNELS_HEADS_QUICK = (HeadCase((64, 32, 128), "bfloat16"),)
 KERNELS_LINEAR_QUICK = (LinearCase((64, 32, 128), "bfloat16", "value_and_grad"),)
 
 
-# For `compare`, where many processes run each: calls of milliseconds.
+# For `compare`: calls of milliseconds, since many processes run each.
 COMPARE_LOSSES = _cases((65536, 10), (256, 32768), (8192, 1000))
 COMPARE_LINEAR = (1024, 256, 8192)
 
@@ -128,7 +128,7 @@ class TrainingCase(NamedTuple):
         return f"{self.preset}, batch {self.batch_size}, {self.side} px{trained}"
 
 
-# `cpu93` is a shorter `cpu94`, whose steps are the same
+# `cpu93` is a shorter `cpu94` with the same steps.
 TRAINING = (
     TrainingCase("cpu89", 144, 25),
     TrainingCase("cpu89", 144, 32),
@@ -142,7 +142,7 @@ TRAINING_QUICK = TRAINING[:1]
 
 
 class CountCase(NamedTuple):
-    """Number of samples and of their classes."""
+    """Number of samples and number of classes."""
 
     samples: int
     classes: int

@@ -1,4 +1,4 @@
-"""Parts of plots that the reports share: styles, names for people, axes of ratios, titles."""
+"""Parts of plots that the reports share: styles, readable names, axes of ratios, titles."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -29,7 +29,7 @@ def words(name: str) -> str:
 
 
 def draw_ratio_axis(axes: Axes, base: int) -> None:
-    """Make the horizontal axis one of ratios to our time, logarithmic, with a line at 1."""
+    """Make the horizontal axis show ratios to our time on a log scale, with a line at 1."""
     axes.axvline(1.0, color="black", linewidth=1.5)
     axes.set_xscale("log", base=base)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
@@ -41,12 +41,12 @@ def draw_ratio_axis(axes: Axes, base: int) -> None:
 
 
 def label_ratio_axis(axes: Axes, ours: str) -> None:
-    """Label that axis."""
+    """Label an axis of ratios."""
     axes.set_xlabel(f"time / {ours}'s time, log scale (right of 1×: {ours} is faster)")
 
 
 def add_title(drawing: Figure, result: Report, text: str) -> None:
-    """Add the benchmark, the machine and the date; in red if the run is not whole."""
+    """Add the benchmark, the machine and the date; in red if the run is incomplete."""
     machine = result.machine
     plots.add_title(
         drawing,

@@ -1,4 +1,4 @@
-"""The circumstances of a run on which its times depend, for every JSON."""
+"""The conditions of a run that affect its times, for every JSON."""
 
 import os
 import re
@@ -18,8 +18,8 @@ GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 def fingerprint() -> dict[str, Any]:
     """Record processor, load, settings of kernel and XLA, revision and command.
 
-    What this system does not say is None. `clean` is whether the files that git knows are those of
-    the revision.
+    Values that this system does not give are None. `clean` is whether the files tracked by git are
+    unchanged from the revision.
     """
     commit = revision()
     return {
@@ -32,17 +32,17 @@ def fingerprint() -> dict[str, Any]:
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "revision": commit and commit.removesuffix("-dirty"),
         "clean": commit and not commit.endswith("-dirty"),
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),  # no path of this machine
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),  # without a path of this machine
     }
 
 
 def load() -> float | None:
-    """The number of processes that ran or waited to, on average over a minute."""
+    """Return the number of processes that ran or waited to run, averaged over a minute."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # not on Windows
 
 
 def _huge_pages() -> str | None:
-    """The policy in brackets, as in "always [madvise] never"."""
+    """Return the policy in brackets, as in "always [madvise] never"."""
     found = re.search(r"\[(\w+)\]", _first_line(HUGE_PAGES) or "")
     return found and found[1]
 

@@ -34,11 +34,11 @@ class Machine:
     gemm: float
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for JSON."""
+        """Return the fields as plain values, for JSON."""
         return asdict(self)
 
     def describe(self) -> list[str]:
-        """The fields as lines of text, for a person."""
+        """Return the fields as readable lines of text."""
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         device = "" if self.backend == "cpu" else f", {self.device}"
         return [
@@ -56,7 +56,7 @@ def measure(*, quick: bool = False, packages: Sequence[str] = ()) -> Machine:
 
     Args:
         quick: small arrays and few rounds, for a trial run whose figures are not meaningful.
-        packages: those whose versions are recorded beside `PACKAGES`.
+        packages: packages besides `PACKAGES` whose versions are recorded.
     """
     elements, rounds = (2**20, 2) if quick else (2**26, 7)
     gemm, flops = product(quick=quick)
@@ -79,7 +79,7 @@ def measure(*, quick: bool = False, packages: Sequence[str] = ()) -> Machine:
 
 
 def product(dtype: str = "float32", *, quick: bool = False) -> tuple[timing.Thunk, int]:
-    """A matrix product large enough to reach the peak rate, and its number of operations."""
+    """Make a matrix product large enough to reach the peak rate; return its operations too."""
     size = 256 if quick else 2048 if jax.default_backend() == "cpu" else 8192
     a = jnp.ones((size, size), dtype)
     gemm = timing.compile_ahead_of_time(lambda x: x @ x, a)
@@ -87,13 +87,13 @@ def product(dtype: str = "float32", *, quick: bool = False) -> tuple[timing.Thun
 
 
 def traffic(shape: Sequence[int]) -> dict[str, timing.Thunk]:
-    """Thunks that only move a float32 array of this shape: a lower bound of every time.
+    """Make thunks that only move a float32 array of this shape, as lower bounds of times.
 
-    read: its sum (1 read). update: x + 1 written over x, the buffer donated (1 read, 1 write).
-    fresh: x + 1 into a new buffer (1 read, 1 write), whose pages the system may have to supply.
+    read: its sum (1 read). update: x + 1 written over x, in a donated buffer (1 read, 1 write).
+    fresh: x + 1 in a new buffer (1 read, 1 write), whose pages the system may have to supply.
     """
     x = jnp.ones(shape, jnp.float32)
-    # XLA's CPU backend shares work by rows of the output: a sum to one number would use one core.
+    # XLA's CPU backend splits work by rows of the output: a sum to one number would use one core.
     pieces = 64 if x.size % 64 == 0 else 1
     read = timing.compile_ahead_of_time(lambda x: jnp.sum(x.reshape(pieces, -1), axis=1), x)
     update = timing.compile_ahead_of_time(lambda x: x + 1.0, x, donate=(0,))

@@ -13,7 +13,7 @@ LEARNING_RATE = 0.1
 
 
 def jax_function(loss: Loss, mode: str) -> Callable[[jax.Array, jax.Array], Any]:
-    """The function of logits and labels that is compiled for a mode."""
+    """Return the function of logits and labels to compile for a mode."""
     match mode:
         case "forward":
             return loss

@@ -1,7 +1,7 @@
-"""The noise floor: intervals of ratios, and what they allow to be called faster or slower.
+"""The noise floor: intervals of ratios, and the rule for calling one faster or slower.
 
-In the same rounds as everything else, our implementation runs once more under a second name. Both
-are the same program, so the interval of that ratio shows what this machine makes of no difference.
+In the same rounds as all others, our implementation runs a second time under another name. Both are
+the same program, so the interval of their ratio shows the noise of this machine.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 AGAIN = "again"
-"""The second name of our implementation."""
+"""Second name of our implementation."""
 LEVEL = 0.95
 DRAWS = 2000
 LEGEND = (
@@ -23,37 +23,37 @@ LEGEND = (
 
 
 class Interval(NamedTuple):
-    """A median of ratios within rounds and its bootstrap interval."""
+    """Median of ratios within rounds, with its bootstrap interval."""
 
     median: float
     lower: float
     upper: float
 
     def text(self) -> str:
-        """The ends alone."""
+        """Format the ends."""
         return f"{self.lower:.2f}–{self.upper:.2f}"
 
     def judged(self, noise: "Interval | None") -> str:
-        """The ends, with "tie" where the noise hides which of the two is faster."""
+        """Format the ends, with "tie" if the noise hides which of the two is faster."""
         return self.text() + " tie" * (noise is not None and self.ties(noise))
 
     def ties(self, noise: "Interval") -> bool:
-        """Return whether it contains 1 or overlaps the interval of the noise, in either direction.
+        """Whether the interval contains 1 or overlaps that of the noise, in either direction.
 
-        A second name that came out 10 % slower could as well have come out 10 % faster.
+        A second run that was 10 % slower could equally have been 10 % faster.
         """
         reach = max(noise.upper, 1 / noise.lower)
         return self.lower <= reach and self.upper >= 1 / reach
 
 
 NONE = Interval(1.0, 1.0, 1.0)
-"""No noise at all: ties are the intervals that contain 1."""
+"""No noise: intervals tie only if they contain 1."""
 
 
 def interval(numerator: Sequence[float], denominator: Sequence[float]) -> Interval:
-    """Median over rounds of numerator / denominator, with an interval that repeats exactly.
+    """Return the median over rounds of numerator / denominator, with a reproducible interval.
 
-    Whole rounds are drawn with replacement, so what slows all implementations of a round down
+    Whole rounds are drawn with replacement, so that a slowdown of all implementations in a round
     cancels, as it does in the median.
     """
     if len(numerator) != len(denominator):

@@ -17,7 +17,7 @@ from experiments.common.run_folder import replace_file
 def print_terminal(result: Report, console: Console) -> None:
     """Print the machine and the notes, then the tables, speed last.
 
-    A table wider than the screen is printed in parts, some columns each.
+    A table wider than the screen is printed in parts with some of the columns each.
     """
     for line in (*result.extent.lines(), *result.lines()):
         console.print(f"- {line}", highlight=False, markup=False)
@@ -36,9 +36,9 @@ def print_sheets(sheets: Iterable[Sheet], mark: str, console: Console) -> None:
 
 
 def _text_table(sheet: Sheet, mark: str, width: int) -> Iterator[Text]:
-    """Yield lines of at most `width` characters, except where one word or number is longer."""
-    # The tables of the experiments list a row's numbers one below the other. Here columns are
-    # compared row by row, so they remain columns, in as many parts as necessary.
+    """Yield lines of at most `width` characters, unless a single word or number is longer."""
+    # Tables of the experiments list the numbers of a row one below the other. Here readers compare
+    # columns row by row, so they stay columns, in several parts if necessary.
     heads = sheet.header
     rows = [["-" if text == NOT_INSTALLED else text for text in row] for row in sheet.rows]
     names = [heads[1], *(row[1] for row in rows)]
@@ -99,7 +99,7 @@ def markdown(result: Report) -> str:
 
 
 def markdown_table(sheet: Sheet, texts: int = 2) -> str:
-    """Format the header and the rows of a table; the first columns hold texts, the rest numbers."""
+    """Format the header and the rows of a table: first columns of text, then columns of numbers."""
     rule = ["---" if index < texts else "---:" for index in range(len(sheet.header))]
     return "\n".join("| " + " | ".join(row) + " |" for row in (sheet.header, rule, *sheet.rows))
 
@@ -107,7 +107,7 @@ def markdown_table(sheet: Sheet, texts: int = 2) -> str:
 def save(result: Report, parent: Path, **more: Any) -> Path:
     """Write JSON and PNG into a new folder `<name>-<date>` under `parent` and return the folder.
 
-    The JSON has what the report says of itself, and `more`.
+    The JSON has the report's `as_json()` and `more`.
     """
     folder = parent / f"{result.name}-{result.machine.date[:19].replace(':', '-')}"
     folder.mkdir(parents=True, exist_ok=False)

@@ -22,18 +22,18 @@ from experiments.common import plots
 
 @dataclass(frozen=True)
 class Cell:
-    """One case in one mode: the samples of every implementation that ran.
+    """Samples of one case in one mode, for every implementation that ran.
 
     Attributes:
         case: name of the case, "8192 × 1000".
         mode: name of the mode, "value_and_grad".
-        seconds: by implementation, seconds per call, one sample a round.
+        seconds: by implementation, seconds per call, one sample per round.
         work: work of one call: gigabytes if the unit is "GB/s", images for "images/s".
-        limit_seconds: by round, the least time by the machine's limits; None if unknown.
+        limit_seconds: by round, the shortest time that the machine's limits allow; None if unknown.
         temp_bytes: by implementation, XLA's scratch memory; absent if XLA did not compile it.
-        compile_seconds: by implementation, the time of its compilation.
+        compile_seconds: by implementation, its compilation time.
         offered: the implementations that have this case, installed or not; None for all.
-        again: ours under a second name, seconds per call as in `seconds`; None if not measured.
+        again: seconds per call of ours under a second name, as in `seconds`; None if not measured.
     """
 
     case: str
@@ -47,7 +47,7 @@ class Cell:
     again: list[float] | None = None
 
     def offers(self, name: str) -> bool:
-        """Return whether an implementation has this case, installed or not."""
+        """Whether an implementation has this case, installed or not."""
         return self.offered is None or name in self.offered
 
 
@@ -61,14 +61,14 @@ class Result:
         baselines: the others, including those that could not run here.
         unit: the unit of work per second.
         cells: the measurements.
-        machine: the machine they were made on.
-        notes: what a reader must know to read the table.
+        machine: the machine of the run.
+        notes: remarks that a reader of the table needs.
         legend: explanations of unit and limit, printed below the table.
         extent: the part of the benchmark that was run.
-        row_per_implementation: one row an implementation with all its figures, rather than one row
-            a cell.
+        row_per_implementation: whether each implementation has a row with all its figures, rather
+            than each cell.
         tables: other measurements, or values derived from the cells.
-        floor: the noise of cells in which it was not measured; None if they have no ties.
+        floor: the noise to assume for cells in which it was not measured; None for no ties in them.
     """
 
     name: str
@@ -86,12 +86,12 @@ class Result:
 
     @property
     def implementations(self) -> tuple[str, ...]:
-        """Ours, then the baselines."""
+        """Our implementation, then the baselines."""
         return (self.ours, *self.baselines)
 
     @property
     def compiled(self) -> list[str]:
-        """The implementations that XLA compiled."""
+        """Implementations that XLA compiled."""
         return [
             name
             for name in self.implementations
@@ -99,25 +99,25 @@ class Result:
         ]
 
     def ratio(self, cell: Cell, baseline: str) -> float | None:
-        """Time of the baseline over ours; None if it did not run."""
+        """Return the baseline's time divided by ours; None if it did not run."""
         if baseline not in cell.seconds:
             return None
         return timing.ratio(cell.seconds[baseline], cell.seconds[self.ours])
 
     def interval(self, cell: Cell, baseline: str) -> noise.Interval | None:
-        """Ratio of the baseline with its interval; None if the baseline did not run."""
+        """Return the baseline's ratio with its interval; None if the baseline did not run."""
         if baseline not in cell.seconds:
             return None
         return noise.interval(cell.seconds[baseline], cell.seconds[self.ours])
 
     def noise(self, cell: Cell) -> noise.Interval | None:
-        """Ratio of ours to itself in the rounds of a cell; None if it was not measured."""
+        """Return the ratio of our implementation to itself in a cell; None if not measured."""
         if cell.again is None:
             return None
         return noise.interval(cell.again, cell.seconds[self.ours])
 
     def ties(self, cell: Cell, baseline: str) -> bool:
-        """Return whether the noise of the cell hides which of the two is faster."""
+        """Whether the noise of the cell hides which of the two is faster."""
         floor, found = self.noise(cell) or self.floor, self.interval(cell, baseline)
         return floor is not None and found is not None and found.ties(floor)
 
@@ -127,7 +127,7 @@ class Result:
         return any(cell.again is not None for cell in self.cells)
 
     def fastest_baseline(self, cell: Cell) -> tuple[str, float] | None:
-        """The baseline with the smallest ratio, and that ratio."""
+        """Return the baseline with the smallest ratio, and this ratio."""
         ratios = [
             (baseline, ratio)
             for baseline in self.baselines
@@ -136,7 +136,7 @@ class Result:
         return min(ratios, key=lambda pair: pair[1], default=None)
 
     def mean_ratio(self, baseline: str, mode: str) -> float | None:
-        """Geometric mean of the baseline's ratios over the cells of a mode in which it ran."""
+        """Return the geometric mean of the baseline's ratios in the cells of a mode."""
         ratios = [
             ratio
             for cell in self.cells
@@ -145,12 +145,12 @@ class Result:
         return timing.geometric_mean(ratios) if ratios else None
 
     def modes(self) -> list[str]:
-        """The modes in the order of the cells."""
+        """Return the modes in the order of the cells."""
         return list(dict.fromkeys(cell.mode for cell in self.cells))
 
     def sheets(self) -> list[Sheet]:
-        """Speed and, where it was measured, memory; then the other tables."""
-        if not self.cells:  # the time was over before the first
+        """Make the tables of speed and, if measured, memory, then the other tables."""
+        if not self.cells:  # the time was over before the first case
             own = []
         elif self.row_per_implementation:
             own = [_rows_by_implementation(self)]
@@ -160,7 +160,7 @@ class Result:
         return own + [table.sheet() for table in self.tables]
 
     def lines(self) -> list[str]:
-        """Lines of text about the machine, the compilation times and the method."""
+        """Return lines of text about the machine, the compilation times and the method."""
         totals = {
             name: math.fsum(cell.compile_seconds.get(name, 0.0) for cell in self.cells)
             for name in self.compiled
@@ -173,7 +173,7 @@ class Result:
         ]
 
     def as_json(self) -> dict[str, Any]:
-        """All samples, and the statistics derived from them."""
+        """Return all samples and the statistics derived from them."""
         means = {
             mode: {baseline: self.mean_ratio(baseline, mode) for baseline in self.baselines}
             for mode in self.modes()
@@ -226,7 +226,7 @@ class Result:
         }
 
     def figure(self) -> Figure:
-        """Plot each baseline's time over ours, one group of lines a cell, on a log axis."""
+        """Plot each baseline's time over ours, with one group of lines per cell, on a log axis."""
         count = len(self.cells)
         if not self.cells:
             drawing = plots.empty(2.0)
@@ -258,7 +258,7 @@ class Result:
         axes.set_ylim(count - 0.5, -0.5)
         draw_ratio_axis(axes, base=2)
         low, high = axes.get_xlim()
-        axes.set_xlim(min(low, 0.48), max(high, 2.1))  # ticks at 0.5 and 2: one at 1 gives no scale
+        axes.set_xlim(min(low, 0.48), max(high, 2.1))  # shows ticks at 0.5 and 2
         axes.grid(axis="x", color="0.9")
         label_ratio_axis(axes, self.ours)
         add_title(drawing, self, f"baselines against {self.ours}")
@@ -267,7 +267,7 @@ class Result:
 
 
 def speed(result: Result) -> Sheet:
-    """Our time, and each baseline's as a multiple of it, a row a cell."""
+    """Make a table of our time and each baseline's multiple of it, with a row for each cell."""
     rows = []
     for cell in result.cells:
         samples = cell.seconds[result.ours]
@@ -317,7 +317,7 @@ def speed(result: Result) -> Sheet:
 
 
 def _intervals(result: Result) -> Sheet:
-    """The intervals of the multiples, a row a cell."""
+    """Make a table of the intervals of the multiples, with a row for each cell."""
     rows = []
     for cell in result.cells:
         found = [result.interval(cell, baseline) for baseline in result.baselines]
@@ -329,7 +329,7 @@ def _intervals(result: Result) -> Sheet:
 
 
 def _rows_by_implementation(result: Result) -> Sheet:
-    """Time, rate, share of the limit, multiple and memory, a row an implementation."""
+    """Make a table of time, rate, share of the limit, multiple and memory by implementation."""
     rows = []
     for cell in result.cells:
         for name in filter(cell.offers, result.implementations):
@@ -370,7 +370,7 @@ def _rows_by_implementation(result: Result) -> Sheet:
 
 
 def memory(result: Result) -> Sheet:
-    """XLA's scratch memory, for the implementations that XLA compiled."""
+    """Make a table of XLA's scratch memory, for the implementations that it compiled."""
     rows = []
     for cell in result.cells:
         temps = [cell.temp_bytes.get(name) for name in result.compiled]
@@ -383,7 +383,7 @@ def memory(result: Result) -> Sheet:
 
 
 def _digits(value: float) -> str:
-    """Three significant digits, without an exponent."""
+    """Format a number with three significant digits, without an exponent."""
     return f"{value:.0f}" if value >= 100 else f"{value:#.3g}" if value >= 0.001 else "0"
 
 
@@ -392,12 +392,12 @@ def _multiple(ratio: float | None) -> str:
 
 
 def _judged(result: Result, cell: Cell, baseline: str) -> str:
-    """The multiple, with "tie" where the noise hides which of the two is faster."""
+    """Format the multiple, with "tie" if the noise hides which of the two is faster."""
     return _multiple(result.ratio(cell, baseline)) + " tie" * result.ties(cell, baseline)
 
 
 def _interval_text(result: Result, cell: Cell, name: str) -> list[str]:
-    """The interval of an implementation; in the row of ours that of the noise."""
+    """Format the interval of an implementation; for ours, the interval of the noise."""
     own = name == result.ours
     found = result.noise(cell) if own else result.interval(cell, name)
     return [found.text() if found else "-"]

@@ -1,4 +1,4 @@
-"""A run of a benchmark: which cases, for how long, progress messages, what Ctrl-C leaves."""
+"""A run of a benchmark: choice of cases, time limits, progress messages and Ctrl-C."""
 
 import math
 import time
@@ -17,13 +17,13 @@ Found = TypeVar("Found")
 
 
 class Choice(NamedTuple):
-    """The part of a benchmark that is asked for.
+    """The part of a benchmark to run.
 
     Attributes:
-        text: cases whose names contain it; × may be typed as x, spaces do not count.
-        rivals: baselines whose names contain one of these; empty for all of them.
-        brief: whether the cases that take minutes are left out.
-        until: no case begins later than this, by `time.monotonic`.
+        text: a case's name contains this; × may be typed as x, spaces do not count.
+        rivals: a baseline's name contains one of these; empty for all baselines.
+        brief: whether to leave out the cases that take minutes.
+        until: latest start of a case, as a time of `time.monotonic`.
     """
 
     text: str = ""
@@ -32,11 +32,11 @@ class Choice(NamedTuple):
     until: float = math.inf
 
     def has_case(self, name: str) -> bool:
-        """Return whether a case is asked for."""
+        """Whether a case is chosen."""
         return _plain(self.text) in _plain(name)
 
     def has_rival(self, name: str) -> bool:
-        """Return whether a baseline is asked for."""
+        """Whether a baseline is chosen."""
         return not self.rivals or any(_plain(each) in _plain(name) for each in self.rivals)
 
 
@@ -48,17 +48,17 @@ def _plain(text: str) -> str:
 
 
 class Session:
-    """Runs the cases of a benchmark one after the other and reports the progress.
+    """Runner of the cases of a benchmark, one after the other, which reports the progress.
 
     On a terminal one line is rewritten; elsewhere each case has a line of its own, and more if
     it is long.
 
     Args:
         quick: small shapes, for a trial run whose figures are not representative.
-        rounds: how often every implementation runs, at most.
-        console: where the progress is printed.
-        seconds: the time for the rounds of a case, within which as many are run as fit.
-        choice: the cases and the baselines that are asked for.
+        rounds: the largest number of runs of every implementation.
+        console: shows the progress.
+        seconds: the time for the rounds of a case, which limits their number.
+        choice: the cases and the baselines to run.
     """
 
     def __init__(
@@ -105,13 +105,13 @@ class Session:
         *,
         takes_minutes: Callable[[Case], bool] = lambda case: False,
     ) -> list[Found]:
-        """Measure each case and return the results, after Ctrl-C those of the finished cases.
+        """Measure each case and return the results; after Ctrl-C, those of the finished cases.
 
         Args:
             title: the name of this group of cases in messages.
-            table: the cases with their names; one without a name is no case of its own, and is
-                left out if cases are chosen by their names.
-            measure: measures a case, usually by one call of `interleave`; if it makes several,
+            table: the cases with their names; one without a name does not count as a case, and is
+                left out if cases are chosen by name.
+            measure: measures a case, usually by one call of `interleave`; with several calls,
                 Ctrl-C discards the case.
             takes_minutes: whether a case is left out of a brief run.
         """
@@ -142,10 +142,10 @@ class Session:
         return found
 
     def attempt(self, name: str, work: Callable[[], Found]) -> Found | None:
-        """Return what `work` returns; None with a note if it fails, so that the others go on."""
+        """Return `work()`; if it fails, add a note and return None, so that other work goes on."""
         try:
             return work()
-        except Exception as error:  # whatever a device or another's package cannot do
+        except Exception as error:  # of any kind, from a device or another package
             reason = str(error).strip().partition("\n")[0][:200]
             where = f"{self._place}: {name}" if self._place else name
             self.notes.append(f"{where} failed, {type(error).__name__}: {reason}")
@@ -158,8 +158,8 @@ class Session:
 
         Args:
             thunks: the calls to time, by name.
-            ours: the one that runs once more in every round, as `noise.AGAIN`.
-            **options: those of `timing.interleave`.
+            ours: the thunk to run a second time in every round, as `noise.AGAIN`.
+            **options: passed on to `timing.interleave`.
 
         Raises:
             KeyboardInterrupt: no round was finished, or an earlier call was interrupted.
@@ -167,7 +167,7 @@ class Session:
         if self.interrupted is not None:
             raise KeyboardInterrupt
         if ours is not None:
-            # between the others, as far from its first turn as the baselines are
+            # It runs between the others, as far from its first turn as the baselines.
             names = list(thunks)
             names.insert(len(names) // 2 + 1, noise.AGAIN)
             thunks = {name: thunks[ours if name == noise.AGAIN else name] for name in names}

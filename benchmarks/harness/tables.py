@@ -15,8 +15,8 @@ class Extent(NamedTuple):
     Attributes:
         quick: small shapes and few rounds, whose figures are not representative.
         interrupted: the case and round at which Ctrl-C ended the run, or None.
-        cases: how many cases were run, and of how many; None for all of them.
-        rivals: parts of the names of the baselines that were asked for; empty for all of them.
+        cases: the number of cases that were run, and of all cases; None if all were run.
+        rivals: parts of the names of the chosen baselines; empty for all baselines.
     """
 
     quick: bool = False
@@ -26,7 +26,7 @@ class Extent(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """True if means over the cases and targets are meaningful."""
+        """Whether means over the cases and targets are meaningful."""
         return self == WHOLE
 
     @property
@@ -41,7 +41,7 @@ class Extent(NamedTuple):
         return f"{', '.join(marks)}: " if marks else ""
 
     def lines(self) -> list[str]:
-        """Explanations of the marks."""
+        """Return explanations of the marks."""
         without = "no means, no targets"
         return [
             *(
@@ -71,7 +71,7 @@ class Sheet(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table of texts and numbers, None if unknown; the first two columns name a row."""
+    """A table of texts and numbers (None if unknown), whose first two columns name a row."""
 
     title: str
     header: tuple[str, ...]
@@ -79,7 +79,7 @@ class Table(NamedTuple):
     legend: tuple[str, ...] = ()
 
     def sheet(self) -> Sheet:
-        """Convert to text, numbers with three digits."""
+        """Convert to text, with numbers of three digits."""
         rows = [[_text(x) for x in row] for row in self.rows]
         return Sheet(self.title, [*self.header], rows, self.legend)
 
@@ -108,19 +108,19 @@ class Report(Protocol):
         ...
 
     def sheets(self) -> list[Sheet]:
-        """Tables as text."""
+        """Return the tables as text."""
         ...
 
     def lines(self) -> list[str]:
-        """Lines of text about the machine, the method and the columns."""
+        """Return lines of text about the machine, the method and the columns."""
         ...
 
     def as_json(self) -> dict[str, Any]:
-        """All measured and derived values, for JSON."""
+        """Return all measured and derived values, for JSON."""
         ...
 
     def figure(self) -> Figure:
-        """The plot."""
+        """Draw the plot."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Targets: ratios that xentjax has set itself, and whether they are met."""
+"""Targets: limits of ratios that xentjax aims for, and whether they are met."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from benchmarks.harness.tables import Table
 
 
 class Target(NamedTuple):
-    """A ratio that must be at most `limit`; `found` is None where it could not be measured."""
+    """A ratio that must be at most `limit`; `found` is None if it could not be measured."""
 
     name: str
     found: float | None
@@ -15,7 +15,7 @@ class Target(NamedTuple):
 
 
 def table_of_targets(found: Iterable[tuple[str, Target]]) -> Table:
-    """A row for each target, by case."""
+    """Make a table with a row for each target, by case."""
     return Table(
         "Targets: ratios that must be at most the limit",
         ("case", "target", "found", "limit", "met"),

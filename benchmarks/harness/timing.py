@@ -1,8 +1,8 @@
 """Timing: implementations interleaved in one process and compared round by round.
 
-Shared machines drift: the same call can take three times as long an hour later. So nothing is
-compared across time. Every implementation runs once in every round, and a ratio is the median of
-the ratios *within* the rounds, which a slow minute does not change.
+Shared machines drift: the same call can take three times as long an hour later. Every
+implementation therefore runs once in every round, and a ratio is the median of the ratios *within*
+the rounds, which a slow minute does not change.
 """
 
 import math
@@ -15,12 +15,12 @@ import jax
 import numpy as np
 
 Thunk = Callable[[], Any]
-Samples = dict[str, list[float]]  # seconds per call, one entry a round
+Samples = dict[str, list[float]]  # seconds per call, one entry per round
 LEAST_ROUNDS = 3
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C between the rounds of `interleave`; `samples` are those of the finished ones."""
+    """Ctrl-C during `interleave`; `samples` are those of the finished rounds."""
 
     def __init__(self, samples: Samples) -> None:
         super().__init__()
@@ -54,12 +54,13 @@ def interleave(
 
     Args:
         thunks: the calls to time, by name; each returns arrays (or nothing) and may keep state.
-        rounds: number of samples of each thunk, or the most where `seconds` ends them.
+        rounds: number of samples of each thunk; fewer if `seconds` ends them.
         seconds: begin no round that would end later than this, warm-up excluded; at least
             `LEAST_ROUNDS` are run.
         min_seconds: the shortest sample, in seconds.
         settle: begin every turn with an untimed call; calls of seconds do not need it.
-        on_turn: called with the round, from 1, and the name before each turn; round 0 warms up.
+        on_turn: called before each turn with the round, from 1, and the name; round 0 is the
+            warm-up.
         clock: the time in seconds.
 
     Raises:
@@ -96,7 +97,7 @@ def interleave(
 
 
 def _orders(names: Sequence[str], rounds: int) -> Iterator[Sequence[str]]:
-    """Yield orders in pairs, each with its mirror image; the first name moves on after a pair.
+    """Yield each order and then its mirror image; every pair starts one name later.
 
     A steady drift within a round cancels between an order and its mirror, and after 2 * len(names)
     rounds every name has had every position equally often.
@@ -108,14 +109,14 @@ def _orders(names: Sequence[str], rounds: int) -> Iterator[Sequence[str]]:
 
 
 def once(thunk: Thunk, *, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds of the first call, for calls that take too long to repeat."""
+    """Return the seconds of the first call, for calls that take too long to repeat."""
     return seconds_per_call(thunk, 1, clock)
 
 
 def seconds_per_call(
     thunk: Thunk, repeats: int, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """Mean time of `repeats` calls, which includes releasing the results."""
+    """Return the mean time of `repeats` calls, which includes releasing the results."""
     begin = clock()
     for _ in range(repeats):
         jax.block_until_ready(thunk())
@@ -123,7 +124,7 @@ def seconds_per_call(
 
 
 def thread_state(step: Callable[[Any], Any], state: Any) -> Thunk:
-    """Make a thunk that feeds `step` its own last output, as a step with a donated input needs."""
+    """Make a thunk that feeds `step` its own last output; steps with a donated input need it."""
 
     def thunk() -> Any:
         nonlocal state
@@ -137,7 +138,7 @@ def thread_state(step: Callable[[Any], Any], state: Any) -> Thunk:
 class Compiled:
     """A compiled function, the time of its compilation and the memory it allocates.
 
-    `temp_bytes` is XLA's scratch memory without outputs; None where the backend does not say.
+    `temp_bytes` is XLA's scratch memory without outputs; None if the backend does not report it.
     """
 
     call: Callable[..., Any]
@@ -151,7 +152,7 @@ def compile_ahead_of_time(
     donate: tuple[int, ...] = (),
     clock: Callable[[], float] = time.perf_counter,
 ) -> Compiled:
-    """Trace, lower and compile `function` for these arguments, and time that."""
+    """Trace, lower and compile `function` for these arguments, and time it."""
     begin = clock()
     call = jax.jit(function, donate_argnums=donate).lower(*args).compile()
     seconds = clock() - begin
@@ -160,12 +161,12 @@ def compile_ahead_of_time(
 
 
 def quartiles(samples: Sequence[float]) -> Quartiles:
-    """Lower quartile, median and upper quartile."""
+    """Return the lower quartile, median and upper quartile."""
     return Quartiles(*(float(value) for value in np.quantile(samples, (0.25, 0.5, 0.75))))
 
 
 def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:
-    """Median over rounds of numerator / denominator within the round."""
+    """Return the median over rounds of numerator / denominator within the round."""
     if len(numerator) != len(denominator):
         raise ValueError(
             f"ratio: expected as many rounds of both, got {len(numerator)} and {len(denominator)}"
@@ -174,5 +175,5 @@ def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:
 
 
 def geometric_mean(ratios: Sequence[float]) -> float:
-    """The mean that treats twice as fast and twice as slow as opposites."""
+    """Return the mean for ratios, in which 2 and 1/2 cancel."""
     return math.exp(math.fsum(map(math.log, ratios)) / len(ratios))

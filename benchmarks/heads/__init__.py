@@ -1,3 +1,3 @@
-"""Functions of a linear head beside stored logits and beside a loop over chunks of rows."""
+"""Functions of a linear head, compared with stored logits and with a loop over chunks of rows."""
 
 from benchmarks.heads.benchmark import run as run

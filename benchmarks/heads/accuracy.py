@@ -14,9 +14,9 @@ from benchmarks.heads.implementations import Operation, arguments, function_of, 
 
 
 def accuracy(table: Sequence[Operation], *, quick: bool) -> Table:
-    """Relative errors on the same inputs, in the norm; samples have none, they are random.
+    """Make a table of relative errors in norm on the same inputs, except for random samples.
 
-    Stored logits in float64 are what all are compared with.
+    All are compared with stored logits in float64.
     """
     shape = cases.LINEAR_ACCURACY_QUICK if quick else cases.HEADS_ACCURACY
     rows = []
@@ -36,7 +36,7 @@ def accuracy(table: Sequence[Operation], *, quick: bool) -> Table:
 
 
 def errors_of(operation: Operation, case: cases.HeadCase) -> dict[str, list[float | None]]:
-    """Return the errors of value and gradients by implementation, None without gradients."""
+    """Return the errors of value and gradients by implementation; None for missing gradients."""
     arrays, found = given(case.shape), {}
     for name in operation.functions:
         own = arguments(operation, name, case, arrays)
@@ -54,7 +54,7 @@ def _in_float64(x: Any) -> Any:
 
 
 def _parts(result: Any, operation: Operation) -> list[np.ndarray | None]:
-    """Return the value, flat, and the gradients in x and kernel."""
+    """Return the flattened value, and the gradients in x and kernel."""
     value, gradients = result if operation.mode != "forward" else (result, (None, None))
     floating = [
         np.ravel(np.asarray(x, np.float64))

@@ -1,4 +1,4 @@
-"""Functions of a linear head: time, scratch memory and errors beside stored logits and a scan."""
+"""Functions of a linear head: time, memory and errors, compared with stored logits and a scan."""
 
 from benchmarks.harness import cases, machine, noise, timing
 from benchmarks.harness.baselines import NAIVE, NO_TORCH, OURS, how_to_install, load_torch
@@ -80,7 +80,7 @@ def measure(
     )
 
 
-# Most scratch memory in MB, by function, shape and implementation.
+# Limits of scratch memory in MB, by function, shape and implementation.
 MEMORY = {
     ("log-probs, entropy", (2048, 512, 32768), OURS): 30,
     ("surrogate", (2048, 512, 32768), LOG_PROBS): 60,
@@ -88,7 +88,7 @@ MEMORY = {
     ("KL", (2048, 512, 32768), OURS): 120,
     ("KL", (4096, 768, 50304), OURS): 150,
 }
-# Most time, by function: of one implementation over that of another.
+# Limits of the time of one implementation over another's, by function.
 TIMES = {
     "log-probs, entropy": ((OURS, SCAN, 1.0), (OURS, NAIVE, 1.1)),
     "surrogate": ((LOG_PROBS, SCAN, 1.0), (LOG_PROBS, NAIVE, 1.1), (OURS, LOG_PROBS, 0.85)),
@@ -97,16 +97,16 @@ TIMES = {
 
 
 LARGE = cases.LINEAR_SHAPES[-1]
-"""The shape whose calls take seconds, for functions with targets alone."""
+"""Shape whose calls take seconds, only for functions with targets."""
 
 
 def has_targets(operation: Operation) -> bool:
-    """Return whether a function has targets."""
+    """Whether a function has targets."""
     return operation.name in TIMES or any(operation.name == name for name, *_ in MEMORY)
 
 
 def targets(operation: Operation, case: cases.HeadCase, cell: Cell) -> list[Target]:
-    """The targets of one cell; those of memory are in float32."""
+    """Return the targets of one cell; targets for memory only in float32."""
     found = [
         Target(
             f"{name}: time / {other}", timing.ratio(cell.seconds[name], cell.seconds[other]), limit

@@ -1,7 +1,7 @@
-"""Functions of a linear head: ours, from stored logits, and by a loop over chunks of rows.
+"""Functions of a linear head: ours, by stored logits, and by a loop over chunks of rows.
 
-The loop is what JAX's stacks of reinforcement learning and distillation write by hand: a scan over
-chunks of rows, whose logits are made once more for the gradient (`jax.checkpoint`).
+The loop is written by hand in JAX libraries for reinforcement learning and distillation: a scan
+over chunks of rows, whose logits are recomputed for the gradient (`jax.checkpoint`).
 """
 
 from collections.abc import Callable, Mapping
@@ -26,9 +26,9 @@ from benchmarks.linear.implementations import (
 SCAN = "scan + remat"
 LOG_PROBS = "linear_log_probs"
 CHUNK = 256
-"""Rows of a chunk."""
+"""Number of rows of a chunk."""
 TOP = 64
-"""Classes of top-k."""
+"""Number k of classes of top-k."""
 
 
 class Rest(NamedTuple):
@@ -40,19 +40,19 @@ class Rest(NamedTuple):
     teacher_x: Any
     teacher_kernel: Any
     rows: Any
-    """The number of each row, from which a chunk makes the key of its samples."""
+    """Index of each row, from which a chunk derives the key of its samples."""
 
 
 Function = Callable[[jax.Array, jax.Array, Rest], Any]
 
 
 class Operation(NamedTuple):
-    """One function in one mode, by every implementation that has it."""
+    """One function in one mode, with every implementation that has it."""
 
     name: str
     mode: str
     products: int
-    """Matrix products of N D K multiplications that stored logits take; the teacher's D is 1.5."""
+    """Matrix products of N D K multiplications with stored logits, without the teacher's."""
     functions: dict[str, Function]
     classes_first: tuple[str, ...] = ()
     """Implementations that take the kernel as [K, D]."""
@@ -62,7 +62,7 @@ class Operation(NamedTuple):
 def given(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, Rest]:
     """Make features, kernel and the rest in float32, the same in every run.
 
-    Logits have unit variance, also those of the teacher, which has half as many features more.
+    Logits have unit variance, the teacher's too. The teacher has 1.5 D features.
     """
     n, d, k = shape
     x, kernel, labels = problem(shape)
@@ -76,7 +76,7 @@ def given(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, Rest]:
 def surrogate(
     log_prob: jax.Array, entropy: jax.Array, advantage: jax.Array, old: jax.Array
 ) -> jax.Array:
-    """Compute the clipped surrogate with an entropy bonus, of each row."""
+    """Compute the clipped surrogate of each row, with an entropy bonus."""
     ratio = jnp.exp(log_prob - old)
     gain = jnp.minimum(ratio * advantage, jnp.clip(ratio, 0.8, 1.2) * advantage)
     return -gain - 0.01 * entropy
@@ -123,7 +123,7 @@ def _sample(x: jax.Array, kernel: jax.Array, rest: Rest) -> tuple[jax.Array, jax
 
 
 def _in_chunks(function: Function) -> Function:
-    """Return the function by a scan over chunks of rows, which a gradient computes again."""
+    """Compute the function by a scan over chunks of rows; gradients recompute each chunk."""
 
     def chunked(x: jax.Array, kernel: jax.Array, rest: Rest) -> Any:
         size = CHUNK if x.shape[0] % CHUNK == 0 else x.shape[0]
@@ -144,7 +144,7 @@ def _in_chunks(function: Function) -> Function:
 
 
 def _both(function: Function, finish: Callable[[Any, Rest], Any] | None = None) -> dict[str, Any]:
-    """Return the function from stored logits and in chunks, each followed by `finish`."""
+    """Return the function with stored logits and in chunks, each followed by `finish`."""
     both = {NAIVE: function, SCAN: _in_chunks(function)}
     if finish is None:
         return both
@@ -197,14 +197,14 @@ def _our_sample(x: jax.Array, kernel: jax.Array, _: Rest) -> Any:
 
 def _divergence(name: str) -> Function:
     def mean(x: jax.Array, kernel: jax.Array, rest: Rest) -> jax.Array:
-        function = getattr(xentjax, name)  # which an older revision may lack
+        function = getattr(xentjax, name)  # may be missing in an older revision
         return function(rest.teacher_x, rest.teacher_kernel, x, kernel, reduction="mean")
 
     return mean
 
 
 def _others() -> dict[str, Function]:
-    """Find the installed losses of others, which give the mean over rows."""
+    """Find the installed losses of other packages, which return the mean over rows."""
 
     def of_labels(loss: Callable[..., jax.Array]) -> Function:
         return lambda x, kernel, rest: loss(x, kernel, rest.labels)
@@ -214,7 +214,7 @@ def _others() -> dict[str, Function]:
 
 
 def operations() -> tuple[Operation, ...]:
-    """Return every function, with what is installed of its baselines."""
+    """Return every function, with its installed baselines."""
     gradients = "value_and_grad"
     kl, js = (_divergence(name) for name in ("linear_kl_divergence", "linear_js_divergence"))
     return (
@@ -249,7 +249,7 @@ def operations() -> tuple[Operation, ...]:
 
 
 def operations_by(implementations: Mapping[str, str]) -> tuple[Operation, ...]:
-    """Return the functions that have kernels, by ours under these names and by the baselines."""
+    """Return the functions with kernels: our implementations under these names, and baselines."""
 
     def ours(function: Callable[..., Any]) -> dict[str, Function]:
         return {
@@ -273,14 +273,14 @@ def operations_by(implementations: Mapping[str, str]) -> tuple[Operation, ...]:
 
 
 def work(operation: Operation, shape: tuple[int, int, int]) -> int:
-    """Count the operations of stored logits; a teacher's add one product of 1.5 D features."""
+    """Count the operations with stored logits; a teacher adds one product of 1.5 D features."""
     n, d, k = shape
     teacher = 3 * d // 2 if operation.name in ("KL", "JS") else 0
     return 2 * n * k * (operation.products * d + teacher)
 
 
 def function_of(operation: Operation, name: str) -> Callable[..., Any]:
-    """Return the function that is compiled: with gradients in x and kernel if the mode has them."""
+    """Return the function to compile: with gradients in x and kernel if the mode has them."""
     function = operation.functions[name]
     return function if operation.mode == "forward" else jax.value_and_grad(function, (0, 1))
 
@@ -288,7 +288,7 @@ def function_of(operation: Operation, name: str) -> Callable[..., Any]:
 def arguments(
     operation: Operation, name: str, case: cases.HeadCase, arrays: tuple[Any, Any, Rest]
 ) -> tuple[Any, ...]:
-    """Return the arrays in the dtype of the case and the layout that the implementation takes."""
+    """Return the arrays in the dtype of the case and the layout that the implementation expects."""
     x, kernel, rest = arrays
     kernel = kernel.T if name in operation.classes_first else kernel
     x, kernel, *teacher = (

@@ -28,7 +28,7 @@ class Derivatives(NamedTuple):
 
 
 def exact(x: np.ndarray, kernel: np.ndarray, labels: np.ndarray) -> Derivatives:
-    """Compute them in float64 with NumPy."""
+    """Compute loss and gradients in float64 with NumPy."""
     logits = x @ kernel
     logits -= np.max(logits, axis=1, keepdims=True)
     exps = np.exp(logits)
@@ -44,7 +44,7 @@ def exact(x: np.ndarray, kernel: np.ndarray, labels: np.ndarray) -> Derivatives:
 def accuracy(
     implementations: Mapping[str, Implementation], torch: ModuleType | None, *, quick: bool
 ) -> Table:
-    """Relative errors against float64 on the same inputs, of gradients in their norm."""
+    """Make a table of relative errors against float64 on the same inputs; of gradients, in norm."""
     shape = cases.LINEAR_ACCURACY_QUICK if quick else cases.LINEAR_ACCURACY
     given, rows = problem(shape), []
     for dtype in ("float32", "bfloat16"):
@@ -71,5 +71,5 @@ def accuracy(
 
 
 def _as_float64(array: Any) -> np.ndarray:
-    """Convert an array of jax or torch, by way of float32: NumPy has no bfloat16."""
+    """Convert an array of jax or torch; first to float32, since NumPy has no bfloat16."""
     return np.asarray(array.float() if hasattr(array, "float") else array, np.float64)

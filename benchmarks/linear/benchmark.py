@@ -1,4 +1,4 @@
-"""Cross-entropy of a linear layer, mean over rows: ours beside stored logits, tokamax and others.
+"""Cross-entropy of a linear layer, mean over rows: ours, stored logits, tokamax and others.
 
 Each implementation is compiled for one mode: the loss, or the loss with the gradients in features
 and kernel.
@@ -99,7 +99,7 @@ def measure(
 
 
 def targets(cell: Cell, logits_bytes: int) -> list[Target]:
-    """The targets in the mode of the cell."""
+    """Return the targets in the mode of the cell."""
 
     def time(name: str, baseline: str) -> float | None:
         return timing.ratio(cell.seconds[name], cell.seconds[baseline])
@@ -132,7 +132,7 @@ def targets(cell: Cell, logits_bytes: int) -> list[Target]:
 def big(
     implementations: Mapping[str, Implementation], session: Session
 ) -> tuple[Table, list[tuple[str, Target]]]:
-    """Run a call whose stored logits would take gigabytes, once; its memory has a target."""
+    """Run once a call whose stored logits would take gigabytes; its memory has a target."""
     case = cases.LINEAR_BIG_QUICK if session.quick else cases.LINEAR_BIG
     given, rows, found = problem(case.shape), [], []
     for name in (OURS, IN_FORWARD, NAIVE):

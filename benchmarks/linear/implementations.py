@@ -48,12 +48,12 @@ def problem(shape: tuple[int, int, int]) -> Problem:
 
 
 def naive_loss(x: jax.Array, kernel: jax.Array, labels: jax.Array) -> jax.Array:
-    """All logits, in the dtype of x, then the loss by optax."""
+    """Compute all logits in the dtype of x, then the loss by optax."""
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(x @ kernel, labels))
 
 
 def xentjax_loss(x: jax.Array, kernel: jax.Array, labels: jax.Array, **keywords: Any) -> jax.Array:
-    """Loss by xentjax, with these keywords."""
+    """Compute the loss by xentjax, with these keywords."""
     return linear_softmax_cross_entropy(x, kernel, labels, reduction="mean", **keywords)
 
 
@@ -73,13 +73,13 @@ def jax_implementations() -> dict[str, Implementation]:
         NAIVE: Implementation(naive_loss),
     }
     if (tokamax := load_if_installed("tokamax")) is not None:
-        # Otherwise it parses this program's command line and refuses the options it does not know.
+        # Otherwise tokamax parses this program's command line and rejects unknown options.
         importlib.import_module("absl.flags").FLAGS.mark_as_parsed()
         for name in TOKAMAX:
             loss = partial(_tokamax_loss, tokamax, name.split()[1])
             try:
                 jax.eval_shape(loss, jnp.ones((8, 8)), jnp.ones((8, 8)), jnp.zeros(8, jnp.int32))
-            except ValueError:  # not in this version
+            except ValueError:  # this version does not have it
                 continue
             found[name] = Implementation(loss)
     if (jax_cce := load_if_installed("jax_cce")) is not None:
@@ -115,7 +115,7 @@ def jax_thunk(
     case: cases.LinearCase,
     given: Problem,
 ) -> timing.Thunk:
-    """A call of the compiled program on the problem."""
+    """Make a call of the compiled program on the problem."""
     kernel = given.kernel.T if implementation.classes_first else given.kernel
     x, kernel = (jnp.asarray(a).astype(case.dtype) for a in (given.x, kernel))
     return partial(program.call, x, kernel, jnp.asarray(given.labels))
@@ -124,7 +124,7 @@ def jax_thunk(
 def torch_thunks(
     torch: ModuleType, case: cases.LinearCase, given: Problem
 ) -> dict[str, timing.Thunk]:
-    """Calls of torch on its own copies, kernel [K, D]: naive and, since torch 2.13, chunked."""
+    """Make calls of torch on copies, kernel [K, D]: naive and, since torch 2.13, chunked."""
     dtype, functional = getattr(torch, case.dtype), torch.nn.functional
     gradients = case.mode == "value_and_grad"
     x, kernel = (torch.tensor(a).to(dtype) for a in (given.x, np.ascontiguousarray(given.kernel.T)))

@@ -1,3 +1,3 @@
-"""Softmax cross-entropy beside optax, jax.nn, torch and the textbook formula."""
+"""Softmax cross-entropy, compared with optax, jax.nn, torch and the textbook formula."""
 
 from benchmarks.losses.benchmark import run as run

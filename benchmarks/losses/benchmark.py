@@ -1,4 +1,4 @@
-"""Softmax cross-entropy with integer labels, mean over rows: ours beside optax, jax.nn and torch.
+"""Softmax cross-entropy with integer labels, mean over rows: ours, optax, jax.nn and torch.
 
 Each implementation is compiled for one mode: forward, loss and gradient, or an SGD step on the
 logits that reuses their buffer.

@@ -18,12 +18,12 @@ from xentjax import softmax_cross_entropy_with_integer_labels
 
 
 def xentjax_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Loss of integer labels by xentjax."""
+    """Compute the loss of integer labels by xentjax."""
     return softmax_cross_entropy_with_integer_labels(logits, labels, reduction="mean")
 
 
 def naive_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Textbook formula: -sum(one_hot * log softmax), written by hand, without overflow."""
+    """Compute the textbook formula -sum(one_hot * log softmax), by hand but without overflow."""
     one_hot = (labels[:, None] == jnp.arange(logits.shape[-1])[None, :]).astype(logits.dtype)
     shifted = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     log_softmax = shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True))
@@ -31,19 +31,19 @@ def naive_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def gather_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The label's entry of jax.nn.log_softmax."""
+    """Gather the label's entry of jax.nn.log_softmax."""
     log_softmax = jax.nn.log_softmax(logits, axis=-1)
     return -jnp.mean(jnp.take_along_axis(log_softmax, labels[:, None], axis=-1))
 
 
 def optax_one_hot_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Loss of pmfs by optax, on one-hot labels."""
+    """Compute the loss of one-hot labels by optax."""
     one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     return jnp.mean(optax.softmax_cross_entropy(logits, one_hot))
 
 
 def optax_integer_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Loss of integer labels by optax."""
+    """Compute the loss of integer labels by optax."""
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
 
@@ -57,7 +57,7 @@ JAX_LOSSES: dict[str, Loss] = {
 
 
 def problem(case: cases.LossCase) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and labels of a case, the same in every run."""
+    """Make the logits and labels of a case, the same in every run."""
     rng = np.random.default_rng(0)
     rows, classes = case.shape
     logits = rng.standard_normal(case.shape, dtype=np.float32).astype(case.dtype)
@@ -67,7 +67,7 @@ def problem(case: cases.LossCase) -> tuple[np.ndarray, np.ndarray]:
 def torch_thunk(
     torch: ModuleType, logits: np.ndarray, labels: np.ndarray, mode: str
 ) -> timing.Thunk:
-    """A call of torch's loss in the same mode, on its own copy of the logits."""
+    """Make a call of torch's loss in the same mode, on its own copy of the logits."""
     x = torch.tensor(logits, requires_grad=mode != "forward")
     y = torch.tensor(labels, dtype=torch.int64)
 

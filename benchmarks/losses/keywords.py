@@ -21,7 +21,7 @@ LEGEND = (
 
 
 def keywords(num_classes: int) -> dict[str, dict[str, Any]]:
-    """Sets of keywords by their names in the table."""
+    """Return sets of keywords by their names in the table."""
     scalars = {"label_smoothing": 0.1, "z_loss": 1e-4, "temperature": 0.9, "ignore_index": -1}
     weights = {"class_weights": jnp.linspace(0.5, 2, num_classes)}
     return {
@@ -34,7 +34,7 @@ def keywords(num_classes: int) -> dict[str, dict[str, Any]]:
 
 
 def measure(shapes: Iterable[tuple[int, int]], session: Session) -> Table:
-    """Measure the loss and an SGD step: times as multiples of the plain call's, scratch memory."""
+    """Measure time, as a multiple of the plain call's, and memory of the loss and an SGD step."""
     named = [(f"{shape[0]} × {shape[1]}", shape) for shape in shapes]
     groups = session.collect("keywords", named, lambda shape: _rows(shape, session))
     rows = [row for group in groups for row in group]

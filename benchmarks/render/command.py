@@ -32,13 +32,13 @@ class Command:
 
 
 def pages() -> list[Path]:
-    """Find the pages with marked parts."""
+    """Find the pages that have marked parts."""
     every = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
     return [path for path in every if "_build" not in path.parts and MARKED.search(_text(path))]
 
 
 def render(text: str) -> str:
-    """Replace each marked part of a page by what is measured now.
+    """Replace each marked part of a page by its current measurement.
 
     Raises:
         UserError: a comment asks for a part that does not exist.

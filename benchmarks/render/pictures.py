@@ -1,7 +1,7 @@
 """Pictures of the pages, drawn from the stored results alone.
 
-Each file names the digest of the JSON that it was drawn from, so that a picture of older figures
-is found out without drawing it.
+Each file contains the digest of the JSON it was drawn from, which tells whether it shows the latest
+results.
 """
 
 import io
@@ -27,14 +27,14 @@ from experiments.common import plots
 from experiments.common.estimates import Estimate
 from experiments.loss_comparison import Result as Trained, draw as draw_losses
 
-FARTHEST = 16.0  # of the profile's horizontal axis
+FARTHEST = 16.0  # end of the profile's horizontal axis
 COLORS = 64  # enough for lines and text, at a third of the size
 DIGEST = "measured"
 """Key of the digest within a file."""
 
 
 def profile() -> Figure:
-    """Plot in what share of the losses' cases each library is within a factor of the fastest."""
+    """Plot the share of the losses' cases in which a library is within a factor of the fastest."""
     result = stored.result("losses")
     modes = result.modes()
     figure, (panels,) = plots.subplots(1, len(modes), height=3.6, sharey=True)
@@ -103,7 +103,7 @@ def pareto() -> Figure:
 
 
 def roofline() -> Figure:
-    """Plot operations a second over operations a byte, below the machine's two limits."""
+    """Plot operations per second over operations per byte, below the machine's two limits."""
     title = "Rates of all cases beside the limits of the machine"
     figure, (panels,) = plots.subplots(1, 2, height=4.4, title=title)
     styles: dict[str, tuple[str, str]] = {}
@@ -144,7 +144,7 @@ def roofline() -> Figure:
 
 
 def _intensity_of_loss(cell: Cell) -> tuple[float, float]:
-    """Operations and bytes: 4 a logit and pass (compare, subtract, exponential, add)."""
+    """Return operations (compare, subtract, exponential, add per logit and pass), and bytes."""
     passes = 1 if cell.mode == "forward" else 2
     moved = 1e9 * cell.work
     logits = moved / 4 / (1 if cell.mode == "forward" else 3)
@@ -152,14 +152,14 @@ def _intensity_of_loss(cell: Cell) -> tuple[float, float]:
 
 
 def _intensity_of_layer(cell: Cell) -> tuple[float, float]:
-    """Operations of the matrix products, and the bytes of features, kernel and gradients."""
+    """Return the operations of the matrix products, and the bytes of their arrays."""
     n, d, k = map(int, re.findall(r"\d+", cell.case)[:3])
     size = 2 if "bf16" in cell.case else 4
     return 1e9 * cell.work, size * (n * d + d * k) * (1 if cell.mode == "loss" else 3)
 
 
 def _plain_log(axis: Axis, set_scale: Callable[[str], None]) -> None:
-    """Make an axis logarithmic, with numbers as people write them."""
+    """Make an axis logarithmic, with numbers in plain notation."""
     set_scale("log")
     axis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -186,12 +186,12 @@ def losses_compared() -> Figure:
 
 
 def library(name: str) -> str:
-    """Name the library that an implementation belongs to."""
+    """Name the library of an implementation."""
     return re.split(r", | in | \(", words(name))[0]
 
 
 def _factor(result: Result, cell: Cell, name: str) -> float:
-    """Time over the fastest's of a cell, each as a multiple of ours within the rounds."""
+    """Return the time over the fastest's of a cell, from ratios to ours within the rounds."""
     ratios = [result.ratio(cell, each) or 1.0 for each in cell.seconds]
     return (result.ratio(cell, name) or 1.0) / min(ratios)
 
@@ -206,11 +206,11 @@ PICTURES: dict[str, tuple[tuple[str, ...], Callable[[], Figure]]] = {
     "loss_comparison": (("loss_comparison",), losses_compared),
     "roofline": (("losses", "linear"), roofline),
 }
-"""Names of the stored results that each picture is drawn from, and the function that draws."""
+"""Names of each picture's stored results, and the function that draws it."""
 
 
 def save(name: str, folder: Path) -> None:
-    """Draw a picture into a folder, with the digest of what it is drawn from."""
+    """Draw a picture into a folder, with the digest of its stored results."""
     names, draw = PICTURES[name]
     drawn = io.BytesIO()
     draw().savefig(drawn, format="png")
@@ -222,7 +222,7 @@ def save(name: str, folder: Path) -> None:
 
 
 def is_current(name: str, folder: Path) -> bool:
-    """Return whether a picture was drawn from the stored results as they are."""
+    """Whether a picture was drawn from the present stored results."""
     path = folder / f"{name}.png"
     if not path.exists():
         return False

@@ -25,7 +25,7 @@ Figures = Mapping[str, Any]
 
 
 def keep(path: Path) -> str:
-    """Copy what a finished run says of itself into the measured files; return its name there.
+    """Copy the summary of a finished run to the measured files; return its name there.
 
     Raises:
         UserError: the folder holds no finished run.
@@ -34,7 +34,7 @@ def keep(path: Path) -> str:
     if summary is None:
         raise UserError(f"{path}: expected a finished run, got one without summary.json")
     record = json.loads((path / "config.json").read_text())
-    command = re.sub(r"^\S+ ", "python ", record["command"])  # no path of this machine
+    command = re.sub(r"^\S+ ", "python ", record["command"])  # without a path of this machine
     record["command"] = re.sub(r" --(runs|data)-dir[ =]\S+", "", command)
     paths = ("runs_dir", "data_dir", "data")
     record["config"] = {key: value for key, value in config.items() if key not in paths}
@@ -49,7 +49,7 @@ def keep(path: Path) -> str:
 
 
 def provenance(*names: str) -> str:
-    """Say by which commands, when and where runs were made."""
+    """Write a sentence with the commands, dates, revision and machine of runs."""
     every = [stored.load(name) for name in names]
     commands = ", ".join(dict.fromkeys(f"`{run['command']}`" for run in every))
     dates = ", ".join(dict.fromkeys(run["started"][:10] for run in every))
@@ -134,7 +134,7 @@ def losses() -> str:
 
 
 def dice() -> str:
-    """Make a row for each number of rolls: theory beside measurement."""
+    """Make a row for each number of rolls, with theory and measurement."""
     rows = []
     for found in stored.load("asymptotics")["summary"]["measurements"]:
         covered = [_error(found["coverage"][method]) for method in ("wald", "wilson", "goodman")]
@@ -175,7 +175,7 @@ def models() -> str:
 
 
 def gains() -> str:
-    """Say what distillation and tuning changed, with their intervals."""
+    """Write a sentence on the effects of distillation and tuning, with their intervals."""
     summary = stored.load("language_model")["summary"]
     less, more = summary["distilled_less_alone"], summary["tuned_less_teacher_reward"]
     return (
@@ -226,7 +226,7 @@ def _interval(estimate: Figures, text: Callable[[float], str] = _percent) -> str
 
 
 def _within(estimate: Figures, scale: float, digits: int, unit: str = "", *, sign: str = "") -> str:
-    """The mean and half the width of its interval."""
+    """Format the mean and half the width of its interval."""
     half = estimate["upper"] - estimate["mean"]
     mean = f"{scale * estimate['mean']:{sign}.{digits}f}".replace("-", "−")
     return f"{mean} ± {scale * half:.{digits}f}{unit}"
@@ -238,7 +238,7 @@ def _with_error(value: float, error: float) -> str:
 
 
 def _error(pair: tuple[float, float]) -> str:
-    """A share and its standard error."""
+    """Format a share and its standard error."""
     return f"{100 * pair[0]:.2f} ± {100 * pair[1]:.2f} %"
 
 
@@ -259,4 +259,4 @@ BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
         "gains": gains,
     },
 }
-"""Parts that a comment can name: by stored run, then by part."""
+"""Parts that a comment of a page can name, by stored run."""

@@ -16,12 +16,12 @@ FOLDER = Path(__file__).parents[1] / "measured"
 
 
 def load(name: str) -> dict[str, Any]:
-    """Read what was measured under a name."""
+    """Read the stored result of a name."""
     return json.loads((FOLDER / f"{name}.json").read_text())
 
 
 def digest(*names: str) -> str:
-    """Identify the contents of these files, which a picture is drawn from."""
+    """Return the digest of these results, from which a picture is drawn."""
     text = b"".join((FOLDER / f"{name}.json").read_bytes() for name in names)
     return hashlib.sha256(text).hexdigest()
 
@@ -56,7 +56,7 @@ def categorical() -> Categorical:
 
 
 def extent(values: dict[str, Any]) -> Extent:
-    """The part of a benchmark that was run."""
+    """Return the part of a benchmark that was run."""
     cases = values.get("cases")
     return Extent(
         quick=values["quick"],

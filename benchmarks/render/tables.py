@@ -19,7 +19,7 @@ VERSIONS = ("python", "jax", "optax", "torch", "scipy", "statsmodels", "jax-cce"
 
 
 def provenance(name: str) -> str:
-    """Say by which command, when, where and with what a benchmark was measured."""
+    """Write a sentence with the command, date, machine and versions of a measurement."""
     values = stored.load(name)
     machine, known = values["machine"], values.get("fingerprint", {})
     command = known.get("command", f"python -m benchmarks {name}")
@@ -41,7 +41,7 @@ def provenance(name: str) -> str:
 
 
 def speed(name: str, *, without: Iterable[str] = ()) -> str:
-    """Make the table of times, with less time than ours in bold."""
+    """Make the table of times; times shorter than ours are bold."""
     result = stored.result(name)
     sheet = _without(report.speed(result), {"best", *without})
     rows = [[_bold(words(text)) for text in row] for row in sheet.rows]
@@ -59,7 +59,7 @@ def memory(name: str) -> str:
 
 
 def others(name: str) -> str:
-    """Make the benchmark's other tables, each under its title; targets are for its authors."""
+    """Make the benchmark's other tables, each under its title, except the targets."""
     sheets = [table.sheet() for table in stored.result(name).tables]
     shown = [sheet for sheet in sheets if not sheet.title.startswith("Targets")]
     made = [f"**{sheet.title}**\n\n{markdown_table(sheet)}" for sheet in shown]
@@ -84,7 +84,7 @@ def statistics() -> str:
 
 
 def _of_statistic(timed: Timed, name: str) -> str:
-    """The multiple, marked where it is a tie or less than 1."""
+    """Format the multiple; mark a tie or a number less than 1."""
     mine, other = timed.seconds[OURS], timed.seconds[name]
     floor = noise.NONE if timed.again is None else noise.interval(timed.again, mine)
     tie = len(mine) == len(other) and noise.interval(other, mine).ties(floor)
@@ -93,7 +93,7 @@ def _of_statistic(timed: Timed, name: str) -> str:
 
 
 def headline_of_losses() -> str:
-    """Summarise the losses in a sentence for the top of README."""
+    """Summarise the losses in a sentence for the start of the README."""
     (optax, torch) = _means("losses", ("optax integer", "torch eager"), digits=1)
     return (
         f"on {_cores('losses')}, optax's loss of integer labels takes {optax[0]} the time, "
@@ -103,8 +103,8 @@ def headline_of_losses() -> str:
 
 
 def headlines() -> str:
-    """Make the table of README: a row for each command."""
-    from benchmarks.render import runs  # the runs' tables have the same helpers
+    """Make the README's table, with a row for each command."""
+    from benchmarks.render import runs  # `runs` uses this module
 
     (optax,) = _means("losses", ("optax integer",), digits=2)
     shapes = len({cell.case for cell in stored.result("losses").cells})
@@ -161,7 +161,7 @@ def _counts() -> str:
 
 
 def _training() -> str:
-    """Say between which multiples PyTorch's steps are."""
+    """Write the range of the multiples of PyTorch's steps."""
     result = stored.result("training")
     torch = "torch eager"
     cells = sorted(result.cells, key=lambda cell: result.ratio(cell, torch) or 0.0)
@@ -175,7 +175,7 @@ def _judged(result: Result, cell: Cell, baseline: str) -> str:
 
 
 def _means(name: str, baselines: Iterable[str], digits: int) -> list[list[str]]:
-    """Geometric means over the shapes, by baseline and mode."""
+    """Return geometric means over the shapes, by baseline and mode."""
     result = stored.result(name)
     return [
         [f"{result.mean_ratio(baseline, mode):.{digits}f}×" for mode in result.modes()]
@@ -207,7 +207,7 @@ def _ms(seconds: float) -> str:
 
 
 WITHOUT = {"heads": ("±",), "training": ("limit",)}
-"""Columns of the table of times that a page leaves out."""
+"""Columns of the table of times that pages leave out."""
 
 BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
     name: {
@@ -224,4 +224,4 @@ BLOCKS["categorical"] = {
     "statistics": statistics,
 }
 BLOCKS["headlines"] = {"table": headlines}
-"""Parts that a comment can name: by stored result, then by part."""
+"""Parts that a comment of a page can name, by stored result."""

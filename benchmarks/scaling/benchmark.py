@@ -10,7 +10,7 @@ from benchmarks.scaling.report import Counted, Scaling
 from benchmarks.scaling.split_losses import Request, Scheme, Shape, measure_in_subprocess
 
 DEVICES = (1, 2, 4, 8)
-# The head of a language model and its tokens in a step; and a shape that two cores run quickly.
+# The head of a language model with the tokens of a step, and a shape that two cores run fast.
 COUNTED, COUNTED_QUICK = Shape(8192, 4096, 131072), Shape(256, 64, 8192)
 TIMED, TIMED_QUICK = Shape(1024, 128, 16384), Shape(64, 16, 512)
 

@@ -14,7 +14,7 @@ class Exchange:
     """Collectives of one run of a program on each device.
 
     Attributes:
-        calls: by kind, their number; those in a loop count once an iteration.
+        calls: by kind, their number; those in a loop count once per iteration.
         payload: by kind, the bytes that they return.
     """
 
@@ -23,14 +23,14 @@ class Exchange:
 
     @property
     def total(self) -> int:
-        """Bytes that all collectives return."""
+        """Number of bytes that all collectives return."""
         return sum(self.payload.values())
 
 
 def exchange(hlo: str) -> Exchange:
     """Count the collectives in the text of a program that XLA compiled for CPU devices.
 
-    A loop must have a known number of iterations, as those of `lax.scan` and `lax.map` have. All
+    Loops must have a known number of iterations, like those of `lax.scan` and `lax.map`. All
     branches of a conditional count; collectives of a single device do not.
     """
     calls: Counter[str] = Counter()
@@ -80,7 +80,7 @@ def _collective(line: str) -> Iterator[tuple[str, int]]:
 
 
 def _called(line: str) -> Iterator[tuple[str, int]]:
-    """Yield the computations that a line runs, and how often."""
+    """Yield the computations that a line runs, and their number of runs."""
     turns = 1
     if re.search(r" while\(", line):
         known = re.search(r'known_trip_count":\{"n":"(\d+)"', line)

@@ -1,6 +1,6 @@
 """A model of the time that split losses take on many accelerators.
 
-Its figures are assumptions, rounded from data sheets; nothing of it is measured.
+Its figures are assumptions, rounded from data sheets; none is measured.
 """
 
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from benchmarks.scaling.split_losses import Request, Scheme, Shape, measure_in_s
 
 @dataclass(frozen=True)
 class Link:
-    """An assumed link between accelerators: bytes a second in one direction, seconds a hop."""
+    """An assumed link between accelerators: bytes per second in one direction, seconds per hop."""
 
     name: str
     bandwidth: float
     latency: float
 
     def all_reduce(self, payload: float, devices: int, calls: int = 1) -> float:
-        """Seconds of ring all-reduces: a reduce-scatter and an all-gather, P - 1 steps each."""
+        """Return seconds of ring all-reduces: reduce-scatter and all-gather, P - 1 steps each."""
         return 2 * self.all_gather(payload, devices, calls)
 
     def all_gather(self, payload: float, devices: int, calls: int = 1) -> float:
-        """Seconds of ring all-gathers that leave `payload` bytes in all on each device."""
+        """Return seconds of ring all-gathers that leave `payload` bytes in all on each device."""
         steps = devices - 1
         return steps * (calls * self.latency + payload / devices / self.bandwidth)
 
@@ -39,7 +39,7 @@ LINKS = (
 
 
 class Modelled(NamedTuple):
-    """Seconds that a scheme takes on many accelerators, by the model."""
+    """Seconds that a scheme takes on many accelerators, according to the model."""
 
     classes: int
     devices: int
@@ -49,10 +49,10 @@ class Modelled(NamedTuple):
 
 
 def model(shape: Shape, devices: int, vocab: Exchange, data: Exchange) -> list[Modelled]:
-    """Model loss and gradients of a linear layer, `shape.rows` rows on every device.
+    """Model loss and gradients of a linear layer, with `shape.rows` rows on every device.
 
     Args:
-        shape: rows a device, features, all classes.
+        shape: rows of a device, features, all classes.
         devices: their number.
         vocab: collectives of `vocab-parallel linear` with this device's slice of the classes.
         data: collectives of `data-parallel linear`.
@@ -72,7 +72,7 @@ def model(shape: Shape, devices: int, vocab: Exchange, data: Exchange) -> list[M
         for link in LINKS
     }
     found = {
-        # The default computes the logits twice; gathered logits are computed once and read.
+        # The default computes the logits twice; gathered logits are computed once and then read.
         Scheme.VOCAB_LINEAR: (4 * work / devices, all_reduced(vocab)),
         Scheme.GATHERED: (3 * work / devices + logits / MEMORY_BANDWIDTH, gathered),
         Scheme.DATA_LINEAR: (4 * work, all_reduced(data)),

@@ -1,4 +1,4 @@
-"""The report of `scaling`: collectives as counted, times on virtual devices, and the model."""
+"""The report of `scaling`: counted collectives, times on virtual devices, and the model."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -40,7 +40,7 @@ class Scaling:
     name: str = "scaling"
 
     def tables(self) -> list[Table]:
-        """A table of the counted and timed figures, then one of the model."""
+        """Return a table of the counted and timed figures, then one of the model."""
         counted = [
             (
                 f"devices: {each.devices}",
@@ -83,7 +83,7 @@ class Scaling:
         return [table.sheet() for table in self.tables()]
 
     def lines(self) -> list[str]:
-        """Lines of text about the machine, the method and the assumptions."""
+        """Return lines of text about the machine, the method and the assumptions."""
         links = "; ".join(
             f"{link.name} {link.bandwidth / 1e9:.0f} GB/s in a direction, "
             f"{link.latency * 1e6:.0f} µs a hop"
@@ -108,7 +108,7 @@ class Scaling:
         ]
 
     def as_json(self) -> dict[str, Any]:
-        """All counts, samples and modelled times, and the model's assumptions."""
+        """Return all counts, samples and modelled times, and the model's assumptions."""
         return {
             "name": self.name,
             **self.extent._asdict(),
@@ -128,7 +128,7 @@ class Scaling:
         }
 
     def figure(self) -> Figure:
-        """Plot the counted bytes a row and, below and labelled so, the modelled times."""
+        """Plot the counted bytes per row and, below, the modelled times, labelled as such."""
         drawing = plots.empty(8.0 if self.modelled else 4.5)
         panels = drawing.subplot_mosaic("AA;BC" if self.modelled else "A")
         self._draw_counted(panels["A"])
@@ -143,7 +143,7 @@ class Scaling:
 
     def _draw_counted(self, axes: Axes) -> None:
         for index, (scheme, (color, marker)) in enumerate(STYLE.items()):
-            aside = 1 + 0.02 * (index - len(STYLE) / 2)  # so that equal figures do not overlap
+            aside = 1 + 0.02 * (index - len(STYLE) / 2)  # keeps equal figures apart
             points = [
                 (aside * each.devices, each.exchange.total / self.counted_shape.rows)
                 for each in self.counted
@@ -173,7 +173,7 @@ class Scaling:
 
 
 def _by_devices(axes: Axes, devices: list[int]) -> None:
-    """Make the horizontal axis one of devices, logarithmic, with a tick for each number."""
+    """Make the horizontal axis show devices on a log scale, with a tick for each number."""
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted(set(devices)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -1,6 +1,6 @@
 """Losses split over virtual CPU devices: the programs, their collectives and their time.
 
-The number of devices is fixed when jax starts, so each number takes a process of its own:
+The number of devices is fixed when jax starts, so each number needs a new process:
 `python -m benchmarks.scaling.split_losses` reads a `Request` and prints a `Finding`, both JSON.
 """
 
@@ -53,14 +53,14 @@ class Shape(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A mean loss of arrays split over the devices; all but the labels are differentiated."""
+    """A mean loss of arrays split over the devices, differentiated in all but the labels."""
 
     loss: Callable[..., jax.Array]
     shapes: tuple[tuple[int, ...], ...]
     specs: tuple[P, ...]
 
     def arguments(self, mesh: Mesh) -> list[jax.ShapeDtypeStruct]:
-        """Abstract arrays, float32, and int32 for the labels."""
+        """Return abstract arrays: int32 for the labels, float32 for the others."""
         dtypes = [jnp.float32] * (len(self.shapes) - 1) + [jnp.int32]
         return [
             jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
@@ -74,7 +74,7 @@ class Program(NamedTuple):
 
 
 def program(scheme: str, mesh: Mesh, shape: Shape) -> Program:
-    """Make the program of a scheme, as users write it."""
+    """Make the program of a scheme, as users would write it."""
     n, d, k = shape
     rows, classes, whole = P(AXIS), P(None, AXIS), P()
     of_logits = partial(Program, shapes=((n, k), (n,)))
@@ -113,7 +113,7 @@ def program(scheme: str, mesh: Mesh, shape: Shape) -> Program:
 
 @dataclass(frozen=True)
 class Request:
-    """Work of a process: schemes and shapes to count, and a shape at which all are timed."""
+    """Work of a process: schemes and shapes to count, and a shape at which to time all schemes."""
 
     counted: list[tuple[str, Shape]]
     timed: Shape | None = None
@@ -144,7 +144,7 @@ def measure(request: Request) -> Finding:
 
 
 def _thunk(each: Program, mesh: Mesh) -> timing.Thunk:
-    """A call of the compiled program on random floats and labels."""
+    """Make a call of the compiled program on random floats and labels."""
     rng = np.random.default_rng(0)
     classes = each.shapes[-2][-1]
     arrays = [
@@ -160,7 +160,7 @@ def _thunk(each: Program, mesh: Mesh) -> timing.Thunk:
 
 
 def measure_in_subprocess(devices: int, request: Request) -> Finding:
-    """Count and time in a new process with that many virtual CPU devices."""
+    """Count and time in a new process with this number of virtual CPU devices."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.scaling.split_losses"],

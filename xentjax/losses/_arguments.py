@@ -29,7 +29,7 @@ Axis = int | Sequence[int]
 
 
 def class_axes(axis: Axis, ndim: int, *, may_be_none: bool = False) -> tuple[int, ...]:
-    """Return `axis` as a tuple of distinct axes in 0..ndim-1, at least one unless told."""
+    """Return `axis` as distinct axes in 0..ndim-1; it may be empty only with `may_be_none`."""
     if type(axis) is int and -ndim <= axis < ndim:
         return (axis % ndim,)
     try:
@@ -61,7 +61,7 @@ def classes_last(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
 
 class Classes(NamedTuple):
-    """The place of the classes in the logits that were passed."""
+    """Position of the classes in the logits that the caller passed."""
 
     shape: tuple[int, ...]
     """The logits' shape."""
@@ -75,7 +75,7 @@ class Classes(NamedTuple):
 def logits_rows(
     logits: ArrayLike, axis: Axis, where: ArrayLike | None, name: str = "logits"
 ) -> tuple[Rows, Classes]:
-    """Return the logits with the classes last, under their masks, and where the classes were."""
+    """Return masked rows of the logits, classes last, and the original place of the classes."""
     logits = check_floating(name, logits)
     if logits.ndim == 0:
         raise_value_error(name, "at least one axis, that of the classes", "shape ()")
@@ -95,13 +95,13 @@ def label_rows(
     ignore_index: int | None,
     name: str = "logits",
 ) -> Rows:
-    """Return rows with class indices; those to be ignored are masked."""
+    """Return rows with class indices; rows with the label `ignore_index` are masked."""
     rows, _ = logits_rows(logits, axis, where, name)
     return with_indices(rows, *check_labels(labels, ignore_index))
 
 
 def target_rows(logits: ArrayLike, labels: ArrayLike, axis: Axis, where: ArrayLike | None) -> Rows:
-    """Return rows with a target pmf each."""
+    """Return rows, each with a target pmf."""
     rows, classes = logits_rows(logits, axis, where)
     return with_targets(rows, classes, check_array("labels", labels))
 
@@ -113,10 +113,10 @@ def with_indices(
     soft: str = "softmax_cross_entropy",
     row_axes: str = "the logits' shape without the classes",
 ) -> Rows:
-    """Return the rows with checked class indices; those to be ignored are masked.
+    """Return the rows with checked class indices; rows with the label `ignore_index` are masked.
 
-    A masked row gets the valid label 0. Errors name `soft`, which takes probabilities, and
-    `row_axes`, what the labels' shape is to the caller.
+    A masked row gets the valid label 0. Errors mention `soft`, the function that takes
+    probabilities, and `row_axes`, the caller's description of the labels' shape.
     """
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(
@@ -129,7 +129,7 @@ def with_indices(
     row_mask = rows.mask.rows
     if ignore_index is not None:
         limits = jnp.iinfo(labels.dtype)
-        if limits.min <= ignore_index <= limits.max:  # outside, it matches no label
+        if limits.min <= ignore_index <= limits.max:  # otherwise it matches no label
             kept = labels != jnp.asarray(ignore_index, labels.dtype)
             row_mask = kept if row_mask is None else row_mask & kept
     if labels.dtype.itemsize < 4:  # a narrow dtype may be too small to count the classes
@@ -140,14 +140,14 @@ def with_indices(
 
 
 def with_targets(rows: Rows, classes: Classes, labels: Array) -> Rows:
-    """Return the rows with a target pmf each."""
+    """Return the rows, each with a target pmf."""
     return rows._replace(target=Target(pmf=soft_labels(labels, classes, rows.logits.dtype)))
 
 
 def masks(where: Array, shape: tuple[int, ...], axes: tuple[int, ...]) -> Mask:
-    """Split `where` into a mask of classes and one of rows, by its number of dimensions.
+    """Turn `where` into a mask of classes or of rows, depending on its number of dimensions.
 
-    A row that is left without a class is masked as a whole.
+    With a mask of classes, a row that has no class left is masked too.
     """
     row_shape = tuple(n for i, n in enumerate(shape) if i not in axes)
     if where.ndim == len(shape):
@@ -155,7 +155,7 @@ def masks(where: Array, shape: tuple[int, ...], axes: tuple[int, ...]) -> Mask:
             raise_value_error(
                 "where", f"a shape that broadcasts to the logits' {shape}", where.shape
             )
-        # Only an axis that joins others has to have its full size.
+        # Only class axes that are joined need their full size, unless `where` has size 1 along all.
         joins = len(axes) > 1 and any(where.shape[a] > 1 for a in axes)
         full = [n if joins and i in axes else where.shape[i] for i, n in enumerate(shape)]
         mask = classes_last(jnp.broadcast_to(where, full), axes)
@@ -172,18 +172,18 @@ def masks(where: Array, shape: tuple[int, ...], axes: tuple[int, ...]) -> Mask:
 
 
 def check_labels(labels: ArrayLike, ignore_index: int | None) -> tuple[Array, int | None]:
-    """Return labels of either kind as a jax array, and `ignore_index` as None or an integer."""
+    """Return labels (indices or pmfs) as a jax array, and `ignore_index` as None or an int."""
     if ignore_index is not None:
         ignore_index = check_index("ignore_index", ignore_index)
     if isinstance(labels, jax.Array):
         return labels, ignore_index
-    # A label of more than 32 bits names no class: another one that does not takes its place.
+    # A label that needs more than 32 bits is no class; another label that is none replaces it.
     bad = -2 if ignore_index == -1 else -1
     return to_jax("labels", narrow_int64(native("labels", labels), bad)), ignore_index
 
 
 def labels_are_indices(labels: Array, classes: Classes, ignore_index: int | None) -> bool:
-    """Return whether labels of such logits are class indices, rather than probabilities."""
+    """Whether the labels are class indices; otherwise they are probabilities."""
     shape, axes = classes
     if jnp.issubdtype(labels.dtype, jnp.integer) and labels.ndim <= len(shape) - len(axes):
         return True
@@ -198,16 +198,16 @@ def labels_are_indices(labels: Array, classes: Classes, ignore_index: int | None
 
 
 def soft_labels(labels: Array, classes: Classes, dtype: DTypeLike) -> Float[Array, "..."]:
-    """Return targets for logits of that dtype, the classes last.
+    """Return the targets with the classes last; integers and booleans become floats.
 
-    They may broadcast over rows, never over classes.
+    Labels may broadcast over rows, but not over classes. `dtype` is the dtype of the logits.
     """
     shape, axes = classes
     if jnp.issubdtype(labels.dtype, jnp.complexfloating):
         raise TypeError(f"labels: expected probabilities of a real dtype, got {labels.dtype}")
     if not jnp.issubdtype(labels.dtype, jnp.floating):  # one-hot rows of integers or booleans
         if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == classes.row_shape():
-            # Where there are as many rows as classes, they could pass for one target of all rows.
+            # For K rows, indices [K] could also be read as a single target for all rows.
             got = f"shape {labels.shape}, an index a row"
             loss = "softmax_cross_entropy_with_integer_labels takes class indices"
             raise_value_error(

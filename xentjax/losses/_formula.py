@@ -1,4 +1,4 @@
-"""Cross-entropy as an expression over row statistics; the same for every way to compute them."""
+"""Cross-entropy as an expression in row statistics, however these are computed."""
 
 import math
 from collections.abc import Callable
@@ -25,8 +25,8 @@ from xentjax.ops.rows import (
 class SoftmaxStats(NamedTuple):
     """Per-row statistics returned with a loss; 0 in masked rows.
 
-    They are those of the logits after soft cap, temperature and class mask. All but `predicted` are
-    float32 (float64 for float64 logits) and differentiable.
+    They are computed from the logits a after soft cap, temperature and class mask. All but
+    `predicted` are float32 (float64 for float64 logits) and differentiable.
 
     Attributes:
         log_normalizer: log sum_k exp(a_k), in nats.
@@ -47,11 +47,11 @@ def cross_entropy_from(
     keywords: Keywords,
     kept_classes: Float[Array, "..."] | None = None,
 ) -> Float[Array, "..."] | tuple[Float[Array, "..."], SoftmaxStats]:
-    """Compute both cross-entropies from any source of statistics, of rows and an implementation.
+    """Compute the cross-entropy from `statistics(rows, requested, implementation)`.
 
-    `kept_classes` is K of each row where the mask of `rows` does not tell.
+    `kept_classes` is the number of classes of each row, if the mask of `rows` does not give it.
     """
-    # The statistics to return are the unweighted ones, which weighted targets do not contain.
+    # The statistics to return are unweighted: with weighted targets they are computed separately.
     apart = rows.target.pmf is not None and rows.class_weights is not None
     requested = _PUBLIC if keywords.return_stats and not apart else Requested()
     requested = requested._replace(uniform=keywords.label_smoothing is not None)
@@ -68,7 +68,7 @@ def cross_entropy_from(
 
 
 _PUBLIC = Requested(mean=True, predicted=True, normalizer=True)
-"""The statistics that `SoftmaxStats` are made of."""
+"""Statistics that `SoftmaxStats` needs."""
 
 
 def row_losses(
@@ -78,7 +78,7 @@ def row_losses(
     weights: Float[Array, "..."] | None = None,
     kept_classes: Float[Array, "..."] | None = None,
 ) -> Float[Array, "..."]:
-    """Compute the loss of each row, from the weights of its label; 0 in masked rows.
+    """Compute the loss of each row, 0 in masked rows; `weights` are those of the labels.
 
     (1-e) sum_k w_k t_k (-log p_k) + (e/K) sum_k w_k (-log p_k) + z lse^2
     """
@@ -100,20 +100,20 @@ def row_losses(
 
 
 def weighted(loss: Float[Array, "..."], weight: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Return weight * loss: mass 0 on an impossible class costs 0, but no weight hides a NaN."""
+    """Return weight * loss: 0 for weight 0 and an infinite loss, but NaN for a NaN loss."""
     return jnp.where(jnp.isnan(loss), loss, multiply_no_nan(loss, weight))
 
 
 def promote(rows: Rows) -> Rows:
     """Return the rows with logits in float32 or 64, for losses that read them in several places.
 
-    The cotangents from each then add up before they are rounded to half precision.
+    The cotangents of all these places are then added before they are rounded to half precision.
     """
     return rows._replace(logits=rows.logits.astype(compute_dtype(rows.logits.dtype)))
 
 
 def mask_rows(loss: Float[Array, "..."], rows: Rows) -> Float[Array, "..."]:
-    """Return the loss, 0 in masked rows."""
+    """Set the loss of masked rows to 0."""
     return loss if rows.mask.rows is None else jnp.where(rows.mask.rows, loss, 0)
 
 
@@ -126,13 +126,13 @@ def _cross_entropy(t: InnerProduct | None, stats: RowStatistics) -> Float[Array,
 def label_weights(rows: Rows) -> Float[Array, "..."] | None:
     """Return w_y of each row; 1 for a label outside 0..K-1, whose loss is NaN at any weight.
 
-    None without labels or class weights.
+    Return None without labels or class weights.
     """
     labels = rows.target.labels
     if labels is None or rows.class_weights is None:
         return None
     weights = rows.class_weights.astype(compute_dtype(rows.logits.dtype))
-    # Negative indices would wrap around; -1 turned into K is out of range as it should be.
+    # Negative indices would wrap around; K is out of range.
     index = jnp.where(labels < 0, weights.shape[0], labels)
     if not explicit_spec(index):
         return weights.at[index].get(mode="fill", fill_value=1)
@@ -148,7 +148,7 @@ def num_classes(rows: Rows) -> Float[Array, "..."]:
     if rows.mask.classes is None:
         return jnp.full(row_shape, k, dtype)
     mask = jnp.broadcast_to(rows.mask.classes, (*rows.mask.classes.shape[:-1], k))
-    # Counted as integers: XLA's CPU compiler would first make the mask an array of floats.
+    # To sum floats, XLA's CPU compiler would first make the mask an array of floats.
     kept = jnp.maximum(jnp.sum(mask, -1, dtype=jnp.int32), 1).astype(dtype)
     return jnp.broadcast_to(kept, row_shape)
 
@@ -161,7 +161,8 @@ def reduce_losses(
 ) -> Float[Array, "..."]:
     """Return the losses themselves, their sum, or their weighted mean.
 
-    The mean divides by the sum of the weights, each 1 if None, of the losses kept, all if None.
+    The mean divides by the sum of the weights of the kept losses. If `weights` is None, each weight
+    is 1; if `kept` is None, all losses are kept.
     """
     if reduction == "none":
         return loss
@@ -175,7 +176,7 @@ def reduce_total(
     weights: Float[Array, "..."] | None,
     kept: Bool[Array, "..."] | None,
 ) -> Float[Array, ""]:
-    """Return the sum of losses of that shape, or for the mean divide it."""
+    """Return the sum of losses of this shape, or turn it into their mean."""
     if reduction == "sum":
         return total
     if weights is not None:
@@ -199,9 +200,9 @@ def reduce_label_losses(
 
 
 def softmax_stats(stats: RowStatistics, rows: Rows) -> SoftmaxStats:
-    """Return the public statistics, from those of the rows without class weights.
+    """Return the public statistics; `stats` are computed without class weights.
 
-    Those that were not requested are 0.
+    Statistics that were not requested are 0.
     """
     if stats.label_logit is not None:
         label_log_prob = stats.label_logit - stats.log_sum

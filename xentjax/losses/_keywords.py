@@ -56,7 +56,7 @@ def with_keywords(
     return_stats: bool,
     implementation: str | None,
 ) -> tuple[Rows, Keywords]:
-    """Check the keywords; return the rows with those that belong to them, and the others."""
+    """Check the keywords; return the rows with weights and scalars, and the other keywords."""
     check_choice("reduction", reduction, Reduction)
     if implementation is not None:
         check_implementation(implementation)
@@ -91,15 +91,15 @@ class Scalar(NamedTuple):
     name: str
     expected: str
     holds: Callable[[np.ndarray], Any]
-    """Tells whether a value is allowed; it has to be so in the compute dtype too."""
+    """Whether a value is allowed; it must also be allowed once rounded to the compute dtype."""
     neutral: float | None
-    """The value that does nothing."""
+    """Value that has no effect."""
     largest: Callable[[np.dtype], float] | None = None
-    """The value in the compute dtype above which nothing changes."""
+    """Limit for a compute dtype: larger values are replaced by it, without effect on results."""
 
 
 def _largest_cap(dtype: np.dtype) -> float:
-    """Return the largest soft cap that leaves logits over it large enough for the dtype."""
+    """Return the largest soft cap c for which a / c does not underflow if |a| >= eps / 8."""
     limits = jnp.finfo(dtype)
     return float(limits.eps / 8 / limits.tiny)
 
@@ -115,7 +115,7 @@ TEMPERATURE = Scalar("temperature", "a finite number > 0", lambda x: 0 < x < np.
 def scalar_keywords(
     dtype: DTypeLike, *keywords: tuple[Scalar, ArrayLike | None]
 ) -> list[Float[Array, ""] | None]:
-    """Return the checked keywords in the compute dtype; None where one is known to do nothing."""
+    """Return the checked keywords in the compute dtype; None for one known to have no effect."""
     values = []
     for scalar, value in keywords:
         neutral = scalar.neutral
@@ -126,7 +126,7 @@ def scalar_keywords(
 
 def _scalar(scalar: Scalar, value: Any, dtype: DTypeLike) -> Float[Array, ""]:
     name, expected, holds = scalar.name, scalar.expected, scalar.holds
-    value = real_scalar(name, value, expected)  # None for a number is its TypeError
+    value = real_scalar(name, value, expected)  # raises a TypeError for None
     dtype = np.dtype(compute_dtype(dtype))
     largest = np.inf if scalar.largest is None else scalar.largest(dtype)
     known = concrete(value)
@@ -136,7 +136,7 @@ def _scalar(scalar: Scalar, value: Any, dtype: DTypeLike) -> Float[Array, ""]:
         raise_value_error(name, expected, known)
     with np.errstate(over="ignore"):
         rounded = known.astype(dtype)
-    if np.abs(rounded) < np.finfo(dtype).tiny:  # XLA computes with 0
+    if np.abs(rounded) < np.finfo(dtype).tiny:  # XLA takes it for 0
         rounded = np.zeros((), dtype)
     if not holds(rounded):
         raise_value_error(name, f"{expected} in {dtype}", known)
@@ -144,7 +144,7 @@ def _scalar(scalar: Scalar, value: Any, dtype: DTypeLike) -> Float[Array, ""]:
 
 
 def class_weight_vector(weights: ArrayLike, num_classes: int) -> Float[Array, " K"]:
-    """Return the weights of the classes, one for each; they may be negative."""
+    """Check the class weights: one finite number per class, which may be negative."""
     weights = check_floating("class_weights", weights)
     if weights.shape != (num_classes,):
         raise_value_error(
@@ -158,14 +158,14 @@ def class_weight_vector(weights: ArrayLike, num_classes: int) -> Float[Array, " 
 
 
 def with_class_weights(rows: Rows, weights: ArrayLike | None) -> Rows:
-    """Return the rows with the checked weights of their classes, if there are any."""
+    """Add checked class weights to the rows, unless they are None."""
     if weights is None:
         return rows
     return rows._replace(class_weights=class_weight_vector(weights, rows.logits.shape[-1]))
 
 
 def check_names(reduction: str, implementation: str | None = None) -> None:
-    """Check the keywords that name something, before jax sees them, which has to hash them."""
+    """Check the keywords that are names, before jax hashes them as static arguments."""
     check_choice("reduction", reduction, Reduction)
     check_implementation(implementation)
 

@@ -1,4 +1,4 @@
-"""A product for derivatives at a limit, where 0 wins over infinity and NaN over both."""
+"""A product for derivatives at a limit: 0 * inf is 0, and a NaN in a factor gives NaN."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -7,9 +7,9 @@ from xentjax._core.bilinear import bilinear
 
 
 def limit_product(x: Float[Array, "*s"], y: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """Return x * y, but 0 for 0 * inf; linear in each of them, so reverse mode has the same rule.
+    """Return x * y, but 0 for 0 * inf; it is linear in x and in y, so reverse mode does the same.
 
-    `multiply_no_nan` lets one zero win over everything, a NaN too.
+    `multiply_no_nan` instead returns 0 for a tangent of 0, even if the derivative is NaN.
     """
     return _multiply(x, y)
 

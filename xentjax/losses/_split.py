@@ -21,18 +21,18 @@ from xentjax.ops.merge import ClassShard, class_shard
 
 
 class SplitClasses(NamedTuple):
-    """The classes of rows, of which each device of a mesh axis holds a slice."""
+    """Split of the classes into slices, one for each device of a mesh axis."""
 
     axis_name: AxisName
     num_classes: int
-    """K over all devices."""
+    """Number K of classes on all devices."""
     held: int
-    """K and the padding of the last slices."""
+    """K plus the padding of the last slices."""
     first: Int32[Array, ""]
     """First class of this device."""
     kept: Float[Array, "..."] | None
-    """Number of classes that each row's mask keeps over all devices, at least 1; None where the
-    device's own mask says it."""
+    """Number of classes that each row's mask keeps over all devices, at least 1; None if the
+    device's own mask gives it."""
 
 
 def split_classes(
@@ -41,9 +41,10 @@ def split_classes(
     num_classes: SupportsIndex | None,
     **slices: ArrayLike | None,
 ) -> tuple[Rows, SplitClasses | None]:
-    """Return the rows with masks over all devices of the axis, and how their classes are split.
+    """Return the rows, with masks that consider all devices, and the split of their classes.
 
-    `slices` are the arguments that hold the logits' classes. None if the classes are not split.
+    `slices` are the arguments that are split like the logits. Without `axis_name`, the rows stay as
+    they are and the split is None.
     """
     if axis_name is None:
         if num_classes is not None:
@@ -79,7 +80,7 @@ def split_classes(
 
 
 def own_shard(rows: Rows, split: SplitClasses) -> ClassShard:
-    """Return this device's slice, from labels and class weights that count all classes."""
+    """Return this device's slice of rows whose labels and class weights count all classes."""
     weights = rows.class_weights
     if weights is not None:
         weights = jnp.pad(weights, (0, split.held - split.num_classes))

@@ -1,7 +1,8 @@
 """Brier score: the squared distance of softmax(logits) from a target pmf.
 
-A Bregman divergence, of the squared norm: never negative, and 0 only at the target. It is a sum of
-terms >= 0 over classes, since the expanded square loses every digit where the two pmfs are close.
+It is the Bregman divergence of the squared norm: never negative, and 0 only at the target. It is
+computed as a sum of terms >= 0 over the classes: if the two pmfs are close, the expanded square
+loses all digits.
 """
 
 from functools import partial
@@ -57,19 +58,21 @@ def brier_score(
 
         score = sum_k (p_k - t_k)^2,    t_k = 1 at k = y, else 0, for a class index y
 
-    In [0, 2], Brier's own scale; for two classes some authors count one of them only, which is half
-    of this. 0 is a certain and right prediction, 2 a certain and wrong one.
+    The score is in [0, 2], as in Brier's paper; for two classes some authors count only one of
+    them, which gives half of it. A certain prediction scores 0 if it is right and 2 if it is wrong.
 
     Args:
         logits: real array, K classes along `axis`. Half precision is computed in float32.
         labels: class indices y in 0..K-1, integers of the logits' shape without `axis`; or pmfs (or
-            one-hot rows of any dtype) of the logits' shape, which may broadcast over rows. A bad
-            index makes its row's score and gradient NaN and touches no other row.
+            one-hot rows of any dtype) of the logits' shape, which may broadcast over rows. An index
+            outside 0..K-1 makes the score and gradient of its row NaN and affects no other row.
         axis: the class axis, or a tuple of axes that together hold the classes.
-        where: bool. With the logits' number of dimensions it masks classes (a masked class leaves
-            the softmax and its target mass is dropped; as a label it has p_y = 0), with the rows'
-            it masks rows. A masked row, or one with no class left, has score 0 and leaves the mean.
-        ignore_index: a label whose rows have score 0 and leave the mean; None for no such label.
+        where: bool. With the logits' number of dimensions it masks classes (a masked class is left
+            out of the softmax and its target mass is dropped; as a label it has p_y = 0), with the
+            rows' number of dimensions it masks rows. A masked row, or one with no class left, has
+            score 0 and is left out of the mean.
+        ignore_index: a label whose rows have score 0 and are left out of the mean; None for no such
+            label.
         reduction: "none", "sum", or "mean" over the rows kept (0 if there is none).
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
@@ -131,7 +134,7 @@ _REQUESTED = Requested(normalizer=True)
 def _score_and_rest(
     rows: Rows, stats: RowStatistics
 ) -> tuple[Float[Array, "*rows"], Float[Array, "*rows"]]:
-    """Return the score, and for labels 1 - p_y with all its digits, the sum of the others."""
+    """Return the score, and for labels 1 - p_y, as the sum of the other p_k to keep its digits."""
     p = jnp.exp(log_probabilities(rows, stats))
     if rows.target.labels is None:
         score = jnp.sum(jnp.square(p - weighted_targets(rows)), -1)
@@ -140,13 +143,13 @@ def _score_and_rest(
     own, p = sharded_alike(is_label(rows.target.labels, p), p)
     others = jnp.where(own, 0, p)
     rest = jnp.sum(others, -1)
-    # A bad label's NaN lies in its logit.
+    # For a bad label, the label's logit is NaN.
     bad = jnp.where(jnp.isnan(stats.label_logit), stats.label_logit, 0)
     return jnp.square(rest) + jnp.sum(jnp.square(others), -1) + bad, rest
 
 
 @jax.jit
-@partial(jax.checkpoint, prevent_cse=False)  # softmax is rebuilt in the backward pass, not kept
+@partial(jax.checkpoint, prevent_cse=False)  # the backward pass recomputes softmax
 def _tangent(
     rows: Rows,
     d_rows: Rows,
@@ -159,13 +162,13 @@ def _tangent(
     p = jnp.exp(log_p)
     if rows.target.labels is not None:
         assert da is not None
-        # <p, p - t> is score - rest, so the bracket is p_k + rest - score, and -score at the label.
+        # <p, p - t> = score - rest, so the bracket is p_k + rest - score, and -score at the label.
         own, p = sharded_alike(is_label(rows.target.labels, p), p)
         bracket = jnp.where(own, 0, p + rest[..., None]) - score[..., None]
         dot = jnp.sum(2 * p * bracket * da, -1)
         if rows.mask.classes is None:
             return dot
-        # The mask stops `da`; the NaN of a bad label passes.
+        # Through `da` alone, the NaN of a bad label would not reach the gradient of a masked class.
         bad = nan_unless(label_in_range(rows.target.labels, p.shape[-1]), p.dtype)
         return dot + bad * jnp.sum(d_rows.logits, -1)
     t, dt = value_and_tangent(weighted_targets, rows, d_rows)

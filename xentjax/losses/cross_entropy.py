@@ -68,23 +68,24 @@ def softmax_cross_entropy(
 
         loss = sum_k w_k ((1-e) t_k + e/K) (-log p_k) + z_loss (log sum_k exp a_k)^2
 
-    The targets are used as they are: nothing is normalised. Exact where -log p_k is infinite and
-    t_k is 0; +inf where it has mass. Differentiable in logits, labels, class weights and scalars,
-    in every mode and order.
+    The targets are used as they are: nothing is normalised. A class whose -log p_k is infinite
+    costs 0 without target mass and +inf with it. The loss is differentiable in logits, labels,
+    class weights and scalars, in every mode and to every order.
 
-    With `axis_name` devices exchange a few numbers per row, never logits, and each gets the whole
-    loss. Gradients are right whether `jax.grad` stands outside of `shard_map` or inside (inside,
+    With `axis_name`, devices exchange a few numbers per row, never logits, and each gets the whole
+    loss. Gradients are right whether `jax.grad` is called outside of `shard_map` or inside (inside,
     `shard_map` needs its default `check_vma=True`). A "sum" or "mean" is over the rows of the
-    device: where another mesh axis splits the rows, take "none" and reduce outside.
+    device: if another mesh axis splits the rows, use "none" and reduce outside.
 
     Args:
         logits: real array, K classes along `axis`. Half precision is computed in float32.
         labels: target probabilities (or one-hot rows of any dtype) of the logits' shape; they may
             broadcast over rows.
         axis: the class axis, or a tuple of axes that together hold the classes.
-        where: bool. With the logits' number of dimensions it masks classes (a masked class leaves
-            the softmax and its target mass is dropped), with the rows' it masks rows. A masked row,
-            or one with no class left, has loss 0 and leaves the mean.
+        where: bool. With the logits' number of dimensions it masks classes (a masked class is left
+            out of the softmax and its target mass is dropped), with the rows' number of dimensions
+            it masks rows. A masked row, or one with no class left, has loss 0 and is left out of
+            the mean.
         class_weights: w, shape [K]; 1 if None.
         label_smoothing: e in [0, 1], spread over the K classes that `where` keeps.
         z_loss: weight of the squared log normaliser, >= 0.
@@ -92,12 +93,12 @@ def softmax_cross_entropy(
         temperature: > 0, applied after the soft cap.
         reduction: "none", "sum", or "mean" over the rows kept (0 if there is none).
         return_stats: also return the `SoftmaxStats` of each row.
-        axis_name: the mesh axis (or axes, the last one fastest) over whose devices the classes are
-            split inside `jax.shard_map`, None if each has whole rows. Device i passes its slice,
-            the classes from i K_local on, of logits, `where` and labels; class weights count all
-            K classes.
-        num_classes: K, if the last slices are padded to K_local: from K on, columns are no classes
-            and may hold anything. None is K_local times the size of the axis.
+        axis_name: the mesh axis (or axes, the last one fastest) over which the classes are split
+            inside `jax.shard_map`; None if every device has whole rows. Device i passes its slice
+            of logits, `where` and labels, which starts at class i K_local; class weights are those
+            of all K classes.
+        num_classes: K, if the last slices are padded to K_local: columns from K on are no classes
+            and may hold anything. None means K_local times the size of the axis.
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
     Returns:
@@ -141,7 +142,7 @@ def softmax_cross_entropy(
     return cross_entropy(rows, keywords, split)
 
 
-# optax has a second function for logits of -inf; this one handles them itself.
+# optax has a second function, for logits of -inf; the function above handles them itself.
 safe_softmax_cross_entropy = softmax_cross_entropy
 
 
@@ -190,23 +191,24 @@ def softmax_cross_entropy_with_integer_labels(
 
         loss = (1-e) w_y (-log p_y) + (e/K) sum_k w_k (-log p_k) + z_loss (log sum_k exp a_k)^2
 
-    A label outside 0..K-1, negative ones too, that is not `ignore_index` makes its row's loss and
-    gradient NaN and touches no other row. A label on a masked class costs +inf.
+    A label outside 0..K-1, negative or not, that is not `ignore_index` makes the loss and gradient
+    of its row NaN and affects no other row. A label on a masked class costs +inf.
 
-    With `axis_name` devices exchange a few numbers per row, never logits, and each gets the whole
-    loss. Gradients are right whether `jax.grad` stands outside of `shard_map` or inside (inside,
+    With `axis_name`, devices exchange a few numbers per row, never logits, and each gets the whole
+    loss. Gradients are right whether `jax.grad` is called outside of `shard_map` or inside (inside,
     `shard_map` needs its default `check_vma=True`). A "sum" or "mean" is over the rows of the
-    device: where another mesh axis splits the rows, take "none" and reduce outside.
+    device: if another mesh axis splits the rows, use "none" and reduce outside.
 
     Args:
         logits: real array, K classes along `axis`. Half precision is computed in float32.
         labels: integers in 0..K-1, the logits' shape without `axis`.
         axis: the class axis, or a tuple of axes that together hold the classes; a label then counts
             through them in the order given, the last one fastest.
-        where: bool. With the logits' number of dimensions it masks classes (a masked class leaves
-            the softmax), with the rows' it masks rows. A masked row, or one with no class left, has
-            loss 0 and leaves the mean.
-        ignore_index: a label whose rows have loss 0 and leave the mean; None for no such label.
+        where: bool. With the logits' number of dimensions it masks classes (a masked class is left
+            out of the softmax), with the rows' number of dimensions it masks rows. A masked row, or
+            one with no class left, has loss 0 and is left out of the mean.
+        ignore_index: a label whose rows have loss 0 and are left out of the mean; None for no such
+            label.
         class_weights: w, shape [K]; 1 if None.
         label_smoothing: e in [0, 1], spread over the K classes that `where` keeps.
         z_loss: weight of the squared log normaliser, >= 0.
@@ -215,12 +217,12 @@ def softmax_cross_entropy_with_integer_labels(
         reduction: "none", "sum", or "mean": the sum divided by the kept rows' sum of w_y (0 if
             that is 0).
         return_stats: also return the `SoftmaxStats` of each row.
-        axis_name: the mesh axis (or axes, the last one fastest) over whose devices the classes are
-            split inside `jax.shard_map`, None if each has whole rows. Device i passes its slice,
-            the classes from i K_local on, of logits and `where`; class weights and labels count all
-            K classes.
-        num_classes: K, if the last slices are padded to K_local: from K on, columns are no classes
-            and may hold anything. None is K_local times the size of the axis.
+        axis_name: the mesh axis (or axes, the last one fastest) over which the classes are split
+            inside `jax.shard_map`; None if every device has whole rows. Device i passes its slice
+            of logits and `where`, which starts at class i K_local; class weights and labels refer
+            to all K classes.
+        num_classes: K, if the last slices are padded to K_local: columns from K on are no classes
+            and may hold anything. None means K_local times the size of the axis.
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
     Returns:
@@ -289,7 +291,7 @@ def softmax_cross_entropy_with_integer_labels(
 def cross_entropy(
     rows: Rows, keywords: Keywords, split: SplitClasses | None = None
 ) -> Loss | LossAndStats:
-    """Compute both losses, of checked arguments."""
+    """Compute the loss of rows with class indices or target pmfs, from checked arguments."""
     if split is None:
         return _whole_rows_loss(rows, keywords)
 

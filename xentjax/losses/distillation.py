@@ -1,8 +1,8 @@
 """KL divergence of a student's softmax(logits) from a teacher's.
 
-A Bregman divergence, of the negative entropy: never negative, and 0 only for equal pmfs. It is a
-sum of terms >= 0 over classes, since the difference of two cross-entropies loses every digit where
-the two pmfs are close.
+It is the Bregman divergence of the negative entropy: never negative, and 0 only for equal pmfs. It
+is computed as a sum of terms >= 0 over the classes: if the two pmfs are close, the difference of
+two cross-entropies loses all digits.
 """
 
 from functools import partial
@@ -47,24 +47,25 @@ def kl_divergence_with_logits(
 
         loss = sum_k p_k log(p_k / q_k),    p = softmax(target_logits / T), q = softmax(logits / T)
 
-    Exactly 0 for equal logits, never negative, and where they are close as accurate as their own
-    rounding allows. The gradient flows to both arguments; to freeze the teacher, use
+    The loss is exactly 0 for equal logits, never negative, and for close logits as accurate as
+    their own rounding allows. The gradient flows to both arguments; to freeze the teacher, use
     `jax.lax.stop_gradient`.
 
     This is the divergence itself. Its gradient in the logits shrinks as 1 / T^2; Hinton et al.
-    multiply it by T^2 when they add it to a loss without temperature, as the caller must.
+    multiply it by T^2 when they add it to a loss without temperature. Here the caller has to do so.
 
-    A class whose logit is -inf on both sides contributes nothing; +inf where p_k > 0 = q_k.
+    A class whose logit is -inf on both sides contributes 0; one with p_k > 0 = q_k makes the loss
+    +inf.
 
     Args:
-        target_logits: of the teacher; real array of the logits' shape.
-        logits: of the student; real array, K classes along `axis`. Half precision is computed in
+        target_logits: the teacher's; real array of the logits' shape.
+        logits: the student's; real array, K classes along `axis`. Half precision is computed in
             float32.
         temperature: T > 0.
         axis: the class axis, or a tuple of axes that together hold the classes.
-        where: bool. With the logits' number of dimensions it masks classes (a masked class leaves
-            both pmfs), with the rows' it masks rows. A masked row, or one with no class left, has
-            loss 0 and leaves the mean.
+        where: bool. With the logits' number of dimensions it masks classes (a masked class is left
+            out of both pmfs), with the rows' number of dimensions it masks rows. A masked row, or
+            one with no class left, has loss 0 and is left out of the mean.
         reduction: "none", "sum", or "mean" over the rows kept (0 if there is none).
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
@@ -137,7 +138,7 @@ def _statistics(pair: tuple[Rows, Rows], implementation: str | None) -> list[Row
 
 
 @jax.jit
-@partial(jax.checkpoint, prevent_cse=False)  # neither softmax is kept for the backward pass
+@partial(jax.checkpoint, prevent_cse=False)  # the backward pass recomputes both softmaxes
 def _tangent(
     pair: tuple[Rows, Rows],
     d_pair: tuple[Rows, Rows],

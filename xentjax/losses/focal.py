@@ -38,8 +38,8 @@ def softmax_focal_loss(
 
         loss = w_y (1 - p_y)^gamma (-log p_y),    p = softmax(logits)
 
-    1 - p_y is computed from log p_y, and where p_y rounds to 1 the loss and its derivatives are 0,
-    their limit at every gamma > 0. Out-of-range labels and non-finite logits are treated
+    1 - p_y is computed from log p_y. Where p_y rounds to 1, the loss and its derivatives are 0,
+    which is their limit for every gamma > 0. Out-of-range labels and non-finite logits are treated
     as in `softmax_cross_entropy_with_integer_labels`.
 
     Args:
@@ -48,7 +48,8 @@ def softmax_focal_loss(
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: bool, masks classes or whole rows, as in `softmax_cross_entropy`.
         gamma: exponent >= 0; 0 is the cross-entropy.
-        ignore_index: a label whose rows have loss 0 and leave the mean; None for no such label.
+        ignore_index: a label whose rows have loss 0 and are left out of the mean; None for no such
+            label.
         class_weights: w (the alpha of the paper), shape [K]; 1 if None.
         reduction: "none", "sum", or "mean": the sum divided by the kept rows' sum of w_y (0 if
             that is 0).
@@ -95,5 +96,5 @@ def _focused(surprisal: Float[Array, "..."], gamma: Float[Array, ""]) -> Float[A
     certain, impossible = surprisal == 0, surprisal == jnp.inf
     h = jnp.where(certain | impossible, 1, surprisal)
     focused = h * jnp.power(-jnp.expm1(-h), gamma)
-    # At h = 0 derivatives in h may be infinite; those in the logits, where h ~ e^-margin, are 0.
+    # At h = 0 derivatives in h may be infinite; derivatives in the logits are 0, as h ~ e^-margin.
     return jnp.where(certain, 0, jnp.where(impossible, surprisal, focused))

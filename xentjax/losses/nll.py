@@ -31,17 +31,18 @@ def nll_loss(
 
         loss = -w_y log_probs_y
 
-    The log-probabilities are used as they are: nothing is normalised. From logits,
-    `softmax_cross_entropy_with_integer_labels` is the same in one step, and more accurate.
+    The log-probabilities are used as they are: nothing is normalised. For logits,
+    `softmax_cross_entropy_with_integer_labels` does the same in one step, and more accurately.
 
     Args:
         log_probs: real array, K classes along `axis`. Half precision gives a float32 loss.
-        labels: y, integers in 0..K-1, the shape of `log_probs` without `axis`. Another label makes
-            its row's loss and gradient NaN and touches no other row.
+        labels: y, integers in 0..K-1, the shape of `log_probs` without `axis`. Any other label
+            makes the loss and gradient of its row NaN and affects no other row.
         axis: the class axis, or a tuple of axes that together hold the classes.
         where: bool, masks classes (a label there costs +inf) or whole rows (loss 0, not in the
-            mean), by its number of dimensions.
-        ignore_index: a label whose rows have loss 0 and leave the mean; None for no such label.
+            mean), depending on its number of dimensions.
+        ignore_index: a label whose rows have loss 0 and are left out of the mean; None for no such
+            label.
         class_weights: w, shape [K]; 1 if None.
         reduction: "none", "sum", or "mean": the sum divided by the kept rows' sum of w_y (0 if
             that is 0).
@@ -74,7 +75,7 @@ def _nll_loss(rows: Rows, *, reduction: str) -> Float[Array, "..."]:
 
 
 def _label_log_prob(rows: Rows) -> Float[Array, "..."]:
-    """Read one element a row: NaN for a label that is no class, -inf for a masked class."""
+    """Read one element per row; NaN for a label that is no class, -inf for a masked class."""
     labels, classes = rows.target.labels, rows.mask.classes
     assert labels is not None
     log_prob = _element(rows.logits, labels).astype(compute_dtype(rows.logits.dtype))
@@ -98,11 +99,11 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     return _element(x, labels), _element_tangent(labels, dx)
 
 
-@partial(jax.checkpoint, prevent_cse=False)  # the labels are kept, not their one-hot form
+@partial(jax.checkpoint, prevent_cse=False)  # keeps the labels, not their one-hot form
 def _element_tangent(
     labels: Integer[Array, "*rows"], dx: Float[Array, "*rows K"]
 ) -> Float[Array, "*rows"]:
-    """Compare with an iota instead of scattering; a bad label makes its row's derivative NaN."""
+    """Compute the tangent with a comparison, not a scatter; NaN in a row with a bad label."""
     derivative = is_label(labels, dx).astype(dx.dtype)
     bad = nan_unless(label_in_range(labels, dx.shape[-1]), dx.dtype)
     return jnp.sum((derivative + bad[..., None]) * dx, -1)

@@ -44,8 +44,8 @@ def poly_loss_cross_entropy(
 
         loss = sum_k w_k t_k (-log p_k + epsilon (1 - p_k))
 
-    The cross-entropy with another coefficient of the first term in its expansion in powers of
-    1 - p. The targets are used as they are: nothing is normalised.
+    This is the cross-entropy with another coefficient of the first term in its expansion in powers
+    of 1 - p. The targets are used as they are: nothing is normalised.
 
     Args:
         logits: real array, K classes along `axis`. Half precision is computed in float32.
@@ -94,7 +94,7 @@ def _poly_loss(
     return reduce_losses(loss, reduction, None, rows.mask.rows)
 
 
-@partial(jax.checkpoint, prevent_cse=False)  # softmax is rebuilt in the backward pass, not kept
+@partial(jax.checkpoint, prevent_cse=False)  # the backward pass recomputes softmax
 def _missed_mass(rows: Rows, stats: RowStatistics) -> Float[Array, "*rows"]:
     """Return sum_k w_k t_k (1 - p_k)."""
     return jnp.sum(weighted_targets(rows) * -jnp.expm1(log_probabilities(rows, stats)), -1)

@@ -39,9 +39,10 @@ def sigmoid_binary_cross_entropy(
 
         loss = -w t log p - (1 - t) log(1 - p),    w = pos_weight
 
-    Every element is a question of its own: for exclusive classes take `softmax_cross_entropy`.
-    Exact where a log is infinite and its share of the label is 0; +inf where the share is not 0. An
-    integer label other than 0 and 1 makes its loss and gradient NaN and touches no other element.
+    Every element is a separate question; for exclusive classes use `softmax_cross_entropy`. A term
+    whose log is infinite costs 0 if its factor t or 1 - t is 0, and +inf otherwise. An integer
+    label other than 0 and 1 makes the loss and gradient of its element NaN and affects no other
+    element.
 
     Args:
         logits: real array of any shape. Half precision is computed in float32.
@@ -49,7 +50,8 @@ def sigmoid_binary_cross_entropy(
             integers or booleans 0 and 1. Probabilities are used as they are.
         pos_weight: w >= 0, the cost of missing a "yes", broadcast to the logits (a number, or one
             for each question); 1 if None.
-        where: bool, broadcast to the logits; where it is False the loss is 0 and leaves the mean.
+        where: bool, broadcast to the logits; where it is False, the loss is 0 and is left out of
+            the mean.
         reduction: "none", "sum", or "mean" over the elements kept (0 if there is none).
 
     Returns:
@@ -91,11 +93,11 @@ def sigmoid_focal_loss(
         loss = alpha_t (1 - p_t)^gamma (-t log p - (1 - t) log(1 - p))
         alpha_t = t alpha + (1 - t) (1 - alpha)
 
-    For labels 0 and 1 it is alpha_t (1 - p_t)^gamma (-log p_t). 1 - p_t is computed from its
-    logarithm, so the loss and derivatives of any order are right at every gamma and logit. Labels
-    and infinities are treated as in `sigmoid_binary_cross_entropy`. At an infinite logit the
-    derivative in t is the limit, +-inf; at a t of 0 or 1 without mass on the wrong side, that of a
-    step from there.
+    For labels 0 and 1 this is alpha_t (1 - p_t)^gamma (-log p_t). 1 - p_t is computed from its
+    logarithm, so that the loss and its derivatives of any order are right for every gamma and
+    logit. Labels and infinities are treated as in `sigmoid_binary_cross_entropy`. At an infinite
+    logit the derivative in t is its limit, +-inf; if t puts no mass on the wrong side, it is the
+    limit of the difference quotient.
 
     Args:
         logits: real array of any shape. Half precision is computed in float32.
@@ -103,7 +105,8 @@ def sigmoid_focal_loss(
             integers or booleans 0 and 1.
         alpha: weight in [0, 1] of "yes" against "no", broadcast to the logits; None for no weights.
         gamma: exponent >= 0, broadcast to the logits; 0 is the cross-entropy.
-        where: bool, broadcast to the logits; where it is False the loss is 0 and leaves the mean.
+        where: bool, broadcast to the logits; where it is False, the loss is 0 and is left out of
+            the mean.
         reduction: "none", "sum", or "mean" over the elements kept (0 if there is none).
 
     Returns:
@@ -132,7 +135,7 @@ def sigmoid_focal_loss(
 def _elements(
     logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None
 ) -> tuple[Float[Array, "..."], Shaped[Array, "..."], Bool[Array, "..."] | None]:
-    """Return the checked arguments; the others broadcast to the logits."""
+    """Return the checked arguments; labels and `where` must broadcast to the logits."""
     logits = check_floating("logits", logits)
     labels = check_array("labels", labels)
     if jnp.issubdtype(labels.dtype, jnp.complexfloating):
@@ -152,12 +155,12 @@ def _check_shape(name: str, x: Array, logits: Array) -> None:
 def _factor(
     name: str, value: ArrayLike, logits: Array, expected: str, largest: float = np.inf
 ) -> Float[Array, "..."]:
-    """Return numbers from 0 to `largest`, in the compute dtype; they broadcast to the logits."""
+    """Return factors in the compute dtype; check that they are in [0, largest] and broadcast."""
     with np.errstate(over="ignore"):
         array = to_jax(name, given := native(name, value))
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise TypeError(f"{name}: expected {expected}, got {array.dtype}")
-    array = array.astype(compute_dtype(logits.dtype))  # in which too large a number is infinite
+    array = array.astype(compute_dtype(logits.dtype))  # may overflow to inf
     known = concrete(array)
     if known is not None:
         good = np.isfinite(known) & (known >= 0) & (known <= largest)
@@ -178,13 +181,13 @@ def _binary_loss(
     *,
     reduction: str,
 ) -> Float[Array, "..."]:
-    """Compute both losses, element by element."""
+    """Compute the loss of each element, focal if `gamma` is not None, and reduce it."""
     where = None if where is None else jnp.broadcast_to(where, logits.shape)
     loss = _element_losses(logits, labels, where, pos_weight, alpha, gamma)
     return reduce_losses(loss, reduction, None, where)
 
 
-@partial(jax.checkpoint, prevent_cse=False)  # a dozen factors are rebuilt, not kept
+@partial(jax.checkpoint, prevent_cse=False)  # the backward pass recomputes its many factors
 def _element_losses(
     logits: Float[Array, "*s"],
     labels: Shaped[Array, "..."],
@@ -197,7 +200,7 @@ def _element_losses(
     a, t, where, pos_weight, alpha, gamma = sharded_alike(a, t, where, *full)
     if not jnp.issubdtype(labels.dtype, jnp.floating):
         t += nan_unless((t == 0) | (t == 1), t.dtype)
-    if where is not None:  # what is masked may be NaN or infinite
+    if where is not None:  # masked elements may be NaN or infinite
         a, t = jnp.where(where, a, 0), jnp.where(where, t, 0)
     if gamma is None:
         loss = _cross_entropy(a, t, pos_weight)
@@ -232,7 +235,7 @@ def _tail_formula(
     tail = jnp.power(jnp.where(none, 1, wrong), gamma + 1)
     if alpha is not None:
         tail *= _alpha_t(t, alpha)
-    # Without mass on the wrong side the loss is 0, and any step from there costs +inf.
+    # Without mass on the wrong side the loss is 0, but any change of t from there costs +inf.
     return jnp.where(none, wrong, tail)
 
 
@@ -241,7 +244,7 @@ _tail = jax.custom_jvp(_tail_formula)
 
 @_tail.defjvp
 def _(primals, tangents) -> tuple[Array, Array]:
-    """Every derivative meets the infinite logit as one number: terms would be inf - inf."""
+    """Compute each derivative as one number: its terms at an infinite logit would be inf - inf."""
     t, alpha, gamma, above = primals
     formulas = (
         lambda t: _tail_formula(t, alpha, gamma, above),
@@ -252,7 +255,7 @@ def _(primals, tangents) -> tuple[Array, Array]:
     for formula, x, dx in zip(formulas, primals[:3], tangents[:3], strict=True):
         if x is not None:
             derivative = jax.jvp(formula, (x,), (jnp.ones_like(x),))[1]
-            # In reverse mode the infinity comes as a cotangent.
+            # In reverse mode this multiplies an infinite cotangent.
             dot += limit_product(derivative, dx)
     return _tail_formula(*primals), dot
 
@@ -283,10 +286,10 @@ def _log_wrong(a: Array, t: Array) -> Float[Array, "*s"]:
 
 @_log_wrong.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Divide by the mixture: such ratios neither underflow with it nor divide 0 by 0."""
+    """Compute ratios to the mixture from logarithms: they neither underflow nor become 0 / 0."""
     (a, t), (da, dt) = primals, tangents
     result = _log_wrong(a, t)
-    # At a label of 0 or 1 the ratio of the other side may be huge. Finite, its share is 0.
+    # At a label of 0 or 1 the ratio of the other side may be huge; 0 times a finite ratio is 0.
     limit = jnp.log(jnp.finfo(a.dtype).max) - 1
     no_ratio = jnp.exp(jnp.minimum(-_softplus(-a) - result, limit))
     yes_ratio = jnp.exp(jnp.minimum(-_softplus(a) - result, limit))

@@ -35,8 +35,8 @@ def smooth_labels(
         labels: t, one-hot rows or probabilities, K classes along `axis`.
         alpha: the share in [0, 1].
         axis: the class axis, or a tuple of axes that together hold the classes.
-        where: bool, of as many dimensions as the labels: the classes that take part. K counts
-            these, and the others get 0.
+        where: bool, with the labels' number of dimensions: the classes that take part. K is their
+            number; the others get 0.
 
     Returns:
         The targets, of the labels' shape and dtype; computed in float32 or better.

@@ -1,4 +1,4 @@
-"""log_softmax, softmax and logsumexp over row statistics; their meaning is that of `jax.nn`."""
+"""log_softmax, softmax and logsumexp over row statistics; they mean the same as in `jax.nn`."""
 
 from functools import partial
 
@@ -32,14 +32,14 @@ def logsumexp(
 
     Args:
         logits: a, real array of any shape. Integers and booleans are taken as floats.
-        axis: the axis or axes to sum over; None for all of them.
+        axis: the axis or axes to sum over; None for all axes.
         where: bool, broadcast to the logits: the elements to sum over.
-        keepdims: leave the axes summed over in the result with size 1.
+        keepdims: keep the axes summed over in the result, with size 1.
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
     Returns:
         The logits' shape without `axis`, in their dtype; computed in float32 or better. -inf where
-        every logit is -inf or masked, or there is none.
+        all logits are -inf or masked, or where there are none.
 
     Raises:
         TypeError, ValueError: a wrong dtype, shape or name.
@@ -76,7 +76,7 @@ def log_softmax(
 
     Args:
         logits: a, real array of any shape. Integers and booleans are taken as floats.
-        axis: the class axis, or axes that together hold the classes; None for all of them.
+        axis: the class axis, or axes that together hold the classes; None for all axes.
         where: bool, broadcast to the logits: the elements that take part.
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
@@ -113,7 +113,7 @@ def softmax(
 
     Args:
         logits: a, real array of any shape. Integers and booleans are taken as floats.
-        axis: the class axis, or axes that together hold the classes; None for all of them.
+        axis: the class axis, or axes that together hold the classes; None for all axes.
         where: bool, broadcast to the logits: the elements that take part.
         implementation: "xla", "mosaic_gpu", "mosaic_tpu" or "reference"; None is XLA so far.
 
@@ -187,9 +187,10 @@ def normalized(rows: Rows, log: bool, implementation: str | None) -> Float[Array
 
 @jax.custom_jvp
 def _at_limits(p: Float[Array, "*rows K"]) -> Float[Array, "*rows K"]:
-    """Return p; in reverse mode the derivative 0 of a p that underflows wins over infinity.
+    """Return p; where it underflows, its derivative is 0, even with an infinite cotangent.
 
-    Such is the derivative of an entropy at 0. Forward mode has it the same way round.
+    The cotangent is infinite for the entropy at p = 0, for example. Forward mode follows the same
+    rule.
     """
     return p
 
@@ -199,7 +200,7 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return primals[0], _tangent_at_limits(primals[0], tangents[0])
 
 
-@partial(jax.checkpoint, prevent_cse=False)  # p alone is kept
+@partial(jax.checkpoint, prevent_cse=False)  # keeps only p
 def _tangent_at_limits(p: Array, dp: Array) -> Array:
     return limit_product((p != 0).astype(dp.dtype), dp)
 
@@ -208,7 +209,7 @@ def _tangent_at_limits(p: Array, dp: Array) -> Array:
 def _normalized_by_kernel(
     rows: Rows, log: bool, implementation: str | None
 ) -> Float[Array, "*rows K"]:
-    """Compute the same by one kernel, which has no statistics in between."""
+    """Compute the result of `normalized` by one kernel, without statistics in between."""
     logits = rows.logits
     if rows.mask.classes is not None:
         logits = jnp.where(rows.mask.classes, logits, -jnp.inf)
@@ -226,7 +227,7 @@ def _normalized_by_kernel_jvp(
 
 
 def _masked(x: Float[Array, "*rows K"], rows: Rows, log: bool) -> Float[Array, "*rows K"]:
-    """Put probability 0, or its logarithm, at what is masked."""
+    """Set masked rows and classes to probability 0, or to its logarithm."""
     for mask in (rows.mask.classes, None if rows.mask.rows is None else rows.mask.rows[..., None]):
         if mask is not None:
             x = jnp.where(mask, x, -jnp.inf if log else 0)

@@ -18,14 +18,14 @@ from jax.typing import DTypeLike
 from xentjax._core.varying import on_auto_axes, pvary_all
 
 Array: TypeAlias = Any
-"""An array or a scalar of NumPy or of JAX, in annotations of shapes."""
+"""Array or scalar of NumPy or JAX, for annotations of shapes."""
 
-# Numbers in the largest array of a chunk of rows: on the host it stays in the cache.
+# Largest number of elements of an array of a chunk of rows; on the host it fits in the cache.
 _CHUNK, _HOST_CHUNK = 2**19, 2**18
 
 
 def on_host(*arrays: Any) -> bool:
-    """Return whether the values of trees of arrays are known and in the host's memory."""
+    """Whether the values of all arrays in the trees are known and in the host's memory."""
     return all(map(_lies_on_host, jax.tree.leaves(arrays)))
 
 
@@ -38,10 +38,11 @@ def _lies_on_host(x: Any) -> bool:
 
 
 def host_or_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `call(dtype, *trees)`: the function of arrays on the host or in a compiled program.
+    """Return `call(dtype, *trees)`, which runs the function on the host or in a compiled program.
 
-    Its results are jax arrays, those that are floating of this dtype. On the host it gets NumPy
-    arrays and scalars, float64 where they are floating; elsewhere jax arrays of the dtype.
+    Its results are jax arrays; floating ones have this dtype. On the host, the function gets NumPy
+    arrays and scalars, with floating ones in float64; in a compiled program it gets jax arrays,
+    with floating ones in the dtype.
     """
     compiled = jax.jit(jax.default_matmul_precision("highest")(on_auto_axes(function)))
 
@@ -58,9 +59,9 @@ def host_or_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def in_dtype_of_first(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `function` of small arrays, computed in float64 where their values are known.
+    """Compute `function` of small arrays in float64 if their values are known.
 
-    Its results are of the kind and dtype of the first argument.
+    Its results have the dtype of the first argument, and are jax arrays if the first argument is.
     """
 
     @wraps(function)
@@ -76,7 +77,7 @@ def in_dtype_of_first(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def in_jax(*arrays: Any) -> list[jax.Array]:
-    """Return jax arrays, float64 ones too where x64 is off."""
+    """Convert to jax arrays; float64 stays float64 even if x64 is off."""
     with jax.enable_x64(True):
         return [jnp.asarray(x) for x in arrays]
 
@@ -86,7 +87,7 @@ def _cast(x: Any, dtype: DTypeLike) -> Any:
 
 
 def namespace(x: Any) -> Any:
-    """Return the functions for an array: NumPy's or JAX's."""
+    """Return the module with the functions for an array, `numpy` or `jax.numpy`."""
     return np if isinstance(x, np.ndarray | np.generic) else jnp
 
 
@@ -98,13 +99,13 @@ def while_loop(
         while unfinished(state):
             state = body(state, *constants)
         return state
-    # What a loop carries has to vary over a mesh from its start, zeros too.
+    # In `shard_map`, all that a loop carries must vary over the mesh from the start, zeros too.
     state, constants = pvary_all((state, constants))
     return jax.lax.while_loop(unfinished, lambda state: body(state, *constants), state)
 
 
 def add(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the sums of two tuples' arrays."""
+    """Add two tuples of arrays, array by array."""
     return tuple(x + y for x, y in zip(a, b, strict=True))
 
 
@@ -114,12 +115,12 @@ def sum_over_rows(
     width: int,
     add: Callable[..., tuple[Any, ...]] = add,
 ) -> tuple[Any, ...]:
-    """Return `function(*rows)` of all rows, by chunks that bound its memory and rounding.
+    """Compute `function(*rows)` in chunks of rows, to limit its memory and rounding.
 
     Args:
-        function: of arrays with the rows on the last axis; its results are sums over them.
-        rows: the arrays; those that are None stay so.
-        width: numbers in its largest array for a row.
+        function: takes arrays with the rows on the last axis; its results are sums over the rows.
+        rows: the arrays; a None is passed on.
+        width: number of elements per row of its largest array.
         add: merges the results of two chunks.
 
     Returns:

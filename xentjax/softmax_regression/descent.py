@@ -20,17 +20,18 @@ from xentjax.softmax_regression.objective import (
     prior_of,
 )
 
-# Beyond, ten Hessians cost more than the gradients of L-BFGS, and their memory grows as p^2.
+# Largest number p of coefficients for Newton's method. With more, ten Hessians cost more than all
+# gradients of L-BFGS, and their memory grows as p^2.
 _MAX_COEFFICIENTS = 1000
-# Rows from which a start near the optimum pays, on the host.
+# Smallest number of rows for which a start near the optimum saves time, on the host.
 MANY_ROWS = 2**16
-# Spread of a row's logits by which a move changes the Hessian by a share no larger: not to be seen,
-# or, of many rows, not worth another Hessian.
+# A move that changes the differences of a row's logits by at most this changes the Hessian by at
+# most the same fraction: too little to notice or, with many rows, to be worth another Hessian.
 _SHORT, _SHORT_OF_MANY = 1e-8, 1e-6
 
 
 def by_newton(num_features: int, k: int) -> bool:
-    """Return whether steps are Newton's, for which NumPy and JAX have the same code."""
+    """Whether Newton's method is used, which NumPy can run too; otherwise it is L-BFGS."""
     return (k - 1) * (num_features + 1) <= _MAX_COEFFICIENTS
 
 
@@ -48,7 +49,7 @@ class State(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """A search along a direction; a reach is the spread that a move causes in a row's logits."""
+    """State of a line search; a move's reach is its largest change of a row's logit differences."""
 
     length: Float[Array, ""]
     last_reach: Float[Array, ""]
@@ -56,9 +57,9 @@ class _Search(NamedTuple):
     tries: Int[Array, ""]
     first_slope: Float[Array, ""]
     gap: Float[Array, ""]
-    """Fall of the objective to the minimum of its quadratic model where the search began."""
+    """Fall of the objective that its quadratic model at the start of the search predicts."""
     reach: Float[Array, ""]
-    """Reach of the move to that minimum."""
+    """Reach of the move to the minimum of that model."""
 
 
 def minimise(problem: Problem, point: Array, max_steps: Array, tol: Array) -> State:
@@ -79,19 +80,19 @@ def minimise(problem: Problem, point: Array, max_steps: Array, tol: Array) -> St
             uphill = solve(curvature, slope, problem.occurs)
         else:
             slope = gradient(problem, point)
-            with jax.numpy_dtype_promotion("standard"):  # as in optax's Adam, "strict" fails
+            with jax.numpy_dtype_promotion("standard"):  # optax fails with "strict"
                 uphill, memory = lbfgs.update(slope, memory, point)
             uphill = jnp.asarray(uphill, point.dtype)
         search = _line_search(problem, point, -uphill)
-        # Newton's reach below 1 proves that an optimum exists: p - H u z, for z the features and u
-        # the step, are then positive probabilities whose residuals balance exactly. For separated
-        # data it tends to 1 or more instead, and only rounding makes it small at last.
+        # A Newton step with a reach below 1 proves that an optimum exists: p - H u z, with features
+        # z and step u, are then positive probabilities at which the gradient is exactly 0. For
+        # separated data the reach tends to 1 or more, until rounding makes it small.
         small = search.reach < 0.5
-        penalised = (problem.penalty > 0).any()  # so that there is an optimum, however far
+        penalised = (problem.penalty > 0).any()  # then an optimum exists, however far away
         separated = ~small & (search.gap <= rounding) & ~state.converged & ~penalised
         finished = state.converged | separated | (state.steps == max_steps) | ~(search.gap >= 0)
         converged = state.converged | (small & (search.gap <= tol))
-        # After so short a move, gradient and Hessian are what they were before.
+        # Such a short move leaves gradient and Hessian as they were.
         settled = converged & (search.reach <= short)
         return State(
             point=point - xp.where(finished, 0, search.length) * uphill,
@@ -157,15 +158,15 @@ def _(
 
 
 def _line_search(problem: Problem, point: Array, direction: Array) -> _Search:
-    """Take steps certain to lower the objective, until the slope is a tenth of the first."""
+    """Take steps, each sure to lower the objective, until the slope is a tenth of the first."""
     xp = namespace(point)
 
     def body(state: _Search, problem: Problem, point: Array, direction: Array) -> _Search:
         slope, curvature, spread = directional(problem, point + state.length * direction, direction)
-        # Where nothing moves any more all three are 0.
+        # If the direction changes nothing, all three are 0.
         newton = -slope / xp.where(curvature > 0, curvature, 1)
         reach = spread * abs(newton)
-        # Short steps are safe without shortening, and then converge quadratically.
+        # Short steps are safe as they are, and unshortened they converge quadratically.
         shrink = xp.where(reach < 0.5, 1, xp.log1p(reach) / xp.maximum(reach, 0.5))
         first = state.tries == 0
         return _Search(

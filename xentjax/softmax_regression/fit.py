@@ -175,7 +175,7 @@ def fit_softmax_regression(
     if known is not None and not (finite := np.isfinite(known)).all():
         raise_value_error("x", "finite numbers", known[~finite][0])
 
-    # What is given to the host stays there, whatever jax's default device.
+    # Labels that are given on the host stay there, whatever jax's default device is.
     stays = isinstance(native("labels", codes), np.ndarray) and concrete(indices) is not None
     kept = np.asarray(indices) if stays else indices
     data = Data(rows, kept, weights)
@@ -195,7 +195,7 @@ def fit_softmax_regression(
 def _parse_features(x: Any) -> tuple[Array | np.ndarray, int]:
     array = native_array("x", x)
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        array = check_floating("x", array)  # which says so
+        array = check_floating("x", array)  # raises the error
     if array.ndim != 2 or array.shape[0] == 0:
         raise_value_error("x", "shape [N, D] with N >= 1", f"shape {array.shape}")
     return array, array.shape[1]
@@ -230,7 +230,7 @@ def _float(value: Any, dtype: Any) -> Array | np.float64:
 
 
 def _warn(found: Solution) -> None:
-    """Warn of what a reader of the fit has to know, as far as its values are known."""
+    """Warn of problems with the fit, as far as its values are known."""
     counts, converged = concrete(found.counts), concrete(found.converged)
     if counts is not None and not counts.all():
         absent = np.flatnonzero(counts == 0)[0]

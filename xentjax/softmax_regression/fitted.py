@@ -1,4 +1,4 @@
-"""The problem of a fit, at its optimum, for statistics that are sums over the rows."""
+"""The minimisation problem of a fit at its optimum, for statistics that are sums over the rows."""
 
 from typing import NamedTuple
 
@@ -16,14 +16,14 @@ class Fitted(NamedTuple):
     kernel: Array
     bias: Array
     order: Array
-    """The classes, the baseline first."""
+    """Classes, with the baseline first."""
     rank: Array
-    """The place of each class in `order`."""
+    """Place of each class in `order`."""
     l2: Array
 
 
 def problem_at(fitted: Fitted) -> tuple[Problem, Array, Array]:
-    """Return the problem in standardised features that starts at a fit, their scale and offset."""
+    """Return the problem in standardised features, started at the fit, and their scale, offset."""
     x, labels, weights, kernel, bias, order, rank, l2 = fitted
     xp = namespace(x)
     total = len(x) * xp.ones_like(l2) if weights is None else weights.sum()

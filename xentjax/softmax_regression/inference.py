@@ -1,6 +1,7 @@
 """Wald statistics and information criteria of a fit; pure functions for NumPy and for JAX.
 
-Arrays of coefficients are [D+1, K-1]: features and then the constant, classes but the baseline.
+Arrays of coefficients are [D+1, K-1]: a row for each feature, a last row for the constant, and a
+column for each class except the baseline.
 """
 
 import math
@@ -19,14 +20,14 @@ _erfc = np.vectorize(math.erfc, otypes=[float])
 
 @in_dtype_of_first
 def relative(kernel: Array, bias: Array, order: Array) -> Float[Array, "d1 others"]:
-    """Return the coefficients less those of the baseline, the first class of the order."""
+    """Return the coefficients minus those of the baseline, the first class in `order`."""
     every = namespace(kernel).concatenate([kernel, bias[None]])[:, order]
     return every[:, 1:] - every[:, :1]
 
 
 @in_dtype_of_first
 def standard_errors(covariance: Array, coefficients: Array) -> Float[Array, "d1 others"]:
-    """Return the roots of the diagonal, which goes class by class, a column each."""
+    """Return the square roots of the covariance's diagonal, with a column for each class."""
     xp = namespace(covariance)
     return xp.sqrt(xp.diagonal(covariance)).reshape(coefficients.shape[::-1]).T
 
@@ -77,7 +78,7 @@ def bic(log_likelihood: Array, dof: Array, n: Array) -> Float[Array, ""]:
 
 @in_dtype_of_first
 def mcfadden_r2(likelihood_ratio: Array, null_log_likelihood: Array) -> Float[Array, ""]:
-    """Return 1 - log_likelihood / null_log_likelihood, without their difference."""
+    """Return 1 - log_likelihood / null_log_likelihood, without subtracting large numbers."""
     return likelihood_ratio / (-2 * null_log_likelihood)
 
 
@@ -89,7 +90,7 @@ def total(weights: Array) -> Float[Array, ""]:
 
 @in_dtype_of_first
 def at_least_0(x: Array) -> Float[Array, ""]:
-    """Return x, or 0 where it is negative."""
+    """Return x, or 0 if it is negative."""
     return namespace(x).maximum(x, 0)
 
 

@@ -1,8 +1,8 @@
-"""The Fisher information of rows about coefficients relative to class 0: one product a chunk.
+"""Fisher information of rows about coefficients relative to class 0: one product per chunk.
 
 It has a block for each pair of classes, sum_n w_n p_nj ([j = k] - p_nk) z_n z_n^T. With few
-classes, the weights of each pair multiply the features, followed by a product with the features.
-With many, they multiply the products of all pairs of features, which are formed once.
+classes, the features are multiplied by the factor of each pair of classes and then by the features.
+With many, the products of all pairs of features are formed once and multiplied by the factors.
 """
 
 from functools import cache
@@ -11,17 +11,17 @@ import numpy as np
 
 from xentjax.softmax_regression.arrays import Array, namespace
 
-# Pairs of classes from which forming the products of pairs of features pays.
+# Smallest number of pairs of classes for which products of pairs of features are faster.
 _MANY = 8
 
 
 def width_of_sums(d1: int, k: int) -> int:
-    """Return the numbers of a row in the largest array that `information_sums` makes."""
+    """Return the number of elements per row of the largest array in `information_sums`."""
     return d1 * (d1 + 1) // 2 if _many(k) else k * (k - 1) // 2 * d1
 
 
 def information_sums(p: Array, features: Array, weights: Array | None) -> Array:
-    """Return the parts that `information` puts together, sums over the rows.
+    """Return the sums over the rows from which `information` assembles the matrix.
 
     Args:
         p: probabilities [K, n].
@@ -30,7 +30,7 @@ def information_sums(p: Array, features: Array, weights: Array | None) -> Array:
     """
     xp, k = namespace(p), len(p)
     own = np.arange(k - 1)
-    # 1 - p would cancel where p is near 1, and the matrix would lose its sign.
+    # 1 - p would cancel where p is near 1, and the matrix could become indefinite.
     variance = (p * ((1 - xp.eye(k, dtype=p.dtype)) @ p))[1:]
     pairs = -_products(p[1:])
     places = _places(k - 1)[own, own]
@@ -45,7 +45,7 @@ def information_sums(p: Array, features: Array, weights: Array | None) -> Array:
 
 
 def information(sums: Array, d1: int, k: int) -> Array:
-    """Return the information [(K-1) D1, (K-1) D1], class by class, from its parts."""
+    """Return the information [(K-1) D1, (K-1) D1], class by class, from the sums."""
     blocks = sums[:, _places(d1)] if _many(k) else sums.reshape(-1, d1, d1)
     p = (k - 1) * d1
     return blocks[_places(k - 1)].transpose(0, 2, 1, 3).reshape(p, p)
@@ -57,7 +57,7 @@ def _many(k: int) -> bool:
 
 @cache
 def _places(m: int) -> np.ndarray:
-    """Return the row of `_products` that has the product of each pair of m rows."""
+    """Return, for each pair of m rows, the row of `_products` with their product."""
     places = np.zeros((m, m), np.int32)
     upper = np.triu_indices(m)
     places[upper] = np.arange(len(upper[0]))

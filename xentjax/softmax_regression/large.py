@@ -1,4 +1,4 @@
-"""A start near the optimum for many rows: the optimum of a part of them.
+"""Start near the optimum, for many rows: the optimum of a part of them.
 
 The optimum of m of n rows is about p n / (2 m) nats worse than that of all rows. From there, steps
 with the Hessian of the part, whose relative error is about 2 sqrt(p / m), cost one gradient each.
@@ -12,13 +12,13 @@ from xentjax.softmax_regression.descent import MANY_ROWS, minimise
 from xentjax.softmax_regression.linear_systems import solve
 from xentjax.softmax_regression.objective import Problem, gradient, hessian
 
-# One row of so many is in the part.
+# The part has one of this many rows.
 _SHARE = 8
 _MOST_STEPS = 12
 
 
 def start_of_many(problem: Problem) -> Array:
-    """Return a point near the optimum of a problem in NumPy, or 0 where its part has none."""
+    """Return a point near the optimum of a NumPy problem; 0 for few rows, or if there is none."""
     found = None
     if problem.features.shape[1] >= MANY_ROWS:
         found = _of_part(problem)
@@ -26,9 +26,9 @@ def start_of_many(problem: Problem) -> Array:
 
 
 def _of_part(problem: Problem) -> tuple[Array, Array] | None:
-    """Return the optimum of a part of the rows, and the Hessian of all that follows from it."""
+    """Return the optimum of a part of the rows, and an estimate of the Hessian of all rows."""
     n = problem.features.shape[1]
-    # One of each few rows in turn, wherever like rows stand together.
+    # One row of each `_SHARE` neighbours, at random, since neighbours may be alike.
     rows = np.arange(0, n - _SHARE + 1, _SHARE)
     rows += np.random.default_rng(0).integers(0, _SHARE, len(rows))
     weights = None if problem.weights is None else problem.weights[rows]
@@ -53,13 +53,13 @@ def _of_part(problem: Problem) -> tuple[Array, Array] | None:
 
 
 def _by_steps(problem: Problem, point: Array, curvature: Array, tol: float) -> Array:
-    """Take steps with the one Hessian until the next would gain less than `tol` nats a row."""
+    """Take steps with a fixed Hessian until the next would gain less than `tol` nats per row."""
     before, last, n = point, np.inf, problem.features.shape[1]
     for _ in range(_MOST_STEPS):
         slope = gradient(problem, point)
         step = solve(curvature, slope, problem.occurs)
         gap = (slope * step).sum() / 2
-        if not gap < last:  # the part says little of the whole
+        if not gap < last:  # the part represents the rows badly
             return before
         before, point = point, point - step
         fall = gap / last if last < np.inf else 0.1

@@ -7,10 +7,10 @@ from xentjax.softmax_regression.arrays import Array, namespace
 
 
 def solve(hessian: Array, gradient: Array, occurs: Array) -> Array:
-    """Return the direction that leads to the minimum of the quadratic model, by its negative."""
+    """Return minus the step to the minimum of the quadratic model."""
     xp = namespace(hessian)
     scaled, scale = _unit_diagonal(hessian)
-    # Where features are linearly dependent, or data separated, it keeps the factor finite.
+    # It keeps the solution finite if features are linearly dependent or data are separated.
     ridge = 8 * len(hessian) * float(xp.finfo(hessian.dtype).eps)
     matrix = scaled + ridge * xp.eye(len(hessian), dtype=hessian.dtype)
     by_class = gradient[:, 1:].T
@@ -25,7 +25,7 @@ def solve(hessian: Array, gradient: Array, occurs: Array) -> Array:
 
 
 def centre(coefficients: Array, occurs: Array) -> Array:
-    """Return 0 for a class that never occurs, and sums 0 over the others."""
+    """Make coefficients sum to 0 over the classes that occur; 0 for the other classes."""
     xp = namespace(coefficients)
     kept = xp.broadcast_to(occurs, coefficients.shape)
     mean = coefficients.mean(-1, keepdims=True, where=kept)
@@ -33,11 +33,11 @@ def centre(coefficients: Array, occurs: Array) -> Array:
 
 
 def inverse(hessian: Array, rounding: Array) -> tuple[Array, Array]:
-    """Return the inverse, and whether there is one to within `rounding` of the features."""
+    """Return the inverse, and whether it exists to within the features' relative `rounding`."""
     xp = namespace(hessian)
     scaled, scale = _unit_diagonal(hessian)
     lower = _cholesky(scaled)
-    # What the other coefficients leave of each one's information, of which rounding has its part.
+    # Part of a coefficient's information that those before it do not explain; some is rounding.
     left = xp.square(xp.diagonal(lower)).min(initial=1)
     invertible = left > len(hessian) * rounding
     if xp is np:
@@ -48,16 +48,16 @@ def inverse(hessian: Array, rounding: Array) -> tuple[Array, Array]:
 
 
 def in_features(matrix: Array, to_unit: Array, offset: Array, known: Array) -> Array:
-    """Return the covariance for the given features from that for standardised ones.
+    """Transform a covariance from standardised features to the given ones.
 
     Args:
         matrix: covariance [(K-1) D1, (K-1) D1], class by class.
-        to_unit: scale of each feature.
-        offset: what is subtracted from each feature times its scale.
-        known: whether there are coefficients, of each class.
+        to_unit: factor of each feature in its standardisation.
+        offset: number subtracted from each feature after that.
+        known: whether the coefficients of each class are known.
 
     Returns:
-        A covariance of the same shape, NaN where there are none.
+        A covariance of the same shape, NaN for coefficients that are not known.
     """
     xp, d1, others = namespace(matrix), len(to_unit) + 1, len(known)
     ones = xp.ones_like(to_unit, shape=1)
@@ -67,7 +67,7 @@ def in_features(matrix: Array, to_unit: Array, offset: Array, known: Array) -> A
     blocks = matrix.reshape(others, d1, others, d1)
     blocks = xp.einsum("ad,kdle,be->kalb", transform, blocks, transform)
     both = (known[:, None] & known[None])[:, None, :, None].astype(blocks.dtype)
-    # 0 / 0 makes NaN only where it is wanted: `jax_debug_nans` stops at a constant too.
+    # 0 / 0 makes NaN only where needed. At a constant NaN, `jax_debug_nans` would always stop.
     return (blocks + xp.zeros_like(both) / both).reshape(matrix.shape)
 
 
@@ -75,7 +75,7 @@ def _cholesky(matrix: Array) -> Array:
     xp = namespace(matrix)
     try:
         return xp.linalg.cholesky(matrix)
-    except np.linalg.LinAlgError:  # where JAX has NaN
+    except np.linalg.LinAlgError:  # JAX returns NaN instead
         return xp.full_like(matrix, xp.nan)
 
 

@@ -16,13 +16,13 @@ class Names:
     """Names of a regression's features and classes. It holds no arrays: a tree with no leaves."""
 
     features: tuple[str, ...]
-    """Names of the D features; x1, x2, ... where none were given."""
+    """Names of the D features; x1, x2, ... if none were given."""
     classes: tuple[str, ...]
-    """Names of the K classes; their indices where none were given."""
+    """Names of the K classes; their indices if none were given."""
     label: str
-    """Name of the labels, y where it was not given."""
+    """Name of the labels; y if none was given."""
     baseline: int
-    """Index of the class that coefficients are relative to."""
+    """Index of the class to which coefficients are relative."""
 
 
 def names_of_features(x: Any, given: Sequence[str] | None, d: int) -> tuple[str, ...]:

@@ -12,9 +12,9 @@ def check_nested(data: Any, other: Any, k: int, other_k: int) -> None:
 
     Args:
         data: features, labels and weights of the larger fit.
-        other: the same of the smaller one.
+        other: features, labels and weights of the smaller fit.
         k: number of classes of the larger fit.
-        other_k: the same of the smaller one.
+        other_k: number of classes of the smaller fit.
     """
     n, other_n = np.shape(data.labels)[-1], np.shape(other.labels)[-1]
     if n != other_n:
@@ -44,7 +44,7 @@ def _weights(data: Any, ones: np.ndarray) -> np.ndarray | None:
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
-    """Return the features less their means, of length 1, or 0 where they are constant."""
+    """Subtract the means of the features and scale them to length 1; constant ones become 0."""
     x = x.astype(np.float64)
     x = x / np.maximum(np.abs(x).max(0), np.finfo(np.float64).tiny)
     x = x - x[:1]
@@ -54,6 +54,6 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 def _outside(x: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return which features have a part that no combination of the others has."""
+    """Return which features of `other` are not linear combinations of the features of `x`."""
     left = other - x @ np.linalg.lstsq(x, other, rcond=None)[0]
     return np.square(left).sum(0) > 1e-8

@@ -1,10 +1,10 @@
-"""The objective of softmax regression and its derivatives: sums over the rows, taken by chunks.
+"""The objective of softmax regression and its derivatives: sums over the rows, chunk by chunk.
 
-Over the rows, with features z_n standardised and a 1 for the bias, and weights w_n,
+For rows of standardised features and a 1 for the bias, z_n, with weights w_n,
 
     F(B) = sum_n w_n H(y_n, softmax(z_n B)) + sum_d penalty_d / 2 ||B_d||^2
 
-Arrays have the rows on their last axis, where sums over classes and features are quick.
+Arrays have the rows on their last axis, which makes sums over classes and features fast.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from xentjax.softmax_regression.information import information, information_sums
 
 
 class Problem(NamedTuple):
-    """The coefficients, kernel and then bias, are `start` plus the point that is sought."""
+    """Data of a fit. The coefficients, kernel and then bias, are `start` plus the point to find."""
 
     features: Float[Array, "d1 n"]
     """Features, standardised or smaller, and a row of ones for the bias."""
@@ -38,9 +38,10 @@ def softmax(logits: Array) -> Array:
 
 
 def shifted(logits: Array) -> Array:
-    """Return the logits less the largest of the row, which is a constant to derivatives.
+    """Subtract the largest logit of each row, which is a constant for derivatives.
 
-    Its own is 0 / 0 where a program computes the logits anew, and rounds them otherwise.
+    The derivative of the maximum would be 0 / 0 in a program that recomputes the logits with
+    another rounding, so that none equals the maximum.
     """
     largest = logits.max(0, keepdims=True)
     return logits - (largest if namespace(logits) is np else jax.lax.stop_gradient(largest))
@@ -53,7 +54,7 @@ def logits_of(features: Array, coefficients: Array) -> Array:
 
 
 def is_label(labels: Array, k: int) -> Array:
-    """Return which class [K, n] is the label."""
+    """Return whether each class is the row's label, [K, n]."""
     xp = namespace(labels)
     return labels[None] == xp.arange(k, dtype=labels.dtype)[:, None]
 
@@ -61,7 +62,7 @@ def is_label(labels: Array, k: int) -> Array:
 def residuals(p: Array, labels: Array) -> Array:
     """Return the probabilities minus 1 for the label.
 
-    p_y - 1 would cancel where p_y is near 1, and separated data would seem at rest.
+    p_y - 1 would cancel where p_y is near 1, and the gradient of separated data would seem to be 0.
     """
     xp = namespace(p)
     if xp is np:
@@ -108,7 +109,7 @@ def hessian(problem: Problem, point: Array) -> Array:
 
 
 def directional(problem: Problem, point: Array, direction: Array) -> tuple[Array, Array, Array]:
-    """Slope and curvature of the objective, and the largest spread of a row's logits' change."""
+    """Return slope and curvature, and the largest change of a row's logit differences."""
 
     def of_rows(features: Array, labels: Array, weights: Array | None) -> tuple[Array, ...]:
         xp = namespace(features)
@@ -134,9 +135,9 @@ def directional(problem: Problem, point: Array, direction: Array) -> tuple[Array
 
 
 def log_likelihood_gain(problem: Problem, point: Array) -> Array:
-    """Log-likelihood less that of the probabilities in the bias of `start`, in nats.
+    """Return the log-likelihood minus that of the pmf in the bias of `start`, in nats.
 
-    It is the sum of differences, which are smaller than the log-likelihoods.
+    It sums the differences of the rows, which are smaller than the log-likelihoods.
     """
 
     def of_rows(features: Array, labels: Array, weights: Array | None) -> tuple[Array]:
@@ -169,10 +170,10 @@ def _penalty(problem: Problem, point: Array) -> Array:
 
 
 def prior_of(problem: Problem) -> Array:
-    """Return the Hessian of the penalty, of half the squared norm of centred coefficients."""
+    """Return the Hessian of the penalty on the squared norm of the centred coefficients."""
     xp, dtype = namespace(problem.start), problem.start.dtype
     occurs = problem.occurs.astype(dtype)
     centring = xp.diag(occurs) - xp.outer(occurs, occurs) / occurs.sum()
     penalty = xp.kron(centring[1:, 1:], xp.diag(problem.penalty))
-    # Makes the coefficients of a class that never occurs stay where they are.
+    # The second term keeps the coefficients of a class that never occurs unchanged.
     return penalty + xp.diag(xp.repeat(1 - occurs[1:], len(problem.start)))

@@ -314,7 +314,7 @@ class SoftmaxRegressionFit(NamedTuple):
 
     @property
     def _order(self) -> np.ndarray:
-        """The classes, the baseline the first."""
+        """Classes, with the baseline first."""
         return order_of_classes(len(self.names.classes), self.names.baseline)
 
     @property
@@ -356,13 +356,13 @@ class SoftmaxRegressionFit(NamedTuple):
 
 
 def order_of_classes(k: int, baseline: int) -> np.ndarray:
-    """Return the classes, the baseline the first."""
+    """Return the classes, with the baseline first."""
     order = np.arange(k, dtype=np.int32)
     return np.concatenate([order[baseline : baseline + 1], np.delete(order, baseline)])
 
 
 def rounding_of(x: Any) -> np.float64:
-    """Return the relative rounding of what is computed of features."""
+    """Return the relative rounding of numbers computed from features."""
     return np.float64(jnp.finfo(compute_dtype(x.dtype)).eps)
 
 

@@ -31,7 +31,7 @@ class Solution(NamedTuple):
     separated: Bool[Array, ""]
     identified: Bool[Array, ""] | None
     counts: Float[Array, " k"]
-    """Weights of the rows of each class."""
+    """Total weight of the rows of each class."""
 
 
 @host_or_compiled
@@ -52,12 +52,12 @@ def solve_regression(
         x: features [N, D].
         labels: [N]; those outside 0..K-1 make everything NaN.
         weights: [N], or None.
-        order: the classes [K], the baseline the first.
-        rank: place [K] of each class in that order.
+        order: the classes [K], with the baseline first.
+        rank: place [K] of each class in `order`.
         l2: strength of the penalty.
-        max_steps: most steps taken.
+        max_steps: largest number of steps.
         tol: fall of the objective at which one more step is the last.
-        rounding: of the features, relative.
+        rounding: relative rounding of the features.
 
     Returns:
         The optimum, whose covariance is relative to the baseline.
@@ -70,7 +70,7 @@ def solve_regression(
     log_pmf = xp.log(counts / total) + nan
     standard = standardise(x, weights, total, l2)
     scale = standard.scale + nan
-    to_unit = 1 / scale  # whose square may be infinite
+    to_unit = 1 / scale  # its square may be infinite
     occurs = (counts > 0) | ~valid
     zero = xp.zeros_like(x, shape=1)
     problem = Problem(

@@ -8,12 +8,12 @@ from jaxtyping import Float
 
 from xentjax.softmax_regression.arrays import Array, namespace
 
-# Numbers of the features that are standardised at a time on the host, where they fit the cache.
+# Largest number of elements standardised at a time on the host, to fit in the cache.
 _HOST_BLOCK = 2**17
 
 
 class Standardised(NamedTuple):
-    """Features minus their mean, over the larger of their standard deviation and sqrt(l2 / n)."""
+    """Features minus their mean, divided by the larger of standard deviation and sqrt(l2 / n)."""
 
     features: Float[Array, "d1 n"]
     """The last row is 1, for the bias."""
@@ -24,7 +24,7 @@ class Standardised(NamedTuple):
 
 
 def standardise(x: Array, weights: Array | None, total: Array, l2: Array) -> Standardised:
-    """Standardise the rows x [N, D], which count `weights` times, `total` in all."""
+    """Standardise the rows x [N, D]; `weights` are frequency weights, whose sum is `total`."""
     xp, (n, d) = namespace(x), x.shape
     if xp is not np:
         features, scale, offset = _standardise(x.T, weights, total, l2)
@@ -56,14 +56,16 @@ def _standardise(
     def mean(values: Array) -> Array:
         return (values if weights is None else values * weights[None]).sum(1) / total
 
-    # First relative to a row: constant features become exactly 0, and large offsets lose nothing.
+    # Subtracting the first row makes constant features exactly 0 and removes large offsets without
+    # loss of digits.
     first = x[:, :1]
     shifted = x - first
     middle = mean(shifted)[:, None]
     centred = shifted - middle
     deviation = xp.ldexp(xp.sqrt(mean(xp.square(centred))), exponent)
-    # A feature that the penalty outweighs is scaled by the penalty: divided by its own deviation,
-    # the penalty could be infinite. The derivative of the root is infinite at l2 = 0.
+    # If the penalty outweighs a feature, the penalty sets its scale: divided by the feature's own
+    # deviation, the penalty could be infinite. The root has an infinite derivative at l2 = 0, so
+    # the scale has none.
     scale = xp.maximum(deviation, xp.sqrt(l2 / total))
     scale = xp.where(scale > 0, scale, 1)
     if xp is not np:

@@ -12,9 +12,9 @@ _WIDTH = 78
 def summary(fit: Any, alpha: float, *, markdown: bool) -> str:
     """Return the table of a fit whose values are known."""
     with warnings.catch_warnings(), jax.enable_x64(True):
-        warnings.simplefilter("ignore", UserWarning)  # the notes say it
+        warnings.simplefilter("ignore", UserWarning)  # the notes repeat them
         fit = jax.tree.map(np.asarray, fit)
-        # Whose digits are then those that the fit has, and whose p-values do not underflow.
+        # In float64, numbers are printed with the digits of the fit and p-values do not underflow.
         wide = jax.tree.map(_double, fit._replace(data=None))._replace(data=fit.data)
         facts, tables = _facts(wide), [] if wide.covariance is None else _rows(wide, alpha)
     headers = ["coef", "std err", "z", "P>|z|", f"[{alpha / 2:g}", f"{1 - alpha / 2:g}]"]
@@ -27,7 +27,7 @@ def _double(x: np.ndarray) -> np.ndarray:
 
 
 def _facts(fit: Any) -> list[tuple[str, str]]:
-    """Names and values, those of the left column of the text and then those of the right."""
+    """Return names and values, first of the text's left column and then of its right column."""
     test, names = fit.likelihood_ratio_test(), fit.names
     n, dof = float(fit.num_samples), int(fit.dof)
     return [
@@ -74,7 +74,7 @@ def _row(numbers: np.ndarray) -> list[str]:
 
 
 def _fixed(x: float, digits: int) -> str:
-    """Format a number with fixed decimals, or in scientific notation where they do not suit it."""
+    """Format a number with fixed decimals, or with significant digits if it is large or tiny."""
     if abs(x) >= 1e4 or abs(x) < 1e-4:
         return f"{x:.{digits}g}"
     return f"{x:.{digits}f}"

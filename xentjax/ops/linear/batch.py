@@ -1,4 +1,4 @@
-"""Functions of linear rows under vmap, where a batch of rows with one layer is more rows."""
+"""Batching of functions of linear rows: a batch that shares one layer becomes more rows."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,14 +13,14 @@ from xentjax.ops.rows import Rows, map_rows
 
 T = TypeVar("T")
 Heads = Any
-"""`LinearRows`, or a tree of several with as many rows and of arrays that belong to no row."""
+"""Tree of one or more `LinearRows` with equal numbers of rows, and of arrays without rows."""
 
 
 def batch_as_rows(function: Callable[..., T]) -> Callable[..., T]:
-    """Return `function(heads, *by_row)`, which gets a batch of rows with one layer as its rows.
+    """Make vmap over rows of one layer call `function(heads, *by_row)` once, with all rows.
 
-    `by_row` are arrays, or trees of them, with an entry for each row or one for all of them; the
-    results have an entry for each row.
+    `by_row` are arrays, or trees of arrays, with an entry for each row or one entry for all rows;
+    the results have an entry for each row.
     """
 
     @jax.custom_batching.custom_vmap
@@ -61,7 +61,7 @@ def _fold(x: Array, is_batched: bool, *, n: int, size: int) -> Array:
 
 
 def _only_rows(batched: Any) -> bool:
-    """Whether only what belongs to rows is batched."""
+    """Whether only arrays with an entry for each row are batched."""
     return not any(jax.tree.leaves(_map_rows(lambda _: False, batched)))
 
 

@@ -1,8 +1,8 @@
 """Classes chosen in each row of a linear layer, and their logits, from one pass over its tiles.
 
-Choosing is a monoid, as the statistics are: the choice among two tiles is one among the choices of
-both. Which classes are chosen has no derivative. Their logits have that of the tile they lie in,
-which is visited for the derivative of log s anyway.
+Choices form a monoid, as the statistics do: the choice from two tiles is made among the choices of
+each. The indices of the chosen classes have no derivative. The derivative of their logits is
+computed in the tiles that contain them, which the derivative of log s visits anyway.
 """
 
 from functools import partial
@@ -41,60 +41,61 @@ from xentjax.ops.sharded import across_devices
 
 
 class Chosen(NamedTuple):
-    """The m classes chosen in each row."""
+    """Classes chosen in each row, m of them."""
 
     indices: Int32[Array, "n m"]
     """-1 where there is no class."""
     logits: Float[Array, "n m"]
-    """Logits after the soft cap, less the shift; the temperature is yet to divide them."""
+    """Logits after the soft cap, less the shift, not yet divided by the temperature."""
     shift: Float[Array, " n"]
-    """The shift of `RowStatistics`, with its zero derivative."""
+    """Shift as in `RowStatistics`, with a zero derivative."""
     log_sum: Float[Array, " n"]
-    """log s over the classes that the chooser leaves in the sum; -inf if there are none."""
+    """log s over the classes that the chooser keeps in the sum; -inf if it keeps none."""
 
 
 Candidates = Any
-"""A tuple of arrays [n, ...], which the chooser knows."""
+"""Tuple of arrays [n, ...], whose meaning depends on the chooser."""
 
 
 @runtime_checkable
 class Chooser(Protocol):
-    """A way to choose classes; hashable."""
+    """Rule that chooses classes; hashable."""
 
     @property
     def arrays(self) -> int:
-        """The number of numbers in memory for each logit of a tile."""
+        """Number of values in memory for each logit of a tile."""
         ...
 
     @property
     def neutral(self) -> tuple[float, ...]:
-        """The number that fills each array of candidates where there is none."""
+        """Fill value of each array of candidates, for places without a candidate."""
         ...
 
     @property
     def may_leave_none(self) -> bool:
-        """Whether log s may be a sum of no class."""
+        """Whether log s may be a sum over no classes."""
         ...
 
     def candidates(self, shard: ClassShard, by_row: Any, best: Candidates | None, /) -> Candidates:
-        """Return the candidates among the classes of a tile, as its `first_class` counts them.
+        """Return the candidates in a tile, whose first class has the index `shard.first_class`.
 
-        `best` are those of earlier tiles, if there are any: worse ones may be left out.
+        `best` are the candidates of earlier tiles, if any; worse ones may be left out.
         """
         ...
 
     def merge(self, a: Candidates, b: Candidates) -> Candidates:
-        """Return the candidates among both, of which the classes of `a` come first."""
+        """Return the candidates among `a` and `b`; the classes of `a` have the smaller indices."""
         ...
 
     def across_devices(self, a: Candidates, axis_name: AxisName) -> Candidates:
-        """Return the candidates among those of all devices, the same on each."""
+        """Return the candidates among those of all devices; every device gets the same."""
         ...
 
     def summed_rows(self, shard: ClassShard, by_row: Any) -> Rows:
-        """Return the rows of a tile under the mask of the classes that belong to log s.
+        """Return the rows of a tile, with the classes that do not belong to log s masked.
 
-        For the derivative it gets the chosen classes, as `first_class` counts them, as `by_row`.
+        In the derivative rule, `by_row` holds only the indices of the chosen classes, which have
+        the same origin as `shard.first_class`.
         """
         ...
 
@@ -106,7 +107,7 @@ class Chooser(Protocol):
         temperature: Float[Array, ""] | None,
         /,
     ) -> tuple[Int32[Array, "n m"], Float[Array, "n m"], RowStatistics]:
-        """Return the chosen classes, their logits before temperature, and statistics to go by."""
+        """Return the classes, their logits before temperature, and the statistics for `Chosen`."""
         ...
 
 
@@ -118,7 +119,7 @@ def choose(
     implementation: str | None,
     max_bytes: int | None,
 ) -> Chosen:
-    """Choose among all classes of each row, of which `shard` has some if there is an axis name.
+    """Choose among all classes of each row; with an axis name, `shard` has only some of them.
 
     The logits and log s are differentiable in every floating input of the shard's rows, in all
     modes and orders.
@@ -126,13 +127,13 @@ def choose(
     Args:
         shard: rows of a layer, without target.
         by_row: arrays for the chooser, with an entry for each row or one for all.
-        chooser: the way to choose.
+        chooser: the rule that chooses.
         axis_name: the mesh axis over which the classes are split, or None.
-        implementation: whose row statistics to use.
-        max_bytes: about how much memory tiles may take.
+        implementation: the back-end that computes the row statistics.
+        max_bytes: the approximate limit on the memory of tiles.
     """
     temperature = shard.rows.scalars.temperature
-    if temperature is not None:  # as devices share it, and without its derivative
+    if temperature is not None:  # shared by devices, not differentiated
         temperature = lax.stop_gradient(temperature)
     shard = shard._replace(rows=pvary_all(shard.rows))
     return _choose(shard, by_row, temperature, chooser, axis_name, implementation, max_bytes)
@@ -170,7 +171,7 @@ def _(
 ) -> tuple[Chosen, Chosen]:
     (shard, *_), (d_shard, *_) = primals, tangents
     chosen = _choose(*primals, chooser, axis_name, implementation, max_bytes)
-    # A sum of no class stays one: e^-inf is its softmax, not e^(-inf + inf).
+    # If log s is over no classes, -inf would make softmax e^(-inf + inf); 0 makes it e^-inf.
     empty = chooser.may_leave_none & (chosen.log_sum == -jnp.inf)
     log_sum = jnp.where(empty, 0, chosen.log_sum)
     stats = RowStatistics(chosen.shift, log_sum, None, None, None, None, None)
@@ -199,7 +200,7 @@ def _tile_by_tile(
     implementation: str | None,
     max_bytes: int | None,
 ) -> tuple[Candidates, RowStatistics]:
-    """The candidates among the classes of one device, and the statistics of log s."""
+    """Find the candidates among the classes of one device; compute the statistics of log s."""
     rows, classes = _blocks(linear, chooser, implementation, max_bytes)
     requested = Requested(normalizer=True)
 
@@ -247,7 +248,7 @@ def _blocks(
 def places(
     tile: ClassShard, indices: Int32[Array, "n m"]
 ) -> tuple[Int32[Array, "n m"], Bool[Array, "n m"]]:
-    """Places of the classes in a tile, 0 for those of others; and whether they are its own."""
+    """Return the places of classes in a tile, 0 outside of it, and whether the tile owns them."""
     place = indices - tile.first_class
     own = (place >= 0) & (place < tile.rows.logits.shape[-1])
     if tile.first_own is not None:
@@ -256,7 +257,7 @@ def places(
 
 
 def rows_at(rows: Rows, place: Int32[Array, "n m"]) -> Rows:
-    """The rows of a tile with the logits and masks of m of its classes alone."""
+    """Reduce the rows of a tile to the logits and masks of m of its classes."""
     classes = rows.mask.classes
     if classes is not None:
         every = jnp.broadcast_to(classes, rows.logits.shape)
@@ -268,7 +269,7 @@ def rows_at(rows: Rows, place: Int32[Array, "n m"]) -> Rows:
 def _logit_tangents(
     tile: ClassShard, d_rows: Rows, indices: Int32[Array, "n m"]
 ) -> Float[Array, "n m"]:
-    """The derivative of the chosen logits that lie in a tile, 0 for those of other tiles."""
+    """Compute the derivative of the chosen logits in a tile; 0 for those of other tiles."""
     place, own = places(tile, indices)
     rows = rows_at(tile.rows, place)
     logits = rows.logits

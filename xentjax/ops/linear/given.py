@@ -1,4 +1,4 @@
-"""The logits of classes that are given for each row, and the sum over all others, tile by tile."""
+"""Logits of classes that are given for each row, and log s over all others, tile by tile."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +15,10 @@ from xentjax.ops.rows import Mask, Rows, RowStatistics, adjusted_logits, over_te
 
 @dataclass(frozen=True)
 class Given:
-    """Take the classes that are given, and leave log s to the others.
+    """Choose the given classes, and compute log s over the others.
 
-    The others are summed by themselves: where the given classes have nearly all probability, what
-    is left of the whole sum without them would be its rounding.
+    log s is not computed as the sum over all classes less the given ones: where these have nearly
+    all the probability, only the rounding error of the sum would be left.
     """
 
     arrays = 2
@@ -26,7 +26,7 @@ class Given:
     may_leave_none = True
 
     def summed_rows(self, shard: ClassShard, by_row: tuple[Int32[Array, "n m"]]) -> Rows:
-        """Return the classes of a tile that are not given."""
+        """Mask the given classes of a tile."""
         place, own = places(shard, *by_row)
         n, k = shard.rows.logits.shape
         outside = jnp.where(own, place, k)
@@ -39,16 +39,16 @@ class Given:
     def candidates(
         self, shard: ClassShard, by_row: tuple[Int32[Array, "n m"]], *_: Any
     ) -> tuple[Float[Array, "n m"]]:
-        """Return the logits of the given classes that lie in a tile, 0 for the others."""
+        """Return the logits of the given classes; 0 for those that are not in the tile."""
         place, own = places(shard, *by_row)
         return (jnp.where(own, adjusted_logits(rows_at(shard.rows, place)), 0),)
 
     def merge(self, a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
-        """Return the logits that lie in either."""
+        """Add the logits, each of which is 0 in all tiles but its own."""
         return (a[0] + b[0],)
 
     def across_devices(self, a: tuple[Array, ...], axis_name: AxisName) -> tuple[Array, ...]:
-        """Return the logits that lie on any device."""
+        """Add the logits, each of which is 0 on all devices but its own."""
         return (lax.psum(a[0], axis_name),)
 
     def result(
@@ -58,7 +58,7 @@ class Given:
         by_row: tuple[Int32[Array, "n m"]],
         temperature: Float[Array, ""] | None,
     ) -> tuple[Int32[Array, "n m"], Float[Array, "n m"], RowStatistics]:
-        """Return the given classes, and log s relative to the largest logit of all classes."""
+        """Return the classes, their logits, and log s relative to the largest of all logits."""
         indices = by_row[0]
         logits = jnp.where(indices < 0, -jnp.inf, candidates[0])
         largest_other = jnp.where(stats.log_sum == -jnp.inf, -jnp.inf, stats.shift)

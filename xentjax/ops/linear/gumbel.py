@@ -1,7 +1,7 @@
-"""Samples of each row's softmax, tile by tile: the class of the largest logit plus Gumbel noise.
+"""Samples from each row's softmax, tile by tile: the class of the largest logit plus Gumbel noise.
 
-The noise of a class is a function of the key, the row's number and the class's number alone, so it
-does not depend on tiles, nor on which device has them.
+The noise depends only on the key and on the numbers of the row and the class, not on how classes
+are split into tiles or over devices.
 """
 
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ from xentjax.ops.rows import Rows, RowStatistics, adjusted_logits
 Candidates = tuple[
     Float[Array, "n s"], Float[Array, "n s"], Int32[Array, "n s"], Float[Array, "n s"]
 ]
-"""Noisy logit of the winner in two parts, a rounded sum and its error; its class and its logit."""
+"""Noisy logit of the winner as a rounded sum and its error, then the winner's class and logit."""
 Noise = tuple[UInt32[Array, " n"], UInt32[Array, "#n s 2"]]
-"""The number of each row, and the key of each sample."""
+"""Number of each row, and key of each sample."""
 
 _NONE = jnp.iinfo(jnp.int32).max
-# How many numbers of noise are made at a time, for as many samples as that takes; at least a tile.
+# Largest number of noise values at a time, unless one sample of a tile already needs more.
 _AT_A_TIME = 2**18
 
 
@@ -35,8 +35,8 @@ _AT_A_TIME = 2**18
 class LargestWithNoise:
     """Choose the class whose logit plus noise is the largest, once for each sample.
 
-    Noisy logits are compared exactly, as sums of a logit and a float: with a large offset common to
-    all logits, rounded sums would be equal where the noise decides.
+    The sums of logit and noise are compared exactly. If all logits shared a large offset, rounded
+    sums could be equal although the noise differs.
     """
 
     arrays = 3
@@ -44,12 +44,12 @@ class LargestWithNoise:
     may_leave_none = False
 
     def summed_rows(self, shard: ClassShard, by_row: Any) -> Rows:
-        """Return all classes."""
+        """Return the rows unchanged: log s is over all classes."""
         del by_row
         return shard.rows
 
     def candidates(self, shard: ClassShard, by_row: Noise, *_: Any) -> Candidates:
-        """Return the winners of a tile, for some samples at a time."""
+        """Return the winners of a tile, drawn for a block of samples at a time."""
         numbers, keys = by_row
         logits = lax.optimization_barrier(adjusted_logits(shard.rows))
         n, k = logits.shape
@@ -69,14 +69,14 @@ class LargestWithNoise:
         return jax.tree.map(lambda x: parts.join(x).T, winners)
 
     def merge(self, a: Candidates, b: Candidates) -> Candidates:
-        """Return the winners of both, of which `a` has the smaller indices."""
+        """Return the winners among `a` and `b`; the classes of `a` have the smaller indices."""
         (sum_a, error_a, *_), (sum_b, error_b, *_) = a, b
         later = (sum_b > sum_a) | ((sum_b == sum_a) & (error_b > error_a))
         first, second, index, logit = (jnp.where(later, y, x) for x, y in zip(a, b, strict=True))
         return first, second, index, logit
 
     def across_devices(self, a: Candidates, axis_name: AxisName) -> Candidates:
-        """Return the winners of all devices."""
+        """Return the winners among those of all devices."""
         rounded, error, index, logit = a
         first = lax.pmax(rounded, axis_name)
         best = rounded == first
@@ -89,7 +89,7 @@ class LargestWithNoise:
     def result(
         self, candidates: Candidates, stats: RowStatistics, *_: Any
     ) -> tuple[Int32[Array, "n s"], Float[Array, "n s"], RowStatistics]:
-        """Return the winners, of rows whose softmax exists."""
+        """Return the winners; -1 in rows without a softmax."""
         index, logit = candidates[2:]
         drawn = jnp.isfinite(stats.log_sum)[:, None] & (index != _NONE)
         return jnp.where(drawn, index, -1), logit, stats
@@ -98,11 +98,11 @@ class LargestWithNoise:
 def _winners(
     logits: Float[Array, "1 n k"], noise: Float[Array, "s n k"], first_class: Int32[Array, ""]
 ) -> tuple[Array, Array, Array, Array]:
-    """The winners among all k, each array [s, n]."""
+    """Find the winners among k classes; every result has the shape [s, n]."""
     impossible = logits == -jnp.inf
     finite = jnp.where(impossible, 0, logits)
     total = finite + noise
-    # The error of the rounded sum, exactly (Knuth's two-sum).
+    # Exact error of the rounded sum (Knuth's two-sum).
     rounded_noise = total - finite
     error = (finite - (total - rounded_noise)) + (noise - rounded_noise)
     total = jnp.where(impossible, -jnp.inf, total)
@@ -111,7 +111,7 @@ def _winners(
     least = jnp.max(jnp.where(best, error, -jnp.inf), -1, keepdims=True)
     best &= error == least
     places = lax.broadcasted_iota(jnp.int32, total.shape, 2)
-    # Maxima and minima of floats and integers are fast loops on the CPU, as argmax is not.
+    # On the CPU max and min are fast loops, and argmax is not.
     place = jnp.min(jnp.where(best, places, _NONE), -1)
     found = place != _NONE
     at = jnp.where(found, place, 0)
@@ -126,18 +126,18 @@ def gumbel(
     column: UInt32[Array, "*#s"],
     dtype: DTypeLike,
 ) -> Float[Array, "*s"]:
-    """Gumbel noise of each key, row and column, from 64 bits."""
+    """Compute the Gumbel noise of each key, row and column from 64 random bits."""
     return gumbel_of_bits(*threefry(key[..., 0], key[..., 1], row, column), dtype)
 
 
 def gumbel_of_bits(
     high: UInt32[Array, "*s"], low: UInt32[Array, "*s"], dtype: DTypeLike
 ) -> Float[Array, "*s"]:
-    """-log(-log(1 - v)) of v = (high + (low + 1/2) / 2^32) / 2^32.
+    """Compute -log(-log(1 - v)) for v = (high + (low + 1/2) / 2^32) / 2^32.
 
-    Large noise decides samples and comes from small v, which a float holds to its full precision:
-    the probability of a class is right down to 2^-64. In float32 the smallest noise is -2.8, and
-    less would be drawn once in 2e7 times.
+    Large noise decides the samples. It comes from small v, which floats represent with full
+    precision, so the probabilities of classes are accurate down to 2^-64. In float32 the smallest
+    noise is -2.8; exact arithmetic would give less once in 2e7 draws.
     """
     fraction = (low.astype(dtype) + 0.5) * 2.0**-32
     v = (high.astype(dtype) + fraction) * 2.0**-32
@@ -151,10 +151,10 @@ def threefry(
     x_0: UInt32[Array, "*#s"],
     x_1: UInt32[Array, "*#s"],
 ) -> tuple[UInt32[Array, "*s"], UInt32[Array, "*s"]]:
-    """Two random words of a key and a counter of two words each: Threefry-2x32 of 20 rounds.
+    """Compute two random words from two-word keys and counters: Threefry-2x32 with 20 rounds.
 
-    `jax.random` computes the same function. Written as plain operations it fuses with those that
-    use the words: on a CPU it then takes a tenth of the time.
+    `jax.random` computes the same function. Plain operations, as here, are fused with the code that
+    uses the words, which takes a tenth of the time on a CPU.
 
     Source: Salmon, Moraes, Dror and Shaw, Parallel Random Numbers: As Easy as 1, 2, 3, SC (2011).
     """

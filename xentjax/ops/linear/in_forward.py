@@ -1,7 +1,7 @@
-"""The sum of losses over the logits x @ kernel + bias, with its gradients made in forward.
+"""Sum of losses of the logits x @ kernel + bias, with gradients computed in the forward pass.
 
-The logits of a block of rows are made once, for the loss and for both gradient products. That is
-a quarter less work than computing them again for a backward pass, and gives up forward mode.
+The logits of a block of rows are computed once, for the loss and for both gradient products. That
+is a quarter less work than computing them again in the backward pass, but rules out forward mode.
 """
 
 from collections.abc import Callable
@@ -27,28 +27,27 @@ from xentjax.ops.linear.statistics import add_kept_rows, logits_budget, skip_if_
 from xentjax.ops.rows import Layer, Rows
 
 RowLosses = Callable[[Rows, Any, Any], tuple[Float[Array, " n"], Any]]
-"""A function of rows, of inputs that they share and of inputs with an entry for each row: the loss
-of each row, and auxiliary results of each."""
+"""Function of rows, of inputs that all rows share and of inputs with an entry for each row. It
+returns the loss of each row, and auxiliary results with an entry for each row."""
 
-# The fewest rows at a time that are worth it: the gradient of the kernel is read and written once
-# for each block of rows.
+# Fewest rows in a block: each block reads and writes the whole gradient of the kernel.
 _FEWEST_ROWS = 64
-# The fewest classes at a time that keep matrix products what they are.
+# Fewest classes in a block: with fewer, matrix products would be inefficient.
 _FEWEST_CLASSES = 32
-# The classes at a time, if `max_bytes` is not given, that let products keep their speed: each block
-# reads and writes its part of every row of the kernel and its gradient (with 512 classes 0.85 times
-# the GFLOP/s of 2048; 2 cores, float32).
+# Fewest classes in a block if `max_bytes` is not given: each block reads and writes its part of
+# every row of the kernel and of the kernel's gradient, which slows down products of few classes
+# (512 classes reach 0.85 times the GFLOP/s of 2048; 2 cores, float32).
 _ENOUGH_CLASSES = 2048
-# One logit in so many is in memory by default.
+# By default one logit in `_SHARE` is in memory.
 _SHARE = 6
 
 
 def fitting_row_blocks(
     linear: LinearRows, max_bytes: int | None, share: int = _SHARE
 ) -> Blocks | None:
-    """Blocks of rows whose logits fit seven eighths of the memory; None if too few rows do.
+    """Return blocks of rows whose logits fit in seven eighths of the memory; None if too few fit.
 
-    None as well for a symbolic number of rows, of which no block can be made.
+    A symbolic number of rows cannot be split into blocks; for it the result is None too.
     """
     n, k = linear.logits.shape
     if is_symbolic_dim(n):
@@ -59,7 +58,7 @@ def fitting_row_blocks(
 
 
 def _class_blocks(linear: LinearRows, rows: Blocks, max_bytes: int | None) -> Blocks:
-    """Blocks of classes that fit the last eighth: a slice of logits and three of the kernel."""
+    """Return blocks of classes that fit the last eighth: a slice of logits, three of kernel."""
     d, k = linear.logits.kernel.shape
     eighth = logits_budget(max_bytes, linear.logits, _SHARE) // 8
     fewest = _ENOUGH_CLASSES if max_bytes is None else _FEWEST_CLASSES
@@ -72,7 +71,7 @@ def sum_of_losses(
 ) -> tuple[Float[Array, ""], Any]:
     """Return sum_n losses_n and the auxiliary results of each row, which have no derivative.
 
-    It needs `fitting_row_blocks` and has no forward mode.
+    `fitting_row_blocks` must not be None for these inputs. There is no forward mode.
     """
     rows = fitting_row_blocks(linear, max_bytes, share=10) or fitting_row_blocks(linear, max_bytes)
     assert rows is not None
@@ -90,10 +89,10 @@ def sum_of_losses(
 def _forward(
     linear: LinearRows, shared: Any, by_row: Any, losses: RowLosses, max_bytes: int | None
 ) -> tuple[tuple[Float[Array, ""], Any], Any]:
-    """Return the sum; keep the gradients in differentiated inputs, and the dtypes of those."""
+    """Return the sum; keep the gradients in differentiated inputs, and the inputs' dtypes."""
     arguments, moving = differentiated((linear, shared, by_row))
     result, gradients = _sum_and_gradients(arguments, moving, losses, max_bytes)
-    # Residuals are arrays: an empty one stands for the dtype that each cotangent has to have.
+    # Residuals have to be arrays: empty ones hold the dtypes that the cotangents must have.
     return result, (gradients, jax.tree.map(lambda x: jnp.zeros(0, x.dtype), moving))
 
 
@@ -109,7 +108,7 @@ sum_of_losses.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def _slice(by_row: Any, rows: Blocks, i: Int32[Array, ""]) -> Any:
-    """Block i of arrays with an entry for each row."""
+    """Return block i of arrays with an entry for each row."""
     return jax.tree.map(lambda x: rows.slice(x, i, 0), by_row)
 
 
@@ -119,7 +118,7 @@ def _sum_and_gradients(
     losses: RowLosses,
     max_bytes: int | None,
 ) -> tuple[tuple[Float[Array, ""], Any], tuple[LinearRows, Any, Any]]:
-    """Return the sum and its gradients in what is `moving`, accumulated in float32 or 64."""
+    """Return the sum and its gradients in the `moving` inputs, accumulated in float32 or 64."""
     (linear, shared, by_row), (moving_linear, moving_shared, moving_by_row) = arguments, moving
     rows = fitting_row_blocks(linear, max_bytes)
     assert rows is not None
@@ -155,7 +154,7 @@ def _sum_and_gradients(
 
 
 def row_block(linear: LinearRows, rows: Blocks, i: Int32[Array, ""]) -> LinearRows:
-    """Block i of the rows, with those masked that an earlier block contains too."""
+    """Return block i of the rows, with rows masked that an earlier block contains too."""
     here, new = slice_rows(linear, rows, i), rows.is_new(i)
     if new is None:
         return here
@@ -171,10 +170,10 @@ def add_products(
     classes: Blocks,
     i: Int32[Array, ""],
 ) -> Layer:
-    """Add d_logits @ kernel^T to the gradient of x, x^T @ d_logits to that of the kernel.
+    """Add d_logits @ kernel^T to the gradient in x, and x^T @ d_logits to the gradient in kernel.
 
-    Block after block of classes: a product of another array of the kernel's size is never formed,
-    and the contraction over long rows of d_logits would be slower than its pieces.
+    The loop over blocks of classes avoids a second array of the kernel's size, and is faster than
+    one contraction over long rows of d_logits.
     """
     layer = here.logits
     x = zero_masked_rows(layer.x, here)
@@ -195,7 +194,7 @@ def add_products(
     if d_x is not None:
         d_x = rows.add(total.x, zero_masked_rows(d_x, here), i, 0)
     d_bias = None if total.bias is None else total.bias + jnp.sum(d_logits, 0)
-    return Layer(d_x, d_kernel, d_bias)  # pyright: ignore[reportArgumentType]: None is not asked for
+    return Layer(d_x, d_kernel, d_bias)  # pyright: ignore[reportArgumentType]: None if not requested
 
 
 def _add_others(total: LinearRows, d_here: Rows, rows: Blocks, i: Int32[Array, ""]) -> LinearRows:

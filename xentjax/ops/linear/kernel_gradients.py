@@ -1,4 +1,4 @@
-"""Row statistics of linear layers whose gradients a back-end's kernels make, in reverse mode."""
+"""Row statistics of linear layers, with reverse-mode gradients by the kernels of a back-end."""
 
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from xentjax.ops.rows import Layer, Requested, RowStatistics
 def statistics_with_kernel_gradients(
     linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
 ) -> RowStatistics:
-    """`linear_row_statistics` with the gradients of the back-end; no forward mode."""
+    """Compute `linear_row_statistics`, with gradients by the back-end and no forward mode."""
     return linear_row_statistics(linear, requested, implementation, max_bytes)
 
 
@@ -40,7 +40,7 @@ def _backward(
     d_stats: RowStatistics,
 ) -> tuple[LinearRows]:
     linear, stats, moving = residuals
-    # No statistic's derivative depends on the shift or on which class is the largest.
+    # The shift and the predicted class have no derivative, so their cotangents are dropped.
     d_stats = jax.tree.map(_instantiate_zeros, d_stats, is_leaf=_is_zero)
     d_stats = d_stats._replace(shift=jnp.zeros_like(stats.shift), predicted=None)
     layer = moving.logits
@@ -77,7 +77,7 @@ def _by_xla(
     requested: Requested,
     max_bytes: int | None,
 ) -> LinearRows:
-    """The gradients in `moving` by the rule that every implementation shares."""
+    """Compute the gradients in `moving` by the rule that all implementations share."""
 
     def statistics(moving: LinearRows) -> RowStatistics:
         stats = linear_row_statistics(with_moving(linear, moving), requested, None, max_bytes)
@@ -97,7 +97,7 @@ def _layer_gradients(
     implementation: str | None,
     max_bytes: int | None,
 ) -> Layer:
-    """The pullback of `d_stats` in x, or in kernel and bias, or in all; by the kernels."""
+    """Pull `d_stats` back to x, to kernel and bias, or to all of them, with the kernels."""
     del requested, max_bytes
     if linear.logits.shape[0] == 0:
         return _asked(jax.tree.map(jnp.zeros_like, linear.logits), wrt)
@@ -115,7 +115,7 @@ def _(
     primals: Any,
     tangents: Any,
 ) -> tuple[Layer, Layer]:
-    """Second derivatives are those of the shared rule, where the statistics follow the layer."""
+    """Differentiate the shared rule, in which the statistics are functions of the layer."""
 
     def by_xla(linear: LinearRows, d_stats: RowStatistics) -> Layer:
         moving = jax.tree.map(lambda _: None, linear)._replace(logits=linear.logits)
@@ -127,7 +127,7 @@ def _(
 
 
 def _asked(gradients: Layer, wrt: tuple[Wrt, ...]) -> Layer:
-    """The gradients asked for, None in place of the others."""
+    """Return the gradients that `wrt` asks for, and None in place of the others."""
     x, kernel, bias = gradients
     given: Any = (x if "x" in wrt else None, *((kernel, bias) if "kernel" in wrt else (None, None)))
     return Layer(*given)

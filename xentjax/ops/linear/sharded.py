@@ -20,7 +20,7 @@ def merged_linear_statistics(
     implementation: str | None,
     max_bytes: int | None,
 ) -> RowStatistics:
-    """The statistics of whole rows, of whose layer each device of the axis has some classes."""
+    """Compute the statistics of whole rows; each device of the axis has some of the classes."""
     stats = linear_row_statistics(shard.rows, requested.for_shard(), implementation, max_bytes)
     temperature = shard.rows.scalars.temperature
     return merge(stats, shard.first_class, shard.owns_label, across_devices(axis_name), temperature)

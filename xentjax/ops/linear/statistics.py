@@ -1,10 +1,10 @@
-"""Row statistics of the logits x @ kernel + bias, which exist one tile at a time.
+"""Row statistics of the logits x @ kernel + bias, of which one tile at a time is in memory.
 
-Forward, a block of rows meets all classes at once or, if its logits would be too many, block after
-block of them, merged by the monoid of `merge`. The derivative rule goes through blocks of classes
-and inside them through blocks of rows: each tile of logits is computed anew, and each part of the
-kernel and of its cotangent is visited once. Reverse mode is the transpose of that loop, so it
-keeps the inputs and a few numbers a row.
+The forward pass computes the logits of a block of rows for all classes at once. If these would be
+too many, it loops over blocks of classes, and merges their statistics by the monoid of `merge`. The
+derivative rule loops over blocks of classes and, for each, over blocks of rows: each tile of logits
+is computed again, and each part of the kernel and of its cotangent is visited once. Reverse mode is
+the transpose of that loop, so it keeps only the inputs and a few numbers for each row.
 """
 
 import math
@@ -49,7 +49,7 @@ S = TypeVar("S")
 def linear_row_statistics(
     linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
 ) -> RowStatistics:
-    """The statistics of each row, with at most `max_bytes` of logits in memory."""
+    """Compute the statistics of each row, with at most `max_bytes` of logits in memory."""
     compute = partial(
         _compute, requested=requested, implementation=implementation, max_bytes=max_bytes
     )
@@ -59,7 +59,7 @@ def linear_row_statistics(
 def _compute(
     linear: LinearRows, requested: Requested, implementation: str | None, max_bytes: int | None
 ) -> RowStatistics:
-    """Run the kernel that makes the logits itself, if there is one, or make them tile by tile."""
+    """Use a kernel that computes the logits too, if there is one; else compute them in tiles."""
     by_kernel = backend(implementation).linear_statistics
     stats = None if by_kernel is None else by_kernel(linear, requested)
     if stats is not None:
@@ -102,7 +102,7 @@ def _linear_row_statistics_jvp(
 def linear_tangents(
     linear: LinearRows, stats: RowStatistics, d_linear: LinearRows, max_bytes: int | None
 ) -> RowStatistics:
-    """The derivative of each statistic along the tangents `d_linear`, None where they are 0."""
+    """Differentiate each statistic along the tangents `d_linear`, in which None means 0."""
 
     def tile_tangents(shard: ClassShard, d_rows: Rows, stats: RowStatistics) -> RowStatistics:
         d_stats = statistics_tangents(shard.rows, stats, d_rows)
@@ -120,13 +120,13 @@ def sum_over_tiles(
     by_row: Any,
     max_bytes: int | None,
 ) -> T:
-    """Numbers of each row, summed over the tiles of its classes, that are linear in `d_linear`.
+    """Sum the results of `tile_sums`, which are linear in `d_linear`, over the tiles of each row.
 
-    `tile_sums` gets a tile, the tangents of its rows, logits among them, and the entries of its
-    rows in the arrays `by_row`. It is computed anew in reverse mode, and so are the logits.
+    `tile_sums` gets a tile, the tangents of its rows (the logits included), and the entries of its
+    rows in the arrays `by_row`. Reverse mode computes `tile_sums` and the logits again.
     """
     rows, classes = _backward_blocks(linear, max_bytes)
-    # The cotangents of x and kernel are sums over blocks, in float32 or better.
+    # In float32 or 64, since the transpose sums cotangents of x and kernel over blocks.
     d_layer = jax.tree.map(lambda x: x.astype(linear.logits.dtype), d_linear.logits)
     d_linear = d_linear._replace(logits=d_layer)
 
@@ -151,9 +151,10 @@ def add_tiles(
     rows: Blocks,
     classes: Blocks,
 ) -> T:
-    """Numbers of each row: those that `column(j)(i)` has of its block i, summed over blocks j.
+    """Sum `column(j)(i)`, the results of row block i and class block j, over j; join over i.
 
-    What depends on the classes alone, such as a part of the kernel, is done once for all rows.
+    `column(j)` does the work that depends only on the classes, such as slicing the kernel, once for
+    all rows.
     """
 
     def all_rows(j: Int32[Array, ""]) -> T:
@@ -171,7 +172,7 @@ def add_tiles(
 
 
 def map_kept_rows(function: Callable[[Array], T], linear: LinearRows, rows: Blocks) -> T:
-    """The entries of all rows, of which `function(i)` makes those of block i."""
+    """Join the results of `function(i)` for all blocks i of rows; zeros if a block is masked."""
     kept = partial(skip_if_masked, function, linear, rows)
     if rows.count == 1:
         return kept(jnp.int32(0))
@@ -181,7 +182,7 @@ def map_kept_rows(function: Callable[[Array], T], linear: LinearRows, rows: Bloc
 def skip_if_masked(
     function: Callable[[Array], T], linear: LinearRows, rows: Blocks, i: Int32[Array, ""]
 ) -> T:
-    """`function(i)`, or zeros without the work where all rows of block i are masked."""
+    """Return `function(i)`, or zeros without running it if all rows of block i are masked."""
     if linear.mask.rows is None:
         return function(i)
 
@@ -194,7 +195,7 @@ def add_kept_rows(
 ) -> tuple[T, S]:
     """Scan with `add_rows(total, i)` over the blocks of rows.
 
-    A block whose rows are all masked leaves the total as it is, and has zeros beside it.
+    A block whose rows are all masked leaves the total unchanged; its other results are zeros.
     """
 
     def add(total: T, i: Int32[Array, ""]) -> tuple[T, S]:
@@ -209,10 +210,10 @@ def add_kept_rows(
 
 @jax.custom_batching.custom_vmap
 def any_of_the_batch(mask: Bool[Array, " n"]) -> Bool[Array, ""]:
-    """Return whether any row is kept, under vmap any row of the whole batch.
+    """Whether any row is kept; under vmap, any row of the whole batch.
 
-    So the predicate of a cond is never batched: a batched one would run both branches, and could
-    not be transposed (jax-ml/jax#39219).
+    The predicate of a `cond` is thus never batched. With a batched one, `cond` would run both
+    branches, and could not be transposed (jax-ml/jax#39219).
     """
     return jnp.any(mask)
 
@@ -224,12 +225,12 @@ def _(axis_size: int, in_batched: list[bool], mask: Bool[Array, "b n"]) -> tuple
 
 
 def zeros_of(function: Callable[[Array], T], i: Int32[Array, ""]) -> T:
-    """Zeros like `function(i)`, which lie on a mesh as that does."""
+    """Return zeros like `function(i)`, placed on a mesh in the same way."""
     return jax.tree.map(jnp.zeros_like, jax.eval_shape(function, i))
 
 
 def tile_shard(rows: Rows, classes: Blocks, j: Int32[Array, ""]) -> ClassShard:
-    """Block j of the classes, whose logits `rows` hold; a class in two blocks is in the first."""
+    """Return block j of the classes as a shard; a class in two blocks belongs to the first."""
     if classes.count == 1:
         return ClassShard(rows, jnp.int32(0), None)
     new = classes.is_new(j)
@@ -240,7 +241,7 @@ def tile_shard(rows: Rows, classes: Blocks, j: Int32[Array, ""]) -> ClassShard:
 
 
 def logits_budget(max_bytes: int | None, layer: Layer, share: int) -> int:
-    """The number of logits that may be in memory, by default one in `share`, 16 MiB to 256 MiB."""
+    """Return how many logits may be in memory; by default one in `share`, 16 MiB to 256 MiB."""
     size = jnp.dtype(layer.dtype).itemsize
     if max_bytes is None:
         whole = math.prod(layer.shape) * size
@@ -248,17 +249,17 @@ def logits_budget(max_bytes: int | None, layer: Layer, share: int) -> int:
     return max_bytes // size
 
 
-# The fewest rows a matrix product wants at a time: with fewer it spends its time on reading the
-# kernel (at 64 rows 70 % of the GFLOP/s at 256; 2 cores, float32).
+# Fewest rows in a block: with fewer, a matrix product spends most of its time reading the kernel
+# (64 rows reach 70 % of the GFLOP/s of 256; 2 cores, float32).
 _FEWEST_ROWS = 128
 
 
 def forward_blocks(
     linear: LinearRows, max_bytes: int | None, arrays: int = 1
 ) -> tuple[Blocks, Blocks]:
-    """Blocks with all classes of as many rows as fit, or of the fewest rows as many classes.
+    """Return blocks of rows with all classes or, if too few rows fit, with blocks of classes.
 
-    `arrays` is how many numbers are in memory for each logit of a tile.
+    `arrays` is the number of values in memory for each logit of a tile.
     """
     n, (d, k) = linear.logits.x.shape[0], linear.logits.kernel.shape
     if is_symbolic_dim(n):
@@ -267,14 +268,14 @@ def forward_blocks(
     fewest = min(n, _FEWEST_ROWS)
     if numbers >= fewest * k:
         return row_blocks(n, numbers // k), blocks(k, k)
-    # A block of classes is also a copy of its part of the kernel.
+    # A block of classes also needs a copy of its part of the kernel.
     return row_blocks(n, fewest), blocks(k, numbers // (fewest + d))
 
 
 def blocks_of_symbolic_rows(
     linear: LinearRows, max_bytes: int | None, share: int
 ) -> tuple[Blocks, Blocks]:
-    """Return one block of rows, whose number is unknown, and blocks of one class in `share`."""
+    """Return one block for a symbolic number of rows, and about `share` blocks of classes."""
     if max_bytes is not None:
         raise_value_error("max_bytes", "None with a symbolic number of rows", max_bytes)
     n, k = linear.logits.shape
@@ -282,7 +283,7 @@ def blocks_of_symbolic_rows(
 
 
 def _backward_blocks(linear: LinearRows, max_bytes: int | None) -> tuple[Blocks, Blocks]:
-    """Blocks that make square tiles, which read and write the least for their work.
+    """Return blocks that make square tiles, which need the fewest reads and writes for their work.
 
     A tile of r rows and c classes takes two arrays of r c numbers, five of r d and five of c d.
     """
@@ -294,13 +295,13 @@ def _backward_blocks(linear: LinearRows, max_bytes: int | None) -> tuple[Blocks,
 
 
 def square_blocks(n: int, d: int, k: int, numbers: int, *, masked: bool) -> tuple[Blocks, Blocks]:
-    """Blocks of n rows and k classes that make about square tiles of at most so many numbers."""
+    """Split n rows and k classes into roughly square tiles of at most `numbers` numbers each."""
     side = int(math.sqrt((2.5 * d) ** 2 + numbers / 2) - 2.5 * d)
     most = side if side <= k else (numbers - 5 * k * d) // (2 * k + 5 * d)
     if masked:
-        # Small blocks of rows, some of which may be masked as a whole.
+        # Small blocks of rows are more likely to be masked as a whole, and skipped.
         most = min(most, max(4 * _FEWEST_ROWS, n // 16))
     rows = row_blocks(n, most)
-    # Blocks divide the rows where they can: classes fit the memory that is left.
+    # Blocks of rows may be smaller, to divide the rows: classes get the memory that is left.
     classes = (numbers - 5 * rows.size * d) // (2 * rows.size + 5 * d)
     return rows, blocks(k, classes)

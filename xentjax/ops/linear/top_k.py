@@ -1,4 +1,4 @@
-"""The largest classes of each row, tile by tile."""
+"""Classes with the largest logits of each row, tile by tile."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +12,12 @@ from xentjax.ops.merge import ClassShard
 from xentjax.ops.rows import Rows, RowStatistics, adjusted_logits
 
 Candidates = tuple[Float[Array, "n k"], Int32[Array, "n k"]]
-"""Logits in order, as `_ordered` has them, and their classes: -1 where there is none."""
+"""Logits in descending order, encoded by `_ordered`, and their classes; -1 if there is none."""
 
 
 @dataclass(frozen=True)
 class LargestK:
-    """Choose the k largest logits, and of equal ones those of the smaller index."""
+    """Choose the classes of the k largest logits, and of equal logits those of smaller index."""
 
     k: int
     arrays = 2
@@ -25,18 +25,18 @@ class LargestK:
     may_leave_none = False
 
     def summed_rows(self, shard: ClassShard, by_row: Any) -> Rows:
-        """Return all classes."""
+        """Return the rows unchanged: log s is over all classes."""
         del by_row
         return shard.rows
 
     def candidates(self, shard: ClassShard, by_row: Any, best: Candidates | None) -> Candidates:
-        """Return the largest of a tile, which may have fewer than k classes."""
+        """Return the largest logits of a tile, which may have fewer than k classes."""
         del by_row
         logits, classes = adjusted_logits(shard.rows), shard.rows.mask.classes
         if classes is not None:
             logits = jnp.where(classes, _ordered(logits), -jnp.inf)
         if best is not None:
-            # What is not among the best is soon seen to be worse than k others, not sorted.
+            # At -inf, logits that are not among the best are rejected by top_k without sorting.
             logits = jnp.where(logits <= best[0][:, -1:], -jnp.inf, logits)
         size = min(self.k, logits.shape[-1])
         logits, places = lax.top_k(logits, size)
@@ -50,14 +50,14 @@ class LargestK:
         )
 
     def merge(self, a: Candidates, b: Candidates) -> Candidates:
-        """Return the largest of both, of which `a` has the smaller indices."""
+        """Return the largest of `a` and `b`; the classes of `a` have the smaller indices."""
         return self._largest(*(jnp.concatenate(pair, 1) for pair in zip(a, b, strict=True)))
 
     def across_devices(self, a: Candidates, axis_name: AxisName) -> Candidates:
-        """Return the largest of all devices: each sends its k logits, then which class it has.
+        """Return the largest logits of all devices, and their classes.
 
-        Every device knows from the logits which of all are the largest; the class of each of them
-        is a sum to which one device adds.
+        Each device gets the k logits of every device, and selects the largest. Their classes are
+        sums over devices: the device that has a class adds its index, and the others add 0.
         """
         logits, indices = a
         gathered = lax.all_gather(logits, axis_name, axis=1, tiled=True, to="invarying")
@@ -69,7 +69,7 @@ class LargestK:
     def result(
         self, candidates: Candidates, stats: RowStatistics, *_: Any
     ) -> tuple[Int32[Array, "n k"], Float[Array, "n k"], RowStatistics]:
-        """Return the classes and logits that were found."""
+        """Return the classes and their logits, with -inf for logits that `_ordered` made finite."""
         logits, indices = candidates
         lowest = jnp.finfo(logits.dtype).min
         return indices, jnp.where(logits == lowest, -jnp.inf, logits), stats
@@ -80,9 +80,9 @@ class LargestK:
 
 
 def _ordered(logits: Float[Array, "n k"]) -> Float[Array, "n k"]:
-    """The logits with the lowest finite number in place of -inf, which is left to masked classes.
+    """Replace -inf by the lowest finite number, so that -inf can stand for masked classes.
 
-    So a class of logit -inf comes before one that is no class.
+    A class whose logit is -inf then comes before masked classes.
     """
     lowest = jnp.finfo(logits.dtype).min
     finite = jnp.maximum(logits, jnp.nextafter(lowest, jnp.zeros_like(lowest)))

@@ -1,8 +1,9 @@
 """Divergences between the softmaxes of two linear layers over the same classes, tile by tile.
 
-A block of rows meets all classes of both layers at once: its log-probabilities need the statistics
-of whole rows. Where too few rows would fit, or devices share the classes, the statistics come first
-and the logits of each tile are made a second time. The derivative rule goes through square tiles.
+Log-probabilities need the statistics of whole rows, so the logits of a block of rows are computed
+for all classes of both layers at once. If too few rows would fit, or the classes are split over
+devices, the statistics are computed first, and the logits of each tile a second time. The
+derivative rule loops over square tiles.
 """
 
 from collections.abc import Callable
@@ -50,28 +51,28 @@ class Heads(NamedTuple):
     p: LinearRows
     q: LinearRows
     weight: Float[Array, ""] | None = None
-    """The weight of p in a mixture, for divergences that have one."""
+    """Weight of p in the mixture, for divergences that use one."""
 
 
 class Divergence(NamedTuple):
-    """A divergence of softmax rows: functions of log p, log q and the weight, or None.
+    """Divergence of softmax rows: functions of log p, log q and the weight (None without mixture).
 
-    It is an f-divergence, so its derivative in the logits needs no sums but its own totals.
+    It is an f-divergence, so the only sums that its derivative in the logits needs are its totals.
     """
 
     totals: Callable[[Array, Array, Any], Totals]
-    """Sums over classes, of terms >= 0."""
+    """Sums over classes of terms >= 0."""
     value: Callable[[Totals, Any], Array]
-    """The divergence, from the totals of all classes. Its derivative in the weight is the whole
-    one, since the mixture is where the weighted totals are least."""
+    """Divergence from the totals of all classes and the weight. Its derivative in the weight, with
+    the totals fixed, is the full derivative: the mixture minimises the weighted sum of totals."""
     slopes: Callable[[Array, Array, Totals, Any], tuple[Array, Array]]
-    """The derivatives in the logits of p and in those of q, from the totals of each row."""
+    """Derivatives in the logits of p and in the logits of q, from the totals of each row."""
     arrays: int
-    """Number of arrays of the logits' size that XLA makes, the logits and derivatives included."""
+    """Number of arrays of the logits' size that XLA makes, including logits and derivatives."""
 
 
 class HeadStatistics(NamedTuple):
-    """The numbers of a row that the divergence and its derivatives are made of."""
+    """Numbers of a row from which the divergence and its derivatives are computed."""
 
     p: RowStatistics
     q: RowStatistics
@@ -79,18 +80,18 @@ class HeadStatistics(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """Choices that are known before anything is traced."""
+    """Static options, known before tracing."""
 
     divergence: Divergence
     implementation: str | None
     axis_name: AxisName | None
-    """The mesh axis over whose devices the classes are split."""
+    """Mesh axis over whose devices the classes are split, or None."""
     max_bytes: int | None
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def row_divergences(heads: Heads, settings: Settings) -> Float[Array, " n"]:
-    """The divergence of each row, differentiable in every floating input, in all modes."""
+    """Compute the divergence of each row, differentiable in all floating inputs and all modes."""
     return settings.divergence.value(_statistics(heads, settings).totals, heads.weight)
 
 
@@ -109,7 +110,7 @@ def _(
 def value_and_weight_tangent(
     totals: Totals, weight: Array | None, d_weight: Array | None, settings: Settings
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-    """The divergence of each row and its derivative along the weight, 0 where that is None."""
+    """Return the divergence of each row and its derivative along `d_weight`; None means 0."""
     value = settings.divergence.value
     if d_weight is None:
         return value(totals, weight), jnp.zeros_like(totals[0])
@@ -125,7 +126,7 @@ def _statistics(heads: Heads, settings: Settings) -> HeadStatistics:
 def _(
     settings: Settings, primals: tuple[Heads], tangents: tuple[Heads]
 ) -> tuple[HeadStatistics, HeadStatistics]:
-    """Second derivatives differentiate the loops over tiles, which keep no tile."""
+    """Differentiate the loops over tiles, which keep no tile, for second derivatives."""
     return jax.jvp(partial(_whole_row_statistics, settings=settings), primals, tangents)
 
 
@@ -137,7 +138,7 @@ def _whole_row_statistics(heads: Heads, settings: Settings) -> HeadStatistics:
 
 
 def _at_once(heads: Heads, rows: Blocks, settings: Settings) -> HeadStatistics:
-    """Go through blocks of rows with all classes of both layers."""
+    """Loop over blocks of rows, each with all classes of both layers."""
 
     @partial(jax.checkpoint, prevent_cse=False)
     def block_statistics(i: Int32[Array, ""]) -> HeadStatistics:
@@ -150,7 +151,7 @@ def _at_once(heads: Heads, rows: Blocks, settings: Settings) -> HeadStatistics:
 def statistics_of_logits(
     p: Rows, q: Rows, weight: Float[Array, ""] | None, settings: Settings
 ) -> HeadStatistics:
-    """The statistics of logits in memory."""
+    """Compute the statistics of logits that are in memory."""
     p_stats, q_stats = (
         row_statistics(rows, Requested(), settings.implementation) for rows in (p, q)
     )
@@ -159,7 +160,7 @@ def statistics_of_logits(
 
 
 def _statistics_first(heads: Heads, settings: Settings) -> HeadStatistics:
-    """Take the statistics of whole rows, then the terms of each tile."""
+    """Compute the statistics of whole rows, then the terms of each tile."""
 
     def statistics(head: LinearRows) -> RowStatistics:
         how = settings.implementation, settings.max_bytes
@@ -194,7 +195,7 @@ def _statistics_first(heads: Heads, settings: Settings) -> HeadStatistics:
 def _tangents(
     heads: Heads, stats: HeadStatistics, d_heads: Heads, settings: Settings
 ) -> Float[Array, " n"]:
-    """The derivative of each row's divergence along tangents of the layers, None where 0."""
+    """Differentiate each row's divergence along tangents of the layers, in which None means 0."""
     rows, classes = _tiles(heads, settings.max_bytes)
     d_heads = jax.tree.map(lambda x: x.astype(heads.q.logits.dtype), d_heads)
 
@@ -229,7 +230,7 @@ def _with_tangent(
     i: Int32[Array, ""],
     j: Int32[Array, ""],
 ) -> tuple[Float[Array, "n k"], Float[Array, "n k"] | None]:
-    """Log-probabilities, and the tangent of the logits, None where nothing moves."""
+    """Return log-probabilities and the tangent of the logits, which is None if no input moves."""
     here, d_here = (slice_rows(each, rows, i) for each in (block, d_block))
     values = tile_shard(with_logits(here), classes, j).rows
     d_values = d_here._replace(logits=logits_tangent(here, d_here.logits))
@@ -243,20 +244,21 @@ def _with_tangent(
     return z - stats.log_sum[..., None], dz
 
 
-# The fewest rows at a time for which making all logits once is worth it.
+# Fewest rows in a block: with fewer, computing the logits only once is no gain.
 _FEWEST_ROWS = 16
-# The rows at a time, if memory allows, that let products keep their speed: each block reads the
-# kernels, and reads and writes their gradients (at 64 rows 80 % of the GFLOP/s at 256, at 128 rows
-# 97 %; 2 cores, float32).
+# Rows in a block, if memory allows: each block reads the kernels, and reads and writes their
+# gradients, which slows down products of few rows (64 rows reach 80 % of the GFLOP/s of 256, and
+# 128 rows 97 %; 2 cores, float32).
 _ENOUGH_ROWS = 128
 
 
 def paired_row_blocks(heads: Heads, settings: Settings) -> Blocks | None:
-    """Blocks of rows of which all arrays of the logits' size fit; None if too few rows do.
+    """Return blocks of rows whose arrays of the logits' size all fit; None if too few rows fit.
 
-    By default they take what is enough, up to half as much memory as all logits of one layer, but
-    16 MiB to 256 MiB. None as well for a symbolic number of rows, of which no block can be made,
-    and where the classes are split over devices.
+    By default the arrays may take the memory that `_ENOUGH_ROWS` rows need or, if that is less,
+    half the memory of all logits of one layer, but at least 16 MiB and at most 256 MiB. The result
+    is None too if the classes are split over devices, or if the number of rows is symbolic, so that
+    it cannot be split into blocks.
     """
     n, k = heads.q.logits.shape
     if is_symbolic_dim(n) or settings.axis_name is not None:
@@ -270,7 +272,7 @@ def paired_row_blocks(heads: Heads, settings: Settings) -> Blocks | None:
 
 
 def _tiles(heads: Heads, max_bytes: int | None) -> tuple[Blocks, Blocks]:
-    """Blocks of rows and classes that make square tiles of both layers."""
+    """Return blocks of rows and classes that make square tiles of both layers."""
     n, k = heads.q.logits.shape
     if is_symbolic_dim(n):
         return blocks_of_symbolic_rows(heads.q, max_bytes, share=16)

@@ -1,8 +1,9 @@
-"""The sum of divergences of two linear layers, whose gradients are made while the logits are there.
+"""Sum of divergences of two linear layers, with gradients computed while the logits are in memory.
 
-Making both layers' logits again for a backward pass would cost half as many products once more. The
-rule of the sum therefore computes the gradients in whatever moves beside the value; its tangent is
-their inner product with the tangents, which is linear: reverse mode scales the gradients.
+Computing both layers' logits again in a backward pass would add half as many products as the
+gradients need. The derivative rule of the sum therefore computes the gradients in all moving inputs
+together with the value. The tangent of the sum is the inner product of these gradients and the
+inputs' tangents. It is linear in the tangents, and reverse mode only scales the gradients.
 """
 
 from functools import partial
@@ -29,15 +30,15 @@ from xentjax.ops.linear.two_heads import (
 )
 from xentjax.ops.rows import Rows, adjusted_logits, shifted
 
-# The fewest classes at a time that keep matrix products what they are.
+# Fewest classes in a block: with fewer, matrix products would be inefficient.
 _FEWEST_CLASSES = 512
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def sum_of_divergences(heads: Heads, settings: Settings) -> Float[Array, ""]:
-    """The sum over the rows that are kept, differentiable in all modes.
+    """Compute the sum over the kept rows, differentiable in all modes.
 
-    It needs `paired_row_blocks`.
+    `paired_row_blocks` must not be None for these inputs.
     """
     return jnp.sum(_kept(row_divergences(heads, settings), heads.q))
 
@@ -59,7 +60,7 @@ def _(
 def _sum_and_gradients(
     moving: Heads, heads: Heads, settings: Settings
 ) -> tuple[Float[Array, ""], Heads]:
-    """The sum and its gradients in what is not None in `moving`, in float32 or 64."""
+    """Return the sum and its gradients in the inputs that `moving` holds, in float32 or 64."""
     rows = paired_row_blocks(heads, settings)
     assert rows is not None
     classes = _class_blocks(heads, rows, settings)
@@ -89,7 +90,7 @@ def _sum_and_gradients(
 
 @_sum_and_gradients.defjvp
 def _(settings: Settings, primals: tuple[Heads, Heads], tangents: tuple[Heads, Heads]) -> Any:
-    """Second derivatives are those of the rows' rule, which keeps no gradient."""
+    """Differentiate the rule of `row_divergences`, which keeps no gradients."""
 
     def by_rows(moving: Heads, heads: Heads) -> tuple[Float[Array, ""], Heads]:
         def kept_sum(moving: Heads) -> Float[Array, ""]:
@@ -104,13 +105,13 @@ def _(settings: Settings, primals: tuple[Heads, Heads], tangents: tuple[Heads, H
 
 
 def _with_moving_logits(moving: LinearRows, values: Rows) -> Rows:
-    """The moving parts of a block's rows: its logits if any part of the layer moves."""
+    """Return the moving parts of a block of rows: its logits if any part of the layer moves."""
     moves = bool(jax.tree.leaves(moving.logits))
     return moving._replace(logits=values.logits if moves else None)
 
 
 def _sum_of_logits(heads: Heads, settings: Settings) -> Float[Array, ""]:
-    """The sum over kept rows, of logits in memory."""
+    """Compute the sum over the kept rows from logits that are in memory."""
     p, q, weight = jax.lax.stop_gradient(heads)
     stats = statistics_of_logits(p, q, weight, settings)
     z = [
@@ -128,7 +129,7 @@ def _shifted_divergences(
     stats: HeadStatistics,
     settings: Settings,
 ) -> Float[Array, " n"]:
-    """The divergence of each row, which shifted logits have, from its statistics."""
+    """Return the divergence of each row as a function of shifted logits, using its statistics."""
     del z_p, z_q
     return settings.divergence.value(stats.totals, weight)
 
@@ -137,8 +138,8 @@ def _shifted_divergences(
 def _(settings: Settings, primals: Any, tangents: Any) -> tuple[Array, Array]:
     z_p, z_q, weight, stats = primals
     dz_p, dz_q, d_weight, _ = moving_inputs(tangents)
-    # Behind a barrier XLA computes log-probabilities anew, and keeps no array of what the totals
-    # were computed from.
+    # Behind the barrier XLA computes log-probabilities again, and does not keep the arrays from
+    # which the totals were computed.
     zero = lax.optimization_barrier(jnp.zeros((), z_p.dtype))
     log_p, log_q = (
         z - (here.log_sum + zero)[:, None] for z, here in zip((z_p, z_q), stats[:2], strict=True)
@@ -172,9 +173,9 @@ def _add_head(
 
 
 def _class_blocks(heads: Heads, rows: Blocks, settings: Settings) -> Blocks:
-    """Blocks of classes for the products: of the logits and thrice the wider kernel.
+    """Return blocks of classes for the products: a slice of logits, three of the wider kernel.
 
-    They take as much memory as the arrays of the logits' size did that the divergence is made of.
+    They may take as much memory as the divergence's arrays of the logits' size took.
     """
     d, k = max(head.logits.x.shape[-1] for head in heads[:2]), heads.q.logits.shape[-1]
     numbers = settings.divergence.arrays * rows.size * k
