@@ -8,12 +8,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
 
+import jax.numpy as jnp
+
 from benchmarks.harness import cases, machine, noise, timing
 from benchmarks.harness.baselines import NO_TORCH, OURS, TORCH, load_torch
 from benchmarks.harness.report import Cell, Result
 from benchmarks.harness.session import Session
 from benchmarks.harness.tables import Table
-from experiments.cifar10.backend import prepare_cpu
+from experiments.cifar10.backend import current_backend, prepare_cpu
 from experiments.cifar10.config import PRESETS, Config, PresetName
 from experiments.cifar10.data.load import Dataset, find_cifar10, load_cifar10
 from experiments.cifar10.torch_step import NUM_CLASSES, torch_step, xentjax_step
@@ -26,9 +28,11 @@ NOTES = (
     "torch: the same in eager mode, channels last, on all cores; random data for both, and a C "
     "library that keeps freed memory, which both use",
     "torch.compile: the same step with network and augmentation compiled, by the default settings",
+    "torch.autocast: the eager step with convolutions in bfloat16, where the processor multiplies "
+    "bfloat16; there xentjax rounds the factors of its convolutions to bfloat16",
 )
-COMPILED = "torch.compile"
-BASELINES = (TORCH, COMPILED)
+COMPILED, AUTOCAST = "torch.compile", "torch.autocast"
+BASELINES = (TORCH, AUTOCAST, COMPILED)
 LEGEND = ("images/s: xentjax's",)
 LEGEND_OF_SEEDS = ("accuracy: of the test images, by the views of the preset",)
 LEGEND_OF_RATES = (
@@ -84,6 +88,7 @@ def _torch_step(
         case.side,
         train_whitening=case.train_whitening,
         compiled=name == COMPILED,
+        autocast=name == AUTOCAST,
     )
     step()
     return step
@@ -144,6 +149,8 @@ def run(session: Session) -> Result:
     limits = machine.measure(quick=session.quick)
     # torch takes a minute to compile each case.
     baselines = (TORCH,) if session.quick or session.choice.brief else BASELINES
+    if current_backend().factor_dtype != jnp.bfloat16:
+        baselines = tuple(name for name in baselines if name != AUTOCAST)
     rivals = tuple(filter(session.choice.has_rival, baselines))
     torch = load_torch() if rivals else None
     measured = session.collect(

@@ -65,7 +65,13 @@ def xentjax_step(config: Config, side: int, *, train_whitening: bool) -> Step:
 
 
 def torch_step(
-    torch: ModuleType, config: Config, side: int, *, train_whitening: bool, compiled: bool = False
+    torch: ModuleType,
+    config: Config,
+    side: int,
+    *,
+    train_whitening: bool,
+    compiled: bool = False,
+    autocast: bool = False,
 ) -> Step:
     """Make an equal step, written for PyTorch; it returns the loss.
 
@@ -75,6 +81,7 @@ def torch_step(
         side: of the images in pixels.
         train_whitening: train the bias of the first layer.
         compiled: compile the augmentation and the network by `torch.compile`.
+        autocast: compute the network's convolutions and products in bfloat16, by `torch.autocast`.
     """
     torch.manual_seed(0)
     network = _network(torch, config, train_whitening).to(memory_format=torch.channels_last)
@@ -109,7 +116,9 @@ def torch_step(
         nonlocal count
         chosen = torch.randint(0, NUM_IMAGES, (size,))
         y = labels[chosen]
-        logits = forward(augment(chosen)) / 9
+        x = augment(chosen)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            logits = forward(x).float() / 9
         loss = torch.nn.functional.cross_entropy(
             logits, y, reduction="sum", label_smoothing=config.label_smoothing
         )
