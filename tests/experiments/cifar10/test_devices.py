@@ -14,9 +14,9 @@ from experiments.cifar10.config import ConfigError
 from experiments.cifar10.results.evaluate import Result
 from experiments.cifar10.training.run import run
 from experiments.common.run_folder import RunFolder
-from tests.programs.cifar10_devices import PROCESSES
+from tests.programs.cifar10_devices import CONFIG, PROCESSES
 from tests.support.run_folders import only_run, read_metrics, read_summary
-from tests.support.tiny_training import CONFIG, DATASET, STEPS
+from tests.support.tiny_training import DATASET, STEPS
 from tests.support.virtual_devices import NUM_DEVICES, run_module, run_processes
 
 pytestmark = [pytest.mark.devices, pytest.mark.slow]
