@@ -1,4 +1,4 @@
-"""An axis in blocks of one size, for loops that see a part of it at a time."""
+"""Blocks of equal size along an axis, for loops that process one block at a time."""
 
 from dataclasses import dataclass, replace
 
@@ -11,24 +11,24 @@ from jaxtyping import Array, Bool, Int32
 
 @dataclass(frozen=True)
 class Blocks:
-    """Blocks of 0..total-1; where they do not divide it, the last one begins early and overlaps."""
+    """Blocks of 0..total-1; if `size` does not divide `total`, the last overlaps its neighbour."""
 
     total: int
     size: int
     count: int
     strided: bool = False
-    """Whether block i is i, i + count, i + 2 count, ... instead of neighbours."""
+    """Whether block i consists of i, i + count, i + 2 count, ... instead of neighbours."""
 
     def indices(self) -> Int32[Array, " count"]:
-        """The numbers of all blocks, to loop over."""
+        """Return the indices of all blocks, to loop over."""
         return jnp.arange(self.count, dtype=jnp.int32)
 
     def start(self, i: Int32[Array, ""]) -> Int32[Array, ""]:
-        """The first element of block i."""
+        """Return the index of the first element of block i."""
         return jnp.minimum(i * self.size, self.total - self.size)
 
     def slice(self, x: Array, i: Int32[Array, ""], axis: int) -> Array:
-        """Block i of an axis of x."""
+        """Return block i of an axis of x."""
         if self.count == 1:
             return x
         if self.strided:
@@ -46,13 +46,13 @@ class Blocks:
         return lax.dynamic_update_slice_in_dim(total, x, self.start(i), axis)
 
     def is_new(self, i: Int32[Array, ""]) -> Bool[Array, " size"] | None:
-        """Which elements of block i no earlier block contains; None where blocks do not overlap."""
+        """Mark the elements of block i that are in no earlier block; None if no blocks overlap."""
         if self.count * self.size == self.total:
             return None
         return self.start(i) + jnp.arange(self.size, dtype=jnp.int32) >= i * self.size
 
     def join(self, x: Array) -> Array:
-        """The blocks [count, size, ...] as one array [total, ...]."""
+        """Join the blocks [count, size, ...] into one array [total, ...]."""
         if self.count == 1:
             return x[0]
         if self.strided:
@@ -65,9 +65,9 @@ class Blocks:
 
 
 def blocks(total: int, size: int) -> Blocks:
-    """Blocks of at most `size`: a divisor of `total` if one is near, else with a small overlap.
+    """Choose blocks of at most `size`: a divisor of `total` if one is near, else with overlap.
 
-    A symbolic total, of `jax.export`, is one block: a loop over blocks needs its number.
+    A symbolic total (from `jax.export`) is one block, since a loop needs a known number of blocks.
     """
     if bool(is_symbolic_dim(total)) or size >= total:
         return Blocks(total, total, 1)
@@ -80,7 +80,7 @@ def blocks(total: int, size: int) -> Blocks:
 
 
 def row_blocks(total: int, size: int) -> Blocks:
-    """Blocks of rows, each with rows of every device where several may share them."""
+    """Choose blocks of rows; if several devices may share the rows, each block has some of each."""
     parts = blocks(total, size)
     if parts.count == 1:
         return parts
@@ -89,7 +89,7 @@ def row_blocks(total: int, size: int) -> Blocks:
 
 
 def flat_mask(class_mask: Bool[Array, "*#rows #k"], shape: tuple[int, ...]) -> Bool[Array, "#n k"]:
-    """The mask of logits of that shape with its leading axes joined, or its one row for all."""
+    """Join the leading axes of a mask for logits of that shape; keep a shared mask as one row."""
     k = shape[-1]
     if all(size == 1 for size in class_mask.shape[:-1]):
         return jnp.broadcast_to(class_mask.reshape(1, -1), (1, k))

@@ -1,7 +1,7 @@
 """The derivative rule of row statistics, written once for every back-end.
 
-It rebuilds softmax from (a, m, log s), so reverse mode keeps the inputs and a few numbers a row,
-never another array of the logits' size.
+It recomputes softmax from (a, m, log s), so reverse mode keeps the inputs and a few numbers per
+row, and no other array of the logits' size.
 """
 
 from collections.abc import Callable
@@ -32,23 +32,23 @@ T = TypeVar("T")
 
 
 def statistics_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowStatistics:
-    """The derivative of each statistic along the tangents `d_rows`.
+    """Compute the derivative of each statistic along the tangents `d_rows`.
 
-    Inputs whose tangent is a symbolic zero or None do not move, and are left out of the rule.
+    Inputs whose tangent is a symbolic zero or None are constants and are left out of the rule.
     """
-    # The logits always belong to it.
+    # The rule always includes the logits.
     moving = moving_inputs(d_rows)
     if moving.logits is None:
         moving = moving._replace(logits=jnp.zeros_like(rows.logits))
-    rows, moving = vary_alike(rows, moving)  # every statistic depends on what this concerns
+    rows, moving = vary_alike(rows, moving)  # every statistic depends on both
     d_stats = _jitted_tangents(rows, stats, moving)
-    # Tangents of what does not move were made here and vary over no axis.
+    # Zero tangents that were made here vary over no axis.
     d_stats = pvary_like(d_stats, stats._replace(predicted=None))
     return with_predicted(d_stats, stats)
 
 
 def moving_inputs(tangents: T) -> T:
-    """The tangents with None in place of those that are symbolic zeros."""
+    """Replace tangents that are symbolic zeros by None."""
     return jax.tree.map(
         lambda t: None if isinstance(t, SymbolicZero) else t,
         tangents,
@@ -57,9 +57,9 @@ def moving_inputs(tangents: T) -> T:
 
 
 def differentiated(arguments: T) -> tuple[T, T]:
-    """Return the values of a `custom_vjp`'s arguments, and those of what is differentiated.
+    """Return the values of a `custom_vjp`'s arguments, and again with None for constants.
 
-    None takes the place of all others. The arguments are those that `symbolic_zeros=True` passes.
+    The arguments are in the form in which `symbolic_zeros=True` passes them.
     """
 
     def is_primal(x: Any) -> bool:
@@ -71,7 +71,7 @@ def differentiated(arguments: T) -> tuple[T, T]:
 
 
 def with_moving(values: T, moving: T) -> T:
-    """The values, replaced by their counterparts in `moving` that are not None."""
+    """Replace values by their counterparts in `moving`, except where those are None."""
     return jax.tree.map(
         lambda value, new: value if new is None else new,
         values,
@@ -81,9 +81,9 @@ def with_moving(values: T, moving: T) -> T:
 
 
 def vary_alike(rows: T, d_rows: T) -> tuple[T, T]:
-    """Return rows (or several) and tangents, their logits and scalars varying over the same axes.
+    """Make the logits and scalars of rows (or of several) and tangents vary over the same axes.
 
-    They meet in products, which can then be transposed.
+    Their products can then be transposed.
     """
 
     def parts(tree: Any) -> Any:
@@ -105,10 +105,10 @@ def _is_rows(x: Any) -> bool:
 def log_probability_and_tangent(
     rows: Rows, d_rows: Rows, stats: RowStatistics
 ) -> tuple[Float[Array, "*rows K"], Float[Array, "*rows K"] | None]:
-    """Compute log-softmax a second time, and the tangent of the adjusted logits that it is of.
+    """Recompute log-softmax, and compute the tangent of the adjusted logits it is taken of.
 
-    The tangent is None if they do not move. A loss that does not change when all logits of a row
-    move together needs no more, if the derivative that it multiplies it by sums to 0.
+    The tangent is None if they are constant. It can stand for the tangent of log-softmax in a
+    product with a derivative that sums to 0 over the classes.
     """
     rows, (shift, log_sum) = recompute_after(rows, (stats.shift, stats.log_sum))
 
@@ -129,10 +129,10 @@ def with_predicted(d_stats: RowStatistics, stats: RowStatistics) -> RowStatistic
 
 
 @jax.jit
-@partial(jax.checkpoint, prevent_cse=False)  # softmax is rebuilt in the backward pass, not kept
+@partial(jax.checkpoint, prevent_cse=False)  # the backward pass recomputes softmax
 def _jitted_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowStatistics:
-    """The derivative of each statistic along `d_rows`, linear in it."""
-    # Recomputed, or XLA would keep a and z as arrays for the backward pass.
+    """Compute the derivative of each statistic along `d_rows`, linearly in `d_rows`."""
+    # Without recomputation, XLA would keep a and z as arrays for the backward pass.
     rows, shift = recompute_after(rows, stats.shift)
     z, dz = value_and_tangent(
         lambda rows: shifted(adjusted_logits(rows), shift, rows.scalars.temperature), rows, d_rows
@@ -140,12 +140,12 @@ def _jitted_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowStati
     log_sum, labels = stats.log_sum, rows.target.labels
     d_label = d_target = d_uniform = d_mean = None
     if labels is not None:
-        # A bad label makes the whole row's derivative NaN: one operation a row, none an element.
+        # A bad label makes the row's derivative NaN, at the cost of one operation per row.
         bad = nan_unless(label_in_range(labels, z.shape[-1]), z.dtype)
         log_sum += bad
         d_label = sum_at_label(dz, labels)
         if rows.mask.classes is not None or rows.scalars.soft_cap is not None:
-            # The mask, or the cap of a logit -inf, stops `dz`; the NaN of a bad label passes.
+            # A mask, or the cap of a logit -inf, makes `dz` 0; the NaN of a bad label must remain.
             d_label += bad * jnp.sum(d_rows.logits.astype(dz.dtype), -1)
     p = jnp.exp(z - log_sum[..., None])
     if stats.target is not None:
@@ -153,7 +153,7 @@ def _jitted_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowStati
     if stats.uniform is not None:
         d_uniform = _inner_product_tangent(uniform_targets, rows, d_rows, z, dz)
     if stats.mean_logit is not None:
-        # 0 log 0 = 0: a class without probability has derivative 0, whatever its logit.
+        # Since 0 log 0 = 0, a class of probability 0 has derivative 0, whatever its logit.
         derivative = p * jnp.where(p > 0, 1 + z - stats.mean_logit[..., None], 0)
         d_mean = jnp.sum(derivative * dz, -1)
     return RowStatistics(
@@ -170,7 +170,7 @@ def _jitted_tangents(rows: Rows, stats: RowStatistics, d_rows: Rows) -> RowStati
 def value_and_tangent(
     function: Callable[[Rows], Array], rows: Rows, d_rows: Rows
 ) -> tuple[Array, Array]:
-    """`function(rows)` and its derivative along the inputs that move."""
+    """Return `function(rows)` and its derivative along the tangents that are not None."""
     primals = jax.tree.map(
         lambda d, x: None if d is None else x, d_rows, rows, is_leaf=lambda x: x is None
     )
@@ -184,7 +184,7 @@ def _inner_product_tangent(
     z: Float[Array, "*rows K"],
     dz: Float[Array, "*rows K"],
 ) -> InnerProduct:
-    """The derivative of the inner product of z with the targets that `targets` makes of rows."""
+    """Compute the derivative of the inner product of z with `targets(rows)`."""
     if d_rows.target.pmf is None and d_rows.class_weights is None:
         dot = jnp.sum(targets(rows) * dz, -1)
         return InnerProduct(dot, jnp.zeros_like(dot))

@@ -1,4 +1,4 @@
-"""Row statistics of logits by the back-end that is named, with their derivative rule."""
+"""Row statistics of logits by a named back-end, with their derivative rule."""
 
 from functools import partial
 
@@ -14,9 +14,9 @@ from xentjax.ops.rows import Requested, Rows, RowStatistics
 def _statistics(
     rows: Rows, requested: Requested, implementation: str | None = None
 ) -> RowStatistics:
-    """The statistics of each row, differentiable in every floating input, in all modes and orders.
+    """Compute the statistics of each row, differentiable in every floating input, mode and order.
 
-    What the target does not imply and is not requested is None.
+    Statistics that are neither requested nor needed for the target are None.
     """
     stats = backend(implementation).row_statistics(rows, requested)
     if rows.target.labels is None:

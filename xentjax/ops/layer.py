@@ -15,7 +15,7 @@ LinearRows = Rows
 
 
 def with_logits(linear: LinearRows) -> Rows:
-    """The rows with their logits as an array, in float32 or 64; masked rows are those of x = 0."""
+    """Compute the logits as an array, in float32 or 64; masked rows are computed with x = 0."""
     layer = linear.logits
     logits = matmul(zero_masked_rows(layer.x, linear), layer.kernel, layer)
     if layer.bias is not None:
@@ -24,7 +24,7 @@ def with_logits(linear: LinearRows) -> Rows:
 
 
 def logits_tangent(linear: LinearRows, d_layer: Layer) -> Float[Array, "n k"] | None:
-    """The derivative of the logits along those parts of the layer that are not None."""
+    """Compute the derivative of the logits along the parts of `d_layer` that are not None."""
     layer, terms = linear.logits, []
     if d_layer.x is not None:
         terms.append(matmul(zero_masked_rows(d_layer.x, linear), layer.kernel, layer))
@@ -36,7 +36,7 @@ def logits_tangent(linear: LinearRows, d_layer: Layer) -> Float[Array, "n k"] | 
 
 
 def zero_masked_rows(x: Float[Array, "n d"], linear: LinearRows) -> Float[Array, "n d"]:
-    """x with zeros in masked rows: their NaN must not reach a product."""
+    """Set masked rows of x to zero, so that no NaN in them reaches a product."""
     return x if linear.mask.rows is None else jnp.where(linear.mask.rows[:, None], x, 0)
 
 
@@ -47,10 +47,10 @@ _HALF_PRECISION = {
 
 
 def matmul(a: Array, b: Array, layer: Layer) -> Array:
-    """a @ b, accumulated and returned in float32 or 64.
+    """Compute a @ b, accumulated and returned in float32 or 64.
 
-    Half-precision x and kernel multiply in half precision, and so do, named by the algorithm
-    rather than by a cast, their float32 tangents and the cotangent of the result.
+    If x and kernel have half precision, they are multiplied in it. So are their float32 tangents
+    and the cotangent of the result, through the name of an algorithm instead of a cast.
     """
     dtype, half = layer.dtype, layer.x.dtype
     if a.dtype == b.dtype and a.dtype != dtype:
@@ -58,18 +58,18 @@ def matmul(a: Array, b: Array, layer: Layer) -> Array:
     a, b = a.astype(dtype), b.astype(dtype)
     if half != layer.kernel.dtype or half not in _HALF_PRECISION:
         return jnp.matmul(a, b)
-    # The CPU multiplies in float32 whatever it is told, and does not take every name.
+    # The CPU always multiplies in float32 and does not accept every name.
     named = partial(jnp.matmul, precision=_HALF_PRECISION[half])
     return lax.platform_dependent(a, b, cpu=jnp.matmul, default=named)
 
 
 def slice_rows(rows: Rows, parts: Blocks, i: Int32[Array, ""]) -> Rows:
-    """Block i of the rows; an array of one row, such as a mask of classes, serves all."""
+    """Return block i of the rows; an array of one row, such as a mask of classes, is shared."""
     return map_rows(lambda x: x if x.shape[0] == 1 else parts.slice(x, i, 0), rows)
 
 
 def slice_classes(linear: LinearRows, parts: Blocks, j: Int32[Array, ""]) -> LinearRows:
-    """Block j of the classes."""
+    """Return block j of the classes."""
     x, *by_class = linear.logits
     given = by_class, linear.target.pmf, linear.mask.classes, linear.class_weights
     (kernel, bias), pmf, classes, class_weights = jax.tree.map(

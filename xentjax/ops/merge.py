@@ -1,4 +1,4 @@
-"""The monoid of row statistics: those of shards of the classes merge to those of whole rows.
+"""Merging of row statistics: those of whole rows from those of shards of the classes.
 
 (m, s) of the shards merge to M = max_i m_i and S = sum_i s_i exp(m_i - M), and every other
 statistic is a sum over classes once it is taken relative to M.
@@ -29,7 +29,7 @@ class ClassShard(NamedTuple):
     arbitrary; labels of no class are -1 on every shard."""
     first_class: Integer[Array, ""]
     owns_label: Bool[Array, "*rows"] | None
-    """False where another shard holds the label."""
+    """False where another shard owns the label."""
     first_own: Integer[Array, ""] | None = None
     """The first class that no earlier shard holds too; `first_class` if None."""
 
@@ -48,7 +48,7 @@ ACROSS_FIRST_AXIS = Combine(
     min=partial(jnp.min, axis=0, keepdims=True),
     sum=partial(jax.tree.map, partial(jnp.sum, axis=0, keepdims=True)),
 )
-"""Reduce over shards along the first axis of every array, which is left with size 1."""
+"""Reductions over shards along the first axis of every array, which keeps size 1."""
 
 
 def class_shard(
@@ -57,9 +57,9 @@ def class_shard(
     num_classes: int,
     first_own: Integer[Array, ""] | None = None,
 ) -> ClassShard:
-    """The shard whose logits `rows` hold, from labels that count all `num_classes` classes.
+    """Make the shard of the logits of `rows`, whose labels count all `num_classes` classes.
 
-    Exactly one shard owns each label: the one that holds it, from the class `first_own` on.
+    Exactly one shard owns each label: the one whose classes from `first_own` on include it.
     """
     labels = rows.target.labels
     if labels is None:
@@ -70,7 +70,7 @@ def class_shard(
     owned = label_in_range(local, rows.logits.shape[-1])
     if first_own is not None:
         owned &= label >= first_own
-    # A bad label is bad on every shard, for the gradient of each to be NaN.
+    # A bad label is bad on every shard, so that the gradient of each is NaN.
     local = jnp.where(valid, jnp.where(owned, local, 0), -1)
     rows = rows._replace(target=rows.target._replace(labels=local))
     return ClassShard(rows, first_class, owned | ~valid, first_own)
@@ -83,8 +83,8 @@ def merge(
     combine: Combine,
     temperature: Float[Array, ""] | None,
 ) -> RowStatistics:
-    """The statistics of whole rows from those of every shard: a max, a sum, a min if requested."""
-    # A shard without a finite maximum has log s = -inf, +inf or NaN; that then stands for it.
+    """Merge the shards' statistics to those of whole rows: a max, a sum, a min if requested."""
+    # In a shard without a finite maximum, log s is -inf, +inf or NaN and replaces the maximum.
     shard_max = jnp.where(jnp.isfinite(stats.log_sum), stats.shift, stats.log_sum)
     shard_max = jnp.where(jnp.isnan(shard_max), jnp.inf, shard_max)
     row_max = combine.max(shard_max)
@@ -125,7 +125,7 @@ def merge(
 def merge_tangents(
     d_stats: RowStatistics, owns_label: Bool[Array, "*rows"] | None, combine: Combine
 ) -> RowStatistics:
-    """The derivative of the merged statistics from what each shard's classes add to it."""
+    """Sum the contributions of the shards to the derivative of the merged statistics."""
     assert owns_label is not None or d_stats.label_logit is None
     added = drop_unowned_label(d_stats, owns_label)
     summed = combine.sum(added._replace(shift=None, predicted=None))

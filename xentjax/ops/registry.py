@@ -1,4 +1,4 @@
-"""The back-ends by name. All but XLA's are imported when first asked for, and Pallas with them."""
+"""Back-ends by name. All except XLA's, and Pallas with them, are imported on first use."""
 
 from typing import Literal, get_args
 
@@ -12,8 +12,8 @@ Implementation = Literal["xla", "reference", "mosaic_tpu", "mosaic_gpu"]
 def backend(implementation: str | None) -> Backend:
     """Return the back-end of that name; None is "xla".
 
-    A kernel becomes the default of a device once it has been measured there as the faster one,
-    which no kernel has been yet.
+    A kernel becomes a device's default once measurements there show that it is faster; none has
+    yet.
     """
     match implementation:
         case None | "xla":

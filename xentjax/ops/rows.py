@@ -1,8 +1,8 @@
-"""Rows of logits, what is asked of them, and the statistics that every back-end returns.
+"""Rows of logits, requests for statistics, and the statistics that every back-end returns.
 
 For a row of logits a, with m = max_k a_k and s = sum_k exp(a_k - m), every softmax loss is a short
-expression in m, log s and inner products <t, a - m>. A back-end computes these numbers and nothing
-else. `derivative` has their one derivative rule, `dispatch` chooses the back-end.
+expression in m, log s and inner products <t, a - m>. A back-end computes only these numbers.
+`derivative` has their single derivative rule, and `dispatch` chooses the back-end.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from xentjax._core.varying import explicit_spec, sharded_alike
 
 
 class Layer(NamedTuple):
-    """The logits x @ kernel + bias of a linear layer, which are never stored whole."""
+    """The logits x @ kernel + bias of a linear layer, which are never all stored at once."""
 
     x: Float[Array, "n d"]
     kernel: Float[Array, "d K"]
@@ -28,17 +28,17 @@ class Layer(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The logits' shape."""
+        """Shape of the logits."""
         return *self.x.shape[:-1], self.kernel.shape[-1]
 
     @property
     def ndim(self) -> int:
-        """The logits' number of dimensions."""
+        """Number of dimensions of the logits."""
         return self.x.ndim
 
     @property
     def dtype(self) -> DTypeLike:
-        """The dtype of the logits and of sums over blocks of them: float32 or 64."""
+        """Dtype of the logits and of sums over blocks of them: float32 or 64."""
         return compute_dtype(self.x.dtype, self.kernel.dtype)
 
 
@@ -50,10 +50,10 @@ class Target(NamedTuple):
 
 
 class Mask(NamedTuple):
-    """The rows and classes that take part: all where it is None."""
+    """The rows and classes that are kept; None keeps all."""
 
     rows: Bool[Array, "*rows"] | None = None
-    """False makes every logit of the row 0, so that nothing in it can reach a result."""
+    """False makes every logit of the row 0, so that no value in it affects a result."""
     classes: Bool[Array, "*#rows K"] | None = None
     """False takes a class out of the row's softmax and out of its target."""
 
@@ -73,7 +73,7 @@ class Rows(NamedTuple):
     """
 
     logits: Any
-    """Float[Array, "*rows K"], or the `Layer` that makes them, which has their shape and dtype."""
+    """Float[Array, "*rows K"], or the `Layer` that computes them, with their shape and dtype."""
     target: Target = Target()
     mask: Mask = Mask()
     class_weights: Float[Array, " K"] | None = None
@@ -81,9 +81,9 @@ class Rows(NamedTuple):
 
 
 def map_rows(function: Callable[..., Any], rows: Rows, *others: Rows) -> Rows:
-    """Apply `function` to every array with an entry for each row, its first axis.
+    """Apply `function` to every array whose first axis is the rows.
 
-    It also gets the counterparts in `others`, as in `jax.tree.map`.
+    As in `jax.tree.map`, the counterparts in `others` are passed too.
     """
 
     def by_row(rows: Rows) -> tuple[Any, Target, Mask]:
@@ -97,7 +97,7 @@ def map_rows(function: Callable[..., Any], rows: Rows, *others: Rows) -> Rows:
 
 
 class InnerProduct(NamedTuple):
-    """A target t against the logits; their cross-entropy is `total * log_sum - dot`."""
+    """Inner product of a target t with the logits; the cross-entropy is `total * log_sum - dot`."""
 
     dot: Float[Array, "*rows"]
     """<t, a - m> = sum_k t_k (a_k - m), over the classes of the mask."""
@@ -132,7 +132,7 @@ class RowStatistics(NamedTuple):
 
 
 class Requested(NamedTuple):
-    """Which statistics to compute beyond those that the target of the rows implies."""
+    """Statistics to compute in addition to those that the rows' target needs."""
 
     uniform: bool = False
     mean: bool = False
@@ -143,12 +143,12 @@ class Requested(NamedTuple):
     maximum."""
 
     def for_shard(self) -> "Requested":
-        """The request for a shard of the classes, whose exact maximum the merge needs."""
+        """Return the request for a shard of the classes, whose exact maximum the merge needs."""
         return self._replace(normalizer=True)
 
 
 def adjusted_logits(rows: Rows) -> Float[Array, "*rows K"]:
-    """The logits after masks and soft cap, in float32 or 64; `shifted` divides by temperature."""
+    """Apply masks and soft cap, in float32 or 64; `shifted` divides by the temperature."""
     classes, soft_cap = rows.mask.classes, rows.scalars.soft_cap
     row_mask = None if rows.mask.rows is None else rows.mask.rows[..., None]
     a = rows.logits.astype(compute_dtype(rows.logits.dtype))
@@ -158,7 +158,7 @@ def adjusted_logits(rows: Rows) -> Float[Array, "*rows K"]:
     if row_mask is not None:
         a = jnp.where(row_mask, a, 0)
     if soft_cap is not None:
-        # -inf says that a class is impossible, and no cap makes it possible again.
+        # A class of logit -inf is impossible and stays so after the cap.
         impossible = a == -jnp.inf
         capped = soft_cap * jnp.tanh(jnp.where(impossible, 0, a) / soft_cap)
         a = jnp.where(impossible, -jnp.inf, capped)
@@ -176,8 +176,8 @@ def shifted(
 
 
 def log_probabilities(rows: Rows, stats: RowStatistics) -> Float[Array, "*rows K"]:
-    """The log-softmax of each row, -inf at masked classes; of zeros in masked rows."""
-    # Subtracting the shift first keeps what lse - a_k loses at a large common offset.
+    """Compute log-softmax of each row: -inf at masked classes, and of zeros in masked rows."""
+    # Subtracting the shift first keeps digits that a_k - lse loses at a large common offset.
     z = shifted(adjusted_logits(rows), stats.shift, rows.scalars.temperature)
     return z - stats.log_sum[..., None]
 
@@ -227,7 +227,7 @@ def recompute_after(rows: Rows, after: Any) -> tuple[Rows, Any]:
 
 
 def label_in_range(labels: Integer[Array, "*rows"], num_classes: int) -> Bool[Array, "*rows"]:
-    """Whether each label names a class."""
+    """Whether each label is a class index."""
     return (labels >= 0) & (labels < num_classes)
 
 
@@ -236,7 +236,7 @@ def at_label(
 ) -> Shaped[Array, "*rows"]:
     """x_y of each row, one element read; that of class 0 where the label is not in range."""
     index, spec = jnp.where(in_range, labels, 0), explicit_spec(x)
-    if any(spec[-1:]):  # each device has some classes
+    if any(spec[-1:]):  # each device has some of the classes
         if x.dtype != jnp.bool_:
             return sum_at_label(x, index)
         return sum_at_label(x.astype(jnp.int32), index) > 0
@@ -249,9 +249,9 @@ def at_label(
 def sum_at_label(
     x: Shaped[Array, "*rows K"], labels: Integer[Array, "*rows"]
 ) -> Shaped[Array, "*rows"]:
-    """sum_k [k = y] x_k: what `at_label` reads, 0 where the label names no class.
+    """Compute sum_k [k = y] x_k: as `at_label`, but 0 where the label is not in range.
 
-    Its transpose is a comparison as well, never a scatter.
+    Its transpose is a comparison too, not a scatter.
     """
     here, x = sharded_alike(is_label(labels, x), x)
     return jnp.sum(jnp.where(here, x, 0), -1)

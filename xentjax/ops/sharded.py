@@ -1,8 +1,8 @@
 """Row statistics of logits whose classes are split over the devices of a mesh axis.
 
-A few numbers a row cross between devices and no logit does. The derivatives are sums over classes
-as well: each device applies the rule of its own shard to the merged statistics, which holds where
-all logits of a shard are -inf and have no softmax themselves.
+Devices exchange a few numbers per row and no logits. The derivatives are sums over classes too:
+each device applies the rule to its own shard with the merged statistics. This is right even if all
+logits of a shard are -inf, so that the shard alone has no softmax.
 """
 
 from functools import partial
@@ -40,9 +40,10 @@ def sum_over_devices(tree: T, axis_name: AxisName) -> T:
 def merged_statistics(
     shard: ClassShard, requested: Requested, axis_name: AxisName, implementation: str | None
 ) -> RowStatistics:
-    """The statistics of whole rows, the same on every device of the axis.
+    """Compute the statistics of whole rows, the same on every device of the axis.
 
-    They differentiate as `row_statistics` does: in every floating input, in all modes and orders.
+    They are differentiable like those of `row_statistics`: in every floating input, in all modes
+    and orders.
     """
     stats = row_statistics(shard.rows, requested.for_shard(), implementation)
     temperature = shard.rows.scalars.temperature

@@ -1,13 +1,13 @@
 """Values that back-ends read while they are traced.
 
-They are made with the package, whichever back-end is used: jax compares all of them when it looks
-for a trace, and one that is made later would have it trace every function once more.
+They are created when the package is imported, whichever back-end is used: jax compares all of them
+when it looks for a cached trace, so creating one later would make it trace every function again.
 """
 
 import jax
 
 one_cpu = jax.make_user_context(False)
-"""Whether the program is for one CPU, where it pays to split arrays."""
+"""Whether the program is for one CPU, on which splitting arrays makes it faster."""
 
 interpret_for_tpu = jax.make_user_context(False)
 """The argument `interpret` of `pallas_call`: `with interpret_for_tpu(True):` runs kernels on any

@@ -1,4 +1,4 @@
-"""Helpers of the Pallas kernels for all hardware: rows, and where a kernel may run."""
+"""Helpers of the Pallas kernels for all hardware: rows, and the platforms of a kernel."""
 
 import math
 from functools import partial
@@ -15,31 +15,31 @@ from xentjax.ops.rows import InnerProduct, Rows, RowStatistics, map_rows
 
 
 def with_batch(rows: Rows, batched: Rows, size: int) -> Rows:
-    """The rows with the batch as their first axis, also where all of it shares an array."""
+    """Make the batch the first axis of every array, even of arrays that the whole batch shares."""
 
     def batch_first(x: Array, is_batched: bool) -> Array:
         return x if is_batched else jnp.broadcast_to(x[None], (size, *x.shape))
 
     whole, classes = map_rows(batch_first, rows, batched), rows.mask.classes
-    if classes is not None and not batched.mask.classes:  # one mask serves the whole batch
+    if classes is not None and not batched.mask.classes:  # the whole batch shares one mask
         whole = whole._replace(mask=whole.mask._replace(classes=classes[None]))
     return whole
 
 
 def divided(a: Float[Array, "*s"], temperature: Array | None) -> Float[Array, "*s"]:
-    """`over_temperature`, whose rule with symbolic zeros Mosaic does not lower."""
+    """Compute `over_temperature`, whose rule with symbolic zeros Mosaic cannot lower."""
     return a if temperature is None else a / temperature
 
 
 def finite(running_max: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
-    """The shift m: 0 in a row without a finite maximum, which keeps its infinities."""
-    return jnp.where(jnp.abs(running_max) < jnp.inf, running_max, 0)  # Mosaic lowers no isfinite
+    """Compute the shift m: 0 in a row without a finite maximum, so that infinities remain."""
+    return jnp.where(jnp.abs(running_max) < jnp.inf, running_max, 0)  # Mosaic has no isfinite
 
 
 def zeros_where_masked(
     stats: RowStatistics, row_mask: Bool[Array, "*rows"], num_classes: int
 ) -> RowStatistics:
-    """The statistics of rows whose logits are all 0 where they are masked."""
+    """Give masked rows the statistics of rows whose logits are all 0."""
 
     def same_total(zero: InnerProduct | None, t: InnerProduct | None) -> InnerProduct | None:
         return None if zero is None or t is None else zero._replace(total=t.total)
@@ -54,7 +54,7 @@ def zeros_where_masked(
 
 
 def check_sizes(name: str, x: Array, implementation: str) -> None:
-    """Refuse symbolic sizes: a grid needs numbers."""
+    """Refuse symbolic sizes, since a grid needs numbers."""
     if any(map(is_symbolic_dim, x.shape)):
         raise NotImplementedError(
             f"{name}: expected a shape of known sizes for {implementation!r}, got {x.shape}"
@@ -64,7 +64,7 @@ def check_sizes(name: str, x: Array, implementation: str) -> None:
 def only_on(x: Array, platform: str, expected: str) -> Array:
     """Return x, and refuse to lower the program for any other platform.
 
-    Only lowering knows the platform: a program may be exported for another machine.
+    The platform is known only when lowering: a program may be exported for another machine.
     """
     return _only_on.bind(x, platform=platform, expected=expected)
 

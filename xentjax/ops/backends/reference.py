@@ -1,4 +1,4 @@
-"""Row statistics as the textbook writes them: dense, one-hot, slow; for tests and for reading."""
+"""Row statistics by their definitions: dense, one-hot and slow; for tests and for reading."""
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ def row_statistics(rows: Rows, requested: Requested) -> RowStatistics:
 
 
 def _inner_product(t: Float[Array, "*rows K"], z: Float[Array, "*rows K"]) -> InnerProduct:
-    """Leave out classes without target mass, whatever their logit."""
+    """Compute <t, z>, in which classes without target mass add 0, whatever their logit."""
     return InnerProduct(jnp.sum(t * jnp.where(t == 0, 0, z), -1), jnp.sum(t, -1))
 
 

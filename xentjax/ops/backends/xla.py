@@ -38,14 +38,14 @@ from xentjax.ops.rows import (
 def row_statistics(rows: Rows, requested: Requested) -> RowStatistics:
     """One pass on CPU where the label's logit can stand in for the maximum, else two.
 
-    Only lowering knows the platform, which may be that of another machine.
+    The platform is known only when lowering, and may be that of another machine.
     """
     two_passes = partial(_jitted_two_passes, requested=requested)
     splits, serves = _cpu_splits(rows, requested), _one_pass_serves(rows, requested)
     if not (splits or serves):
         return two_passes(rows)
     if serves:
-        rows = pvary_all(rows)  # as both branches of a cond have to vary alike
+        rows = pvary_all(rows)  # both branches of a cond must vary over the same axes
 
     @jax.custom_batching.custom_vmap
     def one_pass(rows: Rows) -> RowStatistics:
@@ -53,7 +53,7 @@ def row_statistics(rows: Rows, requested: Requested) -> RowStatistics:
 
     @one_pass.def_vmap
     def _(axis_size: int, in_batched: list[Rows], rows: Rows) -> tuple[RowStatistics, Any]:
-        """Take the exact form alone: under vmap a cond runs both its branches."""
+        """Use only the exact form, since under vmap a cond runs both branches."""
         del axis_size
         axes = jax.tree.map(lambda batched: 0 if batched else None, in_batched[0])
         with one_cpu(splits):
@@ -68,10 +68,10 @@ def row_statistics(rows: Rows, requested: Requested) -> RowStatistics:
 
 
 def _cpu_splits(rows: Rows, requested: Requested) -> bool:
-    """Whether it pays on a CPU to split the logits, and all is on one device.
+    """Whether to split the logits on a CPU: if it is faster and all is on one device.
 
-    Parts that do not match the shards of a sharded array would make XLA gather the logits, and a
-    traced array does not tell how it is sharded.
+    XLA would gather sharded logits whose shards do not match the parts, and a traced array does not
+    tell how it is sharded.
     """
     pays = rows.logits.shape[-1] >= 2 * _WINDOW or not _is_plain(rows, requested)
     sharded = jax.device_count() > 1 or any(jax.typeof(rows.logits).sharding.spec)
@@ -106,12 +106,13 @@ def _one_pass(rows: Rows, requested: Requested) -> RowStatistics:
     """
     in_range, label = _label_logit(rows)
     z = shifted(_simply_adjusted(rows), label, rows.scalars.temperature)
-    # The label's own 1 is in the sum; below 1 it is the rounding of two ways to compute a cap.
+    # The sum contains the label's own 1; a sum below 1 comes from the
+    # rounding of two ways to compute a cap.
     log_sum = jnp.maximum(jnp.log(_row_sum(jnp.exp(z))), 0)
     good = log_sum <= _REACH
     uniform = None
     if requested.uniform:
-        # One after the other: joined into one loop, both sums would be slow.
+        # The sums are kept apart: joined into one loop, both would be slow.
         later, (label, log_sum) = recompute_after(rows, (label, log_sum))
         t = uniform_targets(rows)
         z_again = shifted(_simply_adjusted(later), label, later.scalars.temperature)
@@ -120,7 +121,7 @@ def _one_pass(rows: Rows, requested: Requested) -> RowStatistics:
         good &= ~jnp.isnan(uniform.dot)
     label_logit = nan_unless(in_range, label.dtype)  # relative to itself
     if rows.mask.rows is not None:
-        # Whatever a masked row holds, its logits count as zeros.
+        # The logits of a masked row count as zeros, whatever they are.
         good |= ~rows.mask.rows
         log_sum = jnp.where(rows.mask.rows, log_sum, jnp.log(jnp.full_like(log_sum, z.shape[-1])))
 
@@ -166,7 +167,7 @@ def _two_passes(rows: Rows, requested: Requested) -> RowStatistics:
     return jax.tree.map(lambda x: parts.join(x).reshape(row_shape), stats)
 
 
-# One trace serves wherever nothing is split.
+# One trace is enough wherever nothing is split.
 _jitted_two_passes = jax.jit(_two_passes, static_argnames="requested", inline=True)
 
 
@@ -183,7 +184,7 @@ def _max_then_sums(rows: Rows, requested: Requested) -> RowStatistics:
     if keep:
         a = lax.optimization_barrier(a)
     shift = _row_max(a)
-    # Without a finite maximum the row keeps its infinities: log s is then -inf, +inf or NaN.
+    # A row without a finite maximum keeps its infinities: log s is then -inf, +inf or NaN.
     shift = jnp.where(jnp.isfinite(shift), shift, 0)
     if not keep:
         rows, shift = recompute_after(rows, shift)
@@ -248,7 +249,7 @@ def _by_windows(
     neutral: float,
     x: Float[Array, "*rows K"],
 ) -> Float[Array, "*rows"]:
-    """Reduce the last axis, by windows where that is faster."""
+    """Reduce the last axis, by windows if that is faster."""
     if not one_cpu.value or x.shape[-1] < 2 * _WINDOW:
         return reduce(x, -1)
     window = (1,) * (x.ndim - 1) + (_WINDOW,)

@@ -1,4 +1,4 @@
-"""Numbers of a row that a GPU kernel accumulates in registers, moved along with the maximum m."""
+"""Sums over a row that a GPU kernel accumulates in registers, relative to the running maximum."""
 
 import functools
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from xentjax.ops.rows import (
 
 
 class Accumulators(NamedTuple):
-    """Vectors with a number for each row, of the classes seen so far; None if not requested."""
+    """Vectors with one number per row, over the classes seen so far; None if not requested."""
 
     running_max: Array
     """max_k a_k T, with the temperature T; m is this over T, or 0 where this is not finite."""
@@ -46,7 +46,7 @@ class Tile(NamedTuple):
 
 
 def init(shape: tuple[int, ...], requested: Requested) -> Accumulators:
-    """The accumulators before the first class."""
+    """Return the accumulators before the first class."""
     zeros = jnp.zeros(shape, jnp.float32)
     return Accumulators(
         running_max=jnp.full(shape, -jnp.inf, jnp.float32),
@@ -68,12 +68,12 @@ def accumulate(
     def total(boxes: list[Array]) -> Array:
         return jnp.sum(functools.reduce(jnp.add, boxes), axis=1)
 
-    # Boxes meet number by number, so that lanes exchange theirs once a tile.
+    # Boxes are combined elementwise first, so that lanes exchange numbers only once per tile.
     tile_max = jnp.max(functools.reduce(jnp.maximum, tile.logits), axis=1)
     running_max = jnp.maximum(acc.running_max, tile_max)
     shift = finite(running_max)
     shift_delta = divided(finite(acc.running_max) - shift, temperature)
-    # Else 0 * inf after tiles of -inf.
+    # After tiles that are all -inf, the product below could be 0 * inf.
     scale = jnp.where(acc.running_max == -jnp.inf, 0, jnp.exp(shift_delta))
     z = [divided(a - along(shift), temperature) for a in tile.logits]
     exp_z = [jnp.exp(box) for box in z]
@@ -97,12 +97,12 @@ def accumulate(
 
 
 def capped_logits(a: Float[Array, "n k"], scalars: Scalars) -> Float[Array, "n k"]:
-    """`adjusted_logits` of a tile."""
+    """Return `adjusted_logits` of a tile."""
     return adjusted_logits(Rows(a, scalars=scalars))
 
 
 def finalize_parts(acc: Accumulators, num_classes: Float[Array, "*#parts"]) -> RowStatistics:
-    """The statistics of parts of rows, with so many classes each."""
+    """Compute the statistics of parts of rows, which have `num_classes` classes each."""
     uniform = None
     if acc.uniform is not None:
         uniform = InnerProduct(acc.uniform, jnp.broadcast_to(num_classes, acc.uniform.shape))

@@ -1,4 +1,4 @@
-"""The GPUs that kernels run on, compiler parameters, and layouts of registers."""
+"""GPUs on which kernels run, compiler parameters, and layouts of registers."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ def for_gpu(x: Array) -> Array:
 
 
 def check_supported(rows: Rows, requested: Requested) -> None:
-    """Refuse what the kernels cannot do, before anything is compiled."""
+    """Refuse rows and requests that the kernels do not support, before anything is compiled."""
     if generation() < 9:
         raise NotImplementedError(f"{_EXPECTED}, got {_compute_capability()}")
     if rows.target.pmf is not None:
@@ -41,7 +41,7 @@ def check_supported(rows: Rows, requested: Requested) -> None:
 
 
 def generation() -> int:
-    """The major compute capability: 9 for Hopper and in the interpreter, 0 if not an NVIDIA GPU."""
+    """Return the major compute capability: 9 for Hopper and the interpreter, 0 if not NVIDIA."""
     major = _compute_capability().partition(".")[0]
     if interpret_for_gpu.value is not None:
         return 9
@@ -49,7 +49,7 @@ def generation() -> int:
 
 
 def _compute_capability() -> str:
-    """The default device's, such as "9.0"; that one where there is no GPU, to lower for one."""
+    """Return the default device's, such as "9.0", or "9.0" without a GPU, to lower for one."""
     device: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(device, str):
         device = jax.local_devices(backend=device)[0]
@@ -57,18 +57,18 @@ def _compute_capability() -> str:
 
 
 def compiler_params(scalars: Scalars) -> plgpu.CompilerParams:
-    """The compiler's parameters for a kernel whose logits are adjusted by these scalars."""
+    """Return the compiler's parameters for a kernel that adjusts logits by these scalars."""
     return plgpu.CompilerParams(
         # The approximate exp has errors of 2 ulp and that of x log2 e, which an f32 holds: little
-        # where e^x is not small. The approximate tanh is right to 5e-4 only.
+        # where e^x is not small. The approximate tanh is accurate to 5e-4 only.
         approx_math=scalars.soft_cap is None,
-        # The other semantics may store tiles in an order for which columns have to be aligned.
+        # Other semantics may store tiles in an order that requires aligned columns.
         lowering_semantics=plgpu.LoweringSemantics.Lane,
     )
 
 
 def result_types(make: Callable[[], T], inputs: Any) -> T:
-    """The types of what `make` makes, varying over the mesh axes that the inputs vary over."""
+    """Return the types of `make()`, varying over the mesh axes over which the inputs vary."""
 
     def results(inputs: Any) -> T:
         one = sum(jnp.sum(x).astype(jnp.float32) for x in jax.tree.leaves(inputs))
@@ -78,7 +78,7 @@ def result_types(make: Callable[[], T], inputs: Any) -> T:
 
 
 def flat_scalars(scalars: Scalars) -> tuple[list[Array], Any]:
-    """The scalars that are not None, as arrays [1], and the structure to restore them from."""
+    """Return the scalars that are not None, as arrays [1], and the structure to restore them."""
     return jax.tree.flatten(jax.tree.map(lambda x: x.reshape(1), scalars))
 
 
@@ -89,14 +89,14 @@ def read_scalars(refs: tuple[Any, ...], structure: Any) -> tuple[Scalars, tuple[
 
 
 def with_layout(x: Array, layout: Any) -> Array:
-    """A tile, or a number for each of its rows, in the registers where the layout has it."""
+    """Place a tile, or a vector with a number for each of its rows, as the layout says."""
     if interpret_for_gpu.value is not None:
         return x
     return plgpu.layout_cast(x, layout if x.ndim == 2 else layout.reduce(1))
 
 
 def class_index(shape: tuple[int, int], layout: Any) -> Int32[Array, "n k"]:
-    """The column of each number of a tile."""
+    """Return the column of each element of a tile."""
     if interpret_for_gpu.value is not None:
         return lax.broadcasted_iota(jnp.int32, shape, 1)
     return plgpu.broadcasted_iota(jnp.int32, shape, 1, layout=layout)

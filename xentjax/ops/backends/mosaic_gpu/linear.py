@@ -61,7 +61,7 @@ _LAYOUT = plgpu.Layout.WGMMA
 
 
 class _Grid(NamedTuple):
-    """The division of rows and classes among blocks."""
+    """Division of rows and classes among blocks."""
 
     clusters: int
     """Clusters of blocks; each has rows of its own."""
@@ -72,7 +72,7 @@ class _Grid(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """The rows that are computed, some of which do not exist."""
+        """Number of rows that are computed, including padding."""
         return self.clusters * self.blocks * _WARPGROUPS * _ROWS
 
 
@@ -109,8 +109,8 @@ def linear_statistics(linear: LinearRows, requested: Requested) -> RowStatistics
 def _supports(layer: Layer) -> bool:
     """Whether x and kernel are of one half-precision dtype, on Hopper.
 
-    Of float32 the tensor cores would read 10 bits after the point, and later generations have none
-    of these instructions.
+    Tensor cores would use only 10 fractional bits of float32 numbers, and later generations do not
+    have these instructions.
     """
     half = layer.x.dtype == layer.kernel.dtype and layer.x.dtype in (jnp.bfloat16, jnp.float16)
     return half and generation() == 9
@@ -183,12 +183,12 @@ def _results_by_tile(
 
 
 def _pad_to_multiple(x: Shaped[Array, "..."], *multiples: int) -> Shaped[Array, "..."]:
-    """Fill up each axis with zeros."""
+    """Pad each axis with zeros."""
     return jnp.pad(x, [(0, -size % m) for size, m in zip(x.shape, multiples, strict=True)])
 
 
 def _clusters_to_visit(row_mask: Bool[Array, " n"] | None, grid: _Grid) -> Int32[Array, "1"]:
-    """The number of clusters up to the last one with a row that is kept."""
+    """Return the number of clusters up to the last one with a row that is kept."""
     if row_mask is None:
         return jnp.full(1, grid.clusters, jnp.int32)
     rows = jnp.arange(1, row_mask.shape[0] + 1, dtype=jnp.int32)

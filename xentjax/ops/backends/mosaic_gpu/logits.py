@@ -110,10 +110,10 @@ def _statistics(rows: Rows, requested: Requested) -> RowStatistics:
 
 
 def _whole_rows(rows: Rows, requested: Requested, p: Plan) -> RowStatistics:
-    """The statistics of rows [n, k] from those of the parts that the kernel makes of them."""
+    """Compute the statistics of rows [n, k] from those of the kernel's parts."""
     n, k = rows.logits.shape
     acc = _accumulators_by_part(rows, requested, p)
-    # Phases one after the other, as rows are; rows that fill a tile are left out.
+    # Restore the order of the rows, and drop those that only fill a tile.
     acc = jax.tree.map(lambda x: jnp.swapaxes(x, 1, 2).reshape(p.splits, -1)[:, :n], acc)
     part = p.tiles * p.classes
     first_class = jnp.arange(0, k, part, dtype=jnp.int32)[:, None]
@@ -209,7 +209,7 @@ def _kernel(logits: Any, *refs: Any, structure: Any, k: int, requested: Requeste
 
 
 def _div_rem(x: Int32[Array, ""], divisor: int) -> tuple[Int32[Array, ""], Int32[Array, ""]]:
-    """Quotient and remainder for x >= 0, without Python's sign rules."""
+    """Return quotient and remainder for x >= 0, without Python's sign rules."""
     return lax.div(x, np.int32(divisor)), lax.rem(x, np.int32(divisor))
 
 

@@ -1,4 +1,4 @@
-"""Numbers of a row that a TPU kernel accumulates in VMEM, one block of classes after another.
+"""Sums over a row that a TPU kernel accumulates in VMEM, one block of classes after another.
 
 The maximum m, the sum of exp(a - m) and every inner product with a - m are kept for each row and
 moved along with m, so that nothing is ever relative to anything but the largest logit seen.
@@ -33,7 +33,7 @@ TEMPORARIES = 4
 
 
 class Accumulators(NamedTuple):
-    """Columns [n, 1] with a number for each row, of the classes seen so far; None if not requested.
+    """Columns [n, 1] with one number per row, over the classes seen so far; None if not requested.
 
     In VMEM a column takes n x 128 numbers of 32 bits: its one lane is padded to all of them.
     """
@@ -52,7 +52,7 @@ class Accumulators(NamedTuple):
 
 
 def init(rows: Rows, requested: Requested) -> Accumulators:
-    """The accumulators before the first class."""
+    """Return the accumulators before the first class."""
     zeros = jnp.zeros((rows.logits.shape[0], 1), jnp.float32)
     return Accumulators(
         running_max=jnp.full_like(zeros, -jnp.inf),
@@ -68,7 +68,7 @@ def init(rows: Rows, requested: Requested) -> Accumulators:
 def accumulate(
     acc: Accumulators, rows: Rows, j: int | Int32[Array, ""], num_classes: int
 ) -> Accumulators:
-    """Add the classes of block j, which `rows` hold."""
+    """Add the classes of block j, whose arrays are `rows`."""
     rows, a, index = adjusted_tile(rows, j, num_classes)
     k = a.shape[1]
     temperature, labels = rows.scalars.temperature, rows.target.labels
@@ -76,14 +76,14 @@ def accumulate(
     running_max = jnp.maximum(acc.running_max, tile_max)
     shift = finite(running_max)
     shift_delta = divided(finite(acc.running_max) - shift, temperature)
-    # Else 0 * inf after tiles of -inf.
+    # After tiles that are all -inf, the product below could be 0 * inf.
     scale = jnp.where(acc.running_max == -jnp.inf, 0, jnp.exp(shift_delta))
     z = divided(a - shift, temperature)
     exp_z = jnp.exp(z)
 
     def moved(acc: InnerProduct, t: Float[Array, "#n k"]) -> InnerProduct:
         t = jnp.broadcast_to(t, z.shape)
-        # A class without mass adds 0 also where its logit is -inf.
+        # A class without mass adds 0 even if its logit is -inf.
         dot = jnp.sum(t * jnp.where(t == 0, 0, z), 1, keepdims=True)
         dot += acc.dot + jnp.where(acc.total == 0, 0, acc.total * shift_delta)
         return InnerProduct(dot, acc.total + jnp.sum(t, 1, keepdims=True))
@@ -121,7 +121,7 @@ def adjusted_tile(
     index = lax.broadcasted_iota(jnp.int32, (n, k), 1)
     mask = rows.mask.classes
     mask = None if mask is None else mask.astype(jnp.int32) != 0
-    if num_classes % k:  # beyond the last class, memory holds anything
+    if num_classes % k:  # memory beyond the last class is arbitrary
         exists = index < num_classes - j * k
         mask = exists if mask is None else mask & exists
     rows = rows._replace(mask=rows.mask._replace(classes=mask))

@@ -44,7 +44,7 @@ def linear_statistics(linear: LinearRows, requested: Requested) -> RowStatistics
     layer, rows, whole = read_layer(linear)
     mask = linear.mask.rows
     acc = _accumulators(layer, rows, mask, whole, requested)
-    if mask is not None:  # of blocks of rows that were left out, memory holds anything
+    if mask is not None:  # results of rows in skipped blocks are arbitrary
         acc = jax.tree.map(lambda x: jnp.where(mask[None], x, 0), acc)
     return finalize(acc, linear, whole[:2])
 
@@ -56,7 +56,7 @@ def _accumulators(
     whole: LayerShape,
     requested: Requested,
 ) -> Accumulators:
-    """The accumulators after all classes, [1, n] each.
+    """Return the accumulators after all classes, [1, n] each.
 
     The grid goes through blocks of rows, of classes and, innermost, of features. `tile_sizes` says
     what is in VMEM; the number of blocks of rows to visit is a scalar in SMEM.

@@ -27,7 +27,7 @@ from xentjax.ops.rows import Layer, Rows
 
 # More rows or classes would save no time: at 1024 a product does more than it reads.
 _MOST_ROWS = _MOST_CLASSES = 1024
-# More features in a block only take memory.
+# Blocks of more features would only take more memory.
 _MOST_FEATURES = 512
 
 COMPILER_PARAMS = pltpu.CompilerParams(
@@ -43,7 +43,7 @@ class LayerShape(NamedTuple):
     features: int
 
     def tiles_in(self, whole: "LayerShape") -> "LayerShape":
-        """The grid of such tiles that covers the whole."""
+        """Return the grid of such tiles that covers the whole."""
         return LayerShape(*(-(-a // b) for a, b in zip(whole, self, strict=True)))
 
 
@@ -97,7 +97,7 @@ def zero_out_of_bounds(x: Array, axis: int, block: Int32[Array, ""], total: int)
 
 
 def product(a: Array, b: Array, axis_a: int, axis_b: int) -> Float32[Array, "m n"]:
-    """The contraction of two axes, accumulated in float32."""
+    """Contract two axes, accumulating in float32."""
     if a.dtype != b.dtype:
         a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     contracted = (((axis_a,), (axis_b,)), ((), ()))
@@ -113,7 +113,7 @@ def whole_logits(layer: Layer) -> Float32[Array, "n k"]:
 def row_blocks_to_visit(
     row_mask: Bool[Array, " n"] | None, tile: LayerShape, grid: LayerShape
 ) -> Int32[Array, "1"]:
-    """The number of blocks of rows up to the last one with a row that is kept, at least 1."""
+    """Return the number of blocks of rows up to the last one with a kept row, at least 1."""
     if row_mask is None:
         return jnp.full(1, grid.rows, jnp.int32)
     rows = jnp.arange(row_mask.shape[0], dtype=jnp.int32)
@@ -146,7 +146,7 @@ def layer_specs(
 
 
 def rows_specs(rows: Rows, tile: LayerShape, index: IndexMap) -> Rows:
-    """The specs to read target, mask, weights and scalars."""
+    """Return the specs to read target, mask, weights and scalars."""
 
     def at_index(spec: Any) -> pl.BlockSpec:
         return pl.BlockSpec(spec.block_shape, lambda *at: spec.index_map(*index(*at)[:2]))

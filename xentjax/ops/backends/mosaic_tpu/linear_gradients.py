@@ -68,7 +68,7 @@ def layer_gradients(
 def _row_coefficients(
     linear: LinearRows, stats: RowStatistics, d_stats: RowStatistics
 ) -> Float32[Array, "8 n"]:
-    """The factors of each row in the gradient of its logits, in the order of `_d_logits`."""
+    """Return the factors of each row in the gradient of its logits, in the order of `_d_logits`."""
     zeros = jnp.zeros_like(stats.shift)
 
     def or_zeros(x: Array | None) -> Array:
@@ -99,7 +99,7 @@ def _row_coefficients(
 def _d_logits(
     rows: Rows, coefficients: Float32[Array, "8 n"], j: Int32[Array, ""], num_classes: int
 ) -> Float32[Array, "n k"]:
-    """The gradient of a tile of logits."""
+    """Compute the gradient of a tile of logits."""
     labels, scalars = rows.target.labels, rows.scalars
     rows, a, index = adjusted_tile(rows, j, num_classes)
     columns = coefficients.T
@@ -108,7 +108,7 @@ def _d_logits(
     )
     z = divided(a - shift, scalars.temperature)
     p = jnp.exp(z - log_sum)
-    # 0 log 0 = 0: a class without probability has derivative 0, whatever its logit.
+    # Since 0 log 0 = 0, a class of probability 0 has derivative 0, whatever its logit.
     d = p * (softmax + mean * jnp.where(p == 0, 0, z))
     if labels is not None:
         d += jnp.where(index == as_column(labels) - j * a.shape[1], label, 0)

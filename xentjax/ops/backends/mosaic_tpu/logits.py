@@ -59,12 +59,12 @@ def _statistics(rows: Rows, requested: Requested) -> RowStatistics:
 
 
 def _accumulators(rows: Rows, requested: Requested) -> Accumulators:
-    """The accumulators after all classes, [1, n] each: a column would take 128 times its size.
+    """Return the final accumulators, [1, n] each: a column would take 128 times its size.
 
     In VMEM, for a tile of bn rows and bk classes:
 
     - each array with an entry for each logit (logits, target pmf, mask of classes), bn x bk in its
-      own dtype, twice: the next tile is on its way while this one is computed;
+      own dtype, twice, since the next tile is fetched while this one is computed;
     - `TEMPORARIES` float32 arrays of bn x bk, which the compiler makes;
     - the accumulators as scratch, at most 9 columns of bn numbers, 512 bytes a number;
     - labels and results as rows of bn numbers, class weights as a row of bk, scalars as [1, 1].

@@ -1,4 +1,4 @@
-"""The arrays that a TPU kernel reads, in its shapes and dtypes."""
+"""Arrays in the shapes and dtypes in which a TPU kernel reads them."""
 
 import math
 from functools import partial
@@ -31,17 +31,17 @@ def for_tpu(x: Array) -> Array:
 
 
 def as_2d_float(x: Array | None, shape: tuple[int, int]) -> Any:
-    """An array in two dimensions, in the float dtypes that every TPU has."""
+    """Reshape an array to two dimensions, in a float dtype that every TPU has."""
     if x is None:
         return None
     return (x if x.dtype == jnp.bfloat16 else x.astype(jnp.float32)).reshape(shape)
 
 
 def operands(rows: Rows, shape: tuple[int, ...]) -> Rows:
-    """The arrays in two dimensions that a kernel reads of rows whose logits have that shape."""
+    """Return the two-dimensional arrays that a kernel reads, for rows with logits of that shape."""
     n, k = math.prod(shape[:-1]), shape[-1]
     labels, classes = rows.target.labels, rows.mask.classes
-    if labels is not None:  # one of 64 bits that names no class must not wrap around to one
+    if labels is not None:  # a bad 64-bit label must not wrap around to a class
         labels = jnp.where(label_in_range(labels, k), labels, -1).astype(jnp.int32).reshape(1, n)
     if classes is not None:
         classes = flat_mask(classes, shape).astype(jnp.int8)
@@ -59,14 +59,14 @@ def _one_mask_serves_all(rows: Rows) -> bool:
 
 
 def bytes_read(rows: Rows) -> int:
-    """The bytes of all arrays with an entry for each logit, per logit."""
+    """Return the bytes per logit of all arrays with an entry for each logit."""
     mask = None if _one_mask_serves_all(rows) else rows.mask.classes
     by_logit = rows.logits, rows.target.pmf, mask
     return sum(x.dtype.itemsize for x in by_logit if x is not None)
 
 
 def tile_specs(rows: Rows, tile: tuple[int, int]) -> Rows:
-    """The specs by which a grid of blocks of rows and of classes reads the rows' arrays."""
+    """Return the specs of the rows' arrays for a grid over blocks of rows and of classes."""
     bn, bk = tile
     by_logit: Any = pl.BlockSpec((bn, bk), lambda i, j: (i, j))
     by_row: Any = pl.BlockSpec((1, bn), lambda i, j: (0, i))

@@ -17,14 +17,14 @@ from xentjax.ops.backends.mosaic_tpu.tiling import ASKED_VMEM_BYTES, LANES
 from xentjax.ops.backends.pallas import finite
 
 _MOST_ROWS = 512
-# The fewest rows that fill a register of any dtype.
+# Smallest number of rows that fills a register of any dtype.
 _SUBLANES = 16
-# Float32 arrays of a block's shape alive at once: logits, exponentials, results.
+# Float32 arrays of a block's shape that are alive at once: logits, exponentials, results.
 _TEMPORARIES = 3
 
 
 def normalized(logits: Float[Array, "*rows k"], log: bool) -> Float[Array, "*rows k"]:
-    """Log softmax, or softmax, of each row in its dtype, without a derivative."""
+    """Compute log-softmax or softmax of each row in its dtype, without a derivative."""
 
     @jax.custom_batching.custom_vmap
     def batchable(a: Float[Array, "*rows k"]) -> Float[Array, "*rows k"]:
@@ -33,7 +33,7 @@ def normalized(logits: Float[Array, "*rows k"], log: bool) -> Float[Array, "*row
 
     @batchable.def_vmap
     def _(axis_size: int, in_batched: list[bool], a: Array) -> tuple[Array, bool]:
-        """A batch of rows is more rows."""
+        """Treat the batch as more rows."""
         del axis_size, in_batched
         return batchable(a), True
 
@@ -71,7 +71,7 @@ def _normalized(a: Float[Array, "n k"], log: bool) -> Float[Array, "n k"]:
 
 
 def _block_rows(n: int, k: int, itemsize: int) -> int:
-    """The most rows of k logits that fit."""
+    """Return the largest number of rows of k logits that fits in VMEM."""
     row = -(-k // LANES) * LANES * (4 * itemsize + 4 * _TEMPORARIES)
     rows = min(ASKED_VMEM_BYTES // row, _MOST_ROWS, n + _SUBLANES - 1) // _SUBLANES * _SUBLANES
     if rows == 0:
