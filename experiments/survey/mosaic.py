@@ -26,7 +26,7 @@ ALL = (-0.11, -0.035)  # the ends of the row of all groups; those of the others 
 
 
 def draw(result: Result, two_way: TwoWay) -> Figure:
-    """Plot a row for each group, as high as the group is large, with a tile for each answer.
+    """Plot a row for each group, its height the group's size, with a tile for each answer.
 
     A row above them has the shares of all groups together.
     """
@@ -58,7 +58,7 @@ def draw(result: Result, two_way: TwoWay) -> Figure:
         title="standardised residual: the answer is rarer (orange) or more frequent (blue) here",
     )
     plots.add_title(figure, _title(result, two_way, len(rows), len(columns)))
-    # Names of groups are as far apart, and texts of tiles as short, as the axes have room for.
+    # The size of the axes in points decides the distances of names and the length of texts.
     figure.draw_without_rendering()
     width, height = ax.get_window_extent().size * 72 / figure.dpi
     room = width, height / (1 - ALL[0])
@@ -98,7 +98,7 @@ def _tiles(
     ends: Sequence[float] | NDArray[np.float64],
     room: tuple[float, float],
 ) -> None:
-    """Draw the answers of a group from left to right, and a dot where nobody has given one.
+    """Draw the answers of a group from left to right; a dot is an answer that nobody gave.
 
     Args:
         ax: the axes.
@@ -106,7 +106,7 @@ def _tiles(
         widths: their shares in the group.
         residuals: their standardised residuals.
         ends: top and bottom of the group's row.
-        room: points that a width and a height of 1 have.
+        room: a width and a height of 1, in points.
     """
     starts = np.cumsum(widths) - widths
     top, bottom = ends
