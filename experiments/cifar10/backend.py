@@ -54,11 +54,11 @@ class Backend:
     compiler_options: Mapping[str, str]
 
     def step_options(self, largest: int) -> Mapping[str, str]:
-        """Return the options of XLA for a training step whose largest array has so many bytes.
+        """Return the options of XLA for a training step whose largest array has `largest` bytes.
 
-        On CPU more temporary memory than a block then comes in several, which `_keep_memory` can
-        keep: a step is up to 1.5 times as fast. XLA cannot store such a program for the next run,
-        and warns of each array that is larger than a block.
+        On CPU, XLA then allocates temporary memory in blocks small enough for `_keep_memory`, which
+        makes a step up to 1.5 times as fast. XLA cannot store a program of several blocks for the
+        next run, and would warn of each array larger than a block.
         """
         fits = self.name == "cpu" and largest <= BLOCK
         return {**self.compiler_options, **IN_BLOCKS} if fits else self.compiler_options
@@ -79,7 +79,7 @@ def current_backend() -> Backend:
 def prepare_cpu() -> None:
     """Make training on CPU fast, for the whole process.
 
-    It has to be called before jax first computes; without it training is only slower.
+    It has to be called before jax first computes; otherwise training is merely slower.
     """
     _split_cpu()
     _keep_memory()
@@ -88,7 +88,7 @@ def prepare_cpu() -> None:
 def _split_cpu() -> None:
     """Split a CPU with several cores into two devices, each with half of every batch.
 
-    Much of a training step is not parallel within one device: two are about 1.4 times as fast.
+    Much of a training step is not parallel within one device; two make it about 1.4 times as fast.
     """
     if (os.cpu_count() or 1) >= CPU_DEVICES:
         with contextlib.suppress(RuntimeError):  # too late, jax has already computed

@@ -108,7 +108,7 @@ def head(params: Any) -> Array:
 
 
 def empty_cache(model: LanguageModel, batch_size: int) -> Cache:
-    """Make room for the keys and values of a whole context."""
+    """Allocate the keys and values of a whole context."""
     shape = batch_size, model.context, model.width // HEAD_WIDTH, HEAD_WIDTH
     return tuple((jnp.zeros(shape), jnp.zeros(shape)) for _ in range(model.blocks))
 

@@ -52,7 +52,7 @@ def draw_coefficients(result: Result, regression: Regression) -> Figure:
 
 
 def draw_odds_ratios(result: Result, regression: Regression) -> Figure:
-    """Plot odds ratios on a logarithmic axis for each feature; those of numbers are for one unit."""
+    """Plot odds ratios on a logarithmic axis for each feature: for numbers, those of one unit."""
     rows, title = _rows(result, regression)
     figure, axes, panels = _panels(rows, sharex=False)
     for ax, panel in zip(axes, panels, strict=True):
