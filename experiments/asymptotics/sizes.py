@@ -1,4 +1,4 @@
-"""Sizes of tests (rejections of a true hypothesis), and coverage of mutual information intervals."""
+"""Sizes of tests (rejections of a true hypothesis), and coverage of information intervals."""
 
 import math
 from collections.abc import Callable

@@ -5,7 +5,7 @@ law with (R - 1) (C - 1) degrees of freedom and the noncentrality
 
     lambda = N min(R - 1, C - 1) V^2.
 
-The interval of V contains all lambda for which both tails at the statistic are at least alpha / 2.
+The interval contains all lambda for which both tails at the statistic are at least alpha / 2.
 
 Source: M. Smithson, "Confidence Intervals" (2003), chapter 4.
 """

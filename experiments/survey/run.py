@@ -59,7 +59,7 @@ class TwoWay(NamedTuple):
 
 
 class Result(NamedTuple):
-    """All of a report.
+    """All results of a report.
 
     Attributes:
         config: the configuration.
