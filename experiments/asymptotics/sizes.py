@@ -21,7 +21,7 @@ DICE_OF_A_GROUP = 10
 
 
 class Sizes(NamedTuple):
-    """Shares of dice, or of what is made of them.
+    """Shares of the dice, or of tables made from dice.
 
     Attributes:
         rejected: test -> share of those that it rejects although its hypothesis is true.
@@ -37,7 +37,7 @@ def measure_sizes(key: jax.Array, counts: jax.Array, pmf: jax.Array, *, alpha: f
     """Test dice by their true pmf, groups of them for a common one, and tables for independence.
 
     Args:
-        key: random key, of the tables and of what a test simulates.
+        key: random key of the tables and of the simulations of a test.
         counts: int32 [D, K], the dice.
         pmf: float32 [K], what they were rolled with.
         alpha: level of the tests, and probability that an interval does not hold.

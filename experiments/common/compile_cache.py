@@ -46,7 +46,7 @@ NEVER_STORED = TROUBLE + r".*Multiple temp buffer allocations"
 
 @contextmanager
 def compile_cache(place: Path | None = None) -> Iterator[None]:
-    """Keep the programs that are compiled in the block, and take those of earlier runs.
+    """Keep the programs compiled in the block, and reuse the programs of earlier runs.
 
     A folder that cannot be used, a damaged entry or a full disk is one line on stderr; the programs
     are then compiled as without the cache.

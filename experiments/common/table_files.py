@@ -48,7 +48,7 @@ Wanted = Sequence[tuple[str, str | None]]
 
 @contextmanager
 def checked_file(path: Path) -> Iterator[None]:
-    """Report in one line what is wrong with a file.
+    """Report problems with a file in one line.
 
     Raises:
         UserError: there is no such file, or it cannot be read.

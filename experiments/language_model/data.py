@@ -27,7 +27,7 @@ class DataError(UserError):
 
 @dataclass(frozen=True)
 class Text:
-    """Documents, of which some are held out.
+    """Documents, some of them held out.
 
     Attributes:
         name: what was read.
@@ -54,7 +54,7 @@ class Text:
 
 
 def read_text(path: Path | None, most_bytes: int) -> Text:
-    """Read a file, of which the last tenth is held out, or the sources of Python's library.
+    """Read a file and hold out its last tenth, or read the sources of Python's library.
 
     The modules of the library are taken in the order of the SHA-256 of their names, except those
     that would exceed `most_bytes`; every tenth is held out.

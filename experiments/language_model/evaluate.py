@@ -34,7 +34,7 @@ class Score:
     def difference(self, other: "Score") -> Estimate:
         """Estimate how many bits per byte more this model needs than another on the same windows.
 
-        The interval is that of the mean over windows; it says nothing about other seeds.
+        The interval is for the mean over windows; it does not account for the seeds.
         """
         return Estimate.of(((self.bits - other.bits) / self.bytes.mean()).tolist())
 

@@ -44,7 +44,7 @@ class LanguageModel(nn.Module):
             position: number of the tokens before these.
 
         Returns:
-            Features [B, T, D], and keys and values with those of these tokens.
+            Features [B, T, D], and the cache with the keys and values of these tokens added.
         """
         length = tokens.shape[1]
         embed = nn.Embed(

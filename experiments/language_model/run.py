@@ -204,7 +204,7 @@ class _Run:
         )
 
     def _plan(self) -> dict[str, Stage]:
-        """List the stages; estimate what is left of them, for the progress."""
+        """List the stages; estimate their remaining work, for the progress."""
         config, teacher, student = self._config, self._teacher, self._student
         positions = config.prompt + config.drawn - 1
         position = work.of_position(config, teacher)

@@ -22,7 +22,7 @@ STEPS = (-4.0, -2.0, 2.0, 4.0)  # residuals between two colours
 COLORS = ("#C25500", "#F7C59F", "#EFEFEF", "#A9D3EC", "#0072B2")
 LABELS = ("below −4", "−4 to −2", "−2 to 2", "2 to 4", "above 4")
 CHARACTER, LINE = 6.6, 11.0  # points that a character and a line of a tile's text need
-ALL = (-0.11, -0.035)  # the ends of the row of all groups; those of the others are 0 and 1
+ALL = (-0.11, -0.035)  # the ends of the row of all groups; the rows of single groups fill 0 to 1
 
 
 def draw(result: Result, two_way: TwoWay) -> Figure:
@@ -142,7 +142,7 @@ def _tiles(
 
 
 def _name_groups(ax: Axes, labels: list[str], centres: NDArray[np.floating], room: float) -> None:
-    """Write the groups beside their rows, moved apart where rows are low."""
+    """Write the groups beside their rows, moved apart if rows are low."""
     lines = 1 + max(label.count("\n") for label in labels)
     places = spread(list(centres), 14 * lines / room, 0.02, 0.99)
     ax.set_yticks([sum(ALL) / 2, *places], ["all", *labels], parse_math=False)
@@ -152,7 +152,7 @@ def _name_groups(ax: Axes, labels: list[str], centres: NDArray[np.floating], roo
 
 
 def _name_answers(ax: Axes, names: list[str], widths: NDArray[np.float64]) -> None:
-    """Write the answers above the row of all groups, moved apart where tiles are narrow."""
+    """Write the answers above the row of all groups, moved apart if tiles are narrow."""
     centres = np.cumsum(widths) - widths / 2
     places = spread(list(centres), 0.048, 0.0, 0.98)
     top = ax.secondary_xaxis("top")

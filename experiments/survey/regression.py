@@ -37,7 +37,7 @@ class Term(NamedTuple):
 class Regression(NamedTuple):
     """The regression of the answers that occur, on T terms, the intercept last.
 
-    The coefficients are those of log(P(answer) / P(baseline)), [T, K - 1], and float64.
+    The coefficients, float64 [T, K - 1], are for log(P(answer) / P(baseline)).
 
     Attributes:
         answers: the K answers that occur, in their order.
@@ -150,7 +150,7 @@ def regress(
     """Fit the answers, with all features and without each of them.
 
     Args:
-        design: what is fitted.
+        design: the data to fit.
         config: the configuration.
         doing: called with each activity.
     """

@@ -174,7 +174,7 @@ def _rich(table: Table, size: int, room: int, start: int = 0) -> RichTable:
 
     Args:
         table: the table.
-        size: number of columns beside that of names.
+        size: number of columns besides the names.
         room: characters beyond which the words of names are broken.
         start: the first of those columns.
     """

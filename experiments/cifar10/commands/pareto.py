@@ -9,8 +9,8 @@ trained with the first seed, then all with the second, so that a drift of the ma
 early end meet all of them alike. Where torch is installed, the training steps are then timed in
 turn with those of the same network in torch (eager).
 
-Finished runs are kept: --resume trains the others. An unfinished one begins anew, since its seconds
-would not be those of one command.
+Finished runs are kept: --resume trains the others. An unfinished one starts again, since its
+seconds would not be those of one command.
 """
 
 import shlex

@@ -79,7 +79,7 @@ def _predict_view(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The evaluation of predictions on a test set. The likelihood is that of the unsmoothed labels.
+    """The evaluation of predictions on a test set. The likelihood is of the unsmoothed labels.
 
     Attributes:
         logits: float32 [N, K].
