@@ -26,7 +26,7 @@ from experiments.common.user_cache import cache_folder
 ENVIRONMENT_VARIABLE = "XENTJAX_COMPILE_CACHE"
 OFF = "off"
 MAX_BYTES = 2**28
-"""Size beyond which the least recently used programs are removed."""
+"""Total size beyond which the least recently used programs are removed."""
 LEAST_SECONDS = 0.02
 """Programs that compile faster are not kept, since reading one takes milliseconds."""
 FOLDER = "jax_compilation_cache_dir"

@@ -68,7 +68,7 @@ def processor() -> str:
 
 @functools.cache
 def processor_flags() -> frozenset[str]:
-    """Return the processor's instruction sets, by Linux's names; none on other systems."""
+    """Return the processor's instruction sets as Linux names them; none if it lists none."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

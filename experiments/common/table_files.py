@@ -205,7 +205,7 @@ def _header(data: pa.Buffer, delimiter: str) -> tuple[list[str], int]:
 
 
 def _check_quotes(path: Path, data: pa.Buffer, delimiter: str) -> None:
-    """Reject a quoted cell that does not end at a delimiter: it would contain other cells.
+    """Reject a quoted cell whose closing quote does not end a cell: it would contain other cells.
 
     A quote opens a quoted cell only at the start of a cell; inside, two quotes stand for one.
     """
