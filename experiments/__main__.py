@@ -61,7 +61,7 @@ def tour(config: Config, console: Console) -> None:
         UserError: a folder cannot be written.
         DataError: `config.data_dir` does not contain CIFAR-10, or the data are damaged.
     """
-    # Read first: bad data should not be reported after two minutes.
+    # Read first, so that bad data are reported at once.
     with waiting(console, "reading the images"):
         dataset = _images(config.data_dir)
     _law_of_large_numbers(config, console)
@@ -137,7 +137,7 @@ def _divergences(config: Config, console: Console) -> None:
 
 
 def _adding_up(total: float, *terms: float) -> list[str]:
-    """Format a sum and its terms with as many digits, at least four, as make them add up."""
+    """Format a sum and its terms with enough digits, at least four, to add up."""
     digits = next(
         (d for d in range(4, 7) if round(sum(round(x, d) for x in terms), d) == round(total, d)), 4
     )

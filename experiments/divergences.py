@@ -38,7 +38,7 @@ from experiments.common.waiting import waiting
 NAME = "divergences"
 UNITS = ("nats", "bits", "hartleys")
 NUM_STEPS = 200  # along an axis of the plots
-TOP = 2.0  # nats, where the colours end: divergences are infinite on the triangle's edges
+TOP = 2.0  # nats, where the colours end, since divergences are infinite on the triangle's edges
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
 
 CROSS_ENTROPY = "H(p, q)"
@@ -193,7 +193,7 @@ def _draw_triangles(result: Result) -> Figure:
             levels, colors, extend = np.linspace(-TOP / 4, TOP / 4, 11), "PuOr", "both"
         else:
             levels, colors, extend = np.linspace(0, TOP, 11), "viridis", "max"
-        # Beyond the last level there is only one colour, but contours need finite numbers there.
+        # Contours need finite numbers; all beyond the last level have one colour.
         finite = np.minimum(costs, 2 * TOP)
         filled = ax.tricontourf(grid, finite, levels, cmap=colors, extend=extend)
         ax.tricontour(grid, finite, levels, colors="black", linewidths=0.4, alpha=0.6)

@@ -24,7 +24,7 @@ CREDIBLE_INTERVALS = {
     "equal tails, flat prior": "equal_tailed",
     "highest density, flat prior": "highest_density",
 }
-COINS_AT_ONCE = 1024  # in one call of the intervals; one shape for all N compiles once
+COINS_AT_ONCE = 1024  # in one call of the intervals; one shape for all N, compiled once
 
 
 class Mean(NamedTuple):
@@ -155,7 +155,8 @@ def _every_interval(
 ) -> NDArray[np.float32]:
     """Compute the interval of a face that was rolled 0, 1, ..., N times, [N + 1, 2].
 
-    A credible one is that of a flat prior: of the others together, one of K - 1.
+    Credible intervals have a flat prior: its weight is 1 for the face, K - 1 for all others
+    together.
     """
 
     def intervals(block: jax.Array) -> jax.Array:

@@ -74,7 +74,7 @@ def draw_entropy(found: Found) -> Figure:
     for ax in axes[0]:
         _sizes_axis(ax)
     handles, labels = bias.get_legend_handles_labels()
-    # The crosses would come first; they belong at the end.
+    # The crosses, which would come first, go to the end.
     add_legend(figure, columns=4, entries=(handles[1:] + handles[:1], labels[1:] + labels[:1]))
     return figure
 
@@ -83,7 +83,7 @@ def draw_wilks(found: Found, dof: int, alpha: float) -> Figure:
     """Plot the quantiles of G against those of the chi-squared distribution."""
     law = scipy.stats.chi2(dof)
     num_dice = len(found[0].statistics)
-    # Not all of the thousands of quantiles in the middle: tests depend on the tail.
+    # Few of the thousands of quantiles in the middle, since tests depend on the tail.
     ranks = np.unique(num_dice - np.geomspace(num_dice, 1, 400).astype(np.int64))
     expected = law.ppf((ranks + 0.5) / num_dice)
     title = f"Tails of the likelihood-ratio statistic G, {num_dice:,} dice for each N"
@@ -151,7 +151,7 @@ def draw_coverage(found: Found, alpha: float) -> Figure:
 
 
 def draw_sizes(num_rolls: Sequence[int], found: Sequence[Sizes], alpha: float) -> Figure:
-    """Plot how often tests reject what is true, and how often intervals miss the information."""
+    """Plot how often tests reject a true hypothesis, and intervals miss the information."""
     title = f"How often tests and intervals at level {alpha:g} are wrong"
     figure, axes = subplots(1, 2, height=4.2, title=title)
     panels = (

@@ -1,4 +1,4 @@
-"""Sizes of tests, which reject what is true, and coverage of intervals of mutual information."""
+"""Sizes of tests (rejections of a true hypothesis), and coverage of information intervals."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import xentjax
 from experiments.asymptotics.dice import Mean, roll
 
 MOST_TABLES = 10**6
-"""Tables of a die's rolls up to which they are enumerated."""
+"""Largest number of possible tables of a die's rolls to enumerate."""
 SIMULATED_DICE, SIMULATED_TABLES = 2_000, 999
 """Dice that are tested by simulated tables, and tables for each."""
 DICE_OF_A_GROUP = 10
@@ -21,10 +21,10 @@ DICE_OF_A_GROUP = 10
 
 
 class Sizes(NamedTuple):
-    """Shares of dice, or of what is made of them.
+    """Shares of the dice, or of tables made from dice.
 
     Attributes:
-        rejected: test -> share of those that it rejects though they are what it tests.
+        rejected: test -> share of those that it rejects although its hypothesis is true.
         held: "independent" and "associated" -> share of tables of two rows and as many columns as
             faces whose interval holds the mutual information.
     """
@@ -37,7 +37,7 @@ def measure_sizes(key: jax.Array, counts: jax.Array, pmf: jax.Array, *, alpha: f
     """Test dice by their true pmf, groups of them for a common one, and tables for independence.
 
     Args:
-        key: random key, of the tables and of what a test simulates.
+        key: random key of the tables and of the simulations of a test.
         counts: int32 [D, K], the dice.
         pmf: float32 [K], what they were rolled with.
         alpha: level of the tests, and probability that an interval does not hold.
@@ -73,7 +73,7 @@ def measure_sizes(key: jax.Array, counts: jax.Array, pmf: jax.Array, *, alpha: f
 
 
 def _multinomial(key: jax.Array, counts: jax.Array, pmf: jax.Array) -> jax.Array:
-    """Return exact p-values of all dice or, of many rolls, simulated ones of the first of them."""
+    """Return exact p-values of all dice, or for many rolls, simulated ones of the first dice."""
     num_rolls, faces = int(counts[0].sum()), len(pmf)
     if math.comb(num_rolls + faces - 1, faces - 1) <= MOST_TABLES:
         return xentjax.multinomial_test(counts, pmf, method="exact").p_value
@@ -87,7 +87,7 @@ def _multinomial(key: jax.Array, counts: jax.Array, pmf: jax.Array) -> jax.Array
 
 
 def _p_values(test: Callable[[jax.Array], xentjax.TestResult | xentjax.IndependenceTest]):
-    """Compile the p-values of a test: what is traced may hold tables without two columns."""
+    """Compile the p-values of a test; under jit it also accepts tables without two columns."""
     return jax.jit(lambda tables: test(tables).p_value)
 
 
@@ -107,7 +107,7 @@ def _held(tables: jax.Array, joint: NDArray[np.float64], alpha: float) -> Mean:
     """Return the share of the tables whose interval holds the information of `joint`."""
     joint = joint / joint.sum()
     ratio = joint / (joint.sum(0) * joint.sum(1, keepdims=True))
-    # Of independent rows it is 0, and not what rounding leaves.
+    # Exactly 0 for independent rows, without rounding errors.
     information = 0.0 if (joint[0] == joint[1]).all() else (joint * np.log(ratio)).sum()
     lower, upper = np.asarray(_information_intervals(tables, alpha), np.float64).T
     return Mean.of((lower <= information) & (information <= upper))

@@ -21,7 +21,7 @@ DATA = "data"  # the mesh axis along which a batch is split
 CPU_DEVICES = 2
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 HEAP = 64 << 20  # bytes; the largest heap of a thread that is not the main one
-BLOCK = HEAP - (4 << 20)  # bytes; what fits into a heap beside its header
+BLOCK = HEAP - (4 << 20)  # bytes; leaves room for the header of the heap
 YNNPACK = "xla_cpu_experimental_ynn_fusion_type"  # for what XLA calls this library
 MULTIPLY_BFLOAT16 = {"avx512_bf16", "amx_bf16"}  # flags of processors
 IN_BLOCKS = {"xla_multiheap_size_constraint_per_heap": str(BLOCK)}
@@ -54,11 +54,11 @@ class Backend:
     compiler_options: Mapping[str, str]
 
     def step_options(self, largest: int) -> Mapping[str, str]:
-        """Return the options of XLA for a training step whose largest array has so many bytes.
+        """Return the options of XLA for a training step whose largest array has `largest` bytes.
 
-        On CPU more temporary memory than a block then comes in several, which `_keep_memory` can
-        keep: a step is up to 1.5 times as fast. XLA cannot store such a program for the next run,
-        and warns of each array that is larger than a block.
+        On CPU, XLA then splits temporary memory into blocks that `_keep_memory` can keep, which
+        makes a step up to 1.5 times as fast. XLA cannot store a program with several blocks for the
+        next run, and would warn of each array larger than a block.
         """
         fits = self.name == "cpu" and largest <= BLOCK
         return {**self.compiler_options, **IN_BLOCKS} if fits else self.compiler_options
@@ -79,7 +79,7 @@ def current_backend() -> Backend:
 def prepare_cpu() -> None:
     """Make training on CPU fast, for the whole process.
 
-    It has to be called before jax first computes; without it training is only slower.
+    It has to be called before jax first computes; otherwise training is merely slower.
     """
     _split_cpu()
     _keep_memory()
@@ -88,7 +88,7 @@ def prepare_cpu() -> None:
 def _split_cpu() -> None:
     """Split a CPU with several cores into two devices, each with half of every batch.
 
-    Much of a training step is not parallel within one device: two are about 1.4 times as fast.
+    Much of a training step is not parallel within one device; two make it about 1.4 times as fast.
     """
     if (os.cpu_count() or 1) >= CPU_DEVICES:
         with contextlib.suppress(RuntimeError):  # too late, jax has already computed
@@ -117,7 +117,7 @@ def data_mesh(batch_size: int, devices: Sequence[Any] | int | None = None) -> Me
     Args:
         batch_size: images per step.
         devices: the devices, or how many of the available ones. None: all devices of all hosts; on
-            one host, as many as divide the batch.
+            one host, the largest number that divides the batch.
 
     Raises:
         ConfigError: there are fewer, or they do not divide the batch.

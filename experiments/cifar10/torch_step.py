@@ -77,7 +77,7 @@ def torch_step(
 
     Args:
         torch: the package.
-        config: settings that `not_written_for` has nothing against.
+        config: settings for which `not_written_for` lists nothing.
         side: of the images in pixels.
         train_whitening: train the bias of the first layer.
         compiled: compile the augmentation and the network by `torch.compile`.

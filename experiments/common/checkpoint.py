@@ -24,7 +24,7 @@ from experiments.common.run_folder import replace_file
 
 FOLDER = "checkpoint"
 _QUIET = threading.Lock()  # seeds may be trained in parallel
-DIGEST = "checkpoint.sha256"  # next to the folder, whose contents are orbax's
+DIGEST = "checkpoint.sha256"  # next to the folder, which belongs to orbax
 
 
 class CheckpointError(UserError):
@@ -32,7 +32,7 @@ class CheckpointError(UserError):
 
 
 class State(Protocol):
-    """A NamedTuple of arrays, of which `step` counts the steps taken so far."""
+    """A NamedTuple of arrays; `step` counts the steps taken so far."""
 
     @property
     def step(self) -> Array: ...
@@ -89,7 +89,7 @@ def restore(run: Path, like: StateType) -> StateType:
         like: a state of the same shapes.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or from another network.
+        CheckpointError: there is none, or it is damaged or from another network.
     """
     step = latest_step(run)
     if step is None:

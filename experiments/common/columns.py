@@ -42,7 +42,7 @@ class Cells(NamedTuple):
 
     Attributes:
         where: file and column, for messages.
-        values: the distinct values, and which one each row has.
+        values: the distinct values, and the index of each row's value.
         missing: texts that mean a missing value.
         declared: whether the file says that the values are categories, in the dictionary's order.
     """
@@ -113,12 +113,12 @@ def read_cells(
 def categories_of(
     cells: Cells, max_categories: int, *, keep_order: bool = False
 ) -> tuple[tuple[str, ...], NDArray[np.int32]]:
-    """Name the categories of a column, and encode every row by them, -1 where it has no label.
+    """List the categories of a column, and encode each row by its category, or -1 without a label.
 
     Args:
         cells: the column.
         max_categories: the largest number of distinct labels to accept.
-        keep_order: of declared categories; otherwise, as others, they have their natural order.
+        keep_order: keep the order of declared categories; all others are in natural order.
 
     Raises:
         UserError: the values are not categories, or too many.
@@ -133,7 +133,7 @@ def categories_of(
 
 
 def numbers_of(cells: Cells) -> NDArray[np.float64] | None:
-    """Return the numbers of a column, NaN where one is missing; None if not all are numbers."""
+    """Return the numbers of a column, NaN if missing; None if a value is not a number."""
     dictionary = cells.values.dictionary
     if cells.declared or pa.types.is_boolean(dictionary.type):
         return None
@@ -171,7 +171,7 @@ def _encoded(where: str, values: pa.ChunkedArray) -> pa.DictionaryArray:
 
 
 def _indices(cells: Cells) -> NDArray[np.int32]:
-    """Return each row's place in the dictionary, -1 where it has no value."""
+    """Return each row's index into the dictionary, -1 if it has no value."""
     return cells.values.indices.fill_null(-1).to_numpy(zero_copy_only=False)
 
 
@@ -187,7 +187,7 @@ def _texts(cells: Cells) -> tuple[pa.Array, NDArray[np.bool_]]:
 def _sorted_labels(
     cells: Cells, max_categories: int, keep_order: bool
 ) -> tuple[tuple[str, ...], NDArray[np.int32]]:
-    """Sort the labels in their natural order as text, and rank every value among them.
+    """Return the labels as text in natural order, and the rank of every value among them.
 
     Numbers are sorted as numbers, even if they are written as text; NaN is a missing label, and -0
     is 0. A missing label has rank -1.
@@ -227,7 +227,7 @@ def _sorted_labels(
 
 
 def _as_numbers(values: pa.Array) -> NDArray[np.float64] | None:
-    """Convert values to numbers if all are numbers or text that spells numbers, "nan" not."""
+    """Convert values to numbers if all are numbers or text that spells numbers other than "nan"."""
     try:
         numbers = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     except pa.ArrowException:

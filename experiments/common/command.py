@@ -37,9 +37,9 @@ class UserError(Exception):
 def one_line_errors() -> Iterator[None]:
     """End the command with one line on stderr and exit code 2 on a UserError.
 
-    A platform that jax was told to use and cannot find ends it in the same way, Ctrl-C with one
-    line and the shell's exit code for that signal. Characters that the output's encoding lacks are
-    printed as question marks.
+    It ends in the same way if jax cannot find the platform that it was told to use. Ctrl-C ends it
+    with one line and the shell's exit code for that signal. Characters that the output's encoding
+    lacks are printed as question marks.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -69,7 +69,7 @@ def _end(line: str) -> None:
 
 
 def _platform_problem() -> str | None:
-    """Describe in one line why jax has no device, which its own errors may not say."""
+    """Describe in one line why jax has no device; its own errors may not say it."""
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:

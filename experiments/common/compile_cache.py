@@ -26,9 +26,9 @@ from experiments.common.user_cache import cache_folder
 ENVIRONMENT_VARIABLE = "XENTJAX_COMPILE_CACHE"
 OFF = "off"
 MAX_BYTES = 2**28
-"""The least recently used programs are removed beyond it."""
+"""Total size beyond which the least recently used programs are removed."""
 LEAST_SECONDS = 0.02
-"""Programs that are compiled faster are not kept: reading one takes milliseconds."""
+"""Programs that compile faster are not kept, since reading one takes milliseconds."""
 FOLDER = "jax_compilation_cache_dir"
 OPTIONS: dict[str, Any] = {
     "jax_compilation_cache_max_size": MAX_BYTES,
@@ -46,7 +46,7 @@ NEVER_STORED = TROUBLE + r".*Multiple temp buffer allocations"
 
 @contextmanager
 def compile_cache(place: Path | None = None) -> Iterator[None]:
-    """Keep the programs that are compiled in the block, and take those of earlier runs.
+    """Keep the programs compiled in the block, and reuse the programs of earlier runs.
 
     A folder that cannot be used, a damaged entry or a full disk is one line on stderr; the programs
     are then compiled as without the cache.
@@ -85,17 +85,17 @@ def _configure(settings: dict[str, Any]) -> None:
 
 
 def _prepare(folder: Path) -> None:
-    """Make the folder, and remove what a killed process or a full disk has left unfinished.
+    """Make the folder, and remove programs that a killed process or a full disk left incomplete.
 
-    jax writes a program, then when it was used. Where the second is missing the first may be
-    incomplete, and older versions of jax fail at it for ever.
+    jax writes a program, then the file with the time of its last use. If the second file is
+    missing, the first may be incomplete, and older versions of jax fail whenever they read it.
 
     Raises:
         OSError: the folder cannot be made, or nothing can be written to it.
         filelock.Timeout: another process holds the lock for long.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # A lock alone may be possible where nothing can be written.
+    # The lock alone does not show that files can be written.
     tempfile.TemporaryFile(dir=folder).close()
     with filelock.FileLock(folder / LOCK, timeout=LOCK_SECONDS):
         for program in folder.glob(f"*{PROGRAM}"):
@@ -104,9 +104,9 @@ def _prepare(folder: Path) -> None:
 
 
 class _Report:
-    """A `warnings.showwarning` with one line for the first trouble of the cache, and none after it.
+    """A `warnings.showwarning` that prints one line for the cache's first problem, then no more.
 
-    Entries that cannot be read are removed, so that they are written anew.
+    Entries that cannot be read are removed, so that they are written again.
     """
 
     def __init__(self, folder: Path, earlier: Callable[..., None]) -> None:

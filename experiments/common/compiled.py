@@ -20,7 +20,7 @@ class CompiledFunction:
         run_seconds: time spent in the compiled programs so far.
 
     Args:
-        function: what `jax.jit` returned.
+        function: a result of `jax.jit`.
         compiler_options: for XLA.
         compiling: entered while a program is compiled.
     """
@@ -58,7 +58,7 @@ class CompiledFunction:
         return copy
 
     def compile(self, *args: Any, **static: Hashable) -> Any:
-        """Return the program for these arguments; it is compiled by the first thread that asks.
+        """Return the program for these arguments; the first thread that asks for it compiles it.
 
         Args:
             *args: arrays, or their shapes as `jax.ShapeDtypeStruct`, with their shardings.
@@ -94,7 +94,7 @@ class CompiledFunction:
 
 
 def _key(args: tuple[Any, ...], static: Mapping[str, Hashable]) -> Hashable:
-    # jax.ShapeDtypeStruct is no array to NumPy
+    # NumPy does not accept jax.ShapeDtypeStruct as an array
     leaves = jax.tree.leaves(args)
     shapes = (leaf.shape if hasattr(leaf, "shape") else np.shape(leaf) for leaf in leaves)
     return (*shapes, *sorted(static.items()))

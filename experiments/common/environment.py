@@ -1,4 +1,4 @@
-"""The circumstances on which the numbers of a run depend besides its configuration."""
+"""The environment of a run: what its numbers depend on besides the configuration."""
 
 import functools
 import os
@@ -68,7 +68,7 @@ def processor() -> str:
 
 @functools.cache
 def processor_flags() -> frozenset[str]:
-    """Return the names of the processor's instruction sets, as Linux lists them; else none."""
+    """Return the processor's instruction sets as Linux names them; none if it lists none."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

@@ -40,7 +40,7 @@ class Estimate:
 
         Args:
             values: at least one.
-            least: the smallest possible mean, where the interval is cut.
+            least: the smallest possible mean; the interval is cut there.
             most: the largest possible mean.
         """
         x = np.asarray(values, np.float64)
@@ -53,7 +53,7 @@ class Estimate:
         return cls(n, mean, sd, error, max(least, mean - half_width), min(most, mean + half_width))
 
     def runs_to_see(self, difference: float) -> int:
-        """Compute how many values detect a mean of this size with a power of 80 %.
+        """Compute how many values are needed to detect a mean of this size with a power of 80 %.
 
         This is the least n >= 2 at which the two-sided t test at level 5 % has that power, for the
         standard deviation `sd`. Since sd has a relative error of about 1 / sqrt(2 n), the number
@@ -75,5 +75,5 @@ def _power(effect: float, n: int) -> float:
 
 
 def _quantile_of_t(n: int) -> float:
-    """Compute how many standard errors of n values an interval reaches to either side."""
+    """Compute the half-width of the interval of n values, in standard errors."""
     return float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2))

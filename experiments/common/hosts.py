@@ -10,7 +10,7 @@ LONGEST_TEXT = 4096  # bytes
 
 
 def is_writer() -> bool:
-    """Whether this host writes the run's files; the others have the same numbers."""
+    """Whether this host writes the run's files; all hosts have the same numbers."""
     return jax.process_index() == 0
 
 
@@ -30,7 +30,7 @@ def wait_for_writer() -> None:
 
 
 def on_any_host(question: Callable[[], bool]) -> Callable[[], bool]:
-    """Turn a question that all hosts ask together into whether any of them answers yes."""
+    """Make a question that all hosts ask together true if any of them answers yes."""
     if jax.process_count() == 1:
         return question
     return lambda: bool(multihost_utils.process_allgather(np.asarray(question())).any())

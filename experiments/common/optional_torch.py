@@ -1,4 +1,4 @@
-"""PyTorch, which comparisons need where it is installed."""
+"""PyTorch for comparisons, if it is installed."""
 
 import importlib
 from types import ModuleType
@@ -13,7 +13,7 @@ NO_TORCH = (
 
 
 def load_torch() -> ModuleType | None:
-    """Import torch, on as many threads as XLA has; None where it is not installed."""
+    """Import torch and give it as many threads as XLA has; return None if it is not installed."""
     try:
         torch = importlib.import_module("torch")
     except ImportError:

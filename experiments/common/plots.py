@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from numpy.typing import NDArray
 
-# After Okabe and Ito's colours, which colour-blind readers can tell apart, and each of another
-# lightness, so that they differ in grey too; the markers go with them.
+# Based on the colours of Okabe and Ito, which colour-blind readers can tell apart; all differ in
+# lightness too, for printing in grey. Each colour has its own marker.
 PALETTE = ("#003A80", "#D55E00", "#56B4E9", "#00784F", "#EEC900", "#882E72", "#000000")
 MARKERS = ("o", "D", "^", "v", "s", "P", "X")
 GREY = "#7F7F7F"
@@ -37,7 +37,7 @@ def subplots(
     Args:
         rows: rows of axes.
         columns: columns of axes.
-        title: what the whole figure shows; `$` is no formula in it.
+        title: what the whole figure shows; `$` does not start a formula.
         height: height of the whole figure in inches; its width is WIDTH.
         grid: draw grid lines; not useful for images.
         **options: passed to `Figure.subplots`, such as `sharey=True`.
@@ -57,23 +57,23 @@ def empty(height: float) -> Figure:
 
 
 def add_title(figure: Figure, text: str, color: str = "black") -> None:
-    """Write above everything what the figure shows."""
+    """Write the title of the figure above everything else."""
     figure.suptitle(legible(text), fontsize=11, color=color, parse_math=False)
 
 
 def name_panel(ax: Axes, text: str) -> None:
-    """Write above axes what they show, where a figure has several or no title of its own."""
+    """Write a title above axes, for figures with several axes or without a title of their own."""
     ax.set_title(text, fontsize=10, loc="left")
 
 
 def add_legend(
     figure: Figure, *, columns: int = 3, entries: Entries | None = None, title: str | None = None
 ) -> None:
-    """Explain lines and colours below everything, where no data are.
+    """Add a legend of lines and colours below everything else, so that it covers no data.
 
     Args:
         figure: what they are explained for.
-        columns: entries beside each other, at most.
+        columns: largest number of entries beside each other.
         entries: artists and their labels; by default all labels of the axes, each once.
         title: a line above the entries.
     """
@@ -95,7 +95,7 @@ def add_legend(
 
 
 def legible(text: str) -> str:
-    """Escape characters that the font has no glyph for as Python does: 你 becomes \\u4f60.
+    """Escape characters without a glyph in the font, as Python does: 你 becomes \\u4f60.
 
     They would all be drawn as the same box. matplotlib's setting `font.family` can name fonts with
     more glyphs.

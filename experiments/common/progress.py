@@ -17,14 +17,14 @@ NARROW = 66  # columns; with fewer there is no room for a bar beside the status
 class TrainingProgress:
     """A line with the current activity and the remaining time, and lines above it that stay.
 
-    Where no line can be rewritten, the activity has a new one every few seconds.
+    If lines cannot be rewritten, the activity is printed on a new line every few seconds.
 
-    The remaining time is that of the remaining work, at the rate so far, and of the programs still
-    to be compiled, at the mean time of the compiled ones.
+    The remaining time is estimated from the rate of the work so far, and from the mean time to
+    compile a program.
 
     Args:
         console: where to draw; None draws nothing.
-        without_bar: the line that says what to wait for where no bar can be drawn.
+        without_bar: the line that says what to wait for if no bar can be drawn.
     """
 
     def __init__(self, console: Console | None, without_bar: str = "") -> None:

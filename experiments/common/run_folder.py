@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # matplotlib takes a while to import
 
 try:
     import fcntl
-except ImportError:  # on Windows, where two processes are not kept apart
+except ImportError:  # on Windows, where folders are not locked
     fcntl = None
 
 RUNS = Path("runs")
@@ -153,7 +153,7 @@ class RunFolder:
         return self._record()["config"]
 
     def differences(self) -> list[str]:
-        """List what may make a repetition here and now differ from the run."""
+        """List the differences from the run that may change the results of a repetition now."""
         record = self._record()
         now = plain(environment(datetime.now().astimezone()))
         return [
@@ -238,7 +238,7 @@ class RunFolder:
     def _read(self, name: str) -> bytes:
         """Read a file of the run; empty if there is no such file."""
         path = self.path / name
-        if not os.path.isfile(path):  # nor a device, which may be endless
+        if not os.path.isfile(path):  # also excludes devices, which may be endless
             return b""
         try:
             return path.read_bytes()

@@ -1,4 +1,4 @@
-"""Seconds of a command by what it was doing, from the start of its process on."""
+"""Seconds of a command by activity, from the start of its process on."""
 
 import os
 import sys
@@ -52,7 +52,8 @@ class Stopwatch:
 def process_start() -> float:
     """Return when this process began, in the time of `time.monotonic`.
 
-    Python does not say it. Where the system does not either, it is when this module was imported.
+    Python does not record it. If the system does not either, the time is that of the import of this
+    module.
     """
     if sys.platform != "linux":
         return _IMPORTED

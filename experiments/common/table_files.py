@@ -23,14 +23,14 @@ from experiments.common.command import UserError, printable
 NO_DELIMITER = "\x1f"
 # Delimiters of a .csv: the first with which the header has the requested column.
 DELIMITERS = (",", ";", "\t", "|")
-# A line may be as long as two of the blocks in which a file is read.
+# Bytes that are read at a time; a line may have twice as many.
 BLOCK_BYTES = 1 << 24
 # Limit of the bytes that a quoted name in the header may take on further lines.
 QUOTED_BYTES = 1 << 16
-# With a delimiter that is not in the header, all of it is one cell.
+# The whole header is one cell if it does not contain the delimiter.
 csv.field_size_limit(2 * BLOCK_BYTES)
 LINE = re.compile(rb"[^\r\n]*+(?:\r\n?|\n)|[^\r\n]++")
-# The longest first: one for 32 bits begins with one for 16.
+# Longest first, since a mark of UTF-32 begins with one of UTF-16.
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -43,12 +43,12 @@ SHOWN_CHARACTERS = 40
 EXPECTED = "strings, integers, booleans, dates or times"
 
 Wanted = Sequence[tuple[str, str | None]]
-"""The option that names a column, for messages, and the name that it has got."""
+"""Options, for messages, and the column that each of them names."""
 
 
 @contextmanager
 def checked_file(path: Path) -> Iterator[None]:
-    """Report in one line what is wrong with a file.
+    """Report problems with a file in one line.
 
     Raises:
         UserError: there is no such file, or it cannot be read.
@@ -148,7 +148,7 @@ def _read_npy(path: Path, wanted: Wanted, encoding: None) -> list[pa.ChunkedArra
         raise UserError(f"{path}: expected an array of one dimension, got shape {array.shape}")
     if array.dtype.kind not in "biufSUMm":
         raise UserError(f"{path}: expected {EXPECTED}, got dtype {array.dtype}")
-    # Arrow before version 26 cannot sort or cast half floats; float32 holds each of them.
+    # Arrow before version 26 cannot sort or cast half floats; float32 represents them exactly.
     half = array.dtype.kind == "f" and array.dtype.itemsize == 2
     values = pa.array(array.astype(np.float32 if half else array.dtype.newbyteorder("=")))
     return [pa.chunked_array([values.cast(pa.string()) if array.dtype.kind == "S" else values])]
@@ -186,7 +186,7 @@ def _wrong_encoding(path: Path, got: str) -> UserError:
 
 
 def _header(data: pa.Buffer, delimiter: str) -> tuple[list[str], int]:
-    """Parse the names in the first line that is not empty; return where the next one starts."""
+    """Parse the names in the first non-empty line; return where the next line starts, too."""
     end = 0
 
     def lines() -> Iterator[str]:
@@ -205,7 +205,7 @@ def _header(data: pa.Buffer, delimiter: str) -> tuple[list[str], int]:
 
 
 def _check_quotes(path: Path, data: pa.Buffer, delimiter: str) -> None:
-    """Reject a quoted cell that does not end where a cell ends: it would swallow others.
+    """Reject a quoted cell whose closing quote does not end a cell: it would contain other cells.
 
     A quote opens a quoted cell only at the start of a cell; inside, two quotes stand for one.
     """

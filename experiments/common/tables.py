@@ -22,7 +22,7 @@ def new_table(title: str | None, headings: Sequence[str]) -> Table:
 def fits(console: Console, table: Table) -> bool:
     """Whether the numbers, and the longest word of the names, have room beside each other."""
     unlimited = console.options.update(width=1000)
-    for column in table.columns[1:]:  # rich would take the longest word of "1.2 (1.1, 1.3)"
+    for column in table.columns[1:]:  # rich would measure only the longest word of "1.2 (1.1, 1.3)"
         cells = column.header, *column.cells
         column.min_width = max(Measurement.get(console, unlimited, cell).maximum for cell in cells)
     return Measurement.get(console, unlimited, table).minimum <= console.width

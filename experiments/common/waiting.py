@@ -1,4 +1,4 @@
-"""Words for those who wait: a line that is rewritten on a terminal, a log elsewhere."""
+"""Messages while the user waits: a line that is rewritten on a terminal, a log elsewhere."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ QUIET_SECONDS = 4.0
 
 
 class Doing(Protocol):
-    """Names the current activity; with `log`, on a line at once where no line is rewritten."""
+    """Names the current activity; with `log`, on a line at once if no line is rewritten."""
 
     def __call__(self, activity: str, *, log: bool = False) -> None: ...
 
@@ -55,10 +55,10 @@ class Log:
             if time.monotonic() < self._due:
                 continue
             try:
-                # not console.print, which would end this thread where the reader is gone
+                # not console.print, which would end this thread if the reader is gone
                 self._console.file.write(f"{self._line()}\n")
                 self._console.file.flush()
-            except (OSError, ValueError):  # the command finds the same at its next line
+            except (OSError, ValueError):  # the command gets the same error at its next line
                 return
             self.restart()
 

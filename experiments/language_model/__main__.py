@@ -3,7 +3,7 @@
     python -m experiments.language_model
         five minutes on two cores
     python -m experiments.language_model --quick
-        every step in small, in half a minute
+        every step at a small size, in half a minute
     python -m experiments.language_model --data FILE
         a text of your own
 

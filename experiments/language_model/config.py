@@ -30,7 +30,7 @@ class Config:
     """Number of tokens K of the vocabulary, which is learned from the text."""
 
     context: int = 128
-    """Tokens of a training text, and the most that are seen at once."""
+    """Tokens of a training text, and the largest number of tokens that the model sees at once."""
     width: int = 128
     """Features of a token in the teacher, a multiple of 64; the student has half of them."""
     blocks: int = 3
@@ -46,7 +46,7 @@ class Config:
     evaluate_every: int = 80
     """Steps between two evaluations, which also save a checkpoint."""
     test_windows: int = 256
-    """Held-out texts of an evaluation, of as many tokens as the context."""
+    """Held-out texts of an evaluation, each of the length of the context."""
 
     temperature: float = 0.8
     """Temperature of the samples that are shown; below 1 prefers likely tokens."""
@@ -64,7 +64,7 @@ class Config:
     tuning_rate: float = 3e-4
     """Learning rate of the tuning at its peak."""
     clip: float = 0.2
-    """Largest change of a token's probability, as a ratio, that an update is rewarded for."""
+    """Largest relative change of a token's probability for which an update is rewarded."""
     entropy_weight: float = 0.01
     """Weight of the entropy bonus b."""
     kl_weight: float = 0.1

@@ -15,10 +15,10 @@ from jax import Array
 from experiments.common.command import UserError
 from experiments.language_model.tokenizer import END, Tokenizer
 
-# folders and files that are no text, or another one on every machine
+# folders and files that are not text, or that differ between machines
 SKIPPED = {"test", "tests", "site-packages", "dist-packages", "encodings", "idlelib", "pydoc_data"}
 MACHINE = "_sysconfigdata"
-EVERY = 10  # one document of so many is held out
+EVERY = 10  # one of this many documents is held out
 
 
 class DataError(UserError):
@@ -27,7 +27,7 @@ class DataError(UserError):
 
 @dataclass(frozen=True)
 class Text:
-    """Documents, of which some are held out.
+    """Documents, some of them held out.
 
     Attributes:
         name: what was read.
@@ -54,10 +54,10 @@ class Text:
 
 
 def read_text(path: Path | None, most_bytes: int) -> Text:
-    """Read a file, of which the last tenth is held out, or the sources of Python's library.
+    """Read a file and hold out its last tenth, or read the sources of Python's library.
 
-    The modules of the library are taken in the order of the SHA-256 of their names, as many whole
-    ones as `most_bytes` allow, and every tenth is held out.
+    The modules of the library are taken in the order of the SHA-256 of their names, except those
+    that would exceed `most_bytes`; every tenth is held out.
 
     Raises:
         DataError: there is no text, or too little of it.
@@ -72,7 +72,7 @@ def _library(most_bytes: int) -> Text:
     root = Path(sysconfig.get_path("stdlib"))
     names = list[str]()
     for folder, folders, files in os.walk(root):
-        folders[:] = set(folders) - SKIPPED  # those that are walked next
+        folders[:] = set(folders) - SKIPPED  # os.walk visits only these next
         modules = (name for name in files if name.endswith(".py") and not name.startswith(MACHINE))
         names += [(Path(folder) / name).relative_to(root).as_posix() for name in modules]
     documents, size = list[bytes](), 0
@@ -128,7 +128,7 @@ def take_batch(key: Array, tokens: Array, batch_size: int, length: int) -> tuple
 def spread_windows(tokens: np.ndarray, number: int, length: int) -> np.ndarray:
     """Return at most `number` windows, int32 [W, length + 1], spread evenly over the text.
 
-    Each begins at the last token of the one before or later, so that no token is predicted twice.
+    Each begins no earlier than the last token of the one before, so no token is predicted twice.
     """
     available = (len(tokens) - 1) // length
     chosen = np.unique(np.linspace(0, available - 1, min(number, available)).astype(int))

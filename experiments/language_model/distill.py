@@ -49,7 +49,7 @@ def make_distillation_step(
 ) -> Callable[[TrainState, Any, Array], tuple[TrainState, Array]]:
     """Make the jitted step (state, teacher's parameters, text) -> (state, loss in nats a token).
 
-    The batches are those of the student that learns alone. The state is donated.
+    The batches are the same as for the student that learns alone. The state is donated.
     """
 
     def step(state: TrainState, teacher_params: Any, text: Array) -> tuple[TrainState, Array]:

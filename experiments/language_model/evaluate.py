@@ -28,13 +28,13 @@ class Score:
 
     @property
     def bits_per_byte(self) -> float:
-        """The bits of all windows by their bytes: -log2 of the text's probability, a byte."""
+        """The bits of all windows per byte: -log2 of the text's probability over its bytes."""
         return float(self.bits.sum() / self.bytes.sum())
 
     def difference(self, other: "Score") -> Estimate:
-        """Estimate how many bits per byte more these are, from the same windows of another model.
+        """Estimate how many bits per byte more this model needs than another on the same windows.
 
-        The interval is that of the mean over windows; it says nothing about other seeds.
+        The interval is for the mean over windows; it does not account for the seeds.
         """
         return Estimate.of(((self.bits - other.bits) / self.bytes.mean()).tolist())
 

@@ -44,7 +44,7 @@ class LanguageModel(nn.Module):
             position: number of the tokens before these.
 
         Returns:
-            Features [B, T, D], and keys and values with those of these tokens.
+            Features [B, T, D], and the cache with the keys and values of these tokens added.
         """
         length = tokens.shape[1]
         embed = nn.Embed(
@@ -108,7 +108,7 @@ def head(params: Any) -> Array:
 
 
 def empty_cache(model: LanguageModel, batch_size: int) -> Cache:
-    """Make room for the keys and values of a whole context."""
+    """Allocate the keys and values of a whole context."""
     shape = batch_size, model.context, model.width // HEAD_WIDTH, HEAD_WIDTH
     return tuple((jnp.zeros(shape), jnp.zeros(shape)) for _ in range(model.blocks))
 

@@ -178,7 +178,7 @@ def draw_tuning(config: Config, lines: Sequence[dict[str, Any]]) -> Figure:
         "kl": ("KL to the teacher", "nats a token"),
         "entropy": ("entropy", "nats a token"),
     }
-    # a line is about the model that has drawn the texts, before it was updated
+    # a line describes the model that drew the texts, before its update
     updates = np.array([line["step"] for line in tuned]) - config.updates
     for ax, (entry, (panel, label)), color in zip(axes, panels.items(), PALETTE, strict=False):
         values = np.array([line[entry] for line in tuned], float)

@@ -204,7 +204,7 @@ class _Run:
         )
 
     def _plan(self) -> dict[str, Stage]:
-        """List the stages; estimate what is left of them, for the progress."""
+        """List the stages; estimate their remaining work, for the progress."""
         config, teacher, student = self._config, self._teacher, self._student
         positions = config.prompt + config.drawn - 1
         position = work.of_position(config, teacher)
@@ -227,7 +227,7 @@ class _Run:
             total += left[name] * stage.step_work + windows * self._window_work(name)
         needed = [name for name, number in left.items() if number]
         compiled = sum(len(program) > 0 for program in self._programs)  # by an earlier run
-        # two evaluations and the sampling in any case, the reference's log-probabilities to tune
+        # 3: two evaluations and the sampling; TUNED also needs the reference's log-probabilities
         self._progress.plan(total, max(0, len(needed) + 3 + (TUNED in needed) - compiled))
         return stages
 
@@ -274,7 +274,7 @@ class _Run:
             state, kl, entropy = self._programs.tune(state, rollout)
             for _ in range(config.updates - 1):
                 state, *_ = self._programs.tune(state, rollout)
-            # of the model that has drawn the texts, before the updates
+            # of the model that drew the texts, before the updates
             metrics = {"reward": rewards.mean(), "kl": kl, "entropy": entropy}
             return state, {name: float(value) for name, value in metrics.items()}
 

@@ -15,7 +15,7 @@ class Continued(NamedTuple):
     """Prompts and what was drawn after them.
 
     Attributes:
-        tokens: int32 [B, L], of which the first are the prompts.
+        tokens: int32 [B, L]; the first ones of each row are the prompt.
         log_probs: of the tokens [:, 1:], in nats, [B, L - 1]; of those in the prompts 0.
     """
 

@@ -1,4 +1,4 @@
-"""A stage of a run: steps until its end, from its last checkpoint, with a record of each."""
+"""A stage of a run: its remaining steps after the last checkpoint, with a record of each."""
 
 import math
 from collections.abc import Callable, Mapping

@@ -28,7 +28,7 @@ class Tokenizer:
     Attributes:
         merges: the pairs of tokens that were joined, in order; the first becomes token 257.
         vocabulary: the bytes of each token.
-        lengths: their numbers, int32 [K].
+        lengths: number of bytes of each token, int32 [K].
     """
 
     def __init__(self, merges: Sequence[Pair]) -> None:

@@ -32,7 +32,7 @@ class TrainState(NamedTuple):
 
 
 class Stream(IntEnum):
-    """The uses of random numbers; for equal uses they are equal."""
+    """The uses of random numbers; equal uses get equal numbers."""
 
     PARAMETERS = 0
     TEACHER = 1

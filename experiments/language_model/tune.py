@@ -56,12 +56,12 @@ class Rollout(NamedTuple):
 
 
 def is_word(tokenizer: Tokenizer) -> np.ndarray:
-    """Tell of each token whether it is a space and lower-case letters, bool [K]."""
+    """Return whether each token is a space and lower-case letters, bool [K]."""
     return np.array([WORD.fullmatch(token) is not None for token in tokenizer.vocabulary])
 
 
 def advantages(rewards: np.ndarray) -> np.ndarray:
-    """Return how many standard deviations each reward is above the mean of the batch."""
+    """Return the rewards less the mean of the batch, in standard deviations."""
     return (rewards - rewards.mean()) / (rewards.std() + SMALL)
 
 
@@ -75,7 +75,7 @@ def make_log_probs(model: LanguageModel) -> Callable[[Any, AnyArray, AnyArray], 
 
 
 def rewards_of(drawn: Continued, prompt_length: int, words: np.ndarray) -> np.ndarray:
-    """Compute the reward of each text, [B]; `words` is that of `is_word`."""
+    """Compute the reward of each text, [B]; `words` is the result of `is_word`."""
     return words[drawn.tokens[:, prompt_length:]].mean(axis=1, dtype=np.float32)
 
 

@@ -1,11 +1,11 @@
 """Strength of the association of two columns: mutual information and Cramér's V, with intervals.
 
-Cramér's V has that of the noncentral chi-squared law, which X^2 of a table of N pairs follows, for
-associations that are not strong, with (R - 1) (C - 1) degrees of freedom and the noncentrality
+For associations that are not strong, X^2 of a table of N pairs follows the noncentral chi-squared
+law with (R - 1) (C - 1) degrees of freedom and the noncentrality
 
     lambda = N min(R - 1, C - 1) V^2.
 
-The interval has all lambda whose law gives the statistic tails of at least alpha / 2.
+The interval contains all lambda for which both tails at the statistic are at least alpha / 2.
 
 Source: M. Smithson, "Confidence Intervals" (2003), chapter 4.
 """
@@ -41,7 +41,7 @@ def mutual_information(test: xentjax.IndependenceTest, alpha: float) -> Strength
 def cramers_v(
     test: xentjax.IndependenceTest, n: int, alpha: float, sizes: tuple[int, int]
 ) -> Strength:
-    """Estimate Cramér's V without what chance adds to it, X^2 - dof in place of X^2.
+    """Estimate Cramér's V without the part due to chance: with X^2 - dof in place of X^2.
 
     Args:
         test: of independence.
@@ -56,14 +56,14 @@ def cramers_v(
 
 
 def noncentrality(statistic: float, dof: int, alpha: float) -> tuple[float, float]:
-    """Invert the noncentral chi-squared law: the interval of its noncentrality."""
+    """Compute the interval of the noncentrality by inverting the noncentral chi-squared law."""
     return _root(statistic, dof, 1 - alpha / 2), _root(statistic, dof, alpha / 2)
 
 
 def _root(statistic: float, dof: int, probability: float) -> float:
-    """Find the noncentrality at which the law is below the statistic with this probability.
+    """Find the noncentrality at which a value lies below the statistic with this probability.
 
-    0 where even the central law is so with a lower one.
+    It is 0 if even under the central law this probability is lower.
     """
 
     def excess(noncentrality: float) -> float:

@@ -25,23 +25,23 @@ class Config:
     by: str | None = None
     """Column of the groups whose answers a two-way table compares."""
     features: tuple[str, ...] = ()
-    """Columns that a regression explains the answers by: numbers, or categories."""
+    """Columns by which a regression explains the answers: numbers, or categories."""
     categorical: tuple[str, ...] = ()
-    """Which features are categories although they look like numbers, such as codes of regions."""
+    """Features that are categories although they look like numbers, such as codes of regions."""
     order: tuple[str, ...] = ()
-    """All answers in their order, also those that nobody gave: --order no maybe yes."""
+    """All answers in their order, including those that nobody gave: --order no maybe yes."""
     by_order: tuple[str, ...] = ()
     """All groups of --by in their order."""
     expected: tuple[float, ...] | None = None
     """Probabilities of the answers to test, in their order; default: all alike."""
     baseline: str | None = None
-    """The answer that the regression compares the others with; default: the first one."""
+    """Answer with which the regression compares the others; default: the first one."""
     l2: float = 0.0
-    """Penalty of the regression, which makes coefficients finite where groups never answer so."""
+    """Penalty of the regression; keeps coefficients finite if a group never gives some answer."""
     intervals: Intervals = "goodman"
     """Confidence intervals of the shares, simultaneous for all answers."""
     alpha: float = 0.05
-    """Probability that an interval does not cover; of the shares, that any one does not."""
+    """Probability that an interval does not cover; for the shares, that any of them does not."""
     max_categories: int = 100
     """The largest number of distinct answers, groups, or categories of a feature to accept."""
     encoding: str | None = None

@@ -119,7 +119,7 @@ def _variable(
 
 
 def _feature(name: str, cells: Cells, config: Config) -> Variable | Number:
-    """Take numbers as they are, and anything else as categories."""
+    """Read a feature: numbers as they are, anything else as categories."""
     values = None if name in config.categorical else numbers_of(cells)
     if values is None:
         return _variable(name, cells, config, "", ())

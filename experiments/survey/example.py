@@ -1,4 +1,4 @@
-"""The American National Election Study of 1996, a part of which statsmodels has."""
+"""A part of the American National Election Study of 1996, from statsmodels."""
 
 from pathlib import Path
 

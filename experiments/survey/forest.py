@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 
 def draw_coefficients(result: Result, regression: Regression) -> Figure:
-    """Plot the coefficients on one axis: of numbers, for a standard deviation."""
+    """Plot all coefficients on one axis; those of numbers are for one standard deviation."""
     rows, title = _rows(result, regression)
     figure, axes, panels = _panels(rows, sharex=True)
     for ax, panel in zip(axes, panels, strict=True):
@@ -52,7 +52,7 @@ def draw_coefficients(result: Result, regression: Regression) -> Figure:
 
 
 def draw_odds_ratios(result: Result, regression: Regression) -> Figure:
-    """Plot the odds ratios on a logarithmic axis for each feature: of numbers, for one unit."""
+    """Plot odds ratios on a logarithmic axis for each feature: for numbers, those of one unit."""
     rows, title = _rows(result, regression)
     figure, axes, panels = _panels(rows, sharex=False)
     for ax, panel in zip(axes, panels, strict=True):
@@ -87,7 +87,7 @@ def ticks(low: float, high: float) -> list[float]:
         found = [value for value in found if low <= value <= high]
         if len(found) <= 8:
             return found
-    # 1 stays among them: the powers are those that a step from it reaches.
+    # Powers that are a multiple of `step`, so that 1 is kept.
     step = -(-len(found) // 8)
     return [value for value in found if round(np.log10(value)) % step == 0]
 
@@ -129,7 +129,7 @@ def _rows(result: Result, regression: Regression) -> tuple[list[Row], str]:
 
 
 def _panels(rows: Sequence[Row], *, sharex: bool) -> tuple[Figure, list[Axes], list[list[Row]]]:
-    """Make a panel for each feature, as high as it has rows."""
+    """Make a panel for each feature, with a height proportional to its number of rows."""
     features = list(dict.fromkeys(row.feature for row in rows))
     panels = [[row for row in rows if row.feature == feature] for feature in features]
     ratios = [len(panel) + 0.6 for panel in panels]

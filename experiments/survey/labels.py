@@ -1,4 +1,4 @@
-"""Names of the user's file in figures: short lines that do not overlap."""
+"""Names from the user's file in figures: short lines that do not overlap."""
 
 import textwrap
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ def spread(places: Sequence[float], gap: float, low: float, high: float) -> NDAr
 
     Args:
         places: in ascending order.
-        gap: distance to keep; less where there is no room for it.
+        gap: distance to keep; it is reduced if there is no room for it.
         low, high: where the places have to stay.
     """
     number = len(places)
     gap = min(gap, (high - low) / max(number - 1, 1))
-    # Without the gaps the distances only have to be positive: an isotonic regression, by pooling.
+    # With the gaps subtracted, the places only have to ascend: isotonic regression, by pooling.
     pools: list[tuple[float, int]] = []
     for index, place in enumerate(places):
         total, size = place - index * gap, 1

@@ -22,11 +22,11 @@ STEPS = (-4.0, -2.0, 2.0, 4.0)  # residuals between two colours
 COLORS = ("#C25500", "#F7C59F", "#EFEFEF", "#A9D3EC", "#0072B2")
 LABELS = ("below −4", "−4 to −2", "−2 to 2", "2 to 4", "above 4")
 CHARACTER, LINE = 6.6, 11.0  # points that a character and a line of a tile's text need
-ALL = (-0.11, -0.035)  # the ends of the row of all groups; those of the others are 0 and 1
+ALL = (-0.11, -0.035)  # the ends of the row of all groups; the rows of single groups fill 0 to 1
 
 
 def draw(result: Result, two_way: TwoWay) -> Figure:
-    """Plot a row for each group, as high as the group is large, with a tile for each answer.
+    """Plot a row for each group, its height the group's size, with a tile for each answer.
 
     A row above them has the shares of all groups together.
     """
@@ -58,7 +58,7 @@ def draw(result: Result, two_way: TwoWay) -> Figure:
         title="standardised residual: the answer is rarer (orange) or more frequent (blue) here",
     )
     plots.add_title(figure, _title(result, two_way, len(rows), len(columns)))
-    # Names of groups are as far apart, and texts of tiles as short, as the axes have room for.
+    # The size of the axes in points decides the distances of names and the length of texts.
     figure.draw_without_rendering()
     width, height = ax.get_window_extent().size * 72 / figure.dpi
     room = width, height / (1 - ALL[0])
@@ -98,7 +98,7 @@ def _tiles(
     ends: Sequence[float] | NDArray[np.float64],
     room: tuple[float, float],
 ) -> None:
-    """Draw the answers of a group from left to right, and a dot where nobody has given one.
+    """Draw the answers of a group from left to right; a dot is an answer that nobody gave.
 
     Args:
         ax: the axes.
@@ -106,7 +106,7 @@ def _tiles(
         widths: their shares in the group.
         residuals: their standardised residuals.
         ends: top and bottom of the group's row.
-        room: points that a width and a height of 1 have.
+        room: a width and a height of 1, in points.
     """
     starts = np.cumsum(widths) - widths
     top, bottom = ends
@@ -142,7 +142,7 @@ def _tiles(
 
 
 def _name_groups(ax: Axes, labels: list[str], centres: NDArray[np.floating], room: float) -> None:
-    """Write the groups beside their rows, moved apart where rows are low."""
+    """Write the groups beside their rows, moved apart if rows are low."""
     lines = 1 + max(label.count("\n") for label in labels)
     places = spread(list(centres), 14 * lines / room, 0.02, 0.99)
     ax.set_yticks([sum(ALL) / 2, *places], ["all", *labels], parse_math=False)
@@ -152,7 +152,7 @@ def _name_groups(ax: Axes, labels: list[str], centres: NDArray[np.floating], roo
 
 
 def _name_answers(ax: Axes, names: list[str], widths: NDArray[np.float64]) -> None:
-    """Write the answers above the row of all groups, moved apart where tiles are narrow."""
+    """Write the answers above the row of all groups, moved apart if tiles are narrow."""
     centres = np.cumsum(widths) - widths / 2
     places = spread(list(centres), 0.048, 0.0, 0.98)
     top = ax.secondary_xaxis("top")

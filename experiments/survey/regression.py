@@ -37,11 +37,11 @@ class Term(NamedTuple):
 class Regression(NamedTuple):
     """The regression of the answers that occur, on T terms, the intercept last.
 
-    The coefficients are those of log(P(answer) / P(baseline)), [T, K - 1], and float64.
+    The coefficients, float64 [T, K - 1], are for log(P(answer) / P(baseline)).
 
     Attributes:
         answers: the K answers that occur, in their order.
-        baseline: which of them the others are compared with.
+        baseline: index of the answer that the others are compared with.
         terms: T names.
         coefficients: [T, K - 1].
         standard_errors: [T, K - 1], NaN where the fit has none.
@@ -51,12 +51,12 @@ class Regression(NamedTuple):
         log_likelihood: of the fit, in nats.
         null_log_likelihood: with the intercept alone.
         test: the likelihood-ratio test of all features together.
-        effects: the test of each feature, all of its coefficients together; None if penalised.
+        effects: a test of all coefficients of each feature together; None if penalised.
         n: number of respondents.
         missing: number of respondents without an answer or a feature.
         converged: whether the optimum was reached.
-        separated: whether there is none.
-        identified: whether it is one point.
+        separated: whether there is no optimum.
+        identified: whether the optimum is unique.
     """
 
     answers: tuple[str, ...]
@@ -92,7 +92,7 @@ class Design(NamedTuple):
     Attributes:
         answers: the K answers that occur, in their order.
         baseline: which of them the others are compared with.
-        labels: int32 [N], of the respondents of whom all is known.
+        labels: int32 [N], of the respondents without missing values.
         terms: the names of each feature's columns.
         columns: float64 [N, T] of each feature.
         missing: number of respondents who are left out.
@@ -147,10 +147,10 @@ def prepare(survey: Survey, config: Config) -> Design:
 def regress(
     design: Design, config: Config, doing: Callable[[str], None] = lambda activity: None
 ) -> Regression:
-    """Fit the answers, and once more without each of the features.
+    """Fit the answers, with all features and without each of them.
 
     Args:
-        design: what is fitted.
+        design: the data to fit.
         config: the configuration.
         doing: called with each activity.
     """
@@ -166,7 +166,7 @@ def regress(
             baseline=design.baseline,
         )
 
-    # In float64: what is reported should not depend on the scale of a feature.
+    # In float64, so that the report does not depend on the scale of a feature.
     with jax.enable_x64(True), warnings.catch_warnings(action="ignore"):
         full = fit(list(columns))
         effects = test = None

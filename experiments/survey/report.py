@@ -28,7 +28,7 @@ HEADING = 9  # characters of a line of a group's name
 # Characters of a line of an answer's or a feature's name: the first that there is room for.
 NAME = (24, 18, 12, 10)
 SHOWN = 20  # categories on the terminal
-# Characters that Markdown would take as its own.
+# Characters that have a meaning in Markdown.
 MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
 
 
@@ -155,7 +155,7 @@ def show(result: Result, console: Console) -> None:
 
 
 def _print(console: Console, table: Table) -> None:
-    """Print a table, a wide one that is divisible in as many parts as its columns need."""
+    """Print a table; a wide one, if divisible, in several parts."""
     columns = len(table.headings) - 1
     parts = range(columns, 0, -1) if table.divisible else [columns]
     sizes = ((part, room) for part in parts for room in NAME)
@@ -174,7 +174,7 @@ def _rich(table: Table, size: int, room: int, start: int = 0) -> RichTable:
 
     Args:
         table: the table.
-        size: number of columns beside that of names.
+        size: number of columns besides the names.
         room: characters beyond which the words of names are broken.
         start: the first of those columns.
     """
@@ -191,6 +191,6 @@ def _rich(table: Table, size: int, room: int, start: int = 0) -> RichTable:
 
 
 def _broken(label: str, room: int) -> str:
-    """Break a name into lines if one of its words is longer than there is room for."""
+    """Break a name into lines if one of its words is too long."""
     longest = max(map(len, label.split()), default=0)
     return "\n".join(textwrap.wrap(label, room)) if longest > room else label

@@ -29,7 +29,7 @@ class Shares(NamedTuple):
         intervals: [K, 2], of the probabilities, simultaneous.
         expected: [K], the pmf that is tested.
         test: the G-test of it.
-        exact: the same test by enumerated or simulated tables, where an expected count is small.
+        exact: the same test by enumerated or simulated tables, if an expected count is small.
     """
 
     counts: NDArray[np.int64]
@@ -59,7 +59,7 @@ class TwoWay(NamedTuple):
 
 
 class Result(NamedTuple):
-    """All of a report.
+    """All results of a report.
 
     Attributes:
         config: the configuration.
@@ -77,7 +77,7 @@ class Result(NamedTuple):
 
 
 def run(config: Config, doing: Callable[[str], None] = lambda activity: None) -> Result:
-    """Read the survey, and compute all that is reported.
+    """Read the survey, and compute all results of the report.
 
     Args:
         config: the configuration.
@@ -88,7 +88,7 @@ def run(config: Config, doing: Callable[[str], None] = lambda activity: None) ->
     """
     doing("reading")
     survey = read(config)
-    # First: what is wrong should be said before anything is computed.
+    # Before anything is computed, so that errors are reported at once.
     design = prepare(survey, config) if survey.features else None
     doing("counting")
     shares = count(survey.answers, config)

@@ -295,12 +295,12 @@ def term_name(term: Term) -> str:
 
 
 def name(text: str) -> str:
-    """Write a name of the user's file on one line; an empty one as ''."""
+    """Write a name from the user's file on one line; an empty one as ''."""
     return printable(" ".join(text.split())) or "''"
 
 
 def _part(kinds: dict[str, tuple[NDArray[np.intp], NDArray[np.int64]]]) -> str:
-    """Say which categories are shown, for each kind those that are and all, if not the same."""
+    """Say how many categories of each kind are shown, unless all are."""
     parts = [
         f"{len(places)} of {len(every)} {kind}"
         for kind, (places, every) in kinds.items()
@@ -315,7 +315,7 @@ def level(alpha: float) -> str:
 
 
 def percent(share: SupportsFloat) -> str:
-    """Format a share; a dash where it is not defined."""
+    """Format a share; a dash if it is not defined."""
     return _or_dash(100 * float(share), ".1f", " %")
 
 

@@ -42,7 +42,7 @@ def draw_seeds(seeds: Sequence[int], accuracies: Sequence[float], mean: Estimate
 
 
 def draw_differences(differences: Mapping[str, Estimate], first: str) -> Figure:
-    """Plot the difference of each settings' accuracy from the first ones', with its interval."""
+    """Plot the difference in accuracy of each of the settings from the first, with intervals."""
     title = f"Test accuracy beside '{first}'"
     figure, ((ax,),) = subplots(height=1.6 + 0.45 * len(differences), title=title)
     others = list(differences.items())[::-1]

@@ -9,8 +9,8 @@ trained with the first seed, then all with the second, so that a drift of the ma
 early end meet all of them alike. Where torch is installed, the training steps are then timed in
 turn with those of the same network in torch (eager).
 
-Finished runs are kept: --resume trains the others. An unfinished one begins anew, since its seconds
-would not be those of one command.
+Finished runs are kept: --resume trains the others. An unfinished one starts again, since its
+seconds would not be those of one command.
 """
 
 import shlex
@@ -74,7 +74,7 @@ class Command:
     compile_cache: Path | None = None
     """Folder of compiled programs, or off; default: $XENTJAX_COMPILE_CACHE or the user's cache."""
     resume: Path | None = None
-    """Folder of a stopped command to go on with; finished runs are kept."""
+    """Folder of a stopped command to resume; finished runs are kept."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _open(command: Command) -> tuple[RunFolder, Plan]:
-    """Make the folder, or open that of the command to go on with."""
+    """Make the folder, or open that of the command to resume."""
     if command.resume is None:
         seeds = parse_seeds(DEFAULT_SEEDS if command.seeds is None else command.seeds)
         plan = Plan.of(command.settings or FOR_CPUS, seeds, command.cold)
@@ -233,7 +233,7 @@ def _resume(folder: RunFolder, command: Command) -> str:
 def _train(
     plan: Plan, record: Record, folder: RunFolder, options: Sequence[str], console: Console
 ) -> list[str]:
-    """Train what has no result yet; return what went wrong with some of the runs.
+    """Train the runs without a result; return the problems of those that failed.
 
     Raises:
         CommandFailed: no run at all could be finished.
@@ -271,7 +271,7 @@ def _train(
 def _time_left(
     plan: Plan, record: Record, later: Sequence[tuple[str, int]], name: str
 ) -> Callable[[], str]:
-    """Return what says the time left for this run, which begins now, and the later ones."""
+    """Return a function that formats the time left, from the start of this run on."""
     began = time.monotonic()
     means = {each: record.seconds(each) for each in plan.settings}
     known = [means[each] for each, seed in later if (each, seed) not in record.runs]
@@ -310,7 +310,7 @@ def _time_steps(plan: Plan, record: Record, console: Console) -> None:
 
 
 def _report(plan: Plan, record: Record, folder: RunFolder, console: Console) -> None:
-    """Write JSON, Markdown and figure of what is finished, and print the table."""
+    """Write JSON, Markdown and figure of the finished runs, and print the table."""
     speeds = record.speeds(plan)
     if not speeds:
         return

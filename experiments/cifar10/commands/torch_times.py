@@ -37,11 +37,11 @@ class Phase:
 
 
 def time_phases(torch: ModuleType, config: Config, saying: Callable[[str], None]) -> list[Phase]:
-    """Time the steps of which a run consists in turn with PyTorch's (eager).
+    """Time the steps of a run, in turn with PyTorch's (eager).
 
     Args:
         torch: the package.
-        config: settings that `not_written_for` has nothing against.
+        config: settings for which `not_written_for` lists nothing.
         saying: called with the current activity.
     """
     epochs: dict[tuple[int, bool], float] = {}
@@ -70,9 +70,9 @@ def relative_time(phases: Sequence[Phase]) -> float:
 
 
 def _in_turn(steps: Sequence[Step], saying: Callable[[str], None]) -> np.ndarray:
-    """Return the seconds of steps, [rounds, steps]; every second round has the reverse order.
+    """Time steps in turn, [rounds, steps] in seconds; every second round has the reverse order.
 
-    Before each timed step comes one that is not, which restores caches and thread pools.
+    An untimed step before each timed one restores caches and thread pools.
     """
     for step in steps:
         jax.block_until_ready(step())

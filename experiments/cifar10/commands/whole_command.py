@@ -1,4 +1,4 @@
-"""A training as a user starts it: a whole command in a process of its own, timed from outside."""
+"""Training as a user starts it: a whole command in a process of its own, timed from outside."""
 
 import os
 import shlex
@@ -21,7 +21,7 @@ from experiments.common.run_folder import RunFolder, reading
 
 LOG = "output.txt"
 MODULE = "experiments.cifar10"
-LOOK_SECONDS = 0.5  # between two looks at what the command prints
+LOOK_SECONDS = 0.5  # between two readings of the command's output
 TAIL_BYTES = 400
 # entries of a run's summary, and their names in a record
 FIGURES = {
@@ -54,7 +54,7 @@ def train_alone(
     Args:
         settings: a preset, and options after it.
         seed: of the run.
-        folder: of the run; what an earlier attempt has left there is removed.
+        folder: of the run; files of an earlier attempt are removed from it.
         options: more options of the command.
         cold: compile every program, in a folder that is removed afterwards.
         saying: called with the last line of the command, twice a second.
@@ -136,7 +136,7 @@ def _last_line(log: Path) -> str:
 
 
 def _cpu_seconds() -> float:
-    """Return the seconds of all cores that ended child processes have used."""
+    """Return the seconds of all cores used by child processes that have ended."""
     times = os.times()
     return times.children_user + times.children_system
 

@@ -1,4 +1,4 @@
-"""The formats of CIFAR-10: every batch is read as records of the binary format.
+"""The formats of CIFAR-10; every batch is read as records of the binary format.
 
 A record is 1 label byte, then 3072 pixel bytes (planes R, G, B of 32 x 32, row-major). A batch of
 the Python format is a pickle of the same labels and pixels in the same order, so both formats give
@@ -90,7 +90,7 @@ def _archived_files(archive: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _opened(archive: Path) -> BinaryIO:
-    """Open an archive; one of xz whose blocks can be decoded side by side is decoded."""
+    """Open an archive; decode an .xz one first if its blocks can be decoded in parallel."""
     unpacked = unpack_xz(archive, MAX_ARCHIVE_BYTES) if archive.suffix == ".xz" else None
     return archive.open("rb") if unpacked is None else io.BytesIO(unpacked)
 

@@ -235,7 +235,7 @@ def _holds_data(candidate: Path) -> bool:
 
 
 def _explained(problem: str, source: Path | None = None) -> DataError:
-    """Add the ways to supply the data to a problem, which may be at `source`."""
+    """Add to a problem, which may be at `source`, the ways to supply the data."""
     is_in_cache = source is not None and cache_folder() in (source, *source.parents)
     return DataError(
         f"{problem}. Give CIFAR-10 by --data-dir PATH or {ENVIRONMENT_VARIABLE}=PATH, or "
@@ -317,7 +317,7 @@ def _decode(batches: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     for batch in records:
         end = start + len(batch)
         planes = batch[:, -PIXEL_BYTES:].reshape(-1, 3, 32 * 32)
-        for channel in range(3):  # three times as fast as to transpose the axes
+        for channel in range(3):  # three times as fast as transposing the axes
             images[start:end, :, channel] = planes[:, channel]
         start = end
     labels = np.concatenate([batch[:, 0] for batch in records]).astype(np.int32)

@@ -23,7 +23,7 @@ def copy_of(archive: Path, cache: Path) -> Path:
 
 
 def keep(copy: Path, batches: Mapping[str, np.ndarray]) -> None:
-    """Write a copy, and remove those of other archives; where that is impossible, there is none.
+    """Write a copy, and remove those of other archives; do without a copy if that is impossible.
 
     Args:
         copy: its folder.

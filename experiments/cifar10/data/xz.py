@@ -14,7 +14,7 @@ MAGIC, END = b"\xfd7zXZ\0", b"YZ"
 
 
 def unpack_xz(archive: Path, most_bytes: int) -> bytes | None:
-    """Decode an archive of one stream with several blocks; None if it is another, or larger.
+    """Decode an archive of one stream with several blocks; None if it is not one, or larger.
 
     Args:
         archive: the file.

@@ -70,7 +70,7 @@ def predict_all(
 def _predict_view(
     predict: Callable[[np.ndarray], Array], size: int, images: np.ndarray
 ) -> np.ndarray:
-    """Predict images in batches of `size`, the last of which is filled up."""
+    """Predict images in batches of `size`; the last one is filled up."""
     filled = np.resize(images, (-(-len(images) // size) * size, *images.shape[1:]))
     batches = filled.reshape(-1, size, *images.shape[1:])
     logits = [np.asarray(predict(batch)) for batch in batches]
@@ -79,7 +79,7 @@ def _predict_view(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The evaluation of predictions on a test set. The likelihood is that of the unsmoothed labels.
+    """The evaluation of predictions on a test set. The likelihood is of the unsmoothed labels.
 
     Attributes:
         logits: float32 [N, K].
@@ -156,13 +156,13 @@ def evaluate(logits: np.ndarray, labels: np.ndarray) -> Evaluation:
 
 
 def compile_evaluation(number: int, num_classes: int) -> None:
-    """Compile what `evaluate` needs for so many images."""
+    """Compile the program of `evaluate` for this number of images."""
     logits = jax.ShapeDtypeStruct((number, num_classes), np.float32)
     _SCORES.compile(logits, jax.ShapeDtypeStruct((number,), np.int32))
 
 
 def _scores(logits: Array, labels: Array) -> dict[str, Any]:
-    """Compute what `evaluate` returns, in one program rather than in ten small ones."""
+    """Compute the results of `evaluate`, in one program rather than in ten small ones."""
     probs = softmax(logits)
     curve = reliability_curve(probs, labels)
     correct = jnp.sum(logits.argmax(axis=-1) == labels)

@@ -17,7 +17,7 @@ from experiments.common.plots import GREY, PALETTE, add_legend, name_panel, subp
 MOST_TICKS = 12  # with more epochs not every one has a tick
 MISTAKES = (4, 6)  # rows and columns of misclassified images
 SHARES = (0, 1, 5, 10, 20, 40, 60, 80, 100)  # per cent, ticks of the colours of confusion
-FEW_ERRORS = 10  # a curve over fewer is shown from the first one on
+FEW_ERRORS = 10  # with fewer, the curve is shown from the first error on
 
 
 def draw_curves(
@@ -75,7 +75,7 @@ def draw_confusion(test: Evaluation, class_names: tuple[str, ...]) -> Figure:
     shares = 100 * counts / totals[:, None].clip(1)
     title = f"Images by true and predicted class, accuracy {100 * test.accuracy:.2f} %"
     figure, ((ax,),) = subplots(height=6.6, grid=False, title=title)
-    # few per cent differ as much as many do
+    # colours distinguish small shares as well as large ones
     image = ax.imshow(shares, cmap="Blues", norm=PowerNorm(0.4, vmin=0, vmax=100))
     for row, column in zip(*np.nonzero(counts), strict=True):
         color = "white" if image.norm(shares[row, column]) > 0.6 else "black"
@@ -156,9 +156,9 @@ def draw_reliability(evaluations: Mapping[str, Evaluation]) -> Figure:
 
 
 def draw_risk_coverage(evaluations: Mapping[str, Evaluation]) -> Figure:
-    """Plot the error among the most confident predictions, for every share that is kept.
+    """Plot the error among the most confident predictions against the share that is kept.
 
-    Beside it are the errors of a random order and of the ideal one, which has the errors last.
+    It also shows the error for a random order, and for the ideal one, which has the errors last.
     """
     test = next(iter(evaluations.values()))
     number = len(test.labels)
@@ -178,7 +178,7 @@ def draw_risk_coverage(evaluations: Mapping[str, Evaluation]) -> Figure:
     ax.plot(accepted / number, ideal, ":", color=PALETTE[-1], label="ideal order, errors last")
     risks = [float(np.max(test.selection.risk)) for test in evaluations.values()]
     if errors:
-        # few errors are all at the end of the curve
+        # if there are few errors, all are at the end of the curve
         ax.set_xlim(max(0.0, 1.1 * min(starts) - 0.1) if errors < FEW_ERRORS else 0.0, 1)
         ax.set_ylim(0, 1.15 * max(share, *risks))
     else:

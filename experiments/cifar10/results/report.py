@@ -49,7 +49,7 @@ def _draw(
     result: Result,
     doing: Callable[[str], None],
 ) -> None:
-    # imported here: a training need not wait for matplotlib
+    # imported here, so that training does not wait for matplotlib
     from experiments.cifar10.results.figures import (
         draw_confusion,
         draw_curves,
