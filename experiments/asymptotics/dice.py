@@ -155,7 +155,7 @@ def _every_interval(
 ) -> NDArray[np.float32]:
     """Compute the interval of a face that was rolled 0, 1, ..., N times, [N + 1, 2].
 
-    A credible one is that of a flat prior: of the others together, one of K - 1.
+    A credible interval has a flat prior: 1 for the face, K - 1 for all others together.
     """
 
     def intervals(block: jax.Array) -> jax.Array:

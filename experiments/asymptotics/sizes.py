@@ -13,11 +13,11 @@ import xentjax
 from experiments.asymptotics.dice import Mean, roll
 
 MOST_TABLES = 10**6
-"""Tables of a die's rolls up to which they are enumerated."""
+"""Largest number of tables of a die's rolls for which they are enumerated."""
 SIMULATED_DICE, SIMULATED_TABLES = 2_000, 999
-"""Dice that are tested by simulated tables, and tables for each."""
+"""Number of dice that are tested by simulated tables, and number of tables for each."""
 DICE_OF_A_GROUP = 10
-"""Dice that are tested together for overdispersion."""
+"""Number of dice that are tested together for overdispersion."""
 
 
 class Sizes(NamedTuple):
@@ -37,9 +37,9 @@ def measure_sizes(key: jax.Array, counts: jax.Array, pmf: jax.Array, *, alpha: f
     """Test dice by their true pmf, groups of them for a common one, and tables for independence.
 
     Args:
-        key: random key, of the tables and of what a test simulates.
+        key: random key of the tables, and of the simulations of a test.
         counts: int32 [D, K], the dice.
-        pmf: float32 [K], what they were rolled with.
+        pmf: float32 [K], the pmf of the dice.
         alpha: level of the tests, and probability that an interval does not hold.
     """
     keys = jax.random.split(key, 3)
@@ -73,7 +73,7 @@ def measure_sizes(key: jax.Array, counts: jax.Array, pmf: jax.Array, *, alpha: f
 
 
 def _multinomial(key: jax.Array, counts: jax.Array, pmf: jax.Array) -> jax.Array:
-    """Return exact p-values of all dice or, of many rolls, simulated ones of the first of them."""
+    """Return exact p-values of all dice, or simulated ones of the first dice for many rolls."""
     num_rolls, faces = int(counts[0].sum()), len(pmf)
     if math.comb(num_rolls + faces - 1, faces - 1) <= MOST_TABLES:
         return xentjax.multinomial_test(counts, pmf, method="exact").p_value
@@ -107,7 +107,7 @@ def _held(tables: jax.Array, joint: NDArray[np.float64], alpha: float) -> Mean:
     """Return the share of the tables whose interval holds the information of `joint`."""
     joint = joint / joint.sum()
     ratio = joint / (joint.sum(0) * joint.sum(1, keepdims=True))
-    # Of independent rows it is 0, and not what rounding leaves.
+    # The information of independent rows is exactly 0, without rounding errors.
     information = 0.0 if (joint[0] == joint[1]).all() else (joint * np.log(ratio)).sum()
     lower, upper = np.asarray(_information_intervals(tables, alpha), np.float64).T
     return Mean.of((lower <= information) & (information <= upper))

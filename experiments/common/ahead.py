@@ -13,9 +13,9 @@ MOST_THREADS = 2
 class Ahead:
     """Calls functions in threads, in their order.
 
-    What is left is dropped at the end of the context, which waits for the calls that have begun. An
-    error is lost: whoever needs the result makes the call again. With several hosts nothing is
-    called, since they have to work in one order.
+    The end of the context waits for the calls that have begun, and drops the others. Errors are
+    ignored, since the caller that needs the result makes the call again. With several hosts nothing
+    is called, since all of them have to work in the same order.
     """
 
     def __enter__(self) -> Self:

@@ -227,7 +227,7 @@ def _sorted_labels(
 
 
 def _as_numbers(values: pa.Array) -> NDArray[np.float64] | None:
-    """Convert values to numbers if all are numbers or text that spells numbers, "nan" not."""
+    """Convert values to numbers if all are numbers or text that spells numbers other than "nan"."""
     try:
         numbers = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     except pa.ArrowException:

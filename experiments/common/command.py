@@ -69,7 +69,7 @@ def _end(line: str) -> None:
 
 
 def _platform_problem() -> str | None:
-    """Describe in one line why jax has no device, which its own errors may not say."""
+    """Describe in one line why jax has no device; its own errors may not say so."""
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:

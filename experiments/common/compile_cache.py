@@ -26,9 +26,9 @@ from experiments.common.user_cache import cache_folder
 ENVIRONMENT_VARIABLE = "XENTJAX_COMPILE_CACHE"
 OFF = "off"
 MAX_BYTES = 2**28
-"""The least recently used programs are removed beyond it."""
+"""Size above which the least recently used programs are removed."""
 LEAST_SECONDS = 0.02
-"""Programs that are compiled faster are not kept: reading one takes milliseconds."""
+"""Compile time below which programs are not kept: reading one takes milliseconds."""
 FOLDER = "jax_compilation_cache_dir"
 OPTIONS: dict[str, Any] = {
     "jax_compilation_cache_max_size": MAX_BYTES,
@@ -85,17 +85,17 @@ def _configure(settings: dict[str, Any]) -> None:
 
 
 def _prepare(folder: Path) -> None:
-    """Make the folder, and remove what a killed process or a full disk has left unfinished.
+    """Make the folder, and remove files that a killed process or a full disk left unfinished.
 
-    jax writes a program, then when it was used. Where the second is missing the first may be
-    incomplete, and older versions of jax fail at it for ever.
+    jax writes a program, then the time of its use. If the time is missing, the program may be
+    incomplete, and older versions of jax then fail to read it in every run.
 
     Raises:
         OSError: the folder cannot be made, or nothing can be written to it.
         filelock.Timeout: another process holds the lock for long.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # A lock alone may be possible where nothing can be written.
+    # A lock may succeed even if nothing can be written.
     tempfile.TemporaryFile(dir=folder).close()
     with filelock.FileLock(folder / LOCK, timeout=LOCK_SECONDS):
         for program in folder.glob(f"*{PROGRAM}"):
@@ -106,7 +106,7 @@ def _prepare(folder: Path) -> None:
 class _Report:
     """A `warnings.showwarning` with one line for the first trouble of the cache, and none after it.
 
-    Entries that cannot be read are removed, so that they are written anew.
+    Entries that cannot be read are removed, so that they are written again.
     """
 
     def __init__(self, folder: Path, earlier: Callable[..., None]) -> None:

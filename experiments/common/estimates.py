@@ -75,5 +75,5 @@ def _power(effect: float, n: int) -> float:
 
 
 def _quantile_of_t(n: int) -> float:
-    """Compute how many standard errors of n values an interval reaches to either side."""
+    """Compute the half-width of the interval of n values, in standard errors."""
     return float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2))

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from numpy.typing import NDArray
 
-# After Okabe and Ito's colours, which colour-blind readers can tell apart, and each of another
-# lightness, so that they differ in grey too; the markers go with them.
+# Based on Okabe and Ito's colours, which colour-blind readers can tell apart. Each has a different
+# lightness, so that they differ in grey too. Each colour has its own marker.
 PALETTE = ("#003A80", "#D55E00", "#56B4E9", "#00784F", "#EEC900", "#882E72", "#000000")
 MARKERS = ("o", "D", "^", "v", "s", "P", "X")
 GREY = "#7F7F7F"
@@ -72,8 +72,8 @@ def add_legend(
     """Explain lines and colours below everything, where no data are.
 
     Args:
-        figure: what they are explained for.
-        columns: entries beside each other, at most.
+        figure: the figure that gets the legend.
+        columns: largest number of entries side by side.
         entries: artists and their labels; by default all labels of the axes, each once.
         title: a line above the entries.
     """

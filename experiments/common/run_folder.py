@@ -153,7 +153,7 @@ class RunFolder:
         return self._record()["config"]
 
     def differences(self) -> list[str]:
-        """List what may make a repetition here and now differ from the run."""
+        """List the reasons for which a repetition here and now may differ from the run."""
         record = self._record()
         now = plain(environment(datetime.now().astimezone()))
         return [

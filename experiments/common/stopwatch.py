@@ -52,7 +52,7 @@ class Stopwatch:
 def process_start() -> float:
     """Return when this process began, in the time of `time.monotonic`.
 
-    Python does not say it. Where the system does not either, it is when this module was imported.
+    Python does not provide it. If the system does not either, return when this module was imported.
     """
     if sys.platform != "linux":
         return _IMPORTED

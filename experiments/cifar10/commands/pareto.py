@@ -3,14 +3,14 @@
     python -m experiments.cifar10 pareto
     python -m experiments.cifar10 pareto cpu89 "cpu89 --epochs 4" --seeds 0:5 --cold
 
-Each argument is a preset, with options that change it. Every run is a whole command in a process of
-its own, one at a time, and its seconds are those from its start to its end. All settings are
-trained with the first seed, then all with the second, so that a drift of the machine's speed and an
-early end meet all of them alike. Where torch is installed, the training steps are then timed in
-turn with those of the same network in torch (eager).
+Each argument is a preset, with options that change it. Every run is a whole command in its own
+process, one at a time, timed from its start to its end. All settings are trained with the first
+seed, then all with the second, so that a drift of the machine's speed or an early end affects all
+of them equally. If torch is installed, the training steps are then timed in turn with those of the
+same network in torch (eager, float32).
 
-Finished runs are kept: --resume trains the others. An unfinished one begins anew, since its seconds
-would not be those of one command.
+Finished runs are kept, and --resume trains the others. An unfinished run starts from the beginning,
+since its time would not be that of a single command.
 """
 
 import shlex
@@ -66,7 +66,7 @@ class Command:
     seeds: str | None = None
     """Seeds of the runs: FIRST:END, or a list such as 1,4,7; default: 0:5."""
     cold: bool = False
-    """Compile every program in every run, as on a machine that never ran one."""
+    """Compile every program in every run, as on a machine that has never run one."""
     data_dir: Path | None = None
     """Folder that contains CIFAR-10, or its archive."""
     runs_dir: Path = RUNS
@@ -74,7 +74,7 @@ class Command:
     compile_cache: Path | None = None
     """Folder of compiled programs, or off; default: $XENTJAX_COMPILE_CACHE or the user's cache."""
     resume: Path | None = None
-    """Folder of a stopped command to go on with; finished runs are kept."""
+    """Folder of a stopped command to resume; finished runs are kept."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class Plan:
     """The runs, as config.json records them.
 
     Attributes:
-        settings: by the text that was given.
-        seeds: of each of them.
+        settings: the settings by the text given for them.
+        seeds: the seeds with which each is trained.
         cold: whether every run compiles its programs.
     """
 
@@ -205,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _open(command: Command) -> tuple[RunFolder, Plan]:
-    """Make the folder, or open that of the command to go on with."""
+    """Make a new folder, or open the folder of the command to resume."""
     if command.resume is None:
         seeds = parse_seeds(DEFAULT_SEEDS if command.seeds is None else command.seeds)
         plan = Plan.of(command.settings or FOR_CPUS, seeds, command.cold)
@@ -233,10 +233,10 @@ def _resume(folder: RunFolder, command: Command) -> str:
 def _train(
     plan: Plan, record: Record, folder: RunFolder, options: Sequence[str], console: Console
 ) -> list[str]:
-    """Train what has no result yet; return what went wrong with some of the runs.
+    """Train all runs without a result; return the problems of those that failed.
 
     Raises:
-        CommandFailed: no run at all could be finished.
+        CommandFailed: no run could be finished.
     """
     problems: list[str] = []
     for number, (name, seed) in enumerate(plan.runs, 1):
@@ -271,7 +271,7 @@ def _train(
 def _time_left(
     plan: Plan, record: Record, later: Sequence[tuple[str, int]], name: str
 ) -> Callable[[], str]:
-    """Return what says the time left for this run, which begins now, and the later ones."""
+    """Return a function that tells the time left for this run, which begins now, and later ones."""
     began = time.monotonic()
     means = {each: record.seconds(each) for each in plan.settings}
     known = [means[each] for each, seed in later if (each, seed) not in record.runs]
@@ -288,7 +288,7 @@ def _time_left(
 
 
 def _time_steps(plan: Plan, record: Record, console: Console) -> None:
-    """Time the steps of the trained settings beside torch's."""
+    """Time the steps of the trained settings and, in turn, those of torch."""
     names = [name for name in plan.settings if record.of(name) and name not in record.phases]
     if not names:
         return
@@ -310,7 +310,7 @@ def _time_steps(plan: Plan, record: Record, console: Console) -> None:
 
 
 def _report(plan: Plan, record: Record, folder: RunFolder, console: Console) -> None:
-    """Write JSON, Markdown and figure of what is finished, and print the table."""
+    """Write JSON, Markdown and a figure of the finished runs, and print the table."""
     speeds = record.speeds(plan)
     if not speeds:
         return

@@ -22,7 +22,7 @@ from experiments.common.hosts import wait_for_writer
 from experiments.common.run_folder import RunFolder, reading
 from experiments.common.stopwatch import Stopwatch
 
-MOST_SEEDS = 10_000  # which take weeks
+MOST_SEEDS = 10_000  # these take weeks
 RUN_NAME, SWEEP_NAME = "cifar10", "cifar10-seeds"  # folders of one seed and of several
 # figures of a run's summary in printed order, with their largest value; the least is 0
 FIGURES = {

@@ -133,7 +133,7 @@ def title(cold: bool) -> str:
 
 
 def _in_lines(cell: str) -> str:
-    """Put what is in brackets on a line of its own."""
+    """Put the text in brackets on its own line."""
     return cell.replace(" [", "\n[").replace(" (", "\n(")
 
 

@@ -22,7 +22,7 @@ class Phase:
     Attributes:
         side: of the images in pixels.
         train_whitening: whether the bias of the first layer is trained.
-        epochs: how many; the last may be partial.
+        epochs: number of epochs; the last may be partial.
         xentjax_seconds: median of the seconds of a step.
         torch_seconds: the same of PyTorch's.
         ratio: median of the ratios of PyTorch's seconds to ours, within rounds.
@@ -72,7 +72,7 @@ def relative_time(phases: Sequence[Phase]) -> float:
 def _in_turn(steps: Sequence[Step], saying: Callable[[str], None]) -> np.ndarray:
     """Return the seconds of steps, [rounds, steps]; every second round has the reverse order.
 
-    Before each timed step comes one that is not, which restores caches and thread pools.
+    An untimed step precedes each timed one, to restore caches and thread pools.
     """
     for step in steps:
         jax.block_until_ready(step())

@@ -53,9 +53,9 @@ def train_alone(
 
     Args:
         settings: a preset, and options after it.
-        seed: of the run.
-        folder: of the run; what an earlier attempt has left there is removed.
-        options: more options of the command.
+        seed: the seed of the run.
+        folder: the folder of the run; files left by an earlier attempt are removed.
+        options: further options of the command.
         cold: compile every program, in a folder that is removed afterwards.
         saying: called with the last line of the command, twice a second.
 

@@ -75,7 +75,7 @@ def draw_confusion(test: Evaluation, class_names: tuple[str, ...]) -> Figure:
     shares = 100 * counts / totals[:, None].clip(1)
     title = f"Images by true and predicted class, accuracy {100 * test.accuracy:.2f} %"
     figure, ((ax,),) = subplots(height=6.6, grid=False, title=title)
-    # few per cent differ as much as many do
+    # so that small percentages differ visibly
     image = ax.imshow(shares, cmap="Blues", norm=PowerNorm(0.4, vmin=0, vmax=100))
     for row, column in zip(*np.nonzero(counts), strict=True):
         color = "white" if image.norm(shares[row, column]) > 0.6 else "black"

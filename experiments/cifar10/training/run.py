@@ -125,7 +125,7 @@ def _area(side: int) -> float:
 
 
 def _number_of_views(which: ViewsName) -> float:
-    """Return the views of an image; where it depends on the predictions, about as many."""
+    """Return the number of views of an image, approximate if it depends on the predictions."""
     number = len(views(np.zeros((1, 32, 32, 3), np.uint8), which))
     return number + 1.0 * (which == "shifted_if_unsure")
 
@@ -193,7 +193,7 @@ class _Trainer:
             yield
 
     def _plan(self, first_step: int) -> list[Callable[[], None]]:
-        """Estimate the work after this step, for the progress; return what compiles its programs.
+        """Estimate the work after this step, for the progress; return calls that compile for it.
 
         The unit of work is the classification of an image of 32 x 32 pixels; training on it is
         three units.
