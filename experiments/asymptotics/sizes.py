@@ -24,7 +24,7 @@ class Sizes(NamedTuple):
     """Shares of dice, or of what is made of them.
 
     Attributes:
-        rejected: test -> share of those that it rejects though they are what it tests.
+        rejected: test -> share of the cases that it rejects although its hypothesis is true.
         held: "independent" and "associated" -> share of tables of two rows and as many columns as
             faces whose interval holds the mutual information.
     """

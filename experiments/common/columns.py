@@ -42,7 +42,7 @@ class Cells(NamedTuple):
 
     Attributes:
         where: file and column, for messages.
-        values: the distinct values, and which one each row has.
+        values: the distinct values, and the index of each row's value.
         missing: texts that mean a missing value.
         declared: whether the file says that the values are categories, in the dictionary's order.
     """

@@ -37,7 +37,7 @@ def subplots(
     Args:
         rows: rows of axes.
         columns: columns of axes.
-        title: what the whole figure shows; `$` is no formula in it.
+        title: what the whole figure shows; `$` starts no formula in it.
         height: height of the whole figure in inches; its width is WIDTH.
         grid: draw grid lines; not useful for images.
         **options: passed to `Figure.subplots`, such as `sharey=True`.

@@ -153,7 +153,7 @@ class RunFolder:
         return self._record()["config"]
 
     def differences(self) -> list[str]:
-        """List the reasons for which a repetition here and now may differ from the run."""
+        """List what may make a repetition here and now differ from the run."""
         record = self._record()
         now = plain(environment(datetime.now().astimezone()))
         return [
@@ -337,7 +337,7 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Report in one line what cannot be written, and why."""
+    """Report in one line which file cannot be written, and why."""
     try:
         yield
     except OSError as error:

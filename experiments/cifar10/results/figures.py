@@ -14,10 +14,10 @@ from experiments.cifar10.loss import AXIS_LABELS
 from experiments.cifar10.results.evaluate import Evaluation
 from experiments.common.plots import GREY, PALETTE, add_legend, name_panel, subplots
 
-MOST_TICKS = 12  # with more epochs not every one has a tick
+MOST_TICKS = 12  # with more epochs, some have no tick
 MISTAKES = (4, 6)  # rows and columns of misclassified images
 SHARES = (0, 1, 5, 10, 20, 40, 60, 80, 100)  # per cent, ticks of the colours of confusion
-FEW_ERRORS = 10  # a curve over fewer is shown from the first one on
+FEW_ERRORS = 10  # a curve over fewer is shown from the first error on
 
 
 def draw_curves(

@@ -33,7 +33,7 @@ def muon(rate: optax.Schedule, momentum: float, mesh: Mesh) -> optax.GradientTra
         m <- momentum m + g,   p <- p sqrt(D) / |p| - rate orthogonal(g + momentum m)
 
     Each kernel is rescaled to a norm of 1 per output channel, instead of weight decay. The devices
-    of `mesh` share the rows of a matrix if their number divides that of the rows.
+    of `mesh` share the rows of a matrix if their number divides the number of rows.
     """
     whole, split = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec(DATA)))
 

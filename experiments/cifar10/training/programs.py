@@ -55,7 +55,7 @@ class TrainingPrograms:
         self.count = StepCount.of(config, num_images)
         self._config = config
         self._mesh = mesh
-        # one network whose whitening is trained, and one whose is not
+        # a network whose whitening is trained, and one whose whitening is not
         self._networks = {
             trained: build_network(
                 config,

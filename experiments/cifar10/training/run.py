@@ -293,7 +293,7 @@ class _Trainer:
             with self._watch.during("evaluating"), warnings.catch_warnings(action="ignore"):
                 # the command reports that there is none
                 fit = fit_temperature(held_out, self._held_out_set[1])
-            if fit.converged:  # not if all of them are right, where the best temperature is 0
+            if fit.converged:  # it does not if all are right: the best temperature is then 0
                 temperature = float(fit.temperature)
                 calibrated = self._evaluated(test.logits / np.float32(temperature), test.labels)
         train_steps, predict = self._programs.train_steps, self._programs.predict
