@@ -15,9 +15,9 @@ from experiments.asymptotics.dice import Mean, roll
 MOST_TABLES = 10**6
 """Largest number of possible tables of a die's rolls to enumerate."""
 SIMULATED_DICE, SIMULATED_TABLES = 2_000, 999
-"""Dice that are tested by simulated tables, and tables for each."""
+"""Number of dice that are tested by simulated tables, and number of tables for each."""
 DICE_OF_A_GROUP = 10
-"""Dice that are tested together for overdispersion."""
+"""Number of dice that are tested together for overdispersion."""
 
 
 class Sizes(NamedTuple):
@@ -39,7 +39,7 @@ def measure_sizes(key: jax.Array, counts: jax.Array, pmf: jax.Array, *, alpha: f
     Args:
         key: random key of the tables and of the simulations of a test.
         counts: int32 [D, K], the dice.
-        pmf: float32 [K], what they were rolled with.
+        pmf: float32 [K], the pmf of the dice.
         alpha: level of the tests, and probability that an interval does not hold.
     """
     keys = jax.random.split(key, 3)

@@ -18,7 +18,7 @@ class TrainState(NamedTuple):
         slow: lookahead's average of (params, batch_stats); None without lookahead.
         whitening: the fixed filters of airbench's first layer.
         loss: sum of the losses of this epoch's images so far, in nats.
-        correct: how many of them were classified correctly.
+        correct: number of them that were classified correctly.
     """
 
     step: Array

@@ -164,7 +164,7 @@ def _collect_tasks(error: BaseException) -> None:
     while reason is not None:
         traceback.clear_frames(reason.__traceback__)
         reason = reason.__context__
-    with warnings.catch_warnings(action="ignore"):  # about coroutines that were never awaited
+    with warnings.catch_warnings(action="ignore"):  # warnings of coroutines that were never awaited
         gc.collect()
 
 

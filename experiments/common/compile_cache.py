@@ -38,7 +38,7 @@ OPTIONS: dict[str, Any] = {
 # names of jax's cache: a program, when it was last used, and what keeps processes apart
 PROGRAM, USED, LOCK = "-cache", "-atime", ".lockfile"
 LOCK_SECONDS = 10.0
-# jax warns of an entry that it cannot read or write, and goes on without the cache
+# jax warns of an entry that it cannot read or write, and continues without the cache
 TROUBLE = r"Error (reading|writing) persistent compilation cache entry for '(.*)': "
 # XLA for CPU cannot store programs whose temporary memory is in several blocks
 NEVER_STORED = TROUBLE + r".*Multiple temp buffer allocations"

@@ -337,7 +337,7 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Report in one line what cannot be written, and why."""
+    """Report in one line which file cannot be written, and why."""
     try:
         yield
     except OSError as error:

@@ -21,7 +21,7 @@ def settings_from_json(
     """Read the settings in config.json of the run folder `path`.
 
     Args:
-        kind: the dataclass of the settings, which checks them.
+        kind: the dataclass of the settings, which validates them.
         values: JSON values by name; settings that are missing have their defaults.
         path: the folder, for the message.
         run: the kind of run, for the message.

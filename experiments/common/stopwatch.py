@@ -16,7 +16,7 @@ class Stopwatch:
     There is one activity at a time: an inner one interrupts the outer one.
 
     Args:
-        began: in the time of `time.monotonic`; None is now.
+        began: start in the time of `time.monotonic`; None is now.
         activity: the first one.
     """
 

@@ -70,7 +70,7 @@ class Compared:
     Attributes:
         name: the settings as given.
         accuracy: over the seeds in common with the first.
-        difference: of the accuracy from that of the first, seed by seed; None for the first.
+        difference: accuracy minus the accuracy of the first, seed by seed; None for the first.
     """
 
     name: str

@@ -3,11 +3,11 @@
     python -m experiments.cifar10 pareto
     python -m experiments.cifar10 pareto cpu89 "cpu89 --epochs 4" --seeds 0:5 --cold
 
-Each argument is a preset, with options that change it. Every run is a whole command in a process of
-its own, one at a time, and its seconds are those from its start to its end. All settings are
-trained with the first seed, then all with the second, so that a drift of the machine's speed and an
-early end meet all of them alike. Where torch is installed, the training steps are then timed in
-turn with those of the same network in torch (eager).
+Each argument is a preset, with options that change it. Every run is a whole command in its own
+process, one at a time, timed from its start to its end. All settings are trained with the first
+seed, then all with the second, so that a drift of the machine's speed or an early end affects all
+of them equally. If torch is installed, the training steps are then timed in turn with those of the
+same network in torch (eager, float32).
 
 Finished runs are kept: --resume trains the others. An unfinished one starts again, since its
 seconds would not be those of one command.
@@ -66,7 +66,7 @@ class Command:
     seeds: str | None = None
     """Seeds of the runs: FIRST:END, or a list such as 1,4,7; default: 0:5."""
     cold: bool = False
-    """Compile every program in every run, as on a machine that never ran one."""
+    """Compile every program in every run, as on a machine that has never run one."""
     data_dir: Path | None = None
     """Folder that contains CIFAR-10, or its archive."""
     runs_dir: Path = RUNS
@@ -82,8 +82,8 @@ class Plan:
     """The runs, as config.json records them.
 
     Attributes:
-        settings: by the text that was given.
-        seeds: of each of them.
+        settings: the settings by the text given for them.
+        seeds: the seeds with which each is trained.
         cold: whether every run compiles its programs.
     """
 
@@ -236,7 +236,7 @@ def _train(
     """Train the runs without a result; return the problems of those that failed.
 
     Raises:
-        CommandFailed: no run at all could be finished.
+        CommandFailed: no run could be finished.
     """
     problems: list[str] = []
     for number, (name, seed) in enumerate(plan.runs, 1):
@@ -288,7 +288,7 @@ def _time_left(
 
 
 def _time_steps(plan: Plan, record: Record, console: Console) -> None:
-    """Time the steps of the trained settings beside torch's."""
+    """Time the steps of the trained settings and, in turn, those of torch."""
     names = [name for name in plan.settings if record.of(name) and name not in record.phases]
     if not names:
         return

@@ -10,9 +10,9 @@ def parse_settings(text: str, program: str, *, instead: str = "") -> Config:
     """Parse a preset and the options after it.
 
     Args:
-        text: such as "cpu89 --epochs 8".
+        text: the preset and the options, such as "cpu89 --epochs 8".
         program: the command, for messages.
-        instead: what the command also takes, for messages.
+        instead: the other arguments that the command accepts, for messages.
 
     Raises:
         UserError: there is no such preset, a setting is impossible, or the seed is set.

@@ -22,7 +22,7 @@ class Phase:
     Attributes:
         side: of the images in pixels.
         train_whitening: whether the bias of the first layer is trained.
-        epochs: how many; the last may be partial.
+        epochs: number of epochs; the last may be partial.
         xentjax_seconds: median of the seconds of a step.
         torch_seconds: the same of PyTorch's.
         ratio: median of the ratios of PyTorch's seconds to ours, within rounds.

@@ -116,7 +116,7 @@ class _Limited:
 
 
 class _Archive(tarfile.TarFile):
-    """An archive with limited headers: tarfile would read any number of gigabytes they claim."""
+    """An archive with limited headers: tarfile would read headers of any size that they claim."""
 
     def __init__(self, name: Any, mode: Any, fileobj: Any, **options: Any) -> None:
         super().__init__(name, mode, cast(Any, _Limited(fileobj, MAX_HEADER_BYTES)), **options)
@@ -150,8 +150,8 @@ class _Inert:
 class _BatchUnpickler(pickle._Unpickler):
     """An unpickler of numbers, strings, lists, dicts and the bytes of arrays; imports nothing.
 
-    It is Python's implementation, since C's allocates gigabytes for a large memo index, which five
-    damaged bytes can spell.
+    It is Python's implementation, since C's allocates gigabytes for a large memo index, which may
+    come from five damaged bytes.
 
     A pickle acts only through the objects that it names, and here every allowed name is `_Inert`.
     This also avoids NumPy's deprecation warnings for the files, which were written in 2009.

@@ -1,7 +1,6 @@
 """Copies of unpacked archives in the user's cache: unpacking takes ten seconds, reading them one.
 
-A copy has the batch files of the binary format, whose hashes are checked like those of any other
-folder.
+A copy contains the batch files of the binary format. Their hashes are checked as in any folder.
 """
 
 import hashlib

@@ -18,7 +18,7 @@ def unpack_xz(archive: Path, most_bytes: int) -> bytes | None:
 
     Args:
         archive: the file.
-        most_bytes: of the result.
+        most_bytes: largest size of the result.
 
     Raises:
         LZMAError: a block is damaged.
@@ -40,7 +40,7 @@ def unpack_xz(archive: Path, most_bytes: int) -> bytes | None:
 
 
 def _sizes(content: bytes) -> list[tuple[int, int]] | None:
-    """Read the bytes of each block, packed and unpacked, from the index at the end of the file."""
+    """Read each block's packed and unpacked size in bytes from the index at the end of the file."""
     if not (content.startswith(MAGIC) and content.endswith(END)):
         return None
     end = len(content) - FOOTER

@@ -29,7 +29,7 @@ class Airbench(nn.Module):
         num_classes: K.
         norm_momentum: the part of batch normalisation's running statistics that a step keeps.
         dtype: of the computation; parameters are float32.
-        convs: convolutions of each group; of three, the last two have a residual path.
+        convs: number of convolutions per group; if it is 3, the last two have a residual path.
         whiten: start from the fixed filters of `whitening_filters`, rather than from trained ones.
         whiten_components: half the number of filters.
         identity_init: start each convolution as a copy of its input.
@@ -114,7 +114,7 @@ def whitening_filters(images: Array, components: int) -> Array:
 
     Args:
         images: normalised images [N, H, W, C].
-        components: how many, of the largest eigenvalues.
+        components: number of filters before negation, for the largest eigenvalues.
 
     Returns:
         [2 * 2 * C, 2 * components].

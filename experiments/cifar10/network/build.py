@@ -21,7 +21,7 @@ def build_network(
     Args:
         config: the settings.
         num_classes: K.
-        dtype: of the computation.
+        dtype: dtype of the computation.
         factor_dtype: of factors in airbench's convolutions, where these use minimal filtering.
         train_whitening: let the gradient reach the bias of airbench's whitening.
     """

@@ -14,7 +14,7 @@ from experiments.cifar10.loss import AXIS_LABELS
 from experiments.cifar10.results.evaluate import Evaluation
 from experiments.common.plots import GREY, PALETTE, add_legend, name_panel, subplots
 
-MOST_TICKS = 12  # with more epochs not every one has a tick
+MOST_TICKS = 12  # with more epochs, some have no tick
 MISTAKES = (4, 6)  # rows and columns of misclassified images
 SHARES = (0, 1, 5, 10, 20, 40, 60, 80, 100)  # per cent, ticks of the colours of confusion
 FEW_ERRORS = 10  # with fewer, the curve is shown from the first error on

@@ -33,7 +33,7 @@ def muon(rate: optax.Schedule, momentum: float, mesh: Mesh) -> optax.GradientTra
         m <- momentum m + g,   p <- p sqrt(D) / |p| - rate orthogonal(g + momentum m)
 
     Each kernel is rescaled to a norm of 1 per output channel, instead of weight decay. The devices
-    of `mesh` share the rows of a matrix where their number divides them.
+    of `mesh` share the rows of a matrix if their number divides the number of rows.
     """
     whole, split = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec(DATA)))
 
@@ -64,7 +64,7 @@ def orthogonal(x: Array) -> Array:
 
         x <- x p(x^T x),   p(s) = a I + b s + c s^2
 
-    All p(x^T x) are polynomials of the first x^T x, so that only two products are of the whole x.
+    All p(x^T x) are polynomials of the first x^T x, so only two products involve the whole x.
     Three iterations bring singular values of at least |x| / 50, for the Frobenius norm |x|, to
     between 0.68 and 1.21, which is close enough. Smaller ones, as in square and ill-conditioned
     matrices, become at most a^3 / |x| = 41 / |x| times as large.

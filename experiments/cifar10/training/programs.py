@@ -55,7 +55,7 @@ class TrainingPrograms:
         self.count = StepCount.of(config, num_images)
         self._config = config
         self._mesh = mesh
-        # one network whose whitening is trained, and one whose is not
+        # a network whose whitening is trained, and one whose whitening is not
         self._networks = {
             trained: build_network(
                 config,
@@ -197,8 +197,8 @@ def initial_state(
         optimizer: the optimizer, whose momenta start at 0.
         seed: seed of the run.
         images: uint8 [N, H, W, C], whose patches the whitening decorrelates.
-        components: of the patches, that the whitening has.
-        lookahead: keep a slow average of the parameters.
+        components: number of components of the patches that the whitening keeps.
+        lookahead: whether to keep a slow average of the parameters.
     """
     normalized = normalize(images)
     key = jax.random.fold_in(jax.random.key(seed), INITIAL)

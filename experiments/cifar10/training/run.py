@@ -125,7 +125,7 @@ def _area(side: int) -> float:
 
 
 def _number_of_views(which: ViewsName) -> float:
-    """Return the views of an image; where it depends on the predictions, about as many."""
+    """Return the number of views of an image, approximate if it depends on the predictions."""
     number = len(views(np.zeros((1, 32, 32, 3), np.uint8), which))
     return number + 1.0 * (which == "shifted_if_unsure")
 
@@ -193,7 +193,7 @@ class _Trainer:
             yield
 
     def _plan(self, first_step: int) -> list[Callable[[], None]]:
-        """Estimate the work after this step, for the progress; return what compiles its programs.
+        """Estimate the work after this step, for the progress; return calls that compile for it.
 
         The unit of work is the classification of an image of 32 x 32 pixels; training on it is
         three units.
@@ -293,7 +293,7 @@ class _Trainer:
             with self._watch.during("evaluating"), warnings.catch_warnings(action="ignore"):
                 # the command reports that there is none
                 fit = fit_temperature(held_out, self._held_out_set[1])
-            if fit.converged:  # not if all of them are right, where the best temperature is 0
+            if fit.converged:  # it does not if all are right: the best temperature is then 0
                 temperature = float(fit.temperature)
                 calibrated = self._evaluated(test.logits / np.float32(temperature), test.labels)
         train_steps, predict = self._programs.train_steps, self._programs.predict

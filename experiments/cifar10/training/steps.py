@@ -58,5 +58,5 @@ class StepCount:
 
 
 def _whole_steps(epochs: float, steps_per_epoch: int) -> int:
-    """Round up; 1.1 epochs of 50 are 55, though 1.1 * 50 is more in floating point."""
+    """Round up; 1.1 epochs of 50 are 55, though 1.1 * 50 > 55 in floating point."""
     return math.ceil(round(epochs * steps_per_epoch, 6))
