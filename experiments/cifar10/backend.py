@@ -22,7 +22,7 @@ CPU_DEVICES = 2
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 HEAP = 64 << 20  # bytes; the largest heap of a thread that is not the main one
 BLOCK = HEAP - (4 << 20)  # bytes; leaves room for the header of the heap
-YNNPACK = "xla_cpu_experimental_ynn_fusion_type"  # for what XLA calls this library
+YNNPACK = "xla_cpu_experimental_ynn_fusion_type"  # operations that this library computes
 MULTIPLY_BFLOAT16 = {"avx512_bf16", "amx_bf16"}  # flags of processors
 IN_BLOCKS = {"xla_multiheap_size_constraint_per_heap": str(BLOCK)}
 
