@@ -108,14 +108,13 @@ class InnerProduct(NamedTuple):
 class RowStatistics(NamedTuple):
     """Numbers of one row, where a are the logits after soft cap, temperature and mask.
 
-    `shift` has a zero derivative by definition. That is exact for every expression that does not
-    change when all logits move together, which holds for each of the others and for
-    `log_normalizer`.
+    The derivative of `shift` is defined as 0. This is exact for expressions that do not change when
+    all logits move together, such as every other statistic, and for `log_normalizer`.
     """
 
     shift: Float[Array, "*rows"]
-    """m times the temperature, with m = max_k a_k, or a number near it where `normalizer` is not
-    requested; 0 if that is infinite. Logits are shifted before they are divided by the temperature:
+    """m times the temperature, with m = max_k a_k, or a number near it if `normalizer` is not
+    requested; 0 if m is infinite. Logits are shifted before the division by the temperature, since
     the quotient of a large logit would be rounded."""
     log_sum: Float[Array, "*rows"]
     """log s = log sum_k exp(a_k - m)."""
@@ -139,8 +138,7 @@ class Requested(NamedTuple):
     """`mean_logit`."""
     predicted: bool = False
     normalizer: bool = False
-    """Whether `log_normalizer` will be read, which has all its digits only if the shift is the
-    maximum."""
+    """Whether `log_normalizer` will be used, which is precise only if the shift is the maximum."""
 
     def for_shard(self) -> "Requested":
         """Return the request for a shard of the classes, whose exact maximum the merge needs."""
@@ -170,7 +168,7 @@ def adjusted_logits(rows: Rows) -> Float[Array, "*rows K"]:
 def shifted(
     a: Float[Array, "*rows k"], shift: Float[Array, "*rows"], temperature: Float[Array, ""] | None
 ) -> Float[Array, "*rows k"]:
-    """(a - shift) / temperature of adjusted logits, in which no common offset is left to round."""
+    """Compute (a - shift) / temperature of adjusted logits, without rounding a common offset."""
     z = a - shift[..., None]
     return z if temperature is None else _over_temperature(z, temperature)
 
@@ -183,20 +181,20 @@ def log_probabilities(rows: Rows, stats: RowStatistics) -> Float[Array, "*rows K
 
 
 def log_normalizer(stats: RowStatistics, rows: Rows) -> Float[Array, "*rows"]:
-    """log sum_k exp(a_k)."""
+    """Compute log sum_k exp(a_k)."""
     return over_temperature(stats.shift, rows.scalars.temperature) + stats.log_sum
 
 
 def over_temperature(
     a: Float[Array, "*s"], temperature: Float[Array, ""] | None
 ) -> Float[Array, "*s"]:
-    """a / temperature, which is 1 if None."""
+    """Compute a / temperature; None means 1."""
     return a if temperature is None else _over_temperature(a, temperature)
 
 
 @jax.custom_jvp
 def _over_temperature(a: Float[Array, "*s"], temperature: Float[Array, ""]) -> Float[Array, "*s"]:
-    """a / temperature, where -inf stays -inf at every temperature: its derivative there is 0."""
+    """Compute a / temperature; at a = -inf, its derivative in the temperature is 0."""
     return a / temperature
 
 
@@ -213,13 +211,12 @@ def _over_temperature_jvp(
 
 
 def recompute_after(rows: Rows, after: Any) -> tuple[Rows, Any]:
-    """Return rows whose adjusted logits are computed once more after `after`, not kept as an array.
+    """Return rows whose adjusted logits are computed again after `after`, not kept as an array.
 
-    XLA takes numbers that a barrier has passed for new ones. It is scalars that pass, and a zero
-    that is added to `after`: XLA still sees which of its rows are alike. Where whole rows passed,
-    a reduction of one row broadcast to many, of scalars and vectors alone, was left to the CPU's
-    `__ynn_fusion`, which reads beyond its inputs in jaxlib 0.10.2 (values of the wrong class, or a
-    crash; jaxlib 0.9.2 to 0.10.1 are right).
+    XLA cannot tell that the output of a barrier equals its input. Only scalars pass the barrier,
+    and a zero that is added to `after`, so that XLA still sees which rows are equal. If whole rows
+    passed, XLA would use `__ynn_fusion` on CPU to reduce one row that is broadcast to many. In
+    jaxlib 0.10.2 that reads beyond its inputs (wrong values, or a crash; 0.9.2 to 0.10.1 do not).
     """
     zero = jnp.zeros((), jax.tree.leaves(after)[0].dtype)
     scalars, zero = jax.lax.optimization_barrier((rows.scalars, zero))
@@ -234,7 +231,7 @@ def label_in_range(labels: Integer[Array, "*rows"], num_classes: int) -> Bool[Ar
 def at_label(
     x: Shaped[Array, "*rows K"], labels: Integer[Array, "*rows"], in_range: Bool[Array, "*rows"]
 ) -> Shaped[Array, "*rows"]:
-    """x_y of each row, one element read; that of class 0 where the label is not in range."""
+    """Read x_y of each row, one element; that of class 0 where the label is not in range."""
     index, spec = jnp.where(in_range, labels, 0), explicit_spec(x)
     if any(spec[-1:]):  # each device has some of the classes
         if x.dtype != jnp.bool_:
@@ -267,7 +264,7 @@ def is_label(
 
 
 def weighted_targets(rows: Rows) -> Float[Array, "*rows K"]:
-    """w_k t_k, without the mass on masked classes."""
+    """Compute w_k t_k, without the mass on masked classes."""
     assert rows.target.pmf is not None
     t = rows.target.pmf.astype(compute_dtype(rows.logits.dtype))
     if rows.class_weights is not None:
@@ -276,7 +273,7 @@ def weighted_targets(rows: Rows) -> Float[Array, "*rows K"]:
 
 
 def uniform_targets(rows: Rows) -> Float[Array, "*#rows K"]:
-    """w_k (1 without class weights), without the mass on masked classes."""
+    """Return w_k (1 without class weights), without the mass on masked classes."""
     dtype = compute_dtype(rows.logits.dtype)
     shape = (1,) * (rows.logits.ndim - 1) + rows.logits.shape[-1:]
     weights = jnp.ones(shape, dtype)

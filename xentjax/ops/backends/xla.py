@@ -36,7 +36,7 @@ from xentjax.ops.rows import (
 
 
 def row_statistics(rows: Rows, requested: Requested) -> RowStatistics:
-    """One pass on CPU where the label's logit can stand in for the maximum, else two.
+    """Make one pass on CPU if the label's logit can replace the maximum, otherwise two.
 
     The platform is known only when lowering, and may be that of another machine.
     """
@@ -94,34 +94,34 @@ def _one_pass_serves(rows: Rows, requested: Requested) -> bool:
 
 
 # How far the maximum may lie above the label, in nats: exp(a_k - a_y) is far from overflow, and
-# softmax rebuilt from this shift keeps a relative error of 32 half-ulps, 2e-6.
+# a softmax computed from this shift has a relative error of 32 half-ulps, 2e-6.
 _REACH = 32.0
 
 
 def _one_pass(rows: Rows, requested: Requested) -> RowStatistics:
-    """Shift by the label's logit, which a gather knows before the row is read.
+    """Shift by the label's logit, which a gather reads before the pass over the row.
 
-    A row whose maximum is out of reach, or a value that the simple expressions here get wrong
-    (their sum is then NaN or inf), sends all rows to the exact form.
+    If the maximum of any row is too far above, or if the simple expressions here fail for a value
+    (their sum is then NaN or inf), the exact form computes all rows.
     """
     in_range, label = _label_logit(rows)
     z = shifted(_simply_adjusted(rows), label, rows.scalars.temperature)
-    # The sum contains the label's own 1; a sum below 1 comes from the
-    # rounding of two ways to compute a cap.
+    # The sum contains the label's own 1. It is below 1 only if the cap is rounded differently in
+    # its two computations.
     log_sum = jnp.maximum(jnp.log(_row_sum(jnp.exp(z))), 0)
     good = log_sum <= _REACH
     uniform = None
     if requested.uniform:
-        # The sums are kept apart: joined into one loop, both would be slow.
+        # The barrier separates the sums: in one loop both would be slow.
         later, (label, log_sum) = recompute_after(rows, (label, log_sum))
         t = uniform_targets(rows)
         z_again = shifted(_simply_adjusted(later), label, later.scalars.temperature)
         dot = _row_sum(z_again * t)
         uniform = InnerProduct(dot, jnp.sum(t, -1) + jnp.zeros_like(dot))
         good &= ~jnp.isnan(uniform.dot)
-    label_logit = nan_unless(in_range, label.dtype)  # relative to itself
+    label_logit = nan_unless(in_range, label.dtype)  # relative to the label's own logit
     if rows.mask.rows is not None:
-        # The logits of a masked row count as zeros, whatever they are.
+        # The logits of a masked row count as zeros.
         good |= ~rows.mask.rows
         log_sum = jnp.where(rows.mask.rows, log_sum, jnp.log(jnp.full_like(log_sum, z.shape[-1])))
 
@@ -131,21 +131,21 @@ def _one_pass(rows: Rows, requested: Requested) -> RowStatistics:
 
 
 def _simply_adjusted(rows: Rows) -> Float[Array, "*rows K"]:
-    """`adjusted_logits` where every logit is finite, without masks; else NaN, -inf or +inf.
+    """Compute `adjusted_logits` without masks; logits that are not finite stay so, or become NaN.
 
-    It has no select, which keeps XLA's CPU compiler from using its fast loops: one `where` on the
+    It avoids selects, since XLA's CPU compiler has no fast loops for them: one `where` on the
     logits makes a sum of exponentials five times slower (2 cores, float32, jax 0.10.2).
     """
     a, soft_cap = rows.logits.astype(compute_dtype(rows.logits.dtype)), rows.scalars.soft_cap
     if soft_cap is not None:
         a /= soft_cap
-        # a - a is 0, or NaN if a is infinite: its tanh must not pass for that of a finite logit.
+        # a - a is NaN if a is infinite, since its tanh would look like that of a finite logit.
         a = soft_cap * (jnp.tanh(a) + (a - a))
     return a
 
 
-# How many logits the CPU adjusts at a time for the exact form, 1 MB: they stay in its cache for
-# every reduction, so that none costs another tanh, or a select an array of all the logits' size.
+# Number of logits that the CPU adjusts at a time for the exact form, 1 MB. They stay in the cache
+# for all reductions, which then need neither another tanh nor an array as large as the logits.
 _CACHED = 2**18
 
 
@@ -158,7 +158,7 @@ def _two_passes(rows: Rows, requested: Requested) -> RowStatistics:
     if parts.count == 1:
         return _max_then_sums(rows, requested)
     flat = map_rows(lambda x: x.reshape(-1, *x.shape[len(row_shape) :]), rows)
-    if rows.mask.classes is not None:  # which may have axes of size 1
+    if rows.mask.classes is not None:  # the mask may have axes of size 1
         classes = flat_mask(rows.mask.classes, rows.logits.shape)
         flat = flat._replace(mask=flat.mask._replace(classes=classes))
     stats = lax.map(
@@ -179,7 +179,7 @@ def _is_plain(rows: Rows, requested: Requested) -> bool:
 
 def _max_then_sums(rows: Rows, requested: Requested) -> RowStatistics:
     a = adjusted_logits(rows)
-    # In the cache, as an array.
+    # Keep the adjusted logits as an array, which fits into the cache.
     keep = one_cpu.value and bool(jax.tree.leaves((rows.mask, rows.scalars)))
     if keep:
         a = lax.optimization_barrier(a)
@@ -217,7 +217,7 @@ def _max_then_sums(rows: Rows, requested: Requested) -> RowStatistics:
 
 
 def _label_logit(rows: Rows) -> tuple[Bool[Array, "*rows"], Float[Array, "*rows"]]:
-    """Whether the label is a class, and its adjusted logit, one element read a row."""
+    """Return whether the label is a class, and its adjusted logit: one element read per row."""
     logits, labels, classes = rows.logits, rows.target.labels, rows.mask.classes
     assert labels is not None
     in_range = label_in_range(labels, logits.shape[-1])
@@ -231,15 +231,15 @@ def _label_logit(rows: Rows) -> tuple[Bool[Array, "*rows"], Float[Array, "*rows"
 
 
 def _inner_product(t: Float[Array, "*#rows K"], z: Float[Array, "*rows K"]) -> InnerProduct:
-    """<t, z> with 0 * inf = 0, and sum_k t_k."""
+    """Compute <t, z> with 0 * inf = 0, and sum_k t_k."""
     dot = _row_sum(multiply_no_nan(z, jnp.broadcast_to(t, z.shape)))
-    # A sum, unlike a broadcast, is split over Explicit axes as its rows are.
+    # Adding zeros, unlike broadcasting, splits the total over Explicit axes as the rows are.
     return InnerProduct(dot, jnp.sum(t, -1) + jnp.zeros_like(dot))
 
 
-# XLA's CPU reductions of long rows are up to eight times slower than window by window, and by how
-# much depends on N and K in no simple way (benchmarks/measured/NOTES.md). reduce_window pads inside
-# its loop; a reshape into windows would copy the logits where the window does not divide K.
+# On CPU, XLA reduces long rows up to eight times slower than window by window; how much depends on
+# N and K in no simple way (benchmarks/measured/NOTES.md). reduce_window pads inside its loop, while
+# a reshape into windows would copy the logits if the window does not divide K.
 _WINDOW = 4096
 
 
@@ -255,7 +255,7 @@ def _by_windows(
     window = (1,) * (x.ndim - 1) + (_WINDOW,)
     tail = [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % _WINDOW)]
     parts = lax.reduce_window(x, jnp.asarray(neutral, x.dtype), merge, window, window, tail)
-    # Without the barrier XLA joins both reductions into the slow one.
+    # Without the barrier XLA would merge both reductions into the slow one.
     return reduce(lax.optimization_barrier(parts), -1)
 
 

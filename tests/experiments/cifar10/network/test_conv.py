@@ -79,8 +79,9 @@ def test_convolution_and_gradients_are_the_sums(
         assert_near(actual, wanted)
 
 
+@pytest.mark.parametrize("ynnpack", ["", "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"])
 @pytest.mark.parametrize(("images", "side", "channels"), [(2, 24, (24, 64)), (4, 6, (64, 64))])
-def test_factors_are_rounded_and_sums_are_not(images, side, channels):
+def test_factors_are_rounded_and_sums_are_not(images, side, channels, ynnpack):
     rng = np.random.default_rng(2)
     x = rng.normal(size=(images, side, side, channels[0])).astype(np.float32)
     kernel = rng.normal(size=(3, 3, *channels)).astype(np.float32)
@@ -90,7 +91,9 @@ def test_factors_are_rounded_and_sums_are_not(images, side, channels):
         result, transpose = jax.vjp(partial(conv3x3, factor_dtype=jnp.bfloat16), x, kernel)
         return result, *transpose(jnp.asarray(gradient))
 
-    results = all_three(jnp.asarray(x), jnp.asarray(kernel))
+    arguments = jnp.asarray(x), jnp.asarray(kernel)
+    options = {"xla_cpu_experimental_ynn_fusion_type": ynnpack}
+    results = jax.jit(all_three).lower(*arguments).compile(options)(*arguments)
     for actual, wanted in zip(results, reference(x, kernel, gradient), strict=True):
         assert actual.dtype == jnp.float32
         assert_near(actual, wanted, OF_ROUNDED_FACTORS)
