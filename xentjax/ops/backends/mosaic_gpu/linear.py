@@ -1,9 +1,9 @@
 """Row statistics of x @ kernel + bias by a Pallas kernel for GPUs of the Hopper generation.
 
-Two warpgroups multiply while a third one fetches: a tile of logits adds up in registers and is
-accumulated from there. A block writes three to six numbers a row for its classes,
-and `merge` finishes, in one order, without locks. Two blocks with different rows share what they
-read of the kernel.
+Two warpgroups multiply while a third one fetches. A tile of logits is summed in registers and
+accumulated there. Each block writes three to six numbers per row for its classes, and `merge`
+combines them in a fixed order, without locks. Two blocks with different rows share the part of the
+kernel that they read.
 """
 
 from functools import partial
@@ -43,19 +43,19 @@ from xentjax.ops.merge import ACROSS_FIRST_AXIS, merge
 from xentjax.ops.rows import Layer, Requested, RowStatistics, label_in_range
 
 _ROWS = 64
-"""Rows of a warpgroup's tile, whose logits take 128 of the 232 registers a thread can have."""
+"""Rows of a warpgroup's tile, whose logits take 128 of a thread's 232 registers."""
 _WARPGROUPS = 2
 _CLASSES = 256
 _FEATURES = 64
 """Features multiplied at a time, 128 bytes: the widest swizzle of shared memory."""
 _STAGES = 4
-"""Blocks of x and kernel in shared memory, 48 KiB each of 227."""
+"""Stages of x and kernel in shared memory, each with 48 of its 227 KiB."""
 _CLUSTER = 2
-"""Blocks that share what they read of the kernel."""
+"""Number of blocks that share the part of the kernel that they read."""
 _SNAKE_WIDTH = 8
-"""Clusters in a row of the snake: what runs at a time, 132 blocks, is about a square of logits."""
+"""Clusters in a row of the snake, so that the 132 blocks of a wave form about a square."""
 _ROWS_OF_8 = 8
-"""Shared memory holds x as such groups of rows, and memory has to have whole ones."""
+"""Number of rows in a group; x consists of whole groups in shared and in global memory."""
 _SWIZZLED = (plgpu.TilingTransform((_ROWS_OF_8, _FEATURES)), plgpu.SwizzleTransform(128))
 _LAYOUT = plgpu.Layout.WGMMA
 
@@ -64,11 +64,11 @@ class _Grid(NamedTuple):
     """Division of rows and classes among blocks."""
 
     clusters: int
-    """Clusters of blocks; each has rows of its own."""
+    """Number of clusters of blocks; each has its own rows."""
     blocks: int
-    """Blocks of a cluster."""
+    """Number of blocks in a cluster."""
     tiles: int
-    """Tiles of classes."""
+    """Number of tiles of classes."""
 
     @property
     def rows(self) -> int:
@@ -88,7 +88,7 @@ def linear_statistics(linear: LinearRows, requested: Requested) -> RowStatistics
     if d == 0:
         raise NotImplementedError("x: expected at least one feature for 'mosaic_gpu', got none")
     labels = linear.target.labels
-    assert labels is not None  # or a pmf, which is refused
+    assert labels is not None  # a pmf is refused
     labels = jnp.where(label_in_range(labels, k), labels, -1).astype(jnp.int32)
     first_class = jnp.arange(0, k, _CLASSES, dtype=jnp.int32)[:, None]
     if n == 0:
@@ -137,9 +137,9 @@ def _grid(n: int, k: int) -> _Grid:
 def _results_by_tile(
     linear: LinearRows, labels: Int32[Array, " n"], requested: Requested
 ) -> _TileResults:
-    """The results of each tile, [tiles, n].
+    """Return the results of each tile, [tiles, n].
 
-    An array is copied where its size is no multiple of 64 features or classes, or of 8 rows.
+    An array is copied if its size is not a multiple of 64 features or classes, or of 8 rows.
 
     In shared memory, for a block: `_STAGES` stages of 128 x 64 numbers of x and 64 x 256 of the
     kernel, half precision, which the pipeline allocates (192 KiB); for each of the two warpgroups a
@@ -208,7 +208,7 @@ def _kernel(
     grid: _Grid,
     requested: Requested,
 ) -> None:
-    """One block: a tile of classes for each warpgroup; `refs` are scalars, results and scratch."""
+    """Run one block, a tile of classes per warpgroup; `refs`: scalars, results, scratch memory."""
     adjust, (*columns, bias_smem, labels_smem, arrived) = read_scalars(refs, structure)
     out, staged = columns[: len(columns) // 2], columns[len(columns) // 2 :]
     cluster, tile = plgpu.planar_snake(
@@ -225,7 +225,7 @@ def _kernel(
         return logits
 
     def compute(pipeline: Any) -> None:
-        """Run by the warpgroups that multiply, around all steps of the pipeline."""
+        """Multiply and accumulate, in two warpgroups, over all steps of the pipeline."""
         ready = arrived.at[warpgroup]
         own_bias, own_labels = bias_smem.at[warpgroup], labels_smem.at[warpgroup]
         plgpu.copy_gmem_to_smem(bias.at[pl.ds(first_class, _CLASSES)], own_bias, ready)

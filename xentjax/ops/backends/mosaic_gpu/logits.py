@@ -1,10 +1,10 @@
 """Row statistics of logits in memory by a Pallas kernel for Hopper and later GPUs, by Mosaic.
 
 Each logit is read once, except in short rows, where a block reads past the end. A block of threads
-goes through its tiles of some rows: the maximum m, the sum of exp(a - m) and the inner products
-with a - m are kept in registers and moved along with m. Where there are few rows, several blocks
-share each: every block writes what it knows of its part, and `merge` finishes, in one order,
-without locks. XLA cannot partition a kernel: sharded arrays want `shard_map`.
+goes through the tiles of some rows. The maximum m, the sum of exp(a - m) and the inner products
+with a - m are kept in registers and adjusted whenever m grows. If there are few rows, several
+blocks share each row: every block writes the results of its part, and `merge` combines them in a
+fixed order, without locks. XLA cannot partition a kernel, so sharded arrays need `shard_map`.
 """
 
 import math
@@ -78,7 +78,7 @@ def row_statistics(rows: Rows, requested: Requested) -> RowStatistics:
 
 
 def _one_by_one(rows: Rows, batched: Rows, size: int, requested: Requested) -> RowStatistics:
-    """A kernel for each member of a batch with its own scalars."""
+    """Run a kernel for each member of a batch that has its own scalars."""
 
     def member(i: Int32[Array, ""]) -> RowStatistics:
         here = jax.tree.map(lambda b, x: x[i] if b else x, batched, rows)
@@ -124,9 +124,9 @@ def _whole_rows(rows: Rows, requested: Requested, p: Plan) -> RowStatistics:
 
 
 def _accumulators_by_part(rows: Rows, requested: Requested, p: Plan) -> Accumulators:
-    """The accumulators of each part of each row, [splits, phases, rows that tiles of a phase have].
+    """Return the accumulators of each part of each row, [splits, phases, rows in a phase's tiles].
 
-    Only where phases do not divide the rows is an array of the logits' size copied, to fill up.
+    An array of the logits' size is copied, and padded, only if phases do not divide the rows.
 
     In shared memory, for a block: `p.stages` tiles of p.rows x p.classes logits in their dtype, as
     boxes side by side, at most 56 KiB; a vector of p.rows numbers of 32 bits for each accumulator,
@@ -156,11 +156,11 @@ def _accumulators_by_part(rows: Rows, requested: Requested, p: Plan) -> Accumula
 
 
 def _kernel(logits: Any, *refs: Any, structure: Any, k: int, requested: Requested, p: Plan) -> None:
-    """One block: accumulate a part of some rows; `refs` are scalars, results and scratch."""
+    """Run one block, a part of some rows; `refs` are scalars, results and scratch memory."""
     adjust, (*columns, tiles, arrived) = read_scalars(refs, structure)
     out, staged = columns[: len(columns) // 2], columns[len(columns) // 2 :]
     block = lax.axis_index("block")
-    block, phase = _div_rem(block, p.phases)  # next to each other, for what they read is
+    block, phase = _div_rem(block, p.phases)  # next to each other, as the logits that they read are
     block, split = _div_rem(block, p.splits)
     first_row = block * p.rows
     first_class = split * (p.tiles * p.classes)
@@ -181,13 +181,13 @@ def _kernel(logits: Any, *refs: Any, structure: Any, k: int, requested: Requeste
 
         @pl.when(t + p.stages < p.tiles)
         def _() -> None:
-            plgpu.commit_smem()  # what was read must have been, before a copy writes over it
+            plgpu.commit_smem()  # reads must be complete before a copy overwrites the logits
             fetch(t + p.stages)
 
         before = t * p.classes
         columns = class_index((p.rows, p.columns), layout)
         index = [columns + (before + i * p.columns) for i in range(p.copies)]
-        # Beyond the last class lie the next row, or zeros.
+        # Beyond the last class there is the next row, or zeros.
         exists = [j < k - first_class for j in index]
         pairs = zip(exists, boxes, strict=True)
         boxes = [jnp.where(e, capped_logits(a, adjust), -jnp.inf) for e, a in pairs]
@@ -199,7 +199,7 @@ def _kernel(logits: Any, *refs: Any, structure: Any, k: int, requested: Requeste
         fetch(jnp.int32(t))
     nothing = jax.tree.map(lambda x: with_layout(x, layout), init((p.rows,), requested))
     acc = lax.fori_loop(0, p.tiles, next_tile, nothing)
-    # By way of shared memory, since a warp alone has too few neighbours for a whole sector.
+    # Through shared memory: the rows of one warp do not fill a whole sector of memory.
     for ref, x in zip(staged, jax.tree.leaves(acc), strict=True):
         ref[...] = x
     plgpu.commit_smem()
@@ -214,7 +214,7 @@ def _div_rem(x: Int32[Array, ""], divisor: int) -> tuple[Int32[Array, ""], Int32
 
 
 def _layout(p: Plan) -> Any:
-    """Lanes of a warp along the classes, those left over and the warps along the rows."""
+    """Return the layout: lanes along the classes; other lanes and the warps along the rows."""
     if p.lanes == 32:
         tiling = plgpu.Tiling(((4, p.columns), (p.vector,)))
         return plgpu.Layout.TILED(tiling, warp_dims=(-3,), lane_dims=(-2,), vector_dim=-1)

@@ -1,7 +1,7 @@
 """Sums over a row that a TPU kernel accumulates in VMEM, one block of classes after another.
 
 The maximum m, the sum of exp(a - m) and every inner product with a - m are kept for each row and
-moved along with m, so that nothing is ever relative to anything but the largest logit seen.
+adjusted whenever m grows, so that all of them are relative to the largest logit seen so far.
 `linear.statistics` and `merge` do the same with shards.
 """
 
@@ -116,7 +116,7 @@ def accumulate(
 def adjusted_tile(
     rows: Rows, j: int | Int32[Array, ""], num_classes: int
 ) -> tuple[Rows, Float[Array, "n k"], Int32[Array, "n k"]]:
-    """The rows of block j under the mask of classes that exist, adjusted logits, and columns."""
+    """Return the rows of block j without classes that do not exist, adjusted logits and columns."""
     n, k = rows.logits.shape
     index = lax.broadcasted_iota(jnp.int32, (n, k), 1)
     mask = rows.mask.classes
@@ -137,10 +137,10 @@ def accumulate_tile(
     num_classes: int,
     requested: Requested,
 ) -> None:
-    """Add block j of the classes to the columns `acc`, and write those out after the last block.
+    """Add block j of the classes to the columns `acc`; write them out after the last block.
 
-    All arguments with arrays are references: `rows` to a tile, `acc` to scratch that lasts from
-    tile to tile, `out` to [1, n] rows of the results.
+    All arrays are references: `rows` to a tile, `acc` to scratch memory that is kept from tile to
+    tile, `out` to results [1, n].
     """
     tile = jax.tree.map(lambda ref: ref[...], rows)
 
@@ -170,7 +170,7 @@ def as_column(row: Shaped[Array, "1 n"]) -> Shaped[Array, "n 1"]:
 
 
 def finalize(acc: Accumulators, rows: Rows, shape: tuple[int, ...]) -> RowStatistics:
-    """The statistics of rows whose logits have that shape, from their accumulators [1, n]."""
+    """Return the statistics of rows whose logits have that shape, from accumulators [1, n]."""
     *row_shape, k = shape
     acc = jax.tree.map(lambda x: x.reshape(row_shape), acc)
     shift, label = finite(acc.running_max), acc.label

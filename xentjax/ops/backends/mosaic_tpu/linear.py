@@ -1,7 +1,7 @@
 """Row statistics of x @ kernel + bias by a Pallas kernel for TPUs.
 
-A tile of logits adds up in VMEM over blocks of features and is accumulated from there: nothing of
-the logits' size is ever written.
+A tile of logits is summed in VMEM over blocks of features and accumulated there, so that no array
+of the logits' size is ever written.
 """
 
 from functools import partial
@@ -112,7 +112,7 @@ def _kernel(
     grid: LayerShape,
     requested: Requested,
 ) -> None:
-    """A step: a block of features of a tile of logits and, after the last one, the tile."""
+    """Add a block of features to a tile of logits; after the last block, accumulate the tile."""
     i, j, t = map(pl.program_id, range(3))
 
     @pl.when(i < to_visit[0])

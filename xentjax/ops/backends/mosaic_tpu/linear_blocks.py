@@ -1,4 +1,4 @@
-"""Blocks of a linear layer: what TPU kernels read at each step, and products of what they read."""
+"""Blocks of a linear layer: the parts that TPU kernels read at each step, and their products."""
 
 import math
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from xentjax.ops.backends.pallas import check_sizes
 from xentjax.ops.layer import LinearRows
 from xentjax.ops.rows import Layer, Rows
 
-# More rows or classes would save no time: at 1024 a product does more than it reads.
+# More rows or classes would save no time: at 1024 a product takes longer than its reads.
 _MOST_ROWS = _MOST_CLASSES = 1024
 # Blocks of more features would only take more memory.
 _MOST_FEATURES = 512
@@ -48,7 +48,7 @@ class LayerShape(NamedTuple):
 
 
 class BlockIndex(NamedTuple):
-    """Which block of rows (i), classes (j) and features (t) a step reads or writes."""
+    """The block of rows (i), classes (j) and features (t) that a step reads or writes."""
 
     i: Any
     j: Any
@@ -56,11 +56,11 @@ class BlockIndex(NamedTuple):
 
 
 IndexMap = Callable[..., BlockIndex]
-"""The block at a point of the grid, given its coordinates and how many blocks of rows to visit."""
+"""Block at a point of the grid, from its coordinates and the number of row blocks to visit."""
 
 
 def read_layer(linear: LinearRows) -> tuple[Layer, Rows, LayerShape]:
-    """The arrays that kernels read of a layer and its rows, and their sizes."""
+    """Return the arrays of a layer and its rows that kernels read, and their sizes."""
     layer = linear.logits
     check_sizes("x", layer.x, "mosaic_tpu")
     for name, x in (("x", layer.x), ("kernel", layer.kernel)):
@@ -75,7 +75,7 @@ def read_layer(linear: LinearRows) -> tuple[Layer, Rows, LayerShape]:
 
 
 def accumulate_features(layer: Layer, logits: Any, t: Int32[Array, ""], whole: LayerShape) -> None:
-    """Add the products of block t of the features to a tile of logits, which begins as the bias."""
+    """Add the product of feature block t to a tile of logits, which starts as the bias."""
 
     @pl.when(t == 0)
     def _() -> None:
@@ -88,7 +88,7 @@ def accumulate_features(layer: Layer, logits: Any, t: Int32[Array, ""], whole: L
 
 
 def zero_out_of_bounds(x: Array, axis: int, block: Int32[Array, ""], total: int) -> Array:
-    """A block with zeros for what lies beyond the end of an axis, where memory holds anything."""
+    """Set entries beyond the end of an axis, which are arbitrary, to zero."""
     size = x.shape[axis]
     if total % size == 0:
         return x
@@ -105,7 +105,7 @@ def product(a: Array, b: Array, axis_a: int, axis_b: int) -> Float32[Array, "m n
 
 
 def whole_logits(layer: Layer) -> Float32[Array, "n k"]:
-    """The logits as one array, to be traced for their type and never computed."""
+    """Express the logits as one array; only its type is used, it is never computed."""
     a = product(layer.x, layer.kernel, 1, 0)
     return a if layer.bias is None else a + layer.bias.astype(jnp.float32)
 
@@ -121,7 +121,7 @@ def row_blocks_to_visit(
 
 
 def clamp(index: BlockIndex, last: BlockIndex) -> BlockIndex:
-    """The index, or the last one beyond the rows to visit: a step there then reads nothing new."""
+    """Limit the index to the rows to visit, so that later steps read nothing new."""
     beyond = index.i > last.i
     return BlockIndex(*(jnp.where(beyond, b, a) for a, b in zip(index, last, strict=True)))
 
@@ -129,7 +129,7 @@ def clamp(index: BlockIndex, last: BlockIndex) -> BlockIndex:
 def layer_specs(
     layer: Layer, tile: LayerShape, index_of_x: IndexMap, index_of_kernel: IndexMap
 ) -> Layer:
-    """The specs to read x at one block of each step, kernel and bias at another."""
+    """Return the specs to read x at one block of each step, and kernel and bias at another."""
 
     def of_x(*at: Any) -> tuple[Any, Any]:
         index = index_of_x(*at)
@@ -158,15 +158,15 @@ def rows_specs(rows: Rows, tile: LayerShape, index: IndexMap) -> Rows:
 def tile_sizes(
     layer: Layer, rows: Rows, whole: LayerShape, columns: int, wrt: Wrt | None = None
 ) -> LayerShape:
-    """The tile that fits and reads the least for its work; `wrt` for a gradient's kernel.
+    """Choose the tile that fits and reads least per operation; `wrt` is for gradient kernels.
 
     In VMEM, for a tile of n rows, k classes and d features:
 
     - arrays with an entry for each logit, `TEMPORARIES` and `columns` as for logits in memory;
-    - the tile of logits, n x k float32, and for a gradient that of its logits, once more;
+    - the tile of logits, n x k float32, and for a gradient also that of the logits' gradient;
     - blocks of x, n x d, and of the kernel, d x k, in their dtypes, twice each;
-    - for a gradient, all of what it adds up: n x D (x) or D x k (kernel) float32 with D the whole
-      layer's features filled up to blocks, and one block of the result in its dtype, twice.
+    - for a gradient, its float32 sum, n x D (x) or D x k (kernel), where D is the number of
+      features padded to whole blocks, and one block of the result in its dtype, twice.
     """
     d = _feature_block(whole.features)
     footprint = Footprint(bytes_read(rows), TEMPORARIES + (1 if wrt is None else 2), columns)
@@ -197,7 +197,7 @@ def _up_to(size: int, most: int) -> int:
 
 
 def _feature_block(features: int) -> int:
-    """All features, or a multiple of 128 that divides them if one is large enough."""
+    """Return all features, or a multiple of 128 that divides them if one is large enough."""
     if features <= _MOST_FEATURES:
         return features
     sizes = range(_MOST_FEATURES, _MOST_FEATURES // 2 - 1, -LANES)
@@ -205,7 +205,7 @@ def _feature_block(features: int) -> int:
 
 
 def cost(layer: Layer, whole: LayerShape, grid: LayerShape, products: int) -> pl.CostEstimate:
-    """The estimate that XLA, which cannot see inside a kernel, schedules by."""
+    """Return the cost estimate by which XLA schedules a kernel, whose inside it cannot see."""
     x_bytes = layer.x.size * layer.x.dtype.itemsize * grid.classes
     kernel_bytes = layer.kernel.size * layer.kernel.dtype.itemsize * grid.rows
     return pl.CostEstimate(

@@ -1,7 +1,8 @@
 """Gradients of a linear layer's row statistics by Pallas kernels for TPUs.
 
-Each tile of logits is computed anew, once for the gradient of x and once for that of the kernel;
-either adds up in VMEM and is written once. With the statistics that is 10 N D K operations.
+Each tile of logits is computed again, once for the gradient of x and once for that of the kernel.
+Each gradient is summed in VMEM and written once. Together with the statistics this takes 10 N D K
+operations.
 """
 
 from functools import partial
@@ -48,7 +49,7 @@ from xentjax.ops.rows import (
 def layer_gradients(
     linear: LinearRows, stats: RowStatistics, d_stats: RowStatistics, wrt: tuple[Wrt, ...]
 ) -> Layer:
-    """The pullback of `d_stats` in what is asked for, of a layer with at least one row."""
+    """Pull `d_stats` back to the requested inputs of a layer with at least one row."""
     x, kernel, bias = linear.logits
     linear = linear._replace(logits=Layer(zero_masked_rows(x, linear), kernel, bias))
     layer, rows, whole = read_layer(linear)
@@ -136,10 +137,11 @@ def _gradient(
 ) -> Layer:
     """Run the kernel for the gradient in x, or in kernel and bias.
 
-    The grid goes through blocks of what the gradient belongs to (rows for x, classes for the
-    kernel), of the other one, and twice through the features: forwards for the logits, backwards
-    for the gradient. `tile_sizes` says what is in VMEM; the number of blocks of rows to visit is a
-    scalar in SMEM. Nine numbers a row are turned into columns: the coefficients and the label.
+    The outer axis of the grid is that of the gradient (rows for x, classes for the kernel), the
+    next one is the other of the two. The inner one visits the features twice: forwards for the
+    logits, backwards for the gradient. `tile_sizes` lists what is in VMEM; the number of blocks of
+    rows to visit is a scalar in SMEM. Nine numbers per row, the coefficients and the label, are
+    turned into columns.
     """
     tile = tile_sizes(layer, rows, whole, coefficients.shape[0] + 1, wrt)
     grid = tile.tiles_in(whole)
@@ -151,17 +153,17 @@ def _gradient(
         return clamp(BlockIndex(i, j, s), BlockIndex(to_visit[0] - 1, last_class, steps - 1))
 
     def index(*at: Any) -> BlockIndex:
-        """The block of what stays in place once the logits of the tile are complete."""
+        """Return the block of inputs that stay in place once the tile's logits are complete."""
         i, j, s = step(*at)
         return BlockIndex(i, j, jnp.minimum(s, grid.features - 1))
 
     def index_again(*at: Any) -> BlockIndex:
-        """The block of what is read for the logits and, in reverse order, for the gradient."""
+        """Return the block that is read for the logits and, in reverse, for the gradient."""
         i, j, s = step(*at)
         return BlockIndex(i, j, jnp.minimum(s, steps - 1 - s))
 
     def index_written(*at: Any) -> BlockIndex:
-        """The block of the gradient, which is written with its last tile only."""
+        """Return the block of the gradient, which is written after its last tile."""
         i, j, s = step(*at)
         is_last = j == grid.classes - 1 if wrt == "x" else i == at[3][0] - 1
         writes = is_last & (s >= grid.features)
@@ -230,7 +232,7 @@ def _kernel(
     grid: LayerShape,
     wrt: Wrt,
 ) -> None:
-    """A step of a tile's logits or, from the last block of features to the first, of a gradient."""
+    """Take a step of a tile's logits or, in reverse order of features, of its gradient."""
     outer, inner, s = map(pl.program_id, range(3))
     i, j = (outer, inner) if wrt == "x" else (inner, outer)
 

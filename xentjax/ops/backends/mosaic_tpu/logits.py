@@ -70,7 +70,7 @@ def _accumulators(rows: Rows, requested: Requested) -> Accumulators:
     - labels and results as rows of bn numbers, class weights as a row of bk, scalars as [1, 1].
     """
     n, k = rows.logits.shape
-    # The types of what the kernel makes, with the mesh axes that each varies over.
+    # Types of the kernel's results, with the mesh axes that each varies over.
     types = jax.eval_shape(lambda rows: accumulate(init(rows, requested), rows, 0, k), rows)
     out = jax.tree.map(lambda t: t.update(shape=(1, n)), types)
     if n == 0:
@@ -87,7 +87,7 @@ def _accumulators(rows: Rows, requested: Requested) -> Accumulators:
         out_shape=[out],
         scratch_shapes=[jax.tree.map(lambda t: pltpu.VMEM((bn, 1), t.dtype), out)],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
-        # XLA cannot see inside the kernel; it schedules by this estimate.
+        # XLA cannot see inside the kernel and schedules it by this estimate.
         cost_estimate=pl.CostEstimate(
             flops=8 * n * k, transcendentals=n * k, bytes_accessed=n * k * read
         ),
@@ -98,7 +98,7 @@ def _accumulators(rows: Rows, requested: Requested) -> Accumulators:
 
 
 def _kernel(rows: Any, out: Any, acc: Any, *, num_classes: int, requested: Requested) -> None:
-    """One tile."""
+    """Accumulate one tile."""
     j = pl.program_id(1)
     is_last = j == pl.num_programs(1) - 1
     accumulate_tile(rows, out, acc, j, is_last, num_classes, requested)
