@@ -225,7 +225,7 @@ PRESETS: Mapping[str, Config] = {
         CPU94,
         widths=(32, 96, 160),
         whiten_bias_epochs=0.0,
-        epochs=4.25,
+        epochs=3.75,
         batch_size=144,
         image_sides=(25, 25, 32),
         muon_rate=0.075,

@@ -38,7 +38,7 @@ def test_a_part_of_an_epoch_is_rounded_up_to_whole_steps(
         ("airbench94-muon", 25, 200),
         ("airbench95", 48, 720),
         ("airbench96", 48, 1776),
-        ("cpu89", 341, 1450),  # 4.25 epochs, 1449.25 steps
+        ("cpu89", 341, 1279),  # 3.75 epochs, 1278.75 steps
     ],
 )
 def test_lengths_of_presets_on_cifar10(preset, steps_per_epoch, steps):
