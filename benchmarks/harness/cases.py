@@ -132,9 +132,9 @@ class TrainingCase(NamedTuple):
 TRAINING = (
     TrainingCase("cpu89", 144, 25),
     TrainingCase("cpu89", 144, 32),
-    TrainingCase("cpu92", 256, 25, train_whitening=True),
     TrainingCase("cpu92", 256, 25),
     TrainingCase("cpu92", 256, 32),
+    TrainingCase("cpu94", 256, 25, train_whitening=True),
     TrainingCase("cpu94", 256, 25),
     TrainingCase("cpu94", 256, 32),
 )

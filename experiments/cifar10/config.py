@@ -220,7 +220,7 @@ CPU94 = replace(
     **BY_MUON,
 )
 PRESETS: Mapping[str, Config] = {
-    # The largest batch whose step fits into one block of memory, so that XLA can store the program.
+    # A step of 144 images fits into one block of memory, so that XLA can store its program.
     "cpu89": replace(
         CPU94,
         widths=(32, 96, 160),

@@ -23,4 +23,5 @@ def test_cases_are_presets_at_sides_and_batches_they_train_at():
     for case in cases.TRAINING:
         assert case.side in PRESETS[case.preset].image_sides
         assert case.batch_size == PRESETS[case.preset].batch_size
+        assert not case.train_whitening or PRESETS[case.preset].whiten_bias_epochs > 0
     assert set(cases.TRAINING_QUICK) <= set(cases.TRAINING)
