@@ -70,10 +70,10 @@ def current_backend() -> Backend:
     if name != "cpu":
         return Backend(name, "airbench94", jnp.bfloat16, jnp.float32, True, 2048, {})
     # YNNPACK's convolutions and reductions are slower here, and so are its float32 products.
+    factor_dtype, kernels = jnp.float32, ""
     if MULTIPLY_BFLOAT16 & processor_flags():
-        options = {YNNPACK: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
-        return Backend(name, "cpu89", jnp.float32, jnp.bfloat16, False, 128, options)
-    return Backend(name, "cpu89", jnp.float32, jnp.float32, False, 128, {YNNPACK: ""})
+        factor_dtype, kernels = jnp.bfloat16, "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+    return Backend(name, "cpu89", jnp.float32, factor_dtype, False, 128, {YNNPACK: kernels})
 
 
 def prepare_cpu() -> None:

@@ -58,24 +58,24 @@ def revision() -> str | None:
 
 def processor() -> str:
     """The processor's model name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def processor_flags() -> frozenset[str]:
+    """Return the processor's instruction sets as Linux names them; none if it lists none."""
+    return frozenset((_cpuinfo("flags") or "").split())
 
 
 @functools.cache
-def processor_flags() -> frozenset[str]:
-    """Return the processor's instruction sets as Linux names them; none if it lists none."""
+def _cpuinfo(field: str) -> str | None:
+    """Return a field of the first processor that Linux lists, if there is one."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
-            name, _, values = line.partition(":")
-            if name.strip() == "flags":
-                return frozenset(values.split())
-    return frozenset()
+            name, _, value = line.partition(":")
+            if name.strip() == field:
+                return value.strip()
+    return None
 
 
 def cores() -> int:

@@ -77,10 +77,10 @@ def _filtering(outputs: int, points: Sequence[float]) -> Filtering:
         others = polyfromroots([*points[:i], *points[i + 1 :]])
         signal[i, :size], scales[i] = others, polyval(point, others)
     signal[size] = polyfromroots(points)
-    powers = np.vander(points, max(outputs, 3), increasing=True)
-    kernel, output = (np.zeros((size + 1, degree)) for degree in (3, outputs))
-    kernel[:size], output[:size] = powers[:, :3], powers[:, :outputs]
-    kernel[size, -1] = output[size, -1] = 1
+    kernel, output = (
+        np.vstack([np.vander(points, degree, increasing=True), np.eye(degree)[-1]])
+        for degree in (3, outputs)
+    )
     return Filtering(np.where(np.abs(signal) < 1e-12, 0, signal), kernel / scales, output.T)
 
 
